@@ -1,0 +1,1 @@
+"""The dashboard over samsvae_core."""

@@ -1,0 +1,252 @@
+"""What pages share: the chosen bundle, caches, and what widgets cannot carry.
+
+The only user of session state, caches and the URL.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from samsvae_core import bundle as bundles
+from samsvae_core import composition, enrichment, gene_sets
+from samsvae_core.bundle import Bundle, BundleError
+from samsvae_core.composition import Composition
+from samsvae_core.files import sha256
+
+MAX_PERTURBATIONS = 6
+MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:])")
+
+
+def plain(name: object) -> str:
+    """A name from a file, so that Markdown shows it as it is."""
+    return MARKDOWN.sub(r"\\\1", str(name))
+
+
+def dark() -> bool:
+    return bool(st.context.theme.type == "dark")
+
+
+def available() -> dict[str, Path]:
+    """Bundles in the models folder, by name."""
+    return bundles.list_bundles(bundles.models_folder())
+
+
+def choose_bundle() -> None:
+    """The picker of the sidebar; what is chosen is in the URL."""
+    found = available()
+    if not found:
+        return
+    st.sidebar.selectbox(
+        "Model",
+        list(found),
+        key="model",
+        bind="query-params",
+        help="A trained SAMS-VAE with its tables. Yours appear here when the dashboard is opened "
+        "with `samsvae app FOLDER`.",
+    )
+    try:
+        chosen = bundle()
+    except BundleError:
+        return  # the page says what is wrong
+    n = chosen.conditions[["train", "validation", "test"]].to_numpy().sum()
+    st.sidebar.caption(
+        f"{n:,} cells, {len(chosen.genes):,} genes, {len(chosen.perturbations)} perturbations"
+    )
+
+
+def bundle() -> Bundle:
+    """The chosen bundle. Raises BundleError where there is none or it is damaged."""
+    found = available()
+    if not found:
+        raise BundleError(
+            f"There is no trained model in {bundles.models_folder()}. Train one with "
+            "samsvae train DATA.h5ad --output FOLDER/NAME and open it with samsvae app FOLDER."
+        )
+    name = str(st.session_state.get("model"))
+    path = found.get(name) or next(iter(found.values()))
+    return _load(str(path), sha256(path / "manifest.json"))
+
+
+@st.cache_resource(max_entries=3, show_spinner="Loading the model")
+def _load(path: str, _checksum_in_key: str) -> Bundle:
+    return bundles.load(path)
+
+
+def page(view: Callable[[Bundle], None]) -> None:
+    """Run a view; a message made for people is shown as written, anything else surfaces."""
+    try:
+        view(bundle())
+    except (BundleError, ValueError) as error:
+        st.error(plain(error))
+    footer()
+
+
+def footer() -> None:
+    """Which version and model made the page; tests look for it, as a page that died has none."""
+    version = bundles.version("samsvae-explorer")
+    parts = [f"SAMS-VAE Explorer {version}"]
+    try:
+        model = bundle()
+        parts.append(f"model {plain(model.name)}, checksum {model.checksum[:12]}")
+    except BundleError:
+        pass
+    st.container(key="end").caption(" · ".join(parts))
+
+
+@st.cache_resource
+def _lock() -> threading.Lock:
+    """Torch's random state is one for all sessions; who draws, draws alone."""
+    return threading.Lock()
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _compose(
+    path: str,
+    checksum: str,
+    dosages: tuple[tuple[str, float], ...],
+    without: tuple[int, ...],
+    n_samples: int,
+) -> Composition:
+    with _lock():
+        return composition.compose(_load(path, checksum), dict(dosages), without, n_samples)
+
+
+def composed(
+    model: Bundle, dosages: dict[str, float], without: list[int], n_samples: int = 64
+) -> Composition:
+    """`compose`, remembered by bundle, dosages, mechanisms left out and draws."""
+    key = tuple(sorted(dosages.items()))
+    return _compose(str(model.path), model.checksum, key, tuple(sorted(without)), n_samples)
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def collection_sets(name: str, genes: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """The sets of a collection, in the symbols of the model."""
+    return gene_sets.match(gene_sets.load_collection(name), genes).collection.sets
+
+
+def initial_composition(known: list[str], mechanisms: list[int]) -> None:
+    """Put the composition of a link that was followed, or that of before, into the widgets.
+
+    The form is c=STAT1:1,SMAD4:0.5&off=0,3. Names this model does not know, from a link or from
+    the model looked at before, are said and left out.
+    """
+    link = st.query_params.get("c", "")
+    followed = link not in ("", st.session_state.get("compose_link"))
+    if followed or "compose_names" not in st.session_state:
+        parts = [part.rpartition(":") for part in link.split(",") if part]
+        names = dict.fromkeys(name or dose for name, _, dose in parts)
+        st.session_state["compose_names"] = list(names)
+        for name, _, dose in parts:
+            st.session_state[f"dose {name}"] = _dose(dose)
+        off = st.query_params.get("off", "").split(",")
+        st.session_state["compose_off"] = [int(k) for k in off if k.isdecimal()]
+    names = st.session_state["compose_names"]
+    unknown = [name for name in names if name not in known]
+    kept = [name for name in names if name in known][:MAX_PERTURBATIONS]
+    off = [k for k in st.session_state.get("compose_off", []) if k in mechanisms]
+    if unknown:
+        st.info(f"Not in this model, left out: {plain(', '.join(unknown))}.")
+    if kept != names:
+        st.session_state["compose_names"] = kept
+    if off != st.session_state.get("compose_off"):
+        st.session_state["compose_off"] = off
+
+
+def _dose(value: str) -> float:
+    try:
+        return min(2.0, max(0.0, float(value)))
+    except ValueError:
+        return 1.0
+
+
+def dosage(name: str) -> float:
+    """The slider of one perturbation's dosage; its value outlives a change of page."""
+    st.session_state.setdefault(f"dose {name}", 1.0)
+    return float(
+        st.slider(
+            f"Dosage of {plain(name)}",
+            0.0,
+            2.0,
+            step=0.05,
+            key=f"dose {name}",
+            persist_state="session",
+            help="1 is the perturbation as measured. Other dosages scale its latent shift: an "
+            "extrapolation, unless the data have such dosages.",
+        )
+    )
+
+
+def keep_composition(dosages: dict[str, float], without: list[int]) -> None:
+    """Put the composition into the URL, so that the page's address reproduces it."""
+    link = ",".join(f"{name}:{dose:g}" for name, dose in dosages.items())
+    st.session_state["compose_link"] = link
+    _set_query("c", link)
+    _set_query("off", ",".join(map(str, sorted(without))))
+
+
+def _set_query(key: str, value: str) -> None:
+    if value and st.query_params.get(key) != value:
+        st.query_params[key] = value
+    elif not value and key in st.query_params:
+        del st.query_params[key]
+
+
+def clicked(event: object) -> str | None:
+    """The customdata of the point a person clicked in a Plotly chart."""
+    points = getattr(event, "selection", {}).get("points", [])
+    data = points[0].get("customdata") if points else None
+    return str(data[0] if isinstance(data, (list, tuple)) else data) if data else None
+
+
+def downloads(table: pd.DataFrame, name: str) -> None:
+    """CSV and TSV of exactly the table that is shown."""
+    with st.container(horizontal=True):
+        for kind, separator in (("CSV", ","), ("TSV", "\t")):
+            st.download_button(
+                kind,
+                table.to_csv(index=False, sep=separator).encode(),
+                f"{name}.{kind.lower()}",
+                key=f"{name} {kind}",
+                icon=":material/download:",
+                on_click="ignore",
+                type="tertiary",
+            )
+
+
+def workbook(model: Bundle, collection: str) -> bytes:
+    """Enrichment as XLSX: a sheet per mechanism, a summary, settings."""
+    settings = {"bundle": model.name, "checksum": model.checksum}
+    return enrichment.xlsx(model.enrichment(collection), settings)
+
+
+def chart(figure: go.Figure, name: str, alt: str, clickable: bool = False) -> Any:
+    """A figure in its own colours, to be saved as SVG under a telling name."""
+    saved = {"format": "svg", "filename": name, "scale": 2}
+    config = {
+        "toImageButtonOptions": saved,
+        "displaylogo": False,
+        "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+    }
+    return st.plotly_chart(
+        figure,
+        theme=None,
+        config=config,
+        alt=alt,
+        key=name,
+        on_select="rerun" if clickable else "ignore",
+        selection_mode="points",
+    )
+
+
+def start_composition(names: list[str]) -> None:
+    """Begin a composition from code; the widgets pick it up on the next run."""
+    st.query_params["c"] = ",".join(f"{name}:1" for name in names)

@@ -1,0 +1,474 @@
+"""The command line: one verb per capability. `samsvae --help` lists them.
+
+A user's mistake ends with one message and exit code 2, never with a traceback.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+    from samsvae_core.data import CellData
+    from samsvae_core.training import Progress
+
+ROOT = Path(__file__).resolve().parents[1]
+EPOCHS_PER_LINE = 10
+
+app = typer.Typer(
+    help="Sparse mechanisms of genetic perturbations in single cells.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DataFile = Annotated[Path, typer.Argument(help="An .h5ad file with raw counts.")]
+BundleFolder = Annotated[Path, typer.Argument(help="A bundle: a finished run, or a shipped model.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="What to write; must not exist yet.")]
+Key = Annotated[str | None, typer.Option(help="Column of obs with the perturbation of each cell.")]
+Control = Annotated[str | None, typer.Option(help="Label of control cells.")]
+Delimiter = Annotated[str, typer.Option(help="Between the parts of a combination.")]
+Layer = Annotated[str | None, typer.Option(help="Layer with the counts, instead of X.")]
+SizeFactor = Annotated[str | None, typer.Option(help="Column of obs with each cell's total.")]
+Dosage = Annotated[str | None, typer.Option(help="Column of obs, or key of obsm, with dosages.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
+
+
+@app.callback(invoke_without_command=True)
+def about(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Sparse mechanisms of genetic perturbations in single cells."""
+    if version:
+        typer.echo(f"samsvae {importlib.metadata.version('samsvae-explorer')}")
+        raise typer.Exit
+
+
+@app.command()
+def validate(
+    data: DataFile,
+    perturbation_key: Key = None,
+    control: Control = None,
+    delimiter: Delimiter = "+",
+    layer: Layer = None,
+    size_factor_key: SizeFactor = None,
+    dosage_key: Dosage = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a file holds and how it would be read, without training."""
+    import json
+
+    from samsvae_core.data import describe, summary
+
+    cells = read(data, perturbation_key, control, delimiter, layer, size_factor_key, dosage_key)
+    found = summary(cells)
+    typer.echo(json.dumps(found, indent=1) if as_json else describe(found))
+
+
+@app.command()
+def simulate(
+    output: Annotated[Path, typer.Argument(help="The .h5ad to write.")],
+    cells: Annotated[int, typer.Option(min=1)] = 5000,
+    genes: Annotated[int, typer.Option(min=2)] = 200,
+    perturbations: Annotated[int, typer.Option(min=1)] = 20,
+    latents: Annotated[int, typer.Option(min=1)] = 5,
+    combinations: Annotated[int, typer.Option(min=0)] = 5,
+    seed: Seed = 0,
+) -> None:
+    """Draw counts from a SAMS-VAE with known masks; the truth is kept in `uns`."""
+    from samsvae_core import simulate as simulation
+    from samsvae_core.files import new_output
+
+    new_output(output)
+    design = simulation.Design(cells, genes, perturbations, latents, combinations, seed=seed)
+    drawn, truth = simulation.simulate(design)
+    simulation.write_h5ad(drawn, truth, output)
+    typer.echo(
+        f"Wrote {output}: {cells:,} cells x {genes:,} genes, {perturbations} perturbations, "
+        f"{combinations} combinations, {int(truth.mask.sum())} true mask entries."
+    )
+
+
+@app.command()
+def train(
+    data: DataFile,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The run folder, a new one.")],
+    model: Annotated[str, typer.Option(help="Which model: sams-vae.")] = "sams-vae",
+    device: Device = "auto",
+    split: Annotated[
+        str, typer.Option(help="random, or a CSV file with the columns cell, split.")
+    ] = "random",
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 6000,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of --steps.")] = None,
+    latents: Annotated[int, typer.Option(min=1, help="Mechanisms to start from.")] = 20,
+    hidden: Annotated[int, typer.Option(min=1, help="Hidden units of the networks.")] = 400,
+    mask_evidence: Annotated[
+        float,
+        typer.Option(min=0, help="Nats per cell an active mechanism must bring."),
+    ] = 0.16,
+    mask_prior: Annotated[
+        float | None,
+        typer.Option(help="The published prior instead: a probability such as 0.05, not annealed."),
+    ] = None,
+    particles: Annotated[int, typer.Option(min=1, help="Samples per cell and step.")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Cells per step.")] = 512,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Of the networks.")] = 1e-3,
+    genes: Annotated[Path | None, typer.Option(help="File with the genes to keep.")] = None,
+    top_genes: Annotated[
+        int | None, typer.Option(min=2, help="Keep this many most variable genes.")
+    ] = None,
+    perturbation_key: Key = None,
+    control: Control = None,
+    delimiter: Delimiter = "+",
+    layer: Layer = None,
+    size_factor_key: SizeFactor = None,
+    dosage_key: Dosage = None,
+    seed: Seed = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --output, with its settings.")
+    ] = False,
+) -> None:
+    """Train a SAMS-VAE and keep it, with all its tables, as a bundle in --output."""
+    import torch
+
+    from samsvae_core import report
+    from samsvae_core.bundle import MODEL
+    from samsvae_core.data import gene_panel, read_genes
+    from samsvae_core.data import split as split_cells
+    from samsvae_core.training import TrainConfig
+
+    if model != MODEL:
+        raise ValueError(f"Unknown model {model!r}; known: {MODEL}.")
+    if mask_prior is not None and not 0 < mask_prior < 1:
+        raise ValueError(f"--mask-prior is {mask_prior}; expected a probability between 0 and 1.")
+    where = chosen_device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if resume:
+        options = report.read_options(output)
+        finished = report.resume(read(data, **options), output, where, progress_line)
+    else:
+        cells = read(data, perturbation_key, control, delimiter, layer, size_factor_key, dosage_key)
+        if genes is not None or top_genes is not None:
+            wanted = None if genes is None else read_genes(genes)
+            cells = gene_panel(cells, genes=wanted, top=top_genes)
+        parts = split_cells(cells, seed=seed, path=None if split == "random" else Path(split))
+        if epochs is not None:
+            steps = epochs * -(-int((parts == "train").sum()) // batch_size)
+        settings = TrainConfig(
+            steps=steps,
+            batch_size=batch_size,
+            particles=particles,
+            learning_rate=learning_rate,
+            anneal=0.0 if mask_prior is not None else TrainConfig.anneal,
+            seed=seed,
+        )
+        options = {
+            "n_latent": latents,
+            "n_hidden": hidden,
+            "mask_evidence": None if mask_prior is not None else mask_evidence,
+        }
+        if mask_prior is not None:
+            options["mask_prior"] = mask_prior
+        finished = report.train(cells, parts, output, options, settings, where, progress_line)
+    from samsvae_core.interpretation import active_mechanisms
+
+    masks = finished.masks
+    typer.echo(
+        f"Wrote {output}: {len(active_mechanisms(masks))} mechanisms in use, "
+        f"{int(masks['active'].sum())} active mask entries."
+    )
+    typer.echo(report.metrics_in_words(finished.metrics))
+
+
+@app.command()
+def evaluate(
+    bundle: BundleFolder,
+    data: Annotated[Path, typer.Option(help="The .h5ad file the bundle was trained on.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="metrics.json")] = None,
+    library: Annotated[
+        str, typer.Option(help="Library sizes: data, or 10000 as in the paper.")
+    ] = "data",
+    reference: Annotated[
+        str, typer.Option(help="Observed effects from: test cells, or all as in the paper.")
+    ] = "test",
+    seed: Seed = 0,
+) -> None:
+    """Score a bundle on its held-out cells, beside simple baselines."""
+    from samsvae_core.bundle import load, to_json
+    from samsvae_core.evaluation import EvaluationConfig, evaluate_bundle
+    from samsvae_core.files import atomic_write, new_output
+    from samsvae_core.report import metrics_in_words, read_options
+
+    for name, value, known in (
+        ("library", library, ["data", "10000"]),
+        ("reference", reference, ["test", "all"]),
+    ):
+        if value not in known:
+            raise ValueError(f"--{name} is {value!r}; choose one of {known}.")
+    if output is not None:
+        new_output(output)
+    model = load(bundle)
+    cells = read(data, **read_options(bundle))
+    config = EvaluationConfig(library=library, reference=reference, seed=seed)
+    metrics = evaluate_bundle(model, cells, config)
+    typer.echo(metrics_in_words(metrics))
+    if output is not None:
+        atomic_write(output, to_json(metrics))
+        typer.echo(f"Wrote {output}.")
+
+
+@app.command()
+def masks(bundle: BundleFolder, output: Output) -> None:
+    """Which mechanisms each perturbation uses."""
+    from samsvae_core.bundle import load
+
+    new_table(output)
+    write_table(load(bundle).masks, output)
+
+
+@app.command()
+def loadings(bundle: BundleFolder, output: Output) -> None:
+    """What each mechanism does to each gene."""
+    from samsvae_core.bundle import load
+
+    new_table(output)
+    write_table(load(bundle).loadings, output)
+
+
+@app.command()
+def compose(
+    bundle: BundleFolder,
+    perturbations: Annotated[list[str], typer.Argument(help="NAME or NAME:DOSAGE, one or more.")],
+    output: Output,
+    without: Annotated[
+        list[int] | None, typer.Option(help="Take a mechanism out; may be repeated.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=2, help="Posterior draws.")] = 64,
+    seed: Seed = 0,
+) -> None:
+    """Predict what perturbations do together; writes a table and, beside it, its settings."""
+    from samsvae_core.bundle import load, to_json
+    from samsvae_core.composition import SUPPORT
+    from samsvae_core.composition import compose as predict
+    from samsvae_core.files import atomic_write, new_output
+
+    new_table(output)
+    settings_file = new_output(output.with_suffix(".json"))
+    model = load(bundle)
+    given = [parse_dosage(text, set(model.perturbations.index)) for text in perturbations]
+    dosages = dict(given)
+    if len(dosages) < len(given):
+        raise ValueError(f"A perturbation is named twice: {' '.join(perturbations)}.")
+    result = predict(model, dosages, without or (), samples, seed)
+    atomic_write(settings_file, to_json({"bundle": model.checksum, **result.settings()}))
+    write_table(result.table.reset_index(), output)
+    typer.echo(f"{result.condition}: {SUPPORT[result.support]}")
+    typer.echo(result.table["shift"].describe()[["min", "max"]].round(3).to_string())
+
+
+@app.command()
+def enrich(
+    bundle: BundleFolder,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A new .xlsx, .csv, .tsv or .parquet file.")
+    ],
+    collection: Annotated[
+        list[str] | None, typer.Option(help="A shipped collection; may be repeated.")
+    ] = None,
+    gmt: Annotated[list[Path] | None, typer.Option(help="A .gmt file; may be repeated.")] = None,
+    min_size: Annotated[int, typer.Option(min=1, help="Measured genes of a set, at least.")] = 5,
+    max_size: Annotated[int, typer.Option(min=1, help="And at most.")] = 500,
+    seed: Seed = 0,
+) -> None:
+    """Gene sets of every mechanism in use, by GSEA and over-representation."""
+    from samsvae_core import enrichment, interpretation
+    from samsvae_core.bundle import load
+    from samsvae_core.gene_sets import load_collection, read_gmt
+
+    new_table(output, ".xlsx")
+    names = collection or ([] if gmt else ["hallmark"])
+    sets = [load_collection(name) for name in names] + [read_gmt(path) for path in gmt or []]
+    model = load(bundle)
+    active = interpretation.active_mechanisms(model.masks)
+    if not active:
+        raise ValueError(f"No mechanism of {bundle} is in use: there is nothing to enrich.")
+    table = interpretation.loading_matrix(model.loadings)[active]
+    result = enrichment.enrich(table, sets, min_size, max_size, seed)
+    if output.suffix == ".xlsx":
+        settings = {"bundle": bundle.name, "checksum": model.checksum, "seed": seed}
+        settings |= {"min_size": min_size, "max_size": max_size}
+        enrichment.write_xlsx(result, output, settings)
+    else:
+        write_table(result.table, output)
+    for line in enrichment.problems(result.notes):
+        typer.echo(line)
+    typer.echo(f"Wrote {output}: {len(result.table):,} tests.")
+
+
+@app.command()
+def embed(
+    bundle: BundleFolder,
+    output: Output,
+    data: Annotated[Path, typer.Option(help="An .h5ad file with the bundle's genes.")],
+) -> None:
+    """Add the latent states of cells to their file, in obsm, for scanpy."""
+    import tempfile
+
+    import anndata
+
+    from samsvae_core.bundle import load
+    from samsvae_core.files import atomic_write, new_output
+    from samsvae_core.interpretation import embed as states_of
+    from samsvae_core.report import read_options
+
+    new_output(output)
+    model = load(bundle)
+    cells = read(data, **read_options(bundle))
+    table = anndata.io.read_h5ad(data)
+    for name, states in states_of(model, cells).items():
+        table.obsm[f"X_samsvae_{name}"] = states
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder) / "embedded.h5ad"
+        table.write_h5ad(temporary)
+        atomic_write(output, temporary.read_bytes())
+    typer.echo(f"Wrote {output}: obsm X_samsvae_basal and X_samsvae_shifted.")
+
+
+@app.command()
+def bundles(
+    folder: Annotated[Path | None, typer.Argument(help="Default: the shipped models.")] = None,
+) -> None:
+    """List the bundles in a folder, and whether each is sound."""
+    from samsvae_core.bundle import BundleError, list_bundles, load, models_folder
+
+    where = folder or models_folder()
+    found = list_bundles(where)
+    if not found:
+        typer.echo(f"No bundles in {where}.")
+    for name, path in found.items():
+        try:
+            model = load(path)
+        except BundleError as error:
+            typer.echo(f"{name}: cannot be used. {error}")
+            continue
+        typer.echo(
+            f"{name}: {len(model.perturbations)} perturbations, {len(model.genes):,} genes, "
+            f"{model.model.config.n_latent} mechanisms"
+        )
+
+
+@app.command("app")
+def dashboard(
+    folder: Annotated[Path | None, typer.Argument(help="Your own bundles.")] = None,
+    port: Annotated[int, typer.Option(help="Port to serve on.")] = 8501,
+) -> None:
+    """Open the dashboard, on the shipped models or on the bundles in a folder."""
+    environment = dict(os.environ)
+    if folder is not None:
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is not a folder. Name one that holds bundles.")
+        environment["SAMSVAE_MODELS"] = str(folder.resolve())
+    command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.port", str(port)]
+    raise typer.Exit(subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode)
+
+
+def read(
+    data: Path,
+    perturbation_key: str | None = None,
+    control: str | None = None,
+    delimiter: str = "+",
+    layer: str | None = None,
+    size_factor_key: str | None = None,
+    dosage_key: str | None = None,
+) -> CellData:
+    from samsvae_core.data import read_h5ad
+
+    return read_h5ad(
+        data,
+        perturbation_key=perturbation_key,
+        control=control,
+        delimiter=delimiter,
+        layer=layer,
+        size_factor_key=size_factor_key,
+        dosage_key=dosage_key,
+    )
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device to train on; auto takes a GPU if there is one."""
+    import torch
+
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--device is {name!r}; choose one of auto, cpu, cuda.")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device is cuda, but torch finds no CUDA GPU here. Use --device cpu.")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def parse_dosage(text: str, known: set[str]) -> tuple[str, float]:
+    """NAME or NAME:DOSAGE; the last part is a dosage only if it is a number and no name has it."""
+    name, colon, dose = text.rpartition(":")
+    if text in known or not colon:
+        return text, 1.0
+    try:
+        return name, float(dose)
+    except ValueError:
+        return text, 1.0
+
+
+def progress_line(progress: Progress) -> None:
+    if progress.epoch % EPOCHS_PER_LINE == 1:
+        typer.echo(
+            f"epoch {progress.epoch}, step {progress.step:,}: bound {progress.bound:.2f}, "
+            f"validation {progress.validation_bound:.2f} nats per cell, "
+            f"{progress.active} active entries in {progress.mechanisms} mechanisms"
+        )
+
+
+def new_table(output: Path, *more: str) -> None:
+    """Refuse, before any work is done, a table that could not be written in the end."""
+    from samsvae_core.files import new_output
+
+    endings = [".csv", ".tsv", ".parquet", *more]
+    if output.suffix not in endings:
+        raise ValueError(f"{output} must end in {', '.join(endings[:-1])} or {endings[-1]}.")
+    new_output(output)
+
+
+def write_table(table: pd.DataFrame, output: Path) -> None:
+    """A table as CSV, TSV or Parquet, by the ending of its name."""
+    from samsvae_core.files import atomic_write
+
+    if output.suffix == ".parquet":
+        content = table.to_parquet(index=False)
+    else:
+        content = table.to_csv(index=False, sep="\t" if output.suffix == ".tsv" else ",").encode()
+    atomic_write(output, content)
+    typer.echo(f"Wrote {output}: {len(table):,} rows.")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one message and exit code 2."""
+    try:
+        app()
+    except ValueError as error:
+        if os.environ.get("SAMSVAE_DEBUG"):
+            raise
+        typer.echo(f"Error: {error}", err=True)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

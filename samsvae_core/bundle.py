@@ -1,0 +1,353 @@
+"""A trained model with its tables, as a folder one can hand on: kept once, checked when loaded.
+
+Nothing in it is ever unpickled: safetensors, JSON, CSV and Parquet only. The manifest is written
+last, so a folder with a manifest is whole. A saved bundle never changes.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow
+import scipy.sparse as sp
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from torch import Tensor
+
+from samsvae_core.data import CellData, DataError
+from samsvae_core.enrichment import Enrichment, read_parquet
+from samsvae_core.files import atomic_write, sha256
+from samsvae_core.model import SAMSVAE, ModelConfig
+
+SCHEMA = 1
+MODEL = "sams-vae"
+FILES = (
+    "config.json",
+    "weights.safetensors",
+    "genes.csv",
+    "perturbations.csv",
+    "conditions.csv",
+    "split.csv",
+    "reference.safetensors",
+    "observed.parquet",
+    "loadings.parquet",
+    "masks.csv",
+    "cells.parquet",
+    "perturbations_umap.csv",
+    "history.csv",
+    "metrics.json",
+    "card.md",
+)
+NAMES = ("gene", "perturbation", "condition")  # columns that are text whatever they look like
+PACKAGES = ("samsvae-explorer", "torch", "numpy", "pandas", "anndata", "gseapy", "umap-learn")
+
+
+class BundleError(ValueError):
+    """A folder is no bundle, or a damaged one; the message says what was expected and found."""
+
+
+class Reference(NamedTuple):
+    """A fixed sample of encoded control cells: where predictions start from."""
+
+    loc: Float[Tensor, "R K"]  # mean of q(z_basal | x)
+    scale: Float[Tensor, "R K"]  # its standard deviation
+    library: Float[Tensor, " R"]
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A trained model and everything a page needs of it; tables are read when first asked for."""
+
+    path: Path
+    manifest: dict[str, Any]
+    config: dict[str, Any]  # schema, model, model_config, train_config, data, name
+    model: SAMSVAE
+    reference: Reference
+    genes: list[str]  # (G,) in the order of the decoder
+    perturbations: pd.DataFrame  # by name, in the order of the masks: cells per split
+    conditions: pd.DataFrame  # by name, control first: perturbations and cells per split
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @cached_property
+    def checksum(self) -> str:
+        """Identifies the bundle: the sha256 of its manifest."""
+        return sha256(self.path / "manifest.json")
+
+    @property
+    def control(self) -> str:
+        return str(self.conditions.index[0])
+
+    @cached_property
+    def observed(self) -> pd.DataFrame:
+        """Columns condition, gene, split, level, se, n: log2(1 + 1e4 p) of the pooled counts."""
+        return self._table("observed.parquet", ("condition", "gene", "split", "level", "se", "n"))
+
+    @cached_property
+    def loadings(self) -> pd.DataFrame:
+        """Columns mechanism, gene, loading, se."""
+        return self._table("loadings.parquet", ("mechanism", "gene", "loading", "se"))
+
+    @cached_property
+    def masks(self) -> pd.DataFrame:
+        """Columns perturbation, mechanism, probability, effect, effect_sd, active."""
+        columns = ("perturbation", "mechanism", "probability", "effect", "effect_sd", "active")
+        return self._table("masks.csv", columns)
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """Columns cell, condition, split, umap_1, umap_2, of a sample of cells."""
+        return self._table("cells.parquet", ("cell", "condition", "split", "umap_1", "umap_2"))
+
+    @cached_property
+    def perturbations_umap(self) -> pd.DataFrame:
+        """Columns perturbation, umap_1, umap_2."""
+        return self._table("perturbations_umap.csv", ("perturbation", "umap_1", "umap_2"))
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        return self._table("history.csv", ("epoch", "step", "bound", "validation_bound"))
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        return read_json(self.path / "metrics.json")
+
+    @cached_property
+    def card(self) -> str:
+        return (self.path / "card.md").read_text(encoding="utf-8")
+
+    @property
+    def collections(self) -> list[str]:
+        """Gene set collections whose enrichment was computed when the bundle was made."""
+        names = (Path(name) for name in self.manifest["files"])
+        return sorted(n.stem for n in names if n.parts[0] == "enrichment")
+
+    def enrichment(self, collection: str) -> Enrichment:
+        """Gene sets of every active mechanism, by both methods."""
+        path = self.path / "enrichment" / f"{collection}.parquet"
+        try:
+            return read_parquet(path)
+        except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
+            raise BundleError(f"{path} cannot be read ({error}). Copy the bundle again.") from error
+
+    def observed_shift(self, condition: str, split: str = "all") -> pd.DataFrame | None:
+        """Measured shift against control with its standard error, by gene; None if not measured.
+
+        `split` is "all" or "test". The two standard errors add in squares.
+        """
+        rows = self.observed[self.observed["split"] == split]
+        arms = [
+            rows[rows["condition"] == c].set_index("gene").reindex(self.genes)
+            for c in (condition, self.control)
+        ]
+        if any(arm["level"].isna().all() for arm in arms):
+            return None
+        perturbed, control = arms
+        shift = perturbed["level"] - control["level"]
+        se = np.hypot(perturbed["se"], control["se"])
+        return pd.DataFrame({"shift": shift, "se": se, "n": perturbed["n"]})
+
+    def align(self, data: CellData) -> CellData:
+        """The same cells with genes and perturbations in the order of the bundle.
+
+        Raises DataError where genes are missing, or perturbations are none of the bundle's.
+        """
+        for what, needed, found in (
+            ("lack {} of the bundle's genes, such as {}", self.genes, data.genes),
+            (
+                "hold {} perturbations unknown to the bundle, such as {}",
+                data.perturbations,
+                self.perturbations.index,
+            ),
+        ):
+            missing = pd.Index(needed).difference(pd.Index(found))
+            if len(missing):
+                problem = what.format(len(missing), ", ".join(missing[:3]))
+                raise DataError(f"The data {problem}. Use the file the bundle was trained on.")
+        if data.has_size_factor != self.model.config.other_genes:
+            key = self.config["data"].get("size_factor_key")
+            raise DataError(
+                "The bundle was trained with "
+                + (f"--size-factor-key {key}" if key else "library sizes from the panel")
+                + "; read the data the same way."
+            )
+        order = pd.Index(data.genes).get_indexer(pd.Index(self.genes))
+        where = self.perturbations.index.get_indexer(pd.Index(data.perturbations))
+        dosages = data.dosages.tocoo()
+        shape = (len(data.cells), len(self.perturbations))
+        moved = sp.csr_matrix((dosages.data, (dosages.row, where[dosages.col])), shape=shape)
+        counts = data.counts[:, order]
+        total = np.asarray(counts.sum(axis=1), dtype=np.float32).ravel()
+        return replace(
+            data,
+            counts=counts,
+            genes=data.genes[order],
+            dosages=moved,
+            perturbations=np.array(self.perturbations.index, dtype=str),
+            library=data.library if data.has_size_factor else total,
+        )
+
+    def _table(self, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
+        path = self.path / name
+        try:
+            frame = pd.read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            raise BundleError(f"{path} cannot be read ({error}). Copy the bundle again.") from error
+        missing = [column for column in columns if column not in frame]
+        if missing:
+            raise BundleError(f"{path} lacks the columns {missing}; it holds {list(frame)}.")
+        return frame
+
+
+def load(path: Path | str) -> Bundle:
+    """The bundle in this folder, with its schema, checksums and shapes checked.
+
+    Raises BundleError for a folder that is none, a newer one, a damaged one or a foreign one.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    for name, expected in manifest["files"].items():
+        file = path / name
+        if not inside(file, path):
+            raise BundleError(f"{path} lacks {name!r}, which its manifest lists. Copy it again.")
+        if sha256(file) != expected:
+            raise BundleError(
+                f"{file} is not the file the bundle was saved with (its checksum differs). "
+                "Copy the bundle again; a saved bundle is never edited."
+            )
+    missing = sorted(set(FILES) - set(manifest["files"]))
+    if missing:
+        raise BundleError(f"The manifest of {path} does not list {', '.join(missing)}.")
+    try:
+        return assemble(path, manifest)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+        if isinstance(error, BundleError):
+            raise
+        why = " ".join(str(error).split())  # torch writes a line per tensor
+        raise BundleError(
+            f"{path} is not a bundle of this version: {why}. "
+            "Train it again, or open it with the version that made it (manifest.json)."
+        ) from error
+
+
+def inside(file: Path, folder: Path) -> bool:
+    """Whether a path from a manifest is a file in the folder, not one that it leads away to."""
+    try:
+        return file.resolve().is_relative_to(folder.resolve()) and file.is_file()
+    except (OSError, ValueError):  # a name no file system takes
+        return False
+
+
+def assemble(path: Path, manifest: dict[str, Any]) -> Bundle:
+    """Weights, reference and names, each checked against the configuration."""
+    config = read_json(path / "config.json")
+    if config["model"] != MODEL:
+        raise BundleError(f"{path} holds the model {config['model']!r}; known: {MODEL}.")
+    genes = read_csv(path / "genes.csv")["gene"].tolist()
+    perturbations = read_csv(path / "perturbations.csv").set_index("perturbation")
+    conditions = read_csv(path / "conditions.csv").set_index("condition")
+    model_config = ModelConfig(**config["model_config"])
+    sizes = {"genes.csv": len(genes), "perturbations.csv": len(perturbations)}
+    expected = {
+        "genes.csv": model_config.n_genes,
+        "perturbations.csv": model_config.n_perturbations,
+    }
+    if sizes != expected:
+        raise BundleError(f"{path}: its config expects {expected} rows, found {sizes}.")
+    with torch.device("meta"):  # no memory is taken before the shapes have been compared
+        model = SAMSVAE(model_config)
+    model.load_state_dict(load_tensors((path / "weights.safetensors").read_bytes()), assign=True)
+    model.eval().requires_grad_(False)
+    tensors = load_tensors((path / "reference.safetensors").read_bytes())
+    reference = Reference(tensors["loc"], tensors["scale"], tensors["library"])
+    shape = (len(reference.library), model_config.n_latent)
+    found = [tuple(part.shape) for part in reference]
+    if found != [shape, shape, shape[:1]] or not shape[0]:
+        raise BundleError(f"{path}: reference cells of shapes {found}.")
+    return Bundle(path, manifest, config, model, reference, genes, perturbations, conditions)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """manifest.json of a bundle of a schema that is known here."""
+    if not (path / "manifest.json").is_file():
+        found = "a run that has not finished" if (path / "config.json").is_file() else "none"
+        raise BundleError(
+            f"{path} is no bundle: expected a folder with a manifest.json, found {found}. "
+            "Finish a run with samsvae train DATA --output DIR --resume, or name another folder."
+        )
+    manifest = read_json(path / "manifest.json")
+    schema = manifest.get("schema")
+    if not isinstance(schema, int) or not isinstance(manifest.get("files"), dict):
+        raise BundleError(f"{path}/manifest.json is not the manifest of a bundle.")
+    if schema > SCHEMA:
+        raise BundleError(
+            f"{path} has bundle schema {schema}; this version reads up to {SCHEMA}. "
+            "Install a newer SAMS-VAE Explorer."
+        )
+    return manifest
+
+
+def write_manifest(path: Path, data: dict[str, Any], device: str) -> None:
+    """List what is in the folder, with checksums and versions: from here on it is a bundle."""
+    enrichment = sorted(f"enrichment/{p.name}" for p in (path / "enrichment").glob("*.parquet"))
+    manifest = {
+        "schema": SCHEMA,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": device,
+        "versions": {name: version(name) for name in PACKAGES},
+        "data": data,
+        "files": {name: sha256(path / name) for name in [*FILES, *enrichment]},
+    }
+    atomic_write(path / "manifest.json", to_json(manifest))
+
+
+def models_folder() -> Path:
+    """Where bundles are looked for: SAMSVAE_MODELS, or the models shipped beside the checkout."""
+    default = Path(__file__).resolve().parents[1] / "pretrained"
+    return Path(os.environ.get("SAMSVAE_MODELS", default))
+
+
+def list_bundles(folder: Path) -> dict[str, Path]:
+    """Folders with a manifest, by name; whether they are sound is found out on loading."""
+    return {p.parent.name: p.parent for p in sorted(folder.glob("*/manifest.json"))}
+
+
+def version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def to_json(content: Any) -> bytes:
+    """Indented JSON; refuses NaN, which no other reader takes."""
+    return (json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises BundleError for anything else."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read as JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise BundleError(f"{path} holds no JSON object.")
+    return content
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """A table whose names stay names: NA is not a missing value, TRUE and 007 are no numbers."""
+    return pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(NAMES, str))

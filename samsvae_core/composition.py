@@ -1,0 +1,221 @@
+"""What perturbations do together: a predicted shift per gene, with what it rests on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from samsvae_core.bundle import Bundle
+from samsvae_core.model import expression_level
+
+INTERVAL = (0.05, 0.95)  # quantiles of the posterior draws: a 90 % interval
+SAMPLES_AT_ONCE = 16  # bounds memory: draws x reference cells x genes
+
+SUPPORT = {
+    "measured": "Measured: this condition is in the training data.",
+    "control": "Nothing is perturbed: the shift is zero by construction.",
+    "singles": "Each part was measured alone, the combination was not: a prediction by addition.",
+    "in combination only": "A part was measured only inside another combination, never alone.",
+    "dosage": "A dosage lies outside those in the training data: an extrapolation.",
+    "never": "A part has no training cells: its effect is the prior's, not the data's.",
+}
+
+
+class UnknownPerturbationError(ValueError):
+    """A perturbation the model has never seen; the message suggests the nearest name."""
+
+
+@dataclass(frozen=True)
+class Composition:
+    """The predicted shift of one condition, by gene, and what it rests on."""
+
+    condition: str
+    dosages: dict[str, float]
+    without: tuple[int, ...]
+    table: pd.DataFrame  # index gene: the columns of COLUMNS
+    support: str  # a key of SUPPORT
+    n_samples: int
+    seed: int
+    n_reference: int
+    n_observed: int  # cells of the measured condition, 0 where it was not measured
+
+    def settings(self) -> dict[str, Any]:
+        """What the numbers rest on, as stored beside an exported table."""
+        return {
+            "condition": self.condition,
+            "dosages": self.dosages,
+            "without_mechanisms": list(self.without),
+            "support": self.support,
+            "support_meaning": SUPPORT[self.support],
+            "n_samples": self.n_samples,
+            "seed": self.seed,
+            "n_reference_cells": self.n_reference,
+            "n_observed_cells": self.n_observed,
+            "interval": list(INTERVAL),
+            "scale": "log2(1 + 1e4 p) of the condition minus that of control; p = mean decoded "
+            "proportion over reference control cells; interval over posterior draws of masks and "
+            "embeddings (the model's own uncertainty, which tends to be too narrow)",
+        }
+
+
+def compose(
+    bundle: Bundle,
+    dosages: Mapping[str, float],
+    without: Collection[int] = (),
+    n_samples: int = 64,
+    seed: int = 0,
+) -> Composition:
+    """Predicted shift of perturbations given together, against control.
+
+    Posterior draws of masks and embeddings; the same basal states (reference control cells) in
+    every arm, so that intervals are of the effect and not of the spread between cells. Mechanisms
+    in `without` are taken out of the sum. `interaction` is the composed shift minus the sum of the
+    single shifts on the same draws: additive in the latent space is not additive in expression.
+    Intervals are widened where need be to hold the mean, which rare draws can pull out of them.
+    `probability_of_sign` is the share of draws with the sign of the mean shift (0.5 where the shift
+    is zero). Raises UnknownPerturbationError for a name the model does not know, ValueError for a
+    dosage that is no finite number of at least 0, an unknown mechanism or fewer than 2 draws.
+    """
+    dosages = checked_dosages(bundle, dosages)
+    without = checked_mechanisms(bundle, without)
+    if n_samples < 2:
+        raise ValueError(f"n_samples is {n_samples}; an interval needs at least 2 draws.")
+    given = {name: dose for name, dose in dosages.items() if dose != 0}
+    arms = [given] + [{name: dose} for name, dose in given.items() if len(given) > 1]
+    draws = shifts(bundle, arms, without, n_samples, seed)  # (A, S, G)
+    singles = draws[1:].sum(0) if len(given) > 1 else draws[0]
+    table = pd.DataFrame(summary(draws[0]), index=pd.Index(bundle.genes, name="gene"))
+    table["sum_of_singles"] = singles.mean(0)
+    interaction = summary(draws[0] - singles)
+    table["interaction"] = interaction["shift"]
+    table["interaction_lower"], table["interaction_upper"] = (
+        interaction["lower"],
+        interaction["upper"],
+    )
+    name = condition_name(given, bundle.control)
+    observed = bundle.observed_shift(name) if given else None
+    table["observed"] = np.nan if observed is None else observed["shift"]
+    table["observed_se"] = np.nan if observed is None else observed["se"]
+    return Composition(
+        condition=name,
+        dosages=dosages,
+        without=without,
+        table=table,
+        support=support(bundle, given),
+        n_samples=n_samples,
+        seed=seed,
+        n_reference=len(bundle.reference.loc),
+        n_observed=0 if observed is None else int(observed["n"].max()),
+    )
+
+
+@torch.inference_mode()
+def shifts(
+    bundle: Bundle,
+    arms: list[dict[str, float]],
+    without: tuple[int, ...],
+    n_samples: int,
+    seed: int,
+) -> Float[np.ndarray, "A S G"]:
+    """Shift of each arm under each posterior draw: common draws, common basal states."""
+    model, names = bundle.model, list(bundle.perturbations.index)
+    D = torch.zeros(len(arms), len(names))
+    for row, arm in enumerate(arms):
+        for name, dose in arm.items():
+            D[row, names.index(name)] = dose
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        effects = model.effects(n_samples)
+        z_basal = bundle.reference.loc
+        z_basal = z_basal + bundle.reference.scale * torch.randn_like(z_basal)  # (R, K)
+    moves = effects.shift(D)  # (S, A, K)
+    moves[..., list(without)] = 0
+    control = mean_level(model.log_proportions(z_basal))  # (G,)
+    levels = [
+        mean_level(model.log_proportions(z_basal + part[:, :, None]))  # (s, A, R, G) to (s, A, G)
+        for part in moves.split(SAMPLES_AT_ONCE)
+    ]
+    # doubles: the sum of singles and the composed shift are compared to many digits
+    shift = (torch.cat(levels) - control).double()  # (S, A, G)
+    shift[(moves == 0).all(-1)] = 0  # exactly, whatever the order in which the decoder sums
+    return shift.transpose(0, 1).numpy()
+
+
+def mean_level(log_proportions: Float[Tensor, "*B R G"]) -> Float[Tensor, "*B G"]:
+    """Level of the mean proportion over reference cells."""
+    return expression_level(log_proportions.exp().mean(-2))
+
+
+def summary(draws: Float[np.ndarray, "S G"]) -> dict[str, Float[np.ndarray, " G"]]:
+    """Mean, 90 % interval and probability of sign over posterior draws."""
+    mean = draws.mean(0)
+    lower, upper = np.quantile(draws, INTERVAL, axis=0)
+    same_sign = (np.sign(draws) == np.sign(mean)).mean(0)
+    return {
+        "shift": mean,
+        "lower": np.minimum(lower, mean),
+        "upper": np.maximum(upper, mean),
+        "probability_of_sign": np.where(mean == 0, 0.5, same_sign),
+    }
+
+
+def checked_dosages(bundle: Bundle, dosages: Mapping[str, float]) -> dict[str, float]:
+    known = list(bundle.perturbations.index)
+    for name, dose in dosages.items():
+        if name not in known:
+            raise UnknownPerturbationError(unknown(name, known))
+        if not np.isfinite(dose) or dose < 0:
+            raise ValueError(
+                f"The dosage of {name} is {dose}; expected a finite number, 0 or more."
+            )
+    return {name: float(dose) for name, dose in sorted(dosages.items())}
+
+
+def checked_mechanisms(bundle: Bundle, mechanisms: Collection[int]) -> tuple[int, ...]:
+    n_latent = bundle.model.config.n_latent
+    wrong = sorted(k for k in mechanisms if not 0 <= k < n_latent)
+    if wrong:
+        raise ValueError(f"There is no mechanism {wrong[0]}; this model has 0 to {n_latent - 1}.")
+    return tuple(sorted(set(mechanisms)))
+
+
+def unknown(name: str, known: list[str]) -> str:
+    """What to say of a perturbation that is not in the model."""
+    folded = {k.casefold(): k for k in known}
+    near = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.5)
+    hint = f"Did you mean {folded[near[0]]}?" if near else f"Known: {', '.join(known[:10])}, ..."
+    return f"This model knows no perturbation {name!r} (it knows {len(known)}). {hint}"
+
+
+def condition_name(dosages: Mapping[str, float], control: str) -> str:
+    """The label of these dosages as the bundle spells it: A+B, A+B:0.5, or control."""
+    parts = [name if dose == 1 else f"{name}:{dose:g}" for name, dose in sorted(dosages.items())]
+    return "+".join(parts) or control
+
+
+def support(bundle: Bundle, dosages: Mapping[str, float]) -> str:
+    """How far the training data carry a composition: a key of SUPPORT, the worst that holds."""
+    if not dosages:
+        return "control"
+    trained = bundle.conditions[bundle.conditions["train"] > 0]
+    if condition_name(dosages, bundle.control) in trained.index:
+        return "measured"
+    cells = bundle.perturbations
+    if any(cells.loc[name, "train"] == 0 for name in dosages):
+        return "never"
+    inside = (cells.loc[name, ["dosage_min", "dosage_max"]] for name in dosages)
+    if any(
+        not low <= dose <= high for dose, (low, high) in zip(dosages.values(), inside, strict=True)
+    ):
+        return "dosage"
+    if all(cells.loc[name, "train_alone"] > 0 for name in dosages):
+        return "singles"
+    return "in combination only"

@@ -1,0 +1,60 @@
+"""Files that are whole or absent: atomic writes, and checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+
+class OutputError(ValueError):
+    """A place that cannot be written to; the message says what to do."""
+
+
+def atomic_write(path: Path, content: bytes) -> None:
+    """Write `content` to `path` so that a reader, or a crash, sees the old file or the new one."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)  # mkstemp's own mode hides it from the group
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write {path}: {error.strerror or error}. Choose another place for the output."
+        ) from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def new_output(path: Path) -> Path:
+    """`path`, if nothing is there yet and its folder can be written to; raises OutputError."""
+    try:
+        exists = path.exists()
+    except OSError as error:  # a name too long, a folder that may not be looked into
+        raise OutputError(
+            f"Cannot write {path}: {error.strerror}. Choose another place for the output."
+        ) from error
+    if exists:
+        raise OutputError(f"{path} exists already. Name another output, or remove it first.")
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise OutputError(
+            f"Cannot write {path}: {folder} is not a folder one can write to. "
+            "Choose another place for the output."
+        )
+    return path
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file's content, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,185 @@
+"""What each perturbation and each mechanism does: masks, effects and loadings, as tables."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from samsvae_core.bundle import Bundle, Reference
+from samsvae_core.data import CellData
+from samsvae_core.inference import Cells
+from samsvae_core.model import SAMSVAE, expression_level
+
+CELLS_AT_ONCE = 2048  # dense rows held in memory
+ACTIVE = 0.5  # posterior probability above which a perturbation uses a mechanism
+
+
+def mask_table(model: SAMSVAE, perturbations: list[str]) -> pd.DataFrame:
+    """One row per perturbation and mechanism: probability, effect, effect_sd, active.
+
+    `effect` is E[mask x embedding], in prior standard deviations of the basal state:
+    q m, with q the mask's probability and m, s the embedding's mean and standard deviation under
+    the posterior; its variance is q (s^2 + m^2) - (q m)^2.
+    """
+    with torch.inference_mode():
+        q = model.mask_logits.double().sigmoid().cpu().numpy()
+        m = model.embedding_loc.double().cpu().numpy()
+        s = model.embedding_log_scale.double().exp().cpu().numpy()
+    n_latent = q.shape[1]
+    return pd.DataFrame(
+        {
+            "perturbation": np.repeat(perturbations, n_latent),
+            "mechanism": np.tile(np.arange(n_latent), len(perturbations)),
+            "probability": q.ravel(),
+            "effect": (q * m).ravel(),
+            "effect_sd": np.sqrt(np.maximum(q * (s**2 + m**2) - (q * m) ** 2, 0)).ravel(),
+            "active": (q > ACTIVE).ravel(),
+        }
+    )
+
+
+def matrix(masks: pd.DataFrame, column: str = "probability") -> pd.DataFrame:
+    """A column of the mask table as perturbations x mechanisms."""
+    wide = masks.pivot(index="perturbation", columns="mechanism", values=column)  # noqa: PD010
+    return wide.loc[masks["perturbation"].drop_duplicates()]
+
+
+def active_mechanisms(masks: pd.DataFrame) -> list[int]:
+    """Mechanisms that at least one perturbation uses."""
+    return sorted(int(k) for k in masks.loc[masks["active"], "mechanism"].unique())
+
+
+@torch.inference_mode()
+def loadings(model: SAMSVAE, reference: Reference, genes: list[str]) -> pd.DataFrame:
+    """Effect on log2 expression of one mechanism moved by one prior standard deviation.
+
+    With y(z) = log2(1 + 1e4 softmax(decoder(z))), the loading of mechanism k on gene g is the mean
+    over reference control cells of [y_g(z + e_k) - y_g(z - e_k)] / 2, the basal states z held at
+    their posterior means; `se` is its standard error over those cells. Columns mechanism, gene,
+    loading, se. The decoder is not linear: a loading is the slope across one step, not a weight.
+    """
+    z = reference.loc
+    frames = []
+    for k in range(z.shape[1]):
+        step = torch.zeros_like(z[0])
+        step[k] = 1
+        up, down = (
+            expression_level(model.log_proportions(z + sign * step).exp()) for sign in (1, -1)
+        )
+        half = ((up - down) / 2).double()  # (R, G)
+        frames.append(
+            pd.DataFrame(
+                {
+                    "mechanism": k,
+                    "gene": genes,
+                    "loading": half.mean(0).numpy(),
+                    "se": (half.std(0) / len(half) ** 0.5).numpy(),
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def loading_matrix(table: pd.DataFrame) -> pd.DataFrame:
+    """Loadings as genes x mechanisms, genes in the order of the table."""
+    wide = table.pivot(index="gene", columns="mechanism", values="loading")  # noqa: PD010
+    return wide.loc[table["gene"].drop_duplicates()]
+
+
+def orient(model: SAMSVAE) -> None:
+    """Fix what the likelihood leaves open: the order and the sign of the mechanisms, in place.
+
+    Mechanisms used by most perturbations come first, and each points where its active effects (all
+    effects, if none is active) point on average. Encoder, decoder and posterior are permuted and
+    flipped together, so that every prediction stays as it was.
+    """
+    with torch.inference_mode():
+        q = model.mask_logits.sigmoid()
+        effect = q * model.embedding_loc
+        active = (q > ACTIVE).to(q)
+        strength = (effect.abs() * active).sum(0)
+        order = torch.tensor(
+            sorted(range(len(strength)), key=lambda k: (-active[:, k].sum(), -strength[k], k))
+        )
+        used = torch.where(active.any(0), active, torch.ones_like(active))
+        sign = torch.where((effect * used).sum(0) < 0, -1.0, 1.0)[order]
+        reorder(model, order, sign)
+
+
+def reorder(model: SAMSVAE, order: Tensor, sign: Float[Tensor, " K"]) -> None:
+    """Apply a permutation and signs of the latent axis to every tensor that has one."""
+    n_genes, n_latent = model.config.n_genes, model.config.n_latent
+    into, out, decode = model.encoder.hidden, model.encoder.out, model.decoder.hidden
+    model.mask_logits.copy_(model.mask_logits[:, order])
+    model.embedding_loc.copy_(model.embedding_loc[:, order] * sign)
+    model.embedding_log_scale.copy_(model.embedding_log_scale[:, order])
+    into.weight[:, n_genes:] = into.weight[:, n_genes:][:, order] * sign
+    both, signs = torch.cat([order, order + n_latent]), torch.cat([sign, torch.ones_like(sign)])
+    out.weight.copy_(out.weight[both] * signs[:, None])
+    out.bias.copy_(out.bias[both] * signs)
+    decode.weight.copy_(decode.weight[:, order] * sign)
+
+
+def similar_perturbations(masks: pd.DataFrame, perturbation: str) -> pd.DataFrame:
+    """Other perturbations by shared mechanisms: Jaccard index of active sets, cosine of effects.
+
+    The Jaccard index is 0 where either set is empty.
+    """
+    active = matrix(masks, "active").astype(bool)
+    effect = matrix(masks, "effect")
+    here, direction = active.loc[perturbation], effect.loc[perturbation]
+    shared, either = (active & here).sum(axis=1), (active | here).sum(axis=1)
+    norm = np.linalg.norm(effect, axis=1) * np.linalg.norm(direction)
+    frame = pd.DataFrame(
+        {
+            "jaccard": shared / either.clip(lower=1),
+            "cosine": (effect @ direction) / np.maximum(norm, 1e-12),
+            "shared": shared,
+        }
+    )
+    return frame.drop(index=perturbation).sort_values(["jaccard", "cosine"], ascending=False)
+
+
+def used_by(bundle: Bundle, mechanism: int) -> pd.DataFrame:
+    """Perturbations that use a mechanism, strongest first, with their effect and its sd."""
+    rows = bundle.masks[(bundle.masks["mechanism"] == mechanism) & bundle.masks["active"]]
+    return rows.sort_values("effect", key=np.abs, ascending=False).drop(columns="mechanism")
+
+
+@torch.inference_mode()
+def embed(bundle: Bundle, data: CellData) -> dict[str, Float[np.ndarray, "N K"]]:
+    """Posterior mean states of cells: "basal", and "shifted" (basal plus their mean shift)."""
+    cells = Cells(bundle.align(data), torch.device("cpu"))
+    return states(bundle.model, cells)
+
+
+@torch.inference_mode()
+def states(model: SAMSVAE, cells: Cells) -> dict[str, Float[np.ndarray, "N K"]]:
+    """`embed` for cells already on a device, in batches."""
+    effect = model.mask_logits.sigmoid() * model.embedding_loc
+    basal, shifts = [], []
+    for index in torch.arange(len(cells), device=cells.device).split(CELLS_AT_ONCE):
+        batch = cells.batch(index)
+        shift = (batch.D @ effect)[None]  # (1, N, K)
+        basal.append(model.encode(batch.x, shift).loc[0])
+        shifts.append(shift[0])
+    start, move = torch.cat(basal).cpu().numpy(), torch.cat(shifts).cpu().numpy()
+    return {"basal": start, "shifted": start + move}
+
+
+def clustered(wide: pd.DataFrame, by: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `wide` with similar rows of `by` together (average linkage), fullest group first."""
+    from scipy.cluster.hierarchy import leaves_list, linkage
+
+    if len(by) < 3:
+        return wide
+    order = leaves_list(linkage(by.to_numpy(), method="average", optimal_ordering=True))
+    if (
+        by.iloc[order[: len(by) // 2]].to_numpy().sum()
+        < by.iloc[order[::-1][: len(by) // 2]].to_numpy().sum()
+    ):
+        order = order[::-1]
+    return wide.loc[by.index[order]]

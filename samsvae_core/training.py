@@ -1,0 +1,276 @@
+"""Fit a model to cells: one loop, checkpoints that survive a crash, a callback per epoch.
+
+The evidence asked of a mask entry is annealed from 0 to its full value over the first two thirds of
+the steps: everything starts on, a decoder is learned, and only then do mechanisms that do not earn
+their keep switch off (docs/model.md). "Best" and early stopping count from there on; then, too, the
+learning rates fall, so that the final parameters are an average rather than a snapshot.
+
+While it runs it writes history.csv and checkpoints/{last,best}.safetensors into the run folder.
+Knows nothing of pages or command lines.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from samsvae_core.data import CellData
+from samsvae_core.files import atomic_write
+from samsvae_core.inference import Batch, Cells, elbo
+from samsvae_core.model import SAMSVAE, ModelConfig
+
+VALIDATION_BATCH = 2048  # cells; bounds memory, does not change the figure
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the model is trained. Saved with the weights."""
+
+    steps: int = 6000
+    batch_size: int = 512
+    particles: int = 5  # Monte Carlo samples per cell and step
+    learning_rate: float = 1e-3
+    mask_learning_rate: float = 1e-2  # at the networks' 1e-3 masks cannot come down in time
+    embedding_learning_rate: float = 3e-3
+    final_learning_rate: float = 0.05  # share of the learning rates left at the last step
+    clip_norm: float = 100.0
+    anneal: float = 2 / 3  # share of the steps over which the evidence asked rises from 0
+    patience: int = 60  # epochs without a better validation bound, once annealing has ended
+    seed: int = 0
+
+
+class Progress(NamedTuple):
+    """One line of history.csv: means over the epoch's training cells, in nats per cell."""
+
+    epoch: int
+    step: int
+    bound: float  # evidence lower bound
+    kl_basal: float
+    kl_effects: float
+    validation_bound: float  # predictive bound of the validation cells
+    active: int  # mask entries with probability above 0.5
+    mechanisms: int  # mechanisms that at least one perturbation uses
+    gradient_norm: float  # before clipping, mean over steps
+    anneal: float  # share of the evidence asked at the epoch's end
+
+
+class TrainingError(ValueError):
+    """Training cannot go on; the message says when and what to change."""
+
+
+class Stop(Exception):
+    """Raised by a callback to end training after the epoch; the run can be resumed."""
+
+
+def new_model(data: CellData, config: ModelConfig, seed: int) -> SAMSVAE:
+    """A model at its start for these training cells, the same for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = SAMSVAE(config)
+    log_x = data.counts.log1p()
+    mean = np.asarray(log_x.mean(axis=0)).ravel()
+    mean_square = np.asarray(log_x.multiply(log_x).mean(axis=0)).ravel()
+    scale = np.sqrt(np.maximum(mean_square - mean**2, 0))
+    cells = np.asarray((data.dosages != 0).sum(axis=0)).ravel()
+    model.fit_buffers(*(torch.as_tensor(a, dtype=torch.float32) for a in (mean, scale, cells)))
+    return model
+
+
+def fit(
+    model: SAMSVAE,
+    train: Cells,
+    validation: Cells,
+    config: TrainConfig,
+    run: Path,
+    on_epoch: Callable[[Progress], None] = lambda _: None,
+) -> list[Progress]:
+    """Train `model` in place to its final, pruned parameters; returns the history.
+
+    Goes on from RUN/checkpoints/last.safetensors if there is one: on CPU with the same history, to
+    the bit, as if never stopped. A Stop raised by `on_epoch` passes through, after the epoch has
+    been kept. Raises TrainingError where the loss is not finite.
+    """
+    last, best = (run / "checkpoints" / f"{name}.safetensors" for name in ("last", "best"))
+    devices = [train.device] if train.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(config.seed)
+        optimizer = torch.optim.Adam(parameter_groups(model, config))
+        history = restore(last, model, optimizer) if last.exists() else []
+        while not finished(history, config):
+            progress = train_epoch(model, optimizer, train, config, history)
+            bound = predictive_bound(model, validation, config.particles)
+            progress = progress._replace(validation_bound=bound)
+            history.append(progress)
+            state = checkpoint(model, optimizer, history)
+            if progress == best_epoch(history):
+                atomic_write(best, state)
+            atomic_write(last, state)
+            atomic_write(run / "history.csv", pd.DataFrame(history).to_csv(index=False).encode())
+            on_epoch(progress)
+    return history
+
+
+def train_epoch(
+    model: SAMSVAE,
+    optimizer: torch.optim.Adam,
+    train: Cells,
+    config: TrainConfig,
+    history: list[Progress],
+) -> Progress:
+    """One pass over the training cells in random order, or what is left of the steps."""
+    step, number = (history[-1].step, history[-1].epoch + 1) if history else (0, 1)
+    batches = torch.randperm(len(train)).to(train.device).split(config.batch_size)
+    batches = batches[: config.steps - step]
+    sums = torch.zeros(4, device=train.device)  # no figure leaves the device before the epoch ends
+    for index in batches:
+        step += 1
+        set_learning_rates(optimizer, config, step)
+        terms = train_step(model, optimizer, train.batch(index), len(train), config, step)
+        sums += terms * len(index)
+    bound, kl_basal, kl_effects, norm = (sums / sum(map(len, batches))).tolist()
+    if not math.isfinite(bound + norm):
+        raise TrainingError(
+            f"The loss became {bound} in epoch {number} (step {step}). "
+            "The checkpoint of the epoch before is kept. Lower --learning-rate "
+            f"(now {config.learning_rate:g}), or look for extreme counts with samsvae validate."
+        )
+    active = model.mask_logits.detach() > 0
+    return Progress(
+        epoch=number,
+        step=step,
+        bound=bound,
+        kl_basal=kl_basal,
+        kl_effects=kl_effects,
+        validation_bound=math.nan,
+        active=int(active.sum()),
+        mechanisms=int(active.any(0).sum()),
+        gradient_norm=norm,
+        anneal=annealed(config, step),
+    )
+
+
+def train_step(
+    model: SAMSVAE,
+    optimizer: torch.optim.Adam,
+    batch: Batch,
+    n_cells: int,
+    config: TrainConfig,
+    step: int,
+) -> Tensor:
+    """Bound, its two KL terms and the gradient norm of one step, still on the device."""
+    bound = elbo(model, batch, n_cells, config.particles, annealed(config, step))
+    optimizer.zero_grad()
+    (-bound.total).backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+    optimizer.step()
+    return torch.stack([bound.total, bound.kl_basal, bound.kl_effects, norm]).detach()
+
+
+def annealed(config: TrainConfig, step: int) -> float:
+    """Share of the evidence asked of a mask entry at this step, in [0, 1]."""
+    return min(1.0, step / max(1.0, config.anneal * config.steps))
+
+
+def set_learning_rates(optimizer: torch.optim.Adam, config: TrainConfig, step: int) -> None:
+    """Full while the evidence rises, then linearly down to `final_learning_rate` of it."""
+    start = config.anneal * config.steps
+    after = max(0.0, step - start) / max(1.0, config.steps - start)
+    share = 1 - (1 - config.final_learning_rate) * after
+    for group in optimizer.param_groups:
+        group["lr"] = share * group["full_lr"]
+
+
+def parameter_groups(model: SAMSVAE, config: TrainConfig) -> list[dict[str, Any]]:
+    """Networks, masks and embeddings, each with a pace of its own."""
+    masks = [model.mask_logits]
+    embeddings = [model.embedding_loc, model.embedding_log_scale]
+    networks = [p for p in model.parameters() if not any(p is q for q in masks + embeddings)]
+    groups = [
+        (networks, config.learning_rate),
+        (masks, config.mask_learning_rate),
+        (embeddings, config.embedding_learning_rate),
+    ]
+    return [{"params": parameters, "lr": rate, "full_lr": rate} for parameters, rate in groups]
+
+
+@torch.inference_mode()
+def predictive_bound(model: SAMSVAE, cells: Cells, n_samples: int, seed: int = 0) -> float:
+    """Bound on log p(x) of these cells under q(effects), without its KL, in nats per cell.
+
+    The same draws at every epoch, so that epochs compare.
+    """
+    devices = [cells.device] if cells.device.type == "cuda" else []
+    total = 0.0
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        for index in torch.arange(len(cells), device=cells.device).split(VALIDATION_BATCH):
+            bound = elbo(model, cells.batch(index), len(cells), n_samples)
+            total += bound.predictive.item() * len(index)
+    return total / len(cells)
+
+
+def best_epoch(history: list[Progress]) -> Progress | None:
+    """The epoch with the highest validation bound among those with annealing ended."""
+    ended = [progress for progress in history if progress.anneal >= 1]
+    return max(ended, key=lambda progress: progress.validation_bound, default=None)
+
+
+def finished(history: list[Progress], config: TrainConfig) -> bool:
+    """Whether all steps are done, or the bound has not risen for `patience` epochs."""
+    if not history:
+        return config.steps <= 0
+    best = best_epoch(history)
+    stalled = best is not None and history[-1].epoch - best.epoch >= config.patience
+    return history[-1].step >= config.steps or stalled
+
+
+def checkpoint(model: SAMSVAE, optimizer: torch.optim.Adam, history: list[Progress]) -> bytes:
+    """Weights, Adam's moments, random state and history as one safetensors file."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for i, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{i}.{name}": value for name, value in state.items()}
+    tensors["rng.cpu"] = torch.get_rng_state()
+    device = model.mask_logits.device
+    if device.type == "cuda":
+        tensors["rng.cuda"] = torch.cuda.get_rng_state(device)
+    contiguous = {name: value.cpu().contiguous() for name, value in tensors.items()}
+    return save(contiguous, metadata={"history": json.dumps(history)})
+
+
+def restore(path: Path, model: SAMSVAE, optimizer: torch.optim.Adam) -> list[Progress]:
+    """Put model, optimizer and random state back; returns the history so far."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            history = [Progress(*row) for row in json.loads(file.metadata()["history"])]
+        model.load_state_dict(section(tensors, "model."))
+        state = optimizer.state_dict()
+        count = sum(len(group["params"]) for group in state["param_groups"])
+        state["state"] = {i: section(tensors, f"adam.{i}.") for i in range(count)}
+        optimizer.load_state_dict(state)
+        torch.set_rng_state(tensors["rng.cpu"])
+        device = model.mask_logits.device
+        if device.type == "cuda" and "rng.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["rng.cuda"], device)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        why = " ".join(str(error).split())  # torch writes a line per tensor
+        raise TrainingError(
+            f"{path} does not hold a checkpoint of this model ({why}). "
+            "Resume with the settings the run was started with, or start a new run."
+        ) from error
+    return history
+
+
+def section(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

@@ -1,0 +1,159 @@
+"""What a person does, in a real Chromium: click, choose, download, follow a link."""
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import openpyxl
+import pandas as pd
+import pytest
+
+from samsvae_core.composition import compose
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+REQUIRED = os.environ.get("SAMSVAE_BROWSER_REQUIRED") == "1"
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        CHROMIUM is None and not REQUIRED, reason="there is no Chromium on this machine"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def server(tiny, tmp_path_factory):
+    """The dashboard on the small bundle, at its own port."""
+    models = tmp_path_factory.mktemp("served")
+    shutil.copytree(tiny.path, models / "tiny")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "streamlit", "run", "app/main.py"]
+    options = ["--server.port", str(port), "--server.headless", "true"]
+    environment = os.environ | {"SAMSVAE_MODELS": str(models)}
+    process = subprocess.Popen(
+        command + options,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://localhost:{port}"
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"{url}/_stcore/health", timeout=1).close()
+                break
+            except OSError:
+                assert process.poll() is None, "the server ended"
+                time.sleep(0.25)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, server):
+    """A fresh visitor; a request to anywhere but our server fails the test."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    tab = context.new_page()
+    outside = []
+    tab.on(
+        "request", lambda r: r.url.startswith((server, "data:", "blob:")) or outside.append(r.url)
+    )
+    yield tab
+    context.close()
+    assert not [url for url in outside if not url.startswith("ws://localhost")]
+
+
+def visit(page, url: str) -> None:
+    page.goto(url)
+    settled(page)
+
+
+def settled(page) -> None:
+    """The page has reached its end and nothing runs any more."""
+    page.wait_for_selector(".st-key-end", timeout=60_000)
+    page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]')
+
+
+def download(page, button: str) -> bytes:
+    with page.expect_download() as started:
+        page.get_by_role("button", name=button, exact=True).first.click()
+    return Path(started.value.path()).read_bytes()
+
+
+def test_a_newcomer_composes_two_perturbations_and_takes_the_table_away(page, server, tiny):
+    visit(page, server)
+    page.get_by_role("link", name="Open Compose").click()
+    page.get_by_text("No perturbation is chosen").wait_for()
+    for name in ("P1", "P3"):
+        page.get_by_role("combobox", name="Perturbations").fill(name)
+        page.get_by_role("option", name=name, exact=True).click()
+        page.get_by_text(f"Dosage of {name}").wait_for()
+        page.keyboard.press("Escape")  # an open list hides the rest of the page from readers
+    settled(page)
+    page.get_by_text("Each part was measured alone").first.wait_for()
+    assert "c=P1%3A1%2CP3%3A1" in page.url
+    taken = pd.read_csv(io.BytesIO(download(page, "CSV"))).set_index("gene")
+    expected = compose(tiny, {"P1": 1.0, "P3": 1.0}).table
+    pd.testing.assert_frame_equal(taken.loc[expected.index], expected, check_dtype=False)
+
+
+def test_the_downloaded_enrichment_table_is_the_one_shown(page, server, tiny):
+    visit(page, f"{server}/mechanism")
+    page.get_by_text("Gene sets", exact=True).wait_for()
+    table = tiny.enrichment("hallmark").table
+    first = f"M{table['mechanism'].min()}"
+    frame = page.get_by_test_id("stDataFrame").last
+    frame.scroll_into_view_if_needed()
+    shown = [cell.text_content() for cell in frame.locator("td[aria-colindex='2']").all()]
+    buttons = page.get_by_role("button", name="CSV", exact=True)
+    with page.expect_download() as started:
+        buttons.last.click()
+    taken = pd.read_csv(started.value.path())
+    expected = table[(table["mechanism"] == int(first[1:])) & (table["method"] == "gsea")]
+    assert shown == taken["term"].tolist() == expected["term"].tolist()
+    assert taken["fdr"].tolist() == pytest.approx(expected["fdr"].tolist())
+    book = openpyxl.load_workbook(io.BytesIO(download(page, "XLSX, all mechanisms")))
+    sheet = book[f"{first} hallmark"]
+    assert sheet.max_row - 1 == (table["mechanism"] == int(first[1:])).sum()
+
+
+def test_a_click_on_the_mask_map_leads_to_the_mechanism(page, server, tiny):
+    visit(page, f"{server}/masks")
+    plot = page.locator(".js-plotly-plot").first
+    plot.locator(".nsewdrag").first.wait_for()
+    point = plot.locator(".scatterlayer .point").first  # first row, first mechanism
+    box = point.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.get_by_role("link", name="Open mechanism M0").click()
+    page.get_by_text("Genes it moves").wait_for()
+    settled(page)
+    assert "/mechanism" in page.url
+
+
+def test_a_link_shows_the_same_composition_to_another_visitor(page, server, tiny):
+    visit(page, f"{server}/compose?c=P1%3A0.5%2CP2%3A1")
+    taken = pd.read_csv(io.BytesIO(download(page, "CSV"))).set_index("gene")
+    expected = compose(tiny, {"P1": 0.5, "P2": 1.0}).table
+    assert taken["shift"].to_dict() == pytest.approx(expected["shift"].to_dict())

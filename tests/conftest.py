@@ -1,0 +1,79 @@
+"""A small simulated screen and the bundle trained on it, made once for all tests."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from samsvae_core import gene_sets, report
+from samsvae_core.bundle import Bundle
+from samsvae_core.data import CellData, read_h5ad, split
+from samsvae_core.simulate import Design, Truth, simulate, write_h5ad
+from samsvae_core.training import TrainConfig
+
+DESIGN = Design(
+    n_cells=600, n_genes=40, n_perturbations=6, n_latent=3, n_combinations=2, depth=1000.0
+)
+MODEL = {"n_latent": 4, "n_hidden": 16}
+TRAINING = TrainConfig(
+    steps=60,
+    batch_size=128,
+    particles=2,
+    learning_rate=1e-2,
+    mask_learning_rate=0.5,  # fast enough that 60 steps switch some mechanisms off
+    embedding_learning_rate=0.1,
+)
+
+
+class Screen(NamedTuple):
+    """Simulated cells as read back from a file, with what they were drawn from."""
+
+    path: Path
+    data: CellData
+    truth: Truth
+    parts: np.ndarray
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAMSVAE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("NUMBA_NUM_THREADS", "1")
+        yield
+
+
+@pytest.fixture(scope="session")
+def screen(tmp_path_factory) -> Screen:
+    hallmark = gene_sets.load_collection("hallmark").sets
+    interferon = hallmark["HALLMARK_INTERFERON_GAMMA_RESPONSE"][:20]
+    genes = [*interferon, *hallmark["HALLMARK_E2F_TARGETS"][:20]]
+    data, truth = simulate(DESIGN)
+    path = tmp_path_factory.mktemp("screen") / "screen.h5ad"
+    write_h5ad(replace(data, genes=np.array(genes)), truth, path)
+    data = read_h5ad(path)
+    return Screen(path, data, truth, split(data))
+
+
+@pytest.fixture(scope="session")
+def quick_tables():
+    """One collection, and principal components in place of UMAP, whose compiler takes 10 s."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "COLLECTIONS", ("hallmark",))
+        patch.setattr(report, "N_EMBEDDED", report.UMAP_NEIGHBOURS - 1)
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny(screen, quick_tables, tmp_path_factory) -> Bundle:
+    """The bundle; no test may change it or its files."""
+    run = tmp_path_factory.mktemp("models") / "tiny"
+    return report.train(screen.data, screen.parts, run, MODEL, TRAINING)
+
+
+@pytest.fixture
+def copied(tiny, tmp_path) -> Path:
+    """A copy of the bundle's folder, to be damaged."""
+    return Path(shutil.copytree(tiny.path, tmp_path / "copied"))

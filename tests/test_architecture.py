@@ -1,0 +1,165 @@
+"""The rules of the project, checked on its own source; each is shown to catch what it forbids."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CORE, APP = ROOT / "samsvae_core", ROOT / "app"
+LEVELS = [  # a module may import those of levels before its own
+    {"files"},
+    {"data", "model", "gene_sets"},
+    {"simulate", "variants", "inference", "enrichment"},
+    {"training", "bundle"},
+    {"interpretation", "composition", "evaluation"},
+    {"report"},
+    {"__main__"},
+]
+VIEW_IMPORTS = {"typing", "streamlit", "app", "samsvae_core", "numpy", "pandas", "__future__"}
+CORE_MODULES = sorted(CORE.glob("*.py"))
+SOURCES = sorted([*CORE_MODULES, *APP.rglob("*.py")])
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(source: str) -> set[str]:
+    """Modules a source imports, "from a import b" as a.b where a is a package of ours."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports are not used here"
+            if node.module in ("samsvae_core", "app", "app.views"):
+                names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            elif node.module:
+                names.add(node.module)
+    return names
+
+
+def forbidden_core_imports(module: str, source: str) -> set[str]:
+    level = next(i for i, names in enumerate(LEVELS) if module in names)
+    before = set().union(*LEVELS[:level])
+    used = {n.split(".")[1] for n in imports(source) if n.startswith("samsvae_core.")}
+    outside = {n for n in imports(source) if n.split(".")[0] in ("app", "streamlit", "plotly")}
+    return (used - before) | outside
+
+
+def forbidden_words(source: str) -> set[str]:
+    """Names in code, not in comments or texts, that the project does without."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            found |= {node.func.id} & {"print", "eval", "exec"}
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            found |= {f"{node.value.id}.{node.attr}"} & {"torch.load", "torch.save"}
+        names = [getattr(node, field, None) for field in ("id", "attr", "arg", "module", "name")]
+        found |= {n for n in names if isinstance(n, str) and "pickle" in n}
+        found |= {n for n in names if n == "unsafe_allow_html"}
+    return found
+
+
+@pytest.mark.parametrize("path", CORE_MODULES, ids=name_of)
+def test_core_imports_point_one_way(path):
+    if path.stem == "__init__":
+        assert not any(n.startswith("app") for n in imports(path.read_text()))
+    else:
+        assert forbidden_core_imports(path.stem, path.read_text()) == set()
+
+
+def test_an_import_that_points_back_is_caught():
+    assert forbidden_core_imports("model", "from samsvae_core.bundle import load") == {"bundle"}
+    assert forbidden_core_imports("bundle", "from samsvae_core import training") == {"training"}
+    assert forbidden_core_imports("data", "import streamlit as st") == {"streamlit"}
+    assert forbidden_core_imports("data", "def f():\n    from app import state") == {"app.state"}
+
+
+def test_the_core_is_flat():
+    assert sorted(p.name for p in CORE.iterdir() if p.is_dir() and p.name != "__pycache__") == [
+        "resources"
+    ]
+    assert not list((CORE / "resources").rglob("*.py"))
+    known = set().union(*LEVELS) | {"__init__"}
+    assert {p.stem for p in CORE_MODULES} <= known
+
+
+def view_problems(source: str) -> set[str]:
+    used = {n.split(".")[0] for n in imports(source)} - VIEW_IMPORTS
+    return used | ({"session_state"} if "session_state" in source else set())
+
+
+@pytest.mark.parametrize("path", sorted((APP / "views").glob("*.py")), ids=name_of)
+def test_views_hold_widgets_only(path):
+    assert view_problems(path.read_text()) == set()
+
+
+def test_a_view_with_numerics_or_state_is_caught():
+    assert view_problems("import torch\nfrom plotly import express") == {"torch", "plotly"}
+    assert view_problems("st.session_state['a'] = 1") == {"session_state"}
+
+
+@pytest.mark.parametrize("path", sorted(APP.rglob("*.py")), ids=name_of)
+def test_only_state_keeps_state(path):
+    words = ("session_state", "cache_data", "cache_resource", "query_params[")
+    if path.name != "state.py":
+        assert [word for word in words if word in path.read_text()] == []
+
+
+def test_figures_know_nothing_of_streamlit_or_bundles():
+    used = {n.split(".")[0] for n in imports((APP / "figures.py").read_text())}
+    assert not used & {"streamlit", "torch"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_nothing_is_unpickled_printed_or_shown_unescaped(path):
+    assert forbidden_words(path.read_text()) == set()
+
+
+@pytest.mark.parametrize(
+    ("source", "word"),
+    [
+        ("print('a')", "print"),
+        ("import pickle", "pickle"),
+        ("from pickle import loads", "pickle"),
+        ("pd.read_pickle(path)", "read_pickle"),
+        ("np.load(path, allow_pickle=True)", "allow_pickle"),
+        ("torch.load(path)", "torch.load"),
+        ("st.markdown(text, unsafe_allow_html=True)", "unsafe_allow_html"),
+    ],
+)
+def test_what_is_forbidden_is_caught(source, word):
+    assert word in forbidden_words(source)
+    assert forbidden_words(repr(source)) == set()  # a text that only speaks of it
+
+
+@pytest.mark.parametrize("module", ["samsvae_core", "samsvae_core.__main__", "app.state"])
+def test_imports_are_light_and_quiet(module):
+    program = f"import sys, {module}\nprint(*{{'umap', 'gseapy', 'numba'}} & set(sys.modules))"
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.strip() == ""
+
+
+def test_importing_the_core_seeds_nothing():
+    program = (
+        "import random, torch; a = torch.get_rng_state(); b = random.getstate()\n"
+        "import samsvae_core.report\n"
+        "assert torch.equal(a, torch.get_rng_state()) and b == random.getstate()"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+
+
+def test_the_annotations_of_shapes_are_checked_in_these_tests():
+    import torch
+
+    from samsvae_core.model import mask_kl
+
+    with pytest.raises(Exception, match="Type-check error"):
+        mask_kl(torch.zeros(3, 2), torch.zeros(4, 1))

@@ -1,0 +1,356 @@
+import hashlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from samsvae_core import bundle as bundles
+from samsvae_core import report
+from samsvae_core.bundle import BundleError, list_bundles, load, models_folder, read_csv, read_json
+from samsvae_core.data import DataError
+from samsvae_core.inference import Cells
+from samsvae_core.training import TrainConfig
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def sign(folder):
+    """Make the manifest agree with what now lies in the folder."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name in manifest["files"]:
+        content = (folder / name).read_bytes()
+        manifest["files"][name] = hashlib.sha256(content).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def edit_model_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    edit_json(folder / "config.json", model_config={**config["model_config"], **changes})
+    return sign(folder)
+
+
+def assert_refused(folder, message):
+    with pytest.raises(BundleError, match=message) as error:
+        load(folder)
+    assert "\n" not in str(error.value)
+
+
+# Round trip
+
+
+def test_a_bundle_holds_what_was_trained(tiny, screen):
+    again = load(tiny.path)
+    assert again.genes == list(screen.data.genes)
+    assert again.perturbations.index.tolist() == list(screen.data.perturbations)
+    assert again.control == screen.data.control == "control"
+    assert again.name == "tiny"
+    x = Cells(screen.data, torch.device("cpu")).batch(torch.arange(20))
+    shift = x.D[None] @ (tiny.model.mask_logits.sigmoid() * tiny.model.embedding_loc)
+    for one, other in zip(
+        tiny.model.encode(x.x, shift).mean, again.model.encode(x.x, shift).mean, strict=True
+    ):
+        assert torch.equal(one, other)
+    assert not any(p.requires_grad for p in again.model.parameters())
+
+
+def test_the_final_checkpoint_and_the_bundle_predict_the_same(tiny, screen):
+    """The bundle's mechanisms are reordered and flipped; no prediction may change by that."""
+    last = load_file(tiny.path / "checkpoints" / "last.safetensors")
+    model = bundles.SAMSVAE(tiny.model.config)
+    weights = {n.removeprefix("model."): v for n, v in last.items() if n.startswith("model.")}
+    model.load_state_dict(weights)
+    batch = Cells(screen.data, torch.device("cpu")).batch(torch.arange(50))
+    levels = []
+    with torch.inference_mode():
+        for each in (model, tiny.model):
+            shift = batch.D[None] @ (each.mask_logits.sigmoid() * each.embedding_loc)
+            z = each.encode(batch.x, shift).loc + shift
+            levels.append(each.log_proportions(z))
+    torch.testing.assert_close(*levels, rtol=1e-4, atol=1e-4)
+
+
+def test_the_checksum_is_that_of_the_manifest(tiny):
+    content = (tiny.path / "manifest.json").read_bytes()
+    assert tiny.checksum == hashlib.sha256(content).hexdigest()
+
+
+def test_every_table_has_its_columns(tiny):
+    n = len(tiny.genes), len(tiny.perturbations), tiny.model.config.n_latent
+    assert len(tiny.masks) == n[1] * n[2]
+    assert len(tiny.loadings) == n[0] * n[2]
+    assert tiny.masks["active"].dtype == bool
+    assert tiny.collections == ["hallmark"]
+    assert {"mechanism", "term", "fdr", "nes"} <= set(tiny.enrichment("hallmark").table)
+    assert len(tiny.history) == tiny.history["epoch"].iloc[-1]
+    assert set(tiny.cells["split"]) <= {"train", "validation", "test"}
+    assert set(tiny.perturbations_umap["perturbation"]) == set(tiny.perturbations.index)
+    assert tiny.card.startswith("# Model card")
+
+
+def test_the_manifest_lists_every_table_with_its_checksum(tiny):
+    files = tiny.manifest["files"]
+    assert set(bundles.FILES) <= set(files)
+    for name, checksum in files.items():
+        assert hashlib.sha256((tiny.path / name).read_bytes()).hexdigest() == checksum
+    assert tiny.manifest["data"]["file"] == "screen.h5ad"
+    assert tiny.manifest["versions"]["torch"] == torch.__version__
+
+
+def test_genes_and_perturbations_called_like_values_keep_their_names(
+    screen, quick_tables, tmp_path
+):
+    odd = [
+        "NA",
+        "TRUE",
+        "1",
+        "nan",
+        "1e5",
+        "007",
+        "null",
+        "-",
+        "None",
+        "False",
+        "2020-01-01",
+        "3.0",
+    ]
+    genes = np.array(odd + [f"G{i}" for i in range(28)])
+    names = np.array(["007", "1", "1e5", "NA", "TRUE", "nan"])
+    to = dict(zip(screen.data.perturbations, names, strict=True))
+    conditions = np.array(
+        ["+".join(to.get(part, part) for part in c.split("+")) for c in screen.data.conditions]
+    )
+    data = replace(screen.data, genes=genes, perturbations=names, conditions=conditions)
+    config = TrainConfig(steps=2, particles=1)
+    made = report.train(
+        data, screen.parts, tmp_path / "odd", {"n_latent": 2, "n_hidden": 4}, config
+    )
+    made = load(made.path)
+    assert made.genes == genes.tolist()
+    assert made.perturbations.index.tolist() == names.tolist()
+    assert set(made.conditions.index) == set(conditions)
+    assert made.masks["perturbation"].drop_duplicates().tolist() == names.tolist()
+    assert made.perturbations_umap["perturbation"].tolist() == names.tolist()
+    assert made.loadings["gene"].iloc[:40].tolist() == genes.tolist()
+    assert made.observed_shift("007").index.tolist() == genes.tolist()
+
+
+def test_names_of_numbers_alone_stay_text(tmp_path):
+    (tmp_path / "genes.csv").write_text("gene,n\n01,1\n1,2\n1.0,3\n")
+    table = read_csv(tmp_path / "genes.csv")
+    assert table["gene"].tolist() == ["01", "1", "1.0"]
+    assert table["n"].tolist() == [1, 2, 3]
+
+
+# Damage
+
+
+@pytest.mark.parametrize(
+    "name", ["weights.safetensors", "masks.csv", "enrichment/hallmark.parquet"]
+)
+def test_one_changed_byte_is_found(copied, name):
+    content = bytearray((copied / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copied / name).write_bytes(content)
+    assert_refused(copied, f"{name} is not the file the bundle was saved with")
+
+
+def test_a_missing_file_is_named(copied):
+    (copied / "observed.parquet").unlink()
+    assert_refused(copied, r"lacks 'observed\.parquet'")
+
+
+def test_a_file_that_the_manifest_forgot_is_named(copied):
+    manifest = json.loads((copied / "manifest.json").read_text())
+    del manifest["files"]["metrics.json"]
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    assert_refused(copied, r"does not list metrics\.json")
+
+
+def test_a_newer_schema_is_refused(copied):
+    edit_json(copied / "manifest.json", schema=2)
+    assert_refused(copied, "schema 2; this version reads up to 1. Install a newer")
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", "not json", '{"schema": 1}', '{"schema": "1", "files": {}}', ""]
+)
+def test_a_manifest_of_something_else_is_refused(copied, content):
+    (copied / "manifest.json").write_text(content)
+    assert_refused(copied, "manifest|JSON")
+
+
+def test_a_foreign_folder_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert_refused(tmp_path, "is no bundle: expected a folder with a manifest.json, found none")
+    assert_refused(tmp_path / "absent", "is no bundle")
+    assert_refused(tmp_path / "notes.txt", "is no bundle")
+
+
+def test_an_unfinished_run_is_told_from_a_foreign_folder(copied):
+    (copied / "manifest.json").unlink()
+    assert_refused(copied, "found a run that has not finished.*--resume")
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret", "{outside}", "link", "a\0b", "x" * 300, "enrichment"]
+)
+def test_a_manifest_that_leads_out_of_its_folder_is_refused(copied, name):
+    secret = copied.parent / "secret"
+    secret.write_text("not for you")
+    (copied / "link").symlink_to(secret)
+    name = name.format(outside=secret)
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["files"][name] = hashlib.sha256(b"not for you").hexdigest()
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    assert_refused(copied, "lacks .*, which its manifest lists")
+
+
+def test_weights_of_a_wrong_shape_are_refused(copied):
+    weights = load_file(copied / "weights.safetensors")
+    weights["mask_logits"] = weights["mask_logits"][:, :3].clone()
+    save_file(weights, copied / "weights.safetensors")
+    assert_refused(sign(copied), "not a bundle of this version: .*mask_logits")
+
+
+def test_missing_weights_are_refused(copied):
+    weights = load_file(copied / "weights.safetensors")
+    del weights["log_concentration"]
+    save_file(weights, copied / "weights.safetensors")
+    assert_refused(sign(copied), "log_concentration")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("loc", (5, 3)), ("loc", (0, 4)), ("scale", (5, 4)), ("library", (7,))]
+)
+def test_reference_cells_of_a_wrong_shape_are_refused(copied, name, shape):
+    tensors = load_file(copied / "reference.safetensors")
+    tensors[name] = torch.ones(shape)
+    save_file(tensors, copied / "reference.safetensors")
+    assert_refused(sign(copied), "reference cells of shapes")
+
+
+@pytest.mark.parametrize("size", [10**6, 10**9, 10**18, 10**30, -1])
+@pytest.mark.parametrize("field", ["n_latent", "n_hidden"])
+def test_absurd_sizes_take_no_memory(copied, field, size):
+    import resource
+
+    edit_model_config(copied, **{field: size})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert_refused(copied, "not a bundle of this version")
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before  # KiB
+    assert grown < 64 * 1024  # the smallest of these models would take 10**6 * 40 * 4 bytes
+
+
+@pytest.mark.parametrize("change", [{"n_genes": 41}, {"n_perturbations": 5}])
+def test_names_and_sizes_have_to_agree(copied, change):
+    assert_refused(edit_model_config(copied, **change), "its config expects .* rows, found")
+
+
+@pytest.mark.parametrize("change", [{"n_heads": 3}, {"n_latent": "four"}, {"n_hidden": 2.5}])
+def test_a_configuration_of_another_kind_is_refused(copied, change):
+    assert_refused(edit_model_config(copied, **change), "not a bundle of this version")
+
+
+def test_another_kind_of_model_is_refused(copied):
+    edit_json(copied / "config.json", model="diffusion")
+    assert_refused(sign(copied), "holds the model 'diffusion'; known: sams-vae")
+
+
+def test_weights_that_are_no_safetensors_are_refused(copied):
+    (copied / "weights.safetensors").write_bytes(b"\x80\x04pickled")
+    assert_refused(sign(copied), "not a bundle of this version")
+
+
+def test_a_table_without_its_columns_is_named_when_asked_for(copied):
+    (copied / "masks.csv").write_text("perturbation,mechanism\n")
+    (copied / "loadings.parquet").write_bytes(b"no parquet")
+    damaged = load(sign(copied))
+    with pytest.raises(
+        BundleError, match=r"masks\.csv lacks the columns \['probability', 'effect'"
+    ):
+        _ = damaged.masks
+    with pytest.raises(BundleError, match=r"loadings\.parquet cannot be read"):
+        _ = damaged.loadings
+
+
+def test_json_that_is_no_object_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text("[1]")
+    with pytest.raises(BundleError, match="holds no JSON object"):
+        read_json(tmp_path / "a.json")
+
+
+def test_numbers_that_json_does_not_know_are_not_written():
+    with pytest.raises(ValueError, match="JSON compliant"):
+        bundles.to_json({"a": float("nan")})
+
+
+# Cells in the order of the bundle
+
+
+def test_cells_are_brought_into_the_order_of_the_bundle(tiny, screen):
+    rng = np.random.default_rng(0)
+    data = screen.data
+    genes, names = rng.permutation(40), rng.permutation(6)
+    shuffled = replace(
+        data,
+        counts=data.counts[:, genes],
+        genes=data.genes[genes],
+        dosages=data.dosages[:, names],
+        perturbations=data.perturbations[names],
+    )
+    back = tiny.align(shuffled)
+    np.testing.assert_array_equal(back.counts.toarray(), data.counts.toarray())
+    np.testing.assert_array_equal(back.dosages.toarray(), data.dosages.toarray())
+    assert back.genes.tolist() == tiny.genes
+    assert back.perturbations.tolist() == tiny.perturbations.index.tolist()
+
+
+def test_genes_that_the_bundle_does_not_know_are_left_out_of_the_library(tiny, screen):
+    import scipy.sparse as sp
+
+    data = screen.data
+    more = replace(
+        data,
+        counts=sp.csr_matrix(sp.hstack([np.full((600, 1), 9.0, np.float32), data.counts])),
+        genes=np.array(["NEW", *data.genes]),
+        library=data.library + 9,
+    )
+    np.testing.assert_array_equal(tiny.align(more).library, data.library)
+
+
+def test_cells_of_other_genes_or_perturbations_are_refused(tiny, screen):
+    data = screen.data
+    with pytest.raises(DataError, match="lack 2 of the bundle's genes, such as"):
+        tiny.align(replace(data, counts=data.counts[:, :38], genes=data.genes[:38]))
+    other = np.array([*data.perturbations[:5], "ZZZ"])
+    with pytest.raises(DataError, match="hold 1 perturbations unknown to the bundle, such as ZZZ"):
+        tiny.align(replace(data, perturbations=other))
+
+
+def test_cells_with_another_kind_of_library_are_refused(tiny, screen):
+    with pytest.raises(DataError, match="library sizes from the panel"):
+        tiny.align(replace(screen.data, has_size_factor=True))
+
+
+# Finding bundles
+
+
+def test_bundles_are_listed_by_name_and_other_folders_are_not(tiny, tmp_path, monkeypatch):
+    assert list_bundles(tiny.path.parent) == {"tiny": tiny.path}
+    (tmp_path / "notes").mkdir()
+    assert list_bundles(tmp_path) == {}
+    assert list_bundles(tmp_path / "absent") == {}
+    monkeypatch.setenv("SAMSVAE_MODELS", str(tmp_path))
+    assert models_folder() == tmp_path
+
+
+def test_the_measured_shift_is_nothing_for_a_condition_not_measured(tiny):
+    assert tiny.observed_shift("P1+P2+P3") is None
+    assert isinstance(tiny.observed_shift("P1"), pd.DataFrame)

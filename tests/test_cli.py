@@ -1,0 +1,464 @@
+import json
+import subprocess
+import sys
+
+import anndata
+import numpy as np
+import openpyxl
+import pandas as pd
+import pytest
+import torch
+
+from samsvae_core import __main__ as cli
+from samsvae_core.composition import compose
+
+TINY = ["--steps", "12", "--latents", "3", "--hidden", "6", "--particles", "1"]
+TINY += ["--batch-size", "128"]
+
+
+@pytest.fixture
+def samsvae(monkeypatch, capsys):
+    """Runs the command line: exit code, output, errors."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["samsvae", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        assert "Traceback" not in said.out + said.err
+        return ended.value.code or 0, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def refused(samsvae):
+    """Runs what must be refused: exit code 2, and one line that begins with Error."""
+
+    def run(*arguments):
+        code, out, err = samsvae(*arguments)
+        assert (code, out) == (2, "")
+        assert err.startswith("Error: ")
+        assert err.count("\n") == 1
+        return err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(screen, quick_tables, tmp_path_factory):
+    """A bundle made by the command line."""
+    run = tmp_path_factory.mktemp("cli") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["samsvae", "train", str(screen.path), "-o", str(run), *TINY])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code
+    return run
+
+
+# The verbs
+
+
+def test_the_version_is_printed_by_the_module_itself():
+    command = [sys.executable, "-m", "samsvae_core", "--version"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == "samsvae 0.1.0\n"
+
+
+def test_every_verb_is_listed(samsvae):
+    _, out, _ = samsvae("--help")
+    verbs = ["validate", "simulate", "train", "evaluate", "masks", "loadings", "compose", "enrich"]
+    for verb in [*verbs, "embed", "bundles", "app"]:
+        assert verb in out
+
+
+def test_simulated_cells_are_valid_and_the_same_for_the_same_seed(samsvae, tmp_path):
+    options = ["--cells", 60, "--genes", 12, "--perturbations", 4, "--latents", 2]
+    for name in ("one", "same"):
+        path = tmp_path / "new" / f"{name}.h5ad"
+        code, out, _ = samsvae("simulate", path, *options, "--combinations", 1, "--seed", 5)
+        assert code == 0
+        assert "60 cells x 12 genes, 4 perturbations, 1 combinations" in out
+    one, same = (anndata.io.read_h5ad(tmp_path / "new" / f"{n}.h5ad") for n in ("one", "same"))
+    assert (one.X != same.X).nnz == 0
+    code, out, _ = samsvae("validate", tmp_path / "new" / "one.h5ad", "--json")
+    found = json.loads(out)
+    assert (code, found["n_cells"], found["n_genes"], found["n_perturbations"]) == (0, 60, 12, 4)
+    code, out, _ = samsvae("validate", tmp_path / "new" / "one.h5ad")
+    assert code == 0
+    assert "60 cells x 12 genes" in out
+
+
+def test_a_trained_model_is_a_bundle_with_the_settings_asked_for(trained):
+    config = json.loads((trained / "config.json").read_text())
+    model = config["model_config"]
+    assert (model["n_latent"], model["n_hidden"], model["mask_evidence"]) == (3, 6, 0.16)
+    assert config["train_config"]["steps"] == 12
+    assert json.loads((trained / "status.json").read_text())["state"] == "finished"
+    assert (trained / "manifest.json").exists()
+
+
+def test_training_says_what_it_did(samsvae, screen, quick_tables, tmp_path):
+    parts = pd.DataFrame({"cell": screen.data.cells, "split": screen.parts})
+    parts.to_csv(tmp_path / "split.csv", index=False)
+    (tmp_path / "genes.txt").write_text("\n".join(screen.data.genes[:30]))
+    options = ["--split", tmp_path / "split.csv", "--genes", tmp_path / "genes.txt"]
+    options += ["--mask-prior", 0.05, "--epochs", 2, "--batch-size", 100, "--latents", 2]
+    run = tmp_path / "run"
+    code, out, _ = samsvae("train", screen.path, "-o", run, *options, "--hidden", 4)
+    assert code == 0
+    assert "epoch 1, step 4: bound" in out
+    assert f"Wrote {run}: " in out
+    assert "IWELBO" in out
+    config = json.loads((run / "config.json").read_text())
+    assert config["model_config"]["mask_evidence"] is None
+    assert config["train_config"]["anneal"] == 0
+    assert config["train_config"]["steps"] == 8  # 2 x 384 training cells / 100, rounded up
+    assert pd.read_csv(run / "genes.csv")["gene"].tolist() == list(screen.data.genes[:30])
+    kept = pd.read_csv(run / "split.csv").set_index("cell")["split"]
+    assert kept.loc[screen.data.cells].tolist() == list(screen.parts)
+
+
+def test_a_stopped_training_resumes_to_the_same_bundle(
+    samsvae, screen, trained, quick_tables, tmp_path, monkeypatch
+):
+    def stop(progress):
+        if progress.epoch == 2:
+            raise KeyboardInterrupt
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "progress_line", stop)
+        code, _, _ = samsvae("train", screen.path, "-o", run, *TINY)
+    assert code not in (0, 2)
+    assert json.loads((run / "status.json").read_text())["state"] == "stopped"
+    code, _, err = samsvae("masks", run, "-o", tmp_path / "masks.csv")
+    assert code == 2
+    assert "has not finished" in err
+    code, out, _ = samsvae("train", screen.path, "-o", run, "--resume")
+    assert code == 0
+    assert f"Wrote {run}" in out
+    for name in ("weights.safetensors", "masks.csv", "history.csv"):
+        assert (run / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_evaluation_repeats_the_metrics_of_the_bundle(samsvae, screen, trained, tmp_path):
+    path = tmp_path / "metrics.json"
+    code, out, _ = samsvae("evaluate", trained, "--data", screen.path, "-o", path)
+    assert code == 0
+    assert "| SAMS-VAE |" in out
+    found = json.loads(path.read_text())
+    assert found == json.loads((trained / "metrics.json").read_text())
+    assert set(found) == {"iwelbo", "average_effects", "baselines"}
+    code, out, _ = samsvae("evaluate", trained, "--data", screen.path, "--library", "10000")
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("verb", "columns", "rows"),
+    [
+        (
+            "masks",
+            ["perturbation", "mechanism", "probability", "effect", "effect_sd", "active"],
+            18,
+        ),
+        ("loadings", ["mechanism", "gene", "loading", "se"], 120),
+    ],
+)
+@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])
+def test_tables_are_written_with_their_columns(
+    samsvae, trained, tmp_path, verb, columns, rows, ending
+):
+    path = tmp_path / f"table.{ending}"
+    code, out, _ = samsvae(verb, trained, "-o", path)
+    assert code == 0
+    assert out == f"Wrote {path}: {rows} rows.\n"
+    read = {
+        "csv": pd.read_csv,
+        "parquet": pd.read_parquet,
+        "tsv": lambda p: pd.read_csv(p, sep="\t"),
+    }
+    table = read[ending](path)
+    assert table.columns.tolist()[: len(columns)] == columns
+    assert len(table) == rows
+    assert sorted(table["mechanism"].unique()) == [0, 1, 2]
+
+
+def test_a_composition_is_written_with_its_settings(samsvae, trained, tmp_path):
+    from samsvae_core.bundle import load
+
+    path = tmp_path / "shift.csv"
+    options = ["--without", 2, "--samples", 8, "--seed", 3]
+    code, out, _ = samsvae("compose", trained, "P1", "P2:0.5", *options, "-o", path)
+    assert code == 0
+    assert "P1+P2:0.5: A dosage lies outside" in out
+    bundle = load(trained)
+    expected = compose(bundle, {"P1": 1.0, "P2": 0.5}, [2], 8, 3).table.reset_index()
+    pd.testing.assert_frame_equal(pd.read_csv(path), expected)
+    columns = "gene shift lower upper probability_of_sign sum_of_singles interaction"
+    columns += " interaction_lower interaction_upper observed observed_se"
+    assert pd.read_csv(path).columns.tolist() == columns.split()
+    settings = json.loads((tmp_path / "shift.json").read_text())
+    assert settings["dosages"] == {"P1": 1.0, "P2": 0.5}
+    assert settings["bundle"] == bundle.checksum
+    assert settings["support"] == "dosage"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("KLF1", ("KLF1", 1.0)),
+        ("KLF1:0.5", ("KLF1", 0.5)),
+        ("HLA:A", ("HLA:A", 1.0)),
+        ("A:2", ("A:2", 1.0)),  # a perturbation of its own
+        ("A:2:3", ("A:2", 3.0)),
+        ("B:2", ("B", 2.0)),
+    ],
+)
+def test_a_dosage_is_a_number_after_the_last_colon(text, expected):
+    assert cli.parse_dosage(text, {"KLF1", "HLA:A", "A:2", "B"}) == expected
+
+
+def test_enrichment_is_written_as_table_and_workbook(samsvae, tiny, tmp_path):
+    code, out, _ = samsvae("enrich", tiny.path, "-o", tmp_path / "e.csv", "--min-size", 6)
+    assert code == 0
+    table = pd.read_csv(tmp_path / "e.csv")
+    columns = "mechanism collection method direction term size overlap es nes odds_ratio"
+    assert table.columns.tolist() == [*columns.split(), "p_value", "fdr", "fdr_all", "leading_edge"]
+    assert set(table["method"]) == {"gsea", "ora"}
+    assert set(table["collection"]) == {"hallmark"}
+    assert table["size"].min() >= 6
+    assert f"{len(table)} tests" in out.replace(",", "")
+    genes = "\t".join(tiny.genes[:8])
+    (tmp_path / "mine.gmt").write_text(
+        f"FIRST\tnone\t{genes}\nREST\tnone\t" + "\t".join(tiny.genes[8:])
+    )
+    code, _, _ = samsvae(
+        "enrich", tiny.path, "--gmt", tmp_path / "mine.gmt", "-o", tmp_path / "e.xlsx"
+    )
+    assert code == 0
+    book = openpyxl.load_workbook(tmp_path / "e.xlsx")
+    assert {"summary", "notes", "settings"} <= set(book.sheetnames)
+    terms = [cell.value for row in book["summary"].iter_rows() for cell in row]
+    assert "FIRST" in terms
+
+
+def test_embedded_cells_are_the_same_cells_with_two_states_more(samsvae, screen, trained, tmp_path):
+    path = tmp_path / "embedded.h5ad"
+    code, _, _ = samsvae("embed", trained, "--data", screen.path, "-o", path)
+    assert code == 0
+    before, after = anndata.io.read_h5ad(screen.path), anndata.io.read_h5ad(path)
+    assert (before.X != after.X).nnz == 0
+    pd.testing.assert_frame_equal(before.obs, after.obs)
+    basal, shifted = after.obsm["X_samsvae_basal"], after.obsm["X_samsvae_shifted"]
+    assert basal.shape == shifted.shape == (600, 3)
+    controls = (after.obs["perturbation"] == "control").to_numpy()
+    np.testing.assert_array_equal(basal[controls], shifted[controls])
+    assert not np.allclose(basal[~controls], shifted[~controls])
+
+
+def test_bundles_are_listed_and_the_damaged_ones_named(samsvae, copied, tmp_path):
+    code, out, _ = samsvae("bundles", copied.parent)
+    assert (code, out) == (0, "copied: 6 perturbations, 40 genes, 4 mechanisms\n")
+    (copied / "masks.csv").write_text("mine\n")
+    code, out, _ = samsvae("bundles", copied.parent)
+    assert code == 0
+    assert out.startswith("copied: cannot be used. ")
+    assert "masks.csv is not the file" in out
+    (tmp_path / "empty").mkdir()
+    code, out, _ = samsvae("bundles", tmp_path / "empty")
+    assert out.startswith("No bundles in")
+
+
+# Mistakes
+
+
+def empty(folder):
+    return not any(folder.iterdir())
+
+
+def test_a_file_that_is_no_h5ad_is_refused(refused, tmp_path):
+    (tmp_path / "cells.h5ad").write_text("cell,gene\n")
+    run = tmp_path / "run"
+    assert "not an .h5ad file" in refused("validate", tmp_path / "cells.h5ad")
+    assert "not an .h5ad file" in refused("train", tmp_path / "cells.h5ad", "-o", run, *TINY)
+    assert "There is no file" in refused("validate", tmp_path / "absent.h5ad")
+    assert not run.exists()
+
+
+def test_an_unknown_perturbation_is_answered_with_the_nearest(refused, trained, tmp_path):
+    (tmp_path / "out").mkdir()
+    err = refused("compose", trained, "p1", "-o", tmp_path / "out" / "a.csv")
+    assert "no perturbation 'p1'" in err
+    assert "Did you mean P1?" in err
+    assert empty(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["P1:-1"], "dosage of P1 is -1.0"),
+        (["P1:nan"], "dosage of P1 is nan"),
+        (["P1", "--without", "9"], "no mechanism 9"),
+        (["P1", "P1:0.5"], "named twice"),
+    ],
+)
+def test_a_composition_that_makes_no_sense_writes_nothing(
+    refused, trained, tmp_path, arguments, message
+):
+    (tmp_path / "out").mkdir()
+    assert message in refused("compose", trained, *arguments, "-o", tmp_path / "out" / "a.csv")
+    assert empty(tmp_path / "out")
+
+
+@pytest.mark.parametrize("verb", ["masks", "loadings", "compose", "enrich"])
+def test_a_table_of_unknown_ending_is_refused_before_anything_is_written(
+    refused, trained, tmp_path, verb
+):
+    (tmp_path / "out").mkdir()
+    more = ["P1"] if verb == "compose" else []
+    for name in ("table.doc", "table", "table.json"):
+        err = refused(verb, trained, *more, "-o", tmp_path / "out" / name)
+        assert "must end in .csv, .tsv" in err
+    assert empty(tmp_path / "out")
+
+
+def test_an_output_that_exists_is_refused_and_left_alone(refused, screen, trained, tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("mine")
+    for arguments in (
+        ["masks", trained, "-o", path],
+        ["loadings", trained, "-o", path],
+        ["compose", trained, "P1", "-o", path],
+        ["enrich", trained, "-o", path],
+        ["embed", trained, "--data", screen.path, "-o", path],
+        ["evaluate", trained, "--data", screen.path, "-o", path],
+        ["simulate", path],
+        ["train", screen.path, "-o", path],
+    ):
+        assert "exists already" in refused(*arguments), arguments
+    assert path.read_text() == "mine"
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.csv"]
+
+
+def test_settings_that_exist_are_refused_and_no_table_is_written(refused, trained, tmp_path):
+    (tmp_path / "shift.json").write_text("{}")
+    err = refused("compose", trained, "P1", "-o", tmp_path / "shift.csv")
+    assert "shift.json exists already" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["shift.json"]
+
+
+def test_an_output_below_a_regular_file_is_refused(refused, screen, trained, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    below = tmp_path / "file" / "deep"
+    for arguments in (
+        ["masks", trained, "-o", below / "a.csv"],
+        ["compose", trained, "P1", "-o", below / "a.csv"],
+        ["simulate", below / "a.h5ad"],
+        ["train", screen.path, "-o", below / "run", *TINY],
+    ):
+        assert "Choose another place" in refused(*arguments), arguments
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_bad_gene_sets_are_named(refused, trained, tmp_path):
+    out = ["-o", tmp_path / "e.csv"]
+    err = refused("enrich", trained, "--collection", "hallmarks", *out)
+    assert "Unknown collection 'hallmarks'; choose one of" in err
+    (tmp_path / "mine.gmt").write_text("GOOD\tnone\tSTAT1\tIRF1\nBAD\n")
+    assert "line 2" in refused("enrich", trained, "--gmt", tmp_path / "mine.gmt", *out)
+    (tmp_path / "other.gmt").write_text("OTHER\tnone\t" + "\t".join(f"X{i}" for i in range(20)))
+    err = refused("enrich", trained, "--gmt", tmp_path / "other.gmt", *out)
+    assert "0 of 40 genes are in other" in err
+    assert not (tmp_path / "e.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "transformer"], "Unknown model 'transformer'; known: sams-vae"),
+        (["--device", "tpu"], "choose one of auto, cpu, cuda"),
+        (["--mask-prior", "1.5"], "expected a probability between 0 and 1"),
+        (["--split", "absent.csv"], "There is no file absent.csv"),
+        (["--genes", "absent.txt"], "There is no file absent.txt"),
+        (["--top-genes", "99"], "--top-genes must be from 1 to 40"),
+        (["--perturbation-key", "guide"], "guide"),
+        (["--control", "DMSO"], "DMSO"),
+        (["--layer", "counts"], "no layer 'counts'"),
+        (["--resume"], "There is no run in"),
+    ],
+)
+def test_options_that_cannot_be_met_are_refused_before_anything_is_written(
+    refused, screen, tmp_path, options, message
+):
+    assert message in refused("train", screen.path, "-o", tmp_path / "run", *TINY, *options)
+    assert empty(tmp_path)
+
+
+def test_a_gpu_that_is_not_there_is_said(refused, screen, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    err = refused("train", screen.path, "-o", tmp_path / "run", "--device", "cuda")
+    assert "torch finds no CUDA GPU here. Use --device cpu" in err
+    assert cli.chosen_device("auto") == torch.device("cpu")
+    assert empty(tmp_path)
+
+
+def test_a_split_without_validation_cells_is_refused(refused, screen, tmp_path):
+    parts = np.where(screen.parts == "validation", "test", screen.parts)
+    pd.DataFrame({"cell": screen.data.cells, "split": parts}).to_csv(
+        tmp_path / "s.csv", index=False
+    )
+    err = refused("train", screen.path, "-o", tmp_path / "run", "--split", tmp_path / "s.csv")
+    assert "no validation cells" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_is_not_resumed(refused, screen, trained):
+    assert "is finished" in refused("train", screen.path, "-o", trained, "--resume")
+
+
+def test_a_damaged_or_foreign_bundle_is_refused_by_every_verb(refused, screen, copied, tmp_path):
+    (copied / "weights.safetensors").write_bytes(b"")
+    out = tmp_path / "out"
+    for folder, message in ((copied, "its checksum differs"), (tmp_path, "is no bundle")):
+        for arguments in (
+            ["masks", folder, "-o", out / "a.csv"],
+            ["loadings", folder, "-o", out / "a.csv"],
+            ["compose", folder, "P1", "-o", out / "a.csv"],
+            ["enrich", folder, "-o", out / "a.csv"],
+            ["embed", folder, "--data", screen.path, "-o", out / "a.h5ad"],
+            ["evaluate", folder, "--data", screen.path, "-o", out / "a.json"],
+        ):
+            assert message in refused(*arguments), arguments
+    assert not out.exists()
+
+
+def test_cells_the_bundle_does_not_know_are_refused(samsvae, refused, trained, tmp_path):
+    other = tmp_path / "other.h5ad"
+    samsvae("simulate", other, "--cells", 60, "--genes", 12, "--perturbations", 4, "--latents", 2)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    for verb, out in (("embed", "a.h5ad"), ("evaluate", "a.json")):
+        err = refused(verb, trained, "--data", other, "-o", tmp_path / out)
+        assert "Use the file the bundle was trained on" in err
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_usage_mistakes_end_with_two(samsvae):
+    for arguments in (["fly"], ["masks"], ["simulate", "a.h5ad", "--cells", "0"]):
+        code, _, err = samsvae(*arguments)
+        assert code == 2
+        assert "Usage" in err
+
+
+@pytest.mark.parametrize(
+    ("option", "known"), [("--library", "'data', '10000'"), ("--reference", "'test', 'all'")]
+)
+def test_unknown_ways_to_evaluate_are_refused(refused, screen, trained, option, known):
+    assert known in refused("evaluate", trained, "--data", screen.path, option, "guess")
+
+
+def test_an_app_folder_that_is_none_is_refused(refused, tmp_path):
+    assert "is not a folder" in refused("app", tmp_path / "absent")

@@ -1,0 +1,238 @@
+import copy
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.special import expit
+
+from samsvae_core.bundle import Reference
+from samsvae_core.interpretation import (
+    active_mechanisms,
+    clustered,
+    embed,
+    loading_matrix,
+    loadings,
+    mask_table,
+    matrix,
+    orient,
+    similar_perturbations,
+    used_by,
+)
+from samsvae_core.model import SAMSVAE, ModelConfig
+
+CONFIG = ModelConfig(n_genes=9, n_perturbations=5, n_latent=3, n_hidden=7)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    model = SAMSVAE(CONFIG).requires_grad_(False)
+    model.mask_logits.normal_(0, 2)
+    model.embedding_loc.normal_(0, 2)
+    model.embedding_log_scale.normal_(-1, 0.5)
+    return model
+
+
+# The mask table
+
+
+def test_effects_and_their_spread_are_those_of_posterior_draws(model):
+    table = mask_table(model, list("ABCDE"))
+    n = 200_000
+    rng = np.random.default_rng(0)
+    q, m, log_s = (
+        a.double().numpy()
+        for a in (model.mask_logits, model.embedding_loc, model.embedding_log_scale)
+    )
+    draws = (rng.random((n, 5, 3)) < expit(q)) * (
+        m + np.exp(log_s) * rng.standard_normal((n, 5, 3))
+    )
+    mean, sd = draws.mean(0).ravel(), draws.std(0).ravel()
+    np.testing.assert_array_less(abs(table["effect"] - mean), 5 * sd / np.sqrt(n))
+    kurtosis = ((draws - draws.mean(0)) ** 4).mean(0).ravel() / sd**4
+    np.testing.assert_array_less(abs(table["effect_sd"] / sd - 1), 5 * np.sqrt(kurtosis / n) / 2)
+
+
+def test_active_means_a_probability_above_one_half(model):
+    model.mask_logits.copy_(torch.tensor([[-3.0, 0.0, 1e-3]] * 5))
+    table = mask_table(model, list("ABCDE"))
+    assert table["active"].tolist() == [False, False, True] * 5
+    assert active_mechanisms(table) == [2]
+    np.testing.assert_allclose(table["probability"], np.tile(expit([-3, 0, 1e-3]), 5), rtol=1e-6)
+
+
+def test_the_table_has_a_row_per_pair_with_mechanisms_from_zero(model):
+    table = mask_table(model, ["B", "A", "NA", "1", "C"])
+    assert table["perturbation"].drop_duplicates().tolist() == ["B", "A", "NA", "1", "C"]
+    assert table["mechanism"].tolist() == [0, 1, 2] * 5
+    wide = matrix(table)
+    assert wide.index.tolist() == ["B", "A", "NA", "1", "C"]
+    np.testing.assert_allclose(wide, expit(model.mask_logits.double().numpy()), rtol=1e-12)
+
+
+# Loadings
+
+
+class Exponential(SAMSVAE):
+    """Log proportions linear in z, so that a loading has a closed form."""
+
+    def log_proportions(self, z):
+        return z @ self.slopes + self.level
+
+
+def linear_model(level: float) -> Exponential:
+    model = Exponential(CONFIG).requires_grad_(False)
+    model.slopes = torch.randn(3, 9, generator=torch.Generator().manual_seed(1)) / 4
+    model.level = torch.full((9,), level)
+    return model
+
+
+def test_loadings_are_the_closed_form_of_a_linear_decoder():
+    model, z = linear_model(-4.0), torch.randn(40, 3, generator=torch.Generator().manual_seed(2))
+    table = loadings(model, Reference(z, torch.ones(40, 3), torch.ones(40)), list("abcdefghi"))
+    slopes, level = (
+        model.slopes.double().numpy(),
+        z.double().numpy() @ model.slopes.double().numpy(),
+    )
+    for (k, g), row in table.set_index(["mechanism", "gene"]).iterrows():
+        j = "abcdefghi".index(g)
+        up, down = (
+            np.log2(1 + 1e4 * np.exp(level[:, j] - 4 + step * slopes[k, j])) for step in (1, -1)
+        )
+        half = (up - down) / 2
+        assert row["loading"] == pytest.approx(half.mean(), abs=1e-5)
+        assert row["se"] == pytest.approx(half.std(ddof=1) / np.sqrt(40), abs=1e-5)
+
+
+def test_loadings_of_strong_genes_are_the_slope_in_log2():
+    """Far above 1 in 10,000 the level is log2(1e4 p), so linear in z: the slope itself."""
+    model = linear_model(3.0)
+    z = torch.zeros(5, 3)
+    table = loadings(model, Reference(z, z + 1, torch.ones(5)), list("abcdefghi"))
+    expected = model.slopes.numpy() / np.log(2)
+    np.testing.assert_allclose(loading_matrix(table).to_numpy().T, expected, atol=1e-4)
+
+
+def test_loadings_of_small_effects_are_the_gradient(model):
+    """For a decoder near its tangent, the half difference is what autograd says."""
+    model.decoder.hidden.weight.mul_(0.1)
+    model.decoder.hidden.bias.fill_(5)  # away from the kink of leaky_relu
+    z = torch.randn(6, 3, generator=torch.Generator().manual_seed(3))
+    table = loadings(model, Reference(z, z.exp(), torch.ones(6)), list("abcdefghi"))
+
+    def level(z):
+        return torch.log2(1 + 1e4 * torch.softmax(model.decoder(z), -1)).mean(0)
+
+    gradient = torch.autograd.functional.jacobian(level, z).sum(1)  # (G, K)
+    wide = loading_matrix(table)
+    assert wide.index.tolist() == list("abcdefghi")
+    np.testing.assert_allclose(wide, gradient, atol=0.01 * abs(gradient).max())
+
+
+# Order and sign
+
+
+def test_orientation_leaves_every_prediction_as_it_was(model):
+    other = copy.deepcopy(model)
+    orient(other)
+    x = torch.from_numpy(np.random.default_rng(0).poisson(3.0, (8, 9)).astype("float32"))
+    D = torch.eye(5).repeat(2, 1)[:8]
+    assert not torch.equal(model.embedding_loc, other.embedding_loc)
+    levels, scales = [], []
+    for each in (model, other):
+        shift = (D @ (each.mask_logits.sigmoid() * each.embedding_loc))[None]
+        q = each.encode(x, shift)
+        levels.append(each.log_proportions(q.loc + shift))
+        scales.append(q.scale.sort(-1).values)
+    torch.testing.assert_close(levels[0], levels[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(scales[0], scales[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.effects(1).kl, other.effects(1).kl)
+
+
+def test_the_mechanisms_most_perturbations_use_come_first_and_point_up(model):
+    on = torch.tensor([[0, 1, 0], [0, 1, 1], [0, 1, 1], [0, 0, 0], [0, 1, 0]])
+    model.mask_logits.copy_(6.0 * (2 * on - 1))
+    model.embedding_loc.copy_(torch.tensor([[-1.0, -2.0, 1.0]] * 5))
+    orient(model)
+    found = (model.mask_logits > 0).int()
+    assert torch.equal(found, on[:, [1, 2, 0]].int())
+    torch.testing.assert_close(model.embedding_loc, torch.tensor([[2.0, 1.0, 1.0]] * 5))
+
+
+def test_orientation_is_done_once(model):
+    orient(model)
+    before = copy.deepcopy(model.state_dict())
+    orient(model)
+    for name, value in before.items():
+        assert torch.equal(model.state_dict()[name], value)
+
+
+# Perturbations beside each other
+
+
+def hand_made() -> pd.DataFrame:
+    effects = {"A": [2.0, 0.0, 1.0], "B": [1.0, 0.0, 0.5], "C": [0.0, 3.0, 0.0], "D": [0.0] * 3}
+    return pd.DataFrame(
+        [
+            {"perturbation": p, "mechanism": k, "effect": e, "effect_sd": 0.1, "active": e > 0}
+            for p, row in effects.items()
+            for k, e in enumerate(row)
+        ]
+    )
+
+
+def test_similar_perturbations_share_mechanisms():
+    found = similar_perturbations(hand_made(), "A")
+    assert found.index.tolist()[0] == "B"
+    assert found["jaccard"].to_dict() == {"B": 1.0, "C": 0.0, "D": 0.0}
+    assert found["shared"].to_dict() == {"B": 2, "C": 0, "D": 0}
+    assert found.loc["B", "cosine"] == pytest.approx(1)
+    assert found.loc["C", "cosine"] == 0
+    assert similar_perturbations(hand_made(), "D")["jaccard"].tolist() == [0, 0, 0]
+
+
+def test_similarity_is_the_same_from_either_side():
+    masks = hand_made()
+    for a in "ABCD":
+        for b in set("ABCD") - {a}:
+            one, other = similar_perturbations(masks, a), similar_perturbations(masks, b)
+            pd.testing.assert_series_equal(one.loc[b], other.loc[a], check_names=False)
+
+
+def test_clustering_puts_like_rows_together_and_the_fullest_first():
+    rows = {"e1": [0, 0, 0, 0], "f1": [1, 1, 1, 0], "e2": [0, 0, 0, 0.1], "f2": [1, 1, 0.9, 0]}
+    by = pd.DataFrame(rows, index=list("wxyz")).T
+    wide = by * 10
+    found = clustered(wide, by)
+    assert set(found.index[:2]) == {"f1", "f2"}
+    assert set(found.index[2:]) == {"e1", "e2"}
+    pd.testing.assert_frame_equal(found.loc[wide.index], wide)
+
+
+def test_one_or_two_rows_are_left_as_they_are():
+    by = pd.DataFrame([[0.0], [1.0]], index=["a", "b"])
+    pd.testing.assert_frame_equal(clustered(by, by), by)
+
+
+def test_users_of_a_mechanism_come_strongest_first(tiny):
+    k = active_mechanisms(tiny.masks)[0]
+    found = used_by(tiny, k)
+    rows = tiny.masks[tiny.masks["mechanism"] == k]
+    expected = {r.perturbation: abs(r.effect) for r in rows.itertuples() if r.probability > 0.5}
+    assert found["perturbation"].tolist() == sorted(expected, key=expected.get, reverse=True)
+
+
+def test_embedded_cells_differ_from_their_basal_state_by_their_shift(tiny, screen):
+    found = embed(tiny, screen.data)
+    effect = matrix(tiny.masks, "effect").to_numpy()
+    shift = screen.data.dosages.toarray() @ effect
+    np.testing.assert_allclose(found["shifted"] - found["basal"], shift, atol=1e-5)
+    controls = screen.data.conditions == "control"
+    np.testing.assert_array_equal(found["shifted"][controls], found["basal"][controls])
+
+
+def test_embedding_does_not_depend_on_how_cells_are_batched(tiny, screen):
+    whole = embed(tiny, screen.data)["basal"]
+    part = embed(tiny, screen.data.subset(np.arange(100, 107)))["basal"]
+    np.testing.assert_allclose(part, whole[100:107], atol=1e-5)

@@ -1,0 +1,103 @@
+from dataclasses import replace
+
+import anndata
+import numpy as np
+import pytest
+import torch
+
+from samsvae_core.data import read_h5ad
+from samsvae_core.simulate import Design, simulate, write_h5ad
+
+DESIGN = Design(n_cells=900, n_genes=30, n_perturbations=12, n_latent=4, n_combinations=3)
+
+
+def test_the_same_seed_gives_the_same_cells_and_another_seed_others():
+    one, same, other = (simulate(replace(DESIGN, seed=s)) for s in (1, 1, 2))
+    assert (one[0].counts != same[0].counts).nnz == 0
+    np.testing.assert_array_equal(one[1].embedding, same[1].embedding)
+    assert (one[0].counts != other[0].counts).nnz > 0
+
+
+def test_the_global_random_states_are_left_alone():
+    state, legacy = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    simulate(DESIGN)
+    assert torch.equal(state, torch.get_rng_state())
+    np.testing.assert_array_equal(legacy, np.random.get_state()[1])  # noqa: NPY002
+
+
+def test_conditions_share_the_cells_and_controls_get_four_shares():
+    data, _ = simulate(DESIGN)
+    names, n = np.unique(data.conditions, return_counts=True)
+    cells = dict(zip(names, n, strict=True))
+    share = 900 / (12 + 3 + 4)
+    assert len(cells) == 16
+    assert cells.pop("control") == pytest.approx(4 * share, abs=4)
+    assert all(abs(each - share) <= 1 for each in cells.values())
+
+
+def test_dosages_say_what_the_labels_say():
+    data, _ = simulate(DESIGN)
+    dense = data.dosages.toarray()
+    for row, label in zip(dense, data.conditions, strict=True):
+        named = set() if label == "control" else set(label.split("+"))
+        assert set(data.perturbations[row == 1]) == named
+        assert set(np.unique(row)) <= {0.0, 1.0}
+
+
+def test_every_perturbation_moves_a_mechanism_and_only_masked_entries_move():
+    _, truth = simulate(replace(DESIGN, n_perturbations=200, n_cells=300))
+    assert truth.mask.any(1).all()
+    np.testing.assert_array_equal(truth.embedding != 0, truth.mask)
+    sizes = abs(truth.embedding[truth.mask])
+    assert sizes.mean() == pytest.approx(3.0, abs=4 * 0.3 / np.sqrt(len(sizes)))
+
+
+def test_counts_are_those_of_the_decoder_at_the_moved_states():
+    data, truth = simulate(replace(DESIGN, depth=3000.0, n_cells=3000))
+    z = torch.from_numpy(truth.z_basal + data.dosages @ truth.embedding).float()
+    share = truth.model.log_proportions(z).exp().double().numpy()
+    log_r = truth.model.log_concentration[0].item()
+    x = data.counts.toarray()
+    # the depth asked for is not kept; the panel's own total stands in, which the sum of shares is 1
+    mean = share * x.sum(1, keepdims=True)
+    variance = (mean + mean**2 / np.exp(log_r)).sum(0)
+    score = (x - mean).sum(0) / np.sqrt(variance)
+    assert abs(score).max() < 4
+
+
+def test_unmoved_states_would_not_explain_the_counts():
+    data, truth = simulate(replace(DESIGN, depth=3000.0, n_cells=3000))
+    perturbed = data.conditions != "control"
+    share = truth.model.log_proportions(torch.from_numpy(truth.z_basal[perturbed]).float())
+    x = data.counts.toarray()[perturbed]
+    mean = share.exp().numpy() * x.sum(1, keepdims=True)
+    variance = (mean + mean**2 / np.exp(3.0)).sum(0)
+    assert abs((x - mean).sum(0) / np.sqrt(variance)).max() > 10
+
+
+def test_the_fewest_cells_that_are_accepted_cover_every_condition():
+    with pytest.raises(ValueError, match="at least") as refused:
+        simulate(replace(DESIGN, n_cells=5))
+    fewest = int(str(refused.value).split("at least ")[1].split()[0])
+    data, _ = simulate(replace(DESIGN, n_cells=fewest))
+    assert len(np.unique(data.conditions)) == 16
+    with pytest.raises(ValueError, match="cannot cover 15 conditions"):
+        simulate(replace(DESIGN, n_cells=fewest - 1))
+
+
+def test_more_combinations_than_pairs_are_refused():
+    with pytest.raises(ValueError, match="12 perturbations have 66 pairs; 67 were asked for"):
+        simulate(replace(DESIGN, n_combinations=67))
+
+
+def test_a_written_file_is_read_as_the_cells_it_holds(tmp_path):
+    data, truth = simulate(DESIGN)
+    write_h5ad(data, truth, tmp_path / "out.h5ad")
+    read = read_h5ad(tmp_path / "out.h5ad")
+    np.testing.assert_array_equal(read.counts.toarray(), data.counts.toarray())
+    np.testing.assert_array_equal(read.dosages.toarray(), data.dosages.toarray())
+    for name in ("cells", "genes", "perturbations", "conditions", "library"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(data, name))
+    kept = anndata.io.read_h5ad(tmp_path / "out.h5ad").uns
+    np.testing.assert_array_equal(kept["true_mask"], truth.mask)
+    np.testing.assert_array_equal(kept["true_embedding"], truth.embedding)
