@@ -56,6 +56,7 @@ def styled(figure: go.Figure, dark: bool, height: int) -> go.Figure:
             "itemsizing": "constant",
         },
         dragmode=False,
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": NEUTRAL, "activecolor": INK[dark]},
     )
     return figure
 
@@ -111,6 +112,7 @@ def mask_map(wide: pd.DataFrame, value: str, dark: bool) -> go.Figure:
             showlegend=False,
         )
     styled(figure, dark, height=120 + 20 * len(rows))
+    figure.update_layout(hoverdistance=-1, margin_t=60)  # a click anywhere in a cell finds it
     figure.update_xaxes(side="top", showgrid=False, title=None)
     figure.update_yaxes(autorange="reversed", showgrid=False, title=None)
     return figure

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def train(
     data: CellData,
     parts: np.ndarray,
     run: Path,
-    model_config: dict[str, Any],
+    model_config: Mapping[str, Any] = MappingProxyType({}),
     train_config: TrainConfig = TrainConfig(),  # noqa: B008 - frozen
     device: torch.device = torch.device("cpu"),  # noqa: B008
     on_epoch: Callable[[Progress], None] = lambda _: None,

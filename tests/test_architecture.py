@@ -163,3 +163,11 @@ def test_the_annotations_of_shapes_are_checked_in_these_tests():
 
     with pytest.raises(Exception, match="Type-check error"):
         mask_kl(torch.zeros(3, 2), torch.zeros(4, 1))
+
+
+def test_the_names_of_the_readme_are_exported_and_light():
+    program = (
+        "import sys, samsvae_core\nassert 'torch' not in sys.modules\n"
+        "for name in samsvae_core.HOMES: getattr(samsvae_core, name)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)

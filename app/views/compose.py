@@ -213,7 +213,7 @@ def numbers(result: Composition) -> None:
         hide_index=True,
         height=420,
         column_config=decimals,
-        placeholder="not measured",
+        placeholder="\u2013",
         alt="Predicted shift of every gene with interval, interaction and observation",
     )
     st.caption(

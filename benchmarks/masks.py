@@ -1,0 +1,66 @@
+"""Do masks on papalexi2021 say what biology says, and do other seeds say the same?
+
+    for s in 0 1 2; do samsvae train papalexi2021_thp1.h5ad --output runs/seed$s \
+        --split papalexi2021_split.csv --seed $s --device cpu; done    # 5 minutes each on 2 cores
+    python benchmarks/masks.py runs/seed0 runs/seed1 runs/seed2        # seconds
+
+Prints, for each bundle, the active mechanisms of the interferon-gamma axis, IRF1 and SMAD4; the
+mean Jaccard index within the axis, and of the axis with all other targets but IRF1; the mean
+number of active mechanisms of targets with no known effect; the held-out figures. Between bundles:
+the agreement of masks after the best matching of mechanisms. Expected: README, "Results".
+"""
+
+from __future__ import annotations
+
+import sys
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from samsvae_core.bundle import Bundle, load
+from samsvae_core.evaluation import mask_recovery
+from samsvae_core.interpretation import matrix
+
+AXIS = ("IFNGR1", "IFNGR2", "JAK2", "STAT1")
+NO_EFFECT = ("CD86", "CAV1", "PDCD1LG2", "CMTM6", "MARCH8", "TNFRSF14", "ETV7", "IRF7")
+
+
+def main() -> None:
+    bundles = [load(path) for path in sys.argv[1:]]
+    if not bundles:
+        raise SystemExit(__doc__)
+    for bundle in bundles:
+        describe(bundle)
+    for a, b in combinations(bundles, 2):
+        f1 = mask_recovery(active(a).to_numpy(), active(b).to_numpy())["f1"]
+        print(f"{a.path} and {b.path}: F1 of one's mask entries against the other's {f1:.2f}")
+
+
+def active(bundle: Bundle) -> pd.DataFrame:
+    return matrix(bundle.masks, "active").astype(bool)
+
+
+def describe(bundle: Bundle) -> None:
+    used = {name: set(np.flatnonzero(row)) for name, row in active(bundle).iterrows()}
+    within = np.mean([jaccard(used[a], used[b]) for a, b in combinations(AXIS, 2)])
+    others = [name for name in used if name not in {*AXIS, "IRF1"}]
+    across = np.mean([jaccard(used[a], used[b]) for a in AXIS for b in others])
+    empty = np.mean([len(used[name]) for name in NO_EFFECT])
+    metrics = bundle.metrics
+    print(
+        f"{bundle.path}: active "
+        + ", ".join(f"{name} {sorted(map(int, used[name]))}" for name in (*AXIS, "IRF1", "SMAD4"))
+        + f"\n  rest {sum(len(used[n]) for n in others if n != 'SMAD4')}; Jaccard within the "
+        f"axis {within:.2f}, with others {across:.2f}; no-effect targets {empty:.2f}; "
+        f"test IWELBO {metrics['iwelbo']['test']:.3f}, "
+        f"effect r {metrics['average_effects']['pearson']:.3f}"
+    )
+
+
+def jaccard(a: set, b: set) -> float:
+    return len(a & b) / len(a | b) if a | b else 0.0
+
+
+if __name__ == "__main__":
+    main()
