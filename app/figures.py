@@ -21,7 +21,7 @@ FONT = "Source Sans Pro, Source Sans, Helvetica, Arial, sans-serif"
 
 def text(names: pd.Series | pd.Index | list[str]) -> list[str]:
     """Names from files as text: Plotly reads tags and entities in labels."""
-    return [html.escape(str(name)) for name in names]
+    return [html.escape(str(name), quote=False) for name in names]
 
 
 def italic(genes: pd.Series | pd.Index | list[str]) -> list[str]:
@@ -113,8 +113,9 @@ def mask_map(wide: pd.DataFrame, value: str, dark: bool) -> go.Figure:
         )
     styled(figure, dark, height=120 + 20 * len(rows))
     figure.update_layout(hoverdistance=-1, margin_t=60)  # a click anywhere in a cell finds it
-    figure.update_xaxes(side="top", showgrid=False, title=None)
-    figure.update_yaxes(autorange="reversed", showgrid=False, title=None)
+    width, height = len(columns) - 0.5, len(rows) - 0.5  # no room beyond the cells
+    figure.update_xaxes(side="top", showgrid=False, title=None, range=[-0.5, width])
+    figure.update_yaxes(type="category", showgrid=False, title=None, range=[height, -0.5])
     return figure
 
 
@@ -143,7 +144,9 @@ def bars(frame: pd.DataFrame, axis: str, dark: bool, genes: bool = True) -> go.F
         )
     )
     styled(figure, dark, bars_height(len(frame)))
-    figure.update_yaxes(autorange="reversed", title=None, showgrid=False, dtick=1)
+    figure.update_yaxes(
+        type="category", autorange="reversed", title=None, showgrid=False, dtick=1
+    )  # names of digits alone are names, too
     figure.update_xaxes(title_text=axis)
     figure.update_layout(bargap=0.25)
     return figure

@@ -6,6 +6,7 @@ A user's mistake ends with one message and exit code 2, never with a traceback.
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import subprocess
 import sys
@@ -41,7 +42,7 @@ Layer = Annotated[str | None, typer.Option(help="Layer with the counts, instead 
 SizeFactor = Annotated[str | None, typer.Option(help="Column of obs with each cell's total.")]
 Dosage = Annotated[str | None, typer.Option(help="Column of obs, or key of obsm, with dosages.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same result.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -152,6 +153,11 @@ def train(
         raise ValueError(f"Unknown model {model!r}; known: {MODEL}.")
     if mask_prior is not None and not 0 < mask_prior < 1:
         raise ValueError(f"--mask-prior is {mask_prior}; expected a probability between 0 and 1.")
+    if not 0 < learning_rate < math.inf or mask_evidence == math.inf:
+        raise ValueError(
+            f"--learning-rate is {learning_rate} and --mask-evidence {mask_evidence}; expected "
+            "finite numbers, and a learning rate above 0."
+        )
     where = chosen_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -300,6 +306,8 @@ def enrich(
     new_table(output, ".xlsx")
     names = collection or ([] if gmt else ["hallmark"])
     sets = [load_collection(name) for name in names] + [read_gmt(path) for path in gmt or []]
+    if twice := {s.name for s in sets if sum(s.name == other.name for other in sets) > 1}:
+        raise ValueError(f"Two collections are called {', '.join(sorted(twice))}; rename a file.")
     model = load(bundle)
     active = interpretation.active_mechanisms(model.masks)
     if not active:
@@ -323,10 +331,12 @@ def embed(
     output: Output,
     data: Annotated[Path, typer.Option(help="An .h5ad file with the bundle's genes.")],
 ) -> None:
-    """Add the latent states of cells to their file, in obsm, for scanpy."""
+    """Add the latent states of cells to a copy of their file, in obsm, for scanpy."""
+    import shutil
     import tempfile
 
-    import anndata
+    import h5py
+    from anndata.io import write_elem
 
     from samsvae_core.bundle import load
     from samsvae_core.files import atomic_write, new_output
@@ -336,12 +346,14 @@ def embed(
     new_output(output)
     model = load(bundle)
     cells = read(data, **read_options(bundle))
-    table = anndata.io.read_h5ad(data)
-    for name, states in states_of(model, cells).items():
-        table.obsm[f"X_samsvae_{name}"] = states
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder) / "embedded.h5ad"
-        table.write_h5ad(temporary)
+        shutil.copyfile(data, temporary)  # what else is in it stays as it is, readable or not
+        with h5py.File(temporary, "r+") as file:
+            if "obsm" not in file:
+                write_elem(file, "obsm", {})
+            for name, states in states_of(model, cells).items():
+                write_elem(file["obsm"], f"X_samsvae_{name}", states)
         atomic_write(output, temporary.read_bytes())
     typer.echo(f"Wrote {output}: obsm X_samsvae_basal and X_samsvae_shifted.")
 
@@ -463,7 +475,7 @@ def main() -> None:
     """Run the command line; a user's mistake is one message and exit code 2."""
     try:
         app()
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # such as a file that may not be read
         if os.environ.get("SAMSVAE_DEBUG"):
             raise
         typer.echo(f"Error: {error}", err=True)

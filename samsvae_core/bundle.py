@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from samsvae_core.data import CellData, DataError
+from samsvae_core.data import CellData, DataError, genes_at
 from samsvae_core.enrichment import Enrichment, read_parquet
 from samsvae_core.files import atomic_write, sha256
 from samsvae_core.model import SAMSVAE, ModelConfig
@@ -177,6 +177,7 @@ class Bundle:
             if len(missing):
                 problem = what.format(len(missing), ", ".join(missing[:3]))
                 raise DataError(f"The data {problem}. Use the file the bundle was trained on.")
+        data = genes_at(data, pd.Index(data.genes).get_indexer(pd.Index(self.genes)))
         if data.has_size_factor != self.model.config.other_genes:
             key = self.config["data"].get("size_factor_key")
             raise DataError(
@@ -184,21 +185,12 @@ class Bundle:
                 + (f"--size-factor-key {key}" if key else "library sizes from the panel")
                 + "; read the data the same way."
             )
-        order = pd.Index(data.genes).get_indexer(pd.Index(self.genes))
         where = self.perturbations.index.get_indexer(pd.Index(data.perturbations))
         dosages = data.dosages.tocoo()
         shape = (len(data.cells), len(self.perturbations))
         moved = sp.csr_matrix((dosages.data, (dosages.row, where[dosages.col])), shape=shape)
-        counts = data.counts[:, order]
-        total = np.asarray(counts.sum(axis=1), dtype=np.float32).ravel()
-        return replace(
-            data,
-            counts=counts,
-            genes=data.genes[order],
-            dosages=moved,
-            perturbations=np.array(self.perturbations.index, dtype=str),
-            library=data.library if data.has_size_factor else total,
-        )
+        names = np.array(self.perturbations.index, dtype=str)
+        return replace(data, dosages=moved, perturbations=names)
 
     def _table(self, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
         path = self.path / name

@@ -42,6 +42,7 @@ DAMAGE = (
     *(OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError),
     *(SystemError, MemoryError),
 )
+LARGE_DOSAGE = 10.0  # units: the model's prior of an effect is 1 per unit of dosage
 LARGEST_COUNT = 2**24  # whole numbers are exact in float32 up to here
 PEARSON_THETA = 100.0  # overdispersion of the null model in Lause et al. 2021
 GENES_AT_ONCE = 64  # dense columns held in memory while genes are ranked
@@ -308,6 +309,9 @@ def _counts(file: h5py.File, layer: str | None, cells: pd.Index) -> _Counts:
             continue
         if place == "raw/X" and panel.isin(genes).all():  # raw also has the genes left out since
             matrix, genes = matrix[:, genes.get_indexer(panel)].sorted_indices(), panel
+        if not matrix.nnz:
+            problems.append(f"{place} holds no count but 0: no gene is detected in any cell.")
+            continue
         notes = [f"Counts are taken from {place}. {problems[0]}"] if problems else []
         return _Counts(matrix.astype(np.float32), genes.to_numpy(dtype=str), place, notes)
     raise DataError(
@@ -489,7 +493,7 @@ def _design_from_labels(
     dosages, perturbations = _dosage_matrix(rows)
     if not len(perturbations):
         raise DataError(f"Every cell of column {key!r} is a control; expected perturbed ones too.")
-    notes = _label_notes(parts, controls, delimiter)
+    notes = [*_label_notes(parts, controls, delimiter), *_dosage_notes(dosages)]
     if n := sum(any(parts[label]) and not row for label, row in zip(labels, rows, strict=True)):
         notes.append(f"{n:,} cells have dosage 0 and count as control.")
     name = control or _first_word(controls[0], delimiter)
@@ -596,6 +600,13 @@ def _dosage_matrix(rows: list[dict[str, float]]) -> tuple[sp.csr_matrix, np.ndar
     return matrix, np.array(names, dtype=str)
 
 
+def _dosage_notes(dosages: sp.csr_matrix) -> list[str]:
+    largest = dosages.max()
+    if largest <= LARGE_DOSAGE:
+        return []
+    return [f"Dosages go up to {largest:g}; the model expects about 1: divide them by a usual one."]
+
+
 def _design_from_table(
     file: h5py.File, key: str, obs: pd.DataFrame, control: str | None
 ) -> _Design:
@@ -603,6 +614,11 @@ def _design_from_table(
     table, names = _dosage_table(file, key, obs)
     if len(set(names)) < len(names) or "" in names:
         raise DataError(f"Columns of obsm[{key!r}] need different names; found {_some(names, 6)}.")
+    if wrong := [name for name in names if name == control or CONTROL.fullmatch(name)]:
+        raise DataError(
+            f"obsm[{key!r}] has a column for control ({_some(wrong)}); expected perturbations only,"
+            " with rows of zeros for control cells. Drop the column."
+        )
     dosages = _csr(table, f"obsm[{key!r}]", (len(obs), len(names)))[:, np.argsort(names)]
     bad = np.unique(dosages.nonzero()[0][~((dosages.data >= 0) & np.isfinite(dosages.data))])
     if len(bad):
@@ -623,7 +639,7 @@ def _design_from_table(
         names[used].astype(str),
         control or "control",
         {"perturbation_key": None, "control_labels": []},
-        [] if used.all() else [unused],
+        [*_dosage_notes(dosages), *([] if used.all() else [unused])],
     )
 
 
@@ -697,16 +713,25 @@ def gene_panel(
         notes = [missed] if absent else []
     else:
         kept, notes = _most_variable(data, top or 0), []
-    counts = data.counts[:, kept]
-    library = data.library if data.has_size_factor else np.asarray(counts.sum(1)).ravel()
     notes = [*data.source["notes"], f"{kept.sum():,} of {len(kept):,} genes were kept.", *notes]
-    return replace(
-        data,
-        counts=counts,
-        genes=data.genes[kept],
-        library=library.astype(np.float32),
-        source={**data.source, "notes": notes},
-    )
+    panel = genes_at(data, np.flatnonzero(kept))
+    if not panel.counts.nnz:
+        raise DataError("No cell has a count of the genes kept. Keep genes that are detected.")
+    return replace(panel, source={**data.source, "notes": notes})
+
+
+def genes_at(data: CellData, index: np.ndarray) -> CellData:
+    """The genes at `index`, in that order, with the library that goes with them.
+
+    A size factor that was given stays the library, and from here on may count more genes.
+    """
+    counts = data.counts[:, index]
+    library = totals = np.asarray(counts.sum(axis=1), dtype=np.float32).ravel()
+    if data.has_size_factor or data.source.get("size_factor_key"):
+        library = data.library
+    more = data.has_size_factor or bool((library > totals).any())
+    genes = data.genes[index]
+    return replace(data, counts=counts, genes=genes, library=library, has_size_factor=more)
 
 
 def _most_variable(data: CellData, top: int) -> np.ndarray:

@@ -63,7 +63,7 @@ def evaluate(
     test = data.subset(parts == "test")
     if len(test.cells) == 0:
         raise DataError("The split has no test cells; held-out metrics need some (--split).")
-    bound = test_bound(bundle_model, Cells(test, model_device(bundle_model)), config)
+    bound = held_out_bound(bundle_model, Cells(test, model_device(bundle_model)), config)
     reference = data if config.reference == "all" else test
     observed = observed_effects(reference)
     predicted = model_effects(bundle_model, reference, observed.index, config)
@@ -107,7 +107,7 @@ def stored_split(bundle: Bundle, data: CellData) -> np.ndarray:
 
 
 @torch.inference_mode()
-def test_bound(model: SAMSVAE, cells: Cells, config: EvaluationConfig) -> Bound:
+def held_out_bound(model: SAMSVAE, cells: Cells, config: EvaluationConfig) -> Bound:
     """Predictive IWELBO of the cells, draws of the shared latents common to all of them.
 
     The Monte Carlo error is a delete-a-group jackknife over those draws.

@@ -30,7 +30,7 @@ from torch.nn.functional import leaky_relu, linear, softplus
 
 MASK_START = 2.0  # logit of the masks at the start: on (0.88), and still able to move
 MIN_EVIDENCE = 5.0  # nats in all: below it a handful of cells could switch a mechanism on
-SCALE_FLOOR = 1e-2  # of ln(1 + x): a gene constant in training standardises to 0, not to NaN
+SCALE_FLOOR = 1e-2  # of ln(1 + x): a gene of very few training cells is not blown up further
 PER_TEN_THOUSAND = 1e4  # transcripts: the usual unit of single-cell expression
 EMPTY_CELL = 1e-8  # library of a cell without counts: its likelihood is 1 whatever the decoder says
 
@@ -138,11 +138,12 @@ class SAMSVAE(nn.Module):
     ) -> None:
         """Keep what the training cells fix: the encoder's standardisation and the mask prior.
 
-        `log_loc` and `log_scale` are mean and standard deviation of ln(1 + x) per gene.
+        `log_loc` and `log_scale` are mean and standard deviation of ln(1 + x) per gene. The encoder
+        does not read a gene that is constant in training: its weights for it are never learned.
         The prior log-odds of an active mechanism are minus the evidence it must bring, in nats.
         """
         self.x_loc.copy_(log_loc)
-        self.x_scale.copy_(log_scale.clamp_min(SCALE_FLOOR))
+        self.x_scale.copy_(log_scale.clamp_min(SCALE_FLOOR).masked_fill(log_scale == 0, torch.inf))
         if self.config.mask_evidence is None:
             self.evidence.fill_(-torch.tensor(self.config.mask_prior).logit().item())
         else:

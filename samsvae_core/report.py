@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from safetensors.torch import save
 
 from samsvae_core import bundle, enrichment, evaluation, gene_sets, interpretation
 from samsvae_core.bundle import Bundle, Reference, read_json, to_json, write_manifest
-from samsvae_core.data import SPLITS, CellData, DataError, gene_panel, split
+from samsvae_core.data import SPLITS, CellData, DataError, genes_at, split
 from samsvae_core.files import OutputError, atomic_write, new_output
 from samsvae_core.inference import Cells
 from samsvae_core.model import MIN_EVIDENCE, PER_TEN_THOUSAND, SAMSVAE, ModelConfig
@@ -31,6 +32,7 @@ N_REFERENCE = 128  # control cells that predictions start from
 N_EMBEDDED = 6000  # cells in the UMAP; more are no more readable
 UMAP_NEIGHBOURS = 15
 COLLECTIONS = ("hallmark", "reactome", "wikipathways")
+MARKUP = re.compile(r"([\\`*\[\]<>$~|:]|\b_|_\b)")  # between letters, _ is only itself
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,9 @@ def resume(
     on_epoch: Callable[[Progress], None] = lambda _: None,
 ) -> Bundle:
     """Go on with a run where its last checkpoint left it, and make its bundle."""
-    if not (run / "config.json").is_file():
-        raise OutputError(f"There is no run in {run} to resume: it holds no config.json.")
+    settings = read_settings(run)
     if (run / "manifest.json").exists():
         raise OutputError(f"{run} is finished: it is a bundle already. Nothing to resume.")
-    settings = read_json(run / "config.json")
     config = ModelConfig(**settings["model_config"])
     train_config = TrainConfig(**settings["train_config"])
     data = aligned(data, run)
@@ -137,11 +137,26 @@ def resume(
     return bundle.load(run)
 
 
+def read_settings(run: Path) -> dict[str, Any]:
+    """config.json of a run or bundle; raises OutputError where it is absent or another's."""
+    if not (run / "config.json").is_file():
+        raise OutputError(f"There is no run in {run} to resume: it holds no config.json.")
+    settings = read_json(run / "config.json")
+    try:
+        ModelConfig(**settings["model_config"])
+        TrainConfig(**settings["train_config"])
+        dict(settings["data"], **settings["origin"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise OutputError(
+            f"{run}/config.json is not the configuration of a run of this version ({error}). "
+            "Start a new run."
+        ) from error
+    return settings
+
+
 def read_options(run: Path) -> dict[str, Any]:
     """How the data of a run or bundle were read: the options of `read_h5ad`."""
-    if not (run / "config.json").is_file():
-        raise OutputError(f"There is no run in {run}: it holds no config.json.")
-    source = read_json(run / "config.json")["data"]
+    source = read_settings(run)["data"]
     place = str(source.get("counts_from", "X"))
     labels = source.get("control_labels") or [None]
     return {
@@ -157,7 +172,15 @@ def read_options(run: Path) -> dict[str, Any]:
 def aligned(data: CellData, run: Path) -> CellData:
     """The data with the run's genes, in its order; raises DataError where they are not the same."""
     genes = bundle.read_csv(run / "genes.csv")["gene"].tolist()
-    return data if list(data.genes) == genes else gene_panel(data, genes=genes)
+    if list(data.genes) == genes:
+        return data
+    order = pd.Index(data.genes).get_indexer(pd.Index(genes))
+    if (order < 0).any():
+        raise DataError(
+            f"The data lack {int((order < 0).sum())} of the run's {len(genes)} genes. "
+            "Resume with the file the run was started with."
+        )
+    return genes_at(data, order)
 
 
 def same_split(data: CellData, run: Path) -> np.ndarray:
@@ -358,13 +381,16 @@ def model_card(
     origin, model, trained = settings["origin"], settings["model_config"], settings["train_config"]
     sizes = ", ".join(f"{int((parts == part).sum()):,} {part}" for part in SPLITS)
     counts = masks[masks["active"]].groupby("perturbation").size()
-    used = ", ".join(f"{name} {n}" for name, n in counts.sort_values(ascending=False).items())
+    used = ", ".join(
+        f"{as_text(name)} {n}" for name, n in counts.sort_values(ascending=False).items()
+    )
+    file, control = as_text(data.source["file"]), as_text(data.control)
     empty = masks["perturbation"].nunique() - len(counts)
     lines = [
-        f"# Model card: {origin['title'] or data.source['file']}",
+        f"# Model card: {origin['title'] or file}",
         "",
-        f"Data: {data.source['file']}, {len(data.cells):,} cells x {len(data.genes):,} genes, "
-        f"{len(data.perturbations)} perturbations, control {data.control}. "
+        f"Data: {file}, {len(data.cells):,} cells x {len(data.genes):,} genes, "
+        f"{len(data.perturbations)} perturbations, control {control}. "
         f"Source: {origin['source']}. Licence: {origin['licence']}.",
         f"Split by cell: {sizes}.",
         f"Model: SAMS-VAE, {model['n_latent']} mechanisms, {model['n_hidden']} hidden units, "
@@ -399,6 +425,11 @@ def model_card(
     return "\n".join(lines) + "\n"
 
 
+def as_text(name: object) -> str:
+    """A name from a file on one line, so that Markdown makes no link, picture or tag of it."""
+    return MARKUP.sub(r"\\\1", " ".join(str(name).split()))
+
+
 def prior_in_words(model: dict[str, Any]) -> str:
     """The mask prior as a user reads it."""
     if model["mask_evidence"] is None:
@@ -412,7 +443,7 @@ def prior_in_words(model: dict[str, Any]) -> str:
 def metrics_in_words(metrics: dict[str, Any]) -> str:
     """Held-out figures beside the baselines, as a Markdown table; says so when a baseline wins."""
     if "not_available" in metrics:
-        return f"Not available: {metrics['not_available']}"
+        return f"Not available: {as_text(metrics['not_available'])}"
     bound, effects = metrics["iwelbo"], metrics["average_effects"]
     rows = {"SAMS-VAE": effects, **metrics["baselines"]}
     table = ["| prediction | Pearson r | r, top 20 genes | R2 |", "|---|---|---|---|"]
@@ -421,21 +452,10 @@ def metrics_in_words(metrics: dict[str, Any]) -> str:
         f"| {figure(row['r2'])} |"
         for name, row in rows.items()
     ]
-    better = [
-        name
-        for name, row in metrics["baselines"].items()
-        if (row["pearson"] or -1) > (effects["pearson"] or -1)
-    ]
-    if effects["pearson"] is None:
-        verdict = "The model's r is undefined: it predicts no change, or nothing was observed."
-    elif better:
-        verdict = f"By r, {' and '.join(better)} beats the model here."
-    else:
-        verdict = "By r, the model beats every baseline here."
     return "\n".join(
         [
             f"IWELBO ({bound['n_samples']} samples): {bound['test']:.2f} nats per cell "
-            f"(Monte Carlo error {bound['mc_error']:.2f}, standard error over cells "
+            f"(Monte Carlo error {bound['mc_error']:.3f}, standard error over cells "
             f"{bound['se']:.2f}, {bound['n_cells']:,} cells).",
             "",
             f"Average effects of {effects['n_conditions']} conditions against the held-out cells, "
@@ -443,9 +463,25 @@ def metrics_in_words(metrics: dict[str, Any]) -> str:
             "",
             *table,
             "",
-            verdict,
+            verdict(metrics),
         ]
     )
+
+
+def verdict(metrics: dict[str, Any]) -> str:
+    """Whether the model beats the baselines, in words; says so where it does not."""
+    found = []
+    for key, name in (("pearson", "r over all genes"), ("pearson_top20", "r over the top 20")):
+        own = metrics["average_effects"][key]
+        rivals = {n: row[key] for n, row in metrics["baselines"].items() if row[key] is not None}
+        better = [n for n, r in rivals.items() if own is not None and r > own]
+        if own is None:
+            found.append(f"The model's {name} is undefined: nothing moves, or nothing is observed.")
+        elif better:
+            found.append(f"By {name}, {' and '.join(better)} beats the model here.")
+        else:
+            found.append(f"By {name}, the model beats every baseline here.")
+    return " ".join(found)
 
 
 def figure(value: float | None) -> str:

@@ -84,6 +84,10 @@ def new_model(data: CellData, config: ModelConfig, seed: int) -> SAMSVAE:
     scale = np.sqrt(np.maximum(mean_square - mean**2, 0))
     cells = np.asarray((data.dosages != 0).sum(axis=0)).ravel()
     model.fit_buffers(*(torch.as_tensor(a, dtype=torch.float32) for a in (mean, scale, cells)))
+    if config.other_genes:  # else a gene takes their place: a share far too large costs little
+        panel = max(1.0, float(data.counts.sum(dtype=float)))
+        others = max(1.0, float(data.library.sum(dtype=float)) - panel)
+        model.decoder.out.bias.data[-1] += math.log(config.n_genes * others / panel)
     return model
 
 
@@ -110,13 +114,15 @@ def fit(
         while not finished(history, config):
             progress = train_epoch(model, optimizer, train, config, history)
             bound = predictive_bound(model, validation, config.particles)
+            check_finite("validation bound", bound, progress.epoch, progress.step, config)
             progress = progress._replace(validation_bound=bound)
             history.append(progress)
             state = checkpoint(model, optimizer, history)
             if progress == best_epoch(history):
                 atomic_write(best, state)
-            atomic_write(last, state)
+            # history before checkpoint: killed in between, the epoch is only trained again
             atomic_write(run / "history.csv", pd.DataFrame(history).to_csv(index=False).encode())
+            atomic_write(last, state)
             on_epoch(progress)
     return history
 
@@ -139,12 +145,7 @@ def train_epoch(
         terms = train_step(model, optimizer, train.batch(index), len(train), config, step)
         sums += terms * len(index)
     bound, kl_basal, kl_effects, norm = (sums / sum(map(len, batches))).tolist()
-    if not math.isfinite(bound + norm):
-        raise TrainingError(
-            f"The loss became {bound} in epoch {number} (step {step}). "
-            "The checkpoint of the epoch before is kept. Lower --learning-rate "
-            f"(now {config.learning_rate:g}), or look for extreme counts with samsvae validate."
-        )
+    check_finite("loss", bound + norm, number, step, config)
     active = model.mask_logits.detach() > 0
     return Progress(
         epoch=number,
@@ -175,6 +176,17 @@ def train_step(
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
     optimizer.step()
     return torch.stack([bound.total, bound.kl_basal, bound.kl_effects, norm]).detach()
+
+
+def check_finite(what: str, value: float, epoch: int, step: int, config: TrainConfig) -> None:
+    """Raise TrainingError, with what to change, where training has diverged."""
+    if not math.isfinite(value):
+        kept = "The checkpoint of the epoch before is kept. " if epoch > 1 else ""
+        raise TrainingError(
+            f"The {what} became {value} in epoch {epoch} (step {step}). {kept}Lower "
+            f"--learning-rate (now {config.learning_rate:g}), or look for extreme counts and "
+            "dosages with samsvae validate."
+        )
 
 
 def annealed(config: TrainConfig, step: int) -> float:

@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 
 from samsvae_core import evaluation, interpretation, report, training
+from samsvae_core.bundle import load
 from samsvae_core.data import CellData, read_h5ad, split
 from samsvae_core.inference import Cells
 from samsvae_core.model import ModelConfig
@@ -121,11 +122,12 @@ def build(data: CellData, parts: np.ndarray) -> None:
     with tempfile.TemporaryDirectory(dir=TARGET.parent) as folder:
         run = Path(folder) / TARGET.name
         origin = replace(ORIGIN, notes=notes())
-        bundle = report.train(data, parts, run, {}, TrainConfig(), origin=origin)
+        report.train(data, parts, run, {}, TrainConfig(), origin=origin)
         shutil.rmtree(run / "checkpoints")
+        (run / "status.json").unlink()
         shutil.rmtree(TARGET, ignore_errors=True)
         run.rename(TARGET)
-    print(report.metrics_in_words(bundle.metrics))
+    print(report.metrics_in_words(load(TARGET).metrics))
 
 
 if __name__ == "__main__":

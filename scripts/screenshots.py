@@ -23,7 +23,7 @@ VIEWS = {
     "compose": "/compose?c=STAT1%3A1%2CSMAD4%3A1",
     "mechanism": "/mechanism",
 }
-SIZES = {"": (1440, 900, "light"), "-dark": (1440, 900, "dark"), "-narrow": (420, 900, "light")}
+SIZES = {"": (1440, 1200, "light"), "-dark": (1440, 1200, "dark"), "-narrow": (420, 900, "light")}
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 

@@ -13,6 +13,7 @@ from samsvae_core import report
 from samsvae_core.bundle import BundleError, list_bundles, load, models_folder, read_csv, read_json
 from samsvae_core.data import DataError
 from samsvae_core.inference import Cells
+from samsvae_core.model import SAMSVAE
 from samsvae_core.training import TrainConfig
 
 
@@ -323,6 +324,16 @@ def test_genes_that_the_bundle_does_not_know_are_left_out_of_the_library(tiny, s
         library=data.library + 9,
     )
     np.testing.assert_array_equal(tiny.align(more).library, data.library)
+
+
+def test_a_panel_of_a_file_with_a_size_factor_is_read_again_the_same_way(tiny, screen):
+    """The size factor equals the file's total, and is above that of the bundle's genes."""
+    model = SAMSVAE(replace(tiny.model.config, other_genes=True))
+    bundle = replace(tiny, genes=tiny.genes[:30], model=model)
+    source = {**screen.data.source, "size_factor_key": "total"}
+    data = bundle.align(replace(screen.data, source=source))
+    assert data.has_size_factor
+    np.testing.assert_array_equal(data.library, screen.data.library)
 
 
 def test_cells_of_other_genes_or_perturbations_are_refused(tiny, screen):

@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import anndata
+import h5py
 import numpy as np
 import openpyxl
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from samsvae_core import __main__ as cli
+from samsvae_core import gene_sets
 from samsvae_core.composition import compose
 
 TINY = ["--steps", "12", "--latents", "3", "--hidden", "6", "--particles", "1"]
@@ -260,6 +262,28 @@ def test_embedded_cells_are_the_same_cells_with_two_states_more(samsvae, screen,
     assert not np.allclose(basal[~controls], shifted[~controls])
 
 
+def test_cells_are_embedded_whatever_else_their_file_holds(samsvae, screen, trained, tmp_path):
+    path = tmp_path / "odd.h5ad"
+    path.write_bytes(screen.path.read_bytes())
+    with h5py.File(path, "a") as file:
+        file["uns/true_mask"].attrs["encoding-type"] = "of the future"
+        del file["obsm"]
+    code, _, _ = samsvae("embed", trained, "--data", path, "-o", tmp_path / "e.h5ad")
+    assert code == 0
+    with h5py.File(tmp_path / "e.h5ad") as file:
+        assert file["obsm/X_samsvae_basal"].shape == (600, 3)
+        assert "true_mask" in file["uns"]
+
+
+def test_a_file_that_may_not_be_read_is_said(refused, trained, tmp_path, monkeypatch):
+    def forbidden(_):
+        raise PermissionError(13, "Permission denied", "mine.gmt")
+
+    monkeypatch.setattr(gene_sets, "read_gmt", forbidden)
+    err = refused("enrich", trained, "--gmt", "mine.gmt", "-o", tmp_path / "e.csv")
+    assert "Permission denied: 'mine.gmt'" in err
+
+
 def test_bundles_are_listed_and_the_damaged_ones_named(samsvae, copied, tmp_path):
     code, out, _ = samsvae("bundles", copied.parent)
     assert (code, out) == (0, "copied: 6 perturbations, 40 genes, 4 mechanisms\n")
@@ -373,6 +397,8 @@ def test_bad_gene_sets_are_named(refused, trained, tmp_path):
     (tmp_path / "other.gmt").write_text("OTHER\tnone\t" + "\t".join(f"X{i}" for i in range(20)))
     err = refused("enrich", trained, "--gmt", tmp_path / "other.gmt", *out)
     assert "0 of 40 genes are in other" in err
+    twice = ["--collection", "hallmark"] * 2
+    assert "Two collections are called hallmark" in refused("enrich", trained, *twice, *out)
     assert not (tmp_path / "e.csv").exists()
 
 
@@ -382,6 +408,9 @@ def test_bad_gene_sets_are_named(refused, trained, tmp_path):
         (["--model", "transformer"], "Unknown model 'transformer'; known: sams-vae"),
         (["--device", "tpu"], "choose one of auto, cpu, cuda"),
         (["--mask-prior", "1.5"], "expected a probability between 0 and 1"),
+        (["--learning-rate", "inf"], "a learning rate above 0"),
+        (["--learning-rate", "0"], "a learning rate above 0"),
+        (["--mask-evidence", "inf"], "expected finite numbers"),
         (["--split", "absent.csv"], "There is no file absent.csv"),
         (["--genes", "absent.txt"], "There is no file absent.txt"),
         (["--top-genes", "99"], "--top-genes must be from 1 to 40"),

@@ -340,6 +340,11 @@ def test_a_dosage_of_zero_is_a_control_and_noted(file):
     assert any("1 cells have dosage 0" in note for note in data.source["notes"])
 
 
+def test_dosages_far_above_one_are_noted(file):
+    data = read_h5ad(write(file, obs={"dose": [500.0] * 12}), dosage_key="dose")
+    assert any("Dosages go up to 500" in note for note in data.source["notes"])
+
+
 @pytest.mark.parametrize("dose", ["-1", "nan", "", "inf", "high", "1+1", "0.5+high"])
 def test_refuses_a_dosage_that_is_none(file, dose):
     write(file, obs={"dose": ["1"] * 9 + [dose] * 3})
@@ -381,6 +386,7 @@ def test_a_column_of_the_table_without_cells_is_left_out_and_noted(file):
         ([[0, 1], [1, 0], [1, 0]], ["A", "B"], "has 0 control cells"),
         ([[0, 0], [0, 0], [0, 0]], ["A", "B"], "has 3 control cells .* among 3"),
         ([[0, 0], [1, 0], [1, 0]], ["A", "A"], "need different names"),
+        ([[0, 0], [1, 0], [0, 1]], ["A", "ctrl"], "has a column for control .ctrl.*Drop"),
         ([[0, 0], [1, 0], [1, 0]], ["A"], r"is \(3, 2\); expected \(3, 1\)"),
         ([[0, 0], [1, 0], [1, 0]], None, "does not name its columns"),
     ],
@@ -431,6 +437,7 @@ BAD_FILES = {
         "--layer .layers here: umi",
     ),
     "no matrix": ({"X": None, "genes": ["a"]}, "There is no X. Put raw counts into X"),
+    "nothing detected": ({"X": COUNTS * 0}, "X holds no count but 0.*Put raw counts into X"),
     "no genes": ({"X": np.zeros((12, 0), dtype=np.float32)}, "has no genes: var is empty"),
     "no cells": (
         {"X": np.zeros((0, 5), dtype=np.float32), "labels": []},
@@ -616,6 +623,20 @@ def test_a_panel_keeps_a_size_factor(file):
     totals = COUNTS.sum(1) + 100
     data = read_h5ad(write(file, obs={"total": totals}), size_factor_key="total")
     np.testing.assert_array_equal(gene_panel(data, genes=["G1"]).library, totals)
+
+
+def test_a_size_factor_equal_to_all_genes_counts_more_than_some_of_them(file):
+    totals = COUNTS.sum(1)
+    data = read_h5ad(write(file, obs={"total": totals}), size_factor_key="total")
+    panel = gene_panel(data, genes=["G1"])
+    assert (data.has_size_factor, panel.has_size_factor) == (False, True)
+    np.testing.assert_array_equal(panel.library, totals)
+
+
+def test_a_panel_of_genes_that_no_cell_has_is_refused(file):
+    counts = COUNTS * [1, 1, 1, 1, 0]
+    with pytest.raises(DataError, match="No cell has a count of the genes kept"):
+        gene_panel(read_h5ad(write(file, X=counts)), genes=["G4"])
 
 
 def test_top_genes_are_those_that_vary_beyond_noise(file):

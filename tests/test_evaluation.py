@@ -96,7 +96,7 @@ def test_top_genes_are_those_with_the_largest_observed_effect():
 def test_the_bound_is_that_of_an_explicit_loop(tiny, screen):
     cells = Cells(screen.data.subset(np.arange(5)), CPU)
     config = EvaluationConfig(iwelbo_samples=3, seed=11)
-    found = evaluation.test_bound(tiny.model, cells, config)
+    found = evaluation.held_out_bound(tiny.model, cells, config)
     model, batch = tiny.model, cells.batch(torch.arange(5))
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(11)  # the same draws: effects first, then the basal states
@@ -132,7 +132,7 @@ def test_the_bound_is_that_of_an_explicit_loop(tiny, screen):
 def test_the_monte_carlo_error_is_that_of_repeated_estimates(tiny, screen):
     cells = Cells(screen.data.subset(screen.parts == "test"), CPU)
     bounds = [
-        evaluation.test_bound(tiny.model, cells, EvaluationConfig(iwelbo_samples=40, seed=s))
+        evaluation.held_out_bound(tiny.model, cells, EvaluationConfig(iwelbo_samples=40, seed=s))
         for s in range(30)
     ]
     spread = np.std([b.mean for b in bounds], ddof=1)
@@ -143,9 +143,9 @@ def test_the_monte_carlo_error_is_that_of_repeated_estimates(tiny, screen):
 def test_the_bound_does_not_depend_on_how_much_memory_it_takes(tiny, screen, monkeypatch):
     cells = Cells(screen.data.subset(np.arange(30)), CPU)
     config = EvaluationConfig(iwelbo_samples=200)
-    whole = evaluation.test_bound(tiny.model, cells, config)
+    whole = evaluation.held_out_bound(tiny.model, cells, config)
     monkeypatch.setattr(evaluation, "VALUES_AT_ONCE", 200 * 40 * 7)
-    parts = evaluation.test_bound(tiny.model, cells, config)
+    parts = evaluation.held_out_bound(tiny.model, cells, config)
     assert parts.n_cells == 30
     assert abs(parts.mean - whole.mean) < 5 * max(parts.mc_error, whole.mc_error)
 

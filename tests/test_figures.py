@@ -56,6 +56,14 @@ def test_names_from_files_are_text_and_never_markup():
     assert "<a" not in bar.y[0]
     wide = pd.DataFrame([[0.1]], index=["<b>A</b>"], columns=[0])
     assert "<b>" not in figures.mask_map(wide, "probability", dark=False).data[0].y[0]
+    assert figures.text(['5" & <6']) == ['5" &amp; &lt;6']  # Plotly knows no &quot;
+
+
+def test_names_that_look_like_numbers_or_dates_are_names():
+    wide = pd.DataFrame([[0.1], [0.2]], index=["7", "2020-01-01"], columns=[0])
+    assert figures.mask_map(wide, "probability", dark=False).layout.yaxis.type == "category"
+    frame = pd.DataFrame({"label": ["7"], "value": [1.0], "lower": [0.0], "upper": [2.0]})
+    assert figures.bars(frame, "shift", False, genes=False).layout.yaxis.type == "category"
 
 
 def test_labels_that_would_overlap_are_left_out(shifts):

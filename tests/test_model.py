@@ -269,6 +269,8 @@ def test_genes_constant_in_training_and_empty_cells_do_no_harm():
     x[0] = 0  # a cell without counts
     shift = model.effects(3).shift(torch.zeros(7, 5))
     q = model.encode(x, shift)
+    unseen = model.encode(torch.where(torch.arange(12) == 3, 0.0, x), shift)
+    assert torch.equal(q.loc, unseen.loc)  # of that gene the encoder has learned nothing
     log_prob = model.decode(q.rsample() + shift, x.sum(1, keepdim=True)).log_prob(x)
     assert all(torch.isfinite(a).all() for a in (q.loc, q.scale, log_prob))
     log_prob.sum().backward()

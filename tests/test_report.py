@@ -1,3 +1,4 @@
+import html
 import json
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from samsvae_core import bundle, report
 from samsvae_core.data import DataError, read_h5ad
 from samsvae_core.files import OutputError
 from samsvae_core.report import (
+    as_text,
     condition_table,
     metrics_in_words,
     observed_table,
@@ -248,6 +250,23 @@ def test_a_run_resumed_on_other_cells_is_refused(screen, quick_tables, tmp_path)
     other = replace(screen.data, genes=np.array([f"X{i}" for i in range(40)]))
     with pytest.raises(DataError, match="genes"):
         report.resume(other, run)
+    fewer = replace(screen.data, counts=screen.data.counts[:, 1:], genes=screen.data.genes[1:])
+    with pytest.raises(DataError, match="lack 1 of the run's 40 genes"):
+        report.resume(fewer, run)
+
+
+def test_a_run_resumed_on_reordered_genes_is_the_same_run(screen, quick_tables, tmp_path):
+    def stop(progress):
+        raise Stop
+
+    run, data = tmp_path / "run", screen.data
+    with pytest.raises(Stop):
+        report.train(data, screen.parts, run, MODEL, SHORT, on_epoch=stop)
+    turned = replace(data, counts=data.counts[:, ::-1], genes=data.genes[::-1])
+    resumed = report.resume(turned, run)
+    whole = report.train(data, screen.parts, tmp_path / "whole", MODEL, SHORT)
+    for name in ("weights.safetensors", "observed.parquet", "history.csv"):
+        assert resumed.manifest["files"][name] == whole.manifest["files"][name], name
 
 
 def test_how_the_data_were_read_is_remembered(tiny, screen):
@@ -263,7 +282,22 @@ def test_there_is_no_run_in_an_empty_folder(tmp_path, screen):
         report.resume(screen.data, tmp_path)
 
 
+@pytest.mark.parametrize("change", [{"data": None}, {"model_config": {"n_genes": 3, "depth": 9}}])
+def test_a_configuration_of_another_version_is_refused(tiny, screen, tmp_path, change):
+    settings = json.loads((tiny.path / "config.json").read_text()) | change
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(OutputError, match="not the configuration of a run of this version"):
+        read_options(tmp_path)
+
+
 # Words
+
+
+def test_names_from_files_are_text_on_the_card():
+    from markdown_it import MarkdownIt
+
+    for name in ("<b>x</b>", "![a](http://x)", "[a](http://x)", "_a_", "**a**", "`a`", "a_b.h5ad"):
+        assert MarkdownIt().renderInline(as_text(name)) == html.escape(name)
 
 
 def test_the_card_says_what_a_reader_has_to_know(tiny):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from samsvae_core import training
 from samsvae_core.data import split
 from samsvae_core.inference import Cells
 from samsvae_core.model import ModelConfig
@@ -97,6 +98,24 @@ def test_a_killed_run_resumes_as_if_never_killed(tmp_path, whole, request):
     pd.testing.assert_frame_equal(kept, pd.DataFrame(whole[0]), check_exact=True)
 
 
+def test_a_run_killed_between_its_two_records_of_an_epoch_resumes(tmp_path, whole, monkeypatch):
+    write = training.atomic_write
+
+    def deadly(path, content):
+        if path.name == "last.safetensors" and (tmp_path / "history.csv").exists():
+            kept = pd.read_csv(tmp_path / "history.csv")
+            if len(kept) == 6:  # the last epoch
+                raise KeyboardInterrupt
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "atomic_write", deadly)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path)
+    assert_same(train(tmp_path), whole)
+    assert len(pd.read_csv(tmp_path / "history.csv")) == 6
+
+
 def test_a_run_stopped_by_its_callback_resumes_as_if_never_stopped(tmp_path, whole):
     def stop(progress):
         if progress.epoch == 2:
@@ -182,6 +201,15 @@ def test_a_loss_that_is_not_finite_names_the_epoch_and_keeps_the_checkpoint_befo
     assert seen == [1, 2]
     assert last.read_bytes() == kept[-1]
     assert all(torch.isfinite(value).all() for value in load_file(last).values())
+
+
+def test_a_validation_bound_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "predictive_bound", lambda *_: math.nan)
+    with pytest.raises(
+        TrainingError, match=r"validation bound became nan in epoch 1 \(step 4\)\. L"
+    ):
+        train(tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 # What is told on the way
@@ -299,6 +327,15 @@ def test_the_encoder_is_standardised_by_the_training_cells():
     log_x = np.log1p(data.counts.toarray().astype(float))
     np.testing.assert_allclose(model.x_loc, log_x.mean(0), rtol=1e-5)
     np.testing.assert_allclose(model.x_scale, log_x.std(0), rtol=1e-4)
+
+
+def test_the_share_of_other_genes_starts_at_that_of_the_training_cells():
+    """From equal shares, a gene that is rarely seen would take the place of all the others."""
+    data = screen()
+    data = replace(data, library=data.library * 100, has_size_factor=True)
+    model = new_model(data, replace(MODEL, other_genes=True), 0)
+    panel = model.log_proportions(torch.randn(1000, 3)).exp().sum(-1).mean().item()
+    assert panel == pytest.approx(0.01, rel=0.5)
 
 
 def test_the_evidence_asked_is_that_of_the_training_cells():

@@ -8,6 +8,7 @@ import streamlit as st
 from app import figures, state
 from samsvae_core.bundle import Bundle
 from samsvae_core.interpretation import active_mechanisms
+from samsvae_core.report import verdict
 
 
 def overview(model: Bundle) -> None:
@@ -121,13 +122,7 @@ def held_out(model: Bundle) -> None:
         )
         state.downloads(table, "held_out_metrics")
     with right:
-        best = max(metrics["baselines"].values(), key=lambda row: row["pearson"] or -1)
-        wins = (effects["pearson"] or -1) >= (best["pearson"] or -1)
-        st.markdown(
-            "The model predicts held-out average effects **better than every baseline** here."
-            if wins
-            else "**A baseline predicts held-out average effects better** than the model here."
-        )
+        st.markdown(verdict(metrics))
         st.caption(
             f"Pooled over {effects['n_conditions']} conditions and {len(model.genes):,} genes: "
             "average effect (mean over cells of log2(1 + 1e4 x / total), minus control), predicted "

@@ -1,0 +1,95 @@
+"""The shipped model: sound, true to what biology says of its data, and scored as it claims."""
+
+import os
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from samsvae_core.bundle import load
+from samsvae_core.composition import compose
+from samsvae_core.data import read_h5ad
+from samsvae_core.evaluation import EvaluationConfig, evaluate_bundle
+from samsvae_core.interpretation import active_mechanisms, loading_matrix, loadings
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = ROOT / "pretrained" / "papalexi2021"
+DATA = Path(os.environ.get("SAMSVAE_DATA", ROOT.parent / "shared" / "data"))
+AXIS = ["IFNGR1", "IFNGR2", "JAK2", "STAT1"]  # one pathway: interferon-gamma signalling
+NO_EFFECT = ["CD86", "CAV1", "PDCD1LG2", "CMTM6", "MARCH8", "TNFRSF14", "ETV7", "IRF7"]
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load(SHIPPED)
+
+
+@pytest.fixture(scope="module")
+def active(shipped):
+    rows = shipped.masks[shipped.masks["active"]]
+    used = rows.groupby("perturbation")["mechanism"].agg(set).to_dict()
+    return {name: used.get(name, set()) for name in shipped.perturbations.index}
+
+
+def jaccard(a: set, b: set) -> float:
+    return len(a & b) / len(a | b) if a | b else 0.0
+
+
+def test_the_interferon_gamma_axis_shares_few_mechanisms(active):
+    assert all(1 <= len(active[name]) <= 5 for name in AXIS)
+    within = np.mean([jaccard(active[a], active[b]) for a, b in combinations(AXIS, 2)])
+    others = [name for name in active if name not in {*AXIS, "IRF1"}]
+    across = np.mean([jaccard(active[a], active[b]) for a in AXIS for b in others])
+    assert within >= 0.5
+    assert within >= 2 * across
+
+
+def test_targets_without_an_effect_are_left_nearly_empty(active):
+    assert np.mean([len(active[name]) for name in NO_EFFECT]) <= 1
+
+
+def test_knock_out_of_stat1_and_smad4_lowers_their_axes(shipped):
+    both = compose(shipped, {"STAT1": 1.0, "SMAD4": 1.0})
+    assert both.support == "singles"
+    assert (both.table.loc[["STAT1", "PSMB9", "UBE2L6", "FN1"], "upper"] < 0).all()
+
+
+def test_an_interferon_set_comes_first_in_a_mechanism_the_axis_shares(shipped, active):
+    shared = set.intersection(*(active[name] for name in AXIS))
+    table = shipped.enrichment("reactome").table
+    table = table[table["mechanism"].isin(shared) & (table["method"] == "gsea")]
+    first = table.sort_values("p_value").iloc[0]
+    assert "INTERFERON" in first["term"]
+    assert first["fdr"] < 0.05
+
+
+def test_its_loadings_are_what_its_weights_say(shipped):
+    again = loading_matrix(loadings(shipped.model, shipped.reference, shipped.genes))
+    kept = loading_matrix(shipped.loadings)
+    np.testing.assert_allclose(again, kept, atol=1e-5)
+
+
+def test_every_mechanism_in_use_was_tested_against_every_collection(shipped):
+    assert shipped.collections == ["hallmark", "reactome", "wikipathways"]
+    for name in shipped.collections:
+        tested = shipped.enrichment(name).table
+        assert set(tested["mechanism"]) == set(active_mechanisms(shipped.masks))
+
+
+def test_its_card_tells_the_choice_and_its_alternatives(shipped):
+    assert "How it was chosen" in shipped.card
+    assert "validation" in shipped.card
+    assert "published prior 0.05" in shipped.card
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"the data are not at {DATA}")
+def test_it_scores_on_held_out_cells_as_its_metrics_say(shipped):
+    data = read_h5ad(DATA / "papalexi2021_thp1.h5ad")
+    again = evaluate_bundle(shipped, data, EvaluationConfig(iwelbo_samples=20))
+    kept = shipped.metrics
+    r = again["average_effects"]["pearson"]
+    assert r == pytest.approx(kept["average_effects"]["pearson"], abs=0.005)  # same draws
+    assert kept["iwelbo"]["test"] - 1 < again["iwelbo"]["test"] < kept["iwelbo"]["test"] + 0.05
+    mean = again["baselines"]["training mean"]["pearson"]
+    assert mean == pytest.approx(0.567, abs=0.001)  # known of these cells (data README)
