@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -72,7 +73,10 @@ def bundle() -> Bundle:
         )
     name = str(st.session_state.get("model"))
     path = found.get(name) or next(iter(found.values()))
-    return _load(str(path), sha256(path / "manifest.json"))
+    try:
+        return _load(str(path), sha256(path / "manifest.json"))
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error}). Choose another model.") from error
 
 
 @st.cache_resource(max_entries=3, show_spinner="Loading the model")
@@ -142,11 +146,10 @@ def initial_composition(known: list[str], mechanisms: list[int]) -> None:
     link = st.query_params.get("c", "")
     followed = link not in ("", st.session_state.get("compose_link"))
     if followed or "compose_names" not in st.session_state:
-        parts = [part.rpartition(":") for part in link.split(",") if part]
-        names = dict.fromkeys(name or dose for name, _, dose in parts)
-        st.session_state["compose_names"] = list(names)
-        for name, _, dose in parts:
-            st.session_state[f"dose {name}"] = _dose(dose)
+        dosages = read_link(link)
+        st.session_state["compose_names"] = list(dosages)
+        for name, dose in dosages.items():
+            st.session_state[f"dose {name}"] = dose
         off = st.query_params.get("off", "").split(",")
         st.session_state["compose_off"] = [int(k) for k in off if k.isdecimal()]
     names = st.session_state["compose_names"]
@@ -159,6 +162,17 @@ def initial_composition(known: list[str], mechanisms: list[int]) -> None:
         st.session_state["compose_names"] = kept
     if off != st.session_state.get("compose_off"):
         st.session_state["compose_off"] = off
+
+
+def as_link(dosages: dict[str, float]) -> str:
+    """A composition as a value of the URL; names may hold commas and colons."""
+    return ",".join(f"{quote(name, safe='')}:{dose:g}" for name, dose in dosages.items())
+
+
+def read_link(link: str) -> dict[str, float]:
+    """What `as_link` wrote, or a person: a name without a dosage has dosage 1."""
+    parts = [part.partition(":") for part in link.split(",")]
+    return {unquote(name): _dose(dose or "1") for name, _, dose in parts if name}
 
 
 def _dose(value: str) -> float:
@@ -187,7 +201,7 @@ def dosage(name: str) -> float:
 
 def keep_composition(dosages: dict[str, float], without: list[int]) -> None:
     """Put the composition into the URL, so that the page's address reproduces it."""
-    link = ",".join(f"{name}:{dose:g}" for name, dose in dosages.items())
+    link = as_link(dosages)
     st.session_state["compose_link"] = link
     _set_query("c", link)
     _set_query("off", ",".join(map(str, sorted(without))))
@@ -249,4 +263,4 @@ def chart(figure: go.Figure, name: str, alt: str, clickable: bool = False) -> An
 
 def start_composition(names: list[str]) -> None:
     """Begin a composition from code; the widgets pick it up on the next run."""
-    st.query_params["c"] = ",".join(f"{name}:1" for name in names)
+    st.query_params["c"] = as_link(dict.fromkeys(names, 1.0))

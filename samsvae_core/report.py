@@ -128,7 +128,14 @@ def resume(
     except (Stop, KeyboardInterrupt):
         status["state"] = "stopped"
         raise
-    except (TrainingError, DataError, OutputError, MemoryError) as error:
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        message = (
+            f"Memory ran out at {train_config.batch_size} cells a step on {device} ({error}). "
+            "Start a new run with a smaller --batch-size, fewer --particles or fewer genes."
+        )
+        status.update(state="failed", message=message)
+        raise TrainingError(message) from error
+    except (TrainingError, DataError, OutputError) as error:
         status.update(state="failed", message=str(error))
         raise
     finally:
@@ -209,6 +216,7 @@ def build_bundle(model: SAMSVAE, data: CellData, parts: np.ndarray, run: Path, d
     atomic_write(run / "metrics.json", to_json(metrics))
     active = interpretation.active_mechanisms(masks)
     notes = write_enrichment(run, interpretation.loading_matrix(loadings)[active])
+    settings["steps_done"] = int(bundle.read_csv(run / "history.csv")["step"].iloc[-1])
     card = model_card(settings, data, parts, masks, metrics, notes)
     atomic_write(run / "card.md", card.encode())
     write_manifest(run, {**settings["origin"], "file": data.source["file"]}, device)
@@ -395,7 +403,8 @@ def model_card(
         f"Split by cell: {sizes}.",
         f"Model: SAMS-VAE, {model['n_latent']} mechanisms, {model['n_hidden']} hidden units, "
         f"mean-field posterior. {prior_in_words(model)}",
-        f"Training: {trained['steps']:,} steps of {trained['batch_size']} cells, "
+        f"Training: {settings['steps_done']:,} of at most {trained['steps']:,} steps of "
+        f"{trained['batch_size']} cells, "
         f"{trained['particles']} samples, seed {trained['seed']}; the final parameters are kept.",
         "",
         "## What the masks say",

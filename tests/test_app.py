@@ -168,3 +168,24 @@ def test_names_with_markup_are_shown_as_text(models):
         r"\<b\>\*x\*\</b\> \[l\]\(u\) \$y\$ \:red\[z\]"
     )
     assert bundles.models_folder() == models
+
+
+@pytest.mark.parametrize("name", ["A,B", "A:0.5", "a b", "50%", "<b>x</b>", "名"])
+def test_a_link_carries_any_name(name):
+    from app import state
+
+    assert state.read_link(state.as_link({name: 0.5, "C": 1.0})) == {name: 0.5, "C": 1.0}
+
+
+def test_a_link_written_by_hand_is_read_leniently():
+    from app import state
+
+    assert state.read_link("A,B:x,:,C:9") == {"A": 1.0, "B": 1.0, "C": 2.0}
+
+
+def test_a_composition_without_a_mechanism_is_not_compared_to_what_was_observed(models):
+    page = opened("compose", {"c": "P1:1"})
+    assert any(metric.label == "Pearson r over genes" for metric in page.metric)
+    page = opened("compose", {"c": "P1:1", "off": "0"})
+    assert not page.metric
+    assert "no prediction of what was observed" in page.info[-1].value

@@ -126,6 +126,9 @@ def answer(model: Bundle, result: Composition) -> None:
     colour, icon = BADGE[result.support]
     label = SUPPORT[result.support].split(":")[0].rstrip(".")
     st.badge(label, icon=icon, color=colour)
+    if result.without:
+        left_out = ", ".join(f"M{k}" for k in result.without)
+        st.badge(f"Without {left_out}: not a prediction of the condition", color="orange")
     clear = (result.table["lower"] > 0) | (result.table["upper"] < 0)
     top = result.table[clear]["shift"]
     up, down = top[top > 0].nlargest(5), top[top < 0].nsmallest(5)
@@ -176,6 +179,9 @@ def measured(model: Bundle, result: Composition) -> None:
             f"{state.plain(result.condition)} was not measured, so there is nothing to compare "
             "with. Each part alone can be compared: remove the others above."
         )
+        return
+    if result.without:
+        st.info("Mechanisms are left out, so this is no prediction of what was observed.")
         return
     table = result.table.dropna(subset=["observed"])
     n_control = int(model.conditions.iloc[0][["train", "validation", "test"]].sum())

@@ -138,7 +138,7 @@ def card(model: Bundle, clicked: str | None) -> None:
                 "views/compose.py",
                 label=f"Compose with {state.plain(name)}",
                 icon=":material/add_circle:",
-                query_params={"c": f"{name}:1", "model": model.name},
+                query_params={"c": state.as_link({name: 1.0}), "model": model.name},
             )
 
 
