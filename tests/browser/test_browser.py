@@ -126,6 +126,7 @@ def test_the_downloaded_enrichment_table_is_the_one_shown(page, server, tiny):
     first = f"M{table['mechanism'].min()}"
     frame = page.get_by_test_id("stDataFrame").last
     frame.scroll_into_view_if_needed()
+    frame.locator("td", has_text="HALLMARK").first.wait_for(state="attached")
     shown = [cell.text_content() for cell in frame.locator("td[aria-colindex='2']").all()]
     buttons = page.get_by_role("button", name="CSV", exact=True)
     with page.expect_download() as started:
