@@ -138,9 +138,9 @@ def shifts(
         z_basal = z_basal + bundle.reference.scale * torch.randn_like(z_basal)  # (R, K)
     moves = effects.shift(D)  # (S, A, K)
     moves[..., list(without)] = 0
-    control = mean_level(model.log_proportions(z_basal))  # (G,)
+    control = mean_level(model.moved_proportions(z_basal, torch.zeros_like(z_basal[0])))  # (G,)
     levels = [
-        mean_level(model.log_proportions(z_basal + part[:, :, None]))  # (s, A, R, G) to (s, A, G)
+        mean_level(model.moved_proportions(z_basal, part))  # (s, A, R, G) to (s, A, G)
         for part in moves.split(SAMPLES_AT_ONCE)
     ]
     # doubles: the sum of singles and the composed shift are compared to many digits
@@ -149,9 +149,9 @@ def shifts(
     return shift.transpose(0, 1).numpy()
 
 
-def mean_level(log_proportions: Float[Tensor, "*B R G"]) -> Float[Tensor, "*B G"]:
+def mean_level(proportions: Float[Tensor, "*B R G"]) -> Float[Tensor, "*B G"]:
     """Level of the mean proportion over reference cells."""
-    return expression_level(log_proportions.exp().mean(-2))
+    return expression_level(proportions.mean(-2))
 
 
 def summary(draws: Float[np.ndarray, "S G"]) -> dict[str, Float[np.ndarray, " G"]]:

@@ -187,6 +187,18 @@ class SAMSVAE(nn.Module):
         """Log of the share of each gene in the cell's transcripts."""
         return self.decoder(z).log_softmax(-1)[..., : self.config.n_genes]
 
+    def moved_proportions(
+        self, z: Float[Tensor, "R K"], shift: Float[Tensor, "*B K"]
+    ) -> Float[Tensor, "*B R G"]:
+        """Share of each gene at every state moved by every shift: softmax(decoder(z + shift)).
+
+        The first layer is linear, so its product is taken once per state and once per shift.
+        """
+        first = self.decoder.hidden
+        hidden = first(z) + linear(shift, first.weight)[..., None, :]  # (*B, R, H)
+        outcomes = self.decoder.out(leaky_relu(hidden, inplace=True))
+        return outcomes.softmax(-1)[..., : self.config.n_genes]
+
 
 def mask_kl(logits: Float[Tensor, "T K"], evidence: Float[Tensor, "T 1"]) -> Float[Tensor, "T K"]:
     """KL(Bernoulli(q) || Bernoulli(sigmoid(-evidence))) in nats, with q = sigmoid(logits).

@@ -289,3 +289,12 @@ def test_renaming_perturbations_renames_their_effects():
         for m in (model, other)
     )
     torch.testing.assert_close(moved, mean[:, order])
+
+
+def test_moved_proportions_are_those_of_the_decoder_at_the_moved_states():
+    torch.manual_seed(0)
+    model = SAMSVAE(ModelConfig(12, 3, n_latent=4, n_hidden=8, other_genes=True))
+    z, shift = torch.randn(5, 4), torch.randn(2, 3, 4)
+    moved = model.moved_proportions(z, shift)
+    expected = model.log_proportions(z + shift[:, :, None]).exp()
+    torch.testing.assert_close(moved, expected)
