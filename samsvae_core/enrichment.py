@@ -33,7 +33,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import xlsxwriter
-from scipy.stats import false_discovery_control, hypergeom
 
 from samsvae_core.files import OutputError, atomic_write
 from samsvae_core.gene_sets import Collection, match, overlap, usable_sets
@@ -143,6 +142,8 @@ def over_representation(
 def _ora_rows(question: Question, sign: int, n_top: int, known: frozenset[str]) -> pd.DataFrame:
     top = (sign * question.scores).nlargest(n_top)
     query = [gene for gene in top.index[top > 0] if gene in known]
+    from scipy.stats import hypergeom  # takes half a second to import
+
     found = [[g for g in query if g in genes] for genes in map(set, question.sets.values())]
     hits = np.array([len(genes) for genes in found])
     size = np.array([len(genes) for genes in question.sets.values()])
@@ -336,6 +337,8 @@ def _enrichment(tables: list[pd.DataFrame], questions: list[Question], method: s
 
 
 def _adjusted(p_values: pd.Series) -> np.ndarray:
+    from scipy.stats import false_discovery_control  # takes half a second to import
+
     return false_discovery_control(p_values.to_numpy(float)) if len(p_values) else np.empty(0)
 
 
