@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 
-from samsvae_core.data import split
 from samsvae_core.evaluation import mask_recovery
 from samsvae_core.inference import Cells
 from samsvae_core.model import ModelConfig
 from samsvae_core.simulate import Design, simulate
+from samsvae_core.splits import split
 from samsvae_core.training import TrainConfig, fit, new_model
 
 DESIGN = Design(n_cells=10_000, n_genes=200, n_perturbations=50, n_latent=10, n_combinations=0)

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -41,6 +41,10 @@ Delimiter = Annotated[str, typer.Option(help="Between the parts of a combination
 Layer = Annotated[str | None, typer.Option(help="Layer with the counts, instead of X.")]
 SizeFactor = Annotated[str | None, typer.Option(help="Column of obs with each cell's total.")]
 Dosage = Annotated[str | None, typer.Option(help="Column of obs, or key of obsm, with dosages.")]
+Replicate = Annotated[str | None, typer.Option(help="Column of obs with biological replicates.")]
+Likelihood = Annotated[
+    str, typer.Option(help="counts, or gaussian for values that are not counts.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same result.")]
 
@@ -64,6 +68,8 @@ def validate(
     layer: Layer = None,
     size_factor_key: SizeFactor = None,
     dosage_key: Dosage = None,
+    replicate_key: Replicate = None,
+    likelihood: Likelihood = "counts",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a file holds and how it would be read, without training."""
@@ -71,7 +77,17 @@ def validate(
 
     from samsvae_core.data import describe, summary
 
-    cells = read(data, perturbation_key, control, delimiter, layer, size_factor_key, dosage_key)
+    cells = read(
+        data,
+        perturbation_key=perturbation_key,
+        control=control,
+        delimiter=delimiter,
+        layer=layer,
+        size_factor_key=size_factor_key,
+        dosage_key=dosage_key,
+        replicate_key=replicate_key,
+        continuous=is_gaussian(likelihood),
+    )
     found = summary(cells)
     typer.echo(json.dumps(found, indent=1) if as_json else describe(found))
 
@@ -104,11 +120,31 @@ def simulate(
 def train(
     data: DataFile,
     output: Annotated[Path, typer.Option("--output", "-o", help="The run folder, a new one.")],
-    model: Annotated[str, typer.Option(help="Which model: sams-vae.")] = "sams-vae",
+    model: Annotated[
+        str,
+        typer.Option(
+            help="sams-vae, correlated-sams-vae, cpa-vae, svae-plus or conditional-vae.",
+        ),
+    ] = "sams-vae",
+    encoder: Annotated[
+        str, typer.Option(help="correlated (reads the shift too) or mean-field.")
+    ] = "correlated",
+    likelihood: Likelihood = "counts",
     device: Device = "auto",
     split: Annotated[
-        str, typer.Option(help="random, or a CSV file with the columns cell, split.")
+        str,
+        typer.Option(
+            help="random; combinations (some are held out); efficiency (some of their cells are "
+            "left out); or a CSV file with the columns cell, split, or with a column condition: "
+            "those are held out."
+        ),
     ] = "random",
+    fraction: Annotated[
+        float | None,
+        typer.Option(
+            help="Of combinations to train on (default 0.75), or of their cells (default 0.5)."
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 6000,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of --steps.")] = None,
     latents: Annotated[int, typer.Option(min=1, help="Mechanisms to start from.")] = 20,
@@ -121,7 +157,13 @@ def train(
         float | None,
         typer.Option(help="The published prior instead: a probability such as 0.05, not annealed."),
     ] = None,
-    particles: Annotated[int, typer.Option(min=1, help="Samples per cell and step.")] = 5,
+    frontier: Annotated[
+        bool,
+        typer.Option(
+            "--frontier", help="Try several --mask-evidence and keep the sparsest that fits."
+        ),
+    ] = False,
+    particles: Annotated[int, typer.Option(min=1, help="Samples per cell and step.")] = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Cells per step.")] = 512,
     learning_rate: Annotated[float, typer.Option(min=0, help="Of the networks.")] = 1e-3,
     genes: Annotated[Path | None, typer.Option(help="File with the genes to keep.")] = None,
@@ -134,23 +176,24 @@ def train(
     layer: Layer = None,
     size_factor_key: SizeFactor = None,
     dosage_key: Dosage = None,
+    replicate_key: Replicate = None,
     seed: Seed = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --output, with its settings.")
     ] = False,
 ) -> None:
-    """Train a SAMS-VAE and keep it, with all its tables, as a bundle in --output."""
+    """Train a model and keep it, with all its tables, as a bundle in --output."""
     import torch
 
     from samsvae_core import report
-    from samsvae_core.bundle import MODEL
     from samsvae_core.data import gene_panel, read_genes
-    from samsvae_core.data import split as split_cells
+    from samsvae_core.splits import split as split_cells
     from samsvae_core.training import TrainConfig
+    from samsvae_core.variants import MODELS
 
-    if model != MODEL:
-        raise ValueError(f"Unknown model {model!r}; known: {MODEL}.")
+    known("--model", model, list(MODELS))
+    known("--encoder", encoder, ["correlated", "mean-field"])
     if mask_prior is not None and not 0 < mask_prior < 1:
         raise ValueError(f"--mask-prior is {mask_prior}; expected a probability between 0 and 1.")
     if not 0 < learning_rate < math.inf or mask_evidence == math.inf:
@@ -165,11 +208,21 @@ def train(
         options = report.read_options(output)
         finished = report.resume(read(data, **options), output, where, progress_line)
     else:
-        cells = read(data, perturbation_key, control, delimiter, layer, size_factor_key, dosage_key)
+        cells = read(
+            data,
+            perturbation_key=perturbation_key,
+            control=control,
+            delimiter=delimiter,
+            layer=layer,
+            size_factor_key=size_factor_key,
+            dosage_key=dosage_key,
+            replicate_key=replicate_key,
+            continuous=is_gaussian(likelihood),
+        )
         if genes is not None or top_genes is not None:
             wanted = None if genes is None else read_genes(genes)
             cells = gene_panel(cells, genes=wanted, top=top_genes)
-        parts = split_cells(cells, seed=seed, path=None if split == "random" else Path(split))
+        parts = split_cells(cells, split, seed, fraction)
         if epochs is not None:
             steps = epochs * -(-int((parts == "train").sum()) // batch_size)
         settings = TrainConfig(
@@ -184,18 +237,32 @@ def train(
             "n_latent": latents,
             "n_hidden": hidden,
             "mask_evidence": None if mask_prior is not None else mask_evidence,
+            "encoder": encoder,
         }
         if mask_prior is not None:
             options["mask_prior"] = mask_prior
-        finished = report.train(cells, parts, output, options, settings, where, progress_line)
+        finished = report.train(
+            cells,
+            parts,
+            output,
+            options,
+            settings,
+            where,
+            progress_line,
+            model=model,
+            frontier=frontier,
+        )
+    from samsvae_core.cards import metrics_in_words
     from samsvae_core.interpretation import active_mechanisms
 
     masks = finished.masks
-    typer.echo(
-        f"Wrote {output}: {len(active_mechanisms(masks))} mechanisms in use, "
-        f"{int(masks['active'].sum())} active mask entries."
-    )
-    typer.echo(report.metrics_in_words(finished.metrics))
+    typer.echo(f"Wrote {output}: {finished.title}.")
+    if finished.model.has_masks:
+        typer.echo(
+            f"{len(active_mechanisms(masks))} mechanisms in use, "
+            f"{int(masks['active'].sum())} active mask entries."
+        )
+    typer.echo(metrics_in_words(finished.metrics, finished.title))
 
 
 @app.command()
@@ -213,23 +280,20 @@ def evaluate(
 ) -> None:
     """Score a bundle on its held-out cells, beside simple baselines."""
     from samsvae_core.bundle import load, to_json
+    from samsvae_core.cards import metrics_in_words
     from samsvae_core.evaluation import EvaluationConfig, evaluate_bundle
     from samsvae_core.files import atomic_write, new_output
-    from samsvae_core.report import metrics_in_words, read_options
+    from samsvae_core.report import read_options
 
-    for name, value, known in (
-        ("library", library, ["data", "10000"]),
-        ("reference", reference, ["test", "all"]),
-    ):
-        if value not in known:
-            raise ValueError(f"--{name} is {value!r}; choose one of {known}.")
+    known("--library", library, ["data", "10000"])
+    known("--reference", reference, ["test", "all"])
     if output is not None:
         new_output(output)
     model = load(bundle)
     cells = read(data, **read_options(bundle))
     config = EvaluationConfig(library=library, reference=reference, seed=seed)
     metrics = evaluate_bundle(model, cells, config)
-    typer.echo(metrics_in_words(metrics))
+    typer.echo(metrics_in_words(metrics, model.title))
     if output is not None:
         atomic_write(output, to_json(metrics))
         typer.echo(f"Wrote {output}.")
@@ -396,26 +460,22 @@ def dashboard(
     raise typer.Exit(subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode)
 
 
-def read(
-    data: Path,
-    perturbation_key: str | None = None,
-    control: str | None = None,
-    delimiter: str = "+",
-    layer: str | None = None,
-    size_factor_key: str | None = None,
-    dosage_key: str | None = None,
-) -> CellData:
-    from samsvae_core.data import read_h5ad
+def read(data: Path, **options: Any) -> CellData:
+    """`read_h5ad`, imported when it is needed."""
+    from samsvae_core.h5ad import read_h5ad
 
-    return read_h5ad(
-        data,
-        perturbation_key=perturbation_key,
-        control=control,
-        delimiter=delimiter,
-        layer=layer,
-        size_factor_key=size_factor_key,
-        dosage_key=dosage_key,
-    )
+    return read_h5ad(data, **options)
+
+
+def known(option: str, value: str, choices: list[str]) -> None:
+    """Refuse a value that is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"{option} is {value!r}; choose one of {', '.join(choices)}.")
+
+
+def is_gaussian(likelihood: str) -> bool:
+    known("--likelihood", likelihood, ["counts", "gaussian"])
+    return likelihood == "gaussian"
 
 
 def chosen_device(name: str) -> torch.device:

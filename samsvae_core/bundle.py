@@ -25,13 +25,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from samsvae_core.data import CellData, DataError, genes_at
+from samsvae_core.data import CellData, DataError, conditions_as_perturbations, genes_at
 from samsvae_core.enrichment import Enrichment, read_parquet
 from samsvae_core.files import atomic_write, sha256
 from samsvae_core.model import SAMSVAE, ModelConfig
+from samsvae_core.variants import MODELS
 
-SCHEMA = 1
-MODEL = "sams-vae"
+SCHEMA = 2  # 2: other models, evidence of mask entries, calibration
 FILES = (
     "config.json",
     "weights.safetensors",
@@ -49,6 +49,7 @@ FILES = (
     "metrics.json",
     "card.md",
 )
+OPTIONAL = ("frontier.csv", "calibration.csv", "predictive_checks.parquet")
 NAMES = ("gene", "perturbation", "condition")  # columns that are text whatever they look like
 PACKAGES = ("samsvae-explorer", "torch", "numpy", "pandas", "anndata", "gseapy", "umap-learn")
 
@@ -103,9 +104,29 @@ class Bundle:
 
     @cached_property
     def masks(self) -> pd.DataFrame:
-        """Columns perturbation, mechanism, probability, effect, effect_sd, active."""
+        """A row per pair: probability, effect, effect_sd, active, evidence, evidence_se, _n."""
         columns = ("perturbation", "mechanism", "probability", "effect", "effect_sd", "active")
-        return self._table("masks.csv", columns)
+        return self._table("masks.csv", (*columns, "evidence", "evidence_se", "evidence_n"))
+
+    @cached_property
+    def frontier(self) -> pd.DataFrame | None:
+        """Levels of evidence that were compared when the model was trained, if they were."""
+        if "frontier.csv" not in self.manifest["files"]:
+            return None
+        columns = ("mask_evidence", "active", "mechanisms", "difference", "effect_r", "chosen")
+        return self._table("frontier.csv", columns)
+
+    @cached_property
+    def calibration(self) -> pd.DataFrame | None:
+        """Columns gene, model_error: error of predicted shifts beyond sampling, if it is known."""
+        if "calibration.csv" not in self.manifest["files"]:
+            return None
+        return self._table("calibration.csv", ("gene", "model_error"))
+
+    @property
+    def title(self) -> str:
+        """Which model this is, as people call it."""
+        return self.model.title
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -165,6 +186,7 @@ class Bundle:
 
         Raises DataError where genes are missing, or perturbations are none of the bundle's.
         """
+        data = suited(data, self.config["model"])
         for what, needed, found in (
             ("lack {} of the bundle's genes, such as {}", self.genes, data.genes),
             (
@@ -202,6 +224,11 @@ class Bundle:
         if missing:
             raise BundleError(f"{path} lacks the columns {missing}; it holds {list(frame)}.")
         return frame
+
+
+def suited(data: CellData, model: str) -> CellData:
+    """The data as a model of MODELS takes them: one treatment per cell where it knows no more."""
+    return data if MODELS[model].composes else conditions_as_perturbations(data)
 
 
 def load(path: Path | str) -> Bundle:
@@ -246,8 +273,9 @@ def inside(file: Path, folder: Path) -> bool:
 def assemble(path: Path, manifest: dict[str, Any]) -> Bundle:
     """Weights, reference and names, each checked against the configuration."""
     config = read_json(path / "config.json")
-    if config["model"] != MODEL:
-        raise BundleError(f"{path} holds the model {config['model']!r}; known: {MODEL}.")
+    if config["model"] not in MODELS:
+        known = ", ".join(MODELS)
+        raise BundleError(f"{path} holds the model {config['model']!r}; known: {known}.")
     genes = read_csv(path / "genes.csv")["gene"].tolist()
     perturbations = read_csv(path / "perturbations.csv").set_index("perturbation")
     conditions = read_csv(path / "conditions.csv").set_index("condition")
@@ -260,7 +288,7 @@ def assemble(path: Path, manifest: dict[str, Any]) -> Bundle:
     if sizes != expected:
         raise BundleError(f"{path}: its config expects {expected} rows, found {sizes}.")
     with torch.device("meta"):  # no memory is taken before the shapes have been compared
-        model = SAMSVAE(model_config)
+        model = MODELS[config["model"]](model_config)
     model.load_state_dict(load_tensors((path / "weights.safetensors").read_bytes()), assign=True)
     model.eval().requires_grad_(False)
     tensors = load_tensors((path / "reference.safetensors").read_bytes())
@@ -284,16 +312,17 @@ def read_manifest(path: Path) -> dict[str, Any]:
     schema = manifest.get("schema")
     if not isinstance(schema, int) or not isinstance(manifest.get("files"), dict):
         raise BundleError(f"{path}/manifest.json is not the manifest of a bundle.")
-    if schema > SCHEMA:
+    if schema != SCHEMA:
+        newer = "Install a newer SAMS-VAE Explorer" if schema > SCHEMA else "Train it again"
         raise BundleError(
-            f"{path} has bundle schema {schema}; this version reads up to {SCHEMA}. "
-            "Install a newer SAMS-VAE Explorer."
+            f"{path} has bundle schema {schema}; this version reads schema {SCHEMA}. {newer}."
         )
     return manifest
 
 
 def write_manifest(path: Path, data: dict[str, Any], device: str) -> None:
     """List what is in the folder, with checksums and versions: from here on it is a bundle."""
+    optional = [name for name in OPTIONAL if (path / name).exists()]
     enrichment = sorted(f"enrichment/{p.name}" for p in (path / "enrichment").glob("*.parquet"))
     manifest = {
         "schema": SCHEMA,
@@ -301,7 +330,7 @@ def write_manifest(path: Path, data: dict[str, Any], device: str) -> None:
         "device": device,
         "versions": {name: version(name) for name in PACKAGES},
         "data": data,
-        "files": {name: sha256(path / name) for name in [*FILES, *enrichment]},
+        "files": {name: sha256(path / name) for name in [*FILES, *optional, *enrichment]},
     }
     atomic_write(path / "manifest.json", to_json(manifest))
 

@@ -1,49 +1,19 @@
-"""Cells with the dosages of their perturbations, read from .h5ad files; knows nothing of models.
+"""Cells with the dosages of their perturbations, and panels of their genes; knows nothing of files.
 
-A label "A+B" becomes a row of dosages with a one for A and for B; control cells are rows of zeros.
-What was found, chosen or left alone on the way is told in `CellData.source`, never done silently.
+What was found, chosen or left alone on the way here is told in `CellData.source`, never silently.
 """
 
 import difflib
-import importlib.metadata
-import io
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from jaxtyping import Float32, Shaped
 
-SPLITS = ("train", "validation", "test")
-# The first group with a column that holds a control label decides: genes before their guides.
-PERTURBATION_KEYS = (
-    ("perturbation", "perturbations", "perturbation_name"),
-    ("target_gene", "gene_target", "target_genes", "gene", "condition", "target", "perturb"),
-    ("guide_identity", "guide_target", "guide", "guides", "guide_id", "guide_ids", "sgrna", "grna"),
-)
-SIZE_FACTOR_KEYS = ("total_counts", "n_counts", "ncount_rna", "ncounts", "n_umi", "umi_count")
-CONTROL_WORD = (
-    r"(?:ntc?|ntg\d+|(?:unperturbed|untreated|scrambled?|(?:neg(?:ative)?[-_ ]?)?(?:controls?|ctrl)"
-    r"|(?:non?|safe)[-_ ]?target(?:ing)?(?:[-_ ]?(?:control|ctrl))?)(?:[-_ ]?\d+)?)"
-)
-CONTROL = re.compile(rf"{CONTROL_WORD}(?:[+_|;,]+{CONTROL_WORD})*", re.IGNORECASE)
-SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9.\-]{0,14}")
-ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}(\.\d+)?")
-MISSING = {"", "nan", "NaN", "NA", "<NA>", "None"}
-# What h5py and anndata raise on damaged files; SystemError comes from names that are no UTF-8.
-DAMAGE = (
-    *(OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError),
-    *(SystemError, MemoryError),
-)
-LARGE_DOSAGE = 10.0  # units: the model's prior of an effect is 1 per unit of dosage
-LARGEST_COUNT = 2**24  # whole numbers are exact in float32 up to here
 PEARSON_THETA = 100.0  # overdispersion of the null model in Lause et al. 2021
 GENES_AT_ONCE = 64  # dense columns held in memory while genes are ranked
 
@@ -59,7 +29,9 @@ class CellData:
     `library` is each cell's total over the genes here, or the size factor given; `has_size_factor`
     says that it counts more genes than these. A condition is the control label, "A", or "A+B" with
     sorted parts, a dosage other than 1 written "A:0.5". `source` says how the file was read, in
-    values that JSON can store.
+    values that JSON can store. Where `is_counts` is False, `counts` holds any finite values
+    (log-normalised ones, z-scores), zeros left out, and `library` is 1 for every cell.
+    `replicates` names each cell's biological replicate, "" where that is missing; no model sees it.
     """
 
     counts: sp.csr_matrix  # (N, G) float32, raw counts
@@ -72,6 +44,8 @@ class CellData:
     control: str
     has_size_factor: bool
     source: dict[str, Any]
+    replicates: Shaped[np.ndarray, " N"] | None = None
+    is_counts: bool = True
 
     def subset(self, index: np.ndarray | Sequence[int]) -> "CellData":
         """The cells at `index` (positions or booleans), all genes and perturbations kept."""
@@ -83,609 +57,30 @@ class CellData:
             library=self.library[index],
             cells=self.cells[index],
             conditions=self.conditions[index],
+            replicates=None if self.replicates is None else self.replicates[index],
         )
-
-
-class _Counts(NamedTuple):
-    matrix: sp.csr_matrix
-    genes: np.ndarray
-    origin: str  # "X", "layers/NAME" or "raw/X"
-    notes: list[str]
-
-
-class _Design(NamedTuple):
-    dosages: sp.csr_matrix
-    perturbations: np.ndarray
-    control: str
-    source: dict[str, Any]
-    notes: list[str]
-
-
-def read_h5ad(
-    path: Path | str,
-    *,
-    perturbation_key: str | None = None,
-    control: str | None = None,
-    delimiter: str = "+",
-    size_factor_key: str | None = None,
-    layer: str | None = None,
-    dosage_key: str | None = None,
-) -> CellData:
-    """Cells of an .h5ad file; what is not named is looked for under the usual names.
-
-    A label is split at `delimiter` only if every part is a label of its own, a control word or
-    looks like a gene symbol. Guides of one gene are not additive: "A+A" is A at dosage 1.
-    `dosage_key` names a column of obs (one number for the whole label, or "0.5+1" for its parts),
-    or a table of obsm (cells x perturbations, columns named by itself or by uns["KEY_names"]) that
-    replaces the labels.
-    """
-    path = Path(path)
-    with _open(path) as file:
-        obs = _table(file, "obs")
-        counts = _counts(file, layer, obs.index)
-        if dosage_key is not None and dosage_key not in obs:
-            design = _design_from_table(file, dosage_key, obs, control)
-        else:
-            key = _perturbation_key(obs, perturbation_key, control)
-            design = _design_from_labels(obs, key, control, delimiter, dosage_key)
-    totals = np.asarray(counts.matrix.sum(1), dtype=np.float64).ravel()
-    library = totals if size_factor_key is None else _size_factor(obs, size_factor_key, totals)
-    source = {
-        "file": path.name,
-        **design.source,
-        "delimiter": delimiter,
-        "counts_from": counts.origin,
-        "size_factor_key": size_factor_key,
-        "size_factor_suggestion": None if size_factor_key else _suggest_size_factor(obs, totals),
-        "dosage_key": dosage_key,
-        "notes": [*counts.notes, *_matrix_notes(counts.matrix, counts.genes), *design.notes],
-    }
-    return CellData(
-        counts=counts.matrix,
-        dosages=design.dosages,
-        library=library.astype(np.float32),
-        cells=obs.index.to_numpy(dtype=str),
-        genes=counts.genes,
-        perturbations=design.perturbations,
-        conditions=_conditions(design.dosages, design.perturbations, design.control),
-        control=design.control,
-        has_size_factor=bool((library > totals).any()),
-        source=source,
-    )
 
 
 # Parts of messages
 
 
-def _some(names: Iterable[object], n: int = 3) -> str:
+def some(names: Iterable[object], n: int = 3) -> str:
     """The first `n` names, and how many more there are."""
     texts = [str(name) for name in names]
     more = f" and {len(texts) - n:,} more" if len(texts) > n else ""
     return ", ".join(texts[:n]) + more
 
 
-def _nearest(name: str, known: Iterable[object]) -> str:
+def nearest(name: str, known: Iterable[object]) -> str:
     """A sentence with the known names most like `name`, or else with the first ones."""
     lower = {str(each).lower(): str(each) for each in known}
     close = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.6)
     if close:
         return "Did you mean " + " or ".join(repr(lower[each]) for each in close) + "?"
-    return f"There are: {_some(lower.values(), 10)}." if lower else "There are none."
+    return f"There are: {some(lower.values(), 10)}." if lower else "There are none."
 
 
-# Reading
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[h5py.File]:
-    if not path.exists():
-        raise DataError(f"There is no file {path}. Give the path of an .h5ad file.")
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; expected an .h5ad file. Save it with write_h5ad.")
-    try:
-        with path.open("rb") as raw:
-            start = raw.read(16)
-        if not h5py.is_hdf5(path):
-            raise DataError(
-                f"{path} is not an .h5ad file: expected HDF5, found a file that begins with"
-                f" {start!r}. Save the data with anndata's write_h5ad."
-            )
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be opened: {error}. It may not have been copied or downloaded to its"
-            " end; fetch it again."
-        ) from error
-    with file:
-        _check_layout(file)
-        yield file
-
-
-def _check_layout(file: h5py.File) -> None:
-    """Refuse what is no AnnData, and what would make the reader open other files."""
-    found: dict[str, object] = {}
-    try:
-        file.visititems_links(lambda name, link: found.update({name: link}))
-        links = [name for name, link in found.items() if _leads_away(file, name, link)]
-    except DAMAGE as error:
-        raise DataError(f"{file.filename} is damaged: {error}. Fetch or write it again.") from error
-    if links:
-        raise DataError(
-            f"{file.filename} refers to other places or files ({_some(links)}); such files are not"
-            " read. Load it where it was made and save it again with write_h5ad."
-        )
-    if not {"obs", "var"} <= set(file):
-        raise DataError(
-            f"{file.filename} is HDF5 but no .h5ad: expected obs, var and X, found"
-            f" {_some(file, 6)}. Read it with scanpy and save it with write_h5ad."
-        )
-
-
-def _leads_away(file: h5py.File, name: str, link: object) -> bool:
-    if not isinstance(link, h5py.HardLink):
-        return True
-    item = file[name]
-    return isinstance(item, h5py.Dataset) and bool(item.external or item.is_virtual)
-
-
-def _read(file: h5py.File, name: str) -> Any:
-    """One element of the file, with every way of failing to read it turned into a message."""
-    from anndata._io.specs.registry import IORegistryError
-    from anndata.io import read_elem
-
-    try:
-        return read_elem(file[name])
-    except (*DAMAGE, IORegistryError) as error:
-        why = (str(error).strip() or "no details").splitlines()[0]
-        raise DataError(
-            f"{name} of {file.filename} cannot be read: {type(error).__name__}, {why}. The file was"
-            f" written as {_format(file)}, read with anndata"
-            f" {importlib.metadata.version('anndata')}. Fetch it again if it is incomplete;"
-            " otherwise load it where it was made and save it again, or upgrade anndata."
-        ) from error
-
-
-def _format(file: h5py.File) -> str:
-    """The format that the file says it has; anndata's own version is not recorded."""
-    try:
-        return " ".join(str(file.attrs.get(f"encoding-{of}", "?")) for of in ("type", "version"))
-    except OSError:
-        return "an unreadable format"
-
-
-def _keys(file: h5py.File, name: str) -> list[str]:
-    """Names in a group of the file; none where it is absent."""
-    group = file.get(name)
-    return list(group) if isinstance(group, h5py.Group) else []
-
-
-def _table(file: h5py.File, name: str) -> pd.DataFrame:
-    """`obs`, `var` or `raw/var` with its names as unique strings."""
-    frame = _read(file, name)
-    if not isinstance(frame, pd.DataFrame):
-        raise DataError(
-            f"{name} of {file.filename} is not a table as anndata has written since 0.7."
-            " Load the file with anndata and save it again."
-        )
-    names = pd.Index(_texts(frame.index), dtype=object)
-    kind = "cell" if name == "obs" else "gene"
-    if not len(names):
-        raise DataError(f"{file.filename} has no {kind}s: {name} is empty. Give a file with data.")
-    twice = names[names.duplicated()].unique()
-    if len(twice):
-        raise DataError(
-            f"{len(twice):,} {kind} names occur more than once ({_some(twice)}); they must be"
-            f" unique. Call adata.{name.split('/')[-1]}_names_make_unique() and save the file."
-        )
-    return frame.set_axis(names, axis=0)
-
-
-def _texts(values: pd.Series | pd.Index) -> np.ndarray:
-    """Labels as stripped text, "" where missing."""
-    codes, known = pd.factorize(values)  # missing is -1, the last place
-    texts = [(name.decode() if isinstance(name, bytes) else str(name)).strip() for name in known]
-    return np.array(["" if text in MISSING else text for text in [*texts, ""]], object)[codes]
-
-
-# Counts
-
-
-def _counts(file: h5py.File, layer: str | None, cells: pd.Index) -> _Counts:
-    """The first matrix of raw counts among X, layers/counts and raw/X; only `layer` if given."""
-    layers = _keys(file, "layers")
-    if layer is not None and layer not in layers:
-        raise DataError(f"There is no layer {layer!r}. {_nearest(layer, layers)}")
-    panel = _table(file, "var").index
-    problems: list[str] = []
-    for place in ["X", "layers/counts", "raw/X"] if layer is None else [f"layers/{layer}"]:
-        values = _read(file, place) if place in file else None
-        if values is None:
-            problems.append(f"There is no {place}.")
-            continue
-        genes = _table(file, "raw/var").index if place == "raw/X" else panel
-        matrix = _csr(values, place, (len(cells), len(genes)))
-        if problem := _count_problem(matrix, place, cells, genes):
-            problems.append(problem)
-            continue
-        if place == "raw/X" and panel.isin(genes).all():  # raw also has the genes left out since
-            matrix, genes = matrix[:, genes.get_indexer(panel)].sorted_indices(), panel
-        if not matrix.nnz:
-            problems.append(f"{place} holds no count but 0: no gene is detected in any cell.")
-            continue
-        notes = [f"Counts are taken from {place}. {problems[0]}"] if problems else []
-        return _Counts(matrix.astype(np.float32), genes.to_numpy(dtype=str), place, notes)
-    raise DataError(
-        f"{problems[0]} Put raw counts into X, or name the layer that holds them with --layer"
-        f" (layers here: {_some(layers, 10) or 'none'})."
-    )
-
-
-def _csr(values: Any, place: str, shape: tuple[int, int]) -> sp.csr_matrix:
-    """A matrix from a file as CSR, its indices checked: wrong ones would crash SciPy."""
-    matrix: Any = values if sp.issparse(values) else np.asarray(values)
-    if matrix.dtype.kind not in "biuf":
-        raise DataError(f"{place} holds values of type {matrix.dtype}; expected numbers.")
-    if matrix.shape != shape:
-        raise DataError(f"{place} is {matrix.shape}; expected {shape}. Write the file again.")
-    if sp.issparse(matrix):
-        try:
-            matrix.check_format(full_check=True)
-        except ValueError as error:
-            raise DataError(f"{place} is damaged: {error}. Fetch or write it again.") from error
-    small = matrix.dtype.kind == "b" or matrix.dtype.itemsize == 2  # SciPy has no float16
-    matrix = sp.csr_matrix(matrix.astype(np.float32) if small else matrix)
-    matrix.sum_duplicates()
-    matrix.eliminate_zeros()
-    return matrix
-
-
-def _count_problem(matrix: sp.csr_matrix, place: str, cells: pd.Index, genes: pd.Index) -> str:
-    """What keeps `matrix` from being counts, with its first three places; empty if nothing does."""
-    data = matrix.data
-    for what, bad in (
-        ("missing or infinite", ~np.isfinite(data)),
-        ("negative", data < 0),
-        ("not whole numbers", data != np.rint(data)),
-        (f"larger than {LARGEST_COUNT:,}", data > LARGEST_COUNT),
-    ):
-        if bad.any():
-            first = np.flatnonzero(bad)[:3]
-            rows = np.searchsorted(matrix.indptr, first, side="right") - 1
-            where = zip(cells[rows], genes[matrix.indices[first]], data[first], strict=True)
-            examples = "; ".join(f"cell {cell}, gene {gene}: {x:g}" for cell, gene, x in where)
-            return (
-                f"{place} has {bad.sum():,} values that are {what} ({examples}); expected raw"
-                f" counts, whole numbers of 0 or more.{_looks_like(matrix)}"
-            )
-    return ""
-
-
-def _looks_like(matrix: sp.csr_matrix) -> str:
-    """A guess at what was done to counts that are no counts any more."""
-    data = matrix.data
-    if not np.isfinite(data).all() or (data == np.rint(data)).all():
-        return ""
-    if data.min() < 0:
-        return " It looks scaled (z-scores)."
-    sums = {"normalised": matrix.sum(1)}
-    if data.max() < 20:  # the logarithm of half a billion counts
-        sums["log-normalised"] = matrix.expm1().sum(1)
-    for how, total in sums.items():
-        total = np.asarray(total)[np.asarray(total) > 0]
-        if len(total) > 1 and total.std() < 0.01 * total.mean():
-            return f" It looks {how} to about {total.mean():,.0f} per cell."
-    return " It looks log-transformed." if len(sums) > 1 else ""
-
-
-def _matrix_notes(counts: sp.csr_matrix, genes: np.ndarray) -> list[str]:
-    notes = []
-    if n := int(_constant(counts).sum()):
-        notes.append(f"{n:,} of {len(genes):,} genes have the same count in every cell.")
-    if n := int((counts.getnnz(axis=1) == 0).sum()):
-        notes.append(f"{n:,} cells have no count at all on these genes.")
-    if sum(ENSEMBL.fullmatch(gene) is not None for gene in genes) > len(genes) / 2:
-        notes.append("Genes are named by Ensembl ids; gene sets use symbols.")
-    return notes
-
-
-def _constant(counts: sp.csr_matrix) -> np.ndarray:
-    """Which genes never vary."""
-    return counts.max(axis=0).toarray().ravel() == counts.min(axis=0).toarray().ravel()
-
-
-def _size_factor(obs: pd.DataFrame, key: str, totals: np.ndarray) -> np.ndarray:
-    _check_column(obs, key, "--size-factor-key")
-    values = pd.to_numeric(pd.Series(_texts(obs[key])), errors="coerce").to_numpy(dtype=np.float64)
-    bad = ~(np.isfinite(values) & (values > 0) & (values >= totals))
-    if bad.any():
-        raise DataError(
-            f"Size factor column {key!r} has {bad.sum():,} values that are missing, not above 0 or"
-            " below the cell's own total in this file; expected total counts over all genes. Choose"
-            f" another column or none, or recode cells {_some(obs.index[bad])}."
-        )
-    return values
-
-
-def _suggest_size_factor(obs: pd.DataFrame, totals: np.ndarray) -> str | None:
-    """A column of obs that counts more genes than the file holds."""
-    for key in obs.columns:
-        if str(key).lower() in SIZE_FACTOR_KEYS and pd.api.types.is_numeric_dtype(obs[key]):
-            values = obs[key].to_numpy(dtype=np.float64, na_value=np.nan)
-            if (values >= totals).all() and np.median(values) > 1.01 * np.median(totals):
-                return str(key)
-    return None
-
-
-# Labels
-
-
-def _check_column(obs: pd.DataFrame, key: str, option: str) -> None:
-    if key not in obs:
-        raise DataError(
-            f"obs has no column {key!r}, given as {option}. {_nearest(key, obs.columns)}"
-        )
-
-
-def _perturbation_key(obs: pd.DataFrame, key: str | None, control: str | None) -> str:
-    """The column given, or else of the usual ones the one with a control label."""
-    if key is not None:
-        _check_column(obs, key, "--perturbation-key")
-        return key
-    usual = [name for group in PERTURBATION_KEYS for name in group]
-    texts = {name: _texts(obs[name]) for name in obs.columns if str(name).lower() in usual}
-    ranked = sorted(texts, key=lambda name: usual.index(name.lower()))
-    for group in PERTURBATION_KEYS:
-        found = {}
-        for name in (name for name in ranked if name.lower() in group):
-            if controls := _control_labels(texts[name], control):
-                found[name] = np.where(np.isin(texts[name], controls), "control", texts[name])
-        if any((labels != next(iter(found.values()))).any() for labels in found.values()):
-            raise DataError(
-                f"Several columns of obs could be the perturbations: {_some(found, 10)}. They"
-                " differ; choose one with --perturbation-key."
-            )
-        if found:
-            return next(iter(found))
-    if ranked:  # a message about its control cells follows
-        return ranked[0]
-    raise DataError(
-        f"No column of obs is named as perturbations usually are ({_some(usual, 6)}); found"
-        f" {_some(obs.columns, 10) or 'no columns'}. Name the column with --perturbation-key."
-    )
-
-
-def _control_labels(labels: np.ndarray, control: str | None) -> list[str]:
-    """Labels of control cells, the most frequent first."""
-    known = pd.Series(labels).value_counts().index
-    if control is not None:
-        return [control] if control in known else []
-    return [label for label in known if CONTROL.fullmatch(label)]
-
-
-def _no_control(labels: np.ndarray, key: str, control: str | None) -> str:
-    known = pd.Series(labels).value_counts().index
-    if control is not None:
-        found = f"No cell of column {key!r} is labelled {control!r}, given as --control."
-        return f"{found} {_nearest(control, known)}"
-    return (
-        f"Column {key!r} has no control cells: expected a label such as control, ctrl,"
-        f" non-targeting or NT, found {_some(known)}. Name the control label with --control, or"
-        " another column with --perturbation-key."
-    )
-
-
-def _design_from_labels(
-    obs: pd.DataFrame, key: str, control: str | None, delimiter: str, dosage_key: str | None
-) -> _Design:
-    labels = _texts(obs[key])
-    if (labels == "").any():
-        raise DataError(
-            f"{(labels == '').sum():,} cells have no label in column {key!r}"
-            f" ({_some(obs.index[labels == ''])}). Label them, or drop them from the file."
-        )
-    controls = _control_labels(labels, control)
-    if not controls:
-        raise DataError(_no_control(labels, key, control))
-    known = set(labels)
-    parts = {label: _parts(label, known, controls, delimiter) for label in known}
-    doses = _doses(obs, dosage_key, labels, parts, delimiter)
-    rows = [_row(parts[label], dose) for label, dose in zip(labels, doses, strict=True)]
-    dosages, perturbations = _dosage_matrix(rows)
-    if not len(perturbations):
-        raise DataError(f"Every cell of column {key!r} is a control; expected perturbed ones too.")
-    notes = [*_label_notes(parts, controls, delimiter), *_dosage_notes(dosages)]
-    if n := sum(any(parts[label]) and not row for label, row in zip(labels, rows, strict=True)):
-        notes.append(f"{n:,} cells have dosage 0 and count as control.")
-    name = control or _first_word(controls[0], delimiter)
-    source = {"perturbation_key": key, "control_labels": controls}
-    return _Design(dosages, perturbations, name, source, notes)
-
-
-def _parts(label: str, known: set[str], controls: list[str], delimiter: str) -> list[str]:
-    """The label's perturbations, "" for a control; a label that only looks composed stays whole."""
-    if label in controls:
-        return [""]
-    parts = [part.strip() for part in label.split(delimiter)] if delimiter else [label]
-    is_control = [part in controls or CONTROL.fullmatch(part) is not None for part in parts]
-    named = [part for part, nothing in zip(parts, is_control, strict=True) if not nothing]
-    if len(parts) == 1 or not all(part in known or SYMBOL.fullmatch(part) for part in named):
-        return [label]
-    return ["" if nothing else part for part, nothing in zip(parts, is_control, strict=True)]
-
-
-def _first_word(label: str, delimiter: str) -> str:
-    """GEARS's "ctrl+ctrl" is "ctrl"; "non_targeting" stays whole."""
-    words = label.split(delimiter) if delimiter else [label]
-    return words[0] if all(CONTROL.fullmatch(word) for word in words) else label
-
-
-def _label_notes(parts: Mapping[str, list[str]], controls: list[str], delimiter: str) -> list[str]:
-    notes = []
-    if len(controls) > 1:
-        notes.append(f"{len(controls)} labels are taken as control: {_some(controls, 10)}.")
-    whole = sorted(label for label, each in parts.items() if delimiter and delimiter in each[0])
-    if whole:
-        notes.append(
-            f"{len(whole):,} labels contain {delimiter!r} and were kept whole, as not every part is"
-            f" a label or a gene symbol: {_some(whole)}."
-        )
-    named = {label: [part for part in each if part] for label, each in parts.items()}
-    twice = sorted(label for label, each in named.items() if len(each) > len(set(each)))
-    if twice:
-        notes.append(f"{len(twice):,} labels name a perturbation twice, used once: {_some(twice)}.")
-    return notes
-
-
-# Dosages
-
-
-def _doses(
-    obs: pd.DataFrame,
-    key: str | None,
-    labels: np.ndarray,
-    parts: Mapping[str, list[str]],
-    delimiter: str,
-) -> list[tuple[float, ...]]:
-    """For each cell a dosage for each part of its label; 1 where no column is given."""
-    if key is None:
-        return [(1.0,) * len(parts[label]) for label in labels]
-    texts = _texts(obs[key])
-    parsed = {
-        (label, text): _parse_dose(text, parts[label], delimiter)
-        for label, text in set(zip(labels, texts, strict=True))
-    }
-    doses = [parsed[pair] for pair in zip(labels, texts, strict=True)]
-    if bad := [i for i, dose in enumerate(doses) if not dose]:
-        cells = [f"{obs.index[i]} ({texts[i]!r})" for i in bad]
-        raise DataError(
-            f"Dosage column {key!r} has {len(bad):,} values that are negative, missing or no"
-            " number; dosages must be numbers of 0 or more, one for the label or one for each of"
-            f" its parts ('0.5+1'). Drop or recode cells {_some(cells)}."
-        )
-    return doses
-
-
-def _parse_dose(text: str, parts: list[str], delimiter: str) -> tuple[float, ...]:
-    """Dosages of a label's parts; nothing where `text` does not say them."""
-    n_parts = len(parts)
-    if not any(parts):  # what stands beside a control cell does not matter
-        return (0.0,) * n_parts
-    for pieces in ([text], text.split(delimiter or None)):
-        try:
-            numbers = tuple(float(piece) for piece in pieces)
-        except ValueError:
-            continue
-        if len(numbers) in (1, n_parts) and all(0 <= number < np.inf for number in numbers):
-            return numbers if len(numbers) == n_parts else numbers * n_parts
-    return ()
-
-
-def _row(parts: list[str], doses: tuple[float, ...]) -> dict[str, float]:
-    """Perturbation to dosage; of a perturbation named twice the larger dosage."""
-    row: dict[str, float] = {}
-    for part, dose in zip(parts, doses, strict=True):
-        if part and dose:
-            row[part] = max(dose, row.get(part, 0.0))
-    return row
-
-
-def _dosage_matrix(rows: list[dict[str, float]]) -> tuple[sp.csr_matrix, np.ndarray]:
-    names = sorted({name for row in rows for name in row})
-    column = {name: i for i, name in enumerate(names)}
-    indptr = np.cumsum([0, *(len(row) for row in rows)])
-    indices = [column[name] for row in rows for name in row]
-    data = np.array([dose for row in rows for dose in row.values()], dtype=np.float32)
-    matrix = sp.csr_matrix((data, indices, indptr), shape=(len(rows), len(names)))
-    matrix.sort_indices()
-    return matrix, np.array(names, dtype=str)
-
-
-def _dosage_notes(dosages: sp.csr_matrix) -> list[str]:
-    largest = dosages.max()
-    if largest <= LARGE_DOSAGE:
-        return []
-    return [f"Dosages go up to {largest:g}; the model expects about 1: divide them by a usual one."]
-
-
-def _design_from_table(
-    file: h5py.File, key: str, obs: pd.DataFrame, control: str | None
-) -> _Design:
-    """Dosages as a table of obsm has them; cells without any are the controls."""
-    table, names = _dosage_table(file, key, obs)
-    if len(set(names)) < len(names) or "" in names:
-        raise DataError(f"Columns of obsm[{key!r}] need different names; found {_some(names, 6)}.")
-    if wrong := [name for name in names if name == control or CONTROL.fullmatch(name)]:
-        raise DataError(
-            f"obsm[{key!r}] has a column for control ({_some(wrong)}); expected perturbations only,"
-            " with rows of zeros for control cells. Drop the column."
-        )
-    dosages = _csr(table, f"obsm[{key!r}]", (len(obs), len(names)))[:, np.argsort(names)]
-    bad = np.unique(dosages.nonzero()[0][~((dosages.data >= 0) & np.isfinite(dosages.data))])
-    if len(bad):
-        raise DataError(
-            f"obsm[{key!r}] has negative or missing dosages in {len(bad):,} cells; dosages must be"
-            f" numbers of 0 or more. Drop or recode cells {_some(obs.index[bad])}."
-        )
-    n_controls = int((dosages.getnnz(axis=1) == 0).sum())
-    if n_controls in (0, len(obs)):
-        raise DataError(
-            f"obsm[{key!r}] has {n_controls:,} control cells (rows of zeros) among {len(obs):,};"
-            " expected control cells and perturbed ones. Add those that are absent."
-        )
-    names, used = np.sort(names), dosages.getnnz(axis=0) > 0
-    unused = f"{(~used).sum():,} columns of obsm[{key!r}] have no cell: {_some(names[~used])}."
-    return _Design(
-        dosages[:, used].sorted_indices().astype(np.float32),
-        names[used].astype(str),
-        control or "control",
-        {"perturbation_key": None, "control_labels": []},
-        [*_dosage_notes(dosages), *([] if used.all() else [unused])],
-    )
-
-
-def _dosage_table(file: h5py.File, key: str, obs: pd.DataFrame) -> tuple[Any, np.ndarray]:
-    """The table of obsm and the names of its columns."""
-    known = _keys(file, "obsm")
-    if key not in known:
-        nearest = _nearest(key, [*obs.columns, *known])
-        raise DataError(f"Neither obs nor obsm has {key!r}, given as --dosage-key. {nearest}")
-    table = _read(file, f"obsm/{key}")
-    if isinstance(table, pd.DataFrame):
-        return table.to_numpy(), _texts(table.columns)
-    if f"{key}_names" in _keys(file, "uns"):
-        return table, _texts(pd.Index(np.ravel(_read(file, f"uns/{key}_names"))))
-    raise DataError(
-        f"obsm[{key!r}] does not name its columns. Store it as a DataFrame, or the names of the"
-        f" perturbations as uns[{key + '_names'!r}]."
-    )
-
-
-def _conditions(dosages: sp.csr_matrix, perturbations: np.ndarray, control: str) -> np.ndarray:
-    names: dict[tuple[bytes, bytes], str] = {}
-    conditions = []
-    for start, stop in pairwise(dosages.indptr):
-        columns, doses = dosages.indices[start:stop], dosages.data[start:stop]
-        row = (columns.tobytes(), doses.tobytes())
-        if row not in names:
-            parts = zip(perturbations[columns], doses, strict=True)
-            names[row] = "+".join(name if dose == 1 else f"{name}:{dose:g}" for name, dose in parts)
-        conditions.append(names[row] or control)
-    return np.array(conditions, dtype=str)
-
-
-# Choosing genes
-
-
-def read_genes(path: Path | str) -> list[str]:
-    """Gene names from a text file, one to a line; what follows "#" is a comment."""
-    names = [line.split("#")[0].strip() for line in _text_of(Path(path)).splitlines()]
-    genes = list(dict.fromkeys(name for name in names if name))
-    if not genes:
-        raise DataError(f"{path} names no genes; expected one name to a line.")
-    return genes
-
-
-def _text_of(path: Path) -> str:
+def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -694,29 +89,43 @@ def _text_of(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {error}. Give a text file (UTF-8).") from error
 
 
+# Choosing genes
+
+
+def read_genes(path: Path | str) -> list[str]:
+    """Gene names from a text file, one to a line; what follows "#" is a comment."""
+    names = [line.split("#")[0].strip() for line in read_text(Path(path)).splitlines()]
+    genes = list(dict.fromkeys(name for name in names if name))
+    if not genes:
+        raise DataError(f"{path} names no genes; expected one name to a line.")
+    return genes
+
+
 def gene_panel(
     data: CellData, genes: Sequence[str] | None = None, top: int | None = None
 ) -> CellData:
     """The named genes, or the `top` most variable ones, in the order of the data.
 
-    Variable means a large variance of analytic Pearson residuals (Lause et al. 2021). Without a
-    size factor, `library` becomes the total over the genes kept: a total of what is modelled.
+    Variable means a large variance: of analytic Pearson residuals (Lause et al. 2021) for counts,
+    of the values themselves for data that are none. Without a size factor, the `library` of counts
+    becomes the total over the genes kept: a total of what is modelled.
     """
     if (genes is None) == (top is None):
         raise DataError("Choose genes either by name (--genes) or by number (--top-genes).")
     if genes is not None:
         kept = np.isin(data.genes, list(genes))
         absent = sorted(set(genes) - set(data.genes[kept]))
-        missed = f"{len(absent):,} genes asked for are not measured: {_some(absent)}."
+        missed = f"{len(absent):,} genes asked for are not measured: {some(absent)}."
         if not kept.any():
-            raise DataError(f"{missed} Use names as in the data ({_some(data.genes)}).")
+            raise DataError(f"{missed} Use names as in the data ({some(data.genes)}).")
         notes = [missed] if absent else []
     else:
         kept, notes = _most_variable(data, top or 0), []
     notes = [*data.source["notes"], f"{kept.sum():,} of {len(kept):,} genes were kept.", *notes]
     panel = genes_at(data, np.flatnonzero(kept))
     if not panel.counts.nnz:
-        raise DataError("No cell has a count of the genes kept. Keep genes that are detected.")
+        what = "count" if data.is_counts else "value but 0"
+        raise DataError(f"No cell has a {what} of the genes kept. Keep genes that are detected.")
     return replace(panel, source={**data.source, "notes": notes})
 
 
@@ -726,6 +135,8 @@ def genes_at(data: CellData, index: np.ndarray) -> CellData:
     A size factor that was given stays the library, and from here on may count more genes.
     """
     counts = data.counts[:, index]
+    if not data.is_counts:
+        return replace(data, counts=counts, genes=data.genes[index])
     library = totals = np.asarray(counts.sum(axis=1), dtype=np.float32).ravel()
     if data.has_size_factor or data.source.get("size_factor_key"):
         library = data.library
@@ -738,8 +149,17 @@ def _most_variable(data: CellData, top: int) -> np.ndarray:
     if not 1 <= top <= len(data.genes):
         raise DataError(f"--top-genes must be from 1 to {len(data.genes):,}; found {top}.")
     kept = np.zeros(len(data.genes), dtype=bool)
-    kept[np.argsort(-_residual_variance(data.counts), kind="stable")[:top]] = True
+    variance = (_residual_variance if data.is_counts else _variance)(data.counts)
+    kept[np.argsort(-variance, kind="stable")[:top]] = True
     return kept
+
+
+def _variance(values: sp.csr_matrix) -> np.ndarray:
+    by_gene = values.tocsc()
+    blocks = (slice(i, i + GENES_AT_ONCE) for i in range(0, values.shape[1], GENES_AT_ONCE))
+    return np.concatenate(
+        [by_gene[:, block].toarray().var(axis=0, dtype=np.float64) for block in blocks]
+    )
 
 
 def _residual_variance(counts: sp.csr_matrix) -> np.ndarray:
@@ -759,79 +179,21 @@ def _residual_variance(counts: sp.csr_matrix) -> np.ndarray:
     return np.concatenate(variances)
 
 
-# Splitting
+# Perturbations
 
 
-def split(
-    data: CellData,
-    seed: int = 0,
-    fractions: tuple[float, float, float] = (0.64, 0.16, 0.2),
-    path: Path | str | None = None,
-) -> Shaped[np.ndarray, " N"]:
-    """For each cell "train", "validation" or "test", at random or from a CSV file.
+def conditions_as_perturbations(data: CellData) -> CellData:
+    """The same cells, every condition but control a perturbation of its own at dosage 1.
 
-    At random is within conditions: one of three cells or more has cells in each part whose fraction
-    is above 0, one of fewer is trained on. The file has columns `cell, split` and every cell once.
+    For models that know single perturbations only: "A+B" has nothing to do with A or B then. The
+    conditions stay as they are, and their sorted labels are the perturbations.
     """
-    if path is None:
-        parts = _random_split(data, seed, np.array(fractions))
-    else:
-        parts = _split_from_file(data, Path(path))
-    trained = data.dosages[np.flatnonzero(parts == "train")].getnnz(axis=0) > 0
-    if not trained.all():
-        raise DataError(
-            f"{(~trained).sum():,} perturbations have no training cell"
-            f" ({_some(data.perturbations[~trained])}). Mark some of their cells as train, or drop"
-            " these perturbations from the file."
-        )
-    return parts
-
-
-def _random_split(data: CellData, seed: int, shares: np.ndarray) -> np.ndarray:
-    if not (shares >= 0).all() or shares[0] <= 0 or not np.isclose(shares.sum(), 1):
-        raise DataError(f"Fractions of a split must be 0 or more and sum to 1; found {shares}.")
-    rng = np.random.default_rng(seed)
-    parts = np.empty(len(data.cells), dtype="<U10")
-    for cells in pd.Series(data.conditions).groupby(data.conditions).indices.values():
-        parts[rng.permutation(cells)] = np.repeat(SPLITS, _sizes(len(cells), shares))
-    return parts
-
-
-def _sizes(n: int, shares: np.ndarray) -> np.ndarray:
-    """How many of `n` cells go to each part."""
-    if n < len(SPLITS):
-        return np.array([n, 0, 0])
-    sizes = np.diff(np.rint(n * np.cumsum([0, *shares]))).astype(int)
-    for part in np.flatnonzero((sizes == 0) & (shares > 0)):
-        sizes[sizes.argmax()] -= 1
-        sizes[part] += 1
-    return sizes
-
-
-def _split_from_file(data: CellData, path: Path) -> np.ndarray:
-    try:
-        table = pd.read_csv(io.StringIO(_text_of(path)), dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise DataError(f"{path} is no CSV file: {error}. Expected columns cell, split.") from error
-    if not {"cell", "split"} <= set(table):
-        raise DataError(f"{path} must have columns cell, split; found {_some(table.columns, 6)}.")
-    split_of = table.set_index("cell")["split"].str.strip().str.lower()
-    split_of = split_of.replace({"valid": "validation", "val": "validation"})
-    problems = {
-        "values other than train, validation and test": set(split_of) - set(SPLITS),
-        "cells more than once": set(split_of.index[split_of.index.duplicated()]),
-        "cells that are not in the data": set(split_of.index) - set(data.cells),
-        "no line for cells of the data": set(data.cells) - set(split_of.index),
-    }
-    for what, which in problems.items():
-        if which:
-            raise DataError(
-                f"{path} has {what} ({len(which):,}: {_some(sorted(which))}). Give every cell of"
-                " the data once, as train, validation or test."
-            )
-    if "train" not in set(split_of):
-        raise DataError(f"{path} has no train cells. Mark the cells to train on as train.")
-    return split_of.loc[data.cells].to_numpy(dtype=str)
+    perturbed = data.dosages.getnnz(axis=1) > 0
+    names, column = np.unique(data.conditions[perturbed], return_inverse=True)
+    indptr = np.concatenate([[0], np.cumsum(perturbed)])
+    ones = np.ones(len(column), dtype=np.float32)
+    dosages = sp.csr_matrix((ones, column, indptr), shape=(len(perturbed), len(names)))
+    return replace(data, dosages=dosages, perturbations=names)
 
 
 # Summaries
@@ -841,9 +203,9 @@ def summary(data: CellData) -> dict[str, Any]:
     """What the data hold and how they were read, in values that JSON can store."""
     n_perturbations = data.dosages.getnnz(axis=1)
     perturbed = pd.Series(data.conditions[n_perturbations > 0]).value_counts()
-    counted = np.asarray(data.counts.sum(1)).ravel()
     return {
         **data.source,
+        "continuous": not data.is_counts,
         "n_cells": len(data.cells),
         "n_genes": len(data.genes),
         "n_perturbations": len(data.perturbations),
@@ -858,12 +220,28 @@ def summary(data: CellData) -> dict[str, Any]:
             "max": int(perturbed.max()),
             "largest": str(perturbed.index[0]),
         },
-        "n_constant_genes": int(_constant(data.counts).sum()),
-        "n_empty_cells": int((counted == 0).sum()),
-        "median_counts": float(np.median(counted)),
+        "n_constant_genes": int(constant_genes(data.counts).sum()),
+        "n_empty_cells": int((data.counts.getnnz(axis=1) == 0).sum()),
+        "median_counts": float(np.median(np.asarray(data.counts.sum(1)))),
         "median_library": float(np.median(data.library)),
         "has_size_factor": data.has_size_factor,
+        "lowest_value": float(data.counts.min()),
+        "highest_value": float(data.counts.max()),
+        "cells_per_replicate": _cells_per_replicate(data.replicates),
     }
+
+
+def constant_genes(counts: sp.csr_matrix) -> np.ndarray:
+    """Which genes never vary."""
+    return counts.max(axis=0).toarray().ravel() == counts.min(axis=0).toarray().ravel()
+
+
+def _cells_per_replicate(replicates: np.ndarray | None) -> dict[str, int]:
+    """By label; cells without one are not counted."""
+    if replicates is None:
+        return {}
+    names, sizes = np.unique(replicates[replicates != ""], return_counts=True)
+    return dict(zip(names.tolist(), sizes.tolist(), strict=True))
 
 
 def describe(summary: Mapping[str, Any]) -> str:
@@ -872,15 +250,20 @@ def describe(summary: Mapping[str, Any]) -> str:
     key = s["perturbation_key"]
     where = f"column {key!r}" if key else f"obsm[{s['dosage_key']!r}]"
     lines = [
-        f"{s['file']}: {s['n_cells']:,} cells x {s['n_genes']:,} genes, counts from"
-        f" {s['counts_from']}",
+        f"{s['file']}: {s['n_cells']:,} cells x {s['n_genes']:,} genes,"
+        f" {'values, not counts,' if s['continuous'] else 'counts'} from {s['counts_from']}",
         f"{s['n_perturbations']:,} perturbations in {where}, {s['n_single']:,} of them measured"
         f" singly; {s['n_combinations']:,} combinations",
         f"{s['n_control_cells']:,} control cells ({s['control']})",
         f"Cells per condition: {cells['min']:,} ({cells['smallest']}) to {cells['max']:,}"
         f" ({cells['largest']}), median {cells['median']:,.0f}",
-        f"Counts per cell on these genes: median {s['median_counts']:,.0f}",
+        f"Values from {s['lowest_value']:.4g} to {s['highest_value']:.4g}"
+        if s["continuous"]
+        else f"Counts per cell on these genes: median {s['median_counts']:,.0f}",
     ]
+    if sizes := s["cells_per_replicate"]:
+        replicates = some((f"{name} ({n:,} cells)" for name, n in sizes.items()), 6)
+        lines.append(f"{len(sizes):,} replicates in column {s['replicate_key']!r}: {replicates}")
     if s["size_factor_key"]:
         lines.append(f"Size factor {s['size_factor_key']!r}: median {s['median_library']:,.0f}")
     if suggestion := s["size_factor_suggestion"]:

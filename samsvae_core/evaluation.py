@@ -1,33 +1,54 @@
-"""How good is a model, on cells it has not seen, and beside what a mean would do.
+"""How good is a model, on cells it has not seen, and beside what the data alone would say.
 
-Two figures: the predictive IWELBO of held-out cells, and the correlation of predicted with observed
-average effects. The paper's average effect (section 5) is the mean over cells of
-log2(1 + 1e4 x / total) minus the same of control; the model's is that of sampled counts. It is
-another scale than `composition`'s shift and is used here alone, so that figures compare.
+The predictive IWELBO of held-out cells; average effects beside baselines and the ceiling of the
+data; where held-out statistics fall in the model's predictions; coverage of intervals;
+non-additivity. A figure that is not defined is None, with its reason where that is no plain one.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
+from samsvae_core import calibration
+from samsvae_core.agreement import agreement, figures, jackknife_error
+from samsvae_core.agreement import mask_recovery as mask_recovery
+from samsvae_core.agreement import pearson as pearson
+from samsvae_core.baselines import (
+    FEWEST_CELLS,
+    baselines,
+    ceiling,
+    ceiling_figures,
+    cell_levels,
+    dosage_table,
+    halvings,
+    is_combination,
+    mean_effects,
+    observed_effects,
+)
 from samsvae_core.bundle import Bundle
 from samsvae_core.data import CellData, DataError
 from samsvae_core.inference import Cells, importance_weights, iwelbo
-from samsvae_core.model import PER_TEN_THOUSAND, SAMSVAE
+from samsvae_core.model import SAMSVAE
+from samsvae_core.predictive import (
+    JACKKNIFE_GROUPS,
+    REPLICATE_SETS,
+    VALUES_AT_ONCE,
+    ModelEffects,
+    model_effects,
+    predictive_checks,
+    predictive_positions,
+    seeded,
+)
+from samsvae_core.splits import UNUSED
 
-FEWEST_CELLS = 3  # of a condition: below it an average effect is not reported
-TOP_GENES = 20
-JACKKNIFE_GROUPS = 10
-VALUES_AT_ONCE = 2**23  # samples x cells x genes held in memory
+KINDS = ("single", "combination seen in training", "combination not seen in training")
 
 
 @dataclass(frozen=True)
@@ -39,6 +60,8 @@ class EvaluationConfig:
     library: str = "data"
     reference: str = "test"  # cells the observed effects are from: "test", or "all" as the paper
     seed: int = 0
+    replicate_sets: int = REPLICATE_SETS  # of predictive checks
+    shift_draws: int = 64  # of the posterior, in coverage and interaction
 
 
 class Bound(NamedTuple):
@@ -50,25 +73,57 @@ class Bound(NamedTuple):
     n_cells: int
 
 
+class Evaluation(NamedTuple):
+    """Metrics, and the tables behind them."""
+
+    metrics: dict[str, Any]  # values JSON can store
+    positions: pd.DataFrame  # see `predictive_positions`
+    gene_errors: pd.DataFrame | None  # see `calibration.gene_errors`
+
+
 def evaluate(
-    bundle_model: SAMSVAE,
+    model: SAMSVAE,
     data: CellData,
     parts: np.ndarray,
     config: EvaluationConfig = EvaluationConfig(),
 ) -> dict[str, Any]:
-    """Metrics of metrics.json: IWELBO of the test cells, average effects, the same of baselines.
+    """Metrics of metrics.json: those of `full_evaluation`."""
+    return full_evaluation(model, data, parts, config).metrics
 
-    `parts` is the split of each cell. Raises DataError where there is no test cell or control.
+
+def full_evaluation(
+    model: SAMSVAE,
+    data: CellData,
+    parts: np.ndarray,
+    config: EvaluationConfig = EvaluationConfig(),
+) -> Evaluation:
+    """Everything there is to say of a model on the test cells.
+
+    `parts` is the split of each cell; cells marked unused are looked at nowhere. Raises DataError
+    where there is no test cell, or where controls or conditions have too few cells.
     """
-    test = data.subset(parts == "test")
-    if len(test.cells) == 0:
-        raise DataError("The split has no test cells; held-out metrics need some (--split).")
-    bound = held_out_bound(bundle_model, Cells(test, model_device(bundle_model)), config)
-    reference = data if config.reference == "all" else test
-    observed = observed_effects(reference)
-    predicted = model_effects(bundle_model, reference, observed.index, config)
-    trained = observed_effects(data.subset(parts == "train"))
-    return {
+    used = parts != UNUSED
+    data, parts = data.subset(used), parts[used]
+    part = {name: data.subset(parts == name) for name in ("train", "validation", "test")}
+    n_test = len(part["test"].cells)
+    if n_test < FEWEST_CELLS:
+        raise DataError(
+            f"The split has {n_test or 'no'} test cells; held-out metrics need {FEWEST_CELLS} or "
+            "more (--split)."
+        )
+    bound = held_out_bound(model, Cells(part["test"], model.device), config)
+    cells, control_cells = scored_cells(data, parts, config.reference)
+    observed = observed_effects(cells, "all" if config.reference == "all" else "held-out")
+    predicted = model_effects(
+        model, cells, observed.index, config.effect_draws, config.library, config.seed
+    )
+    trained = set(part["train"].conditions)
+    table = Table(observed, kinds(observed.index, trained), replicate_effects(cells))
+    dosages = dosage_table(cells, observed.index)
+    simple = baselines(observed, part["train"], part["validation"], dosages)
+    positions = predictive_positions(model, part["test"], config.replicate_sets, config.seed)
+    shifts = shift_metrics(model, data, parts, cells, config, trained)
+    metrics = {
         "iwelbo": {
             "test": bound.mean,
             "mc_error": bound.mc_error,
@@ -78,15 +133,23 @@ def evaluate(
         },
         "average_effects": {
             "reference": config.reference,
+            "control_cells": control_cells,
             "library": config.library,
-            "n_conditions": len(observed),
             "n_draws": config.effect_draws,
-            **agreement(observed, predicted),
+            **table.row(predicted.mean),
+            "mc_error": effect_errors(observed, predicted),
         },
         "baselines": {
-            name: agreement(observed, frame) for name, frame in baselines(observed, trained).items()
+            **{name: table.row(frame) for name, frame in simple.items()},
+            "split-half": table.ceiling(halvings(cells, config.seed)),
         },
+        "predictive_checks": {
+            "n_replicate_sets": config.replicate_sets,
+            **predictive_checks(positions),
+        },
+        **shifts.metrics,
     }
+    return Evaluation(metrics, positions, shifts.gene_errors)
 
 
 def evaluate_bundle(bundle: Bundle, data: CellData, config: EvaluationConfig) -> dict[str, Any]:
@@ -104,6 +167,25 @@ def stored_split(bundle: Bundle, data: CellData) -> np.ndarray:
             "Use the file the bundle was trained on."
         )
     return parts
+
+
+def scored_cells(data: CellData, parts: np.ndarray, reference: str) -> tuple[CellData, str]:
+    """The cells that observed effects are from, and which part their controls are of.
+
+    A split may hold out combinations and no controls: those of validation stand in, or else all.
+    """
+    if reference == "all":
+        return data, "all"
+    control = data.conditions == data.control
+    chosen, name = control, "all"
+    for part in ("test", "validation"):
+        if (control & (parts == part)).sum() >= FEWEST_CELLS:
+            chosen, name = control & (parts == part), part
+            break
+    return data.subset((parts == "test") & ~control | chosen), name
+
+
+# The bound
 
 
 @torch.inference_mode()
@@ -132,163 +214,149 @@ def held_out_bound(model: SAMSVAE, cells: Cells, config: EvaluationConfig) -> Bo
     return Bound(values.mean().item(), math.sqrt(spread.item()), se, n_cells)
 
 
-def observed_effects(data: CellData) -> pd.DataFrame:
-    """Average effect of every condition with enough cells, conditions x genes.
-
-    Cells without counts say nothing of proportions and are left out.
-    """
-    total = (
-        np.asarray(data.counts.sum(axis=1)).ravel() if not data.has_size_factor else data.library
-    )
-    kept = total > 0
-    scaled = sp.diags_array(PER_TEN_THOUSAND / total[kept]) @ data.counts[kept]
-    levels = sp.csr_matrix(scaled)
-    levels.data = np.log2(1 + levels.data)
-    code, names = pd.factorize(data.conditions[kept])
-    n = np.bincount(code)
-    member = sp.csr_matrix((np.ones(len(code)), (code, np.arange(len(code)))))
-    means = pd.DataFrame((member @ levels).toarray() / n[:, None], index=names, columns=data.genes)
-    enough = names[n >= FEWEST_CELLS]
-    if data.control not in enough:
-        raise DataError(
-            f"Fewer than {FEWEST_CELLS} control cells ({data.control}) are among the held-out "
-            "cells; average effects need them. Use a split that holds out controls too."
-        )
-    if len(enough) == 1:
-        raise DataError(
-            f"No condition has {FEWEST_CELLS} cells or more among the held-out cells; average "
-            "effects need some. Hold out more cells."
-        )
-    effects = means.loc[enough] - means.loc[data.control]
-    return effects.drop(index=data.control).sort_index()
+# Average effects
 
 
-@torch.inference_mode()
-def model_effects(
-    model: SAMSVAE, data: CellData, conditions: pd.Index, config: EvaluationConfig
-) -> pd.DataFrame:
-    """Average effects of sampled counts: basal states from the prior, common to all conditions."""
-    device = model_device(model)
-    dosages = {c: data.dosages[np.flatnonzero(data.conditions == c)[0]] for c in conditions}
-    rng = np.random.default_rng(config.seed)
-    with seeded(config.seed, device):
-        effects = model.effects(config.effect_draws)
-        z_basal = torch.randn(config.effect_draws, model.config.n_latent, device=device)
-        control = average_level(model, z_basal, libraries(data, data.control, config, rng))
-        rows = []
-        for condition in conditions:
-            D = torch.as_tensor(dosages[condition].toarray(), device=device)  # (1, T)
-            z = z_basal + effects.shift(D)[:, 0]
-            depth = libraries(data, condition, config, rng)
-            rows.append(average_level(model, z, depth) - control)
-    return pd.DataFrame(torch.stack(rows).cpu().numpy(), index=conditions, columns=data.genes)
+def effect_errors(observed: pd.DataFrame, predicted: ModelEffects) -> dict[str, float | None]:
+    """Monte Carlo error of figures: a delete-a-group jackknife over posterior draws."""
+    found = [agreement(observed, frame) for frame in predicted.left_out]
+    names = ("pearson", "pearson_top20", "r2", "cosine", "median", "rank")
+    return {name: jackknife_error([f[name] for f in found]) for name in names}
 
 
-def average_level(
-    model: SAMSVAE, z: Float[Tensor, "S K"], library: Float[np.ndarray, " S"]
-) -> Float[Tensor, " G"]:
-    """Mean over draws of log2(1 + 1e4 x / total), x sampled at state z and depth `library`."""
-    size = max(1, VALUES_AT_ONCE // model.config.n_genes)
-    depth = torch.as_tensor(library, dtype=torch.float32, device=z.device)[:, None]
-    total = torch.zeros(model.config.n_genes, device=z.device)
-    n_drawn = 0
-    for states, depths in zip(z.split(size), depth.split(size), strict=True):
-        x = model.decode(states[None], depths).sample()[0]
-        totals = depths if model.config.other_genes else x.sum(-1, keepdim=True)
-        seen = totals[:, 0] > 0
-        levels = torch.log2(1 + PER_TEN_THOUSAND * x[seen] / totals[seen])
-        total += levels.sum(0)
-        n_drawn += int(seen.sum())
-    return total / max(1, n_drawn)
-
-
-def libraries(
-    data: CellData, condition: str, config: EvaluationConfig, rng: np.random.Generator
-) -> np.ndarray:
-    """Library sizes to draw counts at."""
-    if config.library == "10000":
-        return np.full(config.effect_draws, 1e4)
-    pool = data.library[data.conditions == condition]
-    return rng.choice(pool[pool > 0], size=config.effect_draws)
-
-
-def baselines(observed: pd.DataFrame, trained: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Predictions without a model: what one should at least beat."""
-    trained = trained.reindex(index=observed.index, columns=observed.columns)
-    everywhere = trained.mean(axis=0)
-    return {
-        "no change": observed * 0,
-        "mean over perturbations": observed * 0 + everywhere,
-        "training mean": trained.fillna(0),
+def kinds(conditions: Iterable[str], trained: set[str]) -> pd.Series:
+    """Which of KINDS each condition is."""
+    kind = {
+        c: KINDS[0] if not is_combination(c) else KINDS[1] if c in trained else KINDS[2]
+        for c in conditions
     }
+    return pd.Series(kind, dtype=str)
 
 
-def agreement(observed: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, Any]:
-    """Pooled and per-condition agreement of predicted with observed effects; None where undefined.
+def replicate_effects(cells: CellData) -> dict[str, tuple[int, pd.DataFrame]] | None:
+    """Cells and observed effects of each replicate, against controls of the same replicate.
 
-    Top 20: the genes with the largest observed effect of each condition.
+    None where the file names no replicates; a table without rows where one has too few cells.
     """
-    x, y = observed.to_numpy(), predicted.to_numpy()
-    top = np.argsort(-np.abs(x), axis=1)[:, :TOP_GENES]
-    x_top, y_top = (np.take_along_axis(a, top, axis=1) for a in (x, y))
-    return {
-        "pearson": pearson(x.ravel(), y.ravel()),
-        "pearson_top20": pearson(x_top.ravel(), y_top.ravel()),
-        "r2": r_squared(x.ravel(), y.ravel()),
-        "cosine": cosine(x.ravel(), y.ravel()),
-        "per_perturbation": {
-            str(name): pearson(a, b) for name, a, b in zip(observed.index, x, y, strict=True)
-        },
-    }
-
-
-def pearson(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Correlation, or None where either side is constant."""
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
+    if cells.replicates is None:
         return None
-    return float(np.corrcoef(x, y)[0, 1])
+    found = {}
+    for name in sorted(set(cells.replicates) - {""}):
+        own = cells.subset(cells.replicates == name)
+        effects = mean_effects(cell_levels(own), own.control, own.genes)
+        found[str(name)] = len(own.cells), effects
+    return found
 
 
-def r_squared(observed: np.ndarray, predicted: np.ndarray) -> float | None:
-    """1 - squared error over variance: below 0 where the mean of the data would do better."""
-    variance = ((observed - observed.mean()) ** 2).sum()
-    return float(1 - ((observed - predicted) ** 2).sum() / variance) if variance > 0 else None
+class Table(NamedTuple):
+    """What every row of the table of average effects is compared with."""
+
+    observed: pd.DataFrame
+    kinds: pd.Series
+    replicates: dict[str, tuple[int, pd.DataFrame]] | None
+
+    def row(self, predicted: pd.DataFrame) -> dict[str, Any]:
+        """Agreement of predicted effects on the conditions they are defined for."""
+        predicted = predicted.dropna()
+        names = predicted.index
+        by_kind = {}
+        for kind in self.present():
+            own = names[(self.kinds[names] == kind).to_numpy(dtype=bool)]
+            found = figures(self.observed.loc[own], predicted.loc[own]) if len(own) else None
+            by_kind[kind] = None if found is None else {**found, "n": len(own)}
+        return {
+            "n_conditions": len(names),
+            "n_not_available": len(self.observed) - len(names),
+            **agreement(self.observed.loc[names], predicted),
+            "kinds": by_kind,
+            "replicates": self.by_replicate(predicted),
+        }
+
+    def present(self) -> list[str]:
+        return [kind for kind in KINDS if (self.kinds == kind).any()]
+
+    def by_replicate(self, predicted: pd.DataFrame) -> dict[str, Any] | None:
+        if self.replicates is None:
+            return None
+        found: dict[str, Any] = {}
+        for label, (n_cells, effects) in self.replicates.items():
+            names = effects.index.intersection(predicted.index)
+            found[label] = {"n_cells": n_cells, "n_conditions": len(names)}
+            if effects.empty:
+                reason = f"fewer than {FEWEST_CELLS} cells of control or of every condition"
+                found[label]["not_available"] = reason
+            elif len(names):
+                found[label].update(figures(effects.loc[names], predicted.loc[names]))
+            else:
+                found[label]["not_available"] = "none of its conditions is predicted"
+        return found
+
+    def ceiling(self, halves: list[tuple[pd.DataFrame, pd.DataFrame]]) -> dict[str, Any]:
+        """The row of the data's own ceiling, on the conditions with cells for two halves."""
+        names = halves[0][0].index if halves else self.observed.index[:0]
+        by_kind = {}
+        for kind in self.present():
+            own = names[(self.kinds[names] == kind).to_numpy(dtype=bool)]
+            found = ceiling_figures([(a.loc[own], b.loc[own]) for a, b in halves])
+            by_kind[kind] = {**found, "n": len(own)} if len(own) else None
+        return {
+            "n_conditions": len(names),
+            "n_not_available": len(self.observed) - len(names),
+            **ceiling(halves),
+            "kinds": by_kind,
+            "replicates": None,
+        }
 
 
-def cosine(x: np.ndarray, y: np.ndarray) -> float | None:
-    norm = np.linalg.norm(x) * np.linalg.norm(y)
-    return float(x @ y / norm) if norm > 0 else None
+# Shifts on the scale of compositions
 
 
-def mask_recovery(found: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """Precision, recall and F1 of mask entries, after the best matching of mechanisms.
+class ShiftMetrics(NamedTuple):
+    """What `shift_metrics` found."""
 
-    Mechanisms are matched by the number of entries they share (Hungarian algorithm), as in the
-    paper's simulations; unmatched found entries count as false.
-    """
-    from scipy.optimize import linear_sum_assignment
-
-    shared = found.astype(float).T @ true.astype(float)  # (K found, K true)
-    hits = shared[linear_sum_assignment(-shared)].sum()
-    precision, recall = hits / max(found.sum(), 1), hits / max(true.sum(), 1)
-    f1 = 2 * hits / max(found.sum() + true.sum(), 1)
-    return {"precision": float(precision), "recall": float(recall), "f1": float(f1)}
+    metrics: dict[str, Any]
+    gene_errors: pd.DataFrame | None
 
 
-def model_device(model: SAMSVAE) -> torch.device:
-    return model.mask_logits.device
+def shift_metrics(
+    model: SAMSVAE,
+    data: CellData,
+    parts: np.ndarray,
+    cells: CellData,
+    config: EvaluationConfig,
+    trained: set[str],
+) -> ShiftMetrics:
+    """Model errors learned on validation cells, coverage on test cells, interaction on `cells`."""
+    reference = calibration.reference_cells(model, data, parts)
 
+    def predict(observed: calibration.Shifts) -> calibration.Predicted:
+        return calibration.predicted_conditions(
+            model, reference, data, observed.shift.index, config.shift_draws, config.seed
+        )
 
-class seeded:
-    """Random numbers inside are those of `seed`; those outside are left as they were."""
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self.seed = seed
-        self.fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-
-    def __enter__(self) -> None:
-        self.fork.__enter__()
-        torch.manual_seed(self.seed)
-
-    def __exit__(self, *error: object) -> None:
-        self.fork.__exit__(*error)  # type: ignore[arg-type]
+    validated = calibration.observed_shifts(data.subset(parts == "validation"))
+    errors = calibration.gene_errors(validated, predict(validated))
+    held_out, _ = scored_cells(data, parts, "test")
+    tested = calibration.observed_shifts(held_out)
+    at_test = predict(tested)
+    compared, at_compared = tested, at_test
+    if config.reference == "all":
+        compared = calibration.observed_shifts(cells)
+        at_compared = predict(compared)
+    learned: dict[str, Any] = {"n_conditions": len(validated.shift)}
+    if errors is None:
+        learned["not_available"] = (
+            f"fewer than {calibration.FEWEST_CONDITIONS} conditions, or too few controls, have "
+            f"{FEWEST_CELLS} validation cells"
+        )
+    else:
+        learned["median_model_error"] = float(errors["model_error"].median())
+    metrics = {
+        "calibration": learned,
+        "coverage": {
+            "n_draws": config.shift_draws,
+            **calibration.coverage(tested, at_test, errors, model.has_posterior),
+        },
+        "interaction": calibration.interaction(compared, at_compared, trained),
+    }
+    return ShiftMetrics(metrics, errors)

@@ -20,7 +20,7 @@ class Batch(NamedTuple):
 
     x: Float[Tensor, "N G"]  # counts
     D: Float[Tensor, "N T"]  # dosages, all zero for control cells
-    library: Float[Tensor, "N 1"]  # total counts, or the size factor given
+    library: Float[Tensor, "N 1"]  # total counts, or the size factor given; 1 for other values
 
 
 class Elbo(NamedTuple):
@@ -48,13 +48,20 @@ def elbo(
     The effects are shared by all `n_cells` cells, so each cell carries 1 / n_cells of their KL:
     in expectation the paper's weighting by 1 / N_t (its equation 7), with less variance.
     """
-    effects = model.effects(n_samples, anneal)
+    effects = model.effects(n_samples, anneal, batch.D)
+    log_px, kl_basal = cell_terms(model, batch, effects)
+    return Elbo(log_px.mean(), kl_basal.mean(), effects.kl / n_cells)
+
+
+def cell_terms(
+    model: SAMSVAE, batch: Batch, effects: Effects
+) -> tuple[Float[Tensor, "S N"], Float[Tensor, "S N"]]:
+    """Per draw and cell, log p(x | z) at one draw of z_basal and KL(q(z_basal) || p), in nats."""
     shift = effects.shift(batch.D)
     q = model.encode(batch.x, shift)
     z_basal = q.rsample()
-    log_px = model.decode(z_basal + shift, batch.library).log_prob(batch.x)
-    kl_basal = kl_divergence(q, Normal(0.0, 1.0)).sum(-1)
-    return Elbo(log_px.mean(), kl_basal.mean(), effects.kl / n_cells)
+    log_px = model.decode(model.state(z_basal, shift), batch.library).log_prob(batch.x)
+    return log_px, kl_divergence(q, Normal(0.0, 1.0)).sum(-1)
 
 
 @torch.inference_mode()
@@ -68,7 +75,7 @@ def importance_weights(model: SAMSVAE, batch: Batch, effects: Effects) -> Float[
     q = model.encode(batch.x, shift)
     z_basal = q.sample()
     return (
-        model.decode(z_basal + shift, batch.library).log_prob(batch.x)
+        model.decode(model.state(z_basal, shift), batch.library).log_prob(batch.x)
         + Normal(0.0, 1.0).log_prob(z_basal).sum(-1)
         - q.log_prob(z_basal).sum(-1)
     )

@@ -9,6 +9,8 @@
     q(mask, embedding) = product of Bernoullis and Normals
     q(z_basal_i | x_i) = Normal(encoder(x_i, shift_i))
 
+Data that are not counts take x_i ~ Normal(decoder(z_i), noise) instead, where the user says so.
+
 Source: Bereket & Karaletsos, "Modelling cellular perturbations with the sparse additive mechanism
 shift variational autoencoder", NeurIPS 2023, sections 3 and 4. Ours: the prior of the mask, stated
 as the evidence an active mechanism must bring (docs/model.md).
@@ -19,6 +21,7 @@ Knows nothing of files, training or pages.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,6 +31,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import leaky_relu, linear, softplus
 
+ACTIVE = 0.5  # posterior probability above which a perturbation uses a mechanism
 MASK_START = 2.0  # logit of the masks at the start: on (0.88), and still able to move
 MIN_EVIDENCE = 5.0  # nats in all: below it a handful of cells could switch a mechanism on
 SCALE_FLOOR = 1e-2  # of ln(1 + x): a gene of very few training cells is not blown up further
@@ -47,6 +51,8 @@ class ModelConfig:
     mask_evidence: float | None = 0.16  # nats per training cell an active mechanism must bring
     mask_prior: float = 0.05  # published setting, used where mask_evidence is None
     other_genes: bool = False  # one more outcome: the transcriptome outside the panel
+    encoder: str = "correlated"  # reads x and the shift; "mean-field": x alone
+    likelihood: str = "counts"  # negative binomial; "gaussian": for values that are not counts
 
 
 class Effects(NamedTuple):
@@ -92,6 +98,23 @@ class NegativeBinomials(NamedTuple):
         return torch.poisson(rate)
 
 
+class Normals(NamedTuple):
+    """p(x | z) of every cell and gene, for values that are not counts."""
+
+    loc: Float[Tensor, "S N G"]
+    log_scale: Float[Tensor, " G"]  # of the noise, one for all cells
+
+    def log_prob(self, x: Float[Tensor, "N G"]) -> Float[Tensor, "S N"]:
+        """Log p(x | z), summed over genes, in nats."""
+        standard = (x - self.loc) * (-self.log_scale).exp()
+        constant = (self.log_scale + 0.5 * math.log(2 * math.pi)).sum()
+        return -0.5 * standard.square().sum(-1) - constant
+
+    def sample(self) -> Float[Tensor, "S N G"]:
+        """Values; only posterior predictive checks ask for them."""
+        return self.loc + self.log_scale.exp() * torch.randn_like(self.loc)
+
+
 class MLP(nn.Module):
     """One hidden layer, as in the paper's experiments."""
 
@@ -107,8 +130,14 @@ class MLP(nn.Module):
 class SAMSVAE(nn.Module):
     """Sparse additive mechanism shift VAE.
 
-    A variant overrides `effects`, `encode` or `decode`.
+    A variant overrides `build_effects`, `effects`, `encode` or `state`, and says what it lacks.
     """
+
+    title = "SAMS-VAE"
+    has_masks = True  # each perturbation has a 0/1 mask over mechanisms
+    has_shifts = True  # perturbations move the latent state, and moves add up
+    has_posterior = True  # the effects of perturbations are known with an uncertainty
+    composes = True  # perturbations can be put together
 
     x_loc: Tensor
     x_scale: Tensor
@@ -117,41 +146,79 @@ class SAMSVAE(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        shape = config.n_perturbations, config.n_latent
-        start = 0.0 if config.mask_evidence is None else MASK_START  # the paper starts at 0.5
-        self.mask_logits = nn.Parameter(torch.full(shape, start))
-        self.embedding_loc = nn.Parameter(torch.zeros(shape))
-        self.embedding_log_scale = nn.Parameter(torch.zeros(shape))
-        self.encoder = MLP(config.n_genes + config.n_latent, config.n_hidden, 2 * config.n_latent)
+        self.build_effects()
+        n_read = config.n_genes + (self.n_shift if config.encoder == "correlated" else 0)
+        self.encoder = MLP(n_read, config.n_hidden, 2 * config.n_latent)
         n_outcomes = config.n_genes + int(config.other_genes)
-        self.decoder = MLP(config.n_latent, config.n_hidden, n_outcomes)
-        self.log_concentration = nn.Parameter(torch.zeros(config.n_genes))
+        self.decoder = MLP(self.n_state, config.n_hidden, n_outcomes)
+        spread = torch.zeros(config.n_genes)  # per gene: the counts' or the noise's
+        if config.likelihood == "counts":
+            self.log_concentration = nn.Parameter(spread)
+        else:
+            self.log_noise = nn.Parameter(spread)
         self.register_buffer("x_loc", torch.zeros(config.n_genes))
         self.register_buffer("x_scale", torch.ones(config.n_genes))
         self.register_buffer("evidence", torch.full((config.n_perturbations,), MIN_EVIDENCE))
 
+    def build_effects(self) -> None:
+        """Make the posterior of what all cells share."""
+        shape = self.config.n_perturbations, self.config.n_latent
+        start = 0.0 if self.config.mask_evidence is None else MASK_START  # the paper starts at 0.5
+        self.mask_logits = nn.Parameter(torch.full(shape, start))
+        self.embedding_loc = nn.Parameter(torch.zeros(shape))
+        self.embedding_log_scale = nn.Parameter(torch.zeros(shape))
+
+    @property
+    def n_shift(self) -> int:
+        """Width of what `Effects.shift` returns."""
+        return self.config.n_latent
+
+    @property
+    def n_state(self) -> int:
+        """Width of what the decoder reads."""
+        return self.config.n_latent
+
+    @property
+    def device(self) -> torch.device:
+        return self.x_loc.device
+
+    def mask_parameters(self) -> list[nn.Parameter]:
+        """What learns at the pace of the masks."""
+        return [self.mask_logits]
+
+    def embedding_parameters(self) -> list[nn.Parameter]:
+        """What learns at the pace of the embeddings."""
+        return [self.embedding_loc, self.embedding_log_scale]
+
     def fit_buffers(
         self,
-        log_loc: Float[Tensor, " G"],
-        log_scale: Float[Tensor, " G"],
+        loc: Float[Tensor, " G"],
+        scale: Float[Tensor, " G"],
         cells_per_perturbation: Float[Tensor, " T"],
+        n_cells: int,
     ) -> None:
         """Keep what the training cells fix: the encoder's standardisation and the mask prior.
 
-        `log_loc` and `log_scale` are mean and standard deviation of ln(1 + x) per gene. The encoder
-        does not read a gene that is constant in training: its weights for it are never learned.
-        The prior log-odds of an active mechanism are minus the evidence it must bring, in nats.
+        `loc` and `scale` are mean and standard deviation per gene of what the encoder reads (see
+        `readable`). It does not read a gene that is constant in training: its weights for it are
+        never learned. The prior log-odds of an active mechanism are minus the evidence it must
+        bring, in nats.
         """
-        self.x_loc.copy_(log_loc)
-        self.x_scale.copy_(log_scale.clamp_min(SCALE_FLOOR).masked_fill(log_scale == 0, torch.inf))
+        self.x_loc.copy_(loc)
+        self.x_scale.copy_(scale.clamp_min(SCALE_FLOOR).masked_fill(scale == 0, torch.inf))
         if self.config.mask_evidence is None:
             self.evidence.fill_(-torch.tensor(self.config.mask_prior).logit().item())
         else:
             evidence = self.config.mask_evidence * cells_per_perturbation
             self.evidence.copy_(evidence.clamp_min(MIN_EVIDENCE))
 
-    def effects(self, n_samples: int, anneal: float = 1.0) -> Effects:
-        """Draw mask and embedding from q. `anneal` in [0, 1] scales the evidence asked for."""
+    def effects(
+        self, n_samples: int, anneal: float = 1.0, D: Float[Tensor, "N T"] | None = None
+    ) -> Effects:
+        """Draw mask and embedding from q. `anneal` in [0, 1] scales the evidence asked for.
+
+        `D` are the dosages of a mini-batch, for variants that draw only what its cells need.
+        """
         q_embedding = Normal(
             self.embedding_loc, self.embedding_log_scale.exp(), validate_args=False
         )  # where training diverges, `fit` says so
@@ -163,41 +230,122 @@ class SAMSVAE(nn.Module):
             kl,
         )
 
-    def encode(self, x: Float[Tensor, "N G"], shift: Float[Tensor, "S N K"]) -> Normal:
+    def mask_probability(self) -> Float[Tensor, "T K"]:
+        """Posterior probability that a perturbation uses a mechanism."""
+        return self.mask_logits.sigmoid()
+
+    def effect_moments(self) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
+        """Mean and standard deviation of mask x embedding under the posterior.
+
+        q m, with q the mask's probability and m, s the embedding's mean and standard deviation; the
+        variance is q (s^2 + m^2) - (q m)^2.
+        """
+        q, m = self.mask_logits.double().sigmoid(), self.embedding_loc.double()
+        s = self.embedding_log_scale.double().exp()
+        return q * m, (q * (s**2 + m**2) - (q * m) ** 2).clamp_min(0).sqrt()
+
+    def modal_shift(self, D: Float[Tensor, "N T"]) -> Float[Tensor, "N C"]:
+        """Where the dosages move cells at the most probable masks and the mean embeddings there."""
+        return D @ ((self.mask_probability() > ACTIVE).to(D) * self.embedding_at_mode())
+
+    def embedding_at_mode(self) -> Float[Tensor, "T K"]:
+        """Posterior mean of the embedding, at the most probable mask."""
+        return self.embedding_loc
+
+    def mean_shift(self, D: Float[Tensor, "N T"]) -> Float[Tensor, "N C"]:
+        """Where the dosages move cells on average over the posterior."""
+        return D @ self.effect_moments()[0].to(D)
+
+    def state(
+        self, z_basal: Float[Tensor, "*S K"], shift: Float[Tensor, "*S C"]
+    ) -> Float[Tensor, "*S L"]:
+        """What the decoder reads of a basal state and a shift."""
+        return z_basal + shift
+
+    def readable(self, x: Float[Tensor, "N G"]) -> Float[Tensor, "N G"]:
+        """What the encoder standardises and reads: ln(1 + x) of counts, else the values."""
+        return x.log1p() if self.config.likelihood == "counts" else x
+
+    def encode(self, x: Float[Tensor, "N G"], shift: Float[Tensor, "S N C"]) -> Normal:
         """q(z_basal | x, shift), batch shape (S, N, K).
 
         The first layer's product with x is taken once per cell, that with the shift per sample.
+        With a mean-field encoder the shift is not read, and the samples share one result.
         """
-        x = (x.log1p() - self.x_loc) / self.x_scale
+        x = (self.readable(x) - self.x_loc) / self.x_scale
         first = self.encoder.hidden
-        from_x, from_shift = first.weight.split([self.config.n_genes, self.config.n_latent], dim=1)
-        hidden = linear(x, from_x, first.bias) + linear(shift, from_shift)  # (S, N, H)
+        from_x = first.weight[:, : self.config.n_genes]
+        hidden = linear(x, from_x, first.bias)
+        if self.config.encoder == "correlated":
+            from_shift = first.weight[:, self.config.n_genes :]
+            hidden = hidden + linear(shift, from_shift)  # (S, N, H)
         loc, log_scale = self.encoder.out(leaky_relu(hidden)).chunk(2, -1)
-        return Normal(loc, log_scale.exp(), validate_args=False)
+        shape = torch.Size([*shift.shape[:-1], self.config.n_latent])
+        return Normal(loc.expand(shape), log_scale.exp().expand(shape), validate_args=False)
 
-    def decode(self, z: Float[Tensor, "S N K"], library: Float[Tensor, "N 1"]) -> NegativeBinomials:
+    def decode(
+        self, z: Float[Tensor, "S N L"], library: Float[Tensor, "N 1"]
+    ) -> NegativeBinomials | Normals:
         """p(x | z), batch shape (S, N, G)."""
+        if self.config.likelihood == "gaussian":
+            return Normals(self.decoder(z), self.log_noise)
         return NegativeBinomials(
             self.log_proportions(z),
             self.log_concentration,
             library.clamp_min(EMPTY_CELL).log(),
         )
 
-    def log_proportions(self, z: Float[Tensor, "*B K"]) -> Float[Tensor, "*B G"]:
-        """Log of the share of each gene in the cell's transcripts."""
+    def log_proportions(self, z: Float[Tensor, "*B L"]) -> Float[Tensor, "*B G"]:
+        """Log of the share of each gene in the cell's transcripts, of counts."""
         return self.decoder(z).log_softmax(-1)[..., : self.config.n_genes]
 
-    def moved_proportions(
-        self, z: Float[Tensor, "R K"], shift: Float[Tensor, "*B K"]
+    def moved_means(
+        self, z: Float[Tensor, "R K"], shift: Float[Tensor, "*B C"]
     ) -> Float[Tensor, "*B R G"]:
-        """Share of each gene at every state moved by every shift: softmax(decoder(z + shift)).
+        """Mean of each gene at every basal state moved by every shift.
 
-        The first layer is linear, so its product is taken once per state and once per shift.
+        Of counts: the share of the cell's transcripts, softmax(decoder(z + shift)). The first layer
+        is linear, so its product is taken once per state and once per shift.
         """
-        first = self.decoder.hidden
-        hidden = first(z) + linear(shift, first.weight)[..., None, :]  # (*B, R, H)
-        outcomes = self.decoder.out(leaky_relu(hidden, inplace=True))
+        first, nowhere = self.decoder.hidden, shift.new_zeros(self.n_shift)
+        at_state = first(self.state(z, nowhere.expand(len(z), -1)))  # (R, H)
+        moved = linear(shift, first.weight[:, -self.n_shift :])  # a shift is read last
+        outcomes = self.decoder.out(leaky_relu(at_state + moved[..., None, :], inplace=True))
+        if self.config.likelihood == "gaussian":
+            return outcomes
         return outcomes.softmax(-1)[..., : self.config.n_genes]
+
+    def level(self, mean: Float[Tensor, "*B G"]) -> Float[Tensor, "*B G"]:
+        """The scale of levels, shifts and loadings: log2(1 + 1e4 p) of counts, else the mean."""
+        return expression_level(mean) if self.config.likelihood == "counts" else mean
+
+    def reorder(self, order: Tensor, sign: Float[Tensor, " K"]) -> None:
+        """Permute and flip the latent axis in every tensor that has one: predictions stay."""
+        self.reorder_effects(order, sign)
+        reorder_columns(self.decoder.hidden.weight, 0, order, sign)
+        if self.config.encoder == "correlated":
+            reorder_columns(self.encoder.hidden.weight, self.config.n_genes, order, sign)
+        reorder_moments(self.encoder.out, order, sign)
+
+    def reorder_effects(self, order: Tensor, sign: Float[Tensor, " K"]) -> None:
+        self.mask_logits.copy_(self.mask_logits[:, order])
+        self.embedding_loc.copy_(self.embedding_loc[:, order] * sign)
+        self.embedding_log_scale.copy_(self.embedding_log_scale[:, order])
+
+
+def reorder_columns(
+    weight: Float[Tensor, "H I"], start: int, order: Tensor, sign: Float[Tensor, " K"]
+) -> None:
+    """Permute and flip the columns of the latent axis, which begin at `start`."""
+    columns = slice(start, start + len(order))
+    weight[:, columns] = weight[:, columns][:, order] * sign
+
+
+def reorder_moments(layer: nn.Linear, order: Tensor, sign: Float[Tensor, " K"]) -> None:
+    """The same for a layer that returns means and log scales of the latent axis."""
+    both, signs = torch.cat([order, order + len(order)]), torch.cat([sign, torch.ones_like(sign)])
+    layer.weight.copy_(layer.weight[both] * signs[:, None])
+    layer.bias.copy_(layer.bias[both] * signs)
 
 
 def mask_kl(logits: Float[Tensor, "T K"], evidence: Float[Tensor, "T 1"]) -> Float[Tensor, "T K"]:

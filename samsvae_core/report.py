@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -14,25 +13,27 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 import torch
 from jaxtyping import Float
 from safetensors.torch import save
 
 from samsvae_core import bundle, enrichment, evaluation, gene_sets, interpretation
-from samsvae_core.bundle import Bundle, Reference, read_json, to_json, write_manifest
-from samsvae_core.data import SPLITS, CellData, DataError, genes_at, split
+from samsvae_core.bundle import Bundle, read_json, suited, to_json, write_manifest
+from samsvae_core.calibration import pooled_level, reference_cells
+from samsvae_core.cards import model_card
+from samsvae_core.data import CellData, DataError, genes_at
+from samsvae_core.evidence import entry_evidence
 from samsvae_core.files import OutputError, atomic_write, new_output
+from samsvae_core.frontier import train_frontier
 from samsvae_core.inference import Cells
-from samsvae_core.model import MIN_EVIDENCE, PER_TEN_THOUSAND, SAMSVAE, ModelConfig
+from samsvae_core.model import SAMSVAE, ModelConfig
+from samsvae_core.splits import SPLITS, UNUSED, split
 from samsvae_core.training import Progress, Stop, TrainConfig, TrainingError, fit, new_model
+from samsvae_core.variants import MODELS
 
-VALUES_AT_ONCE = 2**23  # cells x genes held dense while standard errors are taken
-N_REFERENCE = 128  # control cells that predictions start from
 N_EMBEDDED = 6000  # cells in the UMAP; more are no more readable
 UMAP_NEIGHBOURS = 15
 COLLECTIONS = ("hallmark", "reactome", "wikipathways")
-MARKUP = re.compile(r"([\\`*\[\]<>$~|:]|\b_|_\b)")  # between letters, _ is only itself
 
 
 @dataclass(frozen=True)
@@ -54,24 +55,36 @@ def train(
     device: torch.device = torch.device("cpu"),  # noqa: B008
     on_epoch: Callable[[Progress], None] = lambda _: None,
     origin: Origin = Origin(),
+    model: str = "sams-vae",
+    frontier: bool = False,
 ) -> Bundle:
-    """Train a SAMS-VAE on the training cells and keep it as a bundle in `run`, a new folder.
+    """Train a model on the training cells and keep it as a bundle in `run`, a new folder.
 
-    `parts` says "train", "validation" or "test" for each cell; `model_config` are the fields of
-    ModelConfig that differ from its defaults. Raises OutputError where `run` exists already, and
-    DataError for a split without validation cells or without controls to train on.
+    `parts` says "train", "validation", "test" or "unused" for each cell; `model` is a key of
+    MODELS, `model_config` are the fields of ModelConfig that differ from its defaults. With
+    `frontier`, several levels of evidence are trained from one dense start and the sparsest that
+    fits is kept. Values that are not counts get a Gaussian likelihood. Raises OutputError where
+    `run` exists already, and DataError for a split without validation cells or without controls to
+    train on.
     """
     new_output(run)
     check_split(data, parts)
+    if frontier and not asks_evidence(model, model_config):
+        raise DataError(
+            f"--frontier compares levels of --mask-evidence, which {MODELS[model].title} with "
+            "these settings does not use. Leave one of them out."
+        )
     config = ModelConfig(
         n_genes=len(data.genes),
-        n_perturbations=len(data.perturbations),
+        n_perturbations=len(suited(data, model).perturbations),
         other_genes=data.has_size_factor,
+        likelihood="counts" if data.is_counts else "gaussian",
         **model_config,
     )
     settings = {
         "schema": bundle.SCHEMA,
-        "model": bundle.MODEL,
+        "model": model,
+        "frontier": frontier,
         "model_config": asdict(config),
         "train_config": asdict(train_config),
         "data": data.source,
@@ -82,6 +95,12 @@ def train(
     write_csv(run / "genes.csv", pd.DataFrame({"gene": data.genes}))
     atomic_write(run / "config.json", to_json(settings))
     return resume(data, run, device, on_epoch)
+
+
+def asks_evidence(model: str, model_config: Mapping[str, Any]) -> bool:
+    """Whether masks of this model have the evidence prior."""
+    evidence = model_config.get("mask_evidence", ModelConfig.mask_evidence)
+    return model in ("sams-vae", "correlated-sams-vae") and evidence is not None
 
 
 def check_split(data: CellData, parts: np.ndarray) -> None:
@@ -107,10 +126,11 @@ def resume(
         raise OutputError(f"{run} is finished: it is a bundle already. Nothing to resume.")
     config = ModelConfig(**settings["model_config"])
     train_config = TrainConfig(**settings["train_config"])
+    name = settings["model"]
     data = aligned(data, run)
-    parts = same_split(data, run)
-    cells = {p: Cells(data.subset(parts == p), device) for p in ("train", "validation")}
-    model = new_model(data.subset(parts == "train"), config, train_config.seed).to(device)
+    parts = split(data, run / "split.csv")
+    data = suited(data, name)
+    data, parts = data.subset(parts != UNUSED), parts[parts != UNUSED]
     status: dict[str, Any] = {"steps": train_config.steps, "pid": os.getpid()}
 
     def report(progress: Progress) -> None:
@@ -120,7 +140,17 @@ def resume(
 
     began = time.monotonic()
     try:
-        fit(model, cells["train"], cells["validation"], train_config, run, report)
+        if settings["frontier"]:
+            model, level = train_frontier(
+                data, parts, run, config, train_config, name, device, report
+            )
+            settings["model_config"]["mask_evidence"] = level
+            atomic_write(run / "config.json", to_json(settings))
+        else:
+            model = new_model(data.subset(parts == "train"), config, train_config.seed, name)
+            train_cells = Cells(data.subset(parts == "train"), device)
+            validation = Cells(data.subset(parts == "validation"), device)
+            fit(model.to(device), train_cells, validation, train_config, run, report)
         status["state"] = "making tables"
         atomic_write(run / "status.json", to_json(status))
         build_bundle(model.cpu(), data, parts, run, str(device))
@@ -150,6 +180,7 @@ def read_settings(run: Path) -> dict[str, Any]:
         raise OutputError(f"There is no run in {run} to resume: it holds no config.json.")
     settings = read_json(run / "config.json")
     try:
+        MODELS[settings["model"]], bool(settings["frontier"])
         ModelConfig(**settings["model_config"])
         TrainConfig(**settings["train_config"])
         dict(settings["data"], **settings["origin"])
@@ -173,6 +204,8 @@ def read_options(run: Path) -> dict[str, Any]:
         "layer": place.removeprefix("layers/") if place.startswith("layers/") else None,
         "size_factor_key": source.get("size_factor_key"),
         "dosage_key": source.get("dosage_key"),
+        "replicate_key": source.get("replicate_key"),
+        "continuous": source.get("continuous", False),
     }
 
 
@@ -190,11 +223,6 @@ def aligned(data: CellData, run: Path) -> CellData:
     return genes_at(data, order)
 
 
-def same_split(data: CellData, run: Path) -> np.ndarray:
-    """The split the run was started with; raises DataError where the cells are others."""
-    return split(data, path=run / "split.csv")
-
-
 def build_bundle(model: SAMSVAE, data: CellData, parts: np.ndarray, run: Path, device: str) -> None:
     """Write every table of a bundle into a trained run, the manifest last."""
     interpretation.orient(model)
@@ -208,16 +236,18 @@ def build_bundle(model: SAMSVAE, data: CellData, parts: np.ndarray, run: Path, d
     genes = data.genes.tolist()
     loadings = interpretation.loadings(model, reference, genes)
     masks = interpretation.mask_table(model, data.perturbations.tolist())
+    masks = masks.merge(entry_evidence(model, data, parts), on=["perturbation", "mechanism"])
     write_parquet(run / "loadings.parquet", loadings)
     write_csv(run / "masks.csv", masks)
     write_parquet(run / "cells.parquet", embedded_cells(model, data, parts))
-    write_csv(run / "perturbations_umap.csv", embedded_perturbations(masks))
-    metrics = held_out_metrics(model, data, parts)
-    atomic_write(run / "metrics.json", to_json(metrics))
+    write_csv(run / "perturbations_umap.csv", embedded_perturbations(model, masks))
+    metrics = write_metrics(run, model, data, parts)
     active = interpretation.active_mechanisms(masks)
     notes = write_enrichment(run, interpretation.loading_matrix(loadings)[active])
     settings["steps_done"] = int(bundle.read_csv(run / "history.csv")["step"].iloc[-1])
-    card = model_card(settings, data, parts, masks, metrics, notes)
+    frontier = run / "frontier.csv"
+    levels = pd.read_csv(frontier) if frontier.exists() else None
+    card = model_card(settings, data, parts, masks, metrics, notes, levels)
     atomic_write(run / "card.md", card.encode())
     write_manifest(run, {**settings["origin"], "file": data.source["file"]}, device)
 
@@ -249,26 +279,13 @@ def condition_table(data: CellData, parts: np.ndarray) -> pd.DataFrame:
     return table.loc[order].rename_axis("condition").rename_axis(columns=None).reset_index()
 
 
-@torch.inference_mode()
-def reference_cells(model: SAMSVAE, data: CellData, parts: np.ndarray) -> Reference:
-    """Posterior of the basal state of control training cells, a fixed sample of them."""
-    controls = np.flatnonzero((data.conditions == data.control) & (parts == "train"))
-    if len(controls) == 0:
-        raise DataError("No control cell is among the training cells; predictions start from them.")
-    chosen = np.random.default_rng(0).permutation(controls)[:N_REFERENCE]
-    cells = Cells(data.subset(np.sort(chosen)), torch.device("cpu"))
-    batch = cells.batch(torch.arange(len(cells)))
-    q = model.encode(batch.x, torch.zeros(1, len(cells), model.config.n_latent))
-    return Reference(q.loc[0].clone(), q.scale[0].clone(), batch.library[:, 0].clone())
-
-
 def observed_table(data: CellData, parts: np.ndarray) -> pd.DataFrame:
     """Level of every condition and gene with its standard error, on all and on test cells."""
     frames = []
     for part, kept in (("all", np.full(len(parts), True)), ("test", parts == "test")):
         for condition in np.unique(data.conditions[kept]):
             rows = np.flatnonzero(kept & (data.conditions == condition))
-            level, se = pooled_level(data.counts[rows], data.library[rows])
+            level, se = pooled_level(data.counts[rows], data.library[rows], data.is_counts)
             frames.append(
                 pd.DataFrame(
                     {
@@ -282,29 +299,6 @@ def observed_table(data: CellData, parts: np.ndarray) -> pd.DataFrame:
                 )
             )
     return pd.concat(frames, ignore_index=True)
-
-
-def pooled_level(
-    counts: sp.csr_matrix, library: Float[np.ndarray, " N"]
-) -> tuple[Float[np.ndarray, " G"], Float[np.ndarray, " G"]]:
-    """log2(1 + 1e4 p), p = sum of counts / sum of totals, and its jackknife standard error.
-
-    The jackknife leaves out one cell at a time; with fewer than 2 cells the error is NaN.
-    """
-    n, n_genes = counts.shape
-    total, sums = float(library.sum(dtype=float)), np.asarray(counts.sum(axis=0, dtype=float))
-    level = np.log2(1 + PER_TEN_THOUSAND * sums.ravel() / max(total, 1e-12))
-    if n < 2:
-        return level, np.full(n_genes, np.nan)
-    rest = np.maximum(total - library.astype(float), 1e-12)[:, None]
-    se = np.empty(n_genes)
-    columns = counts.tocsc()
-    size = max(1, VALUES_AT_ONCE // n)
-    for start in range(0, n_genes, size):
-        block = slice(start, start + size)
-        left = (sums.ravel()[block] - columns[:, block].toarray()) / rest
-        se[block] = np.log2(1 + PER_TEN_THOUSAND * left).std(axis=0) * np.sqrt(n - 1)
-    return level, se
 
 
 def embedded_cells(model: SAMSVAE, data: CellData, parts: np.ndarray) -> pd.DataFrame:
@@ -324,8 +318,10 @@ def embedded_cells(model: SAMSVAE, data: CellData, parts: np.ndarray) -> pd.Data
     )
 
 
-def embedded_perturbations(masks: pd.DataFrame) -> pd.DataFrame:
-    """UMAP of perturbations by their effects on the mechanisms."""
+def embedded_perturbations(model: SAMSVAE, masks: pd.DataFrame) -> pd.DataFrame:
+    """UMAP of perturbations by their effects on the mechanisms; none without latent shifts."""
+    if not model.has_shifts:
+        return pd.DataFrame({"perturbation": [], "umap_1": [], "umap_2": []})
     effect = interpretation.matrix(masks, "effect")
     xy = umap_coordinates(effect.to_numpy())
     return pd.DataFrame({"perturbation": effect.index, "umap_1": xy[:, 0], "umap_2": xy[:, 1]})
@@ -344,12 +340,19 @@ def umap_coordinates(rows: Float[np.ndarray, "N K"]) -> Float[np.ndarray, "N 2"]
     return np.asarray(model.fit_transform(rows), dtype=float)
 
 
-def held_out_metrics(model: SAMSVAE, data: CellData, parts: np.ndarray) -> dict[str, Any]:
-    """The metrics of the test cells, or why there are none."""
+def write_metrics(run: Path, model: SAMSVAE, data: CellData, parts: np.ndarray) -> dict[str, Any]:
+    """Held-out figures and the tables behind them, or why there are none."""
     try:
-        return evaluation.evaluate(model, data, parts)
+        found = evaluation.full_evaluation(model, data, parts)
     except DataError as error:
-        return {"not_available": str(error)}
+        metrics: dict[str, Any] = {"not_available": str(error)}
+    else:
+        metrics = found.metrics
+        write_parquet(run / "predictive_checks.parquet", found.positions)
+        if found.gene_errors is not None:
+            write_csv(run / "calibration.csv", found.gene_errors)
+    atomic_write(run / "metrics.json", to_json(metrics))
+    return metrics
 
 
 def write_enrichment(run: Path, loadings: pd.DataFrame) -> list[str]:
@@ -375,123 +378,3 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
 
 def write_parquet(path: Path, frame: pd.DataFrame) -> None:
     atomic_write(path, frame.to_parquet(index=False))
-
-
-def model_card(
-    settings: dict[str, Any],
-    data: CellData,
-    parts: np.ndarray,
-    masks: pd.DataFrame,
-    metrics: dict[str, Any],
-    notes: list[str],
-) -> str:
-    """What to know of a model, as Markdown."""
-    origin, model, trained = settings["origin"], settings["model_config"], settings["train_config"]
-    sizes = ", ".join(f"{int((parts == part).sum()):,} {part}" for part in SPLITS)
-    counts = masks[masks["active"]].groupby("perturbation").size()
-    used = ", ".join(
-        f"{as_text(name)} {n}" for name, n in counts.sort_values(ascending=False).items()
-    )
-    file, control = as_text(data.source["file"]), as_text(data.control)
-    empty = masks["perturbation"].nunique() - len(counts)
-    lines = [
-        f"# Model card: {origin['title'] or file}",
-        "",
-        f"Data: {file}, {len(data.cells):,} cells x {len(data.genes):,} genes, "
-        f"{len(data.perturbations)} perturbations, control {control}. "
-        f"Source: {origin['source']}. Licence: {origin['licence']}.",
-        f"Split by cell: {sizes}.",
-        f"Model: SAMS-VAE, {model['n_latent']} mechanisms, {model['n_hidden']} hidden units, "
-        f"mean-field posterior. {prior_in_words(model)}",
-        f"Training: {settings['steps_done']:,} of at most {trained['steps']:,} steps of "
-        f"{trained['batch_size']} cells, "
-        f"{trained['particles']} samples, seed {trained['seed']}; the final parameters are kept.",
-        "",
-        "## What the masks say",
-        "",
-        f"{len(interpretation.active_mechanisms(masks))} of {model['n_latent']} mechanisms are in "
-        "use (posterior probability above 0.5). Active mechanisms per perturbation: "
-        f"{used or 'none'}. {empty} perturbations use none: on these genes and cells the model "
-        "finds no effect worth its price, which does not prove that there is none.",
-        "",
-        "## How good it is on held-out cells",
-        "",
-        metrics_in_words(metrics),
-        "",
-        "## What to know",
-        "",
-        "- Intervals are the model's own (posterior draws of masks and embeddings, mean-field): "
-        "they leave out the spread between trainings and tend to be too narrow.",
-        "- Mechanisms are numbered by how many perturbations use them; another training may find "
-        "them in another order, split or merged.",
-        "- Enrichment takes genes as units. It says which gene sets a mechanism resembles, not "
-        "that the finding would be reproduced.",
-        "- Replicates and batches are not modelled.",
-        *(f"- {note}" for note in notes),
-    ]
-    if origin["notes"]:
-        lines += ["", "## How it was chosen", "", origin["notes"]]
-    return "\n".join(lines) + "\n"
-
-
-def as_text(name: object) -> str:
-    """A name from a file on one line, so that Markdown makes no link, picture or tag of it."""
-    return MARKUP.sub(r"\\\1", " ".join(str(name).split()))
-
-
-def prior_in_words(model: dict[str, Any]) -> str:
-    """The mask prior as a user reads it."""
-    if model["mask_evidence"] is None:
-        return f"Mask prior: probability {model['mask_prior']:g} (the published setting)."
-    return (
-        f"An active mechanism must bring {model['mask_evidence']:g} nats of evidence per training "
-        f"cell of its perturbation, and at least {MIN_EVIDENCE:g} in all."
-    )
-
-
-def metrics_in_words(metrics: dict[str, Any]) -> str:
-    """Held-out figures beside the baselines, as a Markdown table; says so when a baseline wins."""
-    if "not_available" in metrics:
-        return f"Not available: {as_text(metrics['not_available'])}"
-    bound, effects = metrics["iwelbo"], metrics["average_effects"]
-    rows = {"SAMS-VAE": effects, **metrics["baselines"]}
-    table = ["| prediction | Pearson r | r, top 20 genes | R2 |", "|---|---|---|---|"]
-    table += [
-        f"| {name} | {figure(row['pearson'])} | {figure(row['pearson_top20'])} "
-        f"| {figure(row['r2'])} |"
-        for name, row in rows.items()
-    ]
-    return "\n".join(
-        [
-            f"IWELBO ({bound['n_samples']} samples): {bound['test']:.2f} nats per cell "
-            f"(Monte Carlo error {bound['mc_error']:.3f}, standard error over cells "
-            f"{bound['se']:.2f}, {bound['n_cells']:,} cells).",
-            "",
-            f"Average effects of {effects['n_conditions']} conditions against the held-out cells, "
-            "pooled over conditions and genes:",
-            "",
-            *table,
-            "",
-            verdict(metrics),
-        ]
-    )
-
-
-def verdict(metrics: dict[str, Any]) -> str:
-    """Whether the model beats the baselines, in words; says so where it does not."""
-    found = []
-    for key, name in (("pearson", "r over all genes"), ("pearson_top20", "r over the top 20")):
-        own = metrics["average_effects"][key]
-        rivals = {n: row[key] for n, row in metrics["baselines"].items() if row[key] is not None}
-        better = [n for n, r in rivals.items() if own is not None and r > own]
-        if own is None:
-            found.append(f"The model's {name} is undefined: nothing moves, or nothing is observed.")
-        elif better:
-            found.append(f"By {name}, {' and '.join(better)} beats the model here.")
-        else:
-            found.append(f"By {name}, the model beats every baseline here.")
-    return " ".join(found)
-
-
-def figure(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"

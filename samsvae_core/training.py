@@ -21,16 +21,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from samsvae_core.data import CellData
 from samsvae_core.files import atomic_write
-from samsvae_core.inference import Batch, Cells, elbo
-from samsvae_core.model import SAMSVAE, ModelConfig
+from samsvae_core.inference import Batch, Cells, cell_terms, elbo
+from samsvae_core.model import ACTIVE, SAMSVAE, ModelConfig
+from samsvae_core.variants import MODELS
 
 VALIDATION_BATCH = 2048  # cells; bounds memory, does not change the figure
+VALIDATION_SAMPLES = 2  # per cell: epochs compare, whatever the particles of training
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class TrainConfig:
 
     steps: int = 6000
     batch_size: int = 512
-    particles: int = 5  # Monte Carlo samples per cell and step
+    particles: int = 1  # Monte Carlo samples per cell and step; more cost time and gain nothing
     learning_rate: float = 1e-3
     mask_learning_rate: float = 1e-2  # at the networks' 1e-3 masks cannot come down in time
     embedding_learning_rate: float = 3e-3
@@ -73,17 +76,18 @@ class Stop(Exception):
     """Raised by a callback to end training after the epoch; the run can be resumed."""
 
 
-def new_model(data: CellData, config: ModelConfig, seed: int) -> SAMSVAE:
-    """A model at its start for these training cells, the same for the same seed."""
+def new_model(data: CellData, config: ModelConfig, seed: int, name: str = "sams-vae") -> SAMSVAE:
+    """A model of MODELS at its start for these training cells, the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = SAMSVAE(config)
-    log_x = data.counts.log1p()
-    mean = np.asarray(log_x.mean(axis=0)).ravel()
-    mean_square = np.asarray(log_x.multiply(log_x).mean(axis=0)).ravel()
+        model = MODELS[name](config)
+    values = data.counts.log1p() if data.is_counts else data.counts
+    mean = np.asarray(values.mean(axis=0)).ravel()
+    mean_square = np.asarray(values.multiply(values).mean(axis=0)).ravel()
     scale = np.sqrt(np.maximum(mean_square - mean**2, 0))
     cells = np.asarray((data.dosages != 0).sum(axis=0)).ravel()
-    model.fit_buffers(*(torch.as_tensor(a, dtype=torch.float32) for a in (mean, scale, cells)))
+    loc, width, per = (torch.as_tensor(a, dtype=torch.float32) for a in (mean, scale, cells))
+    model.fit_buffers(loc, width, per, len(data.cells))
     if config.other_genes:  # else a gene takes their place: a share far too large costs little
         panel = max(1.0, float(data.counts.sum(dtype=float)))
         others = max(1.0, float(data.library.sum(dtype=float)) - panel)
@@ -113,7 +117,7 @@ def fit(
         history = restore(last, model, optimizer) if last.exists() else []
         while not finished(history, config):
             progress = train_epoch(model, optimizer, train, config, history)
-            bound = predictive_bound(model, validation, config.particles)
+            bound = predictive_bound(model, validation, VALIDATION_SAMPLES)
             check_finite("validation bound", bound, progress.epoch, progress.step, config)
             progress = progress._replace(validation_bound=bound)
             history.append(progress)
@@ -146,7 +150,7 @@ def train_epoch(
         sums += terms * len(index)
     bound, kl_basal, kl_effects, norm = (sums / sum(map(len, batches))).tolist()
     check_finite("loss", bound + norm, number, step, config)
-    active = model.mask_logits.detach() > 0
+    active = model.mask_probability().detach() > ACTIVE
     return Progress(
         epoch=number,
         step=step,
@@ -205,8 +209,7 @@ def set_learning_rates(optimizer: torch.optim.Adam, config: TrainConfig, step: i
 
 def parameter_groups(model: SAMSVAE, config: TrainConfig) -> list[dict[str, Any]]:
     """Networks, masks and embeddings, each with a pace of its own."""
-    masks = [model.mask_logits]
-    embeddings = [model.embedding_loc, model.embedding_log_scale]
+    masks, embeddings = model.mask_parameters(), model.embedding_parameters()
     networks = [p for p in model.parameters() if not any(p is q for q in masks + embeddings)]
     groups = [
         (networks, config.learning_rate),
@@ -216,20 +219,26 @@ def parameter_groups(model: SAMSVAE, config: TrainConfig) -> list[dict[str, Any]
     return [{"params": parameters, "lr": rate, "full_lr": rate} for parameters, rate in groups]
 
 
-@torch.inference_mode()
-def predictive_bound(model: SAMSVAE, cells: Cells, n_samples: int, seed: int = 0) -> float:
-    """Bound on log p(x) of these cells under q(effects), without its KL, in nats per cell.
+def predictive_bound(model: SAMSVAE, cells: Cells, n_samples: int) -> float:
+    """Bound on log p(x) of these cells under q(effects), without its KL, in nats per cell."""
+    return cell_bounds(model, cells, n_samples).mean().item()
 
-    The same draws at every epoch, so that epochs compare.
+
+@torch.inference_mode()
+def cell_bounds(model: SAMSVAE, cells: Cells, n_samples: int, seed: int = 0) -> Float[Tensor, " N"]:
+    """The predictive bound of each cell, in nats, on the CPU.
+
+    The same draws at every call, so that epochs and models compare cell by cell.
     """
     devices = [cells.device] if cells.device.type == "cuda" else []
-    total = 0.0
+    blocks = []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
+        effects = model.effects(n_samples)
         for index in torch.arange(len(cells), device=cells.device).split(VALIDATION_BATCH):
-            bound = elbo(model, cells.batch(index), len(cells), n_samples)
-            total += bound.predictive.item() * len(index)
-    return total / len(cells)
+            log_px, kl_basal = cell_terms(model, cells.batch(index), effects)
+            blocks.append((log_px - kl_basal).mean(0).double().cpu())
+    return torch.cat(blocks)
 
 
 def best_epoch(history: list[Progress]) -> Progress | None:
@@ -253,7 +262,7 @@ def checkpoint(model: SAMSVAE, optimizer: torch.optim.Adam, history: list[Progre
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{i}.{name}": value for name, value in state.items()}
     tensors["rng.cpu"] = torch.get_rng_state()
-    device = model.mask_logits.device
+    device = model.device
     if device.type == "cuda":
         tensors["rng.cuda"] = torch.cuda.get_rng_state(device)
     contiguous = {name: value.cpu().contiguous() for name, value in tensors.items()}
@@ -272,7 +281,7 @@ def restore(path: Path, model: SAMSVAE, optimizer: torch.optim.Adam) -> list[Pro
         state["state"] = {i: section(tensors, f"adam.{i}.") for i in range(count)}
         optimizer.load_state_dict(state)
         torch.set_rng_state(tensors["rng.cpu"])
-        device = model.mask_logits.device
+        device = model.device
         if device.type == "cuda" and "rng.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng.cuda"], device)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:

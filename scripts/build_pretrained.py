@@ -22,9 +22,11 @@ import torch
 
 from samsvae_core import evaluation, interpretation, report, training
 from samsvae_core.bundle import load
-from samsvae_core.data import CellData, read_h5ad, split
+from samsvae_core.data import CellData
+from samsvae_core.h5ad import read_h5ad
 from samsvae_core.inference import Cells
 from samsvae_core.model import ModelConfig
+from samsvae_core.splits import split
 from samsvae_core.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,7 +59,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     data = read_h5ad(DATA / "papalexi2021_thp1.h5ad")
-    parts = split(data, path=DATA / "papalexi2021_split.csv")
+    parts = split(data, DATA / "papalexi2021_split.csv")
     if arguments.compare:
         compare(data, parts)
     else:

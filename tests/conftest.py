@@ -1,17 +1,23 @@
 """A small simulated screen and the bundle trained on it, made once for all tests."""
 
+import copy
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 
 from samsvae_core import gene_sets, report
 from samsvae_core.bundle import Bundle
-from samsvae_core.data import CellData, read_h5ad, split
+from samsvae_core.data import CellData
+from samsvae_core.h5ad import read_h5ad
+from samsvae_core.model import SAMSVAE
 from samsvae_core.simulate import Design, Truth, simulate, write_h5ad
+from samsvae_core.splits import split
 from samsvae_core.training import TrainConfig
 
 DESIGN = Design(
@@ -55,6 +61,20 @@ def screen(tmp_path_factory) -> Screen:
     write_h5ad(replace(data, genes=np.array(genes)), truth, path)
     data = read_h5ad(path)
     return Screen(path, data, truth, split(data))
+
+
+@pytest.fixture(scope="session")
+def known_effects() -> Callable[[Truth], SAMSVAE]:
+    """From a truth the model that drew its cells, sure of its effects; the encoder is untrained."""
+
+    def certain(truth: Truth) -> SAMSVAE:
+        model = copy.deepcopy(truth.model)
+        model.mask_logits.copy_(torch.where(torch.from_numpy(truth.mask), 60.0, -60.0))
+        model.embedding_loc.copy_(torch.from_numpy(truth.embedding))
+        model.embedding_log_scale.fill_(-30)
+        return model
+
+    return certain
 
 
 @pytest.fixture(scope="session")

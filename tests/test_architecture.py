@@ -11,10 +11,13 @@ ROOT = Path(__file__).parents[1]
 CORE, APP = ROOT / "samsvae_core", ROOT / "app"
 LEVELS = [  # a module may import those of levels before its own
     {"files"},
-    {"data", "model", "gene_sets"},
-    {"simulate", "variants", "inference", "enrichment"},
-    {"training", "bundle"},
+    {"data", "model", "gene_sets", "agreement"},
+    {"h5ad", "splits", "baselines"},
+    {"simulate", "variants", "inference", "enrichment", "predictive"},
+    {"training", "bundle", "evidence"},
+    {"calibration"},
     {"interpretation", "composition", "evaluation"},
+    {"frontier", "cards"},
     {"report"},
     {"__main__"},
 ]

@@ -175,8 +175,13 @@ def test_a_file_that_the_manifest_forgot_is_named(copied):
 
 
 def test_a_newer_schema_is_refused(copied):
-    edit_json(copied / "manifest.json", schema=2)
-    assert_refused(copied, "schema 2; this version reads up to 1. Install a newer")
+    edit_json(copied / "manifest.json", schema=3)
+    assert_refused(copied, "schema 3; this version reads schema 2. Install a newer")
+
+
+def test_an_older_schema_is_refused(copied):
+    edit_json(copied / "manifest.json", schema=1)
+    assert_refused(copied, "schema 1; this version reads schema 2. Train it again")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ import torch
 
 from samsvae_core import __main__ as cli
 from samsvae_core import gene_sets
+from samsvae_core.bundle import load
 from samsvae_core.composition import compose
+from samsvae_core.variants import MODELS
 
 TINY = ["--steps", "12", "--latents", "3", "--hidden", "6", "--particles", "1"]
 TINY += ["--batch-size", "128"]
@@ -58,6 +60,112 @@ def trained(screen, quick_tables, tmp_path_factory):
             cli.main()
         assert not ended.value.code
     return run
+
+
+# The models
+
+
+@pytest.fixture(scope="session", params=[name for name in MODELS if name != "sams-vae"])
+def other(request, screen, quick_tables, tmp_path_factory):
+    """A bundle of each other model, made by the command line, with the name of the model."""
+    run = tmp_path_factory.mktemp("models") / request.param
+    command = ["samsvae", "train", str(screen.path), "-o", str(run), "--model", request.param]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [*command, "--encoder", "mean-field", *TINY])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code
+    return request.param, run
+
+
+def test_every_model_is_trained_kept_and_scored_alike(samsvae, other, screen):
+    name, run = other
+    bundle = load(run)
+    assert type(bundle.model) is MODELS[name]
+    assert bundle.model.config.encoder == "mean-field"
+    code, out, _ = samsvae("evaluate", run, "--data", screen.path)
+    assert code == 0
+    assert f"| {bundle.title} |" in out
+    assert bundle.title in bundle.card
+
+
+def test_every_model_has_its_tables(samsvae, other, tmp_path):
+    name, run = other
+    model = MODELS[name]
+    for verb in ("masks", "loadings"):
+        assert samsvae(verb, run, "-o", tmp_path / f"{verb}.csv")[0] == 0
+    masks = pd.read_csv(tmp_path / "masks.csv")
+    assert (len(masks) > 0) == model.has_shifts
+    assert {"evidence", "evidence_se", "evidence_n"} <= set(masks)
+    assert len(pd.read_csv(tmp_path / "loadings.csv")) == 3 * 40
+
+
+def test_every_model_composes_or_refuses(samsvae, other, tmp_path):
+    name, run = other
+    code, _, err = samsvae("compose", run, "P1", "P2", "-o", tmp_path / "both.csv")
+    if not MODELS[name].composes:
+        assert code == 2
+        assert "cannot put perturbations together" in err
+        assert samsvae("compose", run, "P1", "-o", tmp_path / "one.csv")[0] == 0
+        return
+    assert code == 0
+    table = pd.read_csv(tmp_path / "both.csv")
+    assert table["shift"].notna().all()
+    assert table["lower"].notna().all() == MODELS[name].has_posterior
+
+
+def test_a_treatment_of_svae_plus_is_a_whole_condition(other, screen):
+    name, run = other
+    if name == "svae-plus":
+        assert set(load(run).perturbations.index) == set(screen.data.conditions) - {"control"}
+
+
+def test_a_frontier_is_trained_and_its_rule_followed(samsvae, screen, quick_tables, tmp_path):
+    run = tmp_path / "run"
+    assert samsvae("train", screen.path, "-o", run, *TINY, "--frontier")[0] == 0
+    bundle = load(run)
+    table = bundle.frontier
+    chosen = table[table["chosen"]].iloc[0]
+    close = table[table["difference"] >= -table["difference_se"]]
+    assert chosen["active"] == close["active"].min()
+    assert int(bundle.masks["active"].sum()) == chosen["active"]
+    assert bundle.model.config.mask_evidence == chosen["mask_evidence"]
+    assert "Sparsity against fit" in bundle.card
+    assert not (run / "frontier").exists()
+
+
+def test_values_that_are_not_counts_are_trained_on_where_asked(
+    samsvae, screen, tmp_path, quick_tables
+):
+    path, run = tmp_path / "values.h5ad", tmp_path / "run"
+    cells = anndata.read_h5ad(screen.path)
+    cells.X = cells.X.toarray() / 7 - 1
+    cells.write_h5ad(path)
+    assert samsvae("train", path, "-o", run, *TINY)[0] == 2
+    assert samsvae("train", path, "-o", run, *TINY, "--likelihood", "gaussian")[0] == 0
+    bundle = load(run)
+    assert bundle.model.config.likelihood == "gaussian"
+    assert samsvae("evaluate", run, "--data", path)[0] == 0
+    observed = bundle.observed_shift("P1")
+    rows = screen.data.conditions == "P1"
+    expected = cells.X[rows].mean(0) - cells.X[screen.data.conditions == "control"].mean(0)
+    np.testing.assert_allclose(observed["shift"], expected, atol=1e-5)
+    assert compose(bundle, {"P1": 1.0}).table["shift"].notna().all()
+
+
+def test_a_held_out_combination_is_neither_trained_on_nor_shown_as_trained(
+    samsvae, screen, tmp_path, quick_tables
+):
+    run, listed = tmp_path / "run", tmp_path / "held_out.csv"
+    double = next(c for c in sorted(set(screen.data.conditions)) if "+" in c)
+    listed.write_text(f"condition\n{double}\n")
+    assert samsvae("train", screen.path, "-o", run, *TINY, "--split", listed)[0] == 0
+    bundle = load(run)
+    assert bundle.conditions.loc[double, ["train", "validation"]].sum() == 0
+    kinds = bundle.metrics["average_effects"]["kinds"]
+    assert list(kinds) == ["combination not seen in training"]
+    assert bundle.metrics["average_effects"]["control_cells"] == "validation"
+    assert "unseen" in bundle.card or "not seen" in bundle.card
 
 
 # The verbs
@@ -154,7 +262,7 @@ def test_evaluation_repeats_the_metrics_of_the_bundle(samsvae, screen, trained, 
     assert "| SAMS-VAE |" in out
     found = json.loads(path.read_text())
     assert found == json.loads((trained / "metrics.json").read_text())
-    assert set(found) == {"iwelbo", "average_effects", "baselines"}
+    assert {"iwelbo", "average_effects", "baselines", "coverage"} <= set(found)
     code, out, _ = samsvae("evaluate", trained, "--data", screen.path, "--library", "10000")
     assert code == 0
 
@@ -202,6 +310,7 @@ def test_a_composition_is_written_with_its_settings(samsvae, trained, tmp_path):
     pd.testing.assert_frame_equal(pd.read_csv(path), expected)
     columns = "gene shift lower upper probability_of_sign sum_of_singles interaction"
     columns += " interaction_lower interaction_upper observed observed_se"
+    columns += " calibrated_lower calibrated_upper"
     assert pd.read_csv(path).columns.tolist() == columns.split()
     settings = json.loads((tmp_path / "shift.json").read_text())
     assert settings["dosages"] == {"P1": 1.0, "P2": 0.5}
@@ -405,13 +514,17 @@ def test_bad_gene_sets_are_named(refused, trained, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model", "transformer"], "Unknown model 'transformer'; known: sams-vae"),
+        (["--model", "transformer"], "--model is 'transformer'; choose one of sams-vae, corr"),
         (["--device", "tpu"], "choose one of auto, cpu, cuda"),
         (["--mask-prior", "1.5"], "expected a probability between 0 and 1"),
         (["--learning-rate", "inf"], "a learning rate above 0"),
         (["--learning-rate", "0"], "a learning rate above 0"),
         (["--mask-evidence", "inf"], "expected finite numbers"),
-        (["--split", "absent.csv"], "There is no file absent.csv"),
+        (["--encoder", "wide"], "--encoder is 'wide'; choose one of correlated, mean-field"),
+        (["--likelihood", "poisson"], "choose one of counts, gaussian"),
+        (["--model", "cpa-vae", "--frontier"], "which CPA-VAE with these settings does not use"),
+        (["--frontier", "--mask-prior", "0.05"], "Leave one of them out"),
+        (["--split", "absent.csv"], "There is no split 'absent.csv', and no such file"),
         (["--genes", "absent.txt"], "There is no file absent.txt"),
         (["--top-genes", "99"], "--top-genes must be from 1 to 40"),
         (["--perturbation-key", "guide"], "guide"),
@@ -483,7 +596,7 @@ def test_usage_mistakes_end_with_two(samsvae):
 
 
 @pytest.mark.parametrize(
-    ("option", "known"), [("--library", "'data', '10000'"), ("--reference", "'test', 'all'")]
+    ("option", "known"), [("--library", "data, 10000"), ("--reference", "test, all")]
 )
 def test_unknown_ways_to_evaluate_are_refused(refused, screen, trained, option, known):
     assert known in refused("evaluate", trained, "--data", screen.path, option, "guess")

@@ -28,6 +28,8 @@ COLUMNS = [
     "interaction_upper",
     "observed",
     "observed_se",
+    "calibrated_lower",
+    "calibrated_upper",
 ]
 
 

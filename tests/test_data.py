@@ -1,601 +1,63 @@
 import json
-import os
-import warnings
-from importlib.metadata import version
-from pathlib import Path
+from dataclasses import replace
 
-import anndata
-import h5py
 import numpy as np
-import pandas as pd
 import pytest
 import scipy.sparse as sp
 
 from samsvae_core.data import (
     CellData,
     DataError,
+    conditions_as_perturbations,
     describe,
     gene_panel,
     read_genes,
-    read_h5ad,
-    split,
     summary,
 )
 
-REAL = Path(os.environ.get("SAMSVAE_DATA", Path(__file__).parents[1] / "../shared/data"))
 COUNTS = np.random.default_rng(0).poisson(2.0, size=(12, 5)).astype(np.float32)
 LABELS = ["ctrl"] * 4 + ["KLF1"] * 4 + ["SET"] * 4
-
-
-def write(path, labels=LABELS, X=COUNTS, obs=None, genes=None, cells=None, **more):
-    """An .h5ad file; `obs` adds to the column `perturbation` made of `labels`."""
-    table = {} if labels is None else {"perturbation": labels}
-    n_cells, n_genes = (X if X is not None else COUNTS).shape
-    cells = cells or [f"c{i}" for i in range(n_cells)]
-    genes = genes or [f"G{i}" for i in range(n_genes)]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*names are not unique")
-        adata = anndata.AnnData(
-            X=X,
-            obs=pd.DataFrame({**table, **(obs or {})}, index=cells),
-            var=pd.DataFrame(index=genes),
-            **more,
-        )
-        adata.write_h5ad(path)
-    return path
-
-
-@pytest.fixture
-def file(tmp_path):
-    return tmp_path / "cells.h5ad"
-
-
-def real(name):
-    path = REAL / name
-    if not path.exists():
-        pytest.skip(f"{path} is absent")
-    return path
-
-
-def read_labels(file, labels, **options):
-    """Condition of each label, read from a file with one cell per label."""
-    data = read_h5ad(write(file, labels, np.ones((len(labels), 2), dtype=np.int32)), **options)
-    return data, list(data.conditions)
-
-
-# Counts
-
-
-def test_reads_counts_dosages_and_names(file):
-    data = read_h5ad(write(file))
-    np.testing.assert_array_equal(data.counts.toarray(), COUNTS)
-    np.testing.assert_array_equal(data.library, COUNTS.sum(1))
-    np.testing.assert_array_equal(data.dosages.toarray(), np.repeat([[0, 0], [1, 0], [0, 1]], 4, 0))
-    assert list(data.perturbations) == ["KLF1", "SET"]
-    assert list(data.conditions) == LABELS
-    assert (data.control, data.has_size_factor, data.cells[3]) == ("ctrl", False, "c3")
-    assert data.source["counts_from"] == "X"
-    assert data.source["notes"] == []
-
-
-@pytest.mark.parametrize(
-    "store",
-    [
-        np.asarray,
-        sp.csr_matrix,
-        sp.csc_matrix,
-        lambda x: x.astype(np.int64),
-        lambda x: x.astype(np.uint8),
-        lambda x: x.astype(np.float64),
-        lambda x: x.astype(np.float16),
-        lambda x: sp.csc_matrix(x.astype(np.int32)),
-    ],
-)
-def test_sparse_and_dense_files_of_any_number_type_read_the_same(file, store):
-    data = read_h5ad(write(file, X=store(COUNTS)))
-    assert data.counts.dtype == np.float32
-    assert isinstance(data.counts, sp.csr_matrix)
-    np.testing.assert_array_equal(data.counts.toarray(), COUNTS)
-
-
-def test_reads_boolean_counts(file):
-    data = read_h5ad(write(file, X=sp.csr_matrix(COUNTS > 1)))
-    np.testing.assert_array_equal(data.counts.toarray(), COUNTS > 1)
-
-
-def test_reads_a_view_that_was_written(file):
-    adata = anndata.read_h5ad(write(file))
-    adata[2:, ::2].write_h5ad(file)
-    np.testing.assert_array_equal(read_h5ad(file).counts.toarray(), COUNTS[2:, ::2])
-
-
-def test_falls_back_to_the_counts_layer_and_says_so(file):
-    data = read_h5ad(write(file, X=np.log1p(COUNTS), layers={"counts": COUNTS}))
-    np.testing.assert_array_equal(data.counts.toarray(), COUNTS)
-    assert data.source["counts_from"] == "layers/counts"
-    assert "X has" in data.source["notes"][0]
-
-
-def test_falls_back_to_raw_and_keeps_the_genes_of_the_file(file):
-    adata = anndata.AnnData(
-        COUNTS, pd.DataFrame({"perturbation": LABELS}, index=[f"c{i}" for i in range(12)])
-    )
-    adata.raw = adata.copy()
-    adata = adata[:, ["3", "1"]].copy()
-    adata.X = np.log1p(adata.X)
-    adata.write_h5ad(file)
-    data = read_h5ad(file)
-    np.testing.assert_array_equal(data.counts.toarray(), COUNTS[:, [3, 1]])
-    assert list(data.genes) == ["3", "1"]
-    assert data.source["counts_from"] == "raw/X"
-
-
-def test_reads_the_layer_given_also_without_X(file):
-    write(file, X=None, layers={"umi": COUNTS}, genes=list("abcde"))
-    data = read_h5ad(file, layer="umi")
-    np.testing.assert_array_equal(data.counts.toarray(), COUNTS)
-    assert data.source["counts_from"] == "layers/umi"
-    assert data.source["notes"] == []
-
-
-def test_counts_constant_genes_and_empty_cells_in_notes(file):
-    counts = COUNTS.copy()
-    counts[0] = 0
-    counts[:, 1] = 0
-    data = read_h5ad(write(file, X=counts))
-    notes = " ".join(data.source["notes"])
-    assert "1 of 5 genes have the same count in every cell." in notes
-    assert "1 cells have no count at all" in notes
-    assert data.counts.shape == (12, 5)
-
-
-def test_notes_ensembl_ids_and_keeps_odd_gene_names(file):
-    genes = [f"ENSG0000000000{i}" for i in range(4)] + ["H2-K1/D1"]
-    data = read_h5ad(write(file, genes=genes))
-    assert list(data.genes) == genes
-    assert any("Ensembl" in note for note in data.source["notes"])
-
-
-# Size factors
-
-
-def test_a_size_factor_above_the_panel_is_the_library(file):
-    totals = COUNTS.sum(1) + 100
-    write(file, obs={"total_counts": totals})
-    data = read_h5ad(file, size_factor_key="total_counts")
-    np.testing.assert_array_equal(data.library, totals)
-    assert data.has_size_factor
-
-
-def test_a_size_factor_equal_to_the_panel_is_none(file):
-    write(file, obs={"total_counts": COUNTS.sum(1)})
-    assert not read_h5ad(file, size_factor_key="total_counts").has_size_factor
-
-
-@pytest.mark.parametrize(("extra", "suggestion"), [(100, "nCount_RNA"), (0, None), (-1, None)])
-def test_suggests_a_column_that_counts_more_genes(file, extra, suggestion):
-    data = read_h5ad(write(file, obs={"nCount_RNA": COUNTS.sum(1) + extra}))
-    assert summary(data)["size_factor_suggestion"] == suggestion
-    assert ("--size-factor-key nCount_RNA" in describe(summary(data))) == (suggestion is not None)
-
-
-@pytest.mark.parametrize("value", [np.nan, 0.0, -5.0, 0.5, np.inf])
-def test_refuses_a_size_factor_that_is_no_total(file, value):
-    totals = COUNTS.sum(1).astype(float) + 100
-    totals[7] = value
-    write(file, obs={"depth": totals})
-    with pytest.raises(DataError, match=r"'depth' has 1 values .* recode cells c7"):
-        read_h5ad(file, size_factor_key="depth")
-
-
-# Labels
-
-
-@pytest.mark.parametrize(
-    "label",
-    [
-        *("control", "ctrl", "Control", "non-targeting", "Non_Targeting", "nontargeting", "NT"),
-        *("NTC", "NegCtrl0", "neg-ctrl-3", "negative_control", "unperturbed", "safe-targeting"),
-        *("ctrl+ctrl", "NegCtrl0_NegCtrl10", "non-targeting_00025"),
-    ],
-)
-def test_knows_usual_control_labels(file, label):
-    data, _ = read_labels(file, ["KLF1", label])
-    np.testing.assert_array_equal(data.dosages.toarray(), [[1], [0]])
-
-
-@pytest.mark.parametrize("label", ["NT5E", "CTR9", "NTN1", "CTRL-AS1", "CONTROLLER"])
-def test_takes_no_gene_for_a_control(file, label):
-    data, _ = read_labels(file, [label, "ctrl"])
-    assert list(data.perturbations) == [label]
-
-
-@pytest.mark.parametrize(
-    ("label", "delimiter", "condition"),
-    [
-        ("KLF1", "+", "KLF1"),
-        ("SET+KLF1", "+", "KLF1+SET"),  # sorted
-        (" SET + KLF1 ", "+", "KLF1+SET"),
-        ("SGK1+TBX3", "+", "SGK1+TBX3"),  # neither is a label of its own
-        ("HLA-A+NKX2-1", "+", "HLA-A+NKX2-1"),
-        ("KLF1+SET+TBX3", "+", "KLF1+SET+TBX3"),
-        ("KLF1+ctrl", "+", "KLF1"),  # GEARS
-        ("ctrl+KLF1", "+", "KLF1"),
-        ("ctrl+NT", "+", "ctrl"),
-        ("KLF1_SET", "_", "KLF1+SET"),  # scPerturb
-        ("KLF1_SET", "+", "KLF1_SET"),
-        ("KLF1+KLF1", "+", "KLF1"),
-        ("AARS_+_70323362.23-P1P2", "+", "AARS_+_70323362.23-P1P2"),  # Replogle et al. 2022
-        ("AARS_+_70323362.23-P1P2", "_", "AARS_+_70323362.23-P1P2"),
-        ("my guide+KLF1", "+", "my guide+KLF1"),
-        ("KLF1+", "+", "KLF1+"),
-        ("KLF1+SET", "", "KLF1+SET"),
-    ],
-)
-def test_splits_labels(file, label, delimiter, condition):
-    _, conditions = read_labels(file, [label, "ctrl", "KLF1", "SET"], delimiter=delimiter)
-    assert conditions == [condition, "ctrl", "KLF1", "SET"]
-
-
-def test_a_part_that_is_a_label_of_its_own_needs_no_gene_symbol(file):
-    data, _ = read_labels(file, ["ctrl", "1st guide", "1st guide+KLF1"])
-    np.testing.assert_array_equal(data.dosages.toarray(), [[0, 0], [1, 0], [1, 1]])
-
-
-def test_an_empty_delimiter_keeps_labels_whole(file):
-    data, _ = read_labels(file, ["ctrl", "KLF1+SET"], delimiter="")
-    assert list(data.perturbations) == ["KLF1+SET"]
-
-
-def test_notes_labels_kept_whole_labels_named_twice_and_several_controls(file):
-    labels = ["ctrl", "NT", "ctrl", "AARS_+_70323362.23-P1P2", "KLF1+KLF1"]
-    data, _ = read_labels(file, labels)
-    assert "2 labels are taken as control: ctrl, NT." in data.source["notes"]
-    notes = " ".join(data.source["notes"])
-    assert "kept whole" in notes
-    assert "AARS_+_70323362.23-P1P2" in notes
-    assert "name a perturbation twice, used once: KLF1+KLF1" in notes
-    assert data.dosages.max() == 1
-
-
-def test_the_control_of_gears_files_is_ctrl(file):
-    _, conditions = read_labels(file, ["ctrl+ctrl", "KLF1+ctrl"])
-    assert conditions == ["ctrl", "KLF1"]
-
-
-def test_a_control_label_given_is_the_only_one(file):
-    data, conditions = read_labels(file, ["AAVS1", "NT", "KLF1+AAVS1"], control="AAVS1")
-    assert data.control == "AAVS1"
-    assert conditions == ["AAVS1", "NT", "KLF1"]
-
-
-@pytest.mark.parametrize("labels", [[0, 1, 1], [b"0", b"1", b"1"], pd.Categorical([0, 1, 1])])
-def test_labels_may_be_numbers_or_bytes(file, labels):
-    write(file, ["ctrl", "A", "A"], COUNTS[:3])
-    stored = np.array(labels) if not isinstance(labels, pd.Categorical) else labels
-    with h5py.File(file, "a") as raw:
-        del raw["obs/perturbation"]
-        anndata.io.write_elem(raw["obs"], "perturbation", stored)
-    assert list(read_h5ad(file, control="0").conditions) == ["0", "1", "1"]
-
-
-def test_unused_categories_are_no_perturbations(file):
-    write(file, pd.Categorical(LABELS, categories=["ctrl", "KLF1", "MYC", "SET"]))
-    assert list(read_h5ad(file).perturbations) == ["KLF1", "SET"]
-
-
-# Which column
-
-
-@pytest.mark.parametrize(
-    "key", ["perturbation", "condition", "gene", "target_gene", "guide_identity"]
-)
-def test_finds_the_column_of_perturbations(file, key):
-    write(file, labels=None, obs={"batch": ["ctrl"] * 12, key: LABELS})
-    assert read_h5ad(file).source["perturbation_key"] == key
-
-
-def test_genes_come_before_guides_and_perturbation_before_condition(file):
-    guides = [f"{label}_g{i}" if label != "ctrl" else "ctrl" for i, label in enumerate(LABELS)]
-    treatment = ["ctrl", "IFNG"] * 6
-    write(file, obs={"guide": guides, "condition": treatment})
-    assert read_h5ad(file).source["perturbation_key"] == "perturbation"
-
-
-def test_a_column_without_controls_is_passed_over(file):
-    write(file, labels=[f"x{i}" for i in range(12)], obs={"gene": LABELS})
-    assert read_h5ad(file).source["perturbation_key"] == "gene"
-
-
-def test_columns_that_differ_in_the_word_for_control_only_agree(file):
-    other = [label.replace("ctrl", "non-targeting") for label in LABELS]
-    write(file, labels=None, obs={"target": other, "gene": LABELS})
-    assert read_h5ad(file).source["perturbation_key"] == "gene"
-
-
-# Dosages
-
-
-@pytest.mark.parametrize(
-    ("label", "dose", "condition"),
-    [
-        ("KLF1", 0.5, "KLF1:0.5"),
-        ("KLF1", "2", "KLF1:2"),
-        ("KLF1+SET", "0.5", "KLF1:0.5+SET:0.5"),
-        ("SET+KLF1", "0.5+1", "KLF1+SET:0.5"),  # aligned to the label
-        ("KLF1+ctrl", "0.5+1", "KLF1:0.5"),
-        ("KLF1+KLF1", "0.5+2", "KLF1:2"),
-        ("SET+KLF1", "0+1", "KLF1"),
-        ("KLF1", "1e-1", "KLF1:0.1"),
-    ],
-)
-def test_reads_dosages_of_a_column(file, label, dose, condition):
-    write(file, ["ctrl", label, "MYC"], COUNTS[:3], obs={"dose": ["nan", str(dose), "1"]})
-    assert list(read_h5ad(file, dosage_key="dose").conditions) == ["ctrl", condition, "MYC"]
-
-
-def test_a_dosage_of_zero_is_a_control_and_noted(file):
-    data = read_h5ad(write(file, obs={"dose": [1.0] * 11 + [0.0]}), dosage_key="dose")
-    assert data.conditions[-1] == "ctrl"
-    assert any("1 cells have dosage 0" in note for note in data.source["notes"])
-
-
-def test_dosages_far_above_one_are_noted(file):
-    data = read_h5ad(write(file, obs={"dose": [500.0] * 12}), dosage_key="dose")
-    assert any("Dosages go up to 500" in note for note in data.source["notes"])
-
-
-@pytest.mark.parametrize("dose", ["-1", "nan", "", "inf", "high", "1+1", "0.5+high"])
-def test_refuses_a_dosage_that_is_none(file, dose):
-    write(file, obs={"dose": ["1"] * 9 + [dose] * 3})
-    with pytest.raises(DataError, match=r"'dose' has 3 values .* Drop or recode cells c9 \("):
-        read_h5ad(file, dosage_key="dose")
-
-
-TABLE = np.array([[0, 0], [0.5, 0], [2, 1]], dtype=np.float32)
-
-
-@pytest.mark.parametrize(
-    "more",
-    [
-        {"obsm": {"D": pd.DataFrame(TABLE, index=["c0", "c1", "c2"], columns=["SET", "KLF1"])}},
-        {"obsm": {"D": TABLE}, "uns": {"D_names": ["SET", "KLF1"]}},
-        {"obsm": {"D": sp.csr_matrix(TABLE)}, "uns": {"D_names": np.array(["SET", "KLF1"])}},
-    ],
-)
-def test_reads_dosages_of_a_table(file, more):
-    data = read_h5ad(write(file, None, COUNTS[:3], **more), dosage_key="D")
-    assert list(data.perturbations) == ["KLF1", "SET"]
-    assert list(data.conditions) == ["control", "SET:0.5", "KLF1+SET:2"]
-    np.testing.assert_array_equal(data.dosages.toarray(), TABLE[:, ::-1])
-    assert "obsm['D']" in describe(summary(data))
-
-
-def test_a_column_of_the_table_without_cells_is_left_out_and_noted(file):
-    table = pd.DataFrame({"A": [0.0, 1, 1], "B": [0.0, 0, 0]}, index=["c0", "c1", "c2"])
-    data = read_h5ad(write(file, None, COUNTS[:3], obsm={"D": table}), dosage_key="D")
-    assert list(data.perturbations) == ["A"]
-    assert any("have no cell: B" in note for note in data.source["notes"])
-
-
-@pytest.mark.parametrize(
-    ("table", "names", "message"),
-    [
-        ([[0, 0], [-1, 0], [1, 0]], ["A", "B"], "negative or missing dosages in 1 cells.* c1"),
-        ([[0, 0], [1, np.nan], [1, 0]], ["A", "B"], "negative or missing dosages in 1 cells.* c1"),
-        ([[0, 1], [1, 0], [1, 0]], ["A", "B"], "has 0 control cells"),
-        ([[0, 0], [0, 0], [0, 0]], ["A", "B"], "has 3 control cells .* among 3"),
-        ([[0, 0], [1, 0], [1, 0]], ["A", "A"], "need different names"),
-        ([[0, 0], [1, 0], [0, 1]], ["A", "ctrl"], "has a column for control .ctrl.*Drop"),
-        ([[0, 0], [1, 0], [1, 0]], ["A"], r"is \(3, 2\); expected \(3, 1\)"),
-        ([[0, 0], [1, 0], [1, 0]], None, "does not name its columns"),
-    ],
-)
-def test_refuses_a_bad_table_of_dosages(file, table, names, message):
-    uns = {} if names is None else {"D_names": names}
-    write(file, None, COUNTS[:3], obsm={"D": np.array(table, dtype=float)}, uns=uns)
-    with pytest.raises(DataError, match=message):
-        read_h5ad(file, dosage_key="D")
-
-
-# Bad files
-
-
-def spoiled(value, at=(3, 1)):
-    counts = COUNTS.astype(np.float64)
-    counts[at] = value
-    return counts
-
-
-NORMALISED = COUNTS / COUNTS.sum(1, keepdims=True) * 1e4
-BAD_FILES = {
-    "negative": ({"X": spoiled(-2)}, "X has 1 values that are negative .cell c3, gene G1: -2"),
-    "nan": (
-        {"X": spoiled(np.nan)},
-        "X has 1 values that are missing or infinite .cell c3, gene G1",
-    ),
-    "infinite": ({"X": spoiled(np.inf)}, "missing or infinite .cell c3, gene G1: inf"),
-    "fraction": ({"X": spoiled(0.5)}, "1 values that are not whole numbers .cell c3, gene G1: 0.5"),
-    "huge": ({"X": spoiled(1e9)}, "larger than 16,777,216"),
-    "first three": (
-        {"X": COUNTS - 9},
-        "60 values .*c0, gene G0: .*; .*gene G1.*; .*gene G2: [-0-9]*\\)",
-    ),
-    "sparse": ({"X": sp.csc_matrix(spoiled(-2))}, "negative .cell c3, gene G1: -2"),
-    "normalised": (
-        {"X": NORMALISED},
-        "looks normalised to about 10,000 per cell.*layers here: none",
-    ),
-    "log-normalised": (
-        {"X": np.log1p(NORMALISED)},
-        "looks log-normalised to about 10,000 per cell",
-    ),
-    "log": ({"X": np.log1p(COUNTS)}, "looks log-transformed"),
-    "scaled": ({"X": COUNTS - COUNTS.mean(0)}, "looks scaled"),
-    "other layers": (
-        {"X": np.log1p(COUNTS), "layers": {"umi": COUNTS}},
-        "--layer .layers here: umi",
-    ),
-    "no matrix": ({"X": None, "genes": ["a"]}, "There is no X. Put raw counts into X"),
-    "nothing detected": ({"X": COUNTS * 0}, "X holds no count but 0.*Put raw counts into X"),
-    "no genes": ({"X": np.zeros((12, 0), dtype=np.float32)}, "has no genes: var is empty"),
-    "no cells": (
-        {"X": np.zeros((0, 5), dtype=np.float32), "labels": []},
-        "has no cells: obs is empty",
-    ),
-    "same genes": ({"genes": list("abaab")}, "2 gene names .*a, b.* adata.var_names_make_unique"),
-    "same cells": (
-        {"cells": ["c0"] * 2 + [f"d{i}" for i in range(10)]},
-        "1 cell names .*c0.* adata.obs_names",
-    ),
-    "no column": (
-        {"labels": None, "obs": {"batch": LABELS}},
-        "found batch. Name .* --perturbation-key",
-    ),
-    "no columns": ({"labels": None}, "found no columns"),
-    "no controls": (
-        {"labels": ["A"] * 6 + ["B"] * 6},
-        "no control cells: .* found A, B.* --control",
-    ),
-    "only controls": (
-        {"labels": ["ctrl"] * 12},
-        "Every cell of column 'perturbation' is a control",
-    ),
-    "no label": (
-        {"labels": pd.Categorical([*LABELS[:10], None, None])},
-        "2 cells have no label .*c10, c11",
-    ),
-    "empty label": ({"labels": [*LABELS[:11], "  "]}, "1 cells have no label .*c11"),
-    "several columns": (
-        {"labels": None, "obs": {"gene": LABELS, "target": LABELS[::-1]}},
-        "Several columns .*gene, target.* --perturbation-key",
-    ),
+SOURCE = {
+    "file": "cells.h5ad",
+    "perturbation_key": "perturbation",
+    "counts_from": "X",
+    "size_factor_key": None,
+    "size_factor_suggestion": None,
+    "replicate_key": None,
+    "notes": [],
 }
 
 
-@pytest.mark.parametrize("case", BAD_FILES)
-def test_a_bad_file_gets_its_message(file, case):
-    content, message = BAD_FILES[case]
-    write(file, **content)
-    with pytest.raises(DataError, match=message):
-        read_h5ad(file)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"control": "crtl"}, "labelled 'crtl', given as --control. Did you mean 'ctrl'"),
-        ({"control": "zzz"}, "There are: "),
-        ({"perturbation_key": "perturbations"}, "--perturbation-key. Did you mean 'perturbation'"),
-        ({"size_factor_key": "Total"}, "no column 'Total', given as --size-factor-key"),
-        ({"layer": "count"}, "There is no layer 'count'. Did you mean 'counts'"),
-        ({"dosage_key": "doze"}, "Neither obs nor obsm has 'doze'.*Did you mean 'dose'"),
-        ({"perturbation_key": "batch"}, "Column 'batch' has no control cells"),
-    ],
-)
-def test_a_bad_option_gets_its_message(file, options, message):
-    obs = {"batch": ["b1"] * 12, "dose": [1.0] * 12}
-    write(file, obs=obs, layers={"counts": COUNTS})
-    with pytest.raises(DataError, match=message):
-        read_h5ad(file, **options)
-
-
-def test_a_missing_file_a_folder_a_text_file_and_an_empty_one_are_refused(file, tmp_path):
-    with pytest.raises(DataError, match="There is no file"):
-        read_h5ad(file)
-    with pytest.raises(DataError, match="is a folder"):
-        read_h5ad(str(tmp_path))
-    for text in ("gene,cell\n", ""):
-        file.write_text(text)
-        with pytest.raises(DataError, match=r"not an .h5ad file: expected HDF5"):
-            read_h5ad(file)
-
-
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
-def test_a_truncated_file_is_refused(file, share):
-    content = write(file).read_bytes()
-    file.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(DataError, match=r"cannot be opened: .*truncated file.* fetch it again"):
-        read_h5ad(file)
-
-
-def test_another_hdf5_file_is_refused(file):
-    with h5py.File(file, "w") as raw:
-        raw["matrix/data"] = [1, 2]
-    with pytest.raises(DataError, match=r"no \.h5ad: expected obs, var and X, found matrix"):
-        read_h5ad(file)
-
-
-def test_links_to_other_files_are_refused(file, tmp_path):
-    write(tmp_path / "other.h5ad")
-    with h5py.File(write(file), "a") as raw:
-        del raw["X"]
-        raw["X"] = h5py.ExternalLink(str(tmp_path / "other.h5ad"), "X")
-    with pytest.raises(DataError, match=r"refers to other places or files \(X\)"):
-        read_h5ad(file)
-
-
-def test_data_stored_outside_the_file_are_refused(file, tmp_path):
-    (tmp_path / "secret").write_bytes(bytes(480))
-    with h5py.File(write(file), "a") as raw:
-        del raw["X"]
-        raw.create_dataset("X", (12, 5), "f8", external=[(tmp_path / "secret", 0, 480)])
-    with pytest.raises(DataError, match="refers to other places"):
-        read_h5ad(file)
-
-
-def test_an_unknown_encoding_names_the_element_and_the_versions(file):
-    with h5py.File(write(file), "a") as raw:
-        raw["obs"].attrs["encoding-version"] = "9.9"
-    message = (
-        rf"obs of .* IORegistryError.* as anndata 0.1.0, read with anndata {version('anndata')}"
+def cells_of(labels=LABELS, counts=COUNTS, **more) -> CellData:
+    """Cells with these labels and counts; `more` replaces fields, "source" adds to it."""
+    names = np.array(sorted({part for label in labels for part in label.split("+")} - {"ctrl"}))
+    dosages = np.array([np.isin(names, label.split("+")) for label in labels])
+    source = {**SOURCE, **more.pop("source", {})}
+    made = CellData(
+        counts=sp.csr_matrix(counts),
+        dosages=sp.csr_matrix(dosages, dtype=np.float32),
+        library=counts.sum(1),
+        cells=np.array([f"c{i}" for i in range(len(labels))]),
+        genes=np.array([f"G{i}" for i in range(counts.shape[1])]),
+        perturbations=names,
+        conditions=np.array(labels),
+        control="ctrl",
+        has_size_factor=False,
+        source=source,
     )
-    with pytest.raises(DataError, match=message):
-        read_h5ad(file)
+    return replace(made, **more)
 
 
-def test_what_is_not_needed_may_be_unreadable(file):
-    with h5py.File(write(file, uns={"note": {"a": 1}}), "a") as raw:
-        raw["uns/note"].attrs["encoding-type"] = "of the future"
-    assert len(read_h5ad(file).cells) == 12
-
-
-def test_a_damaged_name_inside_the_file_is_refused(file):
-    with h5py.File(write(file), "a") as raw:
-        raw.create_group(b"uns/\xfb")
-    with pytest.raises(DataError, match=r"is damaged: .* Fetch or write it again"):
-        read_h5ad(file)
-
-
-@pytest.mark.parametrize("place", ["indices", "indptr"])
-def test_wrong_indices_of_a_sparse_matrix_are_refused(file, place):
-    with h5py.File(write(file, X=sp.csr_matrix(COUNTS)), "a") as raw:
-        raw[f"X/{place}"][1] = 10_000
-    with pytest.raises(DataError, match=r"X (is damaged|of .* cannot be read)"):
-        read_h5ad(file)
-
-
-def test_words_in_place_of_counts_are_refused(file):
-    with h5py.File(write(file), "a") as raw:
-        del raw["X"]
-        anndata.io.write_elem(raw, "X", np.full((12, 5), "many"))
-    with pytest.raises(DataError, match=r"X holds values of type .*; expected numbers"):
-        read_h5ad(file)
-
-
-def test_a_matrix_of_another_shape_is_refused(file):
-    with h5py.File(write(file), "a") as raw:
-        del raw["X"]
-        anndata.io.write_elem(raw, "X", COUNTS[:5])
-    with pytest.raises(DataError, match=r"X is \(5, 5\); expected \(12, 5\)"):
-        read_h5ad(file)
+def continuous(values, labels=LABELS) -> CellData:
+    ones = np.ones(len(values), dtype=np.float32)
+    return cells_of(labels, values.astype(np.float32), library=ones, is_counts=False)
 
 
 # Subsets and panels
 
 
-def test_subset_takes_positions_and_booleans(file):
-    data = read_h5ad(write(file))
+def test_subset_takes_positions_and_booleans():
+    data = cells_of()
     chosen = data.subset(data.conditions == "SET")
     np.testing.assert_array_equal(chosen.counts.toarray(), COUNTS[8:])
     np.testing.assert_array_equal(chosen.dosages.toarray(), data.dosages.toarray()[8:])
@@ -605,8 +67,16 @@ def test_subset_takes_positions_and_booleans(file):
     assert list(chosen.perturbations) == ["KLF1", "SET"]
 
 
-def test_a_panel_has_its_own_library_in_the_order_of_the_data(file, tmp_path):
-    data = read_h5ad(write(file))
+def test_replicates_go_with_their_cells_and_stay_when_genes_are_chosen():
+    data = cells_of(replicates=np.array(["r1", "r2", ""] * 4))
+    chosen = data.subset(data.conditions == "SET")
+    assert list(chosen.replicates) == ["", "r1", "r2", ""] == list(data.replicates[8:])
+    assert list(gene_panel(data, top=2).replicates) == list(data.replicates)
+    assert cells_of().subset([0]).replicates is None
+
+
+def test_a_panel_has_its_own_library_in_the_order_of_the_data(tmp_path):
+    data = cells_of()
     (tmp_path / "genes.txt").write_text("# mine\nG3\nG1  # twice\n\nG1\nMYC\n")
     panel = gene_panel(data, genes=read_genes(tmp_path / "genes.txt"))
     assert list(panel.genes) == ["G1", "G3"]
@@ -619,35 +89,53 @@ def test_a_panel_has_its_own_library_in_the_order_of_the_data(file, tmp_path):
     assert data.source["notes"] == []
 
 
-def test_a_panel_keeps_a_size_factor(file):
+def test_a_panel_keeps_a_size_factor():
     totals = COUNTS.sum(1) + 100
-    data = read_h5ad(write(file, obs={"total": totals}), size_factor_key="total")
+    data = cells_of(library=totals, has_size_factor=True)
     np.testing.assert_array_equal(gene_panel(data, genes=["G1"]).library, totals)
 
 
-def test_a_size_factor_equal_to_all_genes_counts_more_than_some_of_them(file):
+def test_a_size_factor_equal_to_all_genes_counts_more_than_some_of_them():
     totals = COUNTS.sum(1)
-    data = read_h5ad(write(file, obs={"total": totals}), size_factor_key="total")
+    data = cells_of(library=totals, source={"size_factor_key": "total"})
     panel = gene_panel(data, genes=["G1"])
     assert (data.has_size_factor, panel.has_size_factor) == (False, True)
     np.testing.assert_array_equal(panel.library, totals)
 
 
-def test_a_panel_of_genes_that_no_cell_has_is_refused(file):
-    counts = COUNTS * [1, 1, 1, 1, 0]
+def test_a_panel_of_genes_that_no_cell_has_is_refused():
+    counts = COUNTS * np.array([1, 1, 1, 1, 0], dtype=np.float32)
     with pytest.raises(DataError, match="No cell has a count of the genes kept"):
-        gene_panel(read_h5ad(write(file, X=counts)), genes=["G4"])
+        gene_panel(cells_of(counts=counts), genes=["G4"])
 
 
-def test_top_genes_are_those_that_vary_beyond_noise(file):
+def test_top_genes_are_those_that_vary_beyond_noise():
     rng = np.random.default_rng(1)
     rate = np.full((300, 100), 5.0)
     rate[:150, :10] *= 3  # planted in genes 0 to 9, across two blocks of genes held in memory
     rate[:150, 90:] /= 3
     labels = ["ctrl"] * 150 + ["A"] * 150
-    data = read_h5ad(write(file, labels, rng.poisson(rate).astype(np.float32)))
+    data = cells_of(labels, rng.poisson(rate).astype(np.float32))
     expected = [f"G{i}" for i in [*range(10), *range(90, 100)]]
     assert list(gene_panel(data, top=20).genes) == expected
+
+
+def test_values_that_are_no_counts_keep_their_library_and_rank_by_variance():
+    rng = np.random.default_rng(2)
+    values = rng.normal(0, np.repeat([1, 3, 0.1], [60, 5, 60]), size=(200, 125)) - 4.0
+    data = continuous(values, ["ctrl", "A"] * 100)
+    panel = gene_panel(data, top=5)
+    assert list(panel.genes) == [f"G{i}" for i in range(60, 65)]
+    np.testing.assert_array_equal(panel.library, np.ones(200))
+    assert (panel.is_counts, panel.has_size_factor) == (False, False)
+    named = gene_panel(data, genes=["G3"]).subset([0, 1])
+    assert (named.is_counts, list(named.library)) == (False, [1, 1])
+
+
+def test_a_panel_of_values_that_are_all_zero_is_refused():
+    values = COUNTS * np.array([1, 1, 1, 1, 0], dtype=np.float32)
+    with pytest.raises(DataError, match="No cell has a value but 0 of the genes kept"):
+        gene_panel(continuous(values), genes=["G4"])
 
 
 @pytest.mark.parametrize(
@@ -660,8 +148,8 @@ def test_top_genes_are_those_that_vary_beyond_noise(file):
         ({"genes": ["MYC", "STAT1"]}, "2 genes asked for are not measured: MYC, STAT1. Use names"),
     ],
 )
-def test_a_bad_panel_gets_its_message(file, options, message):
-    data = read_h5ad(write(file))
+def test_a_bad_panel_gets_its_message(options, message):
+    data = cells_of()
     with pytest.raises(DataError, match=message):
         gene_panel(data, **options)
 
@@ -677,101 +165,35 @@ def test_a_bad_list_of_genes_gets_its_message(tmp_path):
         read_genes(tmp_path / "empty")
 
 
-# Splits
+# Perturbations
 
 
-def cells_of(sizes: dict[str, int]) -> CellData:
-    """Cells of conditions of the given sizes."""
-    conditions = np.repeat(list(sizes), list(sizes.values())).astype(str)
-    perturbations = np.array([name for name in sizes if name != "ctrl"])
-    n = len(conditions)
-    return CellData(
-        counts=sp.csr_matrix(np.ones((n, 1), dtype=np.float32)),
-        dosages=sp.csr_matrix(conditions[:, None] == perturbations, dtype=np.float32),
-        library=np.ones(n, dtype=np.float32),
-        cells=np.array([f"c{i}" for i in range(n)]),
-        genes=np.array(["G"]),
-        perturbations=perturbations,
-        conditions=conditions,
-        control="ctrl",
-        has_size_factor=False,
-        source={},
-    )
+def test_each_condition_becomes_a_perturbation_of_its_own():
+    labels = [*LABELS[:9], "KLF1+SET", "KLF1+MYC", "KLF1+SET"]
+    data = cells_of(labels)
+    single = conditions_as_perturbations(data)
+    assert list(single.perturbations) == ["KLF1", "KLF1+MYC", "KLF1+SET", "SET"]
+    assert single.conditions is data.conditions
+    expected = [[label == name for name in single.perturbations] for label in labels]
+    np.testing.assert_array_equal(single.dosages.toarray(), expected)
+    assert single.dosages.dtype == np.float32
 
 
-def test_a_random_split_has_its_fractions_within_every_condition():
-    data = cells_of({"A": 50, "B": 100, "ctrl": 1000})
-    parts = split(data)
-    table = pd.crosstab(data.conditions, parts)
-    np.testing.assert_array_equal(table["train"], [32, 64, 640])
-    np.testing.assert_array_equal(table["validation"], [8, 16, 160])
-    np.testing.assert_array_equal(table["test"], [10, 20, 200])
+def test_dosages_make_conditions_and_leave_the_perturbations_at_one():
+    data = cells_of(["ctrl", "A", "A"], COUNTS[:3])
+    dosages = sp.csr_matrix(np.array([[0], [0.5], [1]], dtype=np.float32))
+    data = replace(data, dosages=dosages, conditions=np.array(["ctrl", "A:0.5", "A"]))
+    single = conditions_as_perturbations(data)
+    assert list(single.perturbations) == ["A", "A:0.5"]
+    np.testing.assert_array_equal(single.dosages.toarray(), [[0, 0], [0, 1], [1, 0]])
 
 
-def test_every_small_condition_is_trained_on_and_from_three_cells_also_tested():
-    sizes = {f"P{n}": n for n in range(1, 12)} | {"ctrl": 3}
-    data = cells_of(sizes)
-    for fractions in [(0.64, 0.16, 0.2), (0.1, 0.45, 0.45), (0.98, 0.01, 0.01)]:
-        table = pd.crosstab(data.conditions, split(data, fractions=fractions))
-        assert (table["train"] > 0).all()
-        assert (table.loc[[name for name, n in sizes.items() if n >= 3]] > 0).all(axis=None)
+# Summaries
 
 
-def test_a_fraction_of_zero_gets_no_cells():
-    assert set(split(cells_of({"A": 9, "ctrl": 9}), fractions=(0.5, 0.0, 0.5))) == {"train", "test"}
-
-
-def test_the_seed_decides_the_split():
-    data = cells_of({"A": 50, "ctrl": 100})
-    np.testing.assert_array_equal(split(data, seed=3), split(data, seed=3))
-    assert (split(data, seed=3) != split(data, seed=4)).any()
-
-
-@pytest.mark.parametrize("fractions", [(0.5, 0.5, 0.5), (0.0, 0.5, 0.5), (1.2, -0.2, 0.0)])
-def test_refuses_fractions_that_are_none(fractions):
-    with pytest.raises(DataError, match="must be 0 or more and sum to 1"):
-        split(cells_of({"A": 5, "ctrl": 5}), fractions=fractions)
-
-
-def test_reads_a_split_in_any_order_with_its_short_words(tmp_path):
-    (tmp_path / "split.csv").write_text("split,cell\ntest,c3\nVal,c1\ntrain,c0\n valid ,c2\n")
-    parts = split(cells_of({"A": 1, "ctrl": 3}), path=tmp_path / "split.csv")
-    assert list(parts) == ["train", "validation", "validation", "test"]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("cell,part\nc0,train\n", "must have columns cell, split; found cell, part"),
-        ("", "is no CSV file"),
-        ('cell,split\n"c0,train\n', "is no CSV file"),
-        ("cell,split\nc0,train\nc1,holdout\nc2,test\n", "other than train.*1: holdout"),
-        ("cell,split\nc0,train\nc0,test\nc1,train\nc2,test\n", "more than once .1: c0"),
-        ("cell,split\nc0,train\nc1,train\nc2,test\nd9,test\n", "not in the data .1: d9"),
-        ("cell,split\nc0,train\n", "no line for cells of the data .2: c1, c2"),
-        ("cell,split\nc0,test\nc1,test\nc2,val\n", "has no train cells"),
-        ("cell,split\nc0,test\nc1,train\nc2,train\n", "1 perturbations have no training cell .A"),
-    ],
-)
-def test_a_bad_split_file_gets_its_message(tmp_path, text, message):
-    path = tmp_path / "split.csv"
-    path.write_text(text)
-    with pytest.raises(DataError, match=message):
-        split(cells_of({"A": 1, "ctrl": 2}), path=path)
-
-
-def test_a_perturbation_without_cells_has_no_training_cell():
-    data = cells_of({"A": 5, "B": 5, "ctrl": 5})
-    with pytest.raises(DataError, match=r"no training cell .B"):
-        split(data.subset(data.conditions != "B"))
-
-
-# Summaries and real data
-
-
-def test_a_summary_can_be_stored_as_json_and_read_by_people(file):
+def test_a_summary_can_be_stored_as_json_and_read_by_people():
     labels = [*LABELS[:10], "KLF1+SET", "KLF1+MYC"]
-    found = summary(read_h5ad(write(file, labels)))
+    found = summary(cells_of(labels))
     assert json.loads(json.dumps(found)) == found
     assert (found["n_perturbations"], found["n_single"], found["n_combinations"]) == (3, 2, 2)
     assert found["n_control_cells"] == 4
@@ -783,37 +205,20 @@ def test_a_summary_can_be_stored_as_json_and_read_by_people(file):
     )
 
 
-def test_reads_papalexi_2021():
-    data = read_h5ad(real("papalexi2021_thp1.h5ad"))
+def test_replicates_are_summed_up():
+    replicates = np.array(["r2", "r1", ""] * 4)
+    data = cells_of(replicates=replicates, source={"replicate_key": "batch"})
     found = summary(data)
-    assert data.counts.shape == (20_729, 299)
-    assert (found["perturbation_key"], data.control) == ("perturbation", "non-targeting")
-    assert (found["n_perturbations"], found["n_single"], found["n_combinations"]) == (25, 25, 0)
-    assert (found["n_control_cells"], found["n_constant_genes"], found["n_empty_cells"]) == (
-        2386,
-        0,
-        0,
-    )
-    sizes = found["cells_per_condition"]
-    assert (sizes["smallest"], sizes["min"], sizes["largest"], sizes["max"]) == (
-        "SPI1",
-        48,
-        "IFNGR1",
-        1341,
-    )
-    assert found["median_counts"] == 186
-    parts = pd.Series(split(data, path=real("papalexi2021_split.csv"))).value_counts()
-    assert dict(parts) == {"train": 13_266, "validation": 3_317, "test": 4_146}
+    assert found["cells_per_replicate"] == {"r1": 4, "r2": 4}
+    assert "2 replicates in column 'batch': r1 (4 cells), r2 (4 cells)" in describe(found)
+    assert "replicate" not in describe(summary(cells_of()))
 
 
-def test_reads_norman_2019():
-    data = read_h5ad(real("norman2019_k562_subset.h5ad"))
-    found = summary(data)
-    assert data.counts.shape == (3_375, 500)
-    assert (found["n_perturbations"], found["n_single"], found["n_combinations"]) == (31, 18, 15)
-    assert (found["n_control_cells"], found["n_constant_genes"]) == (100, 250)
-    assert found["size_factor_suggestion"] == "total_counts"
-    assert {"KLF1+SET", "SGK1+TBX3"} <= set(data.conditions)
-    assert read_h5ad(
-        real("norman2019_k562_subset.h5ad"), size_factor_key="total_counts"
-    ).has_size_factor
+def test_values_that_are_no_counts_are_told_with_their_range():
+    values = np.where(COUNTS > 2, -1.25, COUNTS)
+    found = summary(continuous(values))
+    assert json.loads(json.dumps(found)) == found
+    assert (found["continuous"], found["lowest_value"], found["highest_value"]) == (True, -1.25, 2)
+    assert "values, not counts, from X" in describe(found)
+    assert "Values from -1.25 to 2" in describe(found)
+    assert "Counts per cell" not in describe(found)

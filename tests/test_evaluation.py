@@ -1,4 +1,3 @@
-import copy
 from dataclasses import replace
 
 import numpy as np
@@ -6,88 +5,29 @@ import pandas as pd
 import pytest
 import torch
 from scipy.special import logsumexp
-from scipy.stats import nbinom, norm, pearsonr
+from scipy.stats import nbinom, norm
 
 from samsvae_core import evaluation
-from samsvae_core.data import DataError
+from samsvae_core.baselines import cell_levels, halvings, mean_effects
+from samsvae_core.bundle import to_json
+from samsvae_core.data import CellData, DataError, conditions_as_perturbations
 from samsvae_core.evaluation import (
     EvaluationConfig,
-    agreement,
-    baselines,
-    cosine,
+    Table,
     evaluate,
     evaluate_bundle,
-    mask_recovery,
-    model_effects,
-    observed_effects,
-    pearson,
-    r_squared,
+    full_evaluation,
+    kinds,
+    replicate_effects,
+    scored_cells,
     stored_split,
 )
 from samsvae_core.inference import Cells
+from samsvae_core.model import ModelConfig
+from samsvae_core.variants import MODELS
 
 CPU = torch.device("cpu")
-QUICK = EvaluationConfig(iwelbo_samples=20, effect_draws=200)
-
-
-def table(seed: int, n: int = 30, genes: int = 60) -> pd.DataFrame:
-    values = np.random.default_rng(seed).standard_normal((n, genes))
-    return pd.DataFrame(values, index=[f"P{i}" for i in range(n)])
-
-
-# Agreement at known extremes
-
-
-def test_a_perfect_prediction_agrees_perfectly():
-    found = agreement(table(0), table(0))
-    for name in ("pearson", "pearson_top20", "r2", "cosine"):
-        assert found[name] == pytest.approx(1), name
-    assert list(found["per_perturbation"].values()) == pytest.approx([1] * 30)
-
-
-def test_a_shuffled_prediction_does_not_agree():
-    observed = table(0)
-    shuffled = observed.to_numpy(copy=True).ravel()
-    np.random.default_rng(1).shuffle(shuffled)
-    found = agreement(observed, pd.DataFrame(shuffled.reshape(30, 60), index=observed.index))
-    assert abs(found["pearson"]) < 4 / np.sqrt(30 * 60)
-    assert abs(found["cosine"]) < 4 / np.sqrt(30 * 60)
-    assert found["r2"] == pytest.approx(-1, abs=0.2)  # twice the variance as error
-
-
-def test_an_opposite_prediction_agrees_negatively():
-    found = agreement(table(0), -table(0))
-    assert found["pearson"] == pytest.approx(-1)
-    assert found["cosine"] == pytest.approx(-1)
-
-
-def test_a_constant_prediction_has_no_correlation():
-    found = agreement(table(0), 0 * table(0))
-    assert found["pearson"] is None
-    assert found["pearson_top20"] is None
-    assert found["cosine"] is None
-    assert set(found["per_perturbation"].values()) == {None}
-    assert found["r2"] <= 0
-
-
-def test_each_figure_is_the_textbook_one():
-    x, y = (
-        table(0).to_numpy().ravel(),
-        0.5 * table(0).to_numpy().ravel() + table(1).to_numpy().ravel(),
-    )
-    assert pearson(x, y) == pytest.approx(pearsonr(x, y).statistic)
-    assert r_squared(x, y) == pytest.approx(1 - np.mean((x - y) ** 2) / np.var(x))
-    assert cosine(x, y) == pytest.approx(np.dot(x, y) / np.sqrt(np.dot(x, x) * np.dot(y, y)))
-    assert r_squared(np.ones(3), y[:3]) is None
-
-
-def test_top_genes_are_those_with_the_largest_observed_effect():
-    observed = pd.DataFrame([np.r_[np.linspace(-9, 9, 20), np.full(80, 0.1)]], index=["P"])
-    predicted = observed.copy()
-    predicted.iloc[0, 20:] = np.random.default_rng(0).standard_normal(80)  # wrong elsewhere only
-    found = agreement(observed, predicted)
-    assert found["pearson_top20"] == pytest.approx(1)
-    assert found["pearson"] < 1
+QUICK = EvaluationConfig(iwelbo_samples=20, effect_draws=200, replicate_sets=5, shift_draws=8)
 
 
 # The predictive bound
@@ -150,105 +90,42 @@ def test_the_bound_does_not_depend_on_how_much_memory_it_takes(tiny, screen, mon
     assert abs(parts.mean - whole.mean) < 5 * max(parts.mc_error, whole.mc_error)
 
 
-# Average effects
-
-
-def test_observed_effects_are_those_of_a_loop_over_cells(screen):
-    data = screen.data.subset(np.arange(200))
-    found = observed_effects(data)
-    levels = {}
-    for x, condition in zip(data.counts.toarray(), data.conditions, strict=True):
-        if x.sum() > 0:
-            levels.setdefault(condition, []).append(np.log2(1 + 1e4 * x / x.sum()))
-    control = np.mean(levels.pop("control"), axis=0)
-    enough = sorted(c for c, rows in levels.items() if len(rows) >= 3)
-    assert found.index.tolist() == enough
-    for condition in enough:
-        expected = np.mean(levels[condition], axis=0) - control
-        np.testing.assert_allclose(found.loc[condition], expected, atol=1e-4)
-
-
-def test_cells_without_counts_are_left_out(screen):
-    data = screen.data.subset(np.arange(200))
-    counts = data.counts.toarray()
-    counts[np.flatnonzero(data.conditions == "control")[0]] = 0
-    import scipy.sparse as sp
-
-    emptied = replace(data, counts=sp.csr_matrix(counts), library=counts.sum(1))
-    kept = data.subset(counts.sum(1) > 0)
-    pd.testing.assert_frame_equal(observed_effects(emptied), observed_effects(kept))
-
-
-def test_conditions_with_too_few_cells_are_not_scored(screen):
-    data = screen.data
-    rows = np.r_[
-        np.flatnonzero(data.conditions == "control"),
-        np.flatnonzero(data.conditions == "P1")[:2],
-        np.flatnonzero(data.conditions == "P2")[:3],
-    ]
-    assert observed_effects(data.subset(rows)).index.tolist() == ["P2"]
-
-
-def test_too_few_controls_or_conditions_are_said(screen):
-    data = screen.data
-    control = np.flatnonzero(data.conditions == "control")
-    others = np.flatnonzero(data.conditions != "control")
-    with pytest.raises(DataError, match="Fewer than 3 control cells"):
-        observed_effects(data.subset(np.r_[control[:2], others]))
-    with pytest.raises(DataError, match="No condition has 3 cells or more"):
-        observed_effects(data.subset(np.r_[control, others[:1]]))
-
-
-def test_predicted_effects_are_those_of_the_model_that_made_the_cells(screen):
-    """The truth, scored on its own cells, agrees; on the cells of other conditions it does not."""
-    truth, data = screen.truth, screen.data
-    model = copy.deepcopy(truth.model)
-    model.mask_logits.copy_(torch.where(torch.from_numpy(truth.mask), 60.0, -60.0))
-    model.embedding_loc.copy_(torch.from_numpy(truth.embedding))
-    model.embedding_log_scale.fill_(-30)
-    observed = observed_effects(data)
-    predicted = model_effects(model, data, observed.index, EvaluationConfig(effect_draws=2000))
-    found = agreement(observed, predicted)
-    assert found["pearson"] > 0.95
-    wrong = agreement(observed, predicted.sample(frac=1, random_state=1).set_axis(observed.index))
-    assert wrong["pearson"] < found["pearson"] - 0.3
-
-
-def test_library_sizes_are_those_of_the_condition_or_ten_thousand(screen):
-    rng = np.random.default_rng(0)
-    drawn = evaluation.libraries(screen.data, "P1", QUICK, rng)
-    assert set(drawn) <= set(screen.data.library[screen.data.conditions == "P1"])
-    fixed = evaluation.libraries(screen.data, "P1", replace(QUICK, library="10000"), rng)
-    assert set(fixed) == {1e4}
-
-
-def test_baselines_predict_what_their_names_say():
-    observed, trained = table(0, n=3), table(1, n=4)
-    found = baselines(observed, trained)
-    assert (found["no change"] == 0).all().all()
-    np.testing.assert_allclose(found["training mean"], trained.iloc[:3])
-    mean = trained.iloc[:3].to_numpy().mean(0)
-    np.testing.assert_allclose(found["mean over perturbations"], np.tile(mean, (3, 1)))
-
-
-def test_a_condition_without_training_cells_is_predicted_by_no_change():
-    found = baselines(table(0, n=3), table(1, n=2))
-    assert (found["training mean"].loc["P2"] == 0).all()
-    assert not found["mean over perturbations"].isna().any().any()
-
-
 # Everything together
 
 
 def test_metrics_have_their_keys_and_are_reproduced(tiny, screen):
     one, same = (evaluate(tiny.model, screen.data, screen.parts, QUICK) for _ in range(2))
     assert one == same
-    assert set(one) == {"iwelbo", "average_effects", "baselines"}
+    to_json(one)  # refuses NaN
+    assert set(one) == {
+        "iwelbo",
+        "average_effects",
+        "baselines",
+        "predictive_checks",
+        "calibration",
+        "coverage",
+        "interaction",
+    }
     assert {"test", "mc_error", "n_cells"} <= set(one["iwelbo"])
-    keys = {"pearson", "pearson_top20", "r2", "cosine", "per_perturbation"}
-    assert keys | {"reference", "library"} <= set(one["average_effects"])
-    assert all(set(row) == keys for row in one["baselines"].values())
+    figures = {"pearson", "pearson_top20", "r2", "cosine"}
+    keys = {"per_perturbation", "median", "quartiles", "rank", "kinds", "replicates"}
+    keys |= figures | {"n_conditions", "n_not_available"}
+    more = {"reference", "library", "control_cells", "n_draws", "mc_error"}
+    assert set(one["average_effects"]) == keys | more
+    assert all(keys <= set(row) for row in one["baselines"].values())
+    assert list(one["baselines"]) == [
+        "no change",
+        "mean over perturbations",
+        "training mean",
+        "additive",
+        "ridge",
+        "split-half",
+    ]
     assert one["iwelbo"]["n_cells"] == (screen.parts == "test").sum()
+    assert one["average_effects"]["control_cells"] == "test"
+    assert set(one["average_effects"]["kinds"]) == {"single", "combination seen in training"}
+    assert one["average_effects"]["replicates"] is None
+    assert one["interaction"]["n_doubles"] == 2
 
 
 def test_a_stored_bundle_reproduces_its_own_metrics(tiny, screen):
@@ -272,6 +149,9 @@ def test_all_cells_may_be_the_reference_as_in_the_paper(tiny, screen):
 def test_a_split_without_test_cells_is_said(tiny, screen):
     with pytest.raises(DataError, match="no test cells"):
         evaluate(tiny.model, screen.data, np.full(600, "train"), QUICK)
+    parts = np.where(np.arange(600) < 2, "test", "train")
+    with pytest.raises(DataError, match="2 test cells; held-out metrics need 3"):
+        evaluate(tiny.model, screen.data, parts, replace(QUICK, reference="all"))
 
 
 def test_the_split_of_a_bundle_is_found_by_the_names_of_cells(tiny, screen):
@@ -283,35 +163,184 @@ def test_the_split_of_a_bundle_is_found_by_the_names_of_cells(tiny, screen):
         stored_split(tiny, renamed)
 
 
-# Masks against the truth
+def test_every_kind_of_model_is_scored(screen):
+    for name, kind in MODELS.items():
+        data = screen.data if kind.composes else conditions_as_perturbations(screen.data)
+        config = ModelConfig(40, len(data.perturbations), 3, 8)
+        found = evaluate(kind(config).requires_grad_(False), data, screen.parts, QUICK)
+        to_json(found)
+        own = found["coverage"]["single"]["own"]
+        assert (own is None) == (not kind.has_posterior), name
+        assert found["interaction"]["n_doubles"] == 2
+        assert set(found["average_effects"]["kinds"]) == {"single", "combination seen in training"}
 
 
-def test_masks_found_in_another_order_are_recovered():
-    true = np.random.default_rng(0).random((20, 5)) < 0.3
-    found = mask_recovery(true[:, [3, 1, 4, 0, 2]], true)
-    assert found == {"precision": 1.0, "recall": 1.0, "f1": 1.0}
+def test_values_that_are_not_counts_are_scored(screen):
+    values = replace(
+        screen.data,
+        is_counts=False,
+        library=np.ones(600, np.float32),
+        counts=screen.data.counts.log1p(),
+    )
+    model = MODELS["sams-vae"](ModelConfig(40, 6, 3, 8, likelihood="gaussian"))
+    found = evaluate(model.requires_grad_(False), values, screen.parts, QUICK)
+    to_json(found)
+    assert found["predictive_checks"]["zeros"] is None
+    assert found["predictive_checks"]["mean"]["n"] > 0
+    assert found["baselines"]["split-half"]["pearson"] is not None
 
 
-def test_mechanisms_to_spare_do_no_harm_unless_they_are_used():
-    true = np.random.default_rng(0).random((20, 5)) < 0.3
-    spare = np.c_[true[:, ::-1], np.zeros((20, 3), bool)]
-    assert mask_recovery(spare, true)["f1"] == 1
-    used = np.c_[true[:, ::-1], np.ones((20, 1), bool)]
-    n = true.sum()
-    assert mask_recovery(used, true) == {
-        "precision": n / (n + 20),
-        "recall": 1.0,
-        "f1": 2 * n / (2 * n + 20),
+def test_the_tables_behind_the_metrics_come_with_them(tiny, screen):
+    found = full_evaluation(tiny.model, screen.data, screen.parts, QUICK)
+    at = found.positions
+    assert set(at) == {"condition", "gene", "mean", "variance", "zeros"}
+    assert len(at) == found.metrics["predictive_checks"]["mean"]["n"]
+    inside = float(((at["mean"] - 0.5).abs() <= 0.45).mean())
+    assert found.metrics["predictive_checks"]["mean"]["inside"][2] == inside
+    errors = found.gene_errors
+    assert errors["gene"].tolist() == list(screen.data.genes)
+    assert found.metrics["calibration"]["median_model_error"] == errors["model_error"].median()
+
+
+def test_the_monte_carlo_error_of_effects_is_that_of_repeated_estimates(tiny, screen):
+    found = [
+        evaluation.model_effects(tiny.model, screen.data, pd.Index(["P1", "P3", "P5"]), 100, seed=s)
+        for s in range(40)
+    ]
+    observed = evaluation.observed_effects(screen.data).loc[["P1", "P3", "P5"]]
+    spread = np.std(
+        [np.corrcoef(observed.to_numpy().ravel(), f.mean.to_numpy().ravel())[0, 1] for f in found],
+        ddof=1,
+    )
+    stated = [evaluation.effect_errors(observed, f)["pearson"] for f in found]
+    # a jackknife knows its figure to first order only, and 40 repeats their spread to 11 %
+    assert 0.5 < np.sqrt(np.mean(np.square(stated))) / spread < 2
+
+
+# Which cells are compared
+
+
+def test_cells_out_of_use_are_looked_at_nowhere(tiny, screen):
+    """A file with foreign cells marked unused gives the metrics of the file without them."""
+    rng = np.random.default_rng(0)
+    out = rng.random(600) < 0.1
+    out &= screen.parts != "test"
+    kept = evaluate(tiny.model, screen.data.subset(~out), screen.parts[~out], QUICK)
+    parts = np.where(out, "unused", screen.parts)
+    assert evaluate(tiny.model, screen.data, parts, QUICK) == kept
+
+
+def test_controls_are_from_the_test_cells_or_those_nearest_to_them(screen):
+    data, control = screen.data, screen.data.conditions == "control"
+    for moved, expected in (
+        (set(), "test"),
+        ({"test"}, "validation"),
+        ({"test", "validation"}, "all"),
+    ):
+        parts = screen.parts.copy()
+        parts[control & np.isin(parts, list(moved))] = "train"
+        cells, name = scored_cells(data, parts, "test")
+        assert name == expected
+        found = cells.conditions == "control"
+        right = control if name == "all" else control & (parts == expected)
+        assert set(cells.cells[found]) == set(data.cells[right])
+        assert set(cells.cells[~found]) == set(data.cells[~control & (parts == "test")])
+    assert scored_cells(data, screen.parts, "all") == (data, "all")
+
+
+def test_a_split_that_holds_out_combinations_alone_is_scored(tiny, screen):
+    """Unseen doubles are told apart, and are out of reach of the training mean alone."""
+    parts = screen.parts.copy()
+    combined = np.char.find(screen.data.conditions.astype(str), "+") > 0
+    parts[combined] = "test"
+    parts[~combined & (parts == "test")] = "train"
+    found = evaluate(tiny.model, screen.data, parts, QUICK)
+    to_json(found)
+    assert found["average_effects"]["control_cells"] == "validation"
+    unseen = "combination not seen in training"
+    assert found["average_effects"]["kinds"][unseen]["n"] == 2
+    rows = found["baselines"]
+    assert rows["training mean"]["kinds"] == {unseen: None}
+    assert rows["training mean"]["n_conditions"] == 0
+    assert rows["training mean"]["n_not_available"] == 2
+    assert rows["training mean"]["pearson"] is None
+    for name in ("additive", "ridge", "mean over perturbations"):
+        assert rows[name]["kinds"][unseen]["n"] == 2
+    assert rows["additive"]["kinds"][unseen]["pearson"] > 0.5
+    assert found["interaction"] is None  # the singles have no test cells
+
+
+def test_a_model_is_not_calibrated_without_validation_cells(tiny, screen):
+    parts = np.where(screen.parts == "validation", "", screen.parts)
+    found = full_evaluation(tiny.model, screen.data, parts, QUICK)
+    assert found.gene_errors is None
+    assert "validation cells" in found.metrics["calibration"]["not_available"]
+    assert found.metrics["coverage"]["single"]["calibrated_with_sampling"] is None
+    assert found.metrics["coverage"]["single"]["own"] is not None
+
+
+def test_conditions_are_of_the_kind_their_label_and_training_say():
+    found = kinds(["A", "A+B", "B+C"], {"A+B"})
+    assert found.tolist() == [
+        "single",
+        "combination seen in training",
+        "combination not seen in training",
+    ]
+
+
+# Replicates
+
+
+def replicated(data: CellData) -> CellData:
+    """Two replicates of half the cells, a third of two cells, one cell without a name."""
+    labels = np.where(np.arange(len(data.cells)) % 2, "one", "two").astype("<U5")
+    labels[:2], labels[2] = "third", ""
+    return replace(data, replicates=labels)
+
+
+def test_each_replicate_is_compared_with_its_own_controls(tiny, screen):
+    data = replicated(screen.data)
+    found = evaluate(tiny.model, data, screen.parts, replace(QUICK, reference="all"))
+    rows = found["average_effects"]["replicates"]
+    assert set(rows) == {"one", "two", "third"}
+    assert rows["third"] == {
+        "n_cells": 2,
+        "n_conditions": 0,
+        "not_available": "fewer than 3 cells of control or of every condition",
     }
+    own = data.subset(data.replicates == "one")
+    assert rows["one"]["n_cells"] == len(own.cells)
+    predicted = evaluation.model_effects(
+        tiny.model, data, pd.Index(sorted(set(data.conditions) - {"control"})), 200
+    ).mean
+    effects = mean_effects(cell_levels(own), "control", own.genes)
+    r = np.corrcoef(effects.to_numpy().ravel(), predicted.loc[effects.index].to_numpy().ravel())
+    assert rows["one"]["pearson"] == pytest.approx(r[0, 1], abs=0.05)
+    assert replicate_effects(screen.data) is None
 
 
-def test_the_best_matching_is_found_where_the_greedy_one_is_not():
-    true = np.array([[1, 0], [1, 0], [1, 1], [1, 0], [1, 0]], bool)
-    found = np.array([[1, 1], [1, 1], [0, 1], [0, 1], [0, 0]], bool)
-    # 4 + 0 or 2 + 1: the overlaps are [[2, 0], [4, 1]], so 4 + 0 beats 2 + 1
-    assert mask_recovery(found, true)["precision"] == 4 / 6
+def test_a_row_is_about_the_conditions_it_predicts():
+    values = np.random.default_rng(0).standard_normal((4, 30))
+    observed = pd.DataFrame(values, index=["A", "B", "A+B", "A+C"])
+    half = observed.copy()
+    half.loc[["B", "A+C"]] = np.nan
+    table = Table(observed, kinds(observed.index, {"A", "B", "A+B"}), None)
+    row = table.row(half)
+    assert row["n_conditions"] == row["n_not_available"] == 2
+    assert row["pearson"] == pytest.approx(1)
+    assert row["kinds"]["single"]["n"] == 1
+    assert row["kinds"]["combination seen in training"]["r2"] == 1
+    assert row["kinds"]["combination not seen in training"] is None
 
 
-def test_empty_masks_recover_nothing():
-    true = np.ones((3, 2), bool)
-    assert mask_recovery(~true, true) == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+def test_the_ceiling_is_told_by_kind_where_there_are_cells_for_halves(screen):
+    cells = screen.data
+    observed = evaluation.observed_effects(cells)
+    row = Table(observed, kinds(observed.index, set()), None).ceiling(halvings(cells, 0))
+    assert row["n_conditions"] == 8
+    assert row["kinds"]["single"]["n"] == 6
+    assert row["kinds"]["combination not seen in training"]["n"] == 2
+    assert 0 < row["kinds"]["single"]["pearson"] <= row["pearson_limit"] <= 1
+    nothing = Table(observed, kinds(observed.index, set()), None).ceiling([])
+    assert nothing["kinds"]["single"] is None
+    assert nothing["pearson"] is None

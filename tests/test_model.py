@@ -188,14 +188,14 @@ def test_annealing_scales_the_evidence_asked():
 def test_evidence_is_asked_per_training_cell_but_never_too_little():
     model = new()
     n_cells = torch.tensor([0.0, 10.0, 31.25, 100.0, 1000.0])
-    model.fit_buffers(torch.zeros(12), torch.ones(12), n_cells)
+    model.fit_buffers(torch.zeros(12), torch.ones(12), n_cells, 100)
     expected = [MIN_EVIDENCE, MIN_EVIDENCE, 5.0, 16.0, 160.0]
     torch.testing.assert_close(model.evidence, torch.tensor(expected))
 
 
 def test_the_published_prior_is_a_probability():
     model = new(replace(CONFIG, mask_evidence=None, mask_prior=0.05))
-    model.fit_buffers(torch.zeros(12), torch.ones(12), torch.full((5,), 100.0))
+    model.fit_buffers(torch.zeros(12), torch.ones(12), torch.full((5,), 100.0), 500)
     np.testing.assert_allclose(expit(-model.evidence.numpy()), 0.05, rtol=1e-6)
 
 
@@ -251,7 +251,7 @@ def test_shifts_add_with_their_dosages():
 
 def test_the_split_first_layer_is_the_dense_one():
     model, x, shift = new(), counts(), torch.randn(4, 7, 3)
-    model.fit_buffers(torch.rand(12), 0.5 + torch.rand(12), torch.ones(5))
+    model.fit_buffers(torch.rand(12), 0.5 + torch.rand(12), torch.ones(5), 5)
     q = model.encode(x, shift)
     standardised = (torch.log(1 + x) - model.x_loc) / model.x_scale
     dense = model.encoder(torch.cat([standardised.expand(4, 7, 12), shift], -1))
@@ -263,7 +263,7 @@ def test_genes_constant_in_training_and_empty_cells_do_no_harm():
     model = new()
     log_x = counts().log1p()
     log_x[:, 3] = 0
-    model.fit_buffers(log_x.mean(0), log_x.std(0), torch.ones(5))
+    model.fit_buffers(log_x.mean(0), log_x.std(0), torch.ones(5), 5)
     x = counts()
     x[:, 3] = torch.tensor([0.0, 0, 0, 0, 0, 0, 5])  # a count where training had none
     x[0] = 0  # a cell without counts
@@ -291,10 +291,10 @@ def test_renaming_perturbations_renames_their_effects():
     torch.testing.assert_close(moved, mean[:, order])
 
 
-def test_moved_proportions_are_those_of_the_decoder_at_the_moved_states():
+def test_moved_means_are_those_of_the_decoder_at_the_moved_states():
     torch.manual_seed(0)
     model = SAMSVAE(ModelConfig(12, 3, n_latent=4, n_hidden=8, other_genes=True))
     z, shift = torch.randn(5, 4), torch.randn(2, 3, 4)
-    moved = model.moved_proportions(z, shift)
+    moved = model.moved_means(z, shift)
     expected = model.log_proportions(z + shift[:, :, None]).exp()
     torch.testing.assert_close(moved, expected)

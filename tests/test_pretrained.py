@@ -9,8 +9,8 @@ import pytest
 
 from samsvae_core.bundle import load
 from samsvae_core.composition import compose
-from samsvae_core.data import read_h5ad
 from samsvae_core.evaluation import EvaluationConfig, evaluate_bundle
+from samsvae_core.h5ad import read_h5ad
 from samsvae_core.interpretation import active_mechanisms, loading_matrix, loadings
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from samsvae_core.data import split
 from samsvae_core.evaluation import mask_recovery
 from samsvae_core.inference import Cells
 from samsvae_core.simulate import Design, simulate
+from samsvae_core.splits import split
 from samsvae_core.training import TrainConfig, fit, new_model
 
 DESIGN = Design(n_cells=2400, n_genes=60, n_perturbations=20, n_latent=5, n_combinations=4)

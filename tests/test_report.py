@@ -1,4 +1,3 @@
-import html
 import json
 from dataclasses import replace
 
@@ -6,19 +5,16 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from samsvae_core import bundle, report
-from samsvae_core.data import DataError, read_h5ad
+from samsvae_core import calibration, report
+from samsvae_core.calibration import pooled_level, reference_cells
+from samsvae_core.data import DataError
 from samsvae_core.files import OutputError
+from samsvae_core.h5ad import read_h5ad
 from samsvae_core.report import (
-    as_text,
     condition_table,
-    metrics_in_words,
     observed_table,
     perturbation_table,
-    pooled_level,
-    prior_in_words,
     read_options,
-    reference_cells,
     umap_coordinates,
 )
 from samsvae_core.training import Stop, TrainConfig, TrainingError
@@ -50,7 +46,7 @@ def test_the_jackknife_is_the_same_gene_by_gene(monkeypatch):
     x = sp.csr_matrix(np.random.default_rng(0).poisson(1.0, (20, 7)).astype(np.float32))
     library = np.asarray(x.sum(1), np.float32).ravel()
     whole = pooled_level(x, library)
-    monkeypatch.setattr(report, "VALUES_AT_ONCE", 20)
+    monkeypatch.setattr(calibration, "CELL_VALUES_AT_ONCE", 20)
     for one, other in zip(whole, pooled_level(x, library), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -132,10 +128,9 @@ def test_conditions_are_counted_with_control_first(screen):
             assert getattr(row, part) == here.sum()
 
 
-def test_predictions_start_from_controls_that_were_trained_on(tiny, screen, monkeypatch):
+def test_predictions_start_from_controls_that_were_trained_on(tiny, screen):
     controls = (screen.data.conditions == "control") & (screen.parts == "train")
-    monkeypatch.setattr(report, "N_REFERENCE", int(controls.sum()))
-    reference = reference_cells(tiny.model, screen.data, screen.parts)
+    reference = reference_cells(tiny.model, screen.data, screen.parts, int(controls.sum()))
     np.testing.assert_array_equal(reference.library, screen.data.library[controls])
     fewer = tiny.reference
     assert set(fewer.library.tolist()) <= set(screen.data.library[controls].tolist())
@@ -288,51 +283,3 @@ def test_a_configuration_of_another_version_is_refused(tiny, screen, tmp_path, c
     (tmp_path / "config.json").write_text(json.dumps(settings))
     with pytest.raises(OutputError, match="not the configuration of a run of this version"):
         read_options(tmp_path)
-
-
-# Words
-
-
-def test_names_from_files_are_text_on_the_card():
-    from markdown_it import MarkdownIt
-
-    for name in ("<b>x</b>", "![a](http://x)", "[a](http://x)", "_a_", "**a**", "`a`", "a_b.h5ad"):
-        assert MarkdownIt().renderInline(as_text(name)) == html.escape(name)
-
-
-def test_the_card_says_what_a_reader_has_to_know(tiny):
-    for text in (
-        "screen.h5ad, 600 cells x 40 genes, 6 perturbations, control control",
-        "4 mechanisms, 16 hidden units",
-        "0.16 nats of evidence per training cell",
-        "| SAMS-VAE |",
-        "| training mean |",
-    ):
-        assert text in tiny.card
-    for name in bundle.read_csv(tiny.path / "masks.csv").query("active")["perturbation"].unique():
-        assert f"{name} " in tiny.card
-
-
-def test_the_prior_is_told_as_it_was_set():
-    evidence = {"mask_evidence": 0.16, "mask_prior": 0.05}
-    assert "0.16 nats of evidence" in prior_in_words(evidence)
-    published = {"mask_evidence": None, "mask_prior": 0.05}
-    assert prior_in_words(published) == "Mask prior: probability 0.05 (the published setting)."
-
-
-@pytest.mark.parametrize(
-    ("model", "verdict"), [(0.9, "the model beats"), (0.3, "training mean beats")]
-)
-def test_a_baseline_that_wins_is_named(model, verdict):
-    def row(r):
-        return {"pearson": r, "pearson_top20": r, "r2": None}
-
-    metrics = {
-        "iwelbo": {"n_samples": 5, "test": -1.0, "mc_error": 0.1, "se": 0.2, "n_cells": 3},
-        "average_effects": {"n_conditions": 2, **row(model)},
-        "baselines": {"no change": row(None), "training mean": row(0.5)},
-    }
-    words = metrics_in_words(metrics)
-    assert verdict in words
-    assert f"| SAMS-VAE | {model:.3f} | {model:.3f} | undefined |" in words
-    assert "| no change | undefined | undefined | undefined |" in words

@@ -1,0 +1,244 @@
+"""Which model is best, on which data, and does a mean do better?
+
+    python benchmarks/models.py --quick                    # one seed, few steps: under 50 s
+    python benchmarks/models.py --output results.csv       # both files, 5 seeds: 70 min on 2 cores
+    python benchmarks/models.py --data norman.h5ad --size-factor total_counts --split combinations \
+        --paper --device cuda --output results.csv         # a full file with the paper's settings
+
+Reads the two files of SAMSVAE_DATA (default ../shared/data), or the one given. Every model sees the
+same split; split and start are drawn anew with every seed, and differences are taken within seeds.
+Rows already in --output are not trained again. Expected: README, "Results". How to get the full
+Norman and Replogle files: docs/data.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from samsvae_core.bundle import suited
+from samsvae_core.data import CellData, gene_panel
+from samsvae_core.evaluation import EvaluationConfig, evaluate
+from samsvae_core.h5ad import read_h5ad
+from samsvae_core.inference import Cells
+from samsvae_core.model import ModelConfig
+from samsvae_core.splits import UNUSED, split
+from samsvae_core.training import TrainConfig, fit, new_model
+
+DATA = Path(os.environ.get("SAMSVAE_DATA", Path(__file__).resolve().parents[2] / "shared/data"))
+ENTRANTS: dict[str, tuple[str, dict[str, Any]]] = {  # model of MODELS, fields of ModelConfig
+    "SAMS-VAE": ("sams-vae", {}),
+    "SAMS-VAE, mean-field encoder": ("sams-vae", {"encoder": "mean-field"}),
+    "SAMS-VAE, correlated": ("correlated-sams-vae", {}),
+    "SAMS-VAE, published prior": ("sams-vae", {"mask_evidence": None}),
+    "CPA-VAE": ("cpa-vae", {}),
+    "SVAE+": ("svae-plus", {}),
+    "Conditional VAE": ("conditional-vae", {}),
+}
+BASELINES_WITH = "Conditional VAE"  # the run that also keeps the rows of the baselines
+PAPER_MODEL = {"n_latent": 200, "mask_evidence": None, "mask_prior": 0.01}
+PAPER_TRAINING = {
+    "steps": 30_000,
+    "particles": 5,
+    "learning_rate": 3e-4,
+    "mask_learning_rate": 3e-4,
+    "embedding_learning_rate": 3e-4,
+    "final_learning_rate": 1.0,
+    "anneal": 0.0,
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A file, how it is read and split, and how long is trained on it."""
+
+    name: str
+    file: Path
+    split: str = "random"  # a kind of `split`, or "unseen doubles"
+    size_factor: str | None = None
+    top_genes: int | None = None
+    steps: int = 6000
+    model: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+class Job(NamedTuple):
+    """One training and its scores."""
+
+    task: Task
+    entrant: str
+    seed: int
+    device: str
+
+
+PAPALEXI = Task("papalexi2021", DATA / "papalexi2021_thp1.h5ad")
+NORMAN = Task(
+    "norman2019 subset",
+    DATA / "norman2019_k562_subset.h5ad",
+    size_factor="total_counts",
+    top_genes=250,  # the others are never detected
+    steps=2000,
+)
+UNSEEN = Task(**{**vars(NORMAN), "name": "norman2019 subset, unseen doubles", "split": "doubles"})
+
+
+def main() -> None:
+    arguments = parsed()
+    jobs = [
+        Job(task, entrant, seed, arguments.device)
+        for task in tasks(arguments)
+        for seed in range(arguments.seeds)
+        for entrant in arguments.entrants or ENTRANTS
+    ]
+    done = pd.DataFrame(columns=["task", "model", "seed"])
+    if arguments.output and arguments.output.exists():
+        done = pd.read_csv(arguments.output)
+    have = set(zip(done["task"], done["model"], done["seed"], strict=True))
+    left = [job for job in jobs if (job.task.name, job.entrant, job.seed) not in have]
+    rows = done.to_dict("records")
+    with ProcessPoolExecutor(
+        arguments.workers, initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        for found in pool.map(run, left):
+            rows += found
+            print(found[0], flush=True)
+            if arguments.output:
+                pd.DataFrame(rows).to_csv(arguments.output, index=False, float_format="%.5g")
+    report(pd.DataFrame(rows))
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="one seed, few steps")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--entrants", nargs="+", choices=ENTRANTS, help="default: all")
+    parser.add_argument("--workers", type=int, default=2, help="trainings at once")
+    parser.add_argument("--output", type=Path, help="CSV of all rows; goes on where it ended")
+    parser.add_argument("--data", type=Path, help="another .h5ad file")
+    parser.add_argument("--size-factor", help="its column of obs with each cell's total")
+    parser.add_argument("--split", default="random", help="random, combinations, efficiency, ...")
+    parser.add_argument("--top-genes", type=int)
+    parser.add_argument("--paper", action="store_true", help="the paper's settings: hours")
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.seeds = 1
+    return arguments
+
+
+def tasks(arguments: argparse.Namespace) -> list[Task]:
+    found = [PAPALEXI, NORMAN, UNSEEN]
+    if arguments.data:
+        found = [
+            Task(
+                arguments.data.stem,
+                arguments.data,
+                arguments.split,
+                arguments.size_factor,
+                arguments.top_genes,
+            )
+        ]
+    changes: dict[str, Any] = {}
+    if arguments.paper:
+        changes = {"model": PAPER_MODEL, "training": PAPER_TRAINING}
+    if arguments.quick:
+        changes["steps"] = 60
+    return [Task(**{**vars(task), **changes}) for task in found]
+
+
+def run(job: Job) -> list[dict[str, Any]]:
+    """Train one model and score it: its row, and for the first model those of the baselines."""
+    task = job.task
+    data = read_h5ad(task.file, size_factor_key=task.size_factor)
+    if task.top_genes:
+        data = gene_panel(data, top=task.top_genes)
+    parts = divided(data, task.split, job.seed)
+    name, fields = ENTRANTS[job.entrant]
+    data = suited(data, name)
+    data, parts = data.subset(parts != UNUSED), parts[parts != UNUSED]
+    train = data.subset(parts == "train")
+    config = ModelConfig(
+        n_genes=len(data.genes),
+        n_perturbations=len(data.perturbations),
+        other_genes=data.has_size_factor,
+        **{**task.model, **fields},
+    )
+    settings = TrainConfig(**{"steps": task.steps, **task.training, "seed": job.seed})
+    device = torch.device(job.device)
+    model = new_model(train, config, job.seed, name).to(device)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        validation = Cells(data.subset(parts == "validation"), device)
+        fit(model, Cells(train, device), validation, settings, Path(folder))
+    seconds = time.monotonic() - began
+    metrics = evaluate(model, data, parts, EvaluationConfig())
+    key = {"task": task.name, "seed": job.seed}
+    active = int((model.mask_probability() > 0.5).sum()) if model.has_masks else None
+    row = {
+        **key,
+        "model": job.entrant,
+        "iwelbo": metrics["iwelbo"]["test"],
+        **effect_columns(metrics["average_effects"]),
+        "active": active,
+        "seconds": seconds,
+    }
+    rows = [row]
+    if job.entrant == BASELINES_WITH:
+        rows += [
+            {**key, "model": baseline, **effect_columns(found)}
+            for baseline, found in metrics["baselines"].items()
+        ]
+    return rows
+
+
+def divided(data: CellData, kind: str, seed: int) -> np.ndarray:
+    """A split; "doubles" holds out all cells of combinations whose parts were measured alone."""
+    if kind != "doubles":
+        return split(data, kind, seed)
+    known = set(data.conditions)
+    doubles = [c for c in known if "+" in c and set(c.split("+")) <= known]
+    with tempfile.TemporaryDirectory() as folder:
+        listed = Path(folder) / "doubles.csv"
+        pd.DataFrame({"condition": sorted(doubles)}).to_csv(listed, index=False)
+        return split(data, listed, seed)
+
+
+def effect_columns(found: dict[str, Any]) -> dict[str, Any]:
+    return {"r": found["pearson"], "r_top20": found["pearson_top20"], "median_r": found["median"]}
+
+
+def report(rows: pd.DataFrame) -> None:
+    """Means with sd over seeds, and paired differences from the first model."""
+    measures = ["iwelbo", "r", "r_top20", "median_r"]
+    reference = next(iter(ENTRANTS))
+    for task, part in rows.groupby("task", sort=False):
+        print(f"\n{task}: mean (sd) of {part['seed'].nunique()} seeds; paired difference")
+        base = part[part["model"] == reference].set_index("seed")
+        for model, own in part.groupby("model", sort=False):
+            own = own.set_index("seed")
+            cells = [f"{model:32}"]
+            for measure in measures:
+                values = own[measure].astype(float)
+                gain = values - base[measure].astype(float)
+                cells.append(
+                    f"{spread(values)} {spread(gain, '+') if model != reference else '':16}"
+                )
+            print(" | ".join(cells))
+
+
+def spread(values: pd.Series, sign: str = "") -> str:
+    return f"{values.mean():{sign}.3f} ({values.std():.3f})" if values.notna().any() else "-"
+
+
+if __name__ == "__main__":
+    main()

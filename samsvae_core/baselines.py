@@ -1,0 +1,246 @@
+"""What the cells alone say: their average effects, predictions without a model, and the ceiling.
+
+The paper's average effect (section 5) is the mean over cells of log2(1 + 1e4 x / total) minus the
+same of control; of values that are not counts it is the difference of means. It is another scale
+than `composition`'s shift and is used for held-out metrics alone, so that figures compare.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from jaxtyping import Float, Shaped
+
+from samsvae_core.agreement import agreement, figures, spread
+from samsvae_core.data import CellData, DataError
+from samsvae_core.model import PER_TEN_THOUSAND
+
+FEWEST_CELLS = 3  # of a condition: below it an average effect is not reported
+N_HALVINGS = 20
+PENALTIES = np.logspace(-1, 5, 13)  # cells showing no change that a ridge's penalty is worth
+NO_VALIDATION = 10.0  # the penalty where no validation cells can choose it
+
+
+class Levels(NamedTuple):
+    """Cells on the scale of average effects; those without counts, of no proportions, left out."""
+
+    level: sp.csr_matrix  # (N, G)
+    conditions: Shaped[np.ndarray, " N"]
+
+
+def cell_levels(data: CellData) -> Levels:
+    if not data.is_counts:
+        return Levels(data.counts, data.conditions)
+    total = data.library
+    if not data.has_size_factor:
+        total = np.asarray(data.counts.sum(axis=1)).ravel()
+    kept = total > 0
+    values = sp.csr_matrix(sp.diags_array(PER_TEN_THOUSAND / total[kept]) @ data.counts[kept])
+    values.data = np.log2(1 + values.data)
+    return Levels(values, data.conditions[kept])
+
+
+def mean_effects(
+    levels: Levels, control: str, genes: np.ndarray, fewest: int = FEWEST_CELLS
+) -> pd.DataFrame:
+    """Mean minus that of control, of conditions with `fewest` cells; no rows without controls."""
+    if control not in levels.conditions:
+        return pd.DataFrame(index=pd.Index([], dtype=str), columns=genes, dtype=float)
+    code, names = pd.factorize(levels.conditions)
+    n = np.bincount(code, minlength=len(names))
+    member = sp.csr_matrix((1 / n[code], (code, np.arange(len(code)))))
+    table = pd.DataFrame((member @ levels.level).toarray(), index=names, columns=genes)
+    enough = names[n >= fewest]
+    if control not in enough:
+        return table.iloc[:0]
+    return (table.loc[enough] - table.loc[control]).drop(index=control).sort_index()
+
+
+def observed_effects(data: CellData, cells: str = "held-out") -> pd.DataFrame:
+    """Average effect of every condition with enough cells, conditions x genes.
+
+    `cells` says which they are, for messages. Raises DataError without controls or conditions.
+    """
+    levels = cell_levels(data)
+    if (levels.conditions == data.control).sum() < FEWEST_CELLS:
+        raise DataError(
+            f"Fewer than {FEWEST_CELLS} control cells ({data.control}) are among the {cells} "
+            "cells; average effects need them. Use a split that has controls in each part."
+        )
+    effects = mean_effects(levels, data.control, data.genes)
+    if effects.empty:
+        raise DataError(
+            f"No condition has {FEWEST_CELLS} cells or more among the {cells} cells; average "
+            "effects need some. Use a split with more of them."
+        )
+    return effects
+
+
+def dosage_table(data: CellData, conditions: pd.Index) -> pd.DataFrame:
+    """Dosages of conditions, each that of its first cell: conditions x perturbations."""
+    names, first = np.unique(data.conditions, return_index=True)
+    rows = first[pd.Index(names).get_indexer(conditions)]
+    return pd.DataFrame(data.dosages[rows].toarray(), index=conditions, columns=data.perturbations)
+
+
+# Predictions without a model
+
+
+def baselines(
+    observed: pd.DataFrame, train: CellData, validation: CellData, dosages: pd.DataFrame
+) -> dict[str, pd.DataFrame]:
+    """What one should at least beat; rows of NaN where a baseline says nothing of a condition.
+
+    "training mean": the condition's own effect in training. "additive": the sum of the effects of
+    its parts, each measured alone in training. "ridge": a linear model of the dosages. `dosages`
+    are those of the observed conditions.
+    """
+    trained = observed_effects(train, "training")
+    return {
+        "no change": observed * 0,
+        "mean over perturbations": observed * 0 + trained.mean(axis=0),
+        "training mean": trained.reindex(observed.index),
+        "additive": additive(trained, observed.index),
+        "ridge": ridge(trained, train, validation, dosages),
+    }
+
+
+def additive(trained: pd.DataFrame, conditions: pd.Index) -> pd.DataFrame:
+    """Sums of the effects of the parts; NaN where one was not measured alone."""
+    rows = [trained.reindex(singles(c)).sum(axis=0, skipna=False) for c in conditions]
+    return pd.DataFrame(rows, index=conditions, columns=trained.columns)
+
+
+def singles(condition: str) -> list[str]:
+    """The conditions that a combination is made of: "A" and "B:0.5" of "A+B:0.5"."""
+    return condition.split("+")
+
+
+def is_combination(condition: str) -> bool:
+    return len(singles(condition)) > 1 and all(singles(condition))
+
+
+def ridge(
+    trained: pd.DataFrame, train: CellData, validation: CellData, dosages: pd.DataFrame
+) -> pd.DataFrame:
+    """Effects as a linear function of dosages, without an intercept; conditions weigh as cells.
+
+    The penalty is the one under which the effects of validation cells are predicted best, each
+    weighed by its cells. NaN for conditions with a perturbation that no trained condition has.
+    """
+    from sklearn.linear_model import Ridge
+
+    D = dosage_table(train, trained.index)
+    weight = cell_numbers(train, trained.index)
+    held_out = mean_effects(cell_levels(validation), validation.control, validation.genes)
+    D_held_out = dosage_table(validation, held_out.index)
+    known = (D_held_out.loc[:, ~(D != 0).any()] == 0).all(axis=1)
+    held_out, D_held_out = held_out[known], D_held_out[known]
+    held_out_weight = cell_numbers(validation, held_out.index)
+
+    def fitted(penalty: float) -> Any:
+        model = Ridge(alpha=penalty, fit_intercept=False)
+        return model.fit(D.to_numpy(), trained.to_numpy(), sample_weight=weight)
+
+    def error(penalty: float) -> float:
+        residual = held_out.to_numpy() - D_held_out.to_numpy() @ fitted(penalty).coef_.T
+        return float((held_out_weight[:, None] * residual**2).sum())
+
+    penalty = min(PENALTIES, key=error) if len(held_out) else NO_VALIDATION
+    values = dosages.to_numpy() @ fitted(penalty).coef_.T
+    table = pd.DataFrame(values, index=dosages.index, columns=trained.columns)
+    table[(dosages.loc[:, ~(D != 0).any()] != 0).any(axis=1)] = np.nan
+    return table
+
+
+def cell_numbers(data: CellData, conditions: pd.Index) -> Float[np.ndarray, " C"]:
+    found = pd.Series(data.conditions).value_counts()
+    return found.reindex(conditions, fill_value=0).to_numpy(dtype=float)
+
+
+# The ceiling of the data themselves
+
+
+def halvings(data: CellData, seed: int) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Effects in both halves of the cells, of N_HALVINGS random ones within conditions.
+
+    Of conditions with enough cells for two halves; empty where there are none, or no controls.
+    """
+    levels = cell_levels(data)
+    n = pd.Series(levels.conditions).value_counts()
+    enough = np.isin(levels.conditions, n.index[n >= 2 * FEWEST_CELLS])
+    levels = Levels(levels.level[enough], levels.conditions[enough])
+    if data.control not in levels.conditions or n.ge(2 * FEWEST_CELLS).sum() < 2:
+        return []
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(N_HALVINGS):
+        order = rng.permutation(len(levels.conditions))
+        shuffled = pd.Series(levels.conditions[order])
+        side = shuffled.groupby(shuffled).cumcount().to_numpy() % 2
+        half = [
+            Levels(levels.level[order[side == s]], levels.conditions[order[side == s]])
+            for s in (0, 1)
+        ]
+        first, second = (mean_effects(h, data.control, data.genes) for h in half)
+        found.append((first, second))
+    return found
+
+
+def ceiling(halves: list[tuple[pd.DataFrame, pd.DataFrame]]) -> dict[str, Any]:
+    """What a second sample of the same size would score, from the agreement of halves.
+
+    Correlations and cosines of halves are averaged and corrected for the doubled length (Spearman
+    and Brown), r to 2 r / (1 + r). R2 of equally noisy samples is 2 r - 1. `pearson_limit`, the
+    root of the corrected r, is the most that a prediction without noise could reach. Top 20: the
+    genes with the largest effect in one half, so that figure leans low. No rank is given: that of
+    halves would be of half the cells.
+    """
+    found = [agreement(a, b) for a, b in halves]
+    names = found[0]["per_perturbation"] if found else []
+    each = {c: doubled([f["per_perturbation"][c] for f in found]) for c in names}
+    row = ceiling_figures(halves)
+    r = row["pearson"]
+    return {
+        **row,
+        "pearson_limit": float(np.sqrt(r)) if r is not None and r >= 0 else None,
+        "mc_error": {
+            key: halving_error([f[key] for f in found])
+            for key in ("pearson", "pearson_top20", "cosine")
+        },
+        "per_perturbation": each,
+        **spread(list(each.values())),
+        "rank": None,
+        "n_halvings": len(halves),
+    }
+
+
+def ceiling_figures(halves: list[tuple[pd.DataFrame, pd.DataFrame]]) -> dict[str, float | None]:
+    """The pooled figures of `ceiling`."""
+    found = [figures(a, b) for a, b in halves]
+    r = doubled([f["pearson"] for f in found])
+    return {
+        "pearson": r,
+        "pearson_top20": doubled([f["pearson_top20"] for f in found]),
+        "r2": None if r is None else 2 * r - 1,
+        "cosine": doubled([f["cosine"] for f in found]),
+    }
+
+
+def doubled(values: list[float | None]) -> float | None:
+    """Mean agreement of halves, corrected to that of wholes; None where one is not defined."""
+    if not values or None in values:
+        return None
+    r = float(np.mean(np.array(values, dtype=float)))
+    return 2 * r / (1 + r) if r > -1 else None
+
+
+def halving_error(values: list[float | None]) -> float | None:
+    """Monte Carlo error of `doubled` over random halvings, by its derivative 2 / (1 + r)^2."""
+    if len(values) < 2 or None in values:
+        return None
+    r = np.array(values, dtype=float)
+    return float(2 / (1 + r.mean()) ** 2 * r.std(ddof=1) / np.sqrt(len(r)))

@@ -1,0 +1,294 @@
+"""Shifts, observed and predicted, and how far predictions can be trusted on cells not trained on.
+
+A shift is log2(1 + 1e4 p) of a condition minus that of control, p the share of pooled transcripts;
+of values that are not counts, the difference of means. The scale of `composition`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from samsvae_core.agreement import pearson
+from samsvae_core.baselines import FEWEST_CELLS, dosage_table, is_combination, singles
+from samsvae_core.bundle import Reference
+from samsvae_core.data import CellData, DataError
+from samsvae_core.inference import Cells
+from samsvae_core.model import PER_TEN_THOUSAND, SAMSVAE
+
+INTERVAL = (0.05, 0.95)  # quantiles of the posterior draws: a 90 % interval
+WITHIN = 1.6449  # standard deviations on either side that hold 90 % of a Normal
+N_REFERENCE = 128  # control cells that predictions start from
+CELL_VALUES_AT_ONCE = 2**23  # cells x genes held dense while standard errors are taken
+STATE_VALUES_AT_ONCE = 2**21  # shifts x reference cells x genes held while levels are taken
+FEWEST_CONDITIONS = 3  # to learn model errors from
+SIMILAR_GENES = 51  # genes of similar level that a gene's model error is shrunk towards
+PRIOR_CONDITIONS = 30  # what these count for, in conditions
+
+
+# Observed
+
+
+def pooled_level(
+    counts: sp.csr_matrix, library: Float[np.ndarray, " N"], is_counts: bool = True
+) -> tuple[Float[np.ndarray, " G"], Float[np.ndarray, " G"]]:
+    """log2(1 + 1e4 p), p = sum of counts / sum of totals, and its jackknife standard error.
+
+    Of values that are not counts, their mean. The jackknife leaves out one cell at a time; with
+    fewer than 2 cells the error is NaN.
+    """
+    n, n_genes = counts.shape
+    total, sums = float(library.sum(dtype=float)), np.asarray(counts.sum(axis=0, dtype=float))
+
+    def level(p: np.ndarray) -> np.ndarray:
+        return np.log2(1 + PER_TEN_THOUSAND * p) if is_counts else p
+
+    found = level(sums.ravel() / max(total, 1e-12))
+    if n < 2:
+        return found, np.full(n_genes, np.nan)
+    rest = np.maximum(total - library.astype(float), 1e-12)[:, None]
+    se = np.empty(n_genes)
+    columns = counts.tocsc()
+    size = max(1, CELL_VALUES_AT_ONCE // n)
+    for start in range(0, n_genes, size):
+        block = slice(start, start + size)
+        left = (sums.ravel()[block] - columns[:, block].toarray()) / rest
+        se[block] = level(left).std(axis=0) * np.sqrt(n - 1)
+    return found, se
+
+
+class Shifts(NamedTuple):
+    """Observed shifts of conditions and their standard errors, conditions x genes."""
+
+    shift: pd.DataFrame
+    se: pd.DataFrame
+
+
+def observed_shifts(data: CellData) -> Shifts:
+    """Of every condition with enough cells; no rows where there are too few controls."""
+    n = pd.Series(data.conditions).value_counts()
+    names = sorted(n.index[n >= FEWEST_CELLS])
+    if data.control not in names:
+        names = []
+    found = {}
+    for name in names:
+        rows = data.conditions == name
+        found[name] = pooled_level(data.counts[rows], data.library[rows], data.is_counts)
+    names = [name for name in names if name != data.control]
+    shift = [found[name][0] - found[data.control][0] for name in names]
+    se = [np.hypot(found[name][1], found[data.control][1]) for name in names]
+    tables = (
+        pd.DataFrame(rows, index=pd.Index(names, dtype=str), columns=data.genes, dtype=float)
+        for rows in (shift, se)
+    )
+    return Shifts(*tables)
+
+
+# Predicted
+
+
+@torch.inference_mode()
+def reference_cells(
+    model: SAMSVAE, data: CellData, parts: np.ndarray, n_cells: int = N_REFERENCE
+) -> Reference:
+    """Posterior of the basal state of control training cells, a fixed sample of them."""
+    controls = np.flatnonzero((data.conditions == data.control) & (parts == "train"))
+    if len(controls) == 0:
+        raise DataError("No control cell is among the training cells; predictions start from them.")
+    chosen = np.random.default_rng(0).permutation(controls)[:n_cells]
+    cells = Cells(data.subset(np.sort(chosen)), model.device)
+    batch = cells.batch(torch.arange(len(cells), device=model.device))
+    q = model.encode(batch.x, torch.zeros(1, len(cells), model.n_shift, device=model.device))
+    return Reference(q.loc[0].clone(), q.scale[0].clone(), batch.library[:, 0].clone())
+
+
+@torch.inference_mode()
+def predicted_shifts(
+    model: SAMSVAE,
+    reference: Reference,
+    D: Float[Tensor, "A T"],
+    n_samples: int,
+    seed: int,
+    without: tuple[int, ...] = (),
+) -> Float[np.ndarray, "A S G"]:
+    """Shift of each row of dosages under each posterior draw: common draws, common basal states.
+
+    The same seed gives the same draws whatever the rows. Mechanisms in `without` are taken out.
+    """
+    device = model.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        effects = model.effects(n_samples)
+        z_basal = reference.loc + reference.scale * torch.randn_like(reference.loc)  # (R, K)
+    moves = effects.shift(D).transpose(0, 1).clone()  # (A, S, C)
+    moves[..., list(without)] = 0
+    control = mean_level(model, z_basal, torch.zeros(model.n_shift, device=device))  # (G,)
+    size = max(1, STATE_VALUES_AT_ONCE // (len(z_basal) * len(control)))
+    levels = [mean_level(model, z_basal, part) for part in moves.flatten(0, 1).split(size)]
+    # doubles: the sum of singles and the composed shift are compared to many digits
+    shift = (torch.cat(levels) - control).double().unflatten(0, moves.shape[:2])  # (A, S, G)
+    shift[(moves == 0).all(-1)] = 0  # exactly, whatever the order in which the decoder sums
+    return shift.cpu().numpy()
+
+
+def mean_level(
+    model: SAMSVAE, z_basal: Float[Tensor, "R K"], shift: Float[Tensor, "*B C"]
+) -> Float[Tensor, "*B G"]:
+    """Level of the mean over reference cells, of their proportions or values."""
+    return model.level(model.moved_means(z_basal, shift).mean(-2))
+
+
+class Predicted(NamedTuple):
+    """Moments and 90 % interval of predicted shifts over posterior draws, conditions x genes."""
+
+    mean: pd.DataFrame
+    sd: pd.DataFrame
+    lower: pd.DataFrame
+    upper: pd.DataFrame
+
+
+def predicted_conditions(
+    model: SAMSVAE,
+    reference: Reference,
+    data: CellData,
+    conditions: pd.Index,
+    n_samples: int,
+    seed: int,
+) -> Predicted:
+    """The predicted shifts of conditions in the data, as many at once as memory allows."""
+    D = torch.as_tensor(
+        dosage_table(data, conditions).to_numpy(dtype=np.float32), device=model.device
+    )
+    size = max(1, CELL_VALUES_AT_ONCE // (n_samples * len(data.genes)))
+    rows: list[list[np.ndarray]] = [[], [], [], []]
+    for part in D.split(size) if len(D) else []:
+        draws = predicted_shifts(model, reference, part, n_samples, seed)
+        lower, upper = np.quantile(draws, INTERVAL, axis=1)
+        for kept, found in zip(
+            rows, (draws.mean(1), draws.std(1, ddof=1), lower, upper), strict=True
+        ):
+            kept.extend(found)
+    tables = (pd.DataFrame(r, index=conditions, columns=data.genes, dtype=float) for r in rows)
+    return Predicted(*tables)
+
+
+# One against the other
+
+
+def gene_errors(observed: Shifts, predicted: Predicted) -> pd.DataFrame | None:
+    """The error of the model per gene, beyond posterior spread and sampling of the cells.
+
+    From shifts of validation cells. Per gene, the mean over conditions of residual^2 - se^2 - sd^2,
+    with that of the SIMILAR_GENES nearest in se^2 + sd^2 (as good as in level) added as if it were
+    PRIOR_CONDITIONS conditions more; its root, times the one factor under which 90 % of the
+    residuals fall within +-1.645 sqrt(sd^2 + error^2 + se^2), each with its own condition left out
+    of the error. None with fewer than 3 conditions. Columns: gene, model_error.
+    """
+    n = len(observed.shift)
+    if n < FEWEST_CONDITIONS:
+        return None
+    se, sd = observed.se.to_numpy(), predicted.sd.to_numpy()
+    squared = (observed.shift.to_numpy() - predicted.mean.to_numpy()) ** 2
+    known = se**2 + sd**2
+    excess = squared - known  # (A, G)
+    order = np.argsort(known.mean(0), kind="stable")
+    left_out = np.stack([shrunk(np.delete(excess, i, axis=0), order) for i in range(n)])
+    asked = (squared / WITHIN**2 - known).clip(0)  # the squared error that would just suffice
+    scored = se > 0
+    needed = np.divide(asked, left_out, out=np.where(asked > 0, np.inf, 0.0), where=left_out > 0)
+    factor = np.quantile(needed[scored], 0.9, method="higher") if scored.any() else 1.0
+    if not np.isfinite(factor):
+        factor = 1.0
+    error = np.sqrt(factor * shrunk(excess, order))
+    return pd.DataFrame({"gene": observed.shift.columns, "model_error": error})
+
+
+def shrunk(excess: Float[np.ndarray, "A G"], order: np.ndarray) -> Float[np.ndarray, " G"]:
+    """Mean over conditions, drawn towards that of neighbours in `order`; not below 0."""
+    mean = excess.mean(0)
+    width = min(SIMILAR_GENES, len(mean))
+    ordered = pd.Series(mean[order])
+    similar = np.empty_like(mean)
+    similar[order] = ordered.rolling(width, center=True, min_periods=1).mean()
+    n = len(excess)
+    return ((n * mean + PRIOR_CONDITIONS * similar) / (n + PRIOR_CONDITIONS)).clip(0)
+
+
+def coverage(
+    observed: Shifts, predicted: Predicted, errors: pd.DataFrame | None, has_posterior: bool
+) -> dict[str, Any]:
+    """Share of observed shifts of test cells within 90 % intervals, of singles and combinations.
+
+    "own": the model's interval as it is; "own_with_sampling": with the sampling error of the
+    observation, which alone would put many outside; "calibrated_with_sampling": with the model's
+    error per gene (`gene_errors`) as well. Pairs of a condition and a gene without sampling error
+    (no count at all) are left out.
+    """
+    combined = np.array([is_combination(c) for c in observed.shift.index], dtype=bool)
+    kinds = {"single": ~combined, "combination": combined}
+    return {
+        "level": 0.9,
+        **{
+            kind: coverage_of(observed, predicted, errors, has_posterior, rows)
+            for kind, rows in kinds.items()
+        },
+    }
+
+
+def coverage_of(
+    observed: Shifts,
+    predicted: Predicted,
+    errors: pd.DataFrame | None,
+    has_posterior: bool,
+    rows: Bool[np.ndarray, " A"],
+) -> dict[str, Any] | None:
+    shift, se = (table[rows].to_numpy() for table in observed)
+    mean, sd, lower, upper = (table[rows].to_numpy() for table in predicted)
+    scored = se > 0
+    if not scored.any():
+        return None
+    away = np.abs(shift - mean)
+    inside: dict[str, np.ndarray | None] = {
+        "own": (lower <= shift) & (shift <= upper) if has_posterior else None,
+        "own_with_sampling": away <= WITHIN * np.hypot(sd, se),
+        "calibrated_with_sampling": None,
+    }
+    if errors is not None:
+        wide = np.sqrt(sd**2 + se**2 + errors["model_error"].to_numpy() ** 2)
+        inside["calibrated_with_sampling"] = away <= WITHIN * wide
+    return {
+        **{k: None if hit is None else float(hit[scored].mean()) for k, hit in inside.items()},
+        "n": int(scored.sum()),
+        "n_conditions": int(scored.any(axis=1).sum()),
+    }
+
+
+def interaction(observed: Shifts, predicted: Predicted, trained: set[str]) -> dict[str, Any] | None:
+    """Non-additivity of doubles, predicted against observed: A+B - A - B, over all genes.
+
+    Of doubles measured together with both of their singles; None where there is none. `trained`
+    are the conditions with training cells.
+    """
+    shift, mean = observed.shift, predicted.mean
+    doubles = [c for c in shift.index if is_combination(c) and len(singles(c)) == 2]
+    doubles = [c for c in doubles if set(singles(c)) <= set(shift.index)]
+    if not doubles:
+        return None
+    x, y = (
+        np.stack([(table.loc[c] - table.loc[singles(c)].sum()).to_numpy() for c in doubles])
+        for table in (shift, mean)
+    )
+    return {
+        "n_doubles": len(doubles),
+        "pearson": pearson(x.ravel(), y.ravel()),
+        "doubles": {
+            c: {"pearson": pearson(a, b), "seen_in_training": c in trained}
+            for c, a, b in zip(doubles, x, y, strict=True)
+        },
+    }

@@ -1,0 +1,322 @@
+"""What to know of a model, in words: the card, and held-out figures beside baselines."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from samsvae_core import interpretation
+from samsvae_core.data import CellData
+from samsvae_core.model import MIN_EVIDENCE, SAMSVAE
+from samsvae_core.splits import SPLITS
+from samsvae_core.variants import MODELS, SPARSITY, SVAEPlus
+
+NAMED = 10  # near misses that the card names
+UNSEEN = "combination not seen in training"
+CEILING = "split-half"  # no prediction: what the data themselves allow
+CELLS = {"test": "the held-out cells", "all": "all cells, the training cells too, as in the paper"}
+CONTROLS = {
+    "test": "controls held out too",
+    "validation": "controls of validation, as none are held out",
+    "all": "all control cells",
+}
+LIBRARIES = {"data": "those of these cells", "10000": "10,000, as in the paper"}
+
+MARKUP = re.compile(r"([\\`*\[\]<>$~|:]|\b_|_\b)")  # between letters, _ is only itself
+
+
+def model_card(
+    settings: dict[str, Any],
+    data: CellData,
+    parts: np.ndarray,
+    masks: pd.DataFrame,
+    metrics: dict[str, Any],
+    notes: list[str],
+    frontier: pd.DataFrame | None,
+) -> str:
+    """What to know of a model, as Markdown."""
+    origin, model, trained = settings["origin"], settings["model_config"], settings["train_config"]
+    sizes = ", ".join(f"{int((parts == part).sum()):,} {part}" for part in SPLITS)
+    kind = MODELS[settings["model"]]
+    file, control = as_text(data.source["file"]), as_text(data.control)
+    lines = [
+        f"# Model card: {origin['title'] or file}",
+        "",
+        f"Data: {file}, {len(data.cells):,} cells x {len(data.genes):,} genes, "
+        f"{len(data.perturbations)} perturbations, control {control}. "
+        f"Source: {origin['source']}. Licence: {origin['licence']}.",
+        f"Split by cell: {sizes}.",
+        f"Model: {kind.title}, {model['n_latent']} latent dimensions, {model['n_hidden']} hidden "
+        f"units, {model['encoder']} encoder, {model['likelihood']} likelihood. "
+        f"{prior_in_words(kind, model)}",
+        f"Training: {settings['steps_done']:,} of at most {trained['steps']:,} steps of "
+        f"{trained['batch_size']} cells, "
+        f"{trained['particles']} samples, seed {trained['seed']}; the final parameters are kept.",
+        "",
+        *masks_in_words(kind, model, masks),
+        *frontier_in_words(frontier),
+        "## How good it is on held-out cells",
+        "",
+        metrics_in_words(metrics, kind.title),
+        "",
+        "## What to know",
+        "",
+        "- Intervals are the model's own (posterior draws of masks and embeddings, mean-field): "
+        "they leave out the spread between trainings and tend to be too narrow.",
+        "- Mechanisms are numbered by how many perturbations use them; another training may find "
+        "them in another order, split or merged.",
+        "- Enrichment takes genes as units. It says which gene sets a mechanism resembles, not "
+        "that the finding would be reproduced.",
+        "- Replicates and batches are not modelled.",
+        *(f"- {note}" for note in notes),
+    ]
+    if origin["notes"]:
+        lines += ["", "## How it was chosen", "", origin["notes"]]
+    return "\n".join(lines) + "\n"
+
+
+def masks_in_words(kind: type[SAMSVAE], model: dict[str, Any], masks: pd.DataFrame) -> list[str]:
+    """Which perturbations use how many mechanisms, and how near the others come."""
+    if not kind.has_masks:
+        return [
+            f"{kind.title} has no masks: perturbations are not explained by few mechanisms.",
+            "",
+        ]
+    counts = masks[masks["active"]].groupby("perturbation").size()
+    order = counts.sort_values(ascending=False)
+    used = ", ".join(f"{as_text(name)} {n}" for name, n in order.items())
+    empty = masks["perturbation"].nunique() - len(counts)
+    return [
+        "## What the masks say",
+        "",
+        f"{len(interpretation.active_mechanisms(masks))} of {model['n_latent']} mechanisms are in "
+        "use (posterior probability above 0.5). Active mechanisms per perturbation: "
+        f"{used or 'none'}. {empty} perturbations use none: on these genes and cells the model "
+        "finds no effect worth its price, which does not prove that there is none.",
+        "",
+        near_misses_in_words(masks),
+        "",
+    ]
+
+
+def near_misses_in_words(masks: pd.DataFrame) -> str:
+    """The entries that are off although held-out cells speak for them."""
+    near = interpretation.near_misses(masks).head(NAMED)
+    found = "; ".join(
+        f"{as_text(row.perturbation)} in M{row.mechanism}: {row.evidence:.3f} ± "
+        f"{row.evidence_se:.3f}"
+        for row in near.itertuples()
+    )
+    return (
+        "Near misses (entries that are off, though switched on they would raise the bound of held-"
+        f"out cells by more than two standard errors; nats per cell): {found or 'none'}."
+    )
+
+
+def frontier_in_words(table: pd.DataFrame | None) -> list[str]:
+    """The levels of evidence that were compared, and the rule, as Markdown."""
+    if table is None:
+        return []
+    return [
+        "## Sparsity against fit",
+        "",
+        "Models from one dense start, one per level of evidence. Kept is the sparsest whose "
+        "validation bound lies within one standard error (of the paired difference over cells) of "
+        "the best. r: average effects on validation cells.",
+        "",
+        "| evidence (nats per cell) | active entries | mechanisms | validation bound | difference "
+        "from the best | r | kept |",
+        "|---|---|---|---|---|---|---|",
+        *(
+            f"| {row.mask_evidence:g} | {row.active} | {row.mechanisms} | "
+            f"{row.validation_bound:.3f} | {row.difference:.3f} ± {row.difference_se:.3f} | "
+            f"{figure(row.effect_r)} | {'yes' if row.chosen else ''} |"
+            for row in table.itertuples()
+        ),
+        "",
+    ]
+
+
+def as_text(name: object) -> str:
+    """A name from a file on one line, so that Markdown makes no link, picture or tag of it."""
+    return MARKUP.sub(r"\\\1", " ".join(str(name).split()))
+
+
+def prior_in_words(kind: type[SAMSVAE], model: dict[str, Any]) -> str:
+    """The mask prior as a user reads it."""
+    if not kind.has_masks:
+        return "No masks."
+    if kind is SVAEPlus:
+        return f"Mask prior: Beta(1, {SPARSITY:g}) on each probability, as published."
+    if model["mask_evidence"] is None:
+        return f"Mask prior: probability {model['mask_prior']:g} (the published setting)."
+    return (
+        f"An active mechanism must bring {model['mask_evidence']:g} nats of evidence per training "
+        f"cell of its perturbation, and at least {MIN_EVIDENCE:g} in all."
+    )
+
+
+def metrics_in_words(metrics: dict[str, Any], title: str) -> str:
+    """Held-out figures beside the baselines, as Markdown; says so when a baseline wins."""
+    if "not_available" in metrics:
+        return f"Not available: {as_text(metrics['not_available'])}"
+    bound, effects = metrics["iwelbo"], metrics["average_effects"]
+    error = effects["mc_error"]["pearson"]
+    lines = [
+        f"IWELBO ({bound['n_samples']} samples): {bound['test']:.2f} nats per cell "
+        f"(Monte Carlo error {bound['mc_error']:.3f}, standard error over cells "
+        f"{bound['se']:.2f}, {bound['n_cells']:,} cells).",
+        "",
+        f"Average effects of {effects['n_conditions']} conditions against "
+        f"{CELLS[effects['reference']]} ({CONTROLS[effects['control_cells']]}), pooled over "
+        f"conditions and genes; library sizes: {LIBRARIES[effects['library']]}; the model's r has "
+        f"a Monte Carlo error of {figure(error)} ({effects['n_draws']:,} draws):",
+        "",
+        *effects_table({title: effects, **metrics["baselines"]}),
+        "",
+        "Median: of the r of each condition, with quartiles. Rank: where the true condition comes "
+        "among all, by cosine with the prediction (0 first, 0.5 chance). Split-half: what a second "
+        "sample of as many cells would score (halves of the held-out cells, Spearman-Brown); a "
+        "prediction without noise could reach the square root of it.",
+        "",
+        verdict(metrics),
+        *kinds_in_words(title, metrics),
+        *replicates_in_words(effects["replicates"]),
+        "",
+        checks_in_words(metrics["predictive_checks"]),
+        "",
+        coverage_in_words(metrics["coverage"]),
+        "",
+        interaction_in_words(metrics["interaction"]),
+    ]
+    return "\n".join(lines).rstrip()
+
+
+def effects_table(rows: dict[str, dict[str, Any]]) -> list[str]:
+    """The model and the baselines, a line each."""
+    head = "| prediction | r | r, top 20 genes | R2 | cosine | median r | rank | conditions |"
+    lines = [head, "|---" * 8 + "|"]
+    for name, row in rows.items():
+        low, high = row["quartiles"] or (None, None)
+        spread = "undefined" if low is None else f"{row['median']:.3f} ({low:.3f}, {high:.3f})"
+        figures = " | ".join(figure(row[k]) for k in ("pearson", "pearson_top20", "r2", "cosine"))
+        lines.append(
+            f"| {name} | {figures} | {spread} | {figure(row['rank'])} | {row['n_conditions']} |"
+        )
+    return lines
+
+
+def kinds_in_words(title: str, metrics: dict[str, Any]) -> list[str]:
+    """Singles, seen and unseen combinations apart, where there is more than one kind."""
+    rows = {title: metrics["average_effects"], **metrics["baselines"]}
+    present = list(metrics["average_effects"]["kinds"])
+    if len(present) < 2 and "combination not seen in training" not in present:
+        return []
+    lines = ["", "By kind of condition, r (conditions):", ""]
+    lines += ["| prediction | " + " | ".join(present) + " |", "|---" * (len(present) + 1) + "|"]
+    for name, row in rows.items():
+        found = (row["kinds"].get(kind) for kind in present)
+        cells = ("none" if f is None else f"{figure(f['pearson'])} ({f['n']})" for f in found)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def replicates_in_words(replicates: dict[str, Any] | None) -> list[str]:
+    if not replicates:
+        return []
+    found = ", ".join(
+        f"{as_text(label)} {figure(row.get('pearson'))} ({row['n_cells']:,} cells)"
+        for label, row in replicates.items()
+    )
+    return ["", f"The model's r by replicate (replicates are not modelled): {found}."]
+
+
+def checks_in_words(checks: dict[str, Any]) -> str:
+    """How often observed statistics fall inside the model's 90 % predictive intervals."""
+    found = []
+    for name in ("mean", "variance", "zeros"):
+        if checks[name]:
+            share = checks[name]["inside"][checks["levels"].index(0.9)]
+            found.append(f"{share:.0%} of {name if name != 'zeros' else 'fractions of zeros'}")
+    if not found:
+        return "Posterior predictive checks: not available."
+    return (
+        f"Posterior predictive checks ({checks['n_replicate_sets']} replicate data sets): of the "
+        f"held-out conditions and genes, {', '.join(found)} fall inside the model's central 90 %."
+    )
+
+
+def coverage_in_words(coverage: dict[str, Any]) -> str:
+    """What the intervals of shifts hold, on held-out cells."""
+    found = []
+    for kind, words in (("single", "single"), ("combination", "combined")):
+        part = coverage[kind]
+        if part is None:
+            continue
+        found.append(
+            f"Of {part['n']:,} {words} shifts ({part['n_conditions']} conditions), the model's own "
+            f"90 % intervals hold {percent(part['own'])}; widened by the sampling error of the "
+            f"held-out mean, which is no fault of the model, {percent(part['own_with_sampling'])}; "
+            "calibrated on validation cells and widened likewise, "
+            f"{percent(part['calibrated_with_sampling'])}."
+        )
+    return "Coverage on held-out cells. " + (" ".join(found) or "Not available.")
+
+
+def interaction_in_words(interaction: dict[str, Any] | None) -> str:
+    if interaction is None:
+        return ""
+    return (
+        f"Non-additivity of {interaction['n_doubles']} doubles measured with both singles, "
+        f"predicted against observed over all genes: r {figure(interaction['pearson'])}."
+    )
+
+
+def percent(share: float | None) -> str:
+    return "an unknown share" if share is None else f"{share:.1%}"
+
+
+def verdict(metrics: dict[str, Any]) -> str:
+    """Whether the model beats the baselines, in words; says so where it does not.
+
+    Compared with those that predict every condition the model does, on all conditions and, where
+    there are several kinds, on unseen combinations.
+    """
+    rows = {"model": metrics["average_effects"], **metrics["baselines"]}
+    found = [compared(rows, "all conditions")]
+    unseen = {name: row["kinds"].get(UNSEEN) for name, row in rows.items()}
+    if unseen["model"] and unseen["model"]["n"] < rows["model"]["n_conditions"]:
+        found.append(compared(unseen, "unseen combinations"))
+    return " ".join(found)
+
+
+def compared(rows: dict[str, dict[str, Any] | None], where: str) -> str:
+    """Who is better than the model by r and by r over the top 20 genes."""
+    own = rows["model"]
+    assert own is not None
+    size = "n" if "n" in own else "n_conditions"
+    rivals = {
+        name: row
+        for name, row in rows.items()
+        if name not in ("model", CEILING) and row and row[size] == own[size]
+    }
+    found = []
+    for key, name in (("pearson", "r over all genes"), ("pearson_top20", "r over the top 20")):
+        if own[key] is None:
+            found.append(f"the model's {name} is undefined: nothing moves, or nothing is observed")
+            continue
+        better = [n for n, row in rivals.items() if row[key] is not None and row[key] > own[key]]
+        verb = "beats" if len(better) == 1 else "beat"
+        found.append(
+            f"by {name}, {' and '.join(better)} {verb} the model"
+            if better
+            else f"by {name}, the model beats every baseline"
+        )
+    return f"On {where}, {'; '.join(found)}."
+
+
+def figure(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"

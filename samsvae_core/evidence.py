@@ -1,0 +1,144 @@
+"""What each mask entry is worth to cells the model has not seen, in nats per cell.
+
+For an entry that is on: the held-out predictive bound of its perturbation's cells, minus the same
+with the entry switched off. For one that is off: the bound with the entry switched on, at the size
+that suits the training cells best, minus the bound as it is; a clearly positive figure is a near
+miss. Only mechanisms that some perturbation uses are tried. Design: shared masks.md, point 3.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.distributions import Normal, kl_divergence
+
+from samsvae_core.data import CellData
+from samsvae_core.inference import Batch, Cells
+from samsvae_core.model import ACTIVE, SAMSVAE
+
+SIZES = (-2.0, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 2.0)  # effects tried for an entry that is off
+CELLS_TO_CHOOSE = 256  # training cells of a perturbation by which the size is chosen
+CELLS_TO_SCORE = 1024  # held-out cells of a perturbation, at most
+N_DRAWS = 2  # of each cell's basal state, common to all entries
+VALUES_AT_ONCE = 2**22  # entries x cells x genes held in memory
+
+
+class Gain(NamedTuple):
+    """Change of the bound per cell, over the cells of one perturbation."""
+
+    mean: float
+    se: float  # standard error over cells
+    n: int
+
+
+@torch.inference_mode()
+def entry_evidence(model: SAMSVAE, data: CellData, parts: np.ndarray) -> pd.DataFrame:
+    """Columns perturbation, mechanism, evidence, evidence_se, evidence_n; a row per pair.
+
+    Empty (NaN) where no held-out cell (validation or test) has the perturbation, where no
+    perturbation uses the mechanism, and in models without latent shifts. The standard error is over
+    cells; with one cell it is NaN.
+    """
+    probability = model.mask_probability().cpu()
+    n_latent = probability.shape[1]
+    table = pd.DataFrame(
+        {
+            "perturbation": np.repeat(data.perturbations, n_latent),
+            "mechanism": np.tile(np.arange(n_latent), len(data.perturbations)),
+            "evidence": np.nan,
+            "evidence_se": np.nan,
+            "evidence_n": 0,
+        }
+    )
+    active = probability > ACTIVE
+    used = active.any(0).nonzero()[:, 0].tolist()
+    rng = np.random.default_rng(0)
+    given = data.dosages.tocsc()
+    for t in range(len(data.perturbations)):
+        cells = given.indices[given.indptr[t] : given.indptr[t + 1]]
+        train = rng.permutation(cells[parts[cells] == "train"])[:CELLS_TO_CHOOSE]
+        held_out = np.isin(parts[cells], ("validation", "test"))
+        held_out_cells = rng.permutation(cells[held_out])[:CELLS_TO_SCORE]
+        if not len(train) or not len(held_out_cells) or not used:
+            continue
+        moves = changes(model, t, used, active[t], on_device(model, data, train))
+        gains = gains_of(model, t, moves, active[t, used], on_device(model, data, held_out_cells))
+        rows = t * n_latent + np.array(used)
+        table.loc[rows, ["evidence", "evidence_se", "evidence_n"]] = np.array(gains)
+    table["evidence_n"] = table["evidence_n"].astype(int)
+    return table
+
+
+def on_device(model: SAMSVAE, data: CellData, rows: np.ndarray) -> Cells:
+    return Cells(data.subset(np.sort(rows)), model.device)
+
+
+def changes(
+    model: SAMSVAE, t: int, used: list[int], active: Tensor, train: Cells
+) -> Float[Tensor, "V K"]:
+    """Per mechanism in use, the change of the perturbation's unit effect that is to be scored.
+
+    Of an active entry: its whole effect taken away. Of an inactive one: the size of SIZES with the
+    best bound on the training cells given.
+    """
+    n_latent = model.config.n_latent
+    embedding = model.embedding_at_mode()[t]
+    moves = torch.zeros(len(used), n_latent, device=model.device)
+    off = [i for i, k in enumerate(used) if not active[k]]
+    for i, k in enumerate(used):
+        if active[k]:
+            moves[i, k] = -embedding[k]
+    if off:
+        tried = torch.zeros(len(off), len(SIZES), n_latent, device=model.device)
+        for row, i in enumerate(off):
+            tried[row, :, used[i]] = torch.tensor(SIZES, device=model.device)
+        scores = differences(model, t, tried.flatten(0, 1), train).mean(1)  # (off x sizes,)
+        best = scores.view(len(off), len(SIZES)).argmax(1)
+        moves[off] = tried[torch.arange(len(off)), best]
+    return moves
+
+
+def gains_of(
+    model: SAMSVAE, t: int, moves: Float[Tensor, "V K"], on: Bool[Tensor, " V"], held_out: Cells
+) -> list[Gain]:
+    """The evidence of each entry: what is lost when it is switched off, or won when switched on."""
+    per_cell = differences(model, t, moves, held_out).double().cpu()  # (V, N)
+    sign = torch.where(on, -1.0, 1.0)
+    n = per_cell.shape[1]
+    spread = per_cell.std(1) / n**0.5 if n > 1 else torch.full((len(moves),), torch.nan)
+    means = sign * per_cell.mean(1)
+    return [Gain(float(m), float(s), n) for m, s in zip(means, spread, strict=True)]
+
+
+def differences(
+    model: SAMSVAE, t: int, moves: Float[Tensor, "V K"], cells: Cells
+) -> Float[Tensor, "V N"]:
+    """Predictive bound of each cell with the unit effect of `t` changed, minus that without."""
+    size = max(1, VALUES_AT_ONCE // ((len(moves) + 1) * model.config.n_genes))
+    nowhere = torch.zeros(1, moves.shape[1], device=moves.device)
+    variants = torch.cat([nowhere, moves])
+    blocks = []
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(0)
+        for index in torch.arange(len(cells), device=model.device).split(size):
+            batch = cells.batch(index)
+            shift = model.modal_shift(batch.D) + variants[:, None] * batch.D[:, t, None]
+            blocks.append(predictive(model, batch, shift))
+    bounds = torch.cat(blocks, 1)
+    return bounds[1:] - bounds[0]
+
+
+def predictive(model: SAMSVAE, batch: Batch, shift: Float[Tensor, "V N K"]) -> Float[Tensor, "V N"]:
+    """Bound on log p(x) of each cell at each shift, the same basal draws for all shifts."""
+    q = model.encode(batch.x, shift)
+    total = -kl_divergence(q, Normal(0.0, 1.0)).sum(-1)
+    for _ in range(N_DRAWS):
+        z_basal = q.loc + q.scale * torch.randn_like(q.loc[0])
+        px = model.decode(model.state(z_basal, shift), batch.library)
+        total = total + px.log_prob(batch.x) / N_DRAWS
+    return total

@@ -1,0 +1,123 @@
+"""How sparse can the masks be before the fit suffers: models from one dense start, and a rule.
+
+A dense model (every mask on, no evidence asked) is trained once; from it a model per level of
+evidence is annealed in a third of the steps. Chosen is the sparsest model whose validation bound
+lies within one standard error of the best, the error that of the paired difference over cells:
+differences between models on the same cells, not between cells, are what matters.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from samsvae_core.agreement import pearson
+from samsvae_core.baselines import observed_effects
+from samsvae_core.data import CellData, DataError
+from samsvae_core.files import atomic_write
+from samsvae_core.inference import Cells
+from samsvae_core.model import ACTIVE, SAMSVAE, ModelConfig
+from samsvae_core.predictive import model_effects
+from samsvae_core.training import Progress, TrainConfig, cell_bounds, fit, new_model
+
+EVIDENCE = (0.08, 0.16, 0.32, 0.64, 1.28, 2.56)  # nats per training cell an entry must bring
+SHARE_DENSE = 0.5  # of the steps of a usual training
+SHARE_LEVEL = 1 / 3
+BOUND_SAMPLES = 32  # draws of the effects by which the models are compared
+
+
+def train_frontier(
+    data: CellData,
+    parts: np.ndarray,
+    run: Path,
+    config: ModelConfig,
+    settings: TrainConfig,
+    name: str,
+    device: torch.device,
+    on_epoch: Callable[[Progress], None] = lambda _: None,
+) -> tuple[SAMSVAE, float]:
+    """Train every level in RUN/frontier, write frontier.csv; returns the chosen model, its level.
+
+    history.csv is that of the dense start, then of the chosen level. What was trained before an
+    interruption is not trained again. frontier.csv has a row per level: mask_evidence, active,
+    mechanisms, validation_bound, difference from the best and its se, in nats per cell, effect_r
+    (Pearson r of average effects on validation cells; empty where it is not defined), chosen.
+    """
+    cells = {p: Cells(data.subset(parts == p), device) for p in ("train", "validation")}
+    start = run / "frontier" / "dense"
+    dense_settings = replace(
+        settings, steps=round(settings.steps * SHARE_DENSE), anneal=float("inf")
+    )
+    level_settings = replace(settings, steps=round(settings.steps * SHARE_LEVEL))
+    dense = fresh(data, parts, config, settings.seed, name).to(device)
+    history = fit(dense, cells["train"], cells["validation"], dense_settings, start, on_epoch)
+    models, histories, bounds = {}, {}, {}
+    for level in EVIDENCE:
+        leveled = fresh(data, parts, replace(config, mask_evidence=level), settings.seed, name)
+        leveled.to(device).load_state_dict(
+            dense.state_dict() | {"evidence": leveled.evidence.to(device)}
+        )
+        folder = run / "frontier" / f"{level:g}"
+        histories[level] = fit(
+            leveled, cells["train"], cells["validation"], level_settings, folder, on_epoch
+        )
+        models[level] = leveled
+        bounds[level] = cell_bounds(leveled, cells["validation"], BOUND_SAMPLES).numpy()
+    table = compared(models, bounds)
+    table["effect_r"] = [validation_r(models[level], data, parts) for level in EVIDENCE]
+    chosen = float(table.loc[table["chosen"], "mask_evidence"].iloc[0])
+    whole = pd.DataFrame([*history, *later(histories[chosen], history[-1])])
+    atomic_write(run / "frontier.csv", table.to_csv(index=False).encode())
+    atomic_write(run / "history.csv", whole.to_csv(index=False).encode())
+    shutil.rmtree(run / "frontier")
+    return models[chosen], chosen
+
+
+def fresh(data: CellData, parts: np.ndarray, config: ModelConfig, seed: int, name: str) -> SAMSVAE:
+    return new_model(data.subset(parts == "train"), config, seed, name)
+
+
+def later(history: list[Progress], start: Progress) -> list[Progress]:
+    """A history counted on from an epoch before it."""
+    return [p._replace(epoch=p.epoch + start.epoch, step=p.step + start.step) for p in history]
+
+
+def compared(models: dict[float, SAMSVAE], bounds: dict[float, np.ndarray]) -> pd.DataFrame:
+    """A row per level; the sparsest within one standard error of the best bound is chosen."""
+    best = max(bounds, key=lambda level: bounds[level].mean())
+    rows = []
+    for level, model in models.items():
+        active = model.mask_probability() > ACTIVE
+        difference = bounds[level] - bounds[best]
+        rows.append(
+            {
+                "mask_evidence": level,
+                "active": int(active.sum()),
+                "mechanisms": int(active.any(0).sum()),
+                "validation_bound": bounds[level].mean(),
+                "difference": difference.mean(),
+                "difference_se": difference.std(ddof=1) / len(difference) ** 0.5,
+            }
+        )
+    table = pd.DataFrame(rows)
+    close = table[table["difference"] >= -table["difference_se"]]
+    table["chosen"] = table.index == close["active"].idxmin()
+    return table
+
+
+def validation_r(model: SAMSVAE, data: CellData, parts: np.ndarray) -> float:
+    """Pearson r of average effects against validation cells, NaN where it is not defined."""
+    cells = data.subset(parts == "validation")
+    try:
+        observed = observed_effects(cells, "validation")
+    except DataError:
+        return np.nan
+    predicted = model_effects(model, cells, observed.index).mean
+    r = pearson(observed.to_numpy().ravel(), predicted.to_numpy().ravel())
+    return np.nan if r is None else r

@@ -1,0 +1,240 @@
+"""What a model predicts of cells, by sampling them: average effects, and replicate data sets.
+
+Conditions are decoded together, as many as memory allows, never one perturbation at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from samsvae_core.baselines import FEWEST_CELLS, dosage_table
+from samsvae_core.data import CellData
+from samsvae_core.model import PER_TEN_THOUSAND, SAMSVAE
+
+JACKKNIFE_GROUPS = 10
+VALUES_AT_ONCE = 2**23  # samples x cells x genes held in memory
+CHECKED_CELLS = 500  # of a condition, at most, in predictive checks
+CENTRAL = (0.5, 0.8, 0.9, 0.95)  # of the predictive distribution, in the calibration curve
+REPLICATE_SETS = 39  # data sets: with 39 the shares of ranks within CENTRAL are exactly these
+
+
+# Average effects
+
+
+class ModelEffects(NamedTuple):
+    """Predicted average effects, and the same with one group of draws left out at a time."""
+
+    mean: pd.DataFrame  # conditions x genes
+    left_out: list[pd.DataFrame]
+
+
+@torch.inference_mode()
+def model_effects(
+    model: SAMSVAE,
+    data: CellData,
+    conditions: pd.Index,
+    n_draws: int = 2500,
+    library: str = "data",
+    seed: int = 0,
+) -> ModelEffects:
+    """Average effects of sampled counts: basal states from the prior, common to all conditions.
+
+    Library sizes are drawn from the condition's cells in `data`, or 10,000 (the paper's) where
+    `library` is "10000".
+    """
+    device = model.device
+    names = [data.control, *conditions]
+    D = torch.as_tensor(dosage_table(data, pd.Index(names)).to_numpy(np.float32), device=device)
+    rng = np.random.default_rng(seed)
+    drawn = [libraries(data, name, n_draws, library, rng) for name in names]
+    depth = np.stack(drawn, axis=1)  # (S, A)
+    groups = np.array_split(np.arange(n_draws), min(JACKKNIFE_GROUPS, n_draws))
+    sums = torch.zeros(len(groups), len(names), model.config.n_genes, dtype=torch.float64)
+    n = torch.zeros(len(groups), len(names), 1, dtype=torch.float64)
+    size = max(1, VALUES_AT_ONCE // (len(names) * model.config.n_genes))
+    with seeded(seed, device):
+        for g, draws in enumerate(groups):
+            shift = model.effects(len(draws)).shift(D)  # (s, A, C)
+            z_basal = torch.randn(len(draws), 1, model.config.n_latent, device=device)
+            states = model.state(z_basal.expand(-1, len(names), -1), shift)
+            depths = torch.as_tensor(depth[draws], dtype=torch.float32, device=device)
+            for part, own in zip(states.split(size), depths.split(size), strict=True):
+                level, seen = sampled_levels(model, part, own)
+                sums[g] += level.sum(0).cpu()
+                n[g] += seen.sum(0)[:, None].cpu()
+
+    def effects(total: Tensor, count: Tensor) -> pd.DataFrame:
+        level = (total / count.clamp_min(1)).numpy()
+        return pd.DataFrame(level[1:] - level[0], index=conditions, columns=data.genes)
+
+    left_out = [effects(sums.sum(0) - s, n.sum(0) - c) for s, c in zip(sums, n, strict=True)]
+    return ModelEffects(effects(sums.sum(0), n.sum(0)), left_out if len(groups) > 1 else [])
+
+
+def sampled_levels(
+    model: SAMSVAE, states: Float[Tensor, "S A L"], library: Float[Tensor, "S A"]
+) -> tuple[Float[Tensor, "S A G"], Float[Tensor, "S A"]]:
+    """log2(1 + 1e4 x / total), or x itself, sampled at each state; 0 where nothing was counted."""
+    depths = library.flatten()[:, None]
+    x = model.decode(states.flatten(0, 1)[None], depths).sample()[0]  # (S A, G)
+    seen = torch.ones_like(depths)
+    if model.config.likelihood == "counts":
+        totals = depths if model.config.other_genes else x.sum(-1, keepdim=True)
+        seen = (totals > 0).to(x)
+        x = torch.log2(1 + x * (PER_TEN_THOUSAND * seen / totals.clamp_min(1e-12)))
+    return x.unflatten(0, library.shape), seen[:, 0].unflatten(0, library.shape)
+
+
+def libraries(
+    data: CellData, condition: str, n_draws: int, library: str, rng: np.random.Generator
+) -> Float[np.ndarray, " S"]:
+    """Library sizes to draw counts at."""
+    if library == "10000":
+        return np.full(n_draws, 1e4)
+    pool = data.library[data.conditions == condition]
+    return rng.choice(pool[pool > 0], size=n_draws)
+
+
+# Posterior predictive checks
+
+
+@torch.inference_mode()
+def predictive_positions(
+    model: SAMSVAE, test: CellData, n_sets: int = REPLICATE_SETS, seed: int = 0
+) -> pd.DataFrame:
+    """Where observed statistics fall in the model's predictive distribution, from 0 to 1.
+
+    Columns condition, gene, and mean, variance and zeros (their fraction; NaN for values that are
+    not counts) over the cells of a condition: the share of replicate data sets with a smaller
+    value, ties broken at random, so that a true model gives uniform positions. A replicate has one
+    posterior draw of the effects, basal states from the prior and the library sizes of the cells
+    observed. Of a condition at most CHECKED_CELLS cells are looked at; genes without any count in
+    them are left out.
+    """
+    rng = np.random.default_rng(seed)
+    rows = [
+        np.sort(rng.permutation(cells)[:CHECKED_CELLS])
+        for _, cells in sorted(pd.Series(test.conditions).groupby(test.conditions).indices.items())
+        if len(cells) >= FEWEST_CELLS
+    ]
+    if not rows:
+        return pd.DataFrame(columns=["condition", "gene", "mean", "variance", "zeros"])
+    names = pd.Index([test.conditions[cells[0]] for cells in rows])
+    counted = test.counts[np.concatenate(rows)].getnnz(axis=0) > 0
+    n_genes = model.config.n_genes
+    D = torch.as_tensor(dosage_table(test, names).to_numpy(np.float32), device=model.device)
+    frames = []
+    with seeded(seed, model.device):
+        shift = model.effects(n_sets).shift(D)  # (R, A, C)
+        for batch in batches([len(cells) for cells in rows], VALUES_AT_ONCE // (n_sets * n_genes)):
+            cells = np.concatenate([rows[a] for a in batch])
+            of = np.repeat(batch, [len(rows[a]) for a in batch])
+            x = simulated(model, shift[:, of], test.library[cells])
+            seen = torch.as_tensor(test.counts[cells].toarray())
+            for a in batch:
+                own = torch.as_tensor(of == a)
+                at = {
+                    key: position(one[0], many, rng)[counted]
+                    for (key, one), many in zip(
+                        statistics(seen[None, own]).items(),
+                        statistics(x[:, own]).values(),
+                        strict=True,
+                    )
+                }
+                if not test.is_counts:
+                    at["zeros"] = np.full(counted.sum(), np.nan)
+                frames.append(
+                    pd.DataFrame({"condition": names[a], "gene": test.genes[counted], **at})
+                )
+    return pd.concat(frames, ignore_index=True)
+
+
+def batches(sizes: list[int], at_once: int) -> list[list[int]]:
+    """Neighbours together, as many as hold `at_once` or one alone."""
+    found: list[list[int]] = []
+    held = 0
+    for i, size in enumerate(sizes):
+        if found and held + size <= at_once:
+            found[-1].append(i)
+            held += size
+        else:
+            found.append([i])
+            held = size
+    return found
+
+
+def simulated(
+    model: SAMSVAE, shift: Float[Tensor, "R N C"], library: Float[np.ndarray, " N"]
+) -> Float[Tensor, "R N G"]:
+    """One data set per row of shifts: a cell at each of them, at its library size."""
+    z_basal = torch.randn(*shift.shape[:2], model.config.n_latent, device=shift.device)
+    states = model.state(z_basal, shift)
+    depths = torch.as_tensor(library, dtype=torch.float32, device=shift.device)[:, None]
+    size = max(1, VALUES_AT_ONCE // (len(depths) * model.config.n_genes))
+    return torch.cat([model.decode(part, depths).sample().cpu() for part in states.split(size)])
+
+
+def statistics(x: Float[Tensor, "R N G"]) -> dict[str, Float[np.ndarray, "R G"]]:
+    """Mean, variance and fraction of zeros over cells; sums of counts are exact, ties are ties."""
+    x = x.double()
+    mean = x.mean(1)
+    return {
+        "mean": mean.numpy(),
+        "variance": (x.square().mean(1) - mean.square()).numpy(),
+        "zeros": (x == 0).double().mean(1).numpy(),
+    }
+
+
+def position(
+    observed: Float[np.ndarray, " G"],
+    replicates: Float[np.ndarray, "R G"],
+    rng: np.random.Generator,
+) -> Float[np.ndarray, " G"]:
+    """(r + 1/2) / (R + 1), r the rank of the observed value, at random among equals."""
+    below, tied = (replicates < observed).sum(0), (replicates == observed).sum(0)
+    return (below + rng.integers(0, tied + 1) + 0.5) / (len(replicates) + 1)
+
+
+def predictive_checks(positions: pd.DataFrame) -> dict[str, Any]:
+    """Calibration curve of each statistic over all conditions and genes.
+
+    `inside`: share of positions within the central part of the predictive distribution; `low`,
+    `high`: share in its lower and upper 5 %, where the model predicts too much and too little.
+    """
+    found: dict[str, Any] = {
+        "n_conditions": int(positions["condition"].nunique()),
+        "levels": list(CENTRAL),
+    }
+    for name in ("mean", "variance", "zeros"):
+        at = positions[name].dropna().to_numpy(dtype=float)
+        found[name] = None
+        if len(at):
+            from_centre = np.abs(at - 0.5)
+            found[name] = {
+                "inside": [float((from_centre <= level / 2).mean()) for level in CENTRAL],
+                "low": float((at < 0.05).mean()),
+                "high": float((at > 0.95).mean()),
+                "n": len(at),
+            }
+    return found
+
+
+class seeded:
+    """Random numbers inside are those of `seed`; those outside are left as they were."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.seed = seed
+        self.fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+    def __enter__(self) -> None:
+        self.fork.__enter__()
+        torch.manual_seed(self.seed)
+
+    def __exit__(self, *error: object) -> None:
+        self.fork.__exit__(*error)  # type: ignore[arg-type]

@@ -1,0 +1,257 @@
+"""The other models, each as its difference from the SAMS-VAE.
+
+Same networks, likelihood and training, so that a comparison is of the idea and not of the effort.
+Source: Bereket & Karaletsos 2023, sections 3.3 and 5; docs/model.md says what differs.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+from torch.nn.functional import leaky_relu, softplus
+
+from samsvae_core.model import (
+    SAMSVAE,
+    Effects,
+    mask_kl,
+    reorder_columns,
+    reorder_moments,
+    straight_through_bernoulli,
+)
+
+EMBEDDING_HIDDEN = 200  # units between a mask and its embedding, as in the paper's experiments
+MOMENT_DRAWS = 512  # of the mask, where moments of the effect have no closed form
+SPARSITY = 2.0  # SVAE+: probabilities of masks have the prior Beta(1, SPARSITY)
+
+
+class CorrelatedSAMSVAE(SAMSVAE):
+    """The embedding's posterior depends on the mask: q(mask) q(embedding | mask).
+
+    Normal(network(mask_t, t)): a vector per perturbation plus a linear map of its mask, one hidden
+    layer. The paper feeds a one-hot t through a dense layer; a lookup is the same and costs less.
+    """
+
+    title = "SAMS-VAE, correlated"
+
+    cells: Tensor
+
+    def build_effects(self) -> None:
+        super().build_effects()
+        del self.embedding_loc, self.embedding_log_scale
+        n_perturbations, n_latent = self.config.n_perturbations, self.config.n_latent
+        self.of_perturbation = nn.Embedding(n_perturbations, EMBEDDING_HIDDEN)
+        self.of_mask = nn.Linear(n_latent, EMBEDDING_HIDDEN)
+        self.embedding_out = nn.Linear(EMBEDDING_HIDDEN, 2 * n_latent)
+        self.register_buffer("cells", torch.ones(n_perturbations + 1))  # the last: all of them
+
+    def embedding_parameters(self) -> list[nn.Parameter]:
+        return []  # networks, at the pace of networks
+
+    def fit_buffers(
+        self,
+        loc: Float[Tensor, " G"],
+        scale: Float[Tensor, " G"],
+        cells_per_perturbation: Float[Tensor, " T"],
+        n_cells: int,
+    ) -> None:
+        super().fit_buffers(loc, scale, cells_per_perturbation, n_cells)
+        self.cells[:-1], self.cells[-1] = cells_per_perturbation.clamp_min(1), n_cells
+
+    def embedding_given(self, mask: Float[Tensor, "S P K"], which: Tensor) -> Normal:
+        """q(embedding | mask) of the perturbations numbered `which`."""
+        hidden = self.of_perturbation(which) + self.of_mask(mask)
+        loc, log_scale = self.embedding_out(leaky_relu(hidden)).chunk(2, -1)
+        return Normal(loc, log_scale.exp(), validate_args=False)
+
+    def effects(
+        self, n_samples: int, anneal: float = 1.0, D: Float[Tensor, "N T"] | None = None
+    ) -> Effects:
+        """With `D`, embeddings are drawn for the perturbations in the mini-batch only.
+
+        Their KL is then weighted by cells in the batch over cells in training (the paper's equation
+        7), which has the expectation of the sum over all.
+        """
+        mask = straight_through_bernoulli(self.mask_logits, n_samples)
+        everyone = torch.arange(self.config.n_perturbations, device=self.device)
+        which, weight = everyone, torch.ones_like(everyone, dtype=mask.dtype)
+        if D is not None:
+            count = (D != 0).sum(0)
+            which = count.nonzero()[:, 0]
+            weight = count[which] / len(D) * self.cells[-1] / self.cells[which]
+        q_embedding = self.embedding_given(mask[:, which], which)
+        prior = Normal(0.0, self.config.embedding_scale)
+        kl = (weight * kl_divergence(q_embedding, prior).sum(-1)).sum(-1).mean()
+        kl = kl + mask_kl(self.mask_logits, anneal * self.evidence[:, None]).sum()
+        embedding = torch.zeros_like(mask).index_copy(1, which, q_embedding.rsample())
+        return Effects(mask, embedding, kl)
+
+    def effect_moments(self) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
+        """By MOMENT_DRAWS draws of the mask, the same at every call."""
+        everyone = torch.arange(self.config.n_perturbations, device=self.device)
+        generator = torch.Generator().manual_seed(0)
+        uniform = torch.rand(MOMENT_DRAWS, *self.mask_logits.shape, generator=generator)
+        mask = (uniform.to(self.device) < self.mask_probability()).float()
+        q = self.embedding_given(mask, everyone)
+        mean, second = (mask * q.loc).double(), (mask * (q.loc**2 + q.scale**2)).double()
+        return mean.mean(0), (second.mean(0) - mean.mean(0) ** 2).clamp_min(0).sqrt()
+
+    def embedding_at_mode(self) -> Float[Tensor, "T K"]:
+        everyone = torch.arange(self.config.n_perturbations, device=self.device)
+        return self.embedding_given((self.mask_logits > 0).float()[None], everyone).loc[0]
+
+    def reorder_effects(self, order: Tensor, sign: Float[Tensor, " K"]) -> None:
+        self.mask_logits.copy_(self.mask_logits[:, order])
+        reorder_columns(self.of_mask.weight, 0, order, torch.ones_like(sign))
+        reorder_moments(self.embedding_out, order, sign)
+
+
+class CPAVAE(SAMSVAE):
+    """Additive but not sparse: every perturbation moves every latent dimension.
+
+    Not the published CPA: no adversary, no covariates, no dose curves (paper, section 5).
+    """
+
+    title = "CPA-VAE"
+    has_masks = False
+
+    def build_effects(self) -> None:
+        super().build_effects()
+        del self.mask_logits
+
+    def mask_parameters(self) -> list[nn.Parameter]:
+        return []
+
+    def effects(
+        self, n_samples: int, anneal: float = 1.0, D: Float[Tensor, "N T"] | None = None
+    ) -> Effects:
+        q_embedding = Normal(
+            self.embedding_loc, self.embedding_log_scale.exp(), validate_args=False
+        )
+        kl = kl_divergence(q_embedding, Normal(0.0, self.config.embedding_scale)).sum()
+        embedding = q_embedding.rsample(torch.Size([n_samples]))
+        return Effects(torch.ones_like(embedding), embedding, kl)
+
+    def mask_probability(self) -> Float[Tensor, "T K"]:
+        """One everywhere, by construction."""
+        return torch.ones_like(self.embedding_loc)
+
+    def effect_moments(self) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
+        return self.embedding_loc.double(), self.embedding_log_scale.double().exp()
+
+    def reorder_effects(self, order: Tensor, sign: Float[Tensor, " K"]) -> None:
+        self.embedding_loc.copy_(self.embedding_loc[:, order] * sign)
+        self.embedding_log_scale.copy_(self.embedding_log_scale[:, order])
+
+
+class SVAEPlus(SAMSVAE):
+    """Sparse, but the cell is not told apart from its perturbation; one treatment per cell.
+
+    p(z | t) = Normal(mask_t x embedding_t, 1) and q(z | x), which is z_basal = z - shift with
+    p(z_basal) = Normal(0, 1): only the posterior differs. Embeddings are free parameters. The
+    mask's probability is held at its mode under Beta(1, SPARSITY): a penalty so weak that masks
+    are hardly sparse, which is the published baseline. Combinations are treatments of their own.
+    Source: Lopez et al. 2023, as re-implemented by Bereket & Karaletsos 2023, section 5.
+    """
+
+    title = "SVAE+"
+    composes = False
+
+    def build_effects(self) -> None:
+        super().build_effects()
+        self.mask_logits.data.zero_()
+        del self.embedding_log_scale
+
+    def embedding_parameters(self) -> list[nn.Parameter]:
+        return [self.embedding_loc]
+
+    def effects(
+        self, n_samples: int, anneal: float = 1.0, D: Float[Tensor, "N T"] | None = None
+    ) -> Effects:
+        mask = straight_through_bernoulli(self.mask_logits, n_samples)
+        # -log Beta(p; 1, b) = -log b - (b - 1) log(1 - p), and -log(1 - sigmoid(f)) = softplus(f)
+        penalty = (SPARSITY - 1) * softplus(self.mask_logits).sum()
+        return Effects(mask, self.embedding_loc.expand_as(mask), penalty)
+
+    def effect_moments(self) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
+        q, m = self.mask_logits.double().sigmoid(), self.embedding_loc.double()
+        return q * m, (q * (1 - q)).sqrt() * m.abs()
+
+    def encode(self, x: Float[Tensor, "N G"], shift: Float[Tensor, "S N K"]) -> Normal:
+        q_z = super().encode(x, torch.zeros_like(shift))
+        return Normal(q_z.loc - shift, q_z.scale, validate_args=False)
+
+    def reorder_effects(self, order: Tensor, sign: Float[Tensor, " K"]) -> None:
+        self.mask_logits.copy_(self.mask_logits[:, order])
+        self.embedding_loc.copy_(self.embedding_loc[:, order] * sign)
+
+
+class Dosages(Effects):
+    """Of no mechanism: the dosages themselves are what the networks read."""
+
+    def shift(self, D: Float[Tensor, "N T"]) -> Float[Tensor, "S N T"]:
+        return D.expand(len(self.mask), -1, -1)
+
+
+class ConditionalVAE(SAMSVAE):
+    """No latent shift at all: encoder and decoder read the dosages beside x and z."""
+
+    title = "Conditional VAE"
+    has_masks = False
+    has_shifts = False
+    has_posterior = False
+
+    def build_effects(self) -> None:
+        """Nothing is shared but the networks."""
+
+    @property
+    def n_shift(self) -> int:
+        return self.config.n_perturbations
+
+    @property
+    def n_state(self) -> int:
+        return self.config.n_latent + self.config.n_perturbations
+
+    def mask_parameters(self) -> list[nn.Parameter]:
+        return []
+
+    def embedding_parameters(self) -> list[nn.Parameter]:
+        return []
+
+    def effects(
+        self, n_samples: int, anneal: float = 1.0, D: Float[Tensor, "N T"] | None = None
+    ) -> Dosages:
+        nothing = self.mask_probability().expand(n_samples, -1, -1)
+        return Dosages(nothing, nothing, nothing.sum())
+
+    def mask_probability(self) -> Float[Tensor, "T 0"]:
+        """Of no mechanism."""
+        return self.x_loc.new_zeros(self.config.n_perturbations, 0)
+
+    def effect_moments(self) -> tuple[Float[Tensor, "T 0"], Float[Tensor, "T 0"]]:
+        return self.mask_probability(), self.mask_probability()
+
+    def modal_shift(self, D: Float[Tensor, "N T"]) -> Float[Tensor, "N T"]:
+        return D
+
+    def mean_shift(self, D: Float[Tensor, "N T"]) -> Float[Tensor, "N T"]:
+        return D
+
+    def state(
+        self, z_basal: Float[Tensor, "*S K"], shift: Float[Tensor, "*S T"]
+    ) -> Float[Tensor, "*S L"]:
+        return torch.cat([z_basal, shift], -1)
+
+    def reorder(self, order: Tensor, sign: Float[Tensor, " K"]) -> None:
+        reorder_columns(self.decoder.hidden.weight, 0, order, sign)
+        reorder_moments(self.encoder.out, order, sign)
+
+
+MODELS: dict[str, type[SAMSVAE]] = {
+    "sams-vae": SAMSVAE,
+    "correlated-sams-vae": CorrelatedSAMSVAE,
+    "cpa-vae": CPAVAE,
+    "svae-plus": SVAEPlus,
+    "conditional-vae": ConditionalVAE,
+}

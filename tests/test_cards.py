@@ -1,0 +1,144 @@
+"""What people are told of a model."""
+
+import html
+
+import numpy as np
+import pandas as pd
+
+from samsvae_core import bundle
+from samsvae_core.cards import (
+    as_text,
+    coverage_in_words,
+    frontier_in_words,
+    near_misses_in_words,
+    prior_in_words,
+    verdict,
+)
+from samsvae_core.variants import MODELS
+
+
+def test_names_from_files_are_text_on_the_card():
+    from markdown_it import MarkdownIt
+
+    for name in ("<b>x</b>", "![a](http://x)", "[a](http://x)", "_a_", "**a**", "`a`", "a_b.h5ad"):
+        assert MarkdownIt().renderInline(as_text(name)) == html.escape(name)
+
+
+def test_the_card_says_what_a_reader_has_to_know(tiny):
+    for text in (
+        "screen.h5ad, 600 cells x 40 genes, 6 perturbations, control control",
+        "4 latent dimensions, 16 hidden units",
+        "0.16 nats of evidence per training cell",
+        "| SAMS-VAE |",
+        "| training mean |",
+    ):
+        assert text in tiny.card
+    for name in bundle.read_csv(tiny.path / "masks.csv").query("active")["perturbation"].unique():
+        assert f"{name} " in tiny.card
+
+
+def test_the_prior_is_told_as_it_was_set():
+    evidence = {"mask_evidence": 0.16, "mask_prior": 0.05}
+    assert "0.16 nats of evidence" in prior_in_words(MODELS["sams-vae"], evidence)
+    published = {"mask_evidence": None, "mask_prior": 0.05}
+    assert (
+        prior_in_words(MODELS["sams-vae"], published)
+        == "Mask prior: probability 0.05 (the published setting)."
+    )
+
+
+def scored(r, n=2, **kinds):
+    """Held-out figures of one prediction."""
+    found = {"pearson": r, "pearson_top20": r}
+    return {**found, "n_conditions": n, "kinds": {k: {**found, "n": n} for k in kinds}}
+
+
+def metrics(model, **baselines):
+    names = {
+        name.replace("_", " ").replace("split half", "split-half"): row
+        for name, row in baselines.items()
+    }
+    return {"average_effects": model, "baselines": names}
+
+
+def test_the_model_is_said_to_win_where_it_does():
+    words = verdict(metrics(scored(0.9), training_mean=scored(0.5), no_change=scored(None)))
+    assert "by r over all genes, the model beats every baseline" in words
+
+
+def test_a_baseline_that_wins_is_named():
+    words = verdict(metrics(scored(0.3), training_mean=scored(0.5), ridge=scored(0.2)))
+    assert "training mean beats the model" in words
+    assert "ridge" not in words
+
+
+def test_neither_the_ceiling_nor_an_easier_comparison_wins():
+    easier = scored(0.99, n=1)
+    words = verdict(metrics(scored(0.3), split_half=scored(0.9), training_mean=easier))
+    assert "the model beats every baseline" in words
+
+
+def test_unseen_combinations_are_judged_apart():
+    own = scored(0.9, n=3)
+    own["kinds"] = {
+        "combination not seen in training": {"pearson": 0.2, "pearson_top20": 0.2, "n": 1}
+    }
+    rival = scored(0.5, n=3)
+    rival["kinds"] = {
+        "combination not seen in training": {"pearson": 0.4, "pearson_top20": 0.1, "n": 1}
+    }
+    words = verdict(metrics(own, additive=rival))
+    assert "On all conditions, by r over all genes, the model beats every baseline" in words
+    assert "On unseen combinations, by r over all genes, additive beats the model" in words
+
+
+def test_an_undefined_correlation_is_said():
+    assert "undefined" in verdict(metrics(scored(None), no_change=scored(None)))
+
+
+def test_priors_of_other_models_are_told():
+    config = {"mask_evidence": 0.16, "mask_prior": 0.05}
+    assert prior_in_words(MODELS["cpa-vae"], config) == "No masks."
+    assert "Beta(1, 2)" in prior_in_words(MODELS["svae-plus"], config)
+
+
+def test_near_misses_are_named_with_their_evidence():
+    masks = pd.DataFrame(
+        {
+            "perturbation": ["A", "B", "C", "D"],
+            "mechanism": [0, 1, 0, 1],
+            "active": [True, False, False, False],
+            "evidence": [1.0, 0.5, 0.5, np.nan],
+            "evidence_se": [0.1, 0.1, 0.3, np.nan],
+        }
+    )
+    words = near_misses_in_words(masks)
+    assert "B in M1: 0.500 ± 0.100" in words
+    for absent in ("A in", "C in", "D in"):
+        assert absent not in words
+    assert "none" in near_misses_in_words(masks[:1])
+
+
+def test_the_frontier_is_told_where_it_was_trained():
+    assert frontier_in_words(None) == []
+    table = pd.DataFrame(
+        {
+            "mask_evidence": [0.16, 0.64],
+            "active": [9, 4],
+            "mechanisms": [3, 2],
+            "validation_bound": [-10.0, -10.01],
+            "difference": [0.0, -0.01],
+            "difference_se": [0.0, 0.02],
+            "effect_r": [0.5, 0.4],
+            "chosen": [False, True],
+        }
+    )
+    assert "| 0.64 | 4 | 2 | -10.010 | -0.010 ± 0.020 | 0.400 | yes |" in frontier_in_words(table)
+
+
+def test_coverage_is_told_whatever_it_is():
+    part = {"own": 0.08, "own_with_sampling": 0.7, "calibrated_with_sampling": None}
+    words = coverage_in_words({"single": {**part, "n": 50, "n_conditions": 5}, "combination": None})
+    for said in ("8.0%", "70.0%", "an unknown share"):
+        assert said in words
+    assert "Not available" in coverage_in_words({"single": None, "combination": None})
