@@ -184,6 +184,8 @@ def train(
     ] = False,
 ) -> None:
     """Train a model and keep it, with all its tables, as a bundle in --output."""
+    from dataclasses import replace
+
     import torch
 
     from samsvae_core import report
@@ -230,9 +232,10 @@ def train(
             batch_size=batch_size,
             particles=particles,
             learning_rate=learning_rate,
-            anneal=0.0 if mask_prior is not None else TrainConfig.anneal,
             seed=seed,
         )
+        if mask_prior is not None:
+            settings = replace(settings, dense=0.0, anneal=0.0)
         options = {
             "n_latent": latents,
             "n_hidden": hidden,
@@ -420,6 +423,63 @@ def embed(
                 write_elem(file["obsm"], f"X_samsvae_{name}", states)
         atomic_write(output, temporary.read_bytes())
     typer.echo(f"Wrote {output}: obsm X_samsvae_basal and X_samsvae_shifted.")
+
+
+@app.command()
+def structure(
+    bundles: Annotated[list[Path], typer.Argument(help="Bundles; several of the same data.")],
+    groups: Annotated[
+        Path | None,
+        typer.Option(help="CSV with columns perturbation, group: pathways or complexes."),
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Do masks agree between trainings, and perturbations of one group lie together?"""
+    from samsvae_core import interpretation
+    from samsvae_core.agreement import group_agreement, mask_stability
+    from samsvae_core.bundle import load, read_groups
+
+    if len(bundles) < 2 and groups is None:
+        raise ValueError("Name two bundles or more to compare, or known groups with --groups FILE.")
+    models = [load(path) for path in bundles]
+    for model in models:
+        if not model.model.has_shifts:
+            raise ValueError(f"{model.path}: {model.title} has no masks or effects to compare.")
+    if groups is not None:
+        known = read_groups(groups)
+        for model in models:
+            effects = interpretation.matrix(model.masks, "effect")
+            found = group_agreement(effects, known, seed=seed)
+            typer.echo(structure_in_words(model.name, found))
+    if len(models) > 1:
+        names = set(models[0].perturbations.index)
+        if any(set(model.perturbations.index) != names for model in models):
+            raise ValueError("These bundles have different perturbations; masks cannot be matched.")
+        order = sorted(names)
+        masks = [interpretation.matrix(m.masks, "active").loc[order].to_numpy() for m in models]
+        for pair in mask_stability([mask.astype(bool) for mask in masks]).itertuples():
+            typer.echo(
+                f"{bundles[pair.first]} and {bundles[pair.second]}: active entries agree with F1 "
+                f"{pair.f1:.2f}, Jaccard index {pair.jaccard:.2f} (mechanisms matched)."
+            )
+
+
+def structure_in_words(name: str, found: dict[str, Any]) -> str:
+    """Accuracy and silhouette of known groups, beside those of permuted labels."""
+    lines = [
+        f"{name}: {found['n_perturbations']} perturbations in {len(found['groups'])} groups, "
+        f"{found['n_permutations']} permutations of their labels"
+    ]
+    for key, words in (
+        ("accuracy", f"group of the {found['k']} nearest neighbours right"),
+        ("silhouette", "mean silhouette"),
+    ):
+        figures = found[key]
+        lines.append(
+            f"  {words}: {figures['value']:.3f}; permuted {figures['permuted_mean']:.3f} "
+            f"(sd {figures['permuted_sd']:.3f}), p = {figures['p_value']:.3f}"
+        )
+    return "\n".join(lines)
 
 
 @app.command()

@@ -372,3 +372,16 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_csv(path: Path) -> pd.DataFrame:
     """A table whose names stay names: NA is not a missing value, TRUE and 007 are no numbers."""
     return pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(NAMES, str))
+
+
+def read_groups(path: Path) -> pd.Series:
+    """Known groups of perturbations: the group by perturbation. Raises DataError."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as CSV ({error}).") from error
+    if not {"perturbation", "group"} <= set(table):
+        raise DataError(
+            f"{path} must have columns perturbation, group; found {', '.join(table.columns)}."
+        )
+    return table.set_index("perturbation")["group"]

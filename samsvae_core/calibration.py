@@ -269,26 +269,35 @@ def coverage_of(
     }
 
 
-def interaction(observed: Shifts, predicted: Predicted, trained: set[str]) -> dict[str, Any] | None:
+def doubles(observed: Shifts) -> list[str]:
+    """Doubles measured together with both of their singles."""
+    measured = set(observed.shift.index)
+    pairs = [c for c in observed.shift.index if is_combination(c) and len(singles(c)) == 2]
+    return [c for c in pairs if set(singles(c)) <= measured]
+
+
+def interaction(
+    observed: Shifts, predicted: Predicted, trained: set[str], cells: str
+) -> dict[str, Any] | None:
     """Non-additivity of doubles, predicted against observed: A+B - A - B, over all genes.
 
     Of doubles measured together with both of their singles; None where there is none. `trained`
-    are the conditions with training cells.
+    are the conditions with training cells, `cells` says which cells the shifts are from.
     """
     shift, mean = observed.shift, predicted.mean
-    doubles = [c for c in shift.index if is_combination(c) and len(singles(c)) == 2]
-    doubles = [c for c in doubles if set(singles(c)) <= set(shift.index)]
-    if not doubles:
+    names = doubles(observed)
+    if not names:
         return None
     x, y = (
-        np.stack([(table.loc[c] - table.loc[singles(c)].sum()).to_numpy() for c in doubles])
+        np.stack([(table.loc[c] - table.loc[singles(c)].sum()).to_numpy() for c in names])
         for table in (shift, mean)
     )
     return {
-        "n_doubles": len(doubles),
+        "cells": cells,
+        "n_doubles": len(names),
         "pearson": pearson(x.ravel(), y.ravel()),
         "doubles": {
             c: {"pearson": pearson(a, b), "seen_in_training": c in trained}
-            for c, a, b in zip(doubles, x, y, strict=True)
+            for c, a, b in zip(names, x, y, strict=True)
         },
     }

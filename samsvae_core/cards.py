@@ -271,7 +271,8 @@ def interaction_in_words(interaction: dict[str, Any] | None) -> str:
         return ""
     return (
         f"Non-additivity of {interaction['n_doubles']} doubles measured with both singles, "
-        f"predicted against observed over all genes: r {figure(interaction['pearson'])}."
+        f"predicted against that observed on {CELLS[interaction['cells']].partition(',')[0]}, over "
+        f"all genes: r {figure(interaction['pearson'])}."
     )
 
 

@@ -122,7 +122,7 @@ def full_evaluation(
     dosages = dosage_table(cells, observed.index)
     simple = baselines(observed, part["train"], part["validation"], dosages)
     positions = predictive_positions(model, part["test"], config.replicate_sets, config.seed)
-    shifts = shift_metrics(model, data, parts, cells, config, trained)
+    shifts = shift_metrics(model, data, parts, config, trained)
     metrics = {
         "iwelbo": {
             "test": bound.mean,
@@ -322,11 +322,13 @@ def shift_metrics(
     model: SAMSVAE,
     data: CellData,
     parts: np.ndarray,
-    cells: CellData,
     config: EvaluationConfig,
     trained: set[str],
 ) -> ShiftMetrics:
-    """Model errors learned on validation cells, coverage on test cells, interaction on `cells`."""
+    """Model errors learned on validation cells; coverage and interaction on test cells.
+
+    Where no double is held out together with its singles, the interaction is that of all cells.
+    """
     reference = calibration.reference_cells(model, data, parts)
 
     def predict(observed: calibration.Shifts) -> calibration.Predicted:
@@ -340,8 +342,9 @@ def shift_metrics(
     tested = calibration.observed_shifts(held_out)
     at_test = predict(tested)
     compared, at_compared = tested, at_test
-    if config.reference == "all":
-        compared = calibration.observed_shifts(cells)
+    combined = any(map(is_combination, np.unique(data.conditions)))
+    if combined and (config.reference == "all" or not calibration.doubles(tested)):
+        compared = calibration.observed_shifts(data)  # singles may not be held out
         at_compared = predict(compared)
     learned: dict[str, Any] = {"n_conditions": len(validated.shift)}
     if errors is None:
@@ -357,6 +360,8 @@ def shift_metrics(
             "n_draws": config.shift_draws,
             **calibration.coverage(tested, at_test, errors, model.has_posterior),
         },
-        "interaction": calibration.interaction(compared, at_compared, trained),
+        "interaction": calibration.interaction(
+            compared, at_compared, trained, "test" if compared is tested else "all"
+        ),
     }
     return ShiftMetrics(metrics, errors)

@@ -1,7 +1,7 @@
 """How sparse can the masks be before the fit suffers: models from one dense start, and a rule.
 
-A dense model (every mask on, no evidence asked) is trained once; from it a model per level of
-evidence is annealed in a third of the steps. Chosen is the sparsest model whose validation bound
+A dense model (every mask on, no evidence asked) is trained once and turned to its sparsest basis;
+from it a model per level of evidence is annealed. Chosen is the sparsest whose validation bound
 lies within one standard error of the best, the error that of the paired difference over cells:
 differences between models on the same cells, not between cells, are what matters.
 """
@@ -27,8 +27,8 @@ from samsvae_core.predictive import model_effects
 from samsvae_core.training import Progress, TrainConfig, cell_bounds, fit, new_model
 
 EVIDENCE = (0.08, 0.16, 0.32, 0.64, 1.28, 2.56)  # nats per training cell an entry must bring
-SHARE_DENSE = 0.5  # of the steps of a usual training
-SHARE_LEVEL = 1 / 3
+SHARE_DENSE = 0.4  # of the steps of a usual training
+SHARE_LEVEL = 0.4
 BOUND_SAMPLES = 32  # draws of the effects by which the models are compared
 
 
@@ -51,10 +51,9 @@ def train_frontier(
     """
     cells = {p: Cells(data.subset(parts == p), device) for p in ("train", "validation")}
     start = run / "frontier" / "dense"
-    dense_settings = replace(
-        settings, steps=round(settings.steps * SHARE_DENSE), anneal=float("inf")
-    )
-    level_settings = replace(settings, steps=round(settings.steps * SHARE_LEVEL))
+    dense_steps, level_steps = (round(settings.steps * s) for s in (SHARE_DENSE, SHARE_LEVEL))
+    dense_settings = replace(settings, steps=dense_steps, dense=1.0, anneal=float("inf"))
+    level_settings = replace(settings, steps=level_steps, dense=0.0)
     dense = fresh(data, parts, config, settings.seed, name).to(device)
     history = fit(dense, cells["train"], cells["validation"], dense_settings, start, on_epoch)
     models, histories, bounds = {}, {}, {}

@@ -103,7 +103,7 @@ def orient(model: SAMSVAE) -> None:
         )
         used = torch.where(active.any(0), active, torch.ones_like(active))
         sign = torch.where((effect * used).sum(0) < 0, -1.0, 1.0)[order]
-        model.reorder(order, sign)
+        model.rotate(torch.eye(len(order)).to(q)[:, order] * sign)
 
 
 def similar_perturbations(masks: pd.DataFrame, perturbation: str) -> pd.DataFrame:

@@ -135,6 +135,7 @@ class SAMSVAE(nn.Module):
 
     title = "SAMS-VAE"
     has_masks = True  # each perturbation has a 0/1 mask over mechanisms
+    can_ask_evidence = True  # of mask entries, instead of the published prior
     has_shifts = True  # perturbations move the latent state, and moves add up
     has_posterior = True  # the effects of perturbations are known with an uncertainty
     composes = True  # perturbations can be put together
@@ -181,6 +182,11 @@ class SAMSVAE(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.x_loc.device
+
+    @property
+    def asks_evidence(self) -> bool:
+        """Whether mask entries have to bring evidence, to which the prior is annealed."""
+        return self.can_ask_evidence and self.config.mask_evidence is not None
 
     def mask_parameters(self) -> list[nn.Parameter]:
         """What learns at the pace of the masks."""
@@ -319,33 +325,37 @@ class SAMSVAE(nn.Module):
         """The scale of levels, shifts and loadings: log2(1 + 1e4 p) of counts, else the mean."""
         return expression_level(mean) if self.config.likelihood == "counts" else mean
 
-    def reorder(self, order: Tensor, sign: Float[Tensor, " K"]) -> None:
-        """Permute and flip the latent axis in every tensor that has one: predictions stay."""
-        self.reorder_effects(order, sign)
-        reorder_columns(self.decoder.hidden.weight, 0, order, sign)
-        if self.config.encoder == "correlated":
-            reorder_columns(self.encoder.hidden.weight, self.config.n_genes, order, sign)
-        reorder_moments(self.encoder.out, order, sign)
+    @torch.no_grad()
+    def rotate(self, R: Float[Tensor, "K K"]) -> None:
+        """Turn the latent axis, z to z R with R orthogonal, in every tensor that has one.
 
-    def reorder_effects(self, order: Tensor, sign: Float[Tensor, " K"]) -> None:
-        self.mask_logits.copy_(self.mask_logits[:, order])
-        self.embedding_loc.copy_(self.embedding_loc[:, order] * sign)
-        self.embedding_log_scale.copy_(self.embedding_log_scale[:, order])
+        Means, and so predictions at given effects, stay, for the basal prior is the same in every
+        direction. Mask logits and log scales do not turn; they become means weighted by R squared,
+        which is exact where R only permutes and flips.
+        """
+        self.rotate_effects(R)
+        rotate_columns(self.decoder.hidden.weight, 0, R)
+        if self.config.encoder == "correlated" and self.has_shifts:
+            rotate_columns(self.encoder.hidden.weight, self.config.n_genes, R)
+        rotate_moments(self.encoder.out, R)
 
-
-def reorder_columns(
-    weight: Float[Tensor, "H I"], start: int, order: Tensor, sign: Float[Tensor, " K"]
-) -> None:
-    """Permute and flip the columns of the latent axis, which begin at `start`."""
-    columns = slice(start, start + len(order))
-    weight[:, columns] = weight[:, columns][:, order] * sign
+    def rotate_effects(self, R: Float[Tensor, "K K"]) -> None:
+        for parameter in (self.mask_logits, self.embedding_log_scale):
+            parameter.copy_(parameter @ R.square())
+        self.embedding_loc.copy_(self.embedding_loc @ R)
 
 
-def reorder_moments(layer: nn.Linear, order: Tensor, sign: Float[Tensor, " K"]) -> None:
+def rotate_columns(weight: Float[Tensor, "H I"], start: int, R: Float[Tensor, "K K"]) -> None:
+    """Turn the columns of the latent axis, which begin at `start`."""
+    columns = slice(start, start + len(R))
+    weight[:, columns] = weight[:, columns] @ R
+
+
+def rotate_moments(layer: nn.Linear, R: Float[Tensor, "K K"]) -> None:
     """The same for a layer that returns means and log scales of the latent axis."""
-    both, signs = torch.cat([order, order + len(order)]), torch.cat([sign, torch.ones_like(sign)])
-    layer.weight.copy_(layer.weight[both] * signs[:, None])
-    layer.bias.copy_(layer.bias[both] * signs)
+    both = torch.block_diag(R, R.square())
+    layer.weight.copy_(both.T @ layer.weight)
+    layer.bias.copy_(layer.bias @ both)
 
 
 def mask_kl(logits: Float[Tensor, "T K"], evidence: Float[Tensor, "T 1"]) -> Float[Tensor, "T K"]:

@@ -69,7 +69,8 @@ def train(
     """
     new_output(run)
     check_split(data, parts)
-    if frontier and not asks_evidence(model, model_config):
+    evidence = model_config.get("mask_evidence", ModelConfig.mask_evidence)
+    if frontier and not (MODELS[model].can_ask_evidence and evidence is not None):
         raise DataError(
             f"--frontier compares levels of --mask-evidence, which {MODELS[model].title} with "
             "these settings does not use. Leave one of them out."
@@ -95,12 +96,6 @@ def train(
     write_csv(run / "genes.csv", pd.DataFrame({"gene": data.genes}))
     atomic_write(run / "config.json", to_json(settings))
     return resume(data, run, device, on_epoch)
-
-
-def asks_evidence(model: str, model_config: Mapping[str, Any]) -> bool:
-    """Whether masks of this model have the evidence prior."""
-    evidence = model_config.get("mask_evidence", ModelConfig.mask_evidence)
-    return model in ("sams-vae", "correlated-sams-vae") and evidence is not None
 
 
 def check_split(data: CellData, parts: np.ndarray) -> None:

@@ -30,6 +30,7 @@ from samsvae_core.data import CellData
 from samsvae_core.files import atomic_write
 from samsvae_core.inference import Batch, Cells, cell_terms, elbo
 from samsvae_core.model import ACTIVE, SAMSVAE, ModelConfig
+from samsvae_core.rotation import sparsest_rotation
 from samsvae_core.variants import MODELS
 
 VALIDATION_BATCH = 2048  # cells; bounds memory, does not change the figure
@@ -48,6 +49,7 @@ class TrainConfig:
     embedding_learning_rate: float = 3e-3
     final_learning_rate: float = 0.05  # share of the learning rates left at the last step
     clip_norm: float = 100.0
+    dense: float = 0.4  # share of the steps before evidence is asked; then the basis is chosen
     anneal: float = 2 / 3  # share of the steps over which the evidence asked rises from 0
     patience: int = 60  # epochs without a better validation bound, once annealing has ended
     seed: int = 0
@@ -146,6 +148,8 @@ def train_epoch(
     for index in batches:
         step += 1
         set_learning_rates(optimizer, config, step)
+        if model.asks_evidence and step == math.ceil(config.dense * config.steps):
+            model.rotate(sparsest_rotation(model.effect_moments()[0]))
         terms = train_step(model, optimizer, train.batch(index), len(train), config, step)
         sums += terms * len(index)
     bound, kl_basal, kl_effects, norm = (sums / sum(map(len, batches))).tolist()
@@ -195,7 +199,8 @@ def check_finite(what: str, value: float, epoch: int, step: int, config: TrainCo
 
 def annealed(config: TrainConfig, step: int) -> float:
     """Share of the evidence asked of a mask entry at this step, in [0, 1]."""
-    return min(1.0, step / max(1.0, config.anneal * config.steps))
+    start, end = config.dense * config.steps, config.anneal * config.steps
+    return min(1.0, max(0.0, step - start) / max(1.0, end - start))
 
 
 def set_learning_rates(optimizer: torch.optim.Adam, config: TrainConfig, step: int) -> None:

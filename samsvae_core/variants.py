@@ -16,8 +16,8 @@ from samsvae_core.model import (
     SAMSVAE,
     Effects,
     mask_kl,
-    reorder_columns,
-    reorder_moments,
+    rotate_columns,
+    rotate_moments,
     straight_through_bernoulli,
 )
 
@@ -101,10 +101,10 @@ class CorrelatedSAMSVAE(SAMSVAE):
         everyone = torch.arange(self.config.n_perturbations, device=self.device)
         return self.embedding_given((self.mask_logits > 0).float()[None], everyone).loc[0]
 
-    def reorder_effects(self, order: Tensor, sign: Float[Tensor, " K"]) -> None:
-        self.mask_logits.copy_(self.mask_logits[:, order])
-        reorder_columns(self.of_mask.weight, 0, order, torch.ones_like(sign))
-        reorder_moments(self.embedding_out, order, sign)
+    def rotate_effects(self, R: Float[Tensor, "K K"]) -> None:
+        self.mask_logits.copy_(self.mask_logits @ R.square())
+        rotate_columns(self.of_mask.weight, 0, R.square())
+        rotate_moments(self.embedding_out, R)
 
 
 class CPAVAE(SAMSVAE):
@@ -115,6 +115,7 @@ class CPAVAE(SAMSVAE):
 
     title = "CPA-VAE"
     has_masks = False
+    can_ask_evidence = False
 
     def build_effects(self) -> None:
         super().build_effects()
@@ -140,9 +141,9 @@ class CPAVAE(SAMSVAE):
     def effect_moments(self) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
         return self.embedding_loc.double(), self.embedding_log_scale.double().exp()
 
-    def reorder_effects(self, order: Tensor, sign: Float[Tensor, " K"]) -> None:
-        self.embedding_loc.copy_(self.embedding_loc[:, order] * sign)
-        self.embedding_log_scale.copy_(self.embedding_log_scale[:, order])
+    def rotate_effects(self, R: Float[Tensor, "K K"]) -> None:
+        self.embedding_loc.copy_(self.embedding_loc @ R)
+        self.embedding_log_scale.copy_(self.embedding_log_scale @ R.square())
 
 
 class SVAEPlus(SAMSVAE):
@@ -156,6 +157,7 @@ class SVAEPlus(SAMSVAE):
     """
 
     title = "SVAE+"
+    can_ask_evidence = False
     composes = False
 
     def build_effects(self) -> None:
@@ -182,9 +184,9 @@ class SVAEPlus(SAMSVAE):
         q_z = super().encode(x, torch.zeros_like(shift))
         return Normal(q_z.loc - shift, q_z.scale, validate_args=False)
 
-    def reorder_effects(self, order: Tensor, sign: Float[Tensor, " K"]) -> None:
-        self.mask_logits.copy_(self.mask_logits[:, order])
-        self.embedding_loc.copy_(self.embedding_loc[:, order] * sign)
+    def rotate_effects(self, R: Float[Tensor, "K K"]) -> None:
+        self.mask_logits.copy_(self.mask_logits @ R.square())
+        self.embedding_loc.copy_(self.embedding_loc @ R)
 
 
 class Dosages(Effects):
@@ -199,6 +201,7 @@ class ConditionalVAE(SAMSVAE):
 
     title = "Conditional VAE"
     has_masks = False
+    can_ask_evidence = False
     has_shifts = False
     has_posterior = False
 
@@ -243,9 +246,8 @@ class ConditionalVAE(SAMSVAE):
     ) -> Float[Tensor, "*S L"]:
         return torch.cat([z_basal, shift], -1)
 
-    def reorder(self, order: Tensor, sign: Float[Tensor, " K"]) -> None:
-        reorder_columns(self.decoder.hidden.weight, 0, order, sign)
-        reorder_moments(self.encoder.out, order, sign)
+    def rotate_effects(self, R: Float[Tensor, "K K"]) -> None:
+        """Nothing shared is on the latent axis."""
 
 
 MODELS: dict[str, type[SAMSVAE]] = {

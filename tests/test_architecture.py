@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 CORE, APP = ROOT / "samsvae_core", ROOT / "app"
 LEVELS = [  # a module may import those of levels before its own
     {"files"},
-    {"data", "model", "gene_sets", "agreement"},
+    {"data", "model", "gene_sets", "agreement", "rotation"},
     {"h5ad", "splits", "baselines"},
     {"simulate", "variants", "inference", "enrichment", "predictive"},
     {"training", "bundle", "evidence"},

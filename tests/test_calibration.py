@@ -256,13 +256,13 @@ def test_the_interaction_of_a_double_is_what_its_singles_leave():
     predicted.loc["A+B"] = [2.5, 3.0, 2.0]  # left: 1, 1, 1
     predicted.loc["A+B", 2] -= 4  # left: 1, 1, -3
     shifts = Shifts(observed, observed * 0 + 0.1)
-    found = interaction(shifts, Predicted(*[predicted] * 4), trained={"A", "B"})
+    found = interaction(shifts, Predicted(*[predicted] * 4), trained={"A", "B"}, cells="test")
     assert found["n_doubles"] == 1  # C was never measured alone
     r = np.corrcoef([0, 1, -1], [1, 1, -3])[0, 1]
     assert found["pearson"] == pytest.approx(r)
     assert found["doubles"]["A+B"] == {"pearson": pytest.approx(r), "seen_in_training": False}
     alone = Shifts(*(table.drop(index="A") for table in shifts))
-    assert interaction(alone, Predicted(*[predicted] * 4), trained=set()) is None
+    assert interaction(alone, Predicted(*[predicted] * 4), trained=set(), cells="test") is None
 
 
 def test_the_true_model_foresees_non_additivity(screen, known_effects):
@@ -272,7 +272,7 @@ def test_the_true_model_foresees_non_additivity(screen, known_effects):
     predicted = predicted_conditions(
         known_effects(truth), basal(truth, data), data, names, 2, seed=0
     )
-    found = interaction(observed, predicted, trained=set(names))
+    found = interaction(observed, predicted, trained=set(names), cells="all")
     assert found["n_doubles"] == 2
     assert found["pearson"] > 0.8
     assert all(double["seen_in_training"] for double in found["doubles"].values())

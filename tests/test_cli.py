@@ -604,3 +604,30 @@ def test_unknown_ways_to_evaluate_are_refused(refused, screen, trained, option, 
 
 def test_an_app_folder_that_is_none_is_refused(refused, tmp_path):
     assert "is not a folder" in refused("app", tmp_path / "absent")
+
+
+# Structure
+
+
+def test_trainings_are_compared_and_known_groups_looked_for(samsvae, trained, tiny, tmp_path):
+    listed = tmp_path / "groups.csv"
+    names = load(trained).perturbations.index
+    rows = "".join(f"{name},{'early' if i < 3 else 'late'}\n" for i, name in enumerate(names))
+    listed.write_text(f"perturbation,group\n{rows}")
+    code, out, _ = samsvae("structure", trained, tiny.path, "--groups", listed)
+    assert code == 0
+    assert "6 perturbations in 2 groups, 1000 permutations" in out
+    assert "active entries agree with F1" in out
+    code, out, _ = samsvae("structure", trained, trained)
+    assert "F1 1.00, Jaccard index 1.00" in out
+
+
+def test_structure_needs_something_to_compare(refused, trained, tmp_path):
+    assert "Name two bundles or more" in refused("structure", trained)
+    listed = tmp_path / "groups.csv"
+    listed.write_text("name,set\nP1,a\n")
+    assert "must have columns perturbation, group" in refused(
+        "structure", trained, "--groups", listed
+    )
+    listed.write_text("perturbation,group\nP1,a\nP2,a\nX,b\nY,b\n")
+    assert "at least 2 groups" in refused("structure", trained, "--groups", listed)

@@ -15,6 +15,7 @@ TRAINING = TrainConfig(
     steps=1500,
     batch_size=256,
     particles=3,
+    dense=0.0,  # the known decoder has the right basis
     learning_rate=1e-2,
     mask_learning_rate=2e-2,
     embedding_learning_rate=3e-2,

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from samsvae_core import calibration, report
-from samsvae_core.calibration import pooled_level, reference_cells
+from samsvae_core import report
 from samsvae_core.data import DataError
 from samsvae_core.files import OutputError
 from samsvae_core.h5ad import read_h5ad
@@ -23,53 +22,7 @@ MODEL = {"n_latent": 2, "n_hidden": 4}
 SHORT = TrainConfig(steps=12, batch_size=128, particles=1)
 
 
-# Observed levels
-
-
-def test_the_level_is_that_of_the_pooled_cells_and_its_error_a_jackknife():
-    rng = np.random.default_rng(0)
-    x = rng.poisson([[0.0, 0.1, 3.0, 40.0]], (12, 4)).astype(np.float32)
-    library = x.sum(1) + rng.poisson(50, 12).astype(np.float32)
-    level, se = pooled_level(sp.csr_matrix(x), library)
-
-    def pooled(rows):
-        return np.log2(1 + 1e4 * x[rows].sum(0, dtype=float) / library[rows].sum(dtype=float))
-
-    everyone = np.arange(12)
-    left_out = np.array([pooled(np.delete(everyone, i)) for i in everyone])
-    expected = np.sqrt(11 / 12 * ((left_out - left_out.mean(0)) ** 2).sum(0))
-    np.testing.assert_allclose(level, pooled(everyone), rtol=1e-9)
-    np.testing.assert_allclose(se, expected, rtol=1e-9, atol=1e-12)
-
-
-def test_the_jackknife_is_the_same_gene_by_gene(monkeypatch):
-    x = sp.csr_matrix(np.random.default_rng(0).poisson(1.0, (20, 7)).astype(np.float32))
-    library = np.asarray(x.sum(1), np.float32).ravel()
-    whole = pooled_level(x, library)
-    monkeypatch.setattr(calibration, "CELL_VALUES_AT_ONCE", 20)
-    for one, other in zip(whole, pooled_level(x, library), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def test_the_jackknife_error_is_the_spread_of_repeated_experiments():
-    rng = np.random.default_rng(0)
-    experiments = [rng.negative_binomial(3, 0.3, (200, 3)).astype(np.float32) for _ in range(300)]
-    found = [pooled_level(sp.csr_matrix(x), x.sum(1)) for x in experiments]
-    levels, errors = (np.array(part) for part in zip(*found, strict=True))
-    # 300 repeats know their spread to about 4 %
-    np.testing.assert_allclose(np.sqrt((errors**2).mean(0)), levels.std(0), rtol=0.17)
-
-
-def test_one_cell_has_a_level_and_no_error():
-    level, se = pooled_level(sp.csr_matrix([[1.0, 3.0]]), np.array([4.0]))
-    np.testing.assert_allclose(level, np.log2([2501, 7501]))
-    assert np.isnan(se).all()
-
-
-def test_cells_without_counts_have_level_zero():
-    level, se = pooled_level(sp.csr_matrix((2, 3)), np.zeros(2))
-    assert (level == 0).all()
-    assert (se == 0).all()
+# Tables
 
 
 def test_levels_are_told_for_all_cells_and_for_test_cells(screen):
@@ -126,15 +79,6 @@ def test_conditions_are_counted_with_control_first(screen):
         for part in ("train", "validation", "test"):
             here = (screen.data.conditions == row.condition) & (screen.parts == part)
             assert getattr(row, part) == here.sum()
-
-
-def test_predictions_start_from_controls_that_were_trained_on(tiny, screen):
-    controls = (screen.data.conditions == "control") & (screen.parts == "train")
-    reference = reference_cells(tiny.model, screen.data, screen.parts, int(controls.sum()))
-    np.testing.assert_array_equal(reference.library, screen.data.library[controls])
-    fewer = tiny.reference
-    assert set(fewer.library.tolist()) <= set(screen.data.library[controls].tolist())
-    assert (fewer.scale > 0).all()
 
 
 # Coordinates

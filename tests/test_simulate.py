@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from samsvae_core.h5ad import read_h5ad
-from samsvae_core.simulate import Design, simulate, write_h5ad
+from samsvae_core.simulate import Design, published, random_outputs, simulate, write_h5ad
 
 DESIGN = Design(n_cells=900, n_genes=30, n_perturbations=12, n_latent=4, n_combinations=3)
 
@@ -101,3 +101,60 @@ def test_a_written_file_is_read_as_the_cells_it_holds(tmp_path):
     kept = anndata.io.read_h5ad(tmp_path / "out.h5ad").uns
     np.testing.assert_array_equal(kept["true_mask"], truth.mask)
     np.testing.assert_array_equal(kept["true_embedding"], truth.embedding)
+
+
+def few(name, **more):
+    return published(name, **{"n_perturbations": 30, "cells_each": 60, **more})
+
+
+def test_a_published_simulation_moves_as_many_mechanisms_as_its_paper_says():
+    _, sams = published("sams-vae", n_perturbations=2000, cells_each=1)
+    n = sams.mask.size
+    assert sams.mask.mean() == pytest.approx(2 / 15, abs=4 * np.sqrt(2 / 15 * 13 / 15 / n))
+    _, svae = published("svae-plus", n_perturbations=2000, cells_each=1)
+    assert set(svae.mask.sum(1)) == {1, 2, 3}
+    for truth in (sams, svae):
+        np.testing.assert_array_equal(truth.embedding != 0, truth.mask)
+        moves = truth.embedding[truth.mask]
+        assert abs(moves).mean() == pytest.approx(5, abs=4 * 0.5 / np.sqrt(len(moves)))
+        assert (moves > 0).mean() == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(len(moves)))
+
+
+def test_values_have_a_fifth_of_their_variance_as_noise_and_no_library():
+    data, _ = few("sams-vae", cells_each=400)
+    assert not data.is_counts
+    assert set(data.library) == {1.0}
+    states = np.random.default_rng(0).standard_normal((500, 15))
+    np.testing.assert_allclose(random_outputs(states, 4, seed=0).var(0, ddof=1), 1, rtol=1e-5)
+    variance = data.counts.toarray().var(0).mean()
+    assert (variance - 1) / variance == pytest.approx(0.2, abs=0.01)
+
+
+def test_counts_of_the_published_simulation_have_its_depth():
+    data, _ = few("svae-plus")
+    assert data.is_counts
+    np.testing.assert_array_equal(data.library, np.asarray(data.counts.sum(1)).ravel())
+    n = len(data.cells)
+    assert data.library.mean() == pytest.approx(2000, abs=4 * np.sqrt(2000 / n))
+    assert data.library.var() == pytest.approx(2000, rel=4 * np.sqrt(2 / n))  # Poisson
+
+
+def test_control_cells_of_a_published_simulation_are_as_many_and_not_moved():
+    data, _ = few("sams-vae")
+    names, n = np.unique(data.conditions, return_counts=True)
+    assert len(names) == 31
+    assert set(n) == {60}
+    assert data.dosages[data.conditions == "control"].nnz == 0
+    for row, label in zip(data.dosages.toarray(), data.conditions, strict=True):
+        assert set(data.perturbations[row == 1]) == set(data.perturbations) & {label}
+
+
+def test_a_published_simulation_is_the_same_for_the_same_seed():
+    one, same, other = (few("svae-plus", seed=seed)[0].counts for seed in (1, 1, 2))
+    assert (one != same).nnz == 0
+    assert (one != other).nnz > 0
+
+
+def test_an_unknown_published_simulation_is_refused():
+    with pytest.raises(ValueError, match="'cpa'; choose one of"):
+        published("cpa")

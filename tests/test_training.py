@@ -252,9 +252,9 @@ def test_counts_of_active_entries_are_those_of_the_model(whole):
 
 def test_evidence_is_asked_in_full_after_two_thirds_of_the_steps():
     config = TrainConfig(steps=90)
-    shares = [annealed(config, step) for step in (0, 15, 30, 60, 90)]
-    assert shares == pytest.approx([0, 0.25, 0.5, 1, 1])
-    assert annealed(replace(config, anneal=0.0), 1) == 1
+    shares = [annealed(config, step) for step in (0, 15, 36, 48, 60, 90)]
+    assert shares == pytest.approx([0, 0, 0, 0.5, 1, 1])
+    assert annealed(replace(config, dense=0.0, anneal=0.0), 1) == 1
 
 
 def test_learning_rates_are_full_while_annealing_and_fall_to_their_last_share():
@@ -297,6 +297,7 @@ def test_a_run_that_stands_still_stops_patience_epochs_after_annealing(tmp_path,
     config = replace(
         CONFIG,
         steps=80,
+        dense=0.0,
         anneal=anneal,
         patience=3,
         learning_rate=0.0,

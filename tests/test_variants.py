@@ -72,13 +72,13 @@ def test_moved_means_are_those_of_the_decoder(name, likelihood):
 
 
 @torch.no_grad()
-def test_reordering_the_latent_axis_changes_no_prediction(name, encoder):
+def test_permuting_and_flipping_the_latent_axis_changes_no_prediction(name, encoder):
     model, cells = new(name, encoder=encoder), batch()
     z, order, sign = torch.randn(5, K), torch.tensor([2, 0, 1]), torch.tensor([1.0, -1.0, -1.0])
     before = model.moved_means(z, model.modal_shift(cells.D))
     q_before = model.encode(cells.x, model.modal_shift(cells.D)[None])
     mean_before = model.effect_moments()[0]
-    model.reorder(order, sign)
+    model.rotate(torch.eye(K)[:, order] * sign)
     after = model.moved_means(z[:, order] * sign, model.modal_shift(cells.D))
     q_after = model.encode(cells.x, model.modal_shift(cells.D)[None])
     torch.testing.assert_close(before, after)
