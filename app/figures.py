@@ -11,6 +11,7 @@ import html
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 INK = {False: "#1c2733", True: "#e6ebf0"}  # text, by dark mode
 FAINT = {False: "#dde3e9", True: "#2c3844"}  # grid and borders
@@ -61,56 +62,60 @@ def styled(figure: go.Figure, dark: bool, height: int) -> go.Figure:
     return figure
 
 
-def mask_map(wide: pd.DataFrame, value: str, dark: bool) -> go.Figure:
+SIGNED = ("effect", "evidence")  # what a mask map can show, beside "probability"
+
+
+def mask_map(
+    wide: pd.DataFrame, value: str, dark: bool, marks: pd.DataFrame | None = None
+) -> go.Figure:
     """Perturbations x mechanisms. Over each cell lies a marker that a click can find.
 
-    `wide` is ordered as it is to be drawn, first row on top; `value` is "probability" or "effect".
+    `wide` is ordered as it is to be drawn, first row on top; `value` is "probability", "effect" or
+    "evidence", whose colours follow its signed square root, as it spans orders of magnitude.
+    `marks` are symbols to write into cells; effects get their sign. Cells that are NaN stay empty.
     Each marker carries "perturbation|mechanism" as its customdata.
     """
-    signed = value == "effect"
-    limit = max(1e-9, float(np.abs(wide.to_numpy()).max())) if signed else 1.0
+    signed = value in SIGNED
+    values = wide.to_numpy(dtype=float)
+    shade = np.sign(values) * np.sqrt(np.abs(values)) if value == "evidence" else values
+    limit = max([1e-9, *np.abs(shade[np.isfinite(shade)])]) if signed else 1.0
     columns = [f"M{k}" for k in wide.columns]
     rows = text(wide.index)
-    figure = go.Figure(
-        go.Heatmap(
-            z=wide.to_numpy(),
-            x=columns,
-            y=rows,
-            colorscale="RdBu_r" if signed else "Cividis",
-            zmin=-limit if signed else 0,
-            zmax=limit,
-            xgap=2,
-            ygap=1,
-            hoverinfo="skip",
-            colorbar={
-                "title": {"text": "effect" if signed else "probability", "side": "right"},
-                "thickness": 10,
-                "outlinewidth": 0,
-            },
-        )
+    bar = {"title": {"text": value, "side": "right"}, "thickness": 10, "outlinewidth": 0}
+    if value == "evidence":
+        at = limit * np.array([-1, -0.5, 0, 0.5, 1])
+        bar |= {"tickvals": at, "ticktext": [f"{np.sign(t) * t**2:.2g}" for t in at]}
+    if value == "effect":  # the sign again, as a symbol, where there is an effect to speak of
+        strong = np.where(values > 0, "+", "\u2212")
+        marks = pd.DataFrame(np.where(np.abs(values) > 0.1 * limit, strong, ""))
+    heat = go.Heatmap(
+        z=shade,
+        x=columns,
+        y=rows,
+        colorscale="RdBu_r" if signed else "Cividis",
+        zmin=-limit if signed else 0,
+        zmax=limit,
+        xgap=2,
+        ygap=1,
+        hoverinfo="skip",
+        colorbar=bar,
     )
-    values = wide.to_numpy().ravel()
+    if marks is not None:  # in the colour, black or white, that can be read on the cell's
+        heat.update(text=marks.to_numpy(dtype=str), texttemplate="%{text}", textfont_size=12)
+    figure = go.Figure(heat)
     figure.add_scatter(
         x=np.tile(columns, len(rows)),
         y=np.repeat(rows, len(columns)),
         mode="markers",
         marker={"symbol": "square", "size": 16, "opacity": 0.01, "color": "#888888"},
         customdata=[f"{row}|{column}" for row in wide.index for column in wide.columns],
-        text=[f"{value:+.2f}" if signed else f"{value:.3f}" for value in values],
+        text=[
+            "not tried" if np.isnan(v) else f"{v:+.2f}" if signed else f"{v:.3f}"
+            for v in values.ravel()
+        ],
         hovertemplate="%{y}, mechanism %{x}<br>" + value + " %{text}<extra></extra>",
         showlegend=False,
     )
-    if signed:  # the sign again, as a symbol, where there is an effect to speak of
-        strong = np.abs(values) > 0.1 * limit
-        figure.add_scatter(
-            x=np.tile(columns, len(rows))[strong],
-            y=np.repeat(rows, len(columns))[strong],
-            mode="text",
-            text=["+" if value > 0 else "\u2212" for value in values[strong]],
-            textfont={"size": 12, "color": "#111111"},
-            hoverinfo="skip",
-            showlegend=False,
-        )
     styled(figure, dark, height=120 + 20 * len(rows))
     figure.update_layout(hoverdistance=-1, margin_t=60)  # a click anywhere in a cell finds it
     width, height = len(columns) - 0.5, len(rows) - 0.5  # no room beyond the cells
@@ -120,15 +125,21 @@ def mask_map(wide: pd.DataFrame, value: str, dark: bool) -> go.Figure:
 
 
 def bars(frame: pd.DataFrame, axis: str, dark: bool, genes: bool = True) -> go.Figure:
-    """Ranked horizontal bars with intervals: columns label, value, lower, upper, first on top."""
+    """Ranked horizontal bars with intervals: columns label, value, lower, upper, first on top.
+
+    Without whiskers where no interval is known (NaN).
+    """
     colour = np.where(frame["value"] >= 0, UP, DOWN)
     labels = italic(frame["label"]) if genes else text(frame["label"])
-    figure = go.Figure(
-        go.Bar(
-            x=frame["value"],
-            y=labels,
-            orientation="h",
-            marker_color=colour,
+    bar = go.Bar(
+        x=frame["value"],
+        y=labels,
+        orientation="h",
+        marker_color=colour,
+        hovertemplate="%{y}: %{x:+.3f}<extra></extra>",
+    )
+    if frame["lower"].notna().any():
+        bar.update(
             error_x={
                 "type": "data",
                 "symmetric": False,
@@ -142,7 +153,7 @@ def bars(frame: pd.DataFrame, axis: str, dark: bool, genes: bool = True) -> go.F
             hovertemplate="%{y}: %{x:+.3f}<br>"
             "90 % interval %{customdata[0]:+.3f} to %{customdata[1]:+.3f}<extra></extra>",
         )
-    )
+    figure = go.Figure(bar)
     styled(figure, dark, bars_height(len(frame)))
     figure.update_yaxes(
         type="category", autorange="reversed", title=None, showgrid=False, dtick=1
@@ -157,7 +168,7 @@ def bars_height(n: int) -> int:
     return 90 + 22 * n
 
 
-def volcano(table: pd.DataFrame, n_labels: int, dark: bool, height: int) -> go.Figure:
+def volcano(table: pd.DataFrame, n_labels: int, dark: bool, height: int, unit: str) -> go.Figure:
     """Shift against how much of the interval it takes up: |shift| over half the interval's width.
 
     Index gene; columns shift, lower, upper. Genes whose interval excludes zero are coloured.
@@ -183,12 +194,40 @@ def volcano(table: pd.DataFrame, n_labels: int, dark: bool, height: int) -> go.F
         )
     label(figure, table["shift"].abs().nlargest(n_labels).index, table["shift"], np.log10(strength))
     styled(figure, dark, height)
-    figure.update_xaxes(title_text="predicted shift (log2)")
+    figure.update_xaxes(title_text=f"predicted shift ({unit})")
     figure.update_yaxes(title_text="|shift| / half-width of interval", type="log", dtick=1)
     return figure
 
 
-def agreement(table: pd.DataFrame, n_labels: int, dark: bool) -> go.Figure:
+def ranks(table: pd.DataFrame, n_labels: int, dark: bool, height: int, unit: str) -> go.Figure:
+    """Every gene by its shift, from highest to lowest, where no interval is known. Index gene."""
+    ordered = table.sort_values("shift", ascending=False)["shift"]
+    rank = pd.Series(np.arange(1, len(ordered) + 1), index=ordered.index)
+    figure = go.Figure()
+    for name, rows, colour, symbol in (
+        ("up", ordered > 0, UP, "triangle-up"),
+        ("down", ordered < 0, DOWN, "triangle-down"),
+        ("no shift", ordered == 0, NEUTRAL, "circle-open"),
+    ):
+        if not rows.any():
+            continue
+        figure.add_scatter(
+            x=rank[rows],
+            y=ordered[rows],
+            mode="markers",
+            name=f"{name} ({int(rows.sum())})",
+            marker={"color": colour, "symbol": symbol, "size": 7},
+            text=text(ordered.index[rows]),
+            hovertemplate="%{text}: shift %{y:+.3f}, rank %{x}<extra></extra>",
+        )
+    label(figure, ordered.abs().nlargest(n_labels).index, rank, ordered)
+    styled(figure, dark, height)
+    figure.update_xaxes(title_text="genes, from highest to lowest shift")
+    figure.update_yaxes(title_text=f"predicted shift ({unit})")
+    return figure
+
+
+def agreement(table: pd.DataFrame, n_labels: int, dark: bool, unit: str) -> go.Figure:
     """Observed against predicted shift, one point per gene, with the observation's error."""
     figure = go.Figure()
     ends = [float(f(table[["shift", "observed"]].to_numpy().ravel())) for f in (np.min, np.max)]
@@ -199,7 +238,7 @@ def agreement(table: pd.DataFrame, n_labels: int, dark: bool) -> go.Figure:
         x=table["shift"],
         y=table["observed"],
         mode="markers",
-        marker={"color": OKABE_ITO[0], "size": 7, "opacity": 0.75},
+        marker={"color": OKABE_ITO[4 if dark else 0], "size": 7, "opacity": 0.75},
         error_y={
             "array": 1.645 * table["observed_se"],
             "thickness": 0.8,
@@ -213,8 +252,8 @@ def agreement(table: pd.DataFrame, n_labels: int, dark: bool) -> go.Figure:
     label(figure, extreme, table["shift"], table["observed"])
     styled(figure, dark, height=440)
     figure.update_layout(showlegend=False)
-    figure.update_xaxes(title_text="predicted shift (log2)")
-    figure.update_yaxes(title_text="observed shift (log2)")
+    figure.update_xaxes(title_text=f"predicted shift ({unit})")
+    figure.update_yaxes(title_text=f"observed shift ({unit})")
     return figure
 
 
@@ -271,7 +310,7 @@ def umap(frame: pd.DataFrame, groups: pd.Series, dark: bool, labels: bool = Fals
     return figure
 
 
-def history(frame: pd.DataFrame, dark: bool) -> go.Figure:
+def history(frame: pd.DataFrame, dark: bool, masks: bool = True) -> go.Figure:
     """Bounds of training and validation cells by epoch, and the active mask entries."""
     figure = go.Figure()
     for column, name, colour, dash in (
@@ -285,24 +324,105 @@ def history(frame: pd.DataFrame, dark: bool) -> go.Figure:
             mode="lines",
             line={"color": colour, "dash": dash},
         )
-    figure.add_scatter(
-        x=frame["epoch"],
-        y=frame["active"],
-        name="active mask entries (right axis)",
-        mode="lines",
-        line={"color": NEUTRAL, "dash": "dot"},
-        yaxis="y2",
-    )
     settled = frame["validation_bound"].iloc[len(frame) // 10 :]
     low, high = float(settled.min()), float(frame[["bound", "validation_bound"]].max().max())
     figure.update_layout(
-        yaxis={"title": "nats per cell", "range": [low - 0.5, high + 0.5]},
-        yaxis2={"overlaying": "y", "side": "right", "title": "entries"},
-        xaxis_title="epoch",
+        yaxis={"title": "nats per cell", "range": [low - 0.5, high + 0.5]}, xaxis_title="epoch"
     )
+    if masks:
+        figure.add_scatter(
+            x=frame["epoch"],
+            y=frame["active"],
+            name="active mask entries (right axis)",
+            mode="lines",
+            line={"color": NEUTRAL, "dash": "dot"},
+            yaxis="y2",
+        )
+        figure.update_layout(yaxis2={"overlaying": "y", "side": "right", "title": "entries"})
     styled(figure, dark, height=420)
-    figure.update_layout(yaxis2={"showgrid": False, "rangemode": "tozero"})
+    if masks:
+        figure.update_layout(yaxis2={"showgrid": False, "rangemode": "tozero", "tickmode": "auto"})
     figure.update_layout(legend={"y": -0.22, "yanchor": "top"})
+    return figure
+
+
+def calibration(frame: pd.DataFrame, dark: bool) -> go.Figure:
+    """Nominal against observed share, a line per statistic: columns statistic, nominal, observed.
+
+    On the diagonal a model is as sure as it should be; below it, too sure.
+    """
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[0, 1],
+        y=[0, 1],
+        mode="lines",
+        name="as it should be",
+        line={"color": NEUTRAL, "dash": "dot"},
+        hoverinfo="skip",
+    )
+    for i, (statistic, rows) in enumerate(frame.groupby("statistic", sort=False)):
+        figure.add_scatter(
+            x=rows["nominal"],
+            y=rows["observed"],
+            mode="lines+markers",
+            name=html.escape(str(statistic), quote=False),
+            line={"color": OKABE_ITO[i], "dash": ["solid", "dash", "dashdot"][i % 3]},
+            marker={"symbol": ["circle", "square", "triangle-up"][i % 3], "size": 9},
+            hovertemplate="expected %{x:.0%}, found %{y:.1%}<extra>%{fullData.name}</extra>",
+        )
+    styled(figure, dark, height=400)
+    figure.update_xaxes(title_text="share expected inside", range=[0.4, 1.01], tickformat=".0%")
+    low = min(0.4, float(frame["observed"].min()) - 0.05)
+    figure.update_yaxes(title_text="share found inside", range=[low, 1.01], tickformat=".0%")
+    return figure
+
+
+def frontier(table: pd.DataFrame, dark: bool) -> go.Figure:
+    """Sparsity against fit: validation bound and, below, agreement of effects by active entries.
+
+    The level that was kept is a diamond.
+    """
+    table = table.sort_values("active")
+    fitted = table["effect_r"].notna().any()
+    figure = make_subplots(
+        rows=2 if fitted else 1, cols=1, shared_xaxes=True, vertical_spacing=0.08
+    )
+    kept = table["chosen"].astype(bool).to_numpy()
+    error = {"array": table["difference_se"], "thickness": 1.2, "width": 4, "color": NEUTRAL}
+    panels = [("difference", "from best<br>(nats per cell)"), ("effect_r", "r of effects")]
+    panels = panels if fitted else panels[:1]
+    for row, (column, title) in enumerate(panels, start=1):
+        figure.add_scatter(
+            x=table["active"],
+            y=table[column],
+            error_y=error if column == "difference" else None,
+            mode="lines+markers",
+            line={"color": NEUTRAL, "width": 1},
+            marker={
+                "symbol": np.where(kept, "diamond", "circle"),
+                "color": np.where(kept, UP, DOWN),
+                "size": np.where(kept, 14, 9),
+                "opacity": 1,
+            },
+            customdata=table["mask_evidence"],
+            hovertemplate="evidence %{customdata:g}: %{x} entries, %{y:.3f}<extra></extra>",
+            showlegend=False,
+            row=row,
+            col=1,
+        )
+        figure.update_yaxes(title_text=title, row=row, col=1)
+    for _, best in table[kept].iterrows():
+        figure.add_annotation(
+            x=best["active"],
+            y=best["difference"],
+            text="kept",
+            showarrow=False,
+            yshift=18,
+            row=1,
+            col=1,
+        )
+    styled(figure, dark, height=460 if fitted else 300)
+    figure.update_xaxes(title_text="active mask entries", row=len(panels), col=1)
     return figure
 
 

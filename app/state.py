@@ -50,7 +50,7 @@ def choose_bundle() -> None:
         list(found),
         key="model",
         bind="query-params",
-        help="A trained SAMS-VAE with its tables. Yours appear here when the dashboard is opened "
+        help="A trained model with its tables. Yours appear here when the dashboard is opened "
         "with `samsvae app FOLDER`.",
     )
     try:
@@ -59,7 +59,8 @@ def choose_bundle() -> None:
         return  # the page says what is wrong
     n = chosen.conditions[["train", "validation", "test"]].to_numpy().sum()
     st.sidebar.caption(
-        f"{n:,} cells, {len(chosen.genes):,} genes, {len(chosen.perturbations)} perturbations"
+        f"{chosen.title} on {n:,} cells, {len(chosen.genes):,} genes, "
+        f"{len(chosen.perturbations)} {'perturbations' if chosen.model.composes else 'treatments'}"
     )
 
 
@@ -137,11 +138,13 @@ def collection_sets(name: str, genes: tuple[str, ...]) -> dict[str, tuple[str, .
     return gene_sets.match(gene_sets.load_collection(name), genes).collection.sets
 
 
-def initial_composition(known: list[str], mechanisms: list[int]) -> None:
+def initial_composition(
+    known: list[str], mechanisms: list[int], most: int = MAX_PERTURBATIONS
+) -> None:
     """Put the composition of a link that was followed, or that of before, into the widgets.
 
     The form is c=STAT1:1,SMAD4:0.5&off=0,3. Names this model does not know, from a link or from
-    the model looked at before, are said and left out.
+    the model looked at before, are said and left out, and so are names beyond the `most` it takes.
     """
     link = st.query_params.get("c", "")
     followed = link not in ("", st.session_state.get("compose_link"))
@@ -154,10 +157,14 @@ def initial_composition(known: list[str], mechanisms: list[int]) -> None:
         st.session_state["compose_off"] = [int(k) for k in off if k.isdecimal()]
     names = st.session_state["compose_names"]
     unknown = [name for name in names if name not in known]
-    kept = [name for name in names if name in known][:MAX_PERTURBATIONS]
+    taken = [name for name in names if name in known]
+    kept = taken[:most]
     off = [k for k in st.session_state.get("compose_off", []) if k in mechanisms]
     if unknown:
         st.info(f"Not in this model, left out: {plain(', '.join(unknown))}.")
+    if kept != taken:
+        beyond = plain(", ".join(taken[most:]))
+        st.info(f"This model takes {most} at most, so left out: {beyond}.")
     if kept != names:
         st.session_state["compose_names"] = kept
     if off != st.session_state.get("compose_off"):

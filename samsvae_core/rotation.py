@@ -14,23 +14,30 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-STEPS = 1000
+STARTS = 8  # the present basis and random ones; the sum has local minima
+STEPS = 500
 LEARNING_RATE = 0.05  # radians, about; falls to 0
 
 
 def sparsest_rotation(effects: Float[Tensor, "T K"]) -> Float[Tensor, "K K"]:
-    """The rotation R with the smallest sum of |effects R|, as exp(W - W^T) with W found by Adam.
+    """The orthogonal R with the smallest sum of |effects R|, the best of several starts.
 
-    Found from every start that was tried, where effects are sparse in some basis; no other start
-    than the present basis is tried here.
+    From each start Q, R = Q exp(W - W^T) with W found by Adam. The same for the same effects.
     """
     effects = effects.detach().double()
-    W = effects.new_zeros(effects.shape[1], effects.shape[1]).requires_grad_()
+    n_latent = effects.shape[1]
+    generator = torch.Generator().manual_seed(0)
+    random = torch.randn(STARTS - 1, n_latent, n_latent, generator=generator).double()
+    starts = torch.cat([torch.eye(n_latent).double()[None], torch.linalg.qr(random)[0]])
+    turned = effects @ starts.to(effects)  # (STARTS, T, K)
+    W = torch.zeros_like(starts).to(effects).requires_grad_()
     optimizer = torch.optim.Adam([W], LEARNING_RATE)
     for step in range(STEPS):
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / STEPS)
-        loss = (effects @ torch.linalg.matrix_exp(W - W.T)).abs().sum()
+        loss = (turned @ torch.linalg.matrix_exp(W - W.mT)).abs().sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return torch.linalg.matrix_exp(W - W.T).detach().float()
+    R = torch.linalg.matrix_exp(W - W.mT).detach()
+    best = (turned @ R).abs().sum((1, 2)).argmin()
+    return (starts.to(effects)[best] @ R[best]).float()

@@ -2,18 +2,84 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse as sp
 from streamlit.testing.v1 import AppTest
 
+from app import scores
 from samsvae_core import bundle as bundles
+from samsvae_core import evaluation, frontier, interpretation, report
+from samsvae_core.bundle import Bundle
 from samsvae_core.composition import compose
+from samsvae_core.evaluation import EvaluationConfig
+from samsvae_core.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 MAIN = str(ROOT / "app" / "main.py")
 VIEWS = ["overview", "masks", "compose", "mechanism"]
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
+
+
+BRIEF = TrainConfig(steps=24, batch_size=128, particles=1, learning_rate=1e-2)
+FULL, QUICK = evaluation.full_evaluation, EvaluationConfig(8, effect_draws=80, shift_draws=8)
+KINDS = {
+    "cpa": {"model": "cpa-vae"},
+    "svae": {"model": "svae-plus"},
+    "conditional": {"model": "conditional-vae"},
+    "frontier": {"frontier": True},
+    "values": {},  # a Gaussian likelihood, for values that are no counts
+}
+
+
+@pytest.fixture(scope="session")
+def kind(screen, quick_tables, tmp_path_factory) -> Callable[[str], Bundle]:
+    """A bundle of each of KINDS, hardly trained, made when first asked for; not to be changed."""
+    folder = tmp_path_factory.mktemp("kinds")
+    replicates = np.where(np.arange(len(screen.data.cells)) % 2 == 0, "left", "right")
+
+    def made(name: str) -> Bundle:
+        if (folder / name / "manifest.json").exists():
+            return bundles.load(folder / name)
+        data = replace(screen.data, replicates=replicates)
+        if name == "values":
+            values = sp.csr_matrix(np.log1p(data.counts.toarray()))
+            library = np.ones_like(data.library)
+            data = replace(data, counts=values, library=library, is_counts=False)
+        size = {"n_latent": 4, "n_hidden": 16}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(evaluation, "full_evaluation", partial(FULL, config=QUICK))
+            patch.setattr(frontier, "EVIDENCE", (0.08, 0.64, 2.56))
+            patch.setattr(report, "COLLECTIONS", ())  # gene sets are tested with the small bundle
+            return report.train(data, screen.parts, folder / name, size, BRIEF, **KINDS[name])
+
+    return made
+
+
+@pytest.fixture
+def shown(kind, tmp_path, monkeypatch) -> Callable[[str], Bundle]:
+    """Makes a copy of a bundle of KINDS the only one of the dashboard."""
+
+    def alone(name: str) -> Bundle:
+        shutil.copytree(kind(name).path, tmp_path / "shown" / name)
+        monkeypatch.setenv("SAMSVAE_MODELS", str(tmp_path / "shown"))
+        return bundles.load(tmp_path / "shown" / name)
+
+    return alone
+
+
+def rewritten(bundle: Bundle, name: str, frame: pd.DataFrame | None) -> None:
+    """Put another table into a bundle, or take it out."""
+    (bundle.path / name).unlink(missing_ok=True)
+    if frame is not None:
+        frame.to_csv(bundle.path / name, index=False)
+    bundles.write_manifest(bundle.path, bundle.manifest["data"], "cpu")
 
 
 @pytest.fixture
@@ -91,6 +157,7 @@ def test_the_composed_table_is_what_the_library_says(models, tiny):
     assert finished(page)
     table = page.dataframe[0].value.set_index("gene")
     expected = compose(tiny, {"P1": 1.0, "P3": 0.5}).table
+    assert table.columns.isin(expected.columns).all()
     assert table["shift"].to_dict() == pytest.approx(expected["shift"].to_dict())
     assert table["lower"].to_dict() == pytest.approx(expected["lower"].to_dict())
 
@@ -189,3 +256,275 @@ def test_a_composition_without_a_mechanism_is_not_compared_to_what_was_observed(
     page = opened("compose", {"c": "P1:1", "off": "0"})
     assert not page.metric
     assert "no prediction of what was observed" in page.info[-1].value
+
+
+# Every page with every kind of model
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_suits_every_kind_of_model(shown, view, name):
+    shown(name)
+    page = opened(view, {"c": "P1:1"} if view == "compose" else {})
+    assert finished(page)
+    assert not page.error
+
+
+def words(page: AppTest) -> str:
+    """All text of the page, without the marks that keep names from being Markdown."""
+    parts = [*page.markdown, *page.caption, *page.info, *page.warning]
+    return " ".join(part.value for part in parts).replace("\\", "")
+
+
+def labels(page: AppTest) -> set[str]:
+    widgets = [*page.multiselect, *page.slider, *page.toggle, *page.segmented_control]
+    return {widget.label for widget in widgets}
+
+
+def axes(page: AppTest) -> str:
+    return json.dumps([figure["layout"] for figure in figures(page)])
+
+
+def test_cpa_vae_has_no_mask_but_effects(shown):
+    model = shown("cpa")
+    page = opened("masks")
+    assert "CPA-VAE has no mask: every perturbation moves every latent dimension" in words(page)
+    assert not {"Active above", "Hide empty rows and columns"} & labels(page)
+    assert "Near misses" not in [header.value for header in page.subheader]
+    assert len(figures(page)[0]["data"][1]["customdata"]) == len(model.masks)
+    table = page.dataframe[0].value
+    assert "probability" not in table
+    assert len(table) == len(model.masks)
+
+
+def test_the_conditional_vae_has_no_map_and_says_where_to_go(shown):
+    shown("conditional")
+    page = opened("masks")
+    assert "no mask and no latent shifts" in page.info[0].value
+    assert not figures(page)
+    assert page.get("page_link")
+
+
+def test_the_conditional_vae_has_loadings_that_no_perturbation_uses(shown):
+    model = shown("conditional")
+    page = opened("mechanism")
+    assert "No perturbation of Conditional VAE uses a latent dimension" in page.info[0].value
+    assert page.selectbox(key="m").options == [f"M{k}" for k in range(4)]
+    rows = model.loadings[model.loadings["mechanism"] == 0]
+    assert len(page.dataframe[0].value) == len(rows)
+    assert "Gene sets" not in [header.value for header in page.header]
+
+
+def test_svae_plus_takes_one_treatment(shown):
+    shown("svae")
+    page = opened("compose", {"c": "P1:1,P2:1"})
+    assert page.multiselect(key="compose_names").value == ["P1"]
+    assert "takes 1 at most, so left out: P2" in words(page)
+    assert "cannot put perturbations together" in words(page)
+    assert "interaction" not in page.dataframe[-1].value
+
+
+def test_svae_plus_knows_a_measured_combination_by_its_name(shown):
+    model = shown("svae")
+    pair = next(name for name in model.perturbations.index if "+" in name)
+    page = opened("compose", {"c": pair.replace("+", "%2B") + ":1"})
+    assert finished(page)
+    assert "Measured" in words(page)
+    page = opened("masks")
+    assert "SVAE+ takes each treatment whole" in words(page)
+
+
+def test_without_any_interval_there_are_no_whiskers_no_columns_and_no_switches(shown):
+    model = shown("conditional")
+    rewritten(model, "calibration.csv", None)
+    page = opened("compose", {"c": "P1:1,P2:1"})
+    assert finished(page)
+    assert not {"Interval", "Draws", "Take mechanisms out of the sum"} & labels(page)
+    assert not {"lower", "calibrated_lower", "probability_of_sign"} & set(page.dataframe[0].value)
+    assert "array" not in figures(page)[0]["data"][0].get("error_x", {})
+    assert "no interval to show" in words(page)
+
+
+# Intervals
+
+
+@pytest.fixture
+def calibrated(models) -> Bundle:
+    model = bundles.load(models / "tiny")
+    rewritten(
+        model,
+        "calibration.csv",
+        pd.DataFrame({"gene": model.genes, "model_error": np.linspace(0.1, 2, 40)}),
+    )
+    return bundles.load(models / "tiny")
+
+
+def whiskers(page: AppTest) -> dict[str, tuple[float, float]]:
+    """Ends of the interval of each gene in the ranking."""
+    bar = figures(page)[0]["data"][0]
+    genes = [gene.removeprefix("<i>").removesuffix("</i>") for gene in bar["y"]]
+    ends = np.array(decoded(bar["customdata"])).reshape(-1, 2)
+    return dict(zip(genes, map(tuple, ends), strict=True))
+
+
+def decoded(values: object) -> np.ndarray:
+    """An array of a figure, which Plotly may write in base 64."""
+    import base64
+
+    if isinstance(values, dict):
+        return np.frombuffer(base64.b64decode(values["bdata"]), values["dtype"])
+    return np.asarray(values)
+
+
+def test_the_calibrated_interval_is_shown_until_the_own_one_is_chosen(calibrated):
+    page = opened("compose", {"c": "P1:1"})
+    table = compose(calibrated, {"P1": 1.0}).table
+    for lower, upper in (("calibrated_lower", "calibrated_upper"), ("lower", "upper")):
+        for gene, ends in whiskers(page).items():
+            assert ends == pytest.approx(table.loc[gene, [lower, upper]].tolist())
+        clear = int(((table[lower] > 0) | (table[upper] < 0)).sum())
+        assert f"Of 40 genes, {clear} have a 90 % interval" in words(page)
+        both = {"lower", "upper", "calibrated_lower", "calibrated_upper"}
+        assert both <= set(page.dataframe[0].value)
+        page.segmented_control(key="interval").select("own").run()
+
+
+def test_the_caption_says_what_share_each_interval_held(calibrated):
+    row = scores.coverage(calibrated.metrics).set_index("conditions of").loc["single"]
+    text = words(opened("compose", {"c": "P1:1"}))
+    assert f"Of {int(row['shifts']):,} shifts measured on test cells" in text
+    assert f"{row['own, with sampling error']:.0%} in the model's own" in text
+    assert f"{row['calibrated, with sampling error']:.0%} in the calibrated one" in text
+
+
+def test_without_calibration_the_own_interval_is_the_only_one(models):
+    model = bundles.load(models / "tiny")
+    rewritten(model, "calibration.csv", None)
+    page = opened("compose", {"c": "P1:1"})
+    assert "Interval" not in labels(page)
+    assert "calibrated_lower" not in page.dataframe[0].value
+    assert "in the calibrated one" not in words(page)
+
+
+# Values that are no counts
+
+
+def test_values_that_are_no_counts_are_nowhere_called_log2(shown):
+    model = shown("values")
+    assert model.model.config.likelihood == "gaussian"
+    for view in ("compose", "mechanism"):
+        page = opened(view, {"c": "P1:1"} if view == "compose" else {})
+        assert "log2" not in axes(page) + words(page)
+        assert "units of the data" in axes(page)
+    card = model.card  # written by the core
+    assert "log2" not in words(opened("overview")).replace(card, "")
+
+
+# Evidence
+
+
+def test_the_masks_table_has_the_evidence_of_every_entry(models, tiny):
+    page = opened("masks")
+    table = page.dataframe[0].value.set_index(["perturbation", "mechanism"]).sort_index()
+    expected = tiny.masks.set_index(["perturbation", "mechanism"]).sort_index()
+    pd.testing.assert_frame_equal(table[expected.columns], expected)
+
+
+def test_near_misses_are_those_of_the_library(models):
+    model = bundles.load(models / "tiny")
+    masks = model.masks.copy()
+    masks["active"] = masks["mechanism"] < 2
+    masks["evidence"], masks["evidence_se"], masks["evidence_n"] = 0.1, 0.2, 9
+    masks.loc[masks["mechanism"] == 3, "evidence"] = np.linspace(0.1, 0.9, 6)
+    rewritten(model, "masks.csv", masks)
+    page = opened("masks")
+    found = interpretation.near_misses(bundles.load(model.path).masks)
+    assert 0 < len(found) < 6
+    shown = page.dataframe[1].value
+    assert shown["evidence"].tolist() == found["evidence"].tolist()
+    assert f"{len(found)} of 12 inactive entries" in words(page)
+
+
+def test_a_model_without_near_misses_says_so(models):
+    model = bundles.load(models / "tiny")
+    rewritten(model, "masks.csv", model.masks.assign(evidence=0.0, evidence_se=1.0))
+    page = opened("masks")
+    assert "There is none" in page.info[-1].value
+    assert len(page.dataframe) == 1
+
+
+def test_the_map_may_be_coloured_by_evidence(models, tiny):
+    page = opened("masks")
+    page.segmented_control(key="colour").select("evidence").run()
+    assert finished(page)
+    heat, marks = figures(page)[0]["data"]
+    said = dict(zip(marks["customdata"], marks["text"], strict=True))
+    for row in tiny.masks.itertuples():
+        wanted = "not tried" if np.isnan(row.evidence) else f"{row.evidence:+.2f}"
+        assert said[f"{row.perturbation}|{row.mechanism}"] == wanted
+    drawn = {symbol for line in heat["text"] for symbol in line}
+    assert drawn <= {"+", "\u25cb", "\u00d7", ""}
+
+
+# Held-out figures
+
+
+def table_with(page: AppTest, column: str) -> pd.DataFrame:
+    return next(frame.value for frame in page.dataframe if column in frame.value)
+
+
+def test_a_kind_of_condition_can_be_looked_at_alone(models, tiny):
+    page = opened("overview")
+    page.segmented_control(key="kind").select("single").run()
+    pd.testing.assert_frame_equal(
+        page.dataframe[0].value, scores.average_effects(tiny.metrics, "single")
+    )
+
+
+def test_split_half_is_told_as_the_ceiling(models):
+    text = words(opened("overview"))
+    assert "*split-half* is the ceiling" in text
+    assert "no prediction" in text
+
+
+def test_overview_draws_the_predictive_checks_with_their_table(models, tiny):
+    page = opened("overview")
+    checks = tiny.metrics["predictive_checks"]
+    curve = next(f for f in figures(page) if f["data"][0].get("name") == "as it should be")
+    assert decoded(curve["data"][1]["y"]).tolist() == checks["mean"]["inside"]
+    table = table_with(page, "too low").set_index("statistic")
+    assert table.loc["mean", "inside 90 %"] == checks["mean"]["inside"][2]
+    assert table.loc["mean", "n"] == checks["mean"]["n"]
+
+
+def test_overview_shows_coverage_interaction_and_replicates_where_there_are_any(shown):
+    model = shown("cpa")
+    page = opened("overview")
+    names = [tab.label for tab in page.tabs]
+    assert {"Intervals", "Interaction", "Replicates", "Each condition"} <= set(names)
+    assert "How sparse" not in names
+    rows = table_with(page, "replicate")
+    assert set(rows["replicate"]) == {"left", "right"}
+    held = table_with(page, "own, with sampling error")
+    assert held["shifts"].tolist() == [
+        model.metrics["coverage"][kind]["n"] for kind in held["conditions of"]
+    ]
+
+
+def test_overview_without_replicates_or_interaction_has_no_tabs_for_them(models):
+    model = bundles.load(models / "tiny")
+    metrics = {**model.metrics, "interaction": None}
+    (model.path / "metrics.json").write_bytes(bundles.to_json(metrics))
+    bundles.write_manifest(model.path, model.manifest["data"], "cpu")
+    page = opened("overview")
+    assert finished(page)
+    assert not {"Interaction", "Replicates"} & {tab.label for tab in page.tabs}
+
+
+def test_the_frontier_is_drawn_with_its_table(shown):
+    model = shown("frontier")
+    page = opened("overview")
+    assert "How sparse" in [tab.label for tab in page.tabs]
+    pd.testing.assert_frame_equal(table_with(page, "mask_evidence"), model.frontier)
+    drawn = next(f for f in figures(page) if "diamond" in str(f["data"][0].get("marker")))
+    assert len(drawn["data"][0]["marker"]["symbol"]) == len(model.frontier)

@@ -24,10 +24,27 @@ def test_the_mask_map_has_a_marker_for_every_cell_in_its_order():
 
 
 def test_signed_effects_are_centred_at_zero_and_carry_their_sign():
-    wide = pd.DataFrame([[-2.0, 1.0]], index=["A"], columns=[0, 1])
-    heat, _, signs = figures.mask_map(wide, "effect", dark=True).data
+    wide = pd.DataFrame([[-2.0, 1.0, 0.1]], index=["A"], columns=[0, 1, 2])
+    heat, _ = figures.mask_map(wide, "effect", dark=True).data
     assert heat.zmin == -heat.zmax == -2
-    assert list(signs.text) == ["\u2212", "+"]
+    assert heat.text.tolist() == [["\u2212", "+", ""]]
+
+
+def test_evidence_is_coloured_by_its_signed_root_and_says_what_was_not_tried():
+    wide = pd.DataFrame([[4.0, -1.0, np.nan]], index=["A"], columns=[0, 1, 2])
+    symbols = pd.DataFrame([["+", "", "x"]], index=["A"], columns=[0, 1, 2])
+    heat, marks = figures.mask_map(wide, "evidence", False, symbols).data
+    assert heat.z[0, :2].tolist() == [2, -1]
+    assert heat.zmin == -heat.zmax == -2
+    assert list(heat.colorbar.tickvals) == [-2, -1, 0, 1, 2]
+    assert list(heat.colorbar.ticktext) == ["-4", "-1", "0", "1", "4"]
+    assert list(marks.text) == ["+4.00", "-1.00", "not tried"]
+    assert heat.text.tolist() == [["+", "", "x"]]
+
+
+def test_a_map_without_any_evidence_is_drawn_all_the_same():
+    wide = pd.DataFrame([[np.nan, np.nan]], index=["A"], columns=[0, 1])
+    assert set(figures.mask_map(wide, "evidence", False).data[1].text) == {"not tried"}
 
 
 def test_bars_carry_their_intervals_and_both_signs():
@@ -40,12 +57,88 @@ def test_bars_carry_their_intervals_and_both_signs():
     assert bar.marker.color[0] != bar.marker.color[1]
 
 
+def test_bars_without_an_interval_have_no_whiskers():
+    frame = pd.DataFrame({"label": ["A"], "value": [1.0], "lower": [np.nan], "upper": [np.nan]})
+    (bar,) = figures.bars(frame, "shift", dark=False).data
+    assert bar.error_x.array is None
+    assert "interval" not in bar.hovertemplate
+
+
 def test_a_volcano_parts_genes_by_their_interval(shifts):
-    unclear, up, down, _ = figures.volcano(shifts, 5, dark=False, height=400).data
+    unclear, up, down, _ = figures.volcano(shifts, 5, dark=False, height=400, unit="log2").data
     assert len(unclear.x) == ((shifts["lower"] <= 0) & (shifts["upper"] >= 0)).sum()
     assert len(up.x) == (shifts["lower"] > 0).sum()
     assert len(down.x) == (shifts["upper"] < 0).sum()
     assert min(up.y) > 1
+
+
+def test_ranks_go_from_the_highest_shift_to_the_lowest(shifts):
+    up, down, _ = figures.ranks(shifts, 3, dark=True, height=400, unit="log2").data
+    drawn = dict(zip([*up.x, *down.x], [*up.y, *down.y], strict=True))
+    assert [drawn[rank] for rank in sorted(drawn)] == sorted(shifts["shift"], reverse=True)
+    assert min(up.y) > 0 > max(down.y)
+
+
+@pytest.mark.parametrize("unit", ["log2", "units of the data"])
+def test_axes_name_the_unit_they_are_given(shifts, unit):
+    table = shifts.assign(observed=1.0, observed_se=0.1)
+    for figure in (
+        figures.volcano(shifts, 3, False, 400, unit),
+        figures.agreement(table, 3, False, unit),
+    ):
+        assert figure.layout.xaxis.title.text == f"predicted shift ({unit})"
+    assert figures.ranks(shifts, 3, False, 400, unit).layout.yaxis.title.text.endswith(f"({unit})")
+
+
+def test_the_calibration_curve_has_a_diagonal_and_a_line_per_statistic():
+    frame = pd.DataFrame(
+        {
+            "statistic": ["mean", "mean", "<b>", "<b>"],
+            "nominal": [0.5, 0.9, 0.5, 0.9],
+            "observed": [0.4, 0.8, 0.2, 0.3],
+        }
+    )
+    diagonal, mean, other = figures.calibration(frame, dark=False).data
+    assert list(diagonal.x) == list(diagonal.y)
+    assert (list(mean.x), list(mean.y)) == ([0.5, 0.9], [0.4, 0.8])
+    assert other.name == "&lt;b&gt;"
+    low, _ = figures.calibration(frame, dark=False).layout.yaxis.range
+    assert low < 0.2
+
+
+@pytest.fixture
+def levels():
+    return pd.DataFrame(
+        {
+            "mask_evidence": [0.02, 0.08, 0.32],
+            "active": [60, 40, 20],
+            "difference": [0.0, -0.1, -1.0],
+            "difference_se": [0.0, 0.2, 0.3],
+            "effect_r": [0.9, 0.91, 0.8],
+            "chosen": [False, True, False],
+        }
+    )
+
+
+def test_the_frontier_marks_the_level_that_was_kept_and_carries_its_errors(levels):
+    bound, r = figures.frontier(levels, dark=False).data
+    assert (list(bound.x), list(bound.y)) == ([20, 40, 60], [-1.0, -0.1, 0.0])
+    assert list(bound.error_y.array) == [0.3, 0.2, 0.0]
+    assert list(bound.marker.symbol) == ["circle", "diamond", "circle"]
+    assert list(r.y) == [0.8, 0.91, 0.9]
+    assert r.error_y.array is None
+
+
+def test_the_frontier_leaves_out_an_agreement_that_is_not_defined(levels):
+    assert len(figures.frontier(levels.assign(effect_r=np.nan), dark=True).data) == 1
+
+
+def test_the_history_of_a_model_without_masks_counts_no_entries():
+    frame = pd.DataFrame(
+        {"epoch": [1, 2], "bound": [-3.0, -2.0], "validation_bound": [-3.0, -2.5], "active": [4, 2]}
+    )
+    assert len(figures.history(frame, dark=False).data) == 3
+    assert len(figures.history(frame, dark=False, masks=False).data) == 2
 
 
 def test_names_from_files_are_text_and_never_markup():
@@ -68,7 +161,7 @@ def test_names_that_look_like_numbers_or_dates_are_names():
 
 def test_labels_that_would_overlap_are_left_out(shifts):
     crowded = pd.concat([shifts, shifts.rename(lambda g: f"{g}twin")])
-    labels = figures.volcano(crowded, 60, dark=False, height=400).data[-1]
+    labels = figures.volcano(crowded, 60, dark=False, height=400, unit="log2").data[-1]
     assert 0 < len(labels.text) < 60
     assert not any(
         t.endswith("twin</i>") and t.replace("twin", "") in labels.text for t in labels.text

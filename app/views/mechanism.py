@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from app import figures, state
+from app.scale import scale
 from samsvae_core import enrichment, interpretation
 from samsvae_core.bundle import Bundle
 
@@ -13,10 +14,15 @@ METHODS = {"gsea": "Ranked (GSEA)", "ora": "Top genes (over-representation)"}
 Z90 = 1.645  # half a 90 % interval in standard errors
 FDR = 0.05
 FAR = 3.0  # standard deviations
+N_BARS = 40  # perturbations drawn; the table beside has all
+N_NAMED = 30  # perturbations in a sentence
 
 
 def mechanism(model: Bundle) -> None:
     st.title("Mechanism")
+    if not model.model.has_shifts:
+        unused(model)
+        return
     active = interpretation.active_mechanisms(model.masks)
     if not active:
         st.info(
@@ -24,17 +30,12 @@ def mechanism(model: Bundle) -> None:
             "Train with a lower --mask-evidence, or with more cells."
         )
         return
-    counts = model.masks[model.masks["active"]].groupby("mechanism").size()
-    labels = {f"M{k}": f"M{k}, used by {counts[k]}" for k in active}
-    chosen = st.selectbox(
-        "Mechanism",
-        list(labels),
-        key="m",
-        bind="query-params",
-        format_func=labels.__getitem__,
-        help="Mechanisms that at least one perturbation uses. Numbered by how many do.",
-    )
-    k = int(chosen[1:])
+    if not model.model.has_masks:
+        st.markdown(
+            f"{model.title} has no mask, so every perturbation moves every latent dimension, some "
+            "hardly. For what a perturbation does as a whole, see Compose."
+        )
+    k = choice(active, "Mechanisms that at least one perturbation uses. Numbered by how many do.")
     users(model, k)
     st.header("Genes it moves", divider="gray")
     genes(model, k)
@@ -42,20 +43,55 @@ def mechanism(model: Bundle) -> None:
     sets(model, k)
 
 
+def choice(mechanisms: list[int], meaning: str, title: str = "Mechanism") -> int:
+    """The mechanism looked at; links name it as it is written here."""
+    names = [f"M{k}" for k in mechanisms]
+    chosen = st.selectbox(title, names, key="m", bind="query-params", help=meaning)
+    return int(chosen[1:])
+
+
+def unused(model: Bundle) -> None:
+    """Latent dimensions that only tell cells apart: their genes, and why there is no more."""
+    st.info(
+        f"No perturbation of {model.title} uses a latent dimension: its networks read the "
+        "perturbation itself. Below is what each dimension changes between cells, whatever their "
+        "perturbation. See what a perturbation does to genes on Compose, or choose another model."
+    )
+    st.page_link("views/compose.py", label="Open Compose", icon=":material/arrow_forward:")
+    k = choice(
+        list(range(model.model.config.n_latent)),
+        "Latent dimensions of a cell's own state, in no particular order.",
+        "Latent dimension",
+    )
+    st.header("Genes it changes", divider="gray")
+    genes(model, k)
+
+
 def users(model: Bundle, k: int) -> None:
     used = interpretation.used_by(model, k)
-    st.markdown(
-        f"**Used by** {', '.join(state.plain(name) for name in used['perturbation'])}. "
-        "Up is the direction in which they move it, on average."
-    )
-    left, right = st.columns([3, 2], gap="large")
+    shown = used.drop(columns="active")
+    if model.model.has_masks:
+        named = ", ".join(state.plain(name) for name in used["perturbation"][:N_NAMED])
+        more = f" and {len(used) - N_NAMED} more" if len(used) > N_NAMED else ""
+        st.markdown(
+            f"**Used by {len(used)}**: {named}{more}. Up is the direction in which they move "
+            "it, on average."
+        )
+    else:
+        shown = shown.drop(columns="probability")
+        st.markdown(
+            f"**Moved by all {len(used)} perturbations.** Up is the direction in which they move "
+            "it, on average."
+        )
+    left, right = st.columns(2, gap="large")
     with left:
+        top = used.head(N_BARS)
         frame = pd.DataFrame(
             {
-                "label": used["perturbation"],
-                "value": used["effect"],
-                "lower": used["effect"] - Z90 * used["effect_sd"],
-                "upper": used["effect"] + Z90 * used["effect_sd"],
+                "label": top["perturbation"],
+                "value": top["effect"],
+                "lower": top["effect"] - Z90 * top["effect_sd"],
+                "upper": top["effect"] + Z90 * top["effect_sd"],
             }
         )
         state.chart(
@@ -64,20 +100,45 @@ def users(model: Bundle, k: int) -> None:
             "Effect of each perturbation on this mechanism",
         )
         st.caption(
-            "Mask probability times mean embedding; whiskers: 90 % interval from the posterior "
-            "standard deviation, the model's own."
+            "Posterior mean of mask times embedding; whiskers: 90 % interval from the posterior "
+            "standard deviation, the model's own, too narrow as a rule."
+            + (f" The {N_BARS} largest of {len(used)}." if len(used) > N_BARS else "")
         )
     with right:
         st.dataframe(
-            used.drop(columns="active"),
+            shown,
             hide_index=True,
+            placeholder="\u2013",
             alt="Perturbations that use this mechanism",
-            column_config={
-                name: st.column_config.NumberColumn(name.replace("_", " "), format="%.3f")
-                for name in ("probability", "effect", "effect_sd")
-            },
+            column_config=USER_COLUMNS,
         )
-        state.downloads(used, f"users_M{k}")
+        st.caption(
+            "Evidence: nats (units of log likelihood) per held-out cell that predictions lose "
+            "when the entry is switched off, with its standard error over those cells."
+        )
+        state.downloads(shown, f"users_M{k}")
+
+
+USER_COLUMNS = {
+    "probability": st.column_config.NumberColumn(
+        format="%.3f", help="Posterior probability that the perturbation uses the mechanism."
+    ),
+    "effect": st.column_config.NumberColumn(
+        format="%+.3f", help="Posterior mean, in standard deviations of the basal state."
+    ),
+    "effect_sd": st.column_config.NumberColumn(
+        "effect sd", format="%.3f", help="Posterior standard deviation of the effect."
+    ),
+    "evidence": st.column_config.NumberColumn(
+        format="%+.3f", help="Nats per held-out cell that are lost when it is switched off."
+    ),
+    "evidence_se": st.column_config.NumberColumn(
+        "evidence se", format="%.3f", help="Standard error over held-out cells."
+    ),
+    "evidence_n": st.column_config.NumberColumn(
+        "held-out cells", help="Cells by which the evidence was measured."
+    ),
+}
 
 
 def genes(model: Bundle, k: int) -> None:
@@ -102,12 +163,12 @@ def genes(model: Bundle, k: int) -> None:
                 st.caption("No gene has a loading of this sign.")
                 continue
             state.chart(
-                figures.bars(frame, "loading (log2)", state.dark()),
+                figures.bars(frame, f"loading ({scale(model).unit})", state.dark()),
                 f"genes_{title.lower()}_M{k}",
                 f"Genes with the largest loadings, {title.lower()}",
             )
     st.caption(
-        "Loading: change of log2(1 + 1e4 p) when this mechanism moves by one prior standard "
+        f"Loading: {scale(model).loading} when this mechanism moves by one prior standard "
         "deviation, (up minus down) / 2, basal states held at the reference control cells and "
         f"averaged over {len(model.reference.loc)} of them; whiskers: 90 % interval over cells. "
         "The decoder is not linear: a larger step need not do proportionally more"
@@ -128,6 +189,8 @@ def genes(model: Bundle, k: int) -> None:
 
 def steps_apart(model: Bundle, k: int) -> str:
     """A warning where perturbations move a mechanism much further than the loading does."""
+    if not model.model.has_shifts:
+        return ""
     size = interpretation.used_by(model, k)["effect"].abs().median()
     if size < FAR:
         return ""

@@ -5,19 +5,42 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import figures, state
+from app import figures, scores, state
+from app.scale import scale
 from samsvae_core.bundle import Bundle
+from samsvae_core.cards import verdict
 from samsvae_core.interpretation import active_mechanisms
-from samsvae_core.report import verdict
+
+QUESTION = (
+    "Through which **mechanisms** does a perturbation act, and what will two do **together**?"
+)
+ABOUT = {
+    "sams-vae": "This model (SAMS-VAE) has learned from single cells that a perturbed cell is its "
+    "own basal state plus, for each perturbation, a shift along a few mechanisms. Which few: its "
+    "**mask**.",
+    "correlated-sams-vae": "This model (SAMS-VAE, correlated) has learned from single cells that "
+    "a perturbed cell is its own basal state plus, for each perturbation, a shift along a few "
+    "mechanisms. Which few: its **mask**; how far may depend on which.",
+    "cpa-vae": "This model (CPA-VAE) has learned that a perturbed cell is its own basal state "
+    "plus a shift for each perturbation, along every latent dimension at once: shifts add up, but "
+    "there is **no mask**, so nothing tells mechanisms apart.",
+    "svae-plus": "This model (SVAE+) has learned a sparse shift for each **whole treatment**: a "
+    "combination is a treatment of its own, so it cannot put perturbations together.",
+    "conditional-vae": "This model (conditional VAE) has learned to decode a cell from its own "
+    "state and its perturbations, with **no shift and no mask** between: it predicts, but does "
+    "not say through what.",
+}
+KINDS = {
+    scores.ALL: "All",
+    "single": "Single",
+    "combination seen in training": "Combination, seen",
+    "combination not seen in training": "Combination, not seen",
+}
 
 
 def overview(model: Bundle) -> None:
     st.title("SAMS-VAE Explorer")
-    st.markdown(
-        "Through which **mechanisms** does a perturbation act, and what will two do **together**? "
-        "This model has learned from single cells that a perturbed cell is its own basal state "
-        "plus, for each perturbation, a shift along a few mechanisms. Which few: its **mask**."
-    )
+    st.markdown(f"{QUESTION} {ABOUT[model.config['model']]}")
     headline(model)
     where_next()
     st.header("How good it is on cells it has not seen", divider="gray")
@@ -26,14 +49,11 @@ def overview(model: Bundle) -> None:
     with left:
         st.header("How it was trained", divider="gray")
         state.chart(
-            figures.history(model.history, state.dark()),
+            figures.history(model.history, state.dark(), model.model.has_masks),
             "training",
             "Validation bound rising and active mask entries falling over epochs",
         )
-        st.caption(
-            "Bounds on the log likelihood, in nats per cell; higher is better. Entries start on; "
-            "the evidence asked of them rises over the first two thirds of training."
-        )
+        st.caption(training(model))
         state.downloads(model.history, "history")
     with right:
         st.header("Cells", divider="gray")
@@ -46,32 +66,40 @@ def overview(model: Bundle) -> None:
 
 def headline(model: Bundle) -> None:
     n_cells = int(model.conditions[["train", "validation", "test"]].to_numpy().sum())
-    n_active = len(active_mechanisms(model.masks))
     per = model.masks.groupby("perturbation")["active"].sum()
     columns = st.columns(4)
     columns[0].metric(
         "Cells", f"{n_cells:,}", help="All cells of the data file: train, validation and test."
     )
+    has_masks, n_latent = model.model.has_masks, model.model.config.n_latent
     columns[1].metric(
-        "Perturbations",
+        "Perturbations" if model.model.composes else "Treatments",
         f"{len(model.perturbations)}",
         help=f"Of these, {int((per > 0).sum())} use at least one mechanism. The others have no "
-        "effect that earns its price on these genes and cells.",
+        "effect that earns its price on these genes and cells."
+        if has_masks
+        else "Perturbations in the data file; combinations of them are not counted.",
     )
-    columns[2].metric(
-        "Mechanisms in use",
-        f"{n_active} of {model.model.config.n_latent}",
-        help="Latent dimensions that at least one perturbation moves with posterior probability "
-        "above 0.5.",
-    )
+    if has_masks:
+        columns[2].metric(
+            "Mechanisms in use",
+            f"{len(active_mechanisms(model.masks))} of {n_latent}",
+            help="Latent dimensions that at least one perturbation moves with posterior "
+            "probability above 0.5.",
+        )
+    else:
+        columns[2].metric(
+            "Latent dimensions", f"{n_latent}", help=f"{model.title} has no mask to choose some."
+        )
     bound = model.metrics.get("iwelbo")
     columns[3].metric(
         "Held-out bound",
         f"{bound['test']:.2f}" if bound else "none",
         help=(
-            f"IWELBO of {bound['n_cells']:,} test cells with {bound['n_samples']} samples, in nats "
-            f"per cell; standard error over cells {bound['se']:.2f}, Monte Carlo error "
-            f"{bound['mc_error']:.2f}. It compares models on the same test cells only."
+            f"IWELBO, a lower bound on the log likelihood, of {bound['n_cells']:,} test cells with "
+            f"{bound['n_samples']} samples, in nats per cell; standard error over cells "
+            f"{bound['se']:.2f}, Monte Carlo error {bound['mc_error']:.2f}. Higher is better. It "
+            "compares models on the same test cells only."
             if bound
             else "This model was trained without test cells."
         ),
@@ -91,51 +119,368 @@ def where_next() -> None:
 
 
 def held_out(model: Bundle) -> None:
+    """One tab per question; what was not measured has none."""
     metrics = model.metrics
+    shown = {}
     if "not_available" in metrics:
         st.info(state.plain(metrics["not_available"]))
+    else:
+        st.markdown(verdict(metrics))
+        shown = {
+            "Average effects": average_effects,
+            "Each condition": each_condition,
+            "Replicates": replicates if len(scores.replicates(metrics)) else None,
+            "Whole distribution": predictive if len(scores.predictive(metrics)) else None,
+            "Intervals": coverage if len(scores.coverage(metrics)) else None,
+            "Interaction": interaction if len(scores.doubles(metrics)) else None,
+        }
+    shown["How sparse"] = frontier if model.frontier is not None else None
+    views = {name: view for name, view in shown.items() if view is not None}
+    if not views:
         return
-    effects = metrics["average_effects"]
-    rows = {"this model": effects, **metrics["baselines"]}
-    table = pd.DataFrame(
-        [
-            {
-                "prediction": name,
-                "r": row["pearson"],
-                "r, top 20 genes": row["pearson_top20"],
-                "R2": row["r2"],
-                "cosine": row["cosine"],
-            }
-            for name, row in rows.items()
-        ]
+    for tab, view in zip(st.tabs(list(views)), views.values(), strict=True):
+        with tab:
+            view(model)
+
+
+DECIMALS = {
+    "r": "Pearson correlation over all conditions and genes. 1 is perfect, 0 is chance.",
+    "error of r": "Monte Carlo error of r: a standard error over posterior draws (of the split "
+    "halves: over random halvings). What is computed without draws has none.",
+    "r, top 20 genes": "The same over the 20 genes with the largest measured effect of each "
+    "condition.",
+    "R2": "1 minus squared error over variance: below 0 the mean of the data would do better. It "
+    "also asks for the right size.",
+    "cosine": "Cosine between predicted and measured effects, over all conditions and genes.",
+    "median r": "Median over conditions of r over genes.",
+    "lower quartile": "A quarter of the conditions have an r below this.",
+    "upper quartile": "A quarter of the conditions have an r above this.",
+    "rank": "Where the true condition stands when all are ranked by likeness to a prediction: 0 "
+    "first, 1 last, 0.5 chance. Mean over conditions.",
+}
+FIGURE_COLUMNS = {
+    name: st.column_config.NumberColumn(format="%.3f", help=meaning)
+    for name, meaning in DECIMALS.items()
+} | {"conditions": st.column_config.NumberColumn(help="Conditions that could be scored.")}
+
+
+def average_effects(model: Bundle) -> None:
+    metrics = model.metrics
+    effects, kind = metrics["average_effects"], scores.ALL
+    kinds = scores.kinds(metrics)
+    if len(kinds) > 1:
+        kind = (
+            st.segmented_control(
+                "Conditions",
+                [scores.ALL, *kinds],
+                default=scores.ALL,
+                required=True,
+                format_func=lambda name: KINDS.get(name, name),
+                key="kind",
+                bind="query-params",
+                help="Combination: several perturbations in one cell; seen: cells with the same "
+                "combination were trained on.",
+            )
+            or scores.ALL
+        )
+    table = scores.average_effects(metrics, kind)
+    st.dataframe(
+        table,
+        hide_index=True,
+        placeholder="\u2013",
+        alt="Agreement of predictions with held-out average effects",
+        column_config=FIGURE_COLUMNS,
     )
+    controls = effects.get("control_cells")
+    st.caption(
+        f"Average effect: {scale(model).average_effect}; predicted from {effects['n_draws']:,} "
+        f"draws, against the {effects['reference']} cells"
+        + (f" (controls: {controls})" if controls not in (None, effects["reference"]) else "")
+        + f", over {len(model.genes):,} genes. *split-half* is the ceiling: what a second sample "
+        "of the same size would reach. Rows with fewer conditions are not comparable with those "
+        "with more. \u2013: not defined."
+    )
+    state.downloads(table, "held_out_metrics")
+    with st.expander("What the rows and columns mean"):
+        st.markdown(ROWS + ceiling(metrics) + "\n\n" + definitions())
+
+
+ROWS = """
+- *this model*: the prediction of the model.
+- *no change*: nothing happens; it has no r.
+- *mean over perturbations*: every condition does what the average one did in training.
+- *training mean*: the same condition as measured on the training cells; no prediction of new ones.
+- *additive*: the sum of what its single perturbations did in training.
+- *ridge*: a linear model of the dosages, its penalty chosen on validation cells.
+"""
+
+
+def ceiling(metrics: scores.Metrics) -> str:
+    """What the split-half row says, with the limit it sets."""
+    limit = metrics["baselines"].get(scores.CEILING, {}).get("pearson_limit")
+    return (
+        "- *split-half*: **the ceiling**, no prediction: how well a second sample of the same "
+        "size would agree with the measurement (random halves of the cells compared, and "
+        "corrected for their smaller size by the formula of Spearman and Brown)."
+        + (
+            f" Even a prediction without any error could reach r = {limit:.3f} only, as the "
+            "measurement itself is noisy."
+            if limit is not None
+            else ""
+        )
+    )
+
+
+def definitions() -> str:
+    return "\n".join(f"- **{name}**: {meaning}" for name, meaning in DECIMALS.items())
+
+
+def each_condition(model: Bundle) -> None:
+    table = scores.each_condition(model.metrics, model.conditions)
+    st.dataframe(
+        table,
+        hide_index=True,
+        height=420,
+        placeholder="\u2013",
+        alt="Correlation of predicted with measured effect, by condition",
+        column_config={
+            name: st.column_config.NumberColumn(format="%.3f") for name in table.columns[2:]
+        },
+    )
+    st.caption(
+        f"Pearson r over {len(model.genes):,} genes between predicted and measured average effect "
+        "of each condition. With few test cells, or an effect near zero, r is small whatever the "
+        "model: compare with split-half, what a second sample of the same size would reach."
+    )
+    state.downloads(table, "held_out_each_condition")
+
+
+def replicates(model: Bundle) -> None:
+    table = scores.replicates(model.metrics)
+    if not table["why empty"].any():
+        table = table.drop(columns="why empty")
+    st.dataframe(
+        table,
+        hide_index=True,
+        placeholder="\u2013",
+        alt="Agreement with held-out average effects by biological replicate",
+        column_config=FIGURE_COLUMNS | {"cells": st.column_config.NumberColumn(help=OF_REPLICATE)},
+    )
+    st.caption(
+        "The same predictions against the effects of each biological replicate, measured against "
+        "controls of the same replicate. No model sees replicates; figures that differ between "
+        "them more than between predictions say how far a comparison carries."
+    )
+    state.downloads(table, "held_out_replicates")
+
+
+OF_REPLICATE = "Held-out cells of the replicate, controls among them."
+
+
+def predictive(model: Bundle) -> None:
+    """Posterior predictive checks: is the model as sure as it should be."""
+    checks = model.metrics["predictive_checks"]
+    curve, table = scores.predictive(model.metrics), scores.by_statistic(model.metrics)
     left, right = st.columns([3, 2], gap="large")
     with left:
-        st.dataframe(
-            table,
-            hide_index=True,
-            placeholder="",
-            alt="Agreement of predictions with held-out average effects",
-            column_config={
-                name: st.column_config.NumberColumn(format="%.3f") for name in table.columns[1:]
-            },
+        state.chart(
+            figures.calibration(curve, state.dark()),
+            "predictive_calibration",
+            "Share of held-out statistics inside the model's predictions, expected against found",
         )
-        state.downloads(table, "held_out_metrics")
     with right:
-        st.markdown(verdict(metrics))
+        st.markdown("\n".join(map(sure, table.to_dict("records"))))
         st.caption(
-            f"Pooled over {effects['n_conditions']} conditions and {len(model.genes):,} genes: "
-            "average effect (mean over cells of log2(1 + 1e4 x / total), minus control), predicted "
-            f"from {effects['n_draws']:,} draws, against the {effects['reference']} cells. "
-            "*Training mean*: the effect measured on the training cells. *No change* has no r. "
-            "Empty: not defined."
+            f"{checks['n_replicate_sets']} data sets like the test cells are drawn from the "
+            "model. For each gene and condition: is its measured mean, variance and share of "
+            "zeros within the central 50, 80, 90 and 95 % of them? On the dotted line the model "
+            "is as sure as it should be; below it, too sure. Genes of one condition go together, "
+            "so no error is given."
         )
+    st.dataframe(
+        table,
+        hide_index=True,
+        alt="Share of statistics inside the model's predictions",
+        column_config={
+            name: st.column_config.NumberColumn(format="percent", help=TAILS.get(name))
+            for name in table.columns[1:-1]
+        }
+        | {"n": st.column_config.NumberColumn(help="Pairs of a gene and a condition.")},
+    )
+    state.downloads(table, "predictive_checks")
+
+
+TAILS = {
+    "too low": "Measured in the lowest 5 % of what is predicted; 5 % would be right.",
+    "too high": "Measured in the highest 5 % of what is predicted; 5 % would be right.",
+}
+
+
+def sure(row: scores.Metrics) -> str:
+    """One statistic in a sentence, as an item of a list."""
+    low, high = row["too low"], row["too high"]
+    lean = ""
+    if max(low, high) > 0.1:
+        where = "below" if low > high else "above"
+        lean = f"; {max(low, high):.0%} lie {where} 95 % of what it predicts (5 % would be right)"
+    return (
+        f"- **{row['statistic'].capitalize()}**: {row['inside 90 %']:.0%} of {row['n']:,} fall in "
+        f"the model's central 90 %{lean}."
+    )
+
+
+def coverage(model: Bundle) -> None:
+    table = scores.coverage(model.metrics)
+    st.dataframe(
+        table,
+        hide_index=True,
+        placeholder="\u2013",
+        alt="Share of measured shifts inside 90 % intervals",
+        column_config=COVERAGE_COLUMNS,
+    )
+    learned = model.metrics.get("calibration") or {}
+    st.caption(
+        "Share of shifts measured on test cells (of each gene and condition) inside the 90 % "
+        "interval that Compose shows. 90 % would be right. "
+        + (
+            "The calibrated interval learns the model's error for each gene from "
+            f"{learned['n_conditions']} conditions of validation cells; its median is "
+            f"{learned['median_model_error']:.2f} ({scale(model).unit})."
+            if "median_model_error" in learned
+            else "There is no calibrated interval: "
+            f"{state.plain(learned.get('not_available', 'it was not computed'))}."
+        )
+    )
+    state.downloads(table, "coverage")
+
+
+COVERAGE_COLUMNS = {
+    "own": st.column_config.NumberColumn(
+        format="percent",
+        help="The model's own interval as it is. It speaks of the true shift, so the sampling "
+        "error of the measurement alone puts some outside.",
+    ),
+    "own, with sampling error": st.column_config.NumberColumn(
+        format="percent", help="Widened by the sampling error of the measurement: a fair figure."
+    ),
+    "calibrated, with sampling error": st.column_config.NumberColumn(
+        format="percent", help="Widened by the model's error for each gene as well."
+    ),
+    "shifts": st.column_config.NumberColumn(help="Pairs of a gene and a condition."),
+}
+
+
+def interaction(model: Bundle) -> None:
+    found, table = model.metrics["interaction"], scores.doubles(model.metrics)
+    r = found["pearson"]
+    st.markdown(
+        f"Of {found['n_doubles']} pair{'s' if found['n_doubles'] > 1 else ''} measured together "
+        "and alone, predicted and measured **non-additivity** (the pair minus its two singles, by "
+        f"gene) agree with r = {'undefined' if r is None else f'{r:.2f}'} over all pairs and "
+        f"{len(model.genes):,} genes."
+    )
+    st.dataframe(
+        table,
+        hide_index=True,
+        placeholder="\u2013",
+        alt="Agreement of predicted and measured non-additivity by pair",
+        column_config={"r": st.column_config.NumberColumn(format="%.3f", help="Over genes.")},
+    )
+    cells = "test cells"
+    if found["cells"] != "test":
+        cells = "all cells, training cells among them, as no pair is held out with its singles"
+    st.caption(
+        f"Measured on {cells}. Each of the three effects has its own sampling error, so r stays "
+        "below 1 for a perfect model. In models that add up shifts, non-additivity comes from the "
+        "decoder's curvature alone."
+    )
+    state.downloads(table, "interaction")
+
+
+def frontier(model: Bundle) -> None:
+    """How sparse masks can be before the fit suffers."""
+    table = model.frontier
+    if table is None:
+        return
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        state.chart(
+            figures.frontier(table, state.dark()),
+            "frontier",
+            "Validation bound and agreement of effects by the number of active mask entries",
+        )
+    with right:
+        st.markdown(
+            f"**{len(table)} levels of evidence** asked of a mask entry were tried, each a model "
+            "annealed from the same dense start. Kept (diamond) is the sparsest whose validation "
+            "bound is within one standard error of the best."
+        )
+        st.caption(
+            "Top: validation bound minus that of the best level, in nats (units of log "
+            "likelihood) per cell; bars: one standard error of the difference over the same "
+            "validation cells."
+            + (
+                " Below: Pearson r of predicted and measured average effects of validation cells."
+                if table["effect_r"].notna().any()
+                else ""
+            )
+        )
+    st.dataframe(
+        table,
+        hide_index=True,
+        placeholder="\u2013",
+        alt="Levels of evidence with their sparsity and fit",
+        column_config=FRONTIER_COLUMNS,
+    )
+    state.downloads(table, "frontier")
+
+
+FRONTIER_COLUMNS = {
+    "mask_evidence": st.column_config.NumberColumn(
+        "evidence asked", help="Nats per training cell that an active entry must bring."
+    ),
+    "active": st.column_config.NumberColumn("active entries"),
+    "mechanisms": st.column_config.NumberColumn(help="In use by at least one perturbation."),
+    "validation_bound": st.column_config.NumberColumn("validation bound", format="%.3f"),
+    "difference": st.column_config.NumberColumn("from best", format="%.3f"),
+    "difference_se": st.column_config.NumberColumn(
+        "se", format="%.3f", help="Standard error of the difference, over validation cells."
+    ),
+    "effect_r": st.column_config.NumberColumn(
+        "r of effects", format="%.3f", help="Pearson r of average effects on validation cells."
+    ),
+    "chosen": st.column_config.CheckboxColumn("kept"),
+}
+
+
+def training(model: Bundle) -> str:
+    """What the curves are, and when masks were let go."""
+    said = "Bounds on the log likelihood, in nats per cell; higher is better."
+    if not model.model.asks_evidence:
+        return said
+    if model.config["frontier"]:
+        return (
+            f"{said} First the dense start, with every entry on; then the kept level, where the "
+            "evidence asked of entries rises."
+        )
+    shares = model.config["train_config"]
+    return (
+        f"{said} Every entry is on for the first {shares['dense']:.0%} of the steps; then "
+        "mechanisms are turned so that few entries suffice, and the evidence asked of each rises "
+        f"until {shares['anneal']:.0%} of the steps."
+    )
 
 
 def cells(model: Bundle) -> None:
     frame = model.cells.rename(columns={"cell": "name"})
-    counts = model.masks[model.masks["active"]].groupby("perturbation").size()
-    strongest = counts.sort_values(ascending=False, kind="stable").index[:3].tolist()
+    if model.model.has_shifts:
+        size = model.masks.assign(size=model.masks["effect"] ** 2)
+        size = size.groupby("perturbation")["size"].sum()
+        which, space = "the largest effects", "latent state (basal plus shift)"
+    else:
+        size = model.perturbations["train"]
+        which, space = "most cells", "latent state, which the model keeps free of perturbations"
+    strongest = size.sort_values(ascending=False, kind="stable").index[:3].tolist()
     group = frame["condition"].where(frame["condition"].isin(strongest), "all other cells")
     order = pd.Categorical(group, ["all other cells", *strongest], ordered=True)
     frame = frame.assign(group=order).sort_values("group", kind="stable")
@@ -145,8 +490,9 @@ def cells(model: Bundle) -> None:
         "UMAP of a sample of cells in latent space",
     )
     st.caption(
-        f"UMAP of {len(frame):,} cells by their latent state (basal plus shift). Distances between "
-        "far groups mean little."
+        f"UMAP (a flat map that keeps neighbours together) of {len(frame):,} cells by their "
+        f"{space}; in colour, the three perturbations with {which}. Distances between far groups "
+        "mean little."
     )
 
 

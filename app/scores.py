@@ -1,0 +1,147 @@
+"""Tables of held-out figures from a bundle's metrics. Knows nothing of Streamlit.
+
+A figure that is not defined stays empty (None).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+Metrics = dict[str, Any]
+
+MODEL = "this model"
+CEILING = "split-half"
+ALL = "all"
+FIGURES = {"pearson": "r", "pearson_top20": "r, top 20 genes", "r2": "R2", "cosine": "cosine"}
+STATISTICS = {"mean": "mean", "variance": "variance", "zeros": "share of zeros"}
+
+
+def rows(metrics: Metrics) -> dict[str, Metrics]:
+    """The model first, then what it is compared with."""
+    return {MODEL: metrics["average_effects"], **metrics["baselines"]}
+
+
+def kinds(metrics: Metrics) -> list[str]:
+    """Kinds of condition among those scored."""
+    return list(metrics["average_effects"].get("kinds") or {})
+
+
+def average_effects(metrics: Metrics, kind: str = ALL) -> pd.DataFrame:
+    """A row per prediction, over all conditions or those of one kind."""
+    table = []
+    for name, row in rows(metrics).items():
+        if kind != ALL:
+            part = (row.get("kinds") or {}).get(kind) or {}
+            found = {title: part.get(key) for key, title in FIGURES.items()}
+            table.append({"prediction": name, **found, "conditions": part.get("n", 0)})
+            continue
+        low, high = row.get("quartiles") or (None, None)
+        error = (row.get("mc_error") or {}).get("pearson")
+        table.append(
+            {
+                "prediction": name,
+                "r": row["pearson"],
+                "error of r": error,
+                **{title: row[key] for key, title in FIGURES.items() if key != "pearson"},
+                "median r": row.get("median"),
+                "lower quartile": low,
+                "upper quartile": high,
+                "rank": row.get("rank"),
+                "conditions": row["n_conditions"],
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def each_condition(metrics: Metrics, conditions: pd.DataFrame) -> pd.DataFrame:
+    """Pearson r over genes of each condition, a column per prediction; test cells beside."""
+    own = metrics["average_effects"]["per_perturbation"]
+    table = pd.DataFrame({"condition": list(own)})
+    table["test cells"] = conditions["test"].reindex(table["condition"]).to_numpy()
+    for name, row in rows(metrics).items():
+        found = row["per_perturbation"]
+        values = [found.get(condition) for condition in own]
+        if any(value is not None for value in values):
+            table[name] = values
+    return table.sort_values(MODEL, ascending=False) if MODEL in table else table
+
+
+def replicates(metrics: Metrics) -> pd.DataFrame:
+    """A row per replicate and prediction; empty where the data name no replicates."""
+    return pd.DataFrame(
+        [
+            {
+                "replicate": label,
+                "prediction": name,
+                **{title: part.get(key) for key, title in FIGURES.items()},
+                "cells": part["n_cells"],
+                "conditions": part["n_conditions"],
+                "why empty": part.get("not_available", ""),
+            }
+            for name, row in rows(metrics).items()
+            for label, part in (row.get("replicates") or {}).items()
+        ]
+    )
+
+
+def predictive(metrics: Metrics) -> pd.DataFrame:
+    """Nominal against observed share within the central part of what the model predicts."""
+    checks = metrics.get("predictive_checks") or {}
+    return pd.DataFrame(
+        [
+            {
+                "statistic": title,
+                "nominal": level,
+                "observed": inside,
+                "too low": checks[key]["low"],
+                "too high": checks[key]["high"],
+                "n": checks[key]["n"],
+            }
+            for key, title in STATISTICS.items()
+            if checks.get(key)
+            for level, inside in zip(checks["levels"], checks[key]["inside"], strict=True)
+        ]
+    )
+
+
+def by_statistic(metrics: Metrics) -> pd.DataFrame:
+    """`predictive` as a row per statistic, to be read."""
+    table = predictive(metrics)
+    levels = "inside " + (100 * table["nominal"]).map("{:.0f} %".format)
+    wide = table.assign(level=levels).pivot_table(
+        index="statistic", columns="level", values="observed", sort=False
+    )
+    rest = table.groupby("statistic", sort=False)[["too low", "too high", "n"]].first()
+    return wide.join(rest).reset_index()
+
+
+def coverage(metrics: Metrics) -> pd.DataFrame:
+    """Share of measured shifts inside 90 % intervals, a row per kind of condition."""
+    found = metrics.get("coverage") or {}
+    return pd.DataFrame(
+        [
+            {
+                "conditions of": kind,
+                "own": found[kind]["own"],
+                "own, with sampling error": found[kind]["own_with_sampling"],
+                "calibrated, with sampling error": found[kind]["calibrated_with_sampling"],
+                "shifts": found[kind]["n"],
+                "conditions": found[kind]["n_conditions"],
+            }
+            for kind in ("single", "combination")
+            if found.get(kind)
+        ]
+    )
+
+
+def doubles(metrics: Metrics) -> pd.DataFrame:
+    """Predicted against measured non-additivity, a row per pair; empty where none was measured."""
+    found = metrics.get("interaction") or {"doubles": {}}
+    return pd.DataFrame(
+        [
+            {"pair": name, "r": row["pearson"], "seen in training": row["seen_in_training"]}
+            for name, row in found["doubles"].items()
+        ]
+    )
