@@ -18,10 +18,16 @@ from samsvae_core.calibration import INTERVAL, WITHIN, predicted_shifts
 SUPPORT = {
     "measured": "Measured: this condition is in the training data.",
     "control": "Nothing is perturbed: the shift is zero by construction.",
-    "singles": "Each part was measured alone, the combination was not: a prediction by addition.",
+    "singles": "Each part was measured alone, the combination was not: a prediction from its parts.",
     "in combination only": "A part was measured only inside another combination, never alone.",
     "dosage": "A dosage lies outside those in the training data: an extrapolation.",
     "never": "A part has no training cells: its effect is the prior's, not the data's.",
+}
+SCALES = {
+    True: "log2(1 + 1e4 p) of the condition minus that of control; p = mean decoded proportion "
+    "over reference control cells",
+    False: "mean decoded value over reference control cells, of the condition minus that of "
+    "control, in the units of the data",
 }
 
 
@@ -42,6 +48,7 @@ class Composition:
     seed: int
     n_reference: int
     n_observed: int  # cells of the measured condition, 0 where it was not measured
+    is_counts: bool = True  # else shifts are differences of the file's own values
 
     def settings(self) -> dict[str, Any]:
         """What the numbers rest on, as stored beside an exported table."""
@@ -56,8 +63,7 @@ class Composition:
             "n_reference_cells": self.n_reference,
             "n_observed_cells": self.n_observed,
             "interval": list(INTERVAL),
-            "scale": "log2(1 + 1e4 p) of the condition minus that of control; p = mean decoded "
-            "proportion over reference control cells; interval over posterior draws of masks and "
+            "scale": SCALES[self.is_counts] + "; interval over posterior draws of masks and "
             "embeddings (the model's own uncertainty, which tends to be too narrow); calibrated "
             "interval: widened so that 90 % of validation effects fall inside, sampling aside",
         }
@@ -126,6 +132,7 @@ def compose(
         seed=seed,
         n_reference=len(bundle.reference.loc),
         n_observed=0 if observed is None else int(observed["n"].max()),
+        is_counts=bundle.model.config.likelihood == "counts",
     )
 
 

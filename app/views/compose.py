@@ -178,10 +178,7 @@ def example(model: Bundle) -> list[str]:
 def answer(model: Bundle, result: Composition, table: pd.DataFrame, kind: str | None) -> None:
     """In one glance: is this carried by data, and what moves."""
     colour, icon = BADGE[result.support]
-    meaning = SUPPORT[result.support]
-    if not model.model.has_shifts:
-        meaning = meaning.replace("by addition", "by the networks")
-    label = meaning.split(":")[0].rstrip(".")
+    label = SUPPORT[result.support].split(":")[0].rstrip(".")
     st.badge(label, icon=icon, color=colour)
     if result.without:
         left_out = ", ".join(f"M{k}" for k in result.without)
