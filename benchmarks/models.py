@@ -83,7 +83,7 @@ class Job(NamedTuple):
     device: str
 
 
-PAPALEXI = Task("papalexi2021", DATA / "papalexi2021_thp1.h5ad", steps=3000)
+PAPALEXI = Task("papalexi2021", DATA / "papalexi2021_thp1.h5ad", steps=4000)
 NORMAN = Task(
     "norman2019 subset, unseen doubles",
     DATA / "norman2019_k562_subset.h5ad",

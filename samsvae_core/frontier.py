@@ -8,7 +8,6 @@ differences between models on the same cells, not between cells, are what matter
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -74,7 +73,6 @@ def train_frontier(
     whole = pd.DataFrame([*history, *later(histories[chosen], history[-1])])
     atomic_write(run / "frontier.csv", table.to_csv(index=False).encode())
     atomic_write(run / "history.csv", whole.to_csv(index=False).encode())
-    shutil.rmtree(run / "frontier")
     return models[chosen], chosen
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -149,6 +150,7 @@ def resume(
         status["state"] = "making tables"
         atomic_write(run / "status.json", to_json(status))
         build_bundle(model.cpu(), data, parts, run, str(device))
+        shutil.rmtree(run / "frontier", ignore_errors=True)
         status["state"] = "finished"
     except (Stop, KeyboardInterrupt):
         status["state"] = "stopped"

@@ -227,3 +227,33 @@ def test_a_configuration_of_another_version_is_refused(tiny, screen, tmp_path, c
     (tmp_path / "config.json").write_text(json.dumps(settings))
     with pytest.raises(OutputError, match="not the configuration of a run of this version"):
         read_options(tmp_path)
+
+
+# The frontier
+
+
+def test_a_stopped_frontier_resumes_to_the_same_bundle(screen, quick_tables, tmp_path):
+    run, calls = tmp_path / "run", []
+
+    def stop(_):
+        calls.append(1)
+        if len(calls) == 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        report.train(screen.data, screen.parts, run, MODEL, SHORT, on_epoch=stop, frontier=True)
+    assert 1 < len(list((run / "frontier").iterdir())) < 7
+    resumed = report.resume(screen.data, run)
+    whole = report.train(screen.data, screen.parts, tmp_path / "whole", MODEL, SHORT, frontier=True)
+    for name in ("weights.safetensors", "frontier.csv", "masks.csv", "history.csv"):
+        assert resumed.manifest["files"][name] == whole.manifest["files"][name], name
+
+
+def test_the_history_of_a_frontier_is_that_of_the_dense_start_and_the_chosen_level(
+    screen, quick_tables, tmp_path
+):
+    made = report.train(screen.data, screen.parts, tmp_path / "run", MODEL, SHORT, frontier=True)
+    assert made.history["step"].is_monotonic_increasing
+    assert made.history["epoch"].tolist() == list(range(1, len(made.history) + 1))
+    assert made.frontier["mask_evidence"].is_monotonic_increasing
+    assert made.frontier["difference"].max() == 0
