@@ -99,13 +99,14 @@ def baselines(
     are those of the observed conditions.
     """
     trained = observed_effects(train, "training")
-    return {
+    found = {
         "no change": observed * 0,
         "mean over perturbations": observed * 0 + trained.mean(axis=0),
         "training mean": trained.reindex(observed.index),
-        "additive": additive(trained, observed.index),
-        "ridge": ridge(trained, train, validation, dosages),
     }
+    if any(map(is_combination, observed.index)):  # of singles it is the training mean
+        found["additive"] = additive(trained, observed.index)
+    return {**found, "ridge": ridge(trained, train, validation, dosages)}
 
 
 def additive(trained: pd.DataFrame, conditions: pd.Index) -> pd.DataFrame:

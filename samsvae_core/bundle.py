@@ -99,8 +99,8 @@ class Bundle:
 
     @cached_property
     def loadings(self) -> pd.DataFrame:
-        """Columns mechanism, gene, loading, se."""
-        return self._table("loadings.parquet", ("mechanism", "gene", "loading", "se"))
+        """Columns mechanism, gene, loading, se, step."""
+        return self._table("loadings.parquet", ("mechanism", "gene", "loading", "se", "step"))
 
     @cached_property
     def masks(self) -> pd.DataFrame:

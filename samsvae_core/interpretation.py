@@ -50,32 +50,48 @@ def active_mechanisms(masks: pd.DataFrame) -> list[int]:
 
 @torch.inference_mode()
 def loadings(model: SAMSVAE, reference: Reference, genes: list[str]) -> pd.DataFrame:
-    """Effect on log2 expression of one mechanism moved by one prior standard deviation.
+    """What one mechanism does to the level of each gene, per prior standard deviation.
 
     With y(z) = log2(1 + 1e4 softmax(decoder(z))), the loading of mechanism k on gene g is the mean
-    over reference control cells of [y_g(z + e_k) - y_g(z - e_k)] / 2, the basal states z held at
-    their posterior means; `se` is its standard error over those cells. Columns mechanism, gene,
-    loading, se. The decoder is not linear: a loading is the slope across one step, not a weight.
-    Values that are not counts are not transformed.
+    over reference control cells of [y_g(z + s e_k) - y_g(z)] / s, the basal states z held at their
+    posterior means; `se` is its standard error over those cells. The decoder is not linear, so the
+    step s is as far as perturbations go: the mean size of the active effects, in the direction they
+    have on average. Where that is below 1 or nobody uses the mechanism: [y_g(z + e_k) -
+    y_g(z - e_k)] / 2, told as step 0. Values that are not counts are not transformed. Columns
+    mechanism, gene, loading, se, step.
     """
     z, nowhere = reference.loc, torch.zeros(model.n_shift)
+    steps = typical_effects(model)
     frames = []
     for k in range(z.shape[1]):
-        step = torch.zeros_like(z[0])
-        step[k] = 1
-        up, down = (model.level(model.moved_means(z + sign * step, nowhere)) for sign in (1, -1))
-        half = ((up - down) / 2).double()  # (R, G)
+        axis = torch.zeros_like(z[0])
+        axis[k] = 1
+        ends = (steps[k], 0.0) if steps[k] else (1.0, -1.0)
+        far, near = (model.level(model.moved_means(z + end * axis, nowhere)) for end in ends)
+        slope = ((far - near) / (ends[0] - ends[1])).double()  # (R, G)
         frames.append(
             pd.DataFrame(
                 {
                     "mechanism": k,
                     "gene": genes,
-                    "loading": half.mean(0).numpy(),
-                    "se": (half.std(0) / len(half) ** 0.5).numpy(),
+                    "loading": slope.mean(0).numpy(),
+                    "se": (slope.std(0) / len(slope) ** 0.5).numpy(),
+                    "step": steps[k],
                 }
             )
         )
     return pd.concat(frames, ignore_index=True)
+
+
+def typical_effects(model: SAMSVAE) -> list[float]:
+    """Per mechanism, how far and in which direction its users move; 0 where that is below 1."""
+    effect = model.effect_moments()[0]
+    if not effect.shape[1]:
+        return [0.0] * model.config.n_latent
+    active = (model.mask_probability() > ACTIVE).to(effect)
+    size = (effect.abs() * active).sum(0) / active.sum(0).clamp_min(1)
+    signed = torch.where((effect * active).sum(0) < 0, -size, size)
+    return [float(step) for step in torch.where(size < 1, 0.0, signed)]
 
 
 def loading_matrix(table: pd.DataFrame) -> pd.DataFrame:

@@ -275,7 +275,7 @@ def test_evaluation_repeats_the_metrics_of_the_bundle(samsvae, screen, trained, 
             ["perturbation", "mechanism", "probability", "effect", "effect_sd", "active"],
             18,
         ),
-        ("loadings", ["mechanism", "gene", "loading", "se"], 120),
+        ("loadings", ["mechanism", "gene", "loading", "se", "step"], 120),
     ],
 )
 @pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])

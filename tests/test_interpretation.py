@@ -105,6 +105,21 @@ def test_loadings_are_the_closed_form_of_a_linear_decoder():
         assert row["se"] == pytest.approx(half.std(ddof=1) / np.sqrt(40), abs=1e-5)
 
 
+@torch.no_grad()
+def test_loadings_are_taken_over_the_step_that_perturbations_make():
+    model, z = linear_model(-4.0), torch.zeros(2, 3)
+    model.mask_logits.fill_(60.0)
+    model.embedding_loc[:, 1] = torch.tensor([-2.0, -2.0, -2.0, -4.0, 0.0])
+    table = loadings(model, Reference(z, z + 1, torch.ones(2)), list("abcdefghi"))
+    found = table.set_index(["mechanism", "gene"]).loc[1]
+    slope = model.slopes[1].double().numpy()
+    levels = (np.log2(1 + 1e4 * np.exp(-4 + end * slope)) for end in (-2.0, 0.0))
+    far, near = levels
+    np.testing.assert_allclose(found["loading"], (far - near) / -2, atol=1e-5)
+    assert (found["step"] == -2).all()
+    assert (table.loc[table["mechanism"] != 1, "step"] == 0).all()  # nobody moves these
+
+
 def test_loadings_of_strong_genes_are_the_slope_in_log2():
     """Far above 1 in 10,000 the level is log2(1e4 p), so linear in z: the slope itself."""
     model = linear_model(3.0)

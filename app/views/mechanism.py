@@ -13,7 +13,6 @@ from samsvae_core.bundle import Bundle
 METHODS = {"gsea": "Ranked (GSEA)", "ora": "Top genes (over-representation)"}
 Z90 = 1.645  # half a 90 % interval in standard errors
 FDR = 0.05
-FAR = 3.0  # standard deviations
 N_BARS = 40  # perturbations drawn; the table beside has all
 N_NAMED = 30  # perturbations in a sentence
 
@@ -168,11 +167,10 @@ def genes(model: Bundle, k: int) -> None:
                 f"Genes with the largest loadings, {title.lower()}",
             )
     st.caption(
-        f"Loading: {scale(model).loading} when this mechanism moves by one prior standard "
-        "deviation, (up minus down) / 2, basal states held at the reference control cells and "
-        f"averaged over {len(model.reference.loc)} of them; whiskers: 90 % interval over cells. "
-        "The decoder is not linear: a larger step need not do proportionally more"
-        f"{steps_apart(model, k)}."
+        f"Loading: {scale(model).loading} {step_in_words(rows['step'].iloc[0])}, basal states "
+        f"held at the reference control cells and averaged over {len(model.reference.loc)} of "
+        "them; whiskers: 90 % interval over cells. The decoder is not linear: another step need "
+        "not do proportionally as much."
     )
     with st.expander(f"All {len(rows):,} genes"):
         shown = rows.sort_values("loading", ascending=False)
@@ -187,16 +185,13 @@ def genes(model: Bundle, k: int) -> None:
         state.downloads(shown, f"loadings_M{k}")
 
 
-def steps_apart(model: Bundle, k: int) -> str:
-    """A warning where perturbations move a mechanism much further than the loading does."""
-    if not model.model.has_shifts:
-        return ""
-    size = interpretation.used_by(model, k)["effect"].abs().median()
-    if size < FAR:
-        return ""
+def step_in_words(step: float) -> str:
+    """How far the mechanism was moved for its loadings."""
+    if not step:
+        return "per prior standard deviation, when this mechanism moves by one up and one down"
     return (
-        f", and the perturbations here move it by {size:.1f} standard deviations (median): for "
-        "what they do to genes, see Compose"
+        f"per prior standard deviation, when this mechanism moves by {step:+.2f} of them, the mean "
+        "size of the effects of its perturbations"
     )
 
 
