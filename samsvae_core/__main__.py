@@ -221,10 +221,12 @@ def train(
             replicate_key=replicate_key,
             continuous=is_gaussian(likelihood),
         )
-        if genes is not None or top_genes is not None:
-            wanted = None if genes is None else read_genes(genes)
-            cells = gene_panel(cells, genes=wanted, top=top_genes)
+        if genes is not None:
+            cells = gene_panel(cells, genes=read_genes(genes))
         parts = split_cells(cells, split, seed, fraction)
+        if top_genes is not None:  # by what may be known of them: the training cells
+            kept = gene_panel(cells.subset(parts == "train"), top=top_genes).genes
+            cells = gene_panel(cells, genes=kept.tolist())
         if epochs is not None:
             steps = epochs * -(-int((parts == "train").sum()) // batch_size)
         settings = TrainConfig(
@@ -443,15 +445,15 @@ def structure(
         raise ValueError("Name two bundles or more to compare, or known groups with --groups FILE.")
     models = [load(path) for path in bundles]
     for model in models:
-        if not model.model.has_shifts:
-            raise ValueError(f"{model.path}: {model.title} has no masks or effects to compare.")
+        if not (model.model.has_masks or (groups and model.model.has_shifts)):
+            raise ValueError(f"{model.path}: {model.title} has nothing here to compare.")
     if groups is not None:
         known = read_groups(groups)
         for model in models:
             effects = interpretation.matrix(model.masks, "effect")
             found = group_agreement(effects, known, seed=seed)
             typer.echo(structure_in_words(model.name, found))
-    if len(models) > 1:
+    if len(models) > 1 and all(model.model.has_masks for model in models):
         names = set(models[0].perturbations.index)
         if any(set(model.perturbations.index) != names for model in models):
             raise ValueError("These bundles have different perturbations; masks cannot be matched.")

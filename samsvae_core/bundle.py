@@ -50,7 +50,13 @@ FILES = (
     "card.md",
 )
 OPTIONAL = ("frontier.csv", "calibration.csv", "predictive_checks.parquet")
-NAMES = ("gene", "perturbation", "condition")  # columns that are text whatever they look like
+NAMES = (
+    "gene",
+    "perturbation",
+    "condition",
+    "cell",
+    "split",
+)  # columns that are text whatever they look like
 PACKAGES = ("samsvae-explorer", "torch", "numpy", "pandas", "anndata", "gseapy", "umap-learn")
 
 
@@ -370,8 +376,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """A table whose names stay names: NA is not a missing value, TRUE and 007 are no numbers."""
-    return pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(NAMES, str))
+    """A table whose names stay names: NA is not a missing value, TRUE and 007 are no numbers.
+
+    In other columns nothing is a missing number.
+    """
+    header = pd.read_csv(path, nrows=0, dtype=str)
+    numbers = {column: [""] for column in header if column not in NAMES}
+    names = dict.fromkeys(NAMES, str)
+    return pd.read_csv(path, keep_default_na=False, na_values=numbers, dtype=names)
 
 
 def read_groups(path: Path) -> pd.Series:
@@ -384,4 +396,5 @@ def read_groups(path: Path) -> pd.Series:
         raise DataError(
             f"{path} must have columns perturbation, group; found {', '.join(table.columns)}."
         )
-    return table.set_index("perturbation")["group"]
+    table = table.apply(lambda column: column.str.strip())
+    return table[table["group"] != ""].set_index("perturbation")["group"]

@@ -29,6 +29,7 @@ CELL_VALUES_AT_ONCE = 2**23  # cells x genes held dense while standard errors ar
 STATE_VALUES_AT_ONCE = 2**21  # shifts x reference cells x genes held while levels are taken
 FEWEST_CONDITIONS = 3  # to learn model errors from
 SIMILAR_GENES = 51  # genes of similar level that a gene's model error is shrunk towards
+FLOOR = 0.1  # least squared error of a gene, as a share of the mean over genes
 PRIOR_CONDITIONS = 30  # what these count for, in conditions
 
 
@@ -188,36 +189,39 @@ def gene_errors(observed: Shifts, predicted: Predicted) -> pd.DataFrame | None:
     with that of the SIMILAR_GENES nearest in se^2 + sd^2 (as good as in level) added as if it were
     PRIOR_CONDITIONS conditions more; its root, times the one factor under which 90 % of the
     residuals fall within +-1.645 sqrt(sd^2 + error^2 + se^2), each with its own condition left out
-    of the error. None with fewer than 3 conditions. Columns: gene, model_error.
+    of the error. The factor is 1 at least. None with fewer than 3 conditions, or where the sampling
+    of the cells hides the error of the model. Columns: gene, model_error.
     """
     n = len(observed.shift)
-    if n < FEWEST_CONDITIONS:
-        return None
     se, sd = observed.se.to_numpy(), predicted.sd.to_numpy()
     squared = (observed.shift.to_numpy() - predicted.mean.to_numpy()) ** 2
     known = se**2 + sd**2
-    excess = squared - known  # (A, G)
+    scored = se > 0  # no count at all says nothing of the error
+    excess = np.where(scored, squared - known, np.nan)  # (A, G)
+    pooled = float(np.nanmean(excess)) if scored.any() else 0.0
+    if n < FEWEST_CONDITIONS or pooled <= 0:
+        return None
+    floor = FLOOR * pooled
     order = np.argsort(known.mean(0), kind="stable")
-    left_out = np.stack([shrunk(np.delete(excess, i, axis=0), order) for i in range(n)])
+    left_out = np.stack([shrunk(np.delete(excess, i, axis=0), order, floor) for i in range(n)])
     asked = (squared / WITHIN**2 - known).clip(0)  # the squared error that would just suffice
-    scored = se > 0
-    needed = np.divide(asked, left_out, out=np.where(asked > 0, np.inf, 0.0), where=left_out > 0)
-    factor = np.quantile(needed[scored], 0.9, method="higher") if scored.any() else 1.0
-    if not np.isfinite(factor):
-        factor = 1.0
-    error = np.sqrt(factor * shrunk(excess, order))
+    factor = max(1.0, np.quantile((asked / left_out)[scored], 0.9, method="higher"))
+    error = np.sqrt(factor * shrunk(excess, order, floor))
     return pd.DataFrame({"gene": observed.shift.columns, "model_error": error})
 
 
-def shrunk(excess: Float[np.ndarray, "A G"], order: np.ndarray) -> Float[np.ndarray, " G"]:
-    """Mean over conditions, drawn towards that of neighbours in `order`; not below 0."""
-    mean = excess.mean(0)
-    width = min(SIMILAR_GENES, len(mean))
-    ordered = pd.Series(mean[order])
-    similar = np.empty_like(mean)
-    similar[order] = ordered.rolling(width, center=True, min_periods=1).mean()
-    n = len(excess)
-    return ((n * mean + PRIOR_CONDITIONS * similar) / (n + PRIOR_CONDITIONS)).clip(0)
+def shrunk(
+    excess: Float[np.ndarray, "A G"], order: np.ndarray, floor: float
+) -> Float[np.ndarray, " G"]:
+    """Mean over conditions, drawn towards that of neighbours in `order`; not below `floor`."""
+    n = (~np.isnan(excess)).sum(0)
+    total = np.nansum(excess, axis=0)
+    width = min(SIMILAR_GENES, excess.shape[1])
+    around = pd.DataFrame({"total": total[order], "n": n[order]})
+    around = around.rolling(width, center=True, min_periods=1).sum()
+    similar = np.empty(excess.shape[1])
+    similar[order] = around["total"] / around["n"].clip(lower=1)
+    return ((total + PRIOR_CONDITIONS * similar) / (n + PRIOR_CONDITIONS)).clip(floor)
 
 
 def coverage(

@@ -45,7 +45,7 @@ def model_card(
     lines = [
         f"# Model card: {origin['title'] or file}",
         "",
-        f"Data: {file}, {len(data.cells):,} cells x {len(data.genes):,} genes, "
+        f"Data: {file}, {len(data.cells):,} cells used x {len(data.genes):,} genes, "
         f"{len(data.perturbations)} perturbations, control {control}. "
         f"Source: {origin['source']}. Licence: {origin['licence']}.",
         f"Split by cell: {sizes}.",
@@ -64,10 +64,7 @@ def model_card(
         "",
         "## What to know",
         "",
-        "- Intervals are the model's own (posterior draws of masks and embeddings, mean-field): "
-        "they leave out the spread between trainings and tend to be too narrow.",
-        "- Mechanisms are numbered by how many perturbations use them; another training may find "
-        "them in another order, split or merged.",
+        *knowledge(kind),
         "- Enrichment takes genes as units. It says which gene sets a mechanism resembles, not "
         "that the finding would be reproduced.",
         "- Replicates and batches are not modelled.",
@@ -76,6 +73,24 @@ def model_card(
     if origin["notes"]:
         lines += ["", "## How it was chosen", "", origin["notes"]]
     return "\n".join(lines) + "\n"
+
+
+def knowledge(kind: type[SAMSVAE]) -> list[str]:
+    """What to know of intervals and mechanisms of this kind of model."""
+    lines = [
+        "- The model's own intervals are over draws of its posterior of effects: they leave out "
+        "the spread between trainings and are far too narrow."
+        if kind.has_posterior
+        else "- The model has no posterior of effects, so it has no intervals of its own."
+    ]
+    if kind.has_masks:
+        lines.append(
+            "- Mechanisms are numbered by how many perturbations use them; another training may "
+            "find them in another order, split or merged."
+        )
+    if not kind.composes:
+        lines.append("- Every combination is a treatment of its own: nothing can be composed.")
+    return lines
 
 
 def masks_in_words(kind: type[SAMSVAE], model: dict[str, Any], masks: pd.DataFrame) -> list[str]:
@@ -179,8 +194,9 @@ def metrics_in_words(metrics: dict[str, Any], title: str) -> str:
         "",
         "Median: of the r of each condition, with quartiles. Rank: where the true condition comes "
         "among all, by cosine with the prediction (0 first, 0.5 chance). Split-half: what a second "
-        "sample of as many cells would score (halves of the held-out cells, Spearman-Brown); a "
-        "prediction without noise could reach the square root of it.",
+        "sample of as many cells would score (halves of these cells, Spearman-Brown). The ceiling, "
+        "what a prediction without noise could reach, is its square root: r "
+        f"{figure(metrics['baselines'][CEILING]['pearson_limit'])}.",
         "",
         verdict(metrics),
         *kinds_in_words(title, metrics),
@@ -277,7 +293,7 @@ def interaction_in_words(interaction: dict[str, Any] | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    return "an unknown share" if share is None else f"{share:.1%}"
+    return "(not available)" if share is None else f"{share:.1%}"
 
 
 def verdict(metrics: dict[str, Any]) -> str:
@@ -299,11 +315,9 @@ def compared(rows: dict[str, dict[str, Any] | None], where: str) -> str:
     own = rows["model"]
     assert own is not None
     size = "n" if "n" in own else "n_conditions"
-    rivals = {
-        name: row
-        for name, row in rows.items()
-        if name not in ("model", CEILING) and row and row[size] == own[size]
-    }
+    others = {n: row for n, row in rows.items() if n not in ("model", CEILING)}
+    rivals = {name: row for name, row in others.items() if row and row[size] == own[size]}
+    fewer = [f"{n} ({row[size] if row else 0})" for n, row in others.items() if n not in rivals]
     found = []
     for key, name in (("pearson", "r over all genes"), ("pearson_top20", "r over the top 20")):
         if own[key] is None:
@@ -316,7 +330,8 @@ def compared(rows: dict[str, dict[str, Any] | None], where: str) -> str:
             if better
             else f"by {name}, the model beats every baseline"
         )
-    return f"On {where}, {'; '.join(found)}."
+    aside = f" Not compared, as they predict fewer conditions: {', '.join(fewer)}." if fewer else ""
+    return f"On {where}, {'; '.join(found)}.{aside}"
 
 
 def figure(value: float | None) -> str:

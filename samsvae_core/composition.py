@@ -18,10 +18,10 @@ from samsvae_core.calibration import INTERVAL, WITHIN, predicted_shifts
 SUPPORT = {
     "measured": "Measured: this condition is in the training data.",
     "control": "Nothing is perturbed: the shift is zero by construction.",
-    "singles": "Each part was measured alone, the combination was not: a prediction from its parts.",
+    "singles": "Each part was measured alone, the combination not: a prediction from its parts.",
     "in combination only": "A part was measured only inside another combination, never alone.",
     "dosage": "A dosage lies outside those in the training data: an extrapolation.",
-    "never": "A part has no training cells: its effect is the prior's, not the data's.",
+    "never": "A part has no training cells: nothing is known of it; this is no prediction.",
 }
 SCALES = {
     True: "log2(1 + 1e4 p) of the condition minus that of control; p = mean decoded proportion "

@@ -350,7 +350,7 @@ def shift_metrics(
     if errors is None:
         learned["not_available"] = (
             f"fewer than {calibration.FEWEST_CONDITIONS} conditions, or too few controls, have "
-            f"{FEWEST_CELLS} validation cells"
+            f"{FEWEST_CELLS} validation cells, or their sampling error hides that of the model"
         )
     else:
         learned["median_model_error"] = float(errors["model_error"].median())

@@ -50,7 +50,9 @@ def train_frontier(
     """
     cells = {p: Cells(data.subset(parts == p), device) for p in ("train", "validation")}
     start = run / "frontier" / "dense"
-    dense_steps, level_steps = (round(settings.steps * s) for s in (SHARE_DENSE, SHARE_LEVEL))
+    dense_steps, level_steps = (
+        max(1, round(settings.steps * s)) for s in (SHARE_DENSE, SHARE_LEVEL)
+    )
     dense_settings = replace(settings, steps=dense_steps, dense=1.0, anneal=float("inf"))
     level_settings = replace(settings, steps=level_steps, dense=0.0)
     dense = fresh(data, parts, config, settings.seed, name).to(device)
@@ -103,7 +105,7 @@ def compared(models: dict[float, SAMSVAE], bounds: dict[float, np.ndarray]) -> p
             }
         )
     table = pd.DataFrame(rows)
-    close = table[table["difference"] >= -table["difference_se"]]
+    close = table[table["difference"] >= -table["difference_se"].fillna(0)]
     table["chosen"] = table.index == close["active"].idxmin()
     return table
 

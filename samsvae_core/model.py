@@ -35,6 +35,7 @@ ACTIVE = 0.5  # posterior probability above which a perturbation uses a mechanis
 MASK_START = 2.0  # logit of the masks at the start: on (0.88), and still able to move
 MIN_EVIDENCE = 5.0  # nats in all: below it a handful of cells could switch a mechanism on
 SCALE_FLOOR = 1e-2  # of ln(1 + x): a gene of very few training cells is not blown up further
+NOISE_FLOOR = 1e-2  # of a gene's spread: least noise of a Gaussian likelihood
 PER_TEN_THOUSAND = 1e4  # transcripts: the usual unit of single-cell expression
 EMPTY_CELL = 1e-8  # library of a cell without counts: its likelihood is 1 whatever the decoder says
 
@@ -140,6 +141,7 @@ class SAMSVAE(nn.Module):
     has_posterior = True  # the effects of perturbations are known with an uncertainty
     composes = True  # perturbations can be put together
 
+    noise_floor: Tensor
     x_loc: Tensor
     x_scale: Tensor
     evidence: Tensor
@@ -157,6 +159,7 @@ class SAMSVAE(nn.Module):
             self.log_concentration = nn.Parameter(spread)
         else:
             self.log_noise = nn.Parameter(spread)
+            self.register_buffer("noise_floor", torch.full((config.n_genes,), NOISE_FLOOR))
         self.register_buffer("x_loc", torch.zeros(config.n_genes))
         self.register_buffer("x_scale", torch.ones(config.n_genes))
         self.register_buffer("evidence", torch.full((config.n_perturbations,), MIN_EVIDENCE))
@@ -211,12 +214,30 @@ class SAMSVAE(nn.Module):
         bring, in nats.
         """
         self.x_loc.copy_(loc)
-        self.x_scale.copy_(scale.clamp_min(SCALE_FLOOR).masked_fill(scale == 0, torch.inf))
+        if self.config.likelihood == "gaussian":
+            self.fit_noise(loc, scale)
+        else:
+            scale = scale.clamp_min(SCALE_FLOOR).masked_fill(scale == 0, 0)
+        self.x_scale.copy_(scale.masked_fill(scale == 0, torch.inf))
         if self.config.mask_evidence is None:
             self.evidence.fill_(-torch.tensor(self.config.mask_prior).logit().item())
         else:
             evidence = self.config.mask_evidence * cells_per_perturbation
             self.evidence.copy_(evidence.clamp_min(MIN_EVIDENCE))
+
+    def fit_noise(self, loc: Float[Tensor, " G"], scale: Float[Tensor, " G"]) -> None:
+        """Start a Gaussian likelihood at the training mean and spread, whatever the unit.
+
+        The noise keeps a floor, NOISE_FLOOR of the gene's spread, or of the median gene's for one
+        that is constant in training: else its likelihood would be without bound.
+        """
+        varying = scale[scale > 0]
+        typical = varying.median() if len(varying) else scale.new_ones(())
+        spread = torch.where(scale > 0, scale, typical)
+        with torch.no_grad():
+            self.log_noise.copy_(spread.log())
+            self.noise_floor.copy_(NOISE_FLOOR * spread)
+            self.decoder.out.bias.copy_(loc)
 
     def effects(
         self, n_samples: int, anneal: float = 1.0, D: Float[Tensor, "N T"] | None = None
@@ -294,7 +315,8 @@ class SAMSVAE(nn.Module):
     ) -> NegativeBinomials | Normals:
         """p(x | z), batch shape (S, N, G)."""
         if self.config.likelihood == "gaussian":
-            return Normals(self.decoder(z), self.log_noise)
+            noise = (self.log_noise.exp() + self.noise_floor).log()
+            return Normals(self.decoder(z), noise)
         return NegativeBinomials(
             self.log_proportions(z),
             self.log_concentration,

@@ -165,6 +165,9 @@ def resume(
     except (TrainingError, DataError, OutputError) as error:
         status.update(state="failed", message=str(error))
         raise
+    except Exception as error:
+        status.update(state="failed", message=f"{type(error).__name__}: {error}")
+        raise
     finally:
         status["seconds"] = round(time.monotonic() - began, 1)
         atomic_write(run / "status.json", to_json(status))

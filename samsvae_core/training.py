@@ -1,9 +1,10 @@
 """Fit a model to cells: one loop, checkpoints that survive a crash, a callback per epoch.
 
-The evidence asked of a mask entry is annealed from 0 to its full value over the first two thirds of
-the steps: everything starts on, a decoder is learned, and only then do mechanisms that do not earn
-their keep switch off (docs/model.md). "Best" and early stopping count from there on; then, too, the
-learning rates fall, so that the final parameters are an average rather than a snapshot.
+Everything starts on and a decoder is learned. Then the latent space is turned to its sparsest
+basis, and the evidence asked of a mask entry rises from 0 to its full value until two thirds of the
+steps: mechanisms that do not earn their keep switch off (docs/model.md). "Best" and early stopping
+count from there on; then, too, the learning rates fall, so that the final parameters are an average
+rather than a snapshot.
 
 While it runs it writes history.csv and checkpoints/{last,best}.safetensors into the run folder.
 Knows nothing of pages or command lines.
@@ -83,7 +84,7 @@ def new_model(data: CellData, config: ModelConfig, seed: int, name: str = "sams-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MODELS[name](config)
-    values = data.counts.log1p() if data.is_counts else data.counts
+    values = (data.counts.log1p() if data.is_counts else data.counts).astype(np.float64)
     mean = np.asarray(values.mean(axis=0)).ravel()
     mean_square = np.asarray(values.multiply(values).mean(axis=0)).ravel()
     scale = np.sqrt(np.maximum(mean_square - mean**2, 0))

@@ -26,7 +26,7 @@ def test_names_from_files_are_text_on_the_card():
 
 def test_the_card_says_what_a_reader_has_to_know(tiny):
     for text in (
-        "screen.h5ad, 600 cells x 40 genes, 6 perturbations, control control",
+        "screen.h5ad, 600 cells used x 40 genes, 6 perturbations, control control",
         "4 latent dimensions, 16 hidden units",
         "0.16 nats of evidence per training cell",
         "| SAMS-VAE |",
@@ -139,6 +139,6 @@ def test_the_frontier_is_told_where_it_was_trained():
 def test_coverage_is_told_whatever_it_is():
     part = {"own": 0.08, "own_with_sampling": 0.7, "calibrated_with_sampling": None}
     words = coverage_in_words({"single": {**part, "n": 50, "n_conditions": 5}, "combination": None})
-    for said in ("8.0%", "70.0%", "an unknown share"):
+    for said in ("8.0%", "70.0%", "(not available)"):
         assert said in words
     assert "Not available" in coverage_in_words({"single": None, "combination": None})

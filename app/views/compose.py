@@ -192,7 +192,7 @@ def answer(model: Bundle, result: Composition, table: pd.DataFrame, kind: str | 
         if len(genes)
     ]
     st.markdown(
-        f"{meaning} "
+        f"{SUPPORT[result.support]} "
         + (f"Most {'; most '.join(parts)}. " if parts else "")
         + (
             f"Of {len(table):,} genes, {int(clear.sum()):,} have a 90 % interval "
@@ -313,11 +313,17 @@ def measured(model: Bundle, result: Composition) -> None:
             "undefined" if r is None else f"{r:.2f}",
             help=f"Between predicted and observed shift of {len(table):,} genes.",
         )
+        trained = int(model.conditions.loc[result.condition, "train"])
         st.caption(
             f"Observed: {scale(model).observed} of {result.n_observed:,} cells with this condition "
-            f"and {n_control:,} control cells, all splits; most of them were trained on, so this "
-            "shows fit, not foresight (held-out figures: Overview). Whiskers: 90 % interval from "
-            "the jackknife standard error over cells."
+            f"and {n_control:,} control cells, all splits. "
+            + (
+                f"{trained:,} of the {result.n_observed:,} were trained on, so this shows fit, not "
+                "foresight (held-out figures: Overview). "
+                if trained
+                else "No cell of this condition was trained on: this is foresight. "
+            )
+            + "Whiskers: 90 % interval from the jackknife standard error over cells."
         )
 
 

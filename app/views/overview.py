@@ -68,9 +68,7 @@ def headline(model: Bundle) -> None:
     n_cells = int(model.conditions[["train", "validation", "test"]].to_numpy().sum())
     per = model.masks.groupby("perturbation")["active"].sum()
     columns = st.columns(4)
-    columns[0].metric(
-        "Cells", f"{n_cells:,}", help="All cells of the data file: train, validation and test."
-    )
+    columns[0].metric("Cells", f"{n_cells:,}", help="Cells used: train, validation and test.")
     has_masks, n_latent = model.model.has_masks, model.model.config.n_latent
     columns[1].metric(
         "Perturbations" if model.model.composes else "Treatments",
@@ -196,8 +194,9 @@ def average_effects(model: Bundle) -> None:
         f"Average effect: {scale(model).average_effect}; predicted from {effects['n_draws']:,} "
         f"draws, against the {effects['reference']} cells"
         + (f" (controls: {controls})" if controls not in (None, effects["reference"]) else "")
-        + f", over {len(model.genes):,} genes. *split-half* is the ceiling: what a second sample "
-        "of the same size would reach. Rows with fewer conditions are not comparable with those "
+        + f", over {len(model.genes):,} genes. *split-half*: what a second sample of the same "
+        "size would reach; the ceiling, for a prediction without noise, is the square root of "
+        "it. Rows with fewer conditions are not comparable with those "
         "with more. \u2013: not defined."
     )
     state.downloads(table, "held_out_metrics")
@@ -219,11 +218,11 @@ def ceiling(metrics: scores.Metrics) -> str:
     """What the split-half row says, with the limit it sets."""
     limit = metrics["baselines"].get(scores.CEILING, {}).get("pearson_limit")
     return (
-        "- *split-half*: **the ceiling**, no prediction: how well a second sample of the same "
+        "- *split-half*: no prediction but the data themselves: how well a second sample of the same "
         "size would agree with the measurement (random halves of the cells compared, and "
         "corrected for their smaller size by the formula of Spearman and Brown)."
         + (
-            f" Even a prediction without any error could reach r = {limit:.3f} only, as the "
+            f" **The ceiling**: even a prediction without any error could reach r = {limit:.3f} only, as the "
             "measurement itself is noisy."
             if limit is not None
             else ""
@@ -460,12 +459,12 @@ def training(model: Bundle) -> str:
         return said
     if model.config["frontier"]:
         return (
-            f"{said} First the dense start, with every entry on; then the kept level, where the "
-            "evidence asked of entries rises."
+            f"{said} First the dense start, which asks for no evidence; then the kept level, where "
+            "the evidence asked of entries rises."
         )
     shares = model.config["train_config"]
     return (
-        f"{said} Every entry is on for the first {shares['dense']:.0%} of the steps; then "
+        f"{said} No evidence is asked for the first {shares['dense']:.0%} of the steps; then "
         "mechanisms are turned so that few entries suffice, and the evidence asked of each rises "
         f"until {shares['anneal']:.0%} of the steps."
     )
