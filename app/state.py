@@ -23,6 +23,7 @@ from samsvae_core.composition import Composition
 from samsvae_core.files import sha256
 
 MAX_PERTURBATIONS = 6
+FIRST = "papalexi2021"  # what the dashboard opens on, where it is there
 MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:])")
 
 
@@ -36,8 +37,9 @@ def dark() -> bool:
 
 
 def available() -> dict[str, Path]:
-    """Bundles in the models folder, by name."""
-    return bundles.list_bundles(bundles.models_folder())
+    """Bundles in the models folder, by name, the one to open on first."""
+    found = bundles.list_bundles(bundles.models_folder())
+    return dict(sorted(found.items(), key=lambda item: item[0] != FIRST))
 
 
 def choose_bundle() -> None:

@@ -1,7 +1,7 @@
 """Which model is best, on which data, and does a mean do better?
 
     python benchmarks/models.py --quick                    # one seed, few steps: under 50 s
-    python benchmarks/models.py --output results.csv       # both files, 5 seeds: 70 min on 2 cores
+    python benchmarks/models.py --output results.csv       # both files, 5 seeds: 80 min on 2 cores
     python benchmarks/models.py --data norman.h5ad --size-factor total_counts --split combinations \
         --paper --device cuda --output results.csv         # a full file with the paper's settings
 
@@ -36,6 +36,7 @@ from samsvae_core.splits import UNUSED, split
 from samsvae_core.training import TrainConfig, fit, new_model
 
 DATA = Path(os.environ.get("SAMSVAE_DATA", Path(__file__).resolve().parents[2] / "shared/data"))
+QUICK = {"iwelbo_samples": 5, "effect_draws": 100, "replicate_sets": 2, "shift_draws": 4}
 PUBLISHED = {"dense": 0.0, "anneal": 0.0}  # the prior is there from the first step
 ENTRANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     # model of MODELS, fields of ModelConfig, fields of TrainConfig
@@ -72,6 +73,7 @@ class Task:
     steps: int = 6000
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
 
 
 class Job(NamedTuple):
@@ -154,7 +156,7 @@ def tasks(arguments: argparse.Namespace) -> list[Task]:
     if arguments.paper:
         changes = {"model": PAPER_MODEL, "training": PAPER_TRAINING}
     if arguments.quick:
-        changes["steps"] = 60
+        changes |= {"steps": 40, "evaluation": QUICK}
     return [Task(**{**vars(task), **changes}) for task in found]
 
 
@@ -183,7 +185,7 @@ def run(job: Job) -> list[dict[str, Any]]:
         validation = Cells(data.subset(parts == "validation"), device)
         fit(model, Cells(train, device), validation, settings, Path(folder))
     seconds = time.monotonic() - began
-    metrics = evaluate(model, data, parts, EvaluationConfig())
+    metrics = evaluate(model, data, parts, EvaluationConfig(**task.evaluation))
     key = {"task": task.name, "seed": job.seed}
     active = int((model.mask_probability() > 0.5).sum()) if model.has_masks else None
     row = {
@@ -232,14 +234,15 @@ def report(rows: pd.DataFrame) -> None:
             for measure in measures:
                 values = own[measure].astype(float)
                 gain = values - base[measure].astype(float)
-                cells.append(
-                    f"{spread(values)} {spread(gain, '+') if model != reference else '':16}"
-                )
+                paired = "" if model == reference else f" [{spread(gain, '+')}]"
+                cells.append(f"{spread(values)}{paired}")
             print(" | ".join(cells))
 
 
 def spread(values: pd.Series, sign: str = "") -> str:
-    return f"{values.mean():{sign}.3f} ({values.std():.3f})" if values.notna().any() else "-"
+    if values.notna().sum() < 2:
+        return f"{values.mean():{sign}.3f}" if values.notna().any() else "-"
+    return f"{values.mean():{sign}.3f} ({values.std():.3f})"
 
 
 if __name__ == "__main__":

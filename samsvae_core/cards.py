@@ -52,9 +52,9 @@ def model_card(
         f"Model: {kind.title}, {model['n_latent']} latent dimensions, {model['n_hidden']} hidden "
         f"units, {model['encoder']} encoder, {model['likelihood']} likelihood. "
         f"{prior_in_words(kind, model)}",
-        f"Training: {settings['steps_done']:,} of at most {trained['steps']:,} steps of "
-        f"{trained['batch_size']} cells, "
-        f"{trained['particles']} samples, seed {trained['seed']}; the final parameters are kept.",
+        f"Training: {steps_in_words(settings)} of {trained['batch_size']} cells, Monte Carlo "
+        f"samples per cell {trained['particles']}, seed {trained['seed']}; the final parameters "
+        "are kept.",
         "",
         *masks_in_words(kind, model, masks),
         *frontier_in_words(frontier),
@@ -73,6 +73,14 @@ def model_card(
     if origin["notes"]:
         lines += ["", "## How it was chosen", "", origin["notes"]]
     return "\n".join(lines) + "\n"
+
+
+def steps_in_words(settings: dict[str, Any]) -> str:
+    """How long was trained, in all."""
+    done, most = settings["steps_done"], settings["train_config"]["steps"]
+    if settings["frontier"]:
+        return f"{done:,} steps, dense start and kept level together,"
+    return f"{done:,} of at most {most:,} steps"
 
 
 def knowledge(kind: type[SAMSVAE]) -> list[str]:

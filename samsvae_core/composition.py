@@ -52,6 +52,12 @@ class Composition:
 
     def settings(self) -> dict[str, Any]:
         """What the numbers rest on, as stored beside an exported table."""
+        calibrated = ""
+        if self.table["calibrated_lower"].notna().any():
+            calibrated = (
+                "; calibrated interval: widened so that 90 % of validation effects fall inside, "
+                "sampling aside"
+            )
         return {
             "condition": self.condition,
             "dosages": self.dosages,
@@ -64,8 +70,7 @@ class Composition:
             "n_observed_cells": self.n_observed,
             "interval": list(INTERVAL),
             "scale": SCALES[self.is_counts] + "; interval over posterior draws of masks and "
-            "embeddings (the model's own uncertainty, which tends to be too narrow); calibrated "
-            "interval: widened so that 90 % of validation effects fall inside, sampling aside",
+            "embeddings (the model's own uncertainty, which tends to be too narrow)" + calibrated,
         }
 
 

@@ -18,10 +18,10 @@ from playwright.sync_api import Page, sync_playwright
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "images"
 VIEWS = {
-    "overview": "/",
-    "masks": "/masks",
-    "compose": "/compose?c=STAT1%3A1%2CSMAD4%3A1",
-    "mechanism": "/mechanism",
+    "overview": "/?model=papalexi2021",
+    "masks": "/masks?model=papalexi2021",
+    "compose": "/compose?c=STAT1%3A1%2CSMAD4%3A1&model=papalexi2021",
+    "mechanism": "/mechanism?model=papalexi2021",
 }
 SIZES = {"": (1440, 1200, "light"), "-dark": (1440, 1200, "dark"), "-narrow": (420, 900, "light")}
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]

@@ -218,12 +218,12 @@ def ceiling(metrics: scores.Metrics) -> str:
     """What the split-half row says, with the limit it sets."""
     limit = metrics["baselines"].get(scores.CEILING, {}).get("pearson_limit")
     return (
-        "- *split-half*: no prediction but the data themselves: how well a second sample of the same "
-        "size would agree with the measurement (random halves of the cells compared, and "
+        "- *split-half*: no prediction but the data themselves: how well a second sample of the "
+        "same size would agree with the measurement (random halves of the cells compared, and "
         "corrected for their smaller size by the formula of Spearman and Brown)."
         + (
-            f" **The ceiling**: even a prediction without any error could reach r = {limit:.3f} only, as the "
-            "measurement itself is noisy."
+            f" **The ceiling**: even a prediction without any error could reach r = {limit:.3f} "
+            "only, as the measurement itself is noisy."
             if limit is not None
             else ""
         )
