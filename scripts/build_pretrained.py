@@ -66,11 +66,12 @@ RECIPES = {
             licence="PerturBench BSD-3-Clause; original data public at GEO",
             notes="All cells of the five pairs whose two genes were also activated alone are held "
             "out, so that the held-out figures are those of unseen combinations. Control cells are "
-            "few (100): their sampling error is in every observed effect.",
+            "few (100): their sampling error is in every observed effect. 2,000 steps: with 4,000 "
+            "the best validation bound was lower (-52.42 against -51.91 nats per cell; one seed).",
         ),
         {"size_factor_key": "total_counts"},
         250,
-        TrainConfig(steps=4000),
+        TrainConfig(steps=2000),
     ),
 }
 
