@@ -298,3 +298,25 @@ def test_moved_means_are_those_of_the_decoder_at_the_moved_states():
     moved = model.moved_means(z, shift)
     expected = model.log_proportions(z + shift[:, :, None]).exp()
     torch.testing.assert_close(moved, expected)
+
+
+def test_a_gaussian_likelihood_starts_in_the_units_of_the_data():
+    model = SAMSVAE(ModelConfig(4, 2, n_latent=2, n_hidden=4, likelihood="gaussian"))
+    before = model.decoder.out.bias.detach().clone()
+    loc, scale = torch.tensor([1000.0, 0.5, -40.0, 7.0]), torch.tensor([5.0, 1.0, 2.0, 0.0])
+    model.fit_buffers(loc, scale, torch.ones(2), 10)
+    noise = model.log_noise.detach().exp()
+    torch.testing.assert_close(noise, torch.tensor([5.0, 1.0, 2.0, 2.0]))  # constant: the median's
+    torch.testing.assert_close(model.noise_floor, 0.01 * noise)
+    bias = model.decoder.out.bias.detach()
+    torch.testing.assert_close(bias[[0, 2, 3]], loc[[0, 2, 3]])
+    assert bias[1] == before[1]
+
+
+def test_a_gene_without_spread_cannot_win_without_bound():
+    model = SAMSVAE(ModelConfig(2, 1, n_latent=2, n_hidden=4, likelihood="gaussian"))
+    model.fit_buffers(torch.zeros(2), torch.tensor([1.0, 0.0]), torch.ones(1), 10)
+    with torch.no_grad():
+        model.log_noise.fill_(-60.0)
+    px = model.decode(torch.zeros(1, 3, 2), torch.ones(3, 1))
+    assert px.log_scale.exp().min() >= 0.0099
