@@ -165,10 +165,9 @@ def resume(
     except (TrainingError, DataError, OutputError) as error:
         status.update(state="failed", message=str(error))
         raise
-    except Exception as error:
-        status.update(state="failed", message=f"{type(error).__name__}: {error}")
-        raise
     finally:
+        if status.get("state") not in ("finished", "stopped"):
+            status["state"] = "failed"  # whatever it was that ended it
         status["seconds"] = round(time.monotonic() - began, 1)
         atomic_write(run / "status.json", to_json(status))
     return bundle.load(run)
