@@ -124,6 +124,67 @@ def mask_map(
     return figure
 
 
+def term_map(
+    wide: pd.DataFrame,
+    value: str,
+    dark: bool,
+    width: int,
+    marks: pd.DataFrame | None = None,
+) -> go.Figure:
+    """Gene sets x mechanisms, coloured around zero, `marks` written into cells.
+
+    Names of sets are cut to `width` characters, the whole name is in the hover; each cell has a
+    marker that a click can find, with "term|M0" as its customdata.
+    """
+    values = wide.to_numpy(dtype=float)
+    limit = max([1e-9, *np.abs(values[np.isfinite(values)])])
+    columns = [f"M{k}" for k in wide.columns]
+    names = [str(term) for term in wide.index]
+    cut = [name if len(name) <= width else f"{name[: width - 1]}\u2026" for name in names]
+    places = list(range(len(names)))
+    heat = go.Heatmap(
+        z=values,
+        x=columns,
+        y=places,
+        colorscale="RdBu_r",
+        zmin=-limit,
+        zmax=limit,
+        xgap=2,
+        ygap=1,
+        hoverinfo="skip",
+        colorbar={"title": {"text": value, "side": "right"}, "thickness": 10, "outlinewidth": 0},
+    )
+    if marks is not None:
+        heat.update(text=marks.to_numpy(dtype=str), texttemplate="%{text}", textfont_size=14)
+    figure = go.Figure(heat)
+    figure.add_scatter(
+        x=np.tile(columns, len(names)),
+        y=np.repeat(places, len(columns)),
+        mode="markers",
+        marker={"symbol": "square", "size": 16, "opacity": 0.01, "color": "#888888"},
+        customdata=[f"{name}|{column}" for name in names for column in columns],
+        text=[
+            f"{html.escape(name, quote=False)}<br>{column}: {value} "
+            + ("not tested" if np.isnan(v) else f"{v:+.2f}")
+            for name, row in zip(names, values, strict=True)
+            for column, v in zip(columns, row, strict=True)
+        ],
+        hovertemplate="%{text}<extra></extra>",
+        showlegend=False,
+    )
+    styled(figure, dark, height=120 + 20 * len(names))
+    figure.update_layout(hoverdistance=-1, margin_t=60)
+    figure.update_xaxes(side="top", showgrid=False, range=[-0.5, len(columns) - 0.5])
+    figure.update_yaxes(
+        showgrid=False,
+        zeroline=False,
+        tickvals=places,
+        ticktext=text(cut),
+        range=[len(names) - 0.5, -0.5],
+    )
+    return figure
+
+
 def bars(frame: pd.DataFrame, axis: str, dark: bool, genes: bool = True) -> go.Figure:
     """Ranked horizontal bars with intervals: columns label, value, lower, upper, first on top.
 
@@ -161,6 +222,26 @@ def bars(frame: pd.DataFrame, axis: str, dark: bool, genes: bool = True) -> go.F
     figure.update_xaxes(title_text=axis)
     figure.update_layout(bargap=0.25)
     return figure
+
+
+def add_observed(figure: go.Figure, frame: pd.DataFrame, dark: bool) -> None:
+    """What was measured, as diamonds on `bars` of the same rows: columns observed, observed_se."""
+    known = frame["observed"].notna().to_numpy()
+    figure.add_scatter(
+        x=frame["observed"][known],
+        y=np.array(figure.data[0].y)[known],
+        mode="markers",
+        name="observed",
+        marker={"symbol": "diamond-open", "size": 9, "color": INK[dark], "line": {"width": 1.5}},
+        error_x={
+            "array": 1.645 * frame["observed_se"][known],
+            "color": NEUTRAL,
+            "thickness": 1.2,
+            "width": 0,
+        },
+        hovertemplate="%{y}: observed %{x:+.3f}<extra></extra>",
+        showlegend=False,
+    )
 
 
 def bars_height(n: int) -> int:

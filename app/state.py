@@ -5,9 +5,12 @@ The only user of session state, caches and the URL.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -16,13 +19,29 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
+from app.batch import Batch
 from samsvae_core import bundle as bundles
-from samsvae_core import composition, enrichment, gene_sets
+from samsvae_core import (
+    composition,
+    enrichment,
+    exports,
+    gene_sets,
+    interpretation,
+    rankings,
+)
+from samsvae_core import names as mechanism_names
 from samsvae_core.bundle import Bundle, BundleError
 from samsvae_core.composition import Composition
+from samsvae_core.enrichment import Enrichment, Rules
 from samsvae_core.files import sha256
+from samsvae_core.gene_sets import Collection, Match
+from samsvae_core.genes import effect_table
+from samsvae_core.names import Label
+from samsvae_core.rankings import Ranked
+from samsvae_core.symbols import describe_unknown, known_genes
 
 MAX_PERTURBATIONS = 6
+MAX_BATCHES = 32  # of gene-set tests whose results are at hand
 FIRST = "papalexi2021"  # what the dashboard opens on, where it is there
 MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:])")
 
@@ -83,7 +102,7 @@ def bundle() -> Bundle:
 
 
 @st.cache_resource(max_entries=3, show_spinner="Loading the model")
-def _load(path: str, _checksum_in_key: str) -> Bundle:
+def _load(path: str, checksum: str) -> Bundle:
     return bundles.load(path)
 
 
@@ -134,10 +153,170 @@ def composed(
     return _compose(str(model.path), model.checksum, key, tuple(sorted(without)), n_samples)
 
 
-@st.cache_data(max_entries=16, show_spinner=False)
-def collection_sets(name: str, genes: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """The sets of a collection, in the symbols of the model."""
-    return gene_sets.match(gene_sets.load_collection(name), genes).collection.sets
+def collections() -> Mapping[str, Callable[[], Collection]]:
+    """Every collection one may choose, by name: shipped, of Enrichr kept on disk, one's own."""
+    shipped = {name: partial(gene_sets.load_collection, name) for name in gene_sets.collections()}
+    kept = {name: partial(gene_sets.enrichr, name) for name in gene_sets.cached_enrichr()}
+    own = {name: partial(_itself, own) for name, own in _own_collections().items()}
+    return shipped | kept | own
+
+
+def _itself(collection: Collection) -> Collection:
+    return collection
+
+
+def _own_collections() -> dict[str, Collection]:
+    found: dict[str, Collection] = st.session_state.setdefault("own_collections", {})
+    return found
+
+
+def add_collection(content: bytes, name: str) -> Collection:
+    """A GMT file a person brought, for this session. ValueError for a name that is taken."""
+    added = gene_sets.parse_gmt(content, re.sub(r"\.gmt(\.gz)?$", "", name, flags=re.IGNORECASE))
+    if added.name in gene_sets.collections():
+        raise ValueError(f"{added.name} is the name of a shipped collection; rename the file.")
+    _own_collections()[added.name] = added
+    return added
+
+
+def names(model: Bundle) -> tuple[dict[int, Label], str]:
+    """The user's names of mechanisms: those kept beside the bundle, else those of this session."""
+    found = mechanism_names.read_names(model)
+    session = st.session_state.get(f"names {model.checksum}", {})
+    return found.labels or session, found.problem
+
+
+def keep_names(model: Bundle, labels: dict[int, Label]) -> None:
+    """Beside the bundle; where that cannot be written to, for this session. Raises OutputError."""
+    mechanism_names.export_names(model, labels)  # raises where a rule is broken
+    st.session_state[f"names {model.checksum}"] = labels
+    mechanism_names.write_names(model, labels)
+
+
+def names_file(model: Bundle) -> str:
+    return mechanism_names.names_file(model).name
+
+
+def export_names(model: Bundle, labels: dict[int, Label]) -> bytes:
+    return mechanism_names.export_names(model, labels)
+
+
+def import_names(model: Bundle, content: bytes) -> dict[int, Label]:
+    return mechanism_names.import_names(model, content)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _curves(path: str, checksum: str, k: int) -> pd.DataFrame:
+    model = _load(path, checksum)
+    return interpretation.loading_curves(model.model, model.reference, model.genes, [k])
+
+
+def curves(model: Bundle, k: int) -> pd.DataFrame:
+    """Loadings of a mechanism at several steps, remembered."""
+    return _curves(str(model.path), model.checksum, k)
+
+
+@st.cache_resource(
+    max_entries=2,
+    show_spinner="Composing every perturbation. Once for this model: a minute for two hundred "
+    "perturbations of eight thousand genes.",
+    show_time=True,
+)
+def _effects(path: str, checksum: str) -> pd.DataFrame:
+    with _lock():
+        return effect_table(_load(path, checksum))
+
+
+def effects(model: Bundle) -> pd.DataFrame:
+    """`effect_table`, remembered by bundle; one table for all, not to be changed."""
+    return _effects(str(model.path), model.checksum)
+
+
+def fetch_enrichr(name: str) -> Collection:
+    return gene_sets.enrichr(name)
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _matched(_collection: Collection, checksum: str, genes: tuple[str, ...]) -> Match:
+    return gene_sets.match(_collection, genes)
+
+
+def matched(collection: Collection, genes: Iterable[str]) -> Match:
+    """A collection in the symbols of the model."""
+    return _matched(collection, f"{collection.name} {collection.checksum}", tuple(genes))
+
+
+def precomputed(
+    model: Bundle, ranked: Ranked, collections: Mapping[str, Collection], rules: Rules
+) -> Enrichment | None:
+    """What the bundle holds, where it has all that is asked for."""
+    usual = rules == enrichment.USUAL and ranked.certainty is None and ranked.name == "mechanisms"
+    if not usual or not collections or not set(collections) <= set(model.collections):
+        return None
+    parts = []
+    for name in collections:
+        table, notes = model.enrichment(name)
+        wanted = list(ranked.scores.columns)
+        parts.append(Enrichment(*(t[t["mechanism"].isin(wanted)] for t in (table, notes))))
+    return enrichment.join(parts)
+
+
+@st.cache_resource
+def _batches() -> dict[str, Batch]:
+    return {}
+
+
+def batch(
+    model: Bundle,
+    ranked: Ranked,
+    collections: Mapping[str, Collection],
+    rules: Rules,
+    start: bool,
+) -> Batch | None:
+    """The tests under way or done for this question; begun, if they are to be."""
+    key, known = _question(model, ranked, collections, rules), _batches()
+    with _lock():
+        if key not in known and start:
+            for old in [k for k, b in known.items() if b.ended][: max(0, len(known) - MAX_BATCHES)]:
+                del known[old]
+            sets = list(collections.values())
+            call = partial(enrichment.enrich, ranked.scores, sets, rules, ranked.moved)
+            known[key] = Batch(call)
+    return known.get(key)
+
+
+def forget_batch(
+    model: Bundle, ranked: Ranked, collections: Mapping[str, Collection], rules: Rules
+) -> None:
+    """So that it can be asked again."""
+    _batches().pop(_question(model, ranked, collections, rules), None)
+
+
+def _question(
+    model: Bundle, ranked: Ranked, collections: Mapping[str, Collection], rules: Rules
+) -> str:
+    sets = sorted((c.name, c.checksum) for c in collections.values())
+    scores = hashlib.sha256(ranked.scores.to_numpy(float).tobytes()).hexdigest()
+    columns = [str(column) for column in ranked.scores]
+    question = [model.checksum, ranked.name, columns, scores, sets, rules, ranked.certainty]
+    return hashlib.sha256(json.dumps(question).encode()).hexdigest()
+
+
+def export_files(
+    model: Bundle,
+    ranked: Ranked,
+    collections: Mapping[str, Collection],
+    result: Enrichment,
+    rules: Rules,
+) -> Callable[[], dict[str, bytes]]:
+    """Makes every file of a result, once, when the first is asked for."""
+
+    @cache
+    def made() -> dict[str, bytes]:
+        gathered = rankings.gathered(model, ranked, collections.values(), result, rules)
+        return exports.files(gathered)
+
+    return made
 
 
 def initial_composition(
@@ -171,6 +350,27 @@ def initial_composition(
         st.session_state["compose_names"] = kept
     if off != st.session_state.get("compose_off"):
         st.session_state["compose_off"] = off
+
+
+def initial_gene(genes: list[str], first: str) -> None:
+    """Put the gene of a link that was followed, or that of before, into the widget, or `first`.
+
+    The form is g=STAT1; other names and ids of the gene do. One this model does not have is said.
+    """
+    link = st.query_params.get("g", "")
+    if link not in ("", st.session_state.get("gene_link")):
+        found, unknown = known_genes([link], genes)
+        if unknown:
+            st.info(plain(describe_unknown(unknown, genes)) + f" Shown is {plain(first)}.")
+        st.session_state["gene"] = found[0] if found else first
+    if st.session_state.get("gene") not in genes:
+        st.session_state["gene"] = first
+
+
+def keep_gene(gene: str) -> None:
+    """Put the gene into the URL."""
+    st.session_state["gene_link"] = gene
+    _set_query("g", gene)
 
 
 def as_link(dosages: dict[str, float]) -> str:
@@ -243,12 +443,6 @@ def downloads(table: pd.DataFrame, name: str) -> None:
                 on_click="ignore",
                 type="tertiary",
             )
-
-
-def workbook(model: Bundle, collection: str) -> bytes:
-    """Enrichment as XLSX: a sheet per mechanism, a summary, settings."""
-    settings = {"bundle": model.name, "checksum": model.checksum}
-    return enrichment.xlsx(model.enrichment(collection), settings)
 
 
 def chart(figure: go.Figure, name: str, alt: str, clickable: bool = False) -> Any:

@@ -314,12 +314,78 @@ def masks(bundle: BundleFolder, output: Output) -> None:
 
 
 @app.command()
-def loadings(bundle: BundleFolder, output: Output) -> None:
+def loadings(
+    bundle: BundleFolder,
+    output: Output,
+    steps: Annotated[
+        bool, typer.Option("--steps", help="At several steps, in both directions.")
+    ] = False,
+) -> None:
     """What each mechanism does to each gene."""
     from samsvae_core.bundle import load
 
     new_table(output)
-    write_table(load(bundle).loadings, output)
+    model = load(bundle)
+    if not steps:
+        write_table(model.loadings, output)
+        return
+    from samsvae_core import interpretation
+
+    active = interpretation.active_mechanisms(model.masks) or None
+    curves = interpretation.loading_curves(model.model, model.reference, model.genes, active)
+    for k, row in interpretation.linearity(curves).iterrows():
+        typer.echo(f"M{k}: {row['words']}")
+    write_table(curves, output)
+
+
+@app.command()
+def gene(
+    bundle: BundleFolder,
+    symbol: Annotated[str, typer.Argument(help="A gene of the model, by any of its names.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Table of the perturbations that move it.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """A gene: what it is, which mechanisms and which perturbations move it."""
+    from samsvae_core import genes
+    from samsvae_core.bundle import load
+    from samsvae_core.symbols import known_genes
+
+    if output is not None:
+        new_table(output)
+    model = load(bundle)
+    found, _ = known_genes([symbol], model.genes)
+    name = genes.measured(model, found[0] if found else symbol)
+    card = genes.annotation(name)
+    typer.echo(f"{name}: {card.name or 'no name known'}. {card.note}".rstrip())
+    for label, text in (
+        ("Also called", ", ".join(card.aliases)),
+        ("Entrez", card.entrez),
+        ("Ensembl", ", ".join(card.ensembl)),
+        *genes.links(name).items(),
+    ):
+        if text:
+            typer.echo(f"  {label}: {text}")
+    effects = genes.effect_table(model, seed=seed, genes=[name])
+    moved = genes.moved_by(effects, name)
+    typer.echo("Perturbations that move it most (shift, 90 % interval, calibrated if it is known):")
+    for row in moved.head(10).itertuples():
+        low, high = row.calibrated_lower, row.calibrated_upper
+        if math.isnan(low):
+            low, high = row.lower, row.upper
+        reach = "" if math.isnan(low) else f" ({low:+.2f} to {high:+.2f})"
+        typer.echo(f"  {row.perturbation}: {row.shift:+.2f}{reach}")
+    active = model.masks.loc[model.masks["active"], "mechanism"]
+    for row in genes.mechanisms_of(model, name).itertuples():
+        if row.mechanism in set(active):
+            typer.echo(
+                f"  M{row.mechanism}: loading {row.loading:+.3f} (se {row.se:.3f}), "
+                f"{row.rank_up} from the top and {row.rank_down} from the bottom of "
+                f"{len(model.genes):,} genes"
+            )
+    if output is not None:
+        write_table(moved, output)
 
 
 @app.command()
@@ -342,10 +408,8 @@ def compose(
     new_table(output)
     settings_file = new_output(output.with_suffix(".json"))
     model = load(bundle)
-    given = [parse_dosage(text, set(model.perturbations.index)) for text in perturbations]
-    dosages = dict(given)
-    if len(dosages) < len(given):
-        raise ValueError(f"A perturbation is named twice: {' '.join(perturbations)}.")
+    known_names = set(model.perturbations.index)
+    dosages = named_once([parse_dosage(text, known_names) for text in perturbations])
     result = predict(model, dosages, without or (), samples, seed)
     atomic_write(settings_file, to_json({"bundle": model.checksum, **result.settings()}))
     write_table(result.table.reset_index(), output)
@@ -357,41 +421,122 @@ def compose(
 def enrich(
     bundle: BundleFolder,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="A new .xlsx, .csv, .tsv or .parquet file.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="New: .xlsx, .zip, .csv, .tsv, .parquet, or a folder (no ending) with every file.",
+        ),
     ],
     collection: Annotated[
         list[str] | None, typer.Option(help="A shipped collection; may be repeated.")
     ] = None,
     gmt: Annotated[list[Path] | None, typer.Option(help="A .gmt file; may be repeated.")] = None,
+    enrichr: Annotated[
+        list[str] | None, typer.Option(help="A library of Enrichr by name (network); repeatable.")
+    ] = None,
+    mechanism: Annotated[
+        list[int] | None, typer.Option(help="Only this mechanism; may be repeated.")
+    ] = None,
+    perturbation: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME or NAME:DOSAGE: of its predicted shift instead; repeat to compose."
+        ),
+    ] = None,
     min_size: Annotated[int, typer.Option(min=1, help="Measured genes of a set, at least.")] = 5,
     max_size: Annotated[int, typer.Option(min=1, help="And at most.")] = 500,
+    top: Annotated[
+        int, typer.Option(min=1, help="Genes each way that over-representation looks at.")
+    ] = 50,
+    sign: Annotated[
+        float | None,
+        typer.Option(help="Instead: those whose sign is this probable, such as 0.95."),
+    ] = None,
+    effect: Annotated[
+        float, typer.Option(min=0, help="With --sign: and whose effect is at least this large.")
+    ] = 0.1,
+    background: Annotated[
+        Path | None, typer.Option(help="File with the genes of the universe; default: the model's.")
+    ] = None,
     seed: Seed = 0,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Default: as many as there are processors.")
+    ] = None,
 ) -> None:
-    """Gene sets of every mechanism in use, by GSEA and over-representation."""
-    from samsvae_core import enrichment, interpretation
+    """Gene sets of every mechanism in use, or of a predicted shift, by two tests."""
+    from samsvae_core import enrichment, exports, rankings
     from samsvae_core.bundle import load
-    from samsvae_core.gene_sets import load_collection, read_gmt
+    from samsvae_core.composition import compose as predict
+    from samsvae_core.files import atomic_write, new_output
+    from samsvae_core.gene_sets import describe, load_collection, match, read_gmt
+    from samsvae_core.gene_sets import enrichr as library
+    from samsvae_core.terms import grouped
 
-    new_table(output, ".xlsx")
-    names = collection or ([] if gmt else ["hallmark"])
+    tables = [".csv", ".tsv", ".parquet"]
+    if output.suffix not in ["", ".xlsx", ".zip", *tables]:
+        raise ValueError(
+            f"{output} must end in .xlsx, .zip, {', '.join(tables)}, or be a folder (no ending)."
+        )
+    new_output(output)
+    if sign is not None and not 0.5 <= sign < 1:
+        raise ValueError(f"--sign is {sign}; expected a probability of at least 0.5, below 1.")
+    if mechanism and perturbation:
+        raise ValueError("Give --mechanism or --perturbation, not both: they ask different things.")
+    names = collection or ([] if gmt or enrichr else ["hallmark"])
     sets = [load_collection(name) for name in names] + [read_gmt(path) for path in gmt or []]
+    sets += [library(name) for name in enrichr or []]
     if twice := {s.name for s in sets if sum(s.name == other.name for other in sets) > 1}:
         raise ValueError(f"Two collections are called {', '.join(sorted(twice))}; rename a file.")
+    universe = None if background is None else universe_of(background)
+    rules = enrichment.Rules(min_size, max_size, seed, top, universe)
+    certainty = None
+    if sign is not None:
+        rules, certainty = rules._replace(n_top=None), rankings.Certainty(sign, effect)
     model = load(bundle)
-    active = interpretation.active_mechanisms(model.masks)
-    if not active:
-        raise ValueError(f"No mechanism of {bundle} is in use: there is nothing to enrich.")
-    table = interpretation.loading_matrix(model.loadings)[active]
-    result = enrichment.enrich(table, sets, min_size, max_size, seed)
-    if output.suffix == ".xlsx":
-        settings = {"bundle": bundle.name, "checksum": model.checksum, "seed": seed}
-        settings |= {"min_size": min_size, "max_size": max_size}
-        enrichment.write_xlsx(result, output, settings)
+    if perturbation:
+        known_names = set(model.perturbations.index)
+        dosages = named_once([parse_dosage(text, known_names) for text in perturbation])
+        ranked = rankings.of_shift(predict(model, dosages, seed=seed), certainty)
     else:
-        write_table(result.table, output)
-    for line in enrichment.problems(result.notes):
+        ranked = rankings.of_mechanisms(model, mechanism, certainty)
+    found = enrichment.enrich(ranked.scores, sets, rules, ranked.moved, processes, rankings_line)
+    for one in sets:
+        typer.echo(describe(match(one, model.genes)))
+    found = found._replace(table=grouped(found.table))
+    results = rankings.gathered(model, ranked, sets, found, rules)
+    for line in enrichment.problems(found.notes):
         typer.echo(line)
-    typer.echo(f"Wrote {output}: {len(result.table):,} tests.")
+    for name, row in results.names.iterrows():
+        typer.echo(f"{exports.label(name)}: {row['name']}. {row['evidence'].rstrip('.')}.")
+    if output.suffix in tables:
+        write_table(found.table, output)
+    elif output.suffix == ".xlsx":
+        atomic_write(output, exports.workbook(results))
+    elif output.suffix == ".zip":
+        atomic_write(output, exports.archive(exports.files(results)))
+    else:
+        exports.write_folder(exports.files(results), output)
+    typer.echo(f"Wrote {output}: {len(found.table):,} tests.")
+
+
+def rankings_line(progress: Any) -> None:
+    """At most twenty lines, on the stream for messages, so that output can be piped."""
+    step = max(1, progress.total // 20)
+    if progress.done % step == 0 or progress.done == progress.total:
+        typer.echo(f"{progress.done} of {progress.total} rankings tested", err=True)
+
+
+def universe_of(path: Path) -> tuple[str, ...]:
+    """The genes of a background file; those that are no gene's name are told of."""
+    from samsvae_core.data import read_genes
+    from samsvae_core.symbols import annotate
+
+    genes = tuple(read_genes(path))
+    unknown = annotate(genes)["name"].isna().sum()
+    if unknown:
+        typer.echo(f"{path}: {unknown} of {len(genes):,} names are no human gene known here.")
+    return genes
 
 
 @app.command()
@@ -562,6 +707,14 @@ def parse_dosage(text: str, known: set[str]) -> tuple[str, float]:
         return text, 1.0
 
 
+def named_once(given: list[tuple[str, float]]) -> dict[str, float]:
+    """The dosages by name; raises ValueError where a perturbation is there twice."""
+    dosages = dict(given)
+    if len(dosages) < len(given):
+        raise ValueError(f"A perturbation is named twice: {' '.join(name for name, _ in given)}.")
+    return dosages
+
+
 def progress_line(progress: Progress) -> None:
     if progress.epoch % EPOCHS_PER_LINE == 1:
         typer.echo(
@@ -571,11 +724,11 @@ def progress_line(progress: Progress) -> None:
         )
 
 
-def new_table(output: Path, *more: str) -> None:
+def new_table(output: Path) -> None:
     """Refuse, before any work is done, a table that could not be written in the end."""
     from samsvae_core.files import new_output
 
-    endings = [".csv", ".tsv", ".parquet", *more]
+    endings = [".csv", ".tsv", ".parquet"]
     if output.suffix not in endings:
         raise ValueError(f"{output} must end in {', '.join(endings[:-1])} or {endings[-1]}.")
     new_output(output)

@@ -139,6 +139,21 @@ def near_misses_in_words(masks: pd.DataFrame) -> str:
     )
 
 
+def bends_in_words(linearity: pd.DataFrame) -> str:
+    """Along which mechanisms loadings hold for one step only, from `linearity`."""
+    bent = [f"M{k}" for k in linearity.index[~linearity["linear"].astype(bool)]]
+    if not bent:
+        return (
+            "The decoder is nearly linear along every mechanism in use, up to its loading's step."
+        )
+    return (
+        f"The decoder is not linear along {len(bent)} of {len(linearity)} mechanisms in use "
+        f"({', '.join(bent)}): their loadings hold for the step they are given with; those of half "
+        "of it, or of the other direction, rank genes otherwise or are of another size "
+        "(Mechanism shows them, `samsvae loadings --steps` writes them)."
+    )
+
+
 def frontier_in_words(table: pd.DataFrame | None) -> list[str]:
     """The levels of evidence that were compared, and the rule, as Markdown."""
     if table is None:

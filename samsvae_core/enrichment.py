@@ -13,43 +13,27 @@ one pool, sets without overlap included; `fdr_all` is the same over all mechanis
 units of both tests are genes, and genes go together: neither says that a result would replicate.
 """
 
-import hashlib
-import inspect
 import io
-import json
-import logging
-import os
-import re
-import subprocess
-import sys
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from importlib.metadata import version
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import xlsxwriter
+import scipy.sparse as sp
 
-from samsvae_core.files import OutputError, atomic_write
-from samsvae_core.gene_sets import Collection, match, overlap, usable_sets
+from samsvae_core.files import atomic_write
+from samsvae_core.gene_sets import Collection, match, overlap, usable_sets, why_little
+from samsvae_core.prerank import Progress, Ranking, prerank
 
 COLUMNS = ["mechanism", "collection", "method", "direction", "term", "size", "overlap", "es", "nes"]
 COLUMNS += ["odds_ratio", "p_value", "fdr", "fdr_all", "leading_edge"]
 NUMBERS = COLUMNS[5:-1]
-LOGGER = logging.getLogger(__name__)
 FDR = "Benjamini-Hochberg over a mechanism's sets of one collection, both directions in one pool"
-FORMATS = dict.fromkeys(["es", "nes", "odds_ratio", "tied"], "0.000")
-FORMATS |= dict.fromkeys(["p_value", "fdr", "fdr_all"], "0.00E+00")
 MIN_GENES = 15  # with fewer, a ranking has next to nothing to say of a collection
 MANY_TIES = 0.2  # share of tied genes from which a reader is told
 FLAT = 1e-9  # spread over size below which a mechanism does nothing
-RECIPE = 1  # to be raised when results change, so that cached ones are made again
-CELL = 32_767  # characters that Excel takes
-SECONDS = 600  # for one mechanism; GO biological process on 8,000 genes takes 30
+N_TOP = 50  # genes each way that over-representation looks at
 
 
 class Enrichment(NamedTuple):
@@ -62,6 +46,21 @@ class Enrichment(NamedTuple):
 
     table: pd.DataFrame
     notes: pd.DataFrame
+
+
+class Rules(NamedTuple):
+    """How sets are tested: their measured genes, the seed of sampling, and of the top genes' test
+    how many genes each way (all that moved, if None) and the universe (all measured, if None).
+    """
+
+    min_size: int = 5
+    max_size: int = 500
+    seed: int = 0
+    n_top: int | None = N_TOP
+    universe: tuple[str, ...] | None = None
+
+
+USUAL = Rules()
 
 
 class Question(NamedTuple):
@@ -83,16 +82,31 @@ def rank_enrichment(
     """GSEA of each mechanism: a column of loadings (genes x mechanisms), or one series."""
     sizes = _sizes(collection, loadings.index, min_size, max_size)
     questions = [_question(scores, collection, sizes, None) for scores in _mechanisms(loadings)]
-    asked = [question for question in questions if question.note["status"] == "done"]
-    rankings = [_ranked(question.scores, seed) for question in asked]
-    answers = _ask(map(partial(_job, seed=seed), asked, rankings), n_processes)
-    tables = []
-    for question, ranked, answer in zip(asked, rankings, answers, strict=True):
+    return _gsea([questions], seed, n_processes)[0]
+
+
+def _gsea(questions: list[list[Question]], seed: int, *options: Any) -> list[Enrichment]:
+    """The results of several collections, whose rankings are worked off together."""
+    asked = [q for group in questions for q in group if q.note["status"] == "done"]
+    ordered = [_ranked(question.scores, seed) for question in asked]
+    rankings = [_ranking(q, ranked) for q, ranked in zip(asked, ordered, strict=True)]
+    answers = prerank(rankings, seed, *options)
+    tables: dict[int, pd.DataFrame] = {}
+    for question, ranked, answer in zip(asked, ordered, answers, strict=True):
         if isinstance(answer, str):
             question.note["status"] = answer
         else:
-            tables.append(_gsea_rows(question, ranked, answer))
-    return _enrichment(tables, questions, "gsea")
+            tables[id(question)] = _gsea_rows(question, ranked, answer)
+    return [
+        _enrichment([tables[id(q)] for q in group if id(q) in tables], group, "gsea")
+        for group in questions
+    ]
+
+
+def _ranking(question: Question, ranked: pd.Series) -> Ranking:
+    rank = {gene: number for number, gene in enumerate(ranked.index)}
+    sets = [[rank[gene] for gene in genes] for genes in question.sets.values()]
+    return Ranking(ranked.tolist(), sets)
 
 
 def _gsea_rows(question: Question, ranked: pd.Series, answer: list[list]) -> pd.DataFrame:
@@ -117,18 +131,22 @@ def _gsea_rows(question: Question, ranked: pd.Series, answer: list[list]) -> pd.
 def over_representation(
     loadings: pd.DataFrame | pd.Series,
     collection: Collection,
-    n_top: int = 50,
+    n_top: int | None = N_TOP,
     min_size: int = 5,
     max_size: int = 500,
     universe: Iterable[str] | None = None,
+    moved: pd.DataFrame | pd.Series | None = None,
 ) -> Enrichment:
     """Sets with more than their share of the `n_top` highest (up) or lowest (down) genes.
 
-    Only genes above 0 are up, and only genes below are down. Of a `universe` of one's own, too,
-    the genes that belong to any set count.
+    Only genes above 0 are up, and only genes below are down; where `moved` is given, of the form
+    of the loadings, only those that it says are (see `sure`); all of them if `n_top` is None. Of a
+    `universe` of one's own, too, the genes that belong to any set count.
     """
     chosen = None if universe is None else frozenset(universe)
     sizes = _sizes(collection, loadings.index if chosen is None else chosen, min_size, max_size)
+    if moved is not None:
+        loadings = loadings.where(moved, 0.0)
     questions = [_question(scores, collection, sizes, chosen) for scores in _mechanisms(loadings)]
     tables = []
     for question in questions:
@@ -139,8 +157,22 @@ def over_representation(
     return _enrichment(tables, questions, "ora")
 
 
-def _ora_rows(question: Question, sign: int, n_top: int, known: frozenset[str]) -> pd.DataFrame:
-    top = (sign * question.scores).nlargest(n_top)
+def sure(
+    loadings: pd.DataFrame, se: pd.DataFrame, probability: float = 0.95, effect: float = 0.1
+) -> pd.DataFrame:
+    """Which loadings are at least `effect` in size, with their sign at least this probable.
+
+    The probability is that of a Normal with standard error `se` lying on its mean's side of 0.
+    """
+    from scipy.stats import norm  # takes half a second to import
+
+    return (loadings.abs() >= effect) & (loadings.abs() >= norm.ppf(probability) * se)
+
+
+def _ora_rows(
+    question: Question, sign: int, n_top: int | None, known: frozenset[str]
+) -> pd.DataFrame:
+    top = (sign * question.scores).nlargest(len(question.scores) if n_top is None else n_top)
     query = [gene for gene in top.index[top > 0] if gene in known]
     from scipy.stats import hypergeom  # takes half a second to import
 
@@ -193,7 +225,12 @@ def _sizes(collection: Collection, genes: Iterable[str], min_size: int, max_size
         raise ValueError(
             f"{found.n_genes} of {len(measured)} genes are in {collection.name}, and"
             f" {found.n_sets} of its sets have {min_size} to {max_size} of them; {MIN_GENES} genes"
-            " and 1 set are needed. Choose a smaller minimum size, or check the gene symbols."
+            " and 1 set are needed. "
+            + (
+                why_little(collection, measured)
+                if found.n_genes < MIN_GENES
+                else "Choose a smaller minimum size, or a larger collection."
+            )
         )
     return range(min_size, max_size + 1)
 
@@ -246,83 +283,6 @@ def _ranked(scores: pd.Series, seed: int) -> pd.Series:
     return moved.sort_values(ascending=False, kind="stable")
 
 
-def _job(question: Question, ranked: pd.Series, seed: int) -> str:
-    """What a worker has to know; genes are ranks, so that no name is misunderstood."""
-    rank = {gene: number for number, gene in enumerate(ranked.index)}
-    sets = [[rank[gene] for gene in genes] for genes in question.sets.values()]
-    return json.dumps({"scores": ranked.tolist(), "sets": sets, "seed": seed})
-
-
-def _ask(jobs: Iterable[str], n_processes: int) -> list[list | str]:
-    """For each job ES, NES, p and leading edge of each set, or the reason why there are none."""
-    with TemporaryDirectory() as folder, ThreadPoolExecutor(n_processes) as pool:
-        files = []
-        for number, job in enumerate(jobs):
-            files.append(Path(folder, f"{number}.job"))
-            files[-1].write_text(job)
-        shares = [files[start::n_processes] for start in range(n_processes)]
-        failed = {file: why for part in pool.map(_work_off, shares) for file, why in part.items()}
-        return [failed.get(f) or json.loads(f.with_suffix(".answer").read_text()) for f in files]
-
-
-def _work_off(files: list[Path]) -> dict[Path, str]:
-    """Has workers answer the files one after the other; names those that a worker died of.
-
-    A program of its own rather than multiprocessing, which would run Streamlit's main page again.
-    """
-    program = f"{inspect.getsource(_work)}\n{_work.__name__}()"
-    failed = {}
-    while files:
-        command = [sys.executable, "-P", "-c", program, str(SECONDS), *map(str, files)]
-        environment = os.environ | {"MPLBACKEND": "Agg"}  # a notebook's own would not load
-        ended = subprocess.run(command, capture_output=True, text=True, env=environment)
-        files = [file for file in files if not file.with_suffix(".answer").exists()]
-        if files:
-            last = [f"exit status {ended.returncode}", *ended.stderr.split("\n")[:-1]][-1]
-            slow = "Timeout (" in ended.stderr
-            failed[files.pop(0)] = f"failed: {f'more than {SECONDS} s' if slow else last}"
-    return failed
-
-
-def _work() -> None:
-    """The worker's program: it dies of a panic or of the time limit, and nothing else does.
-
-    Sent as source, so it stands alone and loads gseapy but nothing of ours. 250 sets at a time,
-    because gseapy keeps every set's running sum. No p (ES of the other sign only) counts as 1.
-    """
-    import faulthandler
-    import json
-    import sys
-    from pathlib import Path
-
-    import pandas as pd
-    from gseapy import prerank
-
-    for name in sys.argv[2:]:
-        faulthandler.dump_traceback_later(float(sys.argv[1]), exit=True)
-        job = json.loads(Path(name).read_text())
-        ranked = pd.Series(job["scores"], index=[f"G{rank}" for rank in range(len(job["scores"]))])
-        answers = []
-        for start in range(0, len(job["sets"]), 250):
-            part = {f"S{n}": genes for n, genes in enumerate(job["sets"][start : start + 250])}
-            found = prerank(
-                ranked.copy(),
-                {term: [f"G{rank}" for rank in genes] for term, genes in part.items()},
-                min_size=1,
-                max_size=len(ranked),
-                threads=0,  # means 1; of 1, gseapy makes 0 where there is one core
-                seed=job["seed"],
-                method="multilevel",
-                no_plot=True,
-            ).results
-            for term in part:
-                es, nes, p, edge = (found[term][key] for key in ("es", "nes", "pval", "lead_genes"))
-                p = min(max(p, 1e-50), 1.0) if p == p else 1.0  # 1e-50 is where multilevel stops
-                answers.append([es, nes, p, [int(gene[1:]) for gene in edge.split(";") if gene]])
-        Path(name).with_suffix(".part").write_text(json.dumps(answers))
-        Path(name).with_suffix(".part").rename(Path(name).with_suffix(".answer"))
-
-
 def _enrichment(tables: list[pd.DataFrame], questions: list[Question], method: str) -> Enrichment:
     ordered = [table.sort_values("p_value", kind="stable") for table in tables]
     empty = pd.DataFrame(columns=COLUMNS).astype(dict.fromkeys(NUMBERS, float))
@@ -345,23 +305,89 @@ def _adjusted(p_values: pd.Series) -> np.ndarray:
 def enrich(
     loadings: pd.DataFrame | pd.Series,
     collections: Iterable[Collection],
-    min_size: int = 5,
-    max_size: int = 500,
-    seed: int = 0,
+    rules: Rules = USUAL,
+    moved: pd.DataFrame | pd.Series | None = None,
+    n_processes: int | None = None,
+    progress: Callable[[Progress], object] | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Enrichment:
     """Both tests of every mechanism in every collection, gene symbols matched through aliases.
 
-    GSEA is remembered on disk by content. Raises ValueError for a collection with too little in
-    common with the genes.
+    `moved` is that of `over_representation`. GSEA is remembered on disk by content, mechanism by
+    mechanism, and runs in as many processes as there are processors; `progress` hears of it and
+    `cancelled` is asked every moment (raises CancelledError). Raises ValueError for a collection
+    with too little in common with the genes.
     """
-    n_processes = max(1, min(os.cpu_count() or 1, 1 if loadings.ndim == 1 else loadings.shape[1]))
-    parts = []
-    for collection in collections:
-        sets = match(collection, loadings.index).collection
-        ranked = partial(rank_enrichment, loadings, sets, min_size, max_size, seed, n_processes)
-        parts.append(cached(ranked))
-        parts.append(over_representation(loadings, sets, min_size=min_size, max_size=max_size))
-    return join(parts)
+    matched = [match(collection, loadings.index).collection for collection in collections]
+    if not matched:
+        raise ValueError("No collection of gene sets was named; expected one or more.")
+    mechanisms = _mechanisms(loadings)
+    questions, tops = [], []
+    for sets in matched:
+        sizes = _sizes(sets, loadings.index, rules.min_size, rules.max_size)
+        questions.append([_question(scores, sets, sizes, None) for scores in mechanisms])
+        top = (rules.n_top, rules.min_size, rules.max_size, rules.universe)
+        tops.append(over_representation(loadings, sets, *top, moved=moved))
+    ranked = _gsea(questions, rules.seed, n_processes, progress, cancelled)
+    return join([part for pair in zip(ranked, tops, strict=True) for part in pair])
+
+
+class Screen(NamedTuple):
+    """A preview: `z` and `p_value` of each term (rows) and mechanism (columns), sizes of sets."""
+
+    z: pd.DataFrame
+    p_value: pd.DataFrame
+    size: pd.Series
+
+
+def screen(
+    loadings: pd.DataFrame, collection: Collection, min_size: int = 5, max_size: int = 500
+) -> Screen:
+    """Rank-sum test of every mechanism (column) and set at once: a preview, no replacement.
+
+    z = (R - m (n + 1) / 2) / sd, where R is the sum of the ranks of the set's m genes among n;
+    sd^2 = m (n - m) / 12 (n + 1 - sum(t^3 - t) / (n (n - 1))), t the sizes of groups of tied genes
+    (Mann and Whitney, 1947). Two-sided p by the Normal. It asks whether a set lies higher than the
+    others on the whole; GSEA whether part of it gathers at an end. Genes without a finite loading
+    on every mechanism are left out, and of genes that are there twice the second.
+    """
+    from scipy.stats import norm, rankdata
+
+    kept = loadings[np.isfinite(loadings).all(axis=1) & ~loadings.index.duplicated()]
+    members, terms = membership(collection, kept.index, min_size, max_size)
+    n, m = len(kept), members.sum(axis=1)
+    ranks = rankdata(kept.to_numpy(float), axis=0)
+    ties = np.array([_tied_pairs(column) for column in ranks.T])
+    with np.errstate(divide="ignore", invalid="ignore"):  # all tied: no deviation, z is NaN
+        sd = np.sqrt((m * (n - m))[:, None] / 12 * (n + 1 - ties / (n * (n - 1))))
+        z = (members @ ranks - (m * (n + 1) / 2)[:, None]) / sd
+    z[:, ties == n * (n * n - 1)] = np.nan
+    index = pd.Index(terms, name="term")
+    z_table, p_table = (
+        pd.DataFrame(part, index, kept.columns) for part in (z, 2 * norm.sf(np.abs(z)))
+    )
+    return Screen(z_table, p_table, pd.Series(m, index, name="size", dtype=int))
+
+
+def _tied_pairs(ranks: np.ndarray) -> float:
+    size = np.unique(ranks, return_counts=True)[1].astype(float)
+    return float((size**3 - size).sum())
+
+
+def membership(
+    collection: Collection, genes: Iterable[str], min_size: int, max_size: int
+) -> tuple[sp.csr_array, list[str]]:
+    """Sets of `usable_sets` x genes, 1 where the gene belongs to the set; and the sets' names."""
+    place = {str(gene): number for number, gene in enumerate(genes)}
+    rows = [[place[g] for g in members if g in place] for members in collection.sets.values()]
+    limits = range(min_size, min(max_size + 1, len(place)))
+    kept = {
+        term: row for term, row in zip(collection.sets, rows, strict=True) if len(row) in limits
+    }
+    starts = np.cumsum([0, *map(len, kept.values())])
+    columns = np.array([gene for row in kept.values() for gene in row], dtype=int)
+    shape = (len(kept), len(place))
+    return sp.csr_array((np.ones(len(columns)), columns, starts), shape=shape), list(kept)
 
 
 def problems(notes: pd.DataFrame) -> list[str]:
@@ -398,100 +424,3 @@ def read_parquet(path: Path) -> Enrichment:
     """What `write_parquet` wrote."""
     table = pd.read_parquet(path, page_checksum_verification=True)
     return Enrichment(table, pd.DataFrame(table.attrs.pop("notes")))
-
-
-def cached(call: partial[Enrichment]) -> Enrichment:
-    """What `call`, a `partial(rank_enrichment, ...)`, gives: from disk if it was asked before.
-
-    In the folder `SAMSVAE_CACHE`, by the content of all arguments. A damaged file is made again,
-    and a folder that cannot be written to costs nothing but the time of the next call.
-    """
-    folder = Path(os.environ.get("SAMSVAE_CACHE", "~/.cache/samsvae")).expanduser()
-    path = folder / "enrichment" / f"{_key(call)}.parquet"
-    if path.is_file():
-        try:
-            return read_parquet(path)
-        except (OSError, ValueError, KeyError) as error:
-            LOGGER.warning("Damaged file %s is made again: %s", path, error)
-    result = call()
-    if not result.notes["status"].str.startswith("failed").any():  # another time it may work
-        try:
-            write_parquet(result, path)
-        except OutputError as error:
-            LOGGER.warning("Not kept for the next time: %s", error)
-    return result
-
-
-def _key(call: partial[Enrichment]) -> str:
-    arguments = inspect.signature(call.func).bind(*call.args, **call.keywords)
-    arguments.apply_defaults()
-    given = {k: _content(v) for k, v in arguments.arguments.items() if k != "n_processes"}
-    text = json.dumps([RECIPE, call.func.__name__, version("gseapy"), given])
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _content(value: object) -> str:
-    """A text that is the same for the same content only."""
-    if isinstance(value, pd.DataFrame | pd.Series):
-        columns = _mechanisms(value)
-        digest = hashlib.sha256(repr([column.name for column in columns]).encode())
-        digest.update(json.dumps([str(gene) for gene in value.index]).encode())
-        for column in columns:
-            digest.update(column.to_numpy(float).tobytes())
-        return digest.hexdigest()
-    if isinstance(value, Collection):
-        return f"{value.name} {value.checksum}"
-    return repr(sorted(map(str, value)) if isinstance(value, Iterable) else value)
-
-
-def write_xlsx(
-    enrichment: Enrichment, path: Path, settings: Mapping[str, object] | None = None
-) -> None:
-    """`xlsx`, written to a file whole or not at all."""
-    atomic_write(path, xlsx(enrichment, settings))
-
-
-def xlsx(enrichment: Enrichment, settings: Mapping[str, object] | None = None) -> bytes:
-    """A workbook: the 5 best terms of each mechanism, a sheet per mechanism and collection, notes.
-
-    Every text is written as text, also one that looks like a formula, a link or a number.
-    """
-    groups = enrichment.table.groupby(["mechanism", "collection"], sort=False)
-    best = enrichment.table.groupby(["mechanism", "collection", "method"], sort=False).head(5)
-    about = {"fdr": FDR, "gseapy": version("gseapy"), **(settings or {})}
-    sheets = {"summary": best, "notes": enrichment.notes}
-    sheets["settings"] = pd.DataFrame({"setting": list(about), "value": map(str, about.values())})
-    for (mechanism, collection), part in groups:
-        label = mechanism if isinstance(mechanism, str) else f"M{mechanism}"
-        sheets[_sheet_name(f"{label} {collection}", sheets)] = part
-    content = io.BytesIO()
-    with xlsxwriter.Workbook(content, {"in_memory": True}) as book:
-        bold = book.add_format({"bold": True})
-        formats = {name: book.add_format({"num_format": text}) for name, text in FORMATS.items()}
-        for name, frame in sheets.items():
-            sheet = book.add_worksheet(name)
-            sheet.freeze_panes(1, 0)
-            for column, title in enumerate(frame.columns):
-                width = 50 if title in ("term", "value", "status") else 12
-                sheet.set_column(column, column, width, formats.get(title))
-                sheet.write_string(0, column, title, bold)
-                _write_column(sheet, column, frame[title].tolist())
-    return content.getvalue()
-
-
-def _sheet_name(wanted: str, taken: Iterable[str]) -> str:
-    """At most 31 characters without those Excel forbids, and unlike the others in any case."""
-    lower = {name.lower() for name in taken}
-    clean = re.sub(r"[\[\]:*?/\\']", "_", wanted)
-    names = (f"{clean[: 31 - len(end)]}{end}" for end in ["", *(f" {n}" for n in range(2, 9999))])
-    return next(name for name in names if name.lower() not in lower)
-
-
-def _write_column(sheet: xlsxwriter.worksheet.Worksheet, column: int, values: list) -> None:
-    for row, value in enumerate(values, start=1):
-        if isinstance(value, str):
-            sheet.write_string(row, column, value[:CELL])
-        elif np.isfinite(value):
-            sheet.write_number(row, column, value)
-        elif not np.isnan(value):
-            sheet.write_string(row, column, "infinite")

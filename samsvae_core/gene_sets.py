@@ -1,26 +1,43 @@
-"""Collections of gene sets, and gene annotation: offline, from files that ship with the package.
+"""Collections of gene sets: those that ship with the package, GMT files, and Enrichr's.
 
-Symbols are those of 2022, as in the collections. Older and newer names of a gene, and Ensembl
-identifiers, are met by `match` where they mean one gene and no other.
+Symbols of the shipped ones are those of 2022. Other names of a gene, and mouse genes, are met by
+`match` where they mean one gene and no other. Only a download from Enrichr needs a network.
 """
 
 import gzip
 import hashlib
+import inspect
 import io
 import json
+import logging
+import os
+import re
+import subprocess
+import sys
 import zlib
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from difflib import get_close_matches
 from functools import cache, cached_property
-from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-import pandas as pd
+from samsvae_core.files import OutputError, atomic_write
+from samsvae_core.symbols import HINTS, RESOURCES, current_symbols, is_identifier, kind, species
 
-RESOURCES = files("samsvae_core") / "resources"
+LOGGER = logging.getLogger(__name__)
 MAX_BYTES = 64 * 2**20  # of a GMT file; GO biological process, the largest shipped, has 6 MB
+MAX_NAME = 500  # characters of a set's name
+SEPARATORS = {",": "commas", ";": "semicolons", " ": "spaces"}
+SEPARATOR = re.compile("[,; ]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+WEIGHT = re.compile(r",[0-9.]+$")  # in files from Enrichr: "STAT1,1.0"
+DESCRIPTION = re.compile(r"|na|n/a|none|null|-|>.*|https?://.*", re.IGNORECASE)
+LIBRARY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")  # it becomes the name of a file
+ORGANISMS = ["Human", "Mouse", "Yeast", "Fly", "Fish", "Worm"]
+SECONDS = 60  # for all of a download
 
 
 class Source(NamedTuple):
@@ -68,8 +85,10 @@ class Match(NamedTuple):
 
     collection: Collection
     n_same: int
-    renamed: dict[str, str]  # measured: the collection's symbol
+    renamed: dict[str, str]  # measured: the collection's name, which is older, newer or an id
+    by_case: dict[str, str]  # measured: the collection's symbol, which differs in capitals only
     unmatched: tuple[str, ...]  # measured genes of no set, under any name
+    species: tuple[str | None, str | None]  # of the data and of the collection, by their symbols
 
 
 @cache
@@ -104,9 +123,15 @@ def read_gmt(path: str | Path) -> Collection:
 def parse_gmt(content: bytes, name: str) -> Collection:
     """The collection in a GMT file's content: name, description and genes, a tab between them."""
     text = _text(content, name)
+    lines = list(io.StringIO(text, newline=None))
+    if name.lower().endswith(".gmx") or _has_sets_in_columns(lines):
+        raise ValueError(
+            f"{name} has a gene set per column (GMX); expected one per line, with name, description"
+            " and genes. Transpose the table."
+        )
     sets: dict[str, tuple[str, ...]] = {}
     descriptions: dict[str, str] = {}
-    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
+    for number, line in enumerate(lines, start=1):
         if line.strip():
             term, description, genes = _fields(line, f"{name}, line {number}")
             if term in sets:
@@ -136,16 +161,32 @@ def _text(content: bytes, name: str) -> str:
         raise ValueError(f"{name} is a damaged gzip file: {error}.") from error
 
 
+def _has_sets_in_columns(lines: list[str]) -> bool:
+    """Whether the second line is all descriptions: links, or words for none."""
+    second = lines[1].rstrip("\n").split("\t") if len(lines) > 1 else []
+    return len(second) > 1 and all(DESCRIPTION.fullmatch(field.strip()) for field in second)
+
+
 def _fields(line: str, where: str) -> tuple[str, str, tuple[str, ...]]:
     term, *rest = (field.strip() for field in line.split("\t"))
-    genes = tuple(dict.fromkeys(field for field in rest[1:] if field))
-    if not genes:
+    genes = tuple(dict.fromkeys(WEIGHT.sub("", field) for field in rest[1:] if field))
+    if not rest or (len(genes) == 1 and SEPARATOR.search(genes[0])):
+        joined = genes[0] if genes else term
+        mark = max(SEPARATORS, key=joined.count)
+        found = SEPARATORS[mark] if mark in joined else "none"
         raise ValueError(
             f"{where}: expected a set's name, a description and genes, with tabs between them;"
-            f" found {len(rest) + 1} of at least 3 fields: {line.rstrip()[:60]!r}."
+            f" found {found} in {joined[:60]!r}. Save the file with tabs."
         )
     if not term:
         raise ValueError(f"{where}: the set has no name; write one before the first tab.")
+    if len(term) > MAX_NAME or CONTROL.search(term):
+        raise ValueError(
+            f"{where}: expected a name of at most {MAX_NAME} characters, none of them a control"
+            f" character; found {len(term):,} characters, {term[:60]!r}. Rename the set."
+        )
+    if not genes:
+        raise ValueError(f"{where}: set {term[:60]!r} has no genes; remove the line.")
     return term, rest[0], genes
 
 
@@ -171,78 +212,206 @@ def overlap(
     return Overlap(len(measured & collection.genes), n_sets)
 
 
-@cache
-def _annotation() -> pd.DataFrame:
-    text = io.BytesIO(gzip.decompress((RESOURCES / "genes.csv.gz").read_bytes()))
-    return pd.read_csv(text, index_col="symbol", dtype=str, keep_default_na=False)
-
-
-@cache
-def _other_names() -> dict[str, str]:
-    """Aliases and Ensembl identifiers that mean one gene only, and its symbol."""
-    table = _annotation()
-    names = pd.concat([table[column].str.split("|").explode() for column in ("aliases", "ensembl")])
-    names = names[~names.duplicated(keep=False) & ~names.isin(table.index)]
-    return {str(name): str(symbol) for symbol, name in names.items()}
-
-
-def _current(name: str) -> str | None:
-    return name if name in _annotation().index else _other_names().get(name)
-
-
-def annotate(symbols: Iterable[str]) -> pd.DataFrame:
-    """Name, aliases, Entrez and Ensembl ids, indexed by symbol as given; NaN for unknown genes.
-
-    Several aliases or Ensembl ids have a "|" between them. `current` is the symbol that an alias
-    or Ensembl id was understood as.
-    """
-    given = [str(symbol) for symbol in symbols]
-    current = pd.Index([_current(symbol) for symbol in given], dtype=object, name="current")
-    return _annotation().reindex(current).reset_index().set_index(pd.Index(given, name="symbol"))
-
-
-def current_symbols(symbols: Iterable[str], universe: Iterable[str]) -> dict[str, str]:
-    """Each symbol's name in the universe; symbols that have none there are absent.
-
-    A symbol of the universe is itself. Any other is met through the gene's other names, provided
-    that they lead to one symbol of the universe that no second measured symbol claims.
-    """
-    measured, universe = {str(symbol) for symbol in symbols}, frozenset(universe)
-    claims: dict[str, str] = {}
-    for gene, row in annotate(sorted(measured.difference(universe))).dropna().iterrows():
-        names = [row["current"], *(a for a in row["aliases"].split("|") if a in _other_names())]
-        known = [name for name in names if name in universe]
-        if len(known) == 1 and known[0] not in measured:
-            claims[str(gene)] = known[0]
-    n_claims = Counter(claims.values())
-    same = {gene: gene for gene in measured.intersection(universe)}
-    return same | {gene: name for gene, name in claims.items() if n_claims[name] == 1}
-
-
 def match(collection: Collection, symbols: Iterable[str]) -> Match:
     """The collection with its genes called as in the data, so that leading edges are too."""
     measured = sorted({str(symbol) for symbol in symbols})
     found = current_symbols(measured, collection.genes)
-    renamed = {gene: found[gene] for gene in measured if found.get(gene, gene) != gene}
+    changed = {gene: found[gene] for gene in measured if found.get(gene, gene) != gene}
+    by_case = {gene: name for gene, name in changed.items() if gene.upper() == name.upper()}
+    renamed = {gene: name for gene, name in changed.items() if gene not in by_case}
     unmatched = tuple(gene for gene in measured if gene not in found)
-    if renamed:
-        new = {name: gene for gene, name in renamed.items()}
+    written = species(measured), species(collection.genes)
+    if changed:
+        new = {name: gene for gene, name in changed.items()}
         sets = {t: tuple(new.get(g, g) for g in genes) for t, genes in collection.sets.items()}
-        mark = hashlib.sha256((collection.checksum + json.dumps(renamed)).encode()).hexdigest()
+        mark = hashlib.sha256((collection.checksum + json.dumps(changed)).encode()).hexdigest()
         collection = replace(collection, sets=sets, checksum=mark)
-    return Match(collection, len(found) - len(renamed), renamed, unmatched)
+    return Match(collection, len(found) - len(changed), renamed, by_case, unmatched, written)
 
 
-def search_genes(query: str, genes: Iterable[str], limit: int = 20) -> dict[str, str]:
-    """Genes whose symbol, or else an alias, begins with the query, and which name did.
+def describe(match: Match) -> str:
+    """How many genes were found in the collection and how, and what others may be, in sentences."""
+    n_ids = sum(is_identifier(gene) or is_identifier(n) for gene, n in match.renamed.items())
+    n_found, n_unmatched = match.n_same + len(match.by_case | match.renamed), len(match.unmatched)
+    ways = {
+        "by the same symbol": match.n_same,
+        "by the symbol in capitals": len(match.by_case),
+        "through an older or newer name": len(match.renamed) - n_ids,
+        "through an Ensembl or Entrez id": n_ids,
+    }
+    text = f"{n_found:,} of {n_found + n_unmatched:,} genes are in {match.collection.title}"
+    if n_found:
+        text += ": " + ", ".join(f"{n:,} {way}" for way, n in ways.items() if n)
+    text += f"; {n_unmatched:,} are in none of its sets." if n_found and n_unmatched else "."
+    ours, theirs = match.species
+    if (match.by_case or match.renamed) and None not in (ours, theirs) and ours != theirs:
+        text += (
+            f" The data have {ours} symbols and the collection {theirs} ones; they were met by the"
+            " symbol in capitals, which is an approximation of orthology."
+        )
+    what = kind(match.unmatched)
+    if n_unmatched > n_found and what in HINTS:
+        text += f" Most of the others are {what}, such as {_examples(match.unmatched)}."
+        text += f" {HINTS[what]}"
+    return text
 
-    Capitals do not matter. Symbols come before aliases, whole names before beginnings.
+
+def why_little(collection: Collection, symbols: Iterable[str]) -> str:
+    """The likely reason why hardly a gene of the data is in the collection, with examples."""
+    ours, theirs = sorted({str(symbol) for symbol in symbols}), sorted(collection.genes)
+    kinds = kind(ours), kind(theirs)
+    text = (
+        f"The data have {kinds[0]} ({_examples(ours)}), {collection.title} has {kinds[1]}"
+        f" ({_examples(theirs)})."
+    )
+    hints = [HINTS[what] for what in dict.fromkeys(kinds) if what in HINTS]
+    panel = (
+        f"Such names are understood, but the {len(ours):,} genes of the data and the"
+        f" {len(theirs):,} of the collection have little in common: take a larger collection."
+    )
+    return " ".join([text, *(hints or [panel])])
+
+
+def _examples(names: Sequence[str]) -> str:
+    """Three names, from all over a list."""
+    return ", ".join(name[:40] for name in names[:: len(names) // 3 or 1][:3])
+
+
+def enrichr(name: str, organism: str = "Human", refresh: bool = False) -> Collection:
+    """A library of Enrichr: the copy on disk, else downloaded through gseapy and kept.
+
+    In the folder `SAMSVAE_CACHE`. A damaged copy is downloaded again, as is a whole one on
+    `refresh`. Raises ValueError for a library that Enrichr does not have, and where it cannot be
+    reached.
     """
-    start = query.strip().upper()
-    hits = []
-    for gene, row in annotate(dict.fromkeys(genes)).fillna("").iterrows():
-        names = [str(gene), row["current"], *row["aliases"].split("|")]
-        matched = next((name for name in names if name.upper().startswith(start)), None)
-        if start and matched:
-            hits.append((matched != gene, matched.upper() != start, str(gene), matched))
-    return {gene: matched for *_, gene, matched in sorted(hits)[:limit]}
+    if not LIBRARY.fullmatch(name):
+        raise ValueError(
+            "Expected the name of an Enrichr library, of letters, digits, '_', '.' and '-', such as"
+            f" MSigDB_Hallmark_2020; found {name[:60]!r}."
+        )
+    if organism not in ORGANISMS:
+        raise ValueError(f"Unknown organism {organism!r}; choose one of {', '.join(ORGANISMS)}.")
+    about = _about(name)
+    kept = None if refresh or about.get("organism") != organism else _kept(name, about["sha256"])
+    if kept is None:
+        text = _gmt(_downloaded(name, organism))
+        kept = parse_gmt(text, name)
+        today = datetime.now(UTC).date().isoformat()
+        about = {"name": name, "organism": organism, "date": today, "sha256": kept.checksum}
+        try:
+            atomic_write(_enrichr_file(f"{name}.gmt.gz"), gzip.compress(text, mtime=0))
+            beside = json.dumps({**about, "n_sets": len(kept.sets)}, indent=2)
+            atomic_write(_enrichr_file(f"{name}.json"), beside.encode())
+        except OutputError as error:
+            LOGGER.warning("%s is downloaded again next time: %s", name, error)
+    return replace(
+        kept,
+        title=f"Enrichr {name}",
+        version=f"downloaded {about['date']}",
+        source=f"Enrichr ({organism}), https://maayanlab.cloud/Enrichr",
+        licence="that of the library's own source, see https://maayanlab.cloud/Enrichr/#libraries",
+    )
+
+
+def cached_enrichr(organism: str = "Human") -> dict[str, str]:
+    """The libraries of Enrichr on disk by name, and the day on which each was downloaded."""
+    kept = {}
+    for path in sorted(_enrichr_file("*").parent.glob("*.gmt.gz")):
+        name = path.name.removesuffix(".gmt.gz")
+        about = _about(name)
+        if about.get("organism") == organism:
+            kept[name] = about["date"]
+    return kept
+
+
+def _enrichr_file(name: str) -> Path:
+    folder = Path(os.environ.get("SAMSVAE_CACHE", "~/.cache/samsvae")).expanduser()
+    return folder / "enrichr" / name
+
+
+def _about(name: str) -> dict[str, str]:
+    """Organism, date and checksum of the copy on disk; nothing, if they cannot be read."""
+    try:
+        about = json.loads(_enrichr_file(f"{name}.json").read_text(encoding="utf-8"))
+        return {key: str(about[key]) for key in ("organism", "date", "sha256")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _kept(name: str, sha256: str) -> Collection | None:
+    """The copy on disk, if it is whole."""
+    path = _enrichr_file(f"{name}.gmt.gz")
+    try:
+        collection = parse_gmt(path.read_bytes(), name)
+        if collection.checksum == sha256:
+            return collection
+        why = "its checksum is another"
+    except (OSError, ValueError) as error:
+        why = str(error)
+    LOGGER.warning("Damaged file %s is downloaded again: %s", path, why)
+    return None
+
+
+def _gmt(sets: dict[str, list[str]]) -> bytes:
+    """What was downloaded as a GMT file, without sets and names that are none."""
+    lines = {}
+    for term, genes in sets.items():
+        clean = CONTROL.sub(" ", term).strip()[:MAX_NAME]
+        known = [gene.strip() for gene in genes if not SEPARATOR.search(gene.strip())]
+        if clean and any(known):
+            lines[clean] = "\t".join([clean, "", *known])
+    return "".join(f"{line}\n" for line in lines.values()).encode()
+
+
+def _downloaded(name: str, organism: str) -> dict[str, list[str]]:
+    """The sets of a library, through a worker that is stopped at the time limit."""
+    with TemporaryDirectory() as folder:
+        program = f"{inspect.getsource(_download)}\n{_download.__name__}()"
+        command = [sys.executable, "-P", "-c", program, folder, name, organism]
+        environment = os.environ | {"MPLBACKEND": "Agg"}  # a notebook's own would not load
+        try:
+            ended = subprocess.run(
+                command, capture_output=True, text=True, env=environment, timeout=SECONDS
+            )
+            last = [f"exit status {ended.returncode}", *ended.stderr.split("\n")[:-1]][-1]
+            why = last.partition("(Caused by ")[2].removesuffix(")") or last
+        except subprocess.TimeoutExpired:
+            why = f"no answer within {SECONDS} s"
+        answer = Path(folder, "answer.json")
+        if not answer.is_file():
+            raise ValueError(
+                f"Enrichr could not be reached ({why[:300]}). Shipped collections, .gmt files and"
+                " libraries downloaded before work offline; otherwise try again with a network."
+            )
+        found = json.loads(answer.read_text(encoding="utf-8"))
+    if found["sets"] is None:
+        names = {known.lower(): known for known in found["names"]}
+        close = [names[known] for known in get_close_matches(name.lower(), names, 5, 0.4)]
+        raise ValueError(
+            f"Enrichr has no library {name!r} for {organism} among its {len(names)}; "
+            + (f"close to it are {', '.join(close)}." if close else "no name is close to it.")
+        )
+    return found["sets"]
+
+
+def _download() -> None:
+    """The worker's program: the sets of a library, or null, and the names of all libraries.
+
+    Sent as source, so it stands alone. gseapy would keep a copy in the home folder, and try for
+    half a minute where there is no network.
+    """
+    import json
+    import sys
+    from functools import partial
+    from pathlib import Path
+
+    from gseapy.parser import download_library, get_library_name
+
+    folder, name, organism = sys.argv[1:]
+    module = vars(sys.modules["gseapy.enrichr"])
+    module.update(DEFAULT_CACHE_PATH=folder, retry=partial(module["retry"], 1))
+    names = get_library_name(organism)
+    sets = download_library(name, organism) if name in names else None
+    part = Path(folder, "answer.part")
+    part.write_text(json.dumps({"names": names, "sets": sets}), encoding="utf-8")
+    part.rename(part.with_suffix(".json"))

@@ -389,7 +389,7 @@ def _matrix_notes(counts: _Counts, what: str) -> list[str]:
     if n := int((counts.matrix.getnnz(axis=1) == 0).sum()):
         notes.append(f"{n:,} cells have no {what} but 0 on these genes.")
     if sum(ENSEMBL.fullmatch(gene) is not None for gene in genes) > len(genes) / 2:
-        notes.append("Genes are named by Ensembl ids; gene sets use symbols.")
+        notes.append("Genes are named by Ensembl ids; gene sets know human ones (ENSG) only.")
     return notes
 
 

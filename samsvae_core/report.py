@@ -21,7 +21,7 @@ from safetensors.torch import save
 from samsvae_core import bundle, enrichment, evaluation, gene_sets, interpretation
 from samsvae_core.bundle import Bundle, read_json, suited, to_json, write_manifest
 from samsvae_core.calibration import pooled_level, reference_cells
-from samsvae_core.cards import model_card
+from samsvae_core.cards import bends_in_words, model_card
 from samsvae_core.data import CellData, DataError, genes_at
 from samsvae_core.evidence import entry_evidence
 from samsvae_core.files import OutputError, atomic_write, new_output
@@ -242,7 +242,9 @@ def build_bundle(model: SAMSVAE, data: CellData, parts: np.ndarray, run: Path, d
     write_csv(run / "perturbations_umap.csv", embedded_perturbations(model, masks))
     metrics = write_metrics(run, model, data, parts)
     active = interpretation.active_mechanisms(masks)
-    notes = write_enrichment(run, interpretation.loading_matrix(loadings)[active])
+    curves = interpretation.loading_curves(model, reference, genes, active)
+    notes = [bends_in_words(interpretation.linearity(curves))] if active else []
+    notes += write_enrichment(run, interpretation.loading_matrix(loadings)[active])
     settings["steps_done"] = int(bundle.read_csv(run / "history.csv")["step"].iloc[-1])
     frontier = run / "frontier.csv"
     levels = pd.read_csv(frontier) if frontier.exists() else None

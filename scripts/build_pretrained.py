@@ -2,6 +2,7 @@
 
     python scripts/build_pretrained.py                         # both: about 10 minutes on 2 cores
     python scripts/build_pretrained.py norman2019-subset       # one of them
+    python scripts/build_pretrained.py --tables                # the tables anew, same weights
 
 Reads the files of SAMSVAE_DATA (default ../shared/data). Levels of evidence are compared on
 validation cells; test cells are looked at once, when the bundle is made.
@@ -80,25 +81,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", help="default: all")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tables", action="store_true", help="keep the weights")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if unknown := set(arguments.names) - set(RECIPES):
         parser.error(f"no recipe for {', '.join(unknown)}; there are {', '.join(RECIPES)}")
     for name in arguments.names or RECIPES:
-        build(name, RECIPES[name])
+        build(name, RECIPES[name], arguments.tables)
         print(f"{name}\n{metrics_in_words(load(PRETRAINED / name).metrics, 'SAMS-VAE')}\n")
 
 
-def build(name: str, recipe: Recipe) -> None:
-    """Train, and put the bundle in place of the one there is."""
+def build(name: str, recipe: Recipe, tables_only: bool) -> None:
+    """Train, or take the weights there are, and put the bundle in place of the one there is."""
     data = read_h5ad(DATA / recipe.file, **recipe.options)
     if recipe.top_genes:
         data = gene_panel(data, top=recipe.top_genes)
     parts = split(data, recipe.split)
     with tempfile.TemporaryDirectory(dir=PRETRAINED) as folder:
         run = Path(folder) / name
-        report.train(data, parts, run, {}, recipe.training, origin=recipe.origin, frontier=True)
-        (run / "status.json").unlink()
+        if tables_only:
+            kept = load(PRETRAINED / name)
+            shutil.copytree(kept.path, run)
+            (run / "manifest.json").unlink()
+            report.build_bundle(kept.model, kept.align(data), parts, run, kept.manifest["device"])
+        else:
+            report.train(data, parts, run, {}, recipe.training, origin=recipe.origin, frontier=True)
+            (run / "status.json").unlink()
         shutil.rmtree(PRETRAINED / name, ignore_errors=True)
         run.rename(PRETRAINED / name)
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,7 +16,16 @@ from streamlit.testing.v1 import AppTest
 
 from app import scores
 from samsvae_core import bundle as bundles
-from samsvae_core import evaluation, frontier, interpretation, report
+from samsvae_core import (
+    enrichment,
+    evaluation,
+    frontier,
+    gene_sets,
+    interpretation,
+    rankings,
+    report,
+    terms,
+)
 from samsvae_core.bundle import Bundle
 from samsvae_core.composition import compose
 from samsvae_core.evaluation import EvaluationConfig
@@ -23,7 +33,7 @@ from samsvae_core.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 MAIN = str(ROOT / "app" / "main.py")
-VIEWS = ["overview", "masks", "compose", "mechanism"]
+VIEWS = ["overview", "masks", "compose", "mechanism", "gene_sets"]
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
 
 
@@ -213,8 +223,130 @@ def test_the_enrichment_table_is_that_of_the_bundle(models, tiny):
     table = tiny.enrichment("hallmark").table
     expected = table[(table["mechanism"] == chosen) & (table["method"] == "gsea")]
     shown = next(f.value for f in page.dataframe if "term" in f.value)
+    best = terms.grouped(expected).query("group == term")
+    assert shown["term"].tolist() == best["term"].tolist()
+    assert shown["fdr"].tolist() == pytest.approx(best["fdr"].tolist())
+    assert (shown["similar"] + 1).sum() == len(expected)
+    page.toggle(key="similar").set_value(False).run()
+    shown = next(f.value for f in page.dataframe if "term" in f.value)
     assert shown["term"].tolist() == expected["term"].tolist()
     assert shown["fdr"].tolist() == pytest.approx(expected["fdr"].tolist())
+
+
+def test_a_model_made_anew_in_the_same_place_is_read_again(models, tiny):
+    opened("overview")
+    folder = models / "tiny"
+    perturbations = pd.read_csv(folder / "perturbations.csv").replace({"P1": "PX"})
+    perturbations.to_csv(folder / "perturbations.csv", index=False)
+    bundles.write_manifest(folder, tiny.manifest["data"], "cpu")
+    assert "PX" in opened("compose").multiselect(key="compose_names").options
+
+
+def test_up_and_down_are_shown_apart(models):
+    page = opened("mechanism", {"direction": "Down"})
+    page.toggle(key="similar").set_value(False).run()
+    shown = [f.value for f in page.dataframe if "direction" in f.value]
+    directions = set(shown[0]["direction"]) if shown else {"down"}
+    assert directions == {"down"}
+    assert finished(page)
+
+
+def test_a_mechanism_is_named_and_the_name_is_kept_beside_the_model(models, tiny):
+    page = opened("mechanism")
+    name = page.selectbox(key="m").value
+    page.text_input[0].set_value("my <b>*name*</b>")
+    page.text_area[0].set_value("a note")
+    page.button[0].click().run()
+    assert finished(page)
+    assert r"my \<b\>\*name\*\</b\>" in page.subheader[0].value
+    kept = json.loads((models / "tiny.names.json").read_text())
+    assert kept["mechanisms"][name[1:]] == {"name": "my <b>*name*</b>", "note": "a note"}
+    again = opened("mechanism")
+    assert r"my \<b\>" in again.subheader[0].value
+    assert list(bundles.list_bundles(models)) == ["tiny"]
+
+
+def test_names_of_another_model_are_told_of_and_not_shown(models):
+    (models / "tiny.names.json").write_text(
+        '{"schema": 1, "checksum": "other", "mechanisms": {"0": {"name": "theirs", "note": ""}}}'
+    )
+    page = opened("mechanism")
+    assert "another model" in page.warning[0].value
+    assert "theirs" not in page.subheader[0].value
+    assert finished(page)
+
+
+def ended(page: AppTest) -> AppTest:
+    """The page once the tests in the background are done."""
+    for _ in range(60):
+        if not any(button.label == "Cancel" for button in page.button):
+            return page
+        time.sleep(0.5)
+        page.run()
+    raise AssertionError("The tests have not ended.")
+
+
+def test_a_collection_that_the_model_lacks_is_tested_when_it_is_chosen(models, tiny):
+    page = ended(opened("mechanism", {"collection": "reactome"}))
+    k = int(page.selectbox(key="m").value[1:])
+    expected = enrichment.enrich(
+        rankings.of_mechanisms(tiny, [k]).scores, [gene_sets.load_collection("reactome")]
+    ).table
+    expected = terms.grouped(expected[expected["method"] == "gsea"]).query("group == term")
+    shown = next(f.value for f in page.dataframe if "term" in f.value)
+    assert shown["term"].tolist() == expected["term"].tolist()
+    assert shown["nes"].tolist() == pytest.approx(expected["nes"].tolist())
+    assert finished(page)
+
+
+def test_all_mechanisms_are_tested_when_asked_and_named(models, tiny):
+    page = opened("gene_sets", {"collections": ["hallmark", "reactome"]})
+    assert finished(page)
+    page.button(key="run all mechanisms").click().run()
+    page = ended(page)
+    assert finished(page)
+    named = next(f.value for f in page.dataframe if "evidence" in f.value)
+    ranked = rankings.of_mechanisms(tiny)
+    assert named["mechanism"].tolist() == [f"M{k}" for k in ranked.scores]
+    sets = [gene_sets.load_collection(name) for name in ("hallmark", "reactome")]
+    table = enrichment.enrich(ranked.scores, sets).table
+    expected = terms.suggested_names(table, list(ranked.scores))
+    assert named["name"].tolist() == expected["name"].tolist()
+
+
+def test_the_preview_is_that_of_the_library(models, tiny):
+    page = opened("gene_sets", {"collections": ["hallmark"]})
+    scores = rankings.of_mechanisms(tiny).scores
+    sets = gene_sets.match(gene_sets.load_collection("hallmark"), tiny.genes).collection
+    z = enrichment.screen(scores, sets).z
+    drawn = figures(page)[0]["data"][1]
+    for place, text in zip(drawn["customdata"], drawn["text"], strict=True):
+        term, _, k = place.rpartition("|M")
+        assert f"{z.loc[term, int(k)]:+.2f}" in text
+
+
+def test_no_collection_and_no_mechanism_are_said(models, shown):
+    page = opened("gene_sets")
+    page.multiselect(key="collections").set_value([]).run()
+    assert "No collection is chosen" in page.info[0].value
+    assert finished(page)
+    shown("conditional")
+    page = opened("gene_sets")
+    assert "no mechanisms" in page.info[0].value
+    assert finished(page)
+
+
+def test_the_shift_of_a_composition_is_tested_when_asked(models, tiny):
+    page = opened("compose", {"c": "P1:1,P2:0.5"})
+    page.button(key="run shift hallmark").click().run()
+    page = ended(page)
+    assert finished(page)
+    shift = rankings.of_shift(compose(tiny, {"P1": 1.0, "P2": 0.5}))
+    table = enrichment.enrich(shift.scores, [gene_sets.load_collection("hallmark")]).table
+    expected = terms.grouped(table[table["method"] == "gsea"]).query("group == term")
+    shown = next(f.value for f in page.dataframe if "term" in f.value)
+    assert shown["term"].tolist() == expected["term"].tolist()
+    assert shown["nes"].tolist() == pytest.approx(expected["nes"].tolist())
 
 
 def test_choosing_another_mechanism_changes_its_genes(models):

@@ -11,17 +11,27 @@ ROOT = Path(__file__).parents[1]
 CORE, APP = ROOT / "samsvae_core", ROOT / "app"
 LEVELS = [  # a module may import those of levels before its own
     {"files"},
-    {"data", "model", "gene_sets", "agreement", "rotation"},
-    {"h5ad", "splits", "baselines"},
-    {"simulate", "variants", "inference", "enrichment", "predictive"},
+    {"data", "model", "symbols", "agreement", "rotation", "prerank"},
+    {"h5ad", "splits", "baselines", "gene_sets"},
+    {"simulate", "variants", "inference", "enrichment", "predictive", "terms"},
     {"training", "bundle", "evidence"},
     {"calibration"},
     {"interpretation", "composition", "evaluation"},
-    {"frontier", "cards"},
-    {"report"},
+    {"frontier", "cards", "genes", "names"},
+    {"report", "exports"},
+    {"rankings"},
     {"__main__"},
 ]
-VIEW_IMPORTS = {"typing", "streamlit", "app", "samsvae_core", "numpy", "pandas", "__future__"}
+VIEW_IMPORTS = {
+    "typing",
+    "collections",
+    "streamlit",
+    "app",
+    "samsvae_core",
+    "numpy",
+    "pandas",
+    "__future__",
+}
 CORE_MODULES = sorted(CORE.glob("*.py"))
 SOURCES = sorted([*CORE_MODULES, *APP.rglob("*.py")])
 

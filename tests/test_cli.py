@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 
 import anndata
 import h5py
@@ -14,6 +15,7 @@ from samsvae_core import __main__ as cli
 from samsvae_core import gene_sets
 from samsvae_core.bundle import load
 from samsvae_core.composition import compose
+from samsvae_core.symbols import annotate
 from samsvae_core.variants import MODELS
 
 TINY = ["--steps", "12", "--latents", "3", "--hidden", "6", "--particles", "1"]
@@ -180,7 +182,17 @@ def test_the_version_is_printed_by_the_module_itself():
 
 def test_every_verb_is_listed(samsvae):
     _, out, _ = samsvae("--help")
-    verbs = ["validate", "simulate", "train", "evaluate", "masks", "loadings", "compose", "enrich"]
+    verbs = [
+        "validate",
+        "simulate",
+        "train",
+        "evaluate",
+        "masks",
+        "loadings",
+        "compose",
+        "enrich",
+        "gene",
+    ]
     for verb in [*verbs, "embed", "bundles", "app"]:
         assert verb in out
 
@@ -338,7 +350,8 @@ def test_enrichment_is_written_as_table_and_workbook(samsvae, tiny, tmp_path):
     assert code == 0
     table = pd.read_csv(tmp_path / "e.csv")
     columns = "mechanism collection method direction term size overlap es nes odds_ratio"
-    assert table.columns.tolist() == [*columns.split(), "p_value", "fdr", "fdr_all", "leading_edge"]
+    columns += " p_value fdr fdr_all leading_edge group"
+    assert table.columns.tolist() == columns.split()
     assert set(table["method"]) == {"gsea", "ora"}
     assert set(table["collection"]) == {"hallmark"}
     assert table["size"].min() >= 6
@@ -355,6 +368,62 @@ def test_enrichment_is_written_as_table_and_workbook(samsvae, tiny, tmp_path):
     assert {"summary", "notes", "settings"} <= set(book.sheetnames)
     terms = [cell.value for row in book["summary"].iter_rows() for cell in row]
     assert "FIRST" in terms
+
+
+def test_everything_of_an_enrichment_goes_into_a_folder_or_a_zip(samsvae, tiny, tmp_path):
+    code, out, _ = samsvae("enrich", tiny.path, "-o", f"{tmp_path}/out/")
+    assert code == 0
+    assert "40 of 40 genes are in MSigDB Hallmark" in out
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"enrichment.csv", "methods.md", "leading_edges.gmt", "manifest.json"} <= names
+    assert samsvae("enrich", tiny.path, "-o", tmp_path / "out.zip")[0] == 0
+    with zipfile.ZipFile(tmp_path / "out.zip") as packed:
+        assert set(packed.namelist()) == names
+        assert packed.read("enrichment.csv") == (tmp_path / "out" / "enrichment.csv").read_bytes()
+
+
+def test_the_shift_of_perturbations_is_tested_as_its_own_ranking(samsvae, tiny, tmp_path):
+    given = ["--perturbation", "P1", "--perturbation", "P2:0.5", "--min-size", "2"]
+    code, _, _ = samsvae("enrich", tiny.path, *given, "-o", tmp_path / "out")
+    assert code == 0
+    table = pd.read_csv(tmp_path / "out" / "enrichment.csv")
+    assert set(table["mechanism"]) == {"P1+P2:0.5"}
+    scores = pd.read_csv(tmp_path / "out" / "scores.csv").set_index("gene")["shift"]
+    expected = compose(tiny, {"P1": 1.0, "P2": 0.5}).table["shift"]
+    np.testing.assert_allclose(scores, expected, rtol=1e-6)
+    assert "the predicted shift of P1" in (tmp_path / "out" / "methods.md").read_text()
+
+
+def test_top_genes_can_be_those_certain_to_move_among_a_background(samsvae, tiny, tmp_path):
+    (tmp_path / "genes.txt").write_text("\n".join([*tiny.genes[:30], "NO-SUCH-GENE"]))
+    code, out, _ = samsvae(
+        *["enrich", tiny.path, "-o", tmp_path / "out", "--sign", "0.9", "--effect", "0.05"],
+        *["--background", tmp_path / "genes.txt"],
+    )
+    assert code == 0
+    assert "1 of 31 names are no human gene known here" in out
+    methods = (tmp_path / "out" / "methods.md").read_text()
+    assert "probability of sign of at least 0.9" in methods
+    assert "31 genes" in methods
+
+
+def test_a_gene_is_described_by_any_of_its_names(samsvae, tiny, tmp_path):
+    code, out, _ = samsvae("gene", tiny.path, tiny.genes[0], "-o", tmp_path / "g.csv")
+    assert code == 0
+    assert "https://www.ncbi.nlm.nih.gov/gene/" in out
+    table = pd.read_csv(tmp_path / "g.csv")
+    assert set(table["perturbation"]) == set(tiny.perturbations.index)
+    one = compose(tiny, {"P1": 1.0}).table.loc[tiny.genes[0], "shift"]
+    assert table.set_index("perturbation").loc["P1", "shift"] == pytest.approx(one)
+    alias = annotate([tiny.genes[0]])["aliases"].iloc[0].split("|")[0]
+    assert samsvae("gene", tiny.path, alias)[1].startswith(f"{tiny.genes[0]}: ")
+
+
+def test_loadings_at_several_steps_say_where_the_decoder_bends(samsvae, tiny, tmp_path):
+    code, out, _ = samsvae("loadings", tiny.path, "--steps", "-o", tmp_path / "l.csv")
+    assert code == 0
+    assert "linear. Against the loadings of the whole step" in out
+    assert len(pd.read_csv(tmp_path / "l.csv")["multiple"].unique()) == 6
 
 
 def test_embedded_cells_are_the_same_cells_with_two_states_more(samsvae, screen, trained, tmp_path):
@@ -453,9 +522,10 @@ def test_a_table_of_unknown_ending_is_refused_before_anything_is_written(
 ):
     (tmp_path / "out").mkdir()
     more = ["P1"] if verb == "compose" else []
-    for name in ("table.doc", "table", "table.json"):
+    for name in ("table.doc", "table.json", *(["table"] if verb != "enrich" else [])):
         err = refused(verb, trained, *more, "-o", tmp_path / "out" / name)
-        assert "must end in .csv, .tsv" in err
+        assert "must end in ." in err
+        assert ".csv, .tsv" in err
     assert empty(tmp_path / "out")
 
 
@@ -503,6 +573,14 @@ def test_bad_gene_sets_are_named(refused, trained, tmp_path):
     assert "Unknown collection 'hallmarks'; choose one of" in err
     (tmp_path / "mine.gmt").write_text("GOOD\tnone\tSTAT1\tIRF1\nBAD\n")
     assert "line 2" in refused("enrich", trained, "--gmt", tmp_path / "mine.gmt", *out)
+    assert "no mechanism 9" in refused("enrich", trained, "--mechanism", 9, *out)
+    assert "expected a probability" in refused("enrich", trained, "--sign", "0.2", *out)
+    both = ["--mechanism", "0", "--perturbation", "P1"]
+    assert "not both" in refused("enrich", trained, *both, *out)
+    twice = ["--perturbation", "P1", "--perturbation", "P1:2"]
+    assert "named twice" in refused("enrich", trained, *twice, *out)
+    assert "must end in .xlsx" in refused("enrich", trained, "-o", tmp_path / "e.txt")
+    assert "Did you mean" in refused("gene", trained, "ADARX")
     (tmp_path / "other.gmt").write_text("OTHER\tnone\t" + "\t".join(f"X{i}" for i in range(20)))
     err = refused("enrich", trained, "--gmt", tmp_path / "other.gmt", *out)
     assert "0 of 40 genes are in other" in err

@@ -1,31 +1,28 @@
-import os
+import math
 import subprocess
 import sys
-from dataclasses import replace
-from functools import partial
-from itertools import pairwise
-from pathlib import Path
+from fractions import Fraction
 
 import numpy as np
-import openpyxl
 import pandas as pd
 import pytest
-from scipy.stats import fisher_exact, hypergeom, kstest
+from scipy.stats import fisher_exact, hypergeom, kstest, mannwhitneyu
 
-from samsvae_core import enrichment
+from samsvae_core import enrichment, prerank
 from samsvae_core.enrichment import (
     COLUMNS,
     Enrichment,
-    cached,
-    join,
+    enrich,
+    membership,
     over_representation,
     rank_enrichment,
     read_parquet,
     running_sum,
+    screen,
+    sure,
     write_parquet,
-    write_xlsx,
 )
-from samsvae_core.gene_sets import Collection
+from samsvae_core.gene_sets import Collection, load_collection, usable_sets
 
 N_GENES, N_SETS = 300, 20
 GENES = [f"GENE{number}" for number in range(N_GENES)]
@@ -287,159 +284,6 @@ def test_nothing_but_dead_mechanisms_gives_an_empty_table(method):
     assert result.notes["status"].tolist() == ["constant"]
 
 
-def aborts_at_the_second() -> None:
-    import os
-    import sys
-    from pathlib import Path
-
-    for name in sys.argv[2:]:
-        if name.endswith("1.job"):
-            os.abort()
-        Path(name).with_suffix(".answer").write_text("[[0.5, 1.5, 0.01, [0, 1]]]")
-
-
-def sleeps() -> None:
-    import faulthandler
-    import sys
-    import time
-
-    faulthandler.dump_traceback_later(float(sys.argv[1]), exit=True)
-    time.sleep(30)
-
-
-def raises() -> None:
-    raise BaseException("a panic")
-
-
-def one_set_of_three_mechanisms() -> tuple[pd.DataFrame, Collection]:
-    return hostile_loadings().iloc[:, :3], collection_of({"only": GENES[:20]})
-
-
-def test_a_worker_that_dies_costs_its_mechanism_alone(monkeypatch):
-    monkeypatch.setattr(enrichment, "_work", aborts_at_the_second)
-    result = rank_enrichment(*one_set_of_three_mechanisms())
-    assert result.notes["status"].tolist() == ["done", "failed: exit status -6", "done"]
-    assert result.table["mechanism"].tolist() == ["planted", "zeros 0.5"]
-    assert result.table["fdr_all"].tolist() == [0.01, 0.01]
-
-
-def test_a_worker_that_hangs_is_stopped(monkeypatch):
-    monkeypatch.setattr(enrichment, "_work", sleeps)
-    monkeypatch.setattr(enrichment, "SECONDS", 0.1)
-    result = rank_enrichment(*one_set_of_three_mechanisms())
-    assert result.notes["status"].tolist() == ["failed: more than 0.1 s"] * 3
-
-
-def test_a_failure_says_why_and_is_not_kept(monkeypatch, tmp_path):
-    monkeypatch.setenv("SAMSVAE_CACHE", str(tmp_path))
-    monkeypatch.setattr(enrichment, "_work", raises)
-    result = cached(partial(rank_enrichment, *one_set_of_three_mechanisms()))
-    assert result.notes["status"].tolist() == ["failed: BaseException: a panic"] * 3
-    assert not list(tmp_path.rglob("*.parquet"))
-
-
-def test_the_worker_runs_where_there_is_one_core(monkeypatch):
-    program = "import os; os.cpu_count = lambda: 1\n"
-    run = subprocess.run
-
-    def run_on_one_core(command, **options):
-        assert command[2] == "-c"
-        return run([*command[:3], program + command[3], *command[4:]], **options)
-
-    monkeypatch.setattr(enrichment.subprocess, "run", run_on_one_core)
-    result = rank_enrichment(hostile_loadings()[["planted"]], disjoint_sets())
-    assert result.notes["status"].tolist() == ["done"]
-
-
-def test_a_script_without_a_main_guard_runs_once(tmp_path):
-    script = tmp_path / "data.py"  # a name that would also shadow a module of the project
-    script.write_text(
-        "import numpy as np, pandas as pd\n"
-        "from samsvae_core.enrichment import rank_enrichment\n"
-        "from samsvae_core.gene_sets import parse_gmt\n"
-        "print('once')\n"
-        "genes = [f'G{n}' for n in range(40)]\n"
-        "collection = parse_gmt(b's\\tx\\t' + '\\t'.join(genes[:20]).encode(), 'mine')\n"
-        "loadings = pd.DataFrame({'one': np.random.default_rng(0).normal(size=40)}, index=genes)\n"
-        "print(rank_enrichment(loadings, collection).notes['status'].tolist())\n"
-    )
-    environment = os.environ | {"PYTHONPATH": str(Path(enrichment.__file__).parent.parent)}
-    done = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, env=environment, cwd=tmp_path
-    )
-    assert done.stdout == "once\n['done']\n", done.stderr
-
-
-def counted(loadings: pd.DataFrame, collection: Collection, n_top: int = 50) -> Enrichment:
-    counted.calls += 1
-    return over_representation(loadings, collection, n_top)
-
-
-@pytest.fixture
-def cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("SAMSVAE_CACHE", str(tmp_path / "cache"))
-    counted.calls = 0
-    return tmp_path / "cache"
-
-
-def test_the_second_call_comes_from_the_cache_and_is_the_same(cache):
-    call = partial(counted, hostile_loadings(), disjoint_sets())
-    first, second = cached(call), cached(call)
-    assert counted.calls == 1
-    pd.testing.assert_frame_equal(first.table, second.table)
-    pd.testing.assert_frame_equal(first.notes, second.notes)
-    assert second.table.attrs == {}
-
-
-def test_an_argument_left_out_is_the_same_as_its_default(cache):
-    cached(partial(counted, hostile_loadings(), disjoint_sets()))
-    cached(partial(counted, hostile_loadings(), collection=disjoint_sets(), n_top=50))
-    assert counted.calls == 1
-
-
-def test_every_change_of_content_is_computed_anew(cache):
-    loadings, collection = hostile_loadings(), disjoint_sets()
-    changed = loadings.copy()
-    changed.iloc[0, 0] = np.nextafter(changed.iloc[0, 0], 9)
-    calls = [
-        partial(counted, loadings, collection),
-        partial(counted, changed, collection),
-        partial(counted, loadings.rename(index={"GENE0": "GENE-0"}), collection),
-        partial(counted, loadings.rename(columns={"dead": "alive"}), collection),
-        partial(counted, loadings, replace(collection, checksum="other")),
-        partial(counted, loadings, collection, n_top=49),
-    ]
-    for call in calls:
-        cached(call)
-    assert counted.calls == len(calls)
-
-
-@pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "another file"])
-def test_a_damaged_cache_file_is_computed_again(cache, damage):
-    call = partial(counted, hostile_loadings(), disjoint_sets())
-    first = cached(call)
-    (file,) = cache.rglob("*.parquet")
-    content = bytearray(file.read_bytes())
-    if damage == "another file":
-        pd.DataFrame({"a": [1]}).to_parquet(file)
-    else:
-        content[len(content) // 4] ^= 0xFF
-        changed = {"cut": content[: len(content) // 2], "flipped": content, "emptied": b""}
-        file.write_bytes(changed[damage])
-    again = cached(call)
-    assert counted.calls == 2
-    pd.testing.assert_frame_equal(first.table, again.table)
-    cached(call)
-    assert counted.calls == 2
-
-
-def test_a_cache_that_cannot_be_written_costs_nothing_else(monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("SAMSVAE_CACHE", str(tmp_path / "file"))
-    call = partial(over_representation, hostile_loadings(), disjoint_sets())
-    pd.testing.assert_frame_equal(cached(call).table, call().table)
-
-
 def test_a_parquet_file_gives_back_what_was_written(hostile, tmp_path):
     write_parquet(hostile, tmp_path / "hallmark.parquet")
     again = read_parquet(tmp_path / "hallmark.parquet")
@@ -447,65 +291,131 @@ def test_a_parquet_file_gives_back_what_was_written(hostile, tmp_path):
     pd.testing.assert_frame_equal(again.notes, hostile.notes)
 
 
-def awkward() -> Enrichment:
-    """Two collections, genes and terms that Excel takes for something else, an infinite ratio."""
-    genes = ["=1+1", "@SUM(A1)", "+1", "http://x", "1E5", "MARCH1", *GENES[:30]]
-    loadings = pd.DataFrame(
-        np.linspace(1, -1, 72).reshape(36, 2), index=genes, columns=["a/b", "A/B"]
+def test_top_genes_agree_with_exact_fractions():
+    """P(hits or more) in whole numbers, whatever SciPy does."""
+    rng = np.random.default_rng(2)
+    sets = {f"set {n}": list(rng.choice(GENES, 20, replace=False)) for n in range(30)}
+    table = over_representation(pd.Series(scores(6), index=GENES), collection_of(sets), 40).table
+    N = len({gene for genes in sets.values() for gene in genes})
+    ranked = pd.Series(scores(6), index=GENES).sort_values()
+    for row in table.itertuples():
+        top = ranked.index[-40:] if row.direction == "up" else ranked.index[:40]
+        n = len([gene for gene in top if any(gene in genes for genes in sets.values())])
+        ways = sum(
+            math.comb(20, k) * math.comb(N - 20, n - k) for k in range(row.overlap, min(20, n) + 1)
+        )
+        assert row.p_value == pytest.approx(float(Fraction(ways, math.comb(N, n))), abs=1e-12)
+
+
+def test_only_genes_that_are_sure_to_move_count_where_that_is_asked():
+    loadings = pd.DataFrame({"one": np.linspace(3, -3, N_GENES)}, index=GENES)
+    se = pd.DataFrame({"one": np.where(np.arange(N_GENES) % 2, 0.1, 10.0)}, index=GENES)
+    moved = sure(loadings, se, probability=0.95, effect=1.0)
+    expected = (np.arange(N_GENES) % 2 == 1) & (np.abs(loadings["one"]) >= 1)
+    assert moved["one"].tolist() == expected.tolist()
+    table = over_representation(loadings, disjoint_sets(), n_top=None, moved=moved).table
+    first = table[table["term"] == "set 0"].set_index("direction")
+    assert first.loc["up", "leading_edge"].split(";") == GENES[1:15:2]
+    assert first.loc["down", "overlap"] == 0
+
+
+def test_sure_is_the_one_sided_probability_of_the_sign():
+    one = pd.DataFrame({"a": [1.64, 1.65]})
+    assert sure(one, one * 0 + 1, probability=0.95, effect=0.0).to_numpy().ravel().tolist() == [
+        0,
+        1,
+    ]
+
+
+def test_the_preview_is_the_rank_sum_test_with_ties():
+    loadings = hostile_loadings()[["planted", "zeros 0.85", "outlier"]]
+    found = screen(loadings, disjoint_sets())
+    assert found.size.tolist() == [15] * N_SETS
+    for mechanism in loadings:
+        for term, genes in disjoint_sets().sets.items():
+            inside = loadings.index.isin(genes)
+            x, y = loadings.loc[inside, mechanism], loadings.loc[~inside, mechanism]
+            expected = mannwhitneyu(x, y, method="asymptotic", use_continuity=False)
+            p_value = found.p_value.loc[term, mechanism]
+            assert p_value == pytest.approx(expected.pvalue, rel=1e-9)
+            assert (found.z.loc[term, mechanism] > 0) == (expected.statistic > len(x) * len(y) / 2)
+    assert found.z["planted"].idxmax() == "set 0"
+
+
+def test_the_preview_of_a_dead_mechanism_is_empty_and_gaps_are_left_out():
+    found = screen(hostile_loadings()[["planted", "dead", "gaps"]], disjoint_sets())
+    assert found.z["dead"].isna().all()
+    assert found.p_value["dead"].isna().all()
+    assert found.size["set 0"] == 13  # GENE3 and GENE13 have no number
+    assert not found.z["planted"].isna().any()
+
+
+def test_membership_is_that_of_the_usable_sets():
+    collection = load_collection("hallmark")
+    genes = sorted(collection.genes)[::9]
+    matrix, terms = membership(collection, genes, 5, 30)
+    sets = usable_sets(collection, genes, 5, 30)
+    assert terms == list(sets)
+    for row, term in enumerate(terms):
+        assert set(np.array(genes)[matrix[[row]].indices]) == set(sets[term])
+
+
+def one_and_two() -> list[Collection]:
+    return [
+        collection_of({f"{name} {t}": g for t, g in disjoint_sets().sets.items()}, name)
+        for name in ("one", "two")
+    ]
+
+
+def test_collections_are_tested_apart_and_genes_of_one_name_too():
+    loadings = hostile_loadings()[["planted", "down"]]
+    both = enrich(loadings, one_and_two(), n_processes=2)
+    for collection in one_and_two():
+        alone = enrich(loadings, [collection])
+        part = both.table[both.table["collection"] == collection.name].reset_index(drop=True)
+        pd.testing.assert_frame_equal(part, alone.table)
+
+
+def test_progress_counts_every_mechanism_of_every_collection_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("SAMSVAE_CACHE", str(tmp_path))
+    loadings = hostile_loadings()[["planted", "zeros 0.5", "dead"]]
+    seen = []
+    enrich(loadings, [disjoint_sets()], progress=seen.append)
+    assert seen == [(0, 2), (1, 2), (2, 2)]
+    again = []
+    enrich(loadings, one_and_two(), progress=again.append)
+    assert again == [(2, 2)]  # the same sets under other names: known by content
+
+
+def test_a_cancelled_run_goes_on_where_it_was(monkeypatch, tmp_path):
+    monkeypatch.setenv("SAMSVAE_CACHE", str(tmp_path))
+    loadings = hostile_loadings()[["planted", "zeros 0.5", "outlier"]]
+    seen = []
+    with pytest.raises(prerank.CancelledError):
+        enrich(
+            loadings,
+            [disjoint_sets()],
+            n_processes=1,
+            progress=seen.append,
+            cancelled=lambda: seen[-1].done > 0,
+        )
+    kept = len(list(tmp_path.rglob("*.json")))
+    assert 1 <= kept < 3
+    again = []
+    result = enrich(loadings, [disjoint_sets()], progress=again.append)
+    assert again[0] == (kept, 3)
+    assert set(result.notes["status"]) == {"done"}
+
+
+def test_a_mechanism_whose_worker_died_is_named_and_the_others_are_there(monkeypatch):
+    monkeypatch.setattr(
+        enrichment, "prerank", lambda rankings, *_: [[[1, 2, 0.01, [0]]], "failed: it died"]
     )
-    sets = {"=cmd()": genes[:6], "plain": genes[6:20]}
-    parts = [
-        over_representation(loadings, collection_of(sets, name), n_top=6)
-        for name in ("mine", "a collection with quite a long name [v1]")
+    sets = collection_of({"only": GENES[:20]})
+    result = rank_enrichment(hostile_loadings()[["planted", "outlier"]], sets)
+    assert result.notes["status"].tolist() == ["done", "failed: it died"]
+    assert result.table["mechanism"].tolist() == ["planted"]
+    assert result.table["fdr_all"].tolist() == [0.01]
+    assert enrichment.problems(result.notes) == [
+        "mechanism outlier, mine: not tested (failed: it died)"
     ]
-    return join(parts)
-
-
-def test_a_workbook_holds_the_table_and_text_stays_text(tmp_path):
-    result = awkward()
-    write_xlsx(result, tmp_path / "enrichment.xlsx", {"minimum size": 5})
-    book = openpyxl.load_workbook(tmp_path / "enrichment.xlsx")
-    names = book.sheetnames
-    assert names[:3] == ["summary", "notes", "settings"]
-    assert len(names) == 3 + 4 == len({name.lower() for name in names})
-    assert all(len(name) <= 31 for name in names)
-    cells = [cell for sheet in book for row in sheet.iter_rows() for cell in row]
-    assert {cell.data_type for cell in cells} <= {"s", "n"}  # no formula
-    assert not any(cell.hyperlink for cell in cells)
-    sheet = book[names[3]]
-    header, *body = sheet.iter_rows(values_only=True)
-    part = result.table[
-        (result.table["mechanism"] == "a/b") & (result.table["collection"] == "mine")
-    ]
-    assert list(header) == COLUMNS
-    assert [row[COLUMNS.index("term")] for row in body] == part["term"].tolist()
-    assert body[0][COLUMNS.index("leading_edge")] == "=1+1;@SUM(A1);+1;http://x;1E5;MARCH1"
-    assert body[0][COLUMNS.index("odds_ratio")] == "infinite"
-    np.testing.assert_allclose([row[COLUMNS.index("p_value")] for row in body], part["p_value"])
-    assert sheet.freeze_panes == "A2"
-    assert sheet.cell(2, COLUMNS.index("fdr") + 1).number_format == "0.00E+00"
-    settings = dict(book["settings"].iter_rows(values_only=True))
-    assert settings["minimum size"] == "5"
-    assert settings["gseapy"]
-
-
-def test_the_summary_has_the_five_best_of_each_mechanism(hostile, tmp_path):
-    write_xlsx(hostile, tmp_path / "enrichment.xlsx")
-    book = openpyxl.load_workbook(tmp_path / "enrichment.xlsx")
-    _, *body = book["summary"].iter_rows(values_only=True)
-    assert len(body) == 5 * hostile.table["mechanism"].nunique()
-    for (one, _, p_one), (two, _, p_two) in pairwise((row[0], row[1], row[10]) for row in body):
-        assert one != two or p_one <= p_two
-
-
-def test_an_empty_result_makes_a_workbook_too(tmp_path):
-    empty = over_representation(hostile_loadings()[["dead"]], disjoint_sets())
-    write_xlsx(empty, tmp_path / "enrichment.xlsx")
-    book = openpyxl.load_workbook(tmp_path / "enrichment.xlsx")
-    assert book["notes"]["D2"].value == "constant"
-
-
-def test_a_workbook_below_a_file_is_refused(hostile, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="Cannot write"):
-        write_xlsx(hostile, tmp_path / "file" / "enrichment.xlsx")

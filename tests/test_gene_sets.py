@@ -1,22 +1,26 @@
 import gzip
 import hashlib
 import json
+import subprocess
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import pandas as pd
 import pytest
 
-from samsvae_core import gene_sets
+from samsvae_core import gene_sets, symbols
 from samsvae_core.gene_sets import (
-    annotate,
+    cached_enrichr,
     collections,
-    current_symbols,
+    describe,
+    enrichr,
     load_collection,
     match,
     overlap,
     parse_gmt,
     read_gmt,
-    search_genes,
     usable_sets,
+    why_little,
 )
 
 THREE = b"first\tlink\tA\tB\tC\nsecond\t\tB\tC\tD\tE\nthird\tx\tA\tB\tC\tD\tE\n"
@@ -37,13 +41,6 @@ def test_only_collections_that_may_be_shipped_are_there():
     assert list(collections()) == ["hallmark", "reactome", "wikipathways", "go_bp"]
     names = {term.split("_")[0] for key in collections() for term in load_collection(key).sets}
     assert not names & {"KEGG", "BIOCARTA", "PID", "ST", "SA", "SIG", "NABA"}
-
-
-def test_the_annotation_is_what_its_entry_says():
-    sources = json.loads((gene_sets.RESOURCES / "SOURCES.json").read_text())["annotation"]
-    text = gzip.decompress((gene_sets.RESOURCES / "genes.csv.gz").read_bytes())
-    assert hashlib.sha256(text).hexdigest() == sources["sha256"]
-    assert text.count(b"\n") == sources["n_genes"] + 1
 
 
 def test_known_genes_are_in_their_sets():
@@ -92,9 +89,17 @@ def test_harmless_variants_give_the_same_sets(content):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"a\tx\tG\nb\tx\n", "mine, line 2: expected .* found 2 of at least 3 fields: 'b"),
-        (b"a x G\n", "mine, line 1: expected .* found 1 of"),
-        (b"a\tx\t\t \n", "mine, line 1: expected .* at least 3 fields"),
+        (b"a\tx\tG\nb\tx\n", "mine, line 2: set 'b' has no genes; remove the line"),
+        (b"a\tx\t\t \n", "mine, line 1: set 'a' has no genes"),
+        (b"a\tx\tG\nb\n", "mine, line 2: expected .* tabs between them; found none in 'b'"),
+        (b"a x G\n", "mine, line 1: expected .* found spaces in 'a x G'. Save the file with tabs"),
+        (b"set,a set of mine,G,H\n", "mine, line 1: expected .* found commas in 'set,a set of m"),
+        (b"a;x;G;H\n", "mine, line 1: expected .* found semicolons"),
+        (b"a\tx\tG, H, I\n", "mine, line 1: expected .* found commas in 'G, H, I'"),
+        (b"a\tb\tc\nna\tna\tna\nG\tH\tI\n", r"mine has a gene set per column \(GMX\).*Transpose"),
+        (b"a\tb\nhttps://a.org\t\nG\tH\n", r"mine has a gene set per column \(GMX\)"),
+        (b"a\tx\tG\n" + b"b" * 501 + b"\tx\tG\n", "mine, line 2: expected a name of at most 500"),
+        (b"a\tx\tG\nb\x1b[2Jc\tx\tG\n", r"mine, line 2: .* no.* control.*'b\\x1b\[2Jc'. Rename"),
         (b"a\tx\tG\n\n\tx\tG\n", "mine, line 3: the set has no name"),
         (b"a\tx\tG\nb\tx\tG\na\tx\tH\n", "mine, line 3: set 'a' is here twice"),
         (b"a\tx\tG\nb\tx\tG\xe4\n", "mine, line 2: not UTF-8"),
@@ -108,6 +113,21 @@ def test_harmless_variants_give_the_same_sets(content):
 def test_a_malformed_file_is_refused_and_the_line_named(content, message):
     with pytest.raises(ValueError, match=message):
         parse_gmt(content, "mine")
+
+
+def test_a_gmx_file_is_known_by_its_name_too():
+    with pytest.raises(ValueError, match=r"mine\.gmx has a gene set per column"):
+        parse_gmt(THREE, "mine.gmx")
+
+
+def test_a_name_of_500_characters_and_any_letters_is_taken():
+    term = "Interferon-γ (R-HSA-877300), é" + "x" * 470
+    assert list(parse_gmt(f"{term}\tna\tA\n".encode(), "mine").sets) == [term]
+
+
+def test_weights_of_genes_are_left_out():
+    sets = parse_gmt(b"a\t\tSTAT1,1.0\tIRF1,0.5\tGATA1\nb\t\tSTAT1,1.0\n", "mine").sets
+    assert sets == {"a": ("STAT1", "IRF1", "GATA1"), "b": ("STAT1",)}
 
 
 def test_a_file_that_unpacks_to_too_much_is_refused(monkeypatch):
@@ -132,44 +152,6 @@ def test_a_set_of_all_measured_genes_is_not_usable():
     assert list(usable_sets(parse_gmt(THREE, "mine"), "ABC", 2, 9)) == ["second"]
 
 
-def test_annotates_symbols_aliases_and_ensembl_ids():
-    table = annotate(["STAT1", "MLL", "ENSG00000115415", "no gene", "STAT1"])
-    assert list(table.index) == ["STAT1", "MLL", "ENSG00000115415", "no gene", "STAT1"]
-    assert table["current"].tolist()[:3] == ["STAT1", "KMT2A", "STAT1"]
-    assert table["entrez"].tolist()[:2] == ["6772", "4297"]
-    assert table.iloc[0]["ensembl"] == "ENSG00000115415"
-    assert table.iloc[0]["name"].startswith("signal transducer and activator")
-    assert "MLL" in table.iloc[1]["aliases"].split("|")
-    assert table.loc["no gene"].isna().all()
-
-
-def test_an_alias_of_two_genes_names_neither():
-    table = gene_sets._annotation()
-    aliases = table["aliases"].str.split("|").explode()
-    shared = aliases[aliases.ne("") & aliases.duplicated(keep=False) & ~aliases.isin(table.index)]
-    assert annotate(shared.iloc[:50])["name"].isna().all()
-
-
-def test_a_symbol_that_is_an_alias_elsewhere_keeps_its_own_meaning():
-    table = gene_sets._annotation()
-    aliases = table["aliases"].str.split("|").explode()
-    both = aliases[aliases.isin(table.index)].unique()[:50]
-    assert (annotate(both)["current"] == both).all()
-
-
-def test_old_and_new_symbols_meet_in_both_directions():
-    assert current_symbols(["MLL", "STAT1"], {"KMT2A", "STAT1"}) == {
-        "STAT1": "STAT1",
-        "MLL": "KMT2A",
-    }
-    assert current_symbols(["KMT2A"], {"MLL"}) == {"KMT2A": "MLL"}
-
-
-def test_two_measured_names_of_a_gene_never_become_one():
-    assert current_symbols(["MLL", "KMT2A"], {"KMT2A"}) == {"KMT2A": "KMT2A"}
-    assert current_symbols(["MLL", "CXXC7"], {"KMT2A"}) == {}
-
-
 def test_a_matched_collection_speaks_the_symbols_of_the_data():
     collection = parse_gmt(b"leukaemia\tx\tKMT2A\tSTAT1\tGATA1\n", "mine")
     found = match(collection, ["MLL", "STAT1", "no gene"])
@@ -184,11 +166,298 @@ def test_matching_symbols_that_are_all_current_changes_nothing():
     assert match(collection, ["STAT1", "GATA1"]).collection is collection
 
 
-def test_search_finds_symbols_before_aliases():
-    genes = pd.Index(["MS4A1", "CD19", "CD2", "CD200", "GATA1", "unheard-of"])
-    assert list(search_genes("cd2", genes)) == ["CD2", "CD200", "MS4A1"]
-    assert search_genes("CD20", genes) == {"CD200": "CD200", "MS4A1": "CD20"}
-    assert search_genes("unh", genes) == {"unheard-of": "unheard-of"}
-    assert search_genes("cd", genes, limit=1) == {"CD19": "CD19"}
-    assert search_genes("  ", genes) == {}
-    assert search_genes("no such gene", genes) == {}
+def human_sets(n: int = 20) -> gene_sets.Collection:
+    genes = sorted(load_collection("hallmark").sets["HALLMARK_INTERFERON_GAMMA_RESPONSE"])[:n]
+    return parse_gmt(("ifn\tx\t" + "\t".join(genes)).encode(), "mine")
+
+
+def test_a_mouse_screen_meets_human_sets_in_capitals():
+    collection = load_collection("hallmark")
+    human = sorted(gene for gene in collection.genes if gene.capitalize() != gene)  # C3 is both
+    measured = [gene.capitalize() for gene in human] + ["Gm12345", "1700001C02Rik"]
+    found = match(collection, measured)
+    assert found.by_case == {gene.capitalize(): gene for gene in human}
+    assert (found.n_same, found.renamed, found.species) == (0, {}, ("mouse", "human"))
+    assert found.unmatched == ("1700001C02Rik", "Gm12345")
+    assert found.collection.genes == {gene.capitalize() for gene in collection.genes}
+    assert found.collection.checksum != collection.checksum
+    assert describe(found) == (
+        "4,367 of 4,369 genes are in MSigDB Hallmark: 4,367 by the symbol in capitals; 2 are in"
+        " none of its sets. The data have mouse symbols and the collection human ones; they were"
+        " met by the symbol in capitals, which is an approximation of orthology."
+    )
+
+
+def test_a_mouse_collection_meets_a_human_screen_with_every_size_kept():
+    collection = load_collection("hallmark")
+    text = "".join(
+        f"{term}\t\t" + "\t".join(gene.capitalize() for gene in genes) + "\n"
+        for term, genes in collection.sets.items()
+    )
+    found = match(parse_gmt(text.encode(), "mouse"), collection.genes)
+    assert found.collection.sets == collection.sets
+    assert found.species == ("human", "mouse")
+
+
+def test_within_a_species_capitals_matter():
+    found = match(parse_gmt(b"a\tx\tStat1\tIrf1\tGATA1\tCd4\tCd8a\n", "mine"), ["Stat1", "Gata1"])
+    assert (found.n_same, found.by_case, found.unmatched) == (1, {}, ("Gata1",))
+
+
+def test_a_match_is_described_with_all_its_ways():
+    collection = parse_gmt(b"a\tx\tKMT2A\tSTAT1\tGATA1\n", "mine")
+    found = match(collection, ["MLL", "STAT1", "ENSG00000102145.4", "TP53", "IRF1"])
+    assert describe(found) == (
+        "3 of 5 genes are in mine: 1 by the same symbol, 1 through an older or newer name,"
+        " 1 through an Ensembl or Entrez id; 2 are in none of its sets."
+    )
+    assert (
+        describe(match(collection, ["STAT1"])) == "1 of 1 genes are in mine: 1 by the same symbol."
+    )
+
+
+def test_a_collection_of_entrez_ids_is_understood():
+    collection = parse_gmt(b"a\tx\t6772\t4297\t2623\n", "mine")
+    found = match(collection, ["STAT1", "MLL", "TP53"])
+    assert found.collection.sets["a"] == ("STAT1", "MLL", "2623")
+    assert found.renamed == {"STAT1": "6772", "MLL": "4297"}
+
+
+@pytest.mark.parametrize(
+    ("measured", "message"),
+    [
+        (
+            [f"ENSMUSG{n:011}.1" for n in range(40)],
+            "0 of 40 genes are in mine. Most of the others are mouse Ensembl ids, such as "
+            "ENSMUSG00000000000.1, ENSMUSG00000000013.1, ENSMUSG00000000026.1. Mouse Ensembl ids "
+            "cannot be translated here: name the genes by symbol",
+        ),
+        (["YAL001C", "YBR160W", "YDL227C"], "are names that are not known here, such as YAL001C, "),
+    ],
+)
+def test_a_match_that_found_little_says_what_the_others_are(measured, message):
+    assert message in describe(match(human_sets(), measured))
+
+
+@pytest.mark.parametrize(
+    ("measured", "message"),
+    [
+        ([f"ENSMUSG{n:011}" for n in range(40)], "Mouse Ensembl ids cannot be translated here"),
+        ([f"{n}_s_at" for n in range(40)], "Array probes cannot be translated here"),
+        ([f"{n}" for n in range(9_000_000, 9_000_040)], "Numbers are read as Entrez ids of human"),
+        (["YAL001C", "YBR160W", "YDL227C"], "for another species, take sets with names as in the"),
+        (["STAT1", "GATA1", "TP53"], "the 3 genes of the data and the 20 of the collection have"),
+    ],
+)
+def test_the_likely_cause_of_little_in_common_is_told(measured, message):
+    why = why_little(human_sets(), measured)
+    assert message in why
+    assert measured[0] in why
+    assert "mine has human symbols (ADAR, " in why
+
+
+def test_a_collection_of_unknown_names_is_the_cause_too():
+    yeast = parse_gmt(b"a\tx\tYAL001C\tYBR160W\tYDL227C\n", "yeast")
+    why = why_little(yeast, ["STAT1", "GATA1", "TP53"])
+    assert "yeast has names that are not known here (YAL001C, YBR160W, YDL227C)" in why
+    assert "for another species" in why
+
+
+@pytest.mark.parametrize("column", ["symbol", "ensembl", "mouse"])
+def test_a_large_panel_is_matched_to_all_of_reactome(column):
+    table = symbols._annotation().iloc[::7][:8500]
+    measured = {
+        "symbol": table.index,
+        "ensembl": table["ensembl"].str[:15],
+        "mouse": table.index.str.capitalize(),
+    }[column]
+    collection = load_collection("reactome")
+    assert len(match(collection, measured).collection.genes) == len(collection.genes)
+
+
+SETS = {"Interferon (GO:1)": ["STAT1", "IRF1"], "Erythroid": ["GATA1", "KLF1", "TAL1"]}
+
+
+def answers() -> None:
+    import json
+    import sys
+    from pathlib import Path
+
+    folder, name, organism = sys.argv[1:]
+    sets = {"Interferon (GO:1)": ["STAT1", "IRF1"], "Erythroid": ["GATA1", "KLF1", "TAL1"]}
+    sets |= {"empty": [], " ": ["TP53"], organism: ["A B", "TP53"]}
+    answer = {"names": ["Mine_2020", "Mine_2023"], "sets": sets if name == "Mine_2020" else None}
+    Path(folder, "answer.json").write_text(json.dumps(answer))
+
+
+def sleeps() -> None:
+    import time
+
+    time.sleep(30)
+
+
+def raises() -> None:
+    raise ConnectionError("Max retries (Caused by NameError(no such host))")
+
+
+@pytest.fixture
+def shelf(monkeypatch, tmp_path):
+    """The folder that libraries are kept in, and a worker that knows one of them."""
+    monkeypatch.setenv("SAMSVAE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(gene_sets, "_download", answers)
+    return tmp_path / "cache" / "enrichr"
+
+
+def test_a_library_is_downloaded_once(shelf, monkeypatch):
+    first = enrichr("Mine_2020")
+    assert first.sets == {term: tuple(genes) for term, genes in SETS.items()} | {"Human": ("TP53",)}
+    about = json.loads((shelf / "Mine_2020.json").read_text())
+    text = gzip.decompress((shelf / "Mine_2020.gmt.gz").read_bytes())
+    assert about["sha256"] == hashlib.sha256(text).hexdigest() == first.checksum
+    assert (about["name"], about["organism"], about["n_sets"]) == ("Mine_2020", "Human", 3)
+    assert first.version == f"downloaded {about['date']}"
+    assert cached_enrichr() == {"Mine_2020": about["date"]}
+    monkeypatch.setattr(gene_sets, "_download", raises)
+    assert enrichr("Mine_2020") == first
+    with pytest.raises(ValueError, match="could not be reached"):
+        enrichr("Mine_2020", refresh=True)
+    assert enrichr("Mine_2020") == first
+
+
+def test_a_copy_of_one_organism_is_not_given_for_another(shelf):
+    enrichr("Mine_2020")
+    assert "Fly" in enrichr("Mine_2020", "Fly").sets
+    assert list(cached_enrichr()) == []
+    assert list(cached_enrichr("Fly")) == ["Mine_2020"]
+
+
+@pytest.mark.parametrize("name", ["Mine_2020.gmt.gz", "Mine_2020.json"])
+@pytest.mark.parametrize("content", [b"", b"[1]", gzip.compress(b"other\t\tSTAT1\n"), b"\x1f\x8b"])
+def test_a_damaged_copy_is_downloaded_again(shelf, name, content):
+    first = enrichr("Mine_2020")
+    whole = (shelf / name).read_bytes()
+    (shelf / name).write_bytes(content)
+    assert enrichr("Mine_2020") == first
+    assert (shelf / name).read_bytes() == whole
+    (shelf / name).unlink()
+    assert enrichr("Mine_2020") == first
+
+
+def test_a_damaged_copy_is_not_offered(shelf):
+    assert cached_enrichr() == {}
+    enrichr("Mine_2020")
+    (shelf / "Mine_2020.json").write_bytes(b"{")
+    assert cached_enrichr() == {}
+
+
+def test_a_folder_that_cannot_be_written_to_costs_the_copy_only(shelf, caplog):
+    shelf.parent.write_text("a file where the folder should be")
+    assert len(enrichr("Mine_2020").sets) == 3
+    assert "downloaded again next time" in caplog.text
+
+
+def test_no_network_is_one_message(shelf, monkeypatch):
+    monkeypatch.setattr(gene_sets, "_download", raises)
+    with pytest.raises(
+        ValueError, match=r"reached \(NameError\(no such host\)\)\. Shipped collect"
+    ):
+        enrichr("Mine_2020")
+    assert not shelf.exists()
+
+
+def test_a_download_that_hangs_is_stopped(shelf, monkeypatch):
+    monkeypatch.setattr(gene_sets, "_download", sleeps)
+    monkeypatch.setattr(gene_sets, "SECONDS", 0.2)
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=r"could not be reached \(no answer within 0.2 s\)"):
+        enrichr("Mine_2020")
+    assert time.perf_counter() - start < 10
+
+
+def test_an_unknown_library_is_answered_with_those_like_it(shelf):
+    with pytest.raises(ValueError, match=r"no library 'mine_2021' for Human .* are Mine_20"):
+        enrichr("mine_2021")
+    with pytest.raises(ValueError, match="among its 2; no name is close to it"):
+        enrichr("ZZZ")
+    assert not shelf.exists()
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "..", ".x", "a/b", "a b", "", "a\n", "a" * 201])
+def test_a_hostile_name_reaches_neither_disk_nor_network(shelf, monkeypatch, name):
+    monkeypatch.setattr(gene_sets, "_downloaded", None)
+    with pytest.raises(ValueError, match="Expected the name of an Enrichr library"):
+        enrichr(name)
+
+
+def test_an_unknown_organism_is_refused(shelf):
+    with pytest.raises(ValueError, match="'Yeti'; choose one of Human, Mouse, Yeast, Fly, Fish, W"):
+        enrichr("Mine_2020", "Yeti")
+
+
+class Server(BaseHTTPRequestHandler):
+    """Speaks as Enrichr does, as far as gseapy asks."""
+
+    def do_GET(self):
+        place, _, query = self.path.partition("?")
+        if place == "/Enrichr/datasetStatistics":
+            answer = json.dumps(
+                {"statistics": [{"libraryName": "Mine_2020"}, {"libraryName": "B"}]}
+            )
+        elif place == "/Enrichr/geneSetLibrary" and query == "mode=text&libraryName=Mine_2020":
+            answer = (
+                "Interferon (GO:1)\t\tSTAT1,1.0\tIRF1,0.5\t\nErythroid\t\tGATA1\tKLF1\tTAL1\t\n"
+            )
+        else:
+            self.send_error(500)
+            return
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(answer.encode())
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """An Enrichr on this machine, and gseapy led there."""
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    thread = threading.Thread(target=http.serve_forever)
+    thread.start()
+    here = f"http://127.0.0.1:{http.server_port}"
+    redirect = (
+        "import sys, gseapy\n"
+        "class Here(sys.modules['gseapy.enrichr'].EnrichrAPI):\n"
+        "    def __init__(self, organism):\n"
+        "        super().__init__(organism)\n"
+        f"        self.base_url = self.base_url.replace('https://maayanlab.cloud', '{here}')\n"
+        "sys.modules['gseapy.parser'].EnrichrAPI = Here\n"
+    )
+    run = subprocess.run
+
+    def run_here(command, **options):
+        return run([*command[:3], redirect + command[3], *command[4:]], **options)
+
+    monkeypatch.setattr(gene_sets.subprocess, "run", run_here)
+    monkeypatch.setenv("SAMSVAE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    yield http
+    http.shutdown()
+    http.server_close()
+    thread.join()
+
+
+def test_gseapy_downloads_a_library_from_a_server(server, tmp_path):
+    assert enrichr("Mine_2020").sets == {term: tuple(genes) for term, genes in SETS.items()}
+    with pytest.raises(ValueError, match=r"no library 'Mine_2021' .* close to it are Mine_2020"):
+        enrichr("Mine_2021")
+    assert not (tmp_path / "home" / ".cache" / "gseapy").exists()  # its own cache is not used
+
+
+def test_a_server_in_trouble_is_one_message_and_soon(server, monkeypatch):
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match="Enrichr could not be reached"):
+        enrichr("B")
+    assert time.perf_counter() - start < 20
+    assert cached_enrichr() == {}

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,8 @@ from samsvae_core.interpretation import (
     active_mechanisms,
     clustered,
     embed,
+    linearity,
+    loading_curves,
     loading_matrix,
     loadings,
     mask_table,
@@ -143,6 +146,170 @@ def test_loadings_of_small_effects_are_the_gradient(model):
     wide = loading_matrix(table)
     assert wide.index.tolist() == list("abcdefghi")
     np.testing.assert_allclose(wide, gradient, atol=0.01 * abs(gradient).max())
+
+
+# Loadings at several steps
+
+GENES = list("abcdefghi")
+
+
+def some_cells(n: int, seed: int = 2) -> Reference:
+    z = torch.randn(n, 3, generator=torch.Generator().manual_seed(seed))
+    return Reference(z, torch.ones(n, 3), torch.ones(n))
+
+
+class Straight(SAMSVAE):
+    """Values that are not counts, linear in z but for a bend that squares the first mechanism."""
+
+    bend = 0.0
+
+    def moved_means(self, z, shift):
+        return (z + shift) @ self.slopes + self.bend * (z + shift)[:, :1] ** 2 * self.curvature
+
+
+@pytest.fixture
+def straight() -> Straight:
+    model = Straight(replace(CONFIG, likelihood="gaussian")).requires_grad_(False)
+    generator = torch.Generator().manual_seed(1)
+    model.slopes = torch.randn(3, 9, generator=generator)
+    model.curvature = torch.randn(9, generator=generator)
+    return model
+
+
+def test_a_linear_decoder_has_the_same_loadings_at_every_step(straight):
+    curves = loading_curves(straight, some_cells(20), GENES)
+    assert curves.columns.tolist() == ["mechanism", "gene", "multiple", "step", "loading", "se"]
+    assert len(curves) == 3 * 6 * 9
+    for (k, _), part in curves.groupby(["mechanism", "multiple"]):
+        assert part["gene"].tolist() == GENES
+        np.testing.assert_allclose(part["loading"], straight.slopes[k], atol=1e-5)
+        np.testing.assert_allclose(part["se"], 0, atol=1e-6)
+    found = linearity(curves)
+    assert found.index.tolist() == [0, 1, 2]
+    np.testing.assert_allclose(found.filter(regex="^r "), 1, atol=1e-5)
+    np.testing.assert_allclose(found.filter(regex="^ratio "), 1, atol=1e-5)
+    assert found["linear"].all()
+    assert found["words"].iloc[0] == (
+        "Nearly linear. Against the loadings of the whole step (+1.00): half the step r 1.00, 1.00 "
+        "times the size; the opposite direction r 1.00, 1.00 times the size; twice the step r 1.00,"
+        " 1.00 times the size."
+    )
+
+
+@torch.no_grad()
+def test_curves_are_the_closed_form_of_an_exponential_decoder():
+    """Effects of -2, -2, -2 and -4 by the four users of mechanism 1: steps are times -2.5."""
+    model, cells = linear_model(-4.0), some_cells(40)
+    model.mask_logits.fill_(-60.0)
+    model.mask_logits[:4, 1] = 60.0
+    model.embedding_loc[:, 1] = torch.tensor([-2.0, -2.0, -2.0, -4.0, 9.0])
+    curves = loading_curves(model, cells, GENES, steps=(-3.0, 0.5))
+    assert curves.groupby(["mechanism", "multiple"])["step"].first().tolist() == [
+        *(-3, 0.5),
+        *(7.5, -1.25),
+        *(-3, 0.5),
+    ]
+    slopes, z = model.slopes.double().numpy(), cells.loc.double().numpy()
+
+    def level(z):
+        return np.log2(1 + 1e4 * np.exp(z @ slopes - 4))
+
+    for (k, step), part in curves.groupby(["mechanism", "step"]):
+        slope = (level(z + step * np.eye(3)[k]) - level(z)) / step
+        np.testing.assert_allclose(part["loading"], slope.mean(0), atol=1e-5)
+        np.testing.assert_allclose(part["se"], slope.std(0, ddof=1) / np.sqrt(40), atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_loading_is_the_curve_at_one_or_the_mean_of_both_directions():
+    model, cells = linear_model(-4.0), some_cells(10)
+    model.mask_logits.fill_(60.0)
+    model.embedding_loc[:, 1] = 3.0
+    shown = loadings(model, cells, GENES).set_index(["mechanism", "gene"])
+    at = loading_curves(model, cells, GENES).set_index(["multiple", "mechanism", "gene"])
+    np.testing.assert_array_equal(shown.loc[1], at.loc[1].loc[1][["loading", "se", "step"]])
+    both = (at.loc[1]["loading"] + at.loc[-1]["loading"]) / 2
+    for k in (0, 2):
+        np.testing.assert_allclose(shown.loc[k]["loading"], both.loc[k], atol=1e-6)
+
+
+def test_curves_do_not_depend_on_what_else_is_asked_or_on_the_order_of_cells(model):
+    cells = some_cells(12)
+    turned = Reference(*(part.flip(0) for part in cells))
+    whole = loading_curves(model, cells, GENES).set_index(["mechanism", "multiple", "gene"])
+    part = loading_curves(model, turned, GENES, [2, 0], (2.0, -0.5))
+    assert part["mechanism"].drop_duplicates().tolist() == [2, 0]
+    part = part.set_index(["mechanism", "multiple", "gene"])
+    np.testing.assert_allclose(part, whole.loc[part.index], atol=1e-5)
+
+
+def test_a_bent_decoder_is_told_from_a_straight_one(straight):
+    """From z = 0 the loading at step s is slope + s bend: a closed form of every number."""
+    straight.bend = 3.0
+    cells = Reference(torch.zeros(4, 3), torch.ones(4, 3), torch.ones(4))
+    found = linearity(loading_curves(straight, cells, GENES))
+    at = {s: (straight.slopes[0] + 3 * s * straight.curvature).numpy() for s in (-1, 0.5, 1, 2)}
+    for s, loading in at.items():
+        if s != 1:
+            r, ratio = found.loc[0, [f"r {s:g}", f"ratio {s:g}"]]
+            assert r == pytest.approx(np.corrcoef(at[1], loading)[0, 1], abs=1e-5)
+            assert ratio == pytest.approx(np.linalg.norm(loading) / np.linalg.norm(at[1]), 1e-5)
+    assert found["linear"].tolist() == [False, True, True]
+    words = found.loc[0, "words"]
+    assert words.startswith("Not linear. Against the loadings of the whole step (+1.00): half the")
+    assert f"the opposite direction r {found.loc[0, 'r -1']:.2f}, " in words
+
+
+def curve(**sizes: float) -> pd.DataFrame:
+    """Hand-made loadings of two genes, at multiple 1 and at others with other sizes."""
+    rows = {1.0: 1.0} | {float(name.lstrip("x").replace("m", "-")): v for name, v in sizes.items()}
+    return pd.DataFrame(
+        [
+            {"mechanism": 4, "gene": g, "multiple": m, "step": 2 * m, "loading": size * v}
+            for m, size in rows.items()
+            for g, v in (("a", 1.0), ("b", -0.5))
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "linear"),
+    [
+        ({"xm1": 0.81}, True),
+        ({"xm1": 0.79}, False),
+        ({"xm1": 1.24}, True),
+        ({"xm1": 1.26}, False),
+        ({"xm1": -1.0}, False),  # the genes change sides
+        ({"xm1": 1.0, "x2": 5.0}, True),  # further than perturbations go
+        ({"x2": 5.0}, True),
+    ],
+)
+def test_sizes_within_a_quarter_up_to_the_step_are_linear(sizes, linear):
+    found = linearity(curve(**sizes))
+    assert found.loc[4, "linear"] == linear
+    assert "(+2.00)" in found.loc[4, "words"]
+
+
+def test_a_mechanism_that_moves_nothing_says_so(straight):
+    straight.slopes[1] = 0
+    found = linearity(loading_curves(straight, some_cells(5), GENES, [1])).loc[1]
+    assert (found["linear"], found["words"]) == (True, "No gene moves.")
+
+
+def test_no_mechanism_has_no_curve(model):
+    curves = loading_curves(model, some_cells(5), GENES, [])
+    assert (len(curves), curves.columns[0]) == (0, "mechanism")
+    assert linearity(curves).empty
+
+
+def test_curves_of_nothing_that_exists_are_refused(model):
+    with pytest.raises(ValueError, match=r"Mechanisms are \[0, 3\]; this model has 0 to 2"):
+        loading_curves(model, some_cells(5), GENES, [0, 3])
+    for steps in ((1.0, 0.0), (np.nan,), (np.inf, 1.0), ()):
+        with pytest.raises(ValueError, match="expected finite numbers other than 0"):
+            loading_curves(model, some_cells(5), GENES, steps=steps)
+    with pytest.raises(ValueError, match=r"multiples \[2.0\]; 1 is needed"):
+        linearity(loading_curves(model, some_cells(5), GENES, steps=(2.0,)))
 
 
 # Order and sign

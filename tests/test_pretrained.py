@@ -5,13 +5,18 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy.stats import kstest
 
 from samsvae_core.bundle import load
 from samsvae_core.composition import compose
+from samsvae_core.enrichment import rank_enrichment
 from samsvae_core.evaluation import EvaluationConfig, evaluate_bundle
+from samsvae_core.gene_sets import Collection
 from samsvae_core.h5ad import read_h5ad
 from samsvae_core.interpretation import active_mechanisms, loading_matrix, loadings
+from samsvae_core.terms import suggested_names
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "pretrained" / "papalexi2021"
@@ -139,3 +144,26 @@ def test_activation_of_klf1_raises_fetal_globins(norman):
     assert both.support == "singles"
     assert both.n_observed > 0
     assert (both.table.loc[["HBZ", "HBG2"], "shift"] > 0).all()
+
+
+def test_the_interferon_mechanism_is_named_after_its_genes(shipped):
+    (k,) = set.intersection(
+        *(set(shipped.masks.query("active and perturbation == @t")["mechanism"]) for t in AXIS)
+    )
+    tables = [shipped.enrichment(name).table for name in ("hallmark", "reactome")]
+    names = suggested_names(pd.concat(tables), [k])
+    assert "Interferon" in names.loc[k, "name"]
+    assert "FDR 0.00" in names.loc[k, "evidence"]
+
+
+def test_of_permuted_loadings_p_values_are_uniform(shipped):
+    """On disjoint sets, as those that overlap go together; several permutations."""
+    scores = loading_matrix(shipped.loadings)[0]
+    rng = np.random.default_rng(0)
+    genes = rng.permutation(scores.index)
+    sets = {f"set {n}": tuple(genes[15 * n : 15 * n + 15]) for n in range(19)}
+    disjoint = Collection("disjoint", "disjoint", "", "test", "", sets, {}, "disjoint")
+    permuted = {f"permutation {n}": rng.permutation(scores) for n in range(20)}
+    table = rank_enrichment(pd.DataFrame(permuted, index=scores.index), disjoint).table
+    assert len(table) == 20 * 19
+    assert kstest(table["p_value"], "uniform").pvalue > 0.01

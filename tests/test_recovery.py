@@ -1,11 +1,18 @@
 """Whether the answer comes back that the data were drawn from."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from samsvae_core import report
+from samsvae_core.bundle import Reference
+from samsvae_core.enrichment import rank_enrichment
 from samsvae_core.evaluation import mask_recovery
+from samsvae_core.gene_sets import load_collection
 from samsvae_core.inference import Cells
+from samsvae_core.interpretation import loading_matrix, loadings
 from samsvae_core.simulate import Design, simulate
 from samsvae_core.splits import split
 from samsvae_core.training import TrainConfig, fit, new_model
@@ -55,3 +62,33 @@ def test_the_known_decoder_was_held(fitted):
     model, truth = fitted
     for name, value in truth.model.decoder.state_dict().items():
         assert torch.equal(model.decoder.state_dict()[name], value)
+
+
+def test_a_mechanism_whose_genes_are_a_known_set_is_recognised_after_training(tmp_path):
+    """The genes that one true mechanism moves most are called after a set, the rest after others.
+
+    Nothing is known to the training: decoder, masks and effects are all learned from counts.
+    """
+    data, truth = simulate(Design(2400, 150, 12, 3, 0, active=1.0))
+    z = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    start = Reference(z, torch.ones_like(z), torch.ones(64))
+    true = loading_matrix(loadings(truth.model, start, data.genes.tolist()))[0]
+    sets = load_collection("hallmark").sets
+    planted = sets["HALLMARK_INTERFERON_GAMMA_RESPONSE"]
+    others = sorted({gene for genes in sets.values() for gene in genes}.difference(planted))
+    names = dict(zip(true.nlargest(20).index, planted[:20], strict=True))
+    rest = np.random.default_rng(0).choice(others, 130, replace=False)
+    names |= dict(zip([gene for gene in data.genes if gene not in names], rest, strict=True))
+    data = replace(data, genes=np.array([names[gene] for gene in data.genes]))
+    parts = split(data)
+    cpu = torch.device("cpu")
+    train, validation = (Cells(data.subset(parts == p), cpu) for p in ("train", "validation"))
+    size = replace(truth.model.config, n_latent=4, n_hidden=32)
+    model = new_model(data.subset(parts == "train"), size, seed=0)
+    fit(model, train, validation, replace(TRAINING, particles=1, dense=0.4), tmp_path)
+    reference = report.reference_cells(model.eval(), data, parts)
+    found = loading_matrix(loadings(model, reference, data.genes.tolist()))
+    alike = found.corrwith(true.rename(names)).abs()
+    table = rank_enrichment(found[[alike.idxmax()]], load_collection("hallmark")).table
+    assert table.iloc[0]["term"] == "HALLMARK_INTERFERON_GAMMA_RESPONSE"
+    assert table.iloc[0]["fdr"] < 1e-3

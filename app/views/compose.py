@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import figures, scores, state
+from app import figures, scores, sets, state
 from app.scale import scale
+from samsvae_core import rankings
 from samsvae_core.bundle import Bundle
 from samsvae_core.composition import SUPPORT, Composition
+from samsvae_core.enrichment import USUAL
 from samsvae_core.evaluation import pearson
 from samsvae_core.interpretation import active_mechanisms
 
@@ -55,6 +57,7 @@ def compose(model: Bundle) -> None:
     measured(model, result)
     st.subheader("Table", divider="gray")
     numbers(result)
+    gene_sets(model, result)
 
 
 def introduction(model: Bundle) -> str:
@@ -325,6 +328,27 @@ def measured(model: Bundle, result: Composition) -> None:
             )
             + "Whiskers: 90 % interval from the jackknife standard error over cells."
         )
+
+
+def gene_sets(model: Bundle, result: Composition) -> None:
+    """The two tests on the predicted shift, when asked for."""
+    st.subheader("Gene sets of this shift", divider="gray")
+    if result.support == "control":
+        st.info("Nothing is perturbed, so there is no shift to test.")
+        return
+    offered = state.collections()
+    left, right = st.columns([3, 2], vertical_alignment="bottom")
+    name = left.selectbox("Collection", list(offered), key="collection", bind="query-params")
+    right.page_link(
+        "views/gene_sets.py", label="Add your own sets", icon=":material/arrow_forward:"
+    )
+    chosen, ranked = {name: offered[name]()}, rankings.of_shift(result)
+    found = sets.tested(model, ranked, chosen, USUAL, f"shift {name}", asked=False)
+    if found is None:
+        return
+    sets.problems(found)
+    sets.table(model, ranked, chosen, found, "shift", result.condition)
+    sets.take_away(model, ranked, chosen, found, USUAL, f"shift {name}")
 
 
 MEANING = {  # in the order of the table

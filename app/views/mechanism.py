@@ -5,14 +5,14 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import figures, state
+from app import figures, sets, state
 from app.scale import scale
-from samsvae_core import enrichment, interpretation
+from samsvae_core import interpretation, rankings, terms
 from samsvae_core.bundle import Bundle
+from samsvae_core.enrichment import USUAL
+from samsvae_core.names import Label
 
-METHODS = {"gsea": "Ranked (GSEA)", "ora": "Top genes (over-representation)"}
 Z90 = 1.645  # half a 90 % interval in standard errors
-FDR = 0.05
 N_BARS = 40  # perturbations drawn; the table beside has all
 N_NAMED = 30  # perturbations in a sentence
 
@@ -34,19 +34,98 @@ def mechanism(model: Bundle) -> None:
             f"{model.title} has no mask, so every perturbation moves every latent dimension, some "
             "hardly. For what a perturbation does as a whole, see Compose."
         )
-    k = choice(active, "Mechanisms that at least one perturbation uses. Numbered by how many do.")
+    labels, problem = state.names(model)
+    k = choice(
+        active,
+        "Mechanisms that at least one perturbation uses. Numbered by how many do.",
+        labels=labels,
+    )
+    naming(model, k, labels, problem)
     users(model, k)
     st.header("Genes it moves", divider="gray")
     genes(model, k)
     st.header("Gene sets", divider="gray")
-    sets(model, k)
+    gene_sets(model, k)
 
 
-def choice(mechanisms: list[int], meaning: str, title: str = "Mechanism") -> int:
-    """The mechanism looked at; links name it as it is written here."""
-    names = [f"M{k}" for k in mechanisms]
-    chosen = st.selectbox(title, names, key="m", bind="query-params", help=meaning)
+def choice(
+    mechanisms: list[int],
+    meaning: str,
+    title: str = "Mechanism",
+    labels: dict[int, Label] | None = None,
+) -> int:
+    """The mechanism looked at; links name it by its number, whatever it is called."""
+    names = {f"M{k}": "" for k in mechanisms}
+    names |= {f"M{k}": label.name for k, label in (labels or {}).items() if f"M{k}" in names}
+    chosen = st.selectbox(
+        title,
+        list(names),
+        key="m",
+        bind="query-params",
+        help=meaning,
+        format_func=lambda name: f"{name}: {names[name]}" if names.get(name) else name,
+    )
     return int(chosen[1:])
+
+
+def naming(model: Bundle, k: int, labels: dict[int, Label], problem: str) -> None:
+    """What it is called: by the user, or as its gene sets suggest; and the user's note."""
+    own = labels.get(k, Label("", ""))
+    suggested = suggestion(model, k)
+    title = own.name or suggested["name"]
+    st.subheader(f"M{k}: {state.plain(title)}")
+    st.caption(
+        ("Named by you. Suggested: " + state.plain(suggested["name"]) + ". " if own.name else "")
+        + f"Evidence: {state.plain(suggested['evidence'])}"
+        + ("" if own.name else ". A suggestion by gene sets, not a finding.")
+    )
+    if own.note:
+        st.markdown(state.plain(own.note).replace("\n", "  \n"))
+    if problem:
+        st.warning(state.plain(problem))
+    with st.expander("Name it, add a note"):
+        with st.form(f"label M{k}", border=False):
+            name = st.text_input("Name", own.name, placeholder=title, max_chars=80)
+            note = st.text_area("Note", own.note, max_chars=2000)
+            if st.form_submit_button("Keep", icon=":material/check:"):
+                keep(model, labels | {k: Label(name, note)})
+        left, right = st.columns(2, vertical_alignment="bottom")
+        left.download_button(
+            "All names and notes (JSON)",
+            state.export_names(model, labels),
+            f"{model.name}.names.json",
+            key="names file",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+        file = right.file_uploader("Names from a file", type="json", key="names upload")
+        if file and right.button("Use these names", key="use names"):
+            try:
+                brought = state.import_names(model, file.getvalue())
+            except ValueError as error:
+                st.error(state.plain(error))
+            else:
+                keep(model, labels | brought)
+        st.caption(f"Kept in {state.plain(state.names_file(model))}, beside the model.")
+
+
+def keep(model: Bundle, labels: dict[int, Label]) -> None:
+    try:
+        state.keep_names(model, labels)
+    except ValueError as error:
+        st.error(state.plain(error))
+    else:
+        st.rerun()
+
+
+def suggestion(model: Bundle, k: int) -> dict[str, str]:
+    """From the gene sets that came with the bundle."""
+    chosen = {name: state.collections()[name]() for name in model.collections}
+    known = state.precomputed(model, rankings.of_mechanisms(model, [k]), chosen, USUAL)
+    if known is None:
+        return {"name": "unnamed", "evidence": "no collection shares enough genes with this model"}
+    row = terms.suggested_names(known.table, [k]).loc[k]
+    return {"name": str(row["name"]), "evidence": str(row["evidence"]).rstrip(".")}
 
 
 def unused(model: Bundle) -> None:
@@ -172,6 +251,7 @@ def genes(model: Bundle, k: int) -> None:
         "them; whiskers: 90 % interval over cells. The decoder is not linear: another step need "
         "not do proportionally as much."
     )
+    straightness(model, k)
     with st.expander(f"All {len(rows):,} genes"):
         shown = rows.sort_values("loading", ascending=False)
         st.dataframe(
@@ -195,98 +275,55 @@ def step_in_words(step: float) -> str:
     )
 
 
-def sets(model: Bundle, k: int) -> None:
-    if not model.collections:
-        st.info("No collection shares enough genes with this model (see the card on Overview).")
+def straightness(model: Bundle, k: int) -> None:
+    """Whether other steps and the other direction do proportionally the same."""
+    curves = state.curves(model, k)
+    row = interpretation.linearity(curves).loc[k]
+    icon = ":material/trending_flat:" if row["linear"] else ":material/moving:"
+    st.markdown(f"{icon} {state.plain(row['words'])}")
+    with st.expander("Loadings at other steps and in the other direction"):
+        multiples = sorted(curves["multiple"].unique())
+        by_step = {
+            f"{m:+g} of the step": curves[curves["multiple"] == m].set_index("gene")
+            for m in multiples
+        }
+        wide = pd.DataFrame({name: part["loading"] for name, part in by_step.items()})
+        errors = pd.DataFrame({f"se {name}": part["se"] for name, part in by_step.items()})
+        shown = wide.join(errors).sort_values(f"{1:+g} of the step", ascending=False).reset_index()
+        st.dataframe(
+            shown,
+            hide_index=True,
+            alt="Loading of every gene at several steps",
+            column_config={
+                name: st.column_config.NumberColumn(format="%.4f")
+                for name in shown
+                if name != "gene"
+            },
+        )
+        st.caption(
+            "Each: mean over reference cells of [y(z + s) - y(z)] / s at a step s, and its "
+            "standard error over those cells; of a linear decoder all would be the same. Called "
+            "linear where steps from -1 to 1 of the whole agree with r of at least 0.95 and sizes "
+            "to a quarter."
+        )
+        state.downloads(shown, f"loadings_by_step_M{k}")
+
+
+def gene_sets(model: Bundle, k: int) -> None:
+    offered = state.collections()
+    left, right = st.columns([3, 2], vertical_alignment="bottom")
+    name = left.selectbox("Collection", list(offered), key="collection", bind="query-params")
+    right.page_link(
+        "views/gene_sets.py", label="All mechanisms, your own sets", icon=":material/arrow_forward:"
+    )
+    chosen = {name: offered[name]()}
+    ranked = rankings.of_mechanisms(model, [k])
+    found = sets.tested(model, ranked, chosen, USUAL, f"M{k} {name}", asked=True)
+    if found is None:
         return
-    left, right = st.columns(2)
-    name = left.selectbox("Collection", model.collections, key="collection", bind="query-params")
-    method = right.segmented_control(
-        "Test",
-        list(METHODS),
-        default="gsea",
-        required=True,
-        format_func=METHODS.__getitem__,
-        key="test",
-        bind="query-params",
-    )
-    table = model.enrichment(name).table
-    table = table[(table["mechanism"] == k) & (table["method"] == (method or "gsea"))]
-    table = table.dropna(axis=1, how="all").drop(columns=["mechanism", "collection", "method"])
-    if table.empty:
-        st.info("This mechanism could not be tested against this collection (see the card).")
-        return
-    passed = int((table["fdr"] <= FDR).sum())
-    st.markdown(
-        f"**{passed} of {len(table)} tests pass {FDR:.0%} FDR.** Click a row to see its genes."
-    )
-    event = st.dataframe(
-        table,
-        hide_index=True,
-        height=380,
-        on_select="rerun",
-        selection_mode="single-row",
-        key=f"sets_M{k}_{name}_{method}",
-        alt="Gene sets tested for this mechanism",
-        column_config=SET_COLUMNS,
-    )
-    st.caption(
-        "FDR: Benjamini-Hochberg over the sets of this mechanism and collection; fdr_all: over "
-        "all mechanisms. Genes are the units of these tests and go together, so an FDR is no "
-        "promise that a finding would be reproduced. Sets of 5 to 500 measured genes; size counts "
-        "measured genes."
-    )
-    with st.container(horizontal=True):
-        state.downloads(table, f"enrichment_M{k}_{name}_{method}")
-        st.download_button(
-            "XLSX, all mechanisms",
-            lambda: state.workbook(model, name),
-            f"enrichment_{name}.xlsx",
-            key=f"workbook {name}",
-            icon=":material/download:",
-            on_click="ignore",
-            type="tertiary",
-        )
-    if method == "gsea":
-        walk(model, k, name, table, event)
-
-
-SET_COLUMNS = {
-    "es": st.column_config.NumberColumn("ES", format="%.3f", help="Enrichment score."),
-    "nes": st.column_config.NumberColumn(
-        "NES", format="%.2f", help="ES over its mean under permutation, same sign."
-    ),
-    "odds_ratio": st.column_config.NumberColumn("odds ratio", format="%.2f"),
-    "p_value": st.column_config.NumberColumn("p", format="%.2g"),
-    "fdr": st.column_config.NumberColumn("FDR", format="%.2g"),
-    "fdr_all": st.column_config.NumberColumn("FDR, all mechanisms", format="%.2g"),
-    "leading_edge": st.column_config.TextColumn("leading edge", width="large"),
-    "term": st.column_config.TextColumn(width="large"),
-}
-
-
-def walk(model: Bundle, k: int, collection: str, table: pd.DataFrame, event: object) -> None:
-    """The running sum of the chosen gene set, the best one until a row is clicked."""
-    rows = getattr(event, "selection", {}).get("rows", [])
-    row = table.iloc[rows[0] if rows else 0]
-    scores = model.loadings[model.loadings["mechanism"] == k].set_index("gene")["loading"]
-    steps = enrichment.running_sum(
-        scores, state.collection_sets(collection, tuple(model.genes))[row["term"]]
-    )
-    left, right = st.columns([3, 2], gap="large")
-    with left:
-        state.chart(
-            figures.running_sum(steps, row["term"], state.dark()),
-            f"running_sum_M{k}_{row['term']}",
-            "Running sum of the gene set over the ranked genes",
-        )
-    with right:
-        genes = ", ".join(f"*{state.plain(g)}*" for g in row["leading_edge"].split(";") if g)
-        st.markdown(
-            f"**{state.plain(row['term'])}**: NES {row['nes']:.2f}, FDR {row['fdr']:.2g}; "
-            f"{row['overlap']} of {row['size']} measured genes in the leading edge."
-        )
-        st.markdown(genes or "No gene in the leading edge.")
+    sets.problems(found)
+    sets.table(model, ranked, chosen, found, f"M{k}", k)
+    sets.take_away(model, ranked, chosen, found, USUAL, f"M{k} {name}")
 
 
 state.page(mechanism)

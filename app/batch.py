@@ -1,0 +1,61 @@
+"""Gene-set tests in the background of the server: they outlive a reload, and can be cancelled.
+
+Knows nothing of Streamlit. One runs at a time, as each takes every processor; others wait.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from samsvae_core.enrichment import Enrichment
+from samsvae_core.prerank import CancelledError, Progress
+
+TURN = threading.Lock()
+MOMENT = 0.2  # seconds between looks whether a waiting batch was cancelled
+
+
+class Batch:
+    """A call of `enrich` under way: `progress`, and in the end `result` or `problem`.
+
+    `run` is called with the keyword arguments progress and cancelled.
+    """
+
+    def __init__(self, run: Callable[..., Enrichment]) -> None:
+        self.progress: Progress | None = None  # None while it waits for its turn
+        self.result: Enrichment | None = None
+        self.problem = ""
+        self._run = run
+        self._cancelled = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    @property
+    def ended(self) -> bool:
+        return not self._thread.is_alive()
+
+    def cancel(self) -> None:
+        """What has been tested so far is kept on disk, so the next run goes on from there."""
+        self._cancelled.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has ended, at the latest after so many seconds."""
+        self._thread.join(seconds)
+        return self.ended
+
+    def _work(self) -> None:
+        while not TURN.acquire(timeout=MOMENT):
+            if self._cancelled.is_set():
+                self.problem = "Cancelled."
+                return
+        try:
+            self.result = self._run(progress=self._hear, cancelled=self._cancelled.is_set)
+        except CancelledError:
+            self.problem = "Cancelled."
+        except (ValueError, OSError) as error:
+            self.problem = str(error)
+        finally:
+            TURN.release()
+
+    def _hear(self, progress: Progress) -> None:
+        self.progress = progress

@@ -1,0 +1,326 @@
+"""Gene sets on a page: choose collections, run the tests, read them, take them away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+import streamlit as st
+
+from app import figures, state
+from samsvae_core import enrichment, exports, symbols, terms
+from samsvae_core.bundle import Bundle
+from samsvae_core.enrichment import Enrichment, Rules
+from samsvae_core.gene_sets import Collection
+from samsvae_core.rankings import Certainty, Ranked
+
+FDR = 0.05
+METHODS = {"gsea": "Ranked (GSEA)", "ora": "Top genes (over-representation)"}
+DIRECTIONS = {"both": "Both", "up": "Up", "down": "Down"}
+MOMENT = 1.0  # seconds within which a quick test ends before a page is drawn with a bar
+POOL = (
+    "FDR: Benjamini-Hochberg over the tests of one mechanism and collection, both directions in "
+    "one pool"
+)
+OVER_ALL = "; FDR, all: over all mechanisms"
+CAVEAT = (
+    ". Genes are the units of these tests and go together, so an FDR is no promise that a finding "
+    "would be reproduced. Size counts measured genes."
+)
+
+
+def tested(
+    model: Bundle,
+    ranked: Ranked,
+    collections: Mapping[str, Collection],
+    rules: Rules,
+    key: str,
+    asked: bool,
+) -> Enrichment | None:
+    """The result, once it is there; until then a button (unless `asked`), a bar, or a problem.
+
+    What the bundle holds is shown at once; the rest is tested in the background of the server.
+    """
+    if (known := state.precomputed(model, ranked, collections, rules)) is not None:
+        return known
+    batch = state.batch(model, ranked, collections, rules, start=False)
+    if batch is None:
+        tests = len(collections) * len(ranked.scores.columns)
+        if not asked and not st.button(
+            f"Test now ({tests} {'ranking' if tests == 1 else 'rankings'})",
+            key=f"run {key}",
+            type="primary",
+            icon=":material/play_arrow:",
+            help="A few seconds for each hundred sets the first time; remembered from then on.",
+        ):
+            return None
+        batch = state.batch(model, ranked, collections, rules, start=True)
+    if batch is None or not batch.wait(MOMENT):
+        waiting(model, ranked, collections, rules, key)
+        return None
+    if batch.result is None:
+        st.warning(state.plain(batch.problem))
+        if st.button("Try again", key=f"again {key}"):
+            state.forget_batch(model, ranked, collections, rules)
+            st.rerun()
+    return batch.result
+
+
+@st.fragment(run_every=0.5)
+def waiting(
+    model: Bundle,
+    ranked: Ranked,
+    collections: Mapping[str, Collection],
+    rules: Rules,
+    key: str,
+) -> None:
+    """How far the tests are, and a way out."""
+    batch = state.batch(model, ranked, collections, rules, start=False)
+    if batch is None or batch.ended:
+        st.rerun()
+        return
+    done, total = batch.progress or (0, 0)
+    left, right = st.columns([5, 1], vertical_alignment="center")
+    said = f"{done} of {total} rankings tested" if total else "Waiting for another test to end"
+    left.progress(done / total if total else 0.0, said)
+    if right.button("Cancel", key=f"cancel {key}", icon=":material/close:"):
+        batch.cancel()
+
+
+def rules(model: Bundle) -> tuple[Rules, Certainty | None]:
+    """How sets are tested; the usual way until a person says otherwise."""
+    with st.expander("How sets are tested"):
+        left, middle, right = st.columns(3, gap="large")
+        low, high = left.slider(
+            "Measured genes of a set",
+            2,
+            1000,
+            (enrichment.USUAL.min_size, enrichment.USUAL.max_size),
+            key="set_sizes",
+            persist_state="session",
+            help="Smaller sets say little, larger ones nothing in particular.",
+        )
+        seed = left.number_input("Seed", 0, 2**31, 0, key="seed", persist_state="session")
+        by = middle.segmented_control(
+            "Top genes are",
+            ["a number", "those certain to move"],
+            default="a number",
+            required=True,
+            key="top_by",
+            persist_state="session",
+        )
+        certainty, n_top = None, enrichment.USUAL.n_top
+        if by == "those certain to move":
+            probability = middle.slider(
+                "Probability of sign, at least",
+                0.5,
+                0.999,
+                0.95,
+                key="sign",
+                persist_state="session",
+            )
+            effect = middle.slider(
+                "Effect, at least", 0.0, 2.0, 0.1, 0.05, key="effect", persist_state="session"
+            )
+            certainty, n_top = Certainty(probability, effect), None
+        else:
+            n_top = middle.slider(
+                "Genes each way", 5, 200, enrichment.N_TOP, 5, key="n_top", persist_state="session"
+            )
+        listed = right.text_area(
+            f"Background of top genes (empty: the {len(model.genes):,} genes of the model)",
+            key="background",
+            persist_state="session",
+            placeholder="one gene to a line",
+            help="Of these, the genes that belong to any set of a collection are the universe of "
+            "the over-representation test. Measured genes are right unless you know better.",
+        )
+        universe = tuple(dict.fromkeys(listed.replace(",", " ").split())) or None
+        if universe:
+            known, unknown = symbols.known_genes(universe, model.genes)
+            right.caption(f"{len(universe):,} genes, {len(known):,} of them in the model.")
+            if unknown:
+                right.caption(state.plain(symbols.describe_unknown(unknown, model.genes)))
+    return Rules(int(low), int(high), int(seed), n_top, universe), certainty
+
+
+def problems(result: Enrichment) -> None:
+    """What could not be tested and why."""
+    found = enrichment.problems(result.notes)
+    if found:
+        with st.expander(f"{len(found)} notes on these tests", icon=":material/info:"):
+            for line in found:
+                st.markdown(f"- {state.plain(line)}")
+
+
+def table(
+    model: Bundle,
+    ranked: Ranked,
+    collections: Mapping[str, Collection],
+    result: Enrichment,
+    key: str,
+    mechanism: object,
+) -> None:
+    """The sets of one mechanism or shift: similar ones as one row, the walk of the chosen one."""
+    rows = terms.grouped(result.table)
+    rows = rows[rows["mechanism"] == mechanism].sort_values("p_value", kind="stable")
+    left, middle, right = st.columns([3, 2, 2], vertical_alignment="bottom")
+    method = left.segmented_control(
+        "Test",
+        list(METHODS),
+        default="gsea",
+        required=True,
+        format_func=METHODS.__getitem__,
+        key="test",
+        bind="query-params",
+    )
+    direction = middle.segmented_control(
+        "Direction",
+        list(DIRECTIONS),
+        default="both",
+        required=True,
+        format_func=DIRECTIONS.__getitem__,
+        key="direction",
+        bind="query-params",
+    )
+    similar_as_one = right.toggle(
+        "Similar sets as one row",
+        value=True,
+        key="similar",
+        persist_state="session",
+        help="Sets whose leading edges share at least half of their genes (Jaccard index) stand "
+        "behind the best of them.",
+    )
+    rows = rows[rows["method"] == (method or "gsea")]
+    if direction in ("up", "down"):
+        rows = rows[rows["direction"] == direction]
+    if rows.empty:
+        st.info("There is nothing to show here: no set could be tested this way (see the notes).")
+        return
+    shown = rows.drop(columns=["mechanism", "method"]).dropna(axis=1, how="all")
+    if len(collections) == 1:
+        shown = shown.drop(columns="collection")
+    best = rows["group"] == rows["term"]
+    if similar_as_one:
+        pool = rows.groupby(["collection", "direction", "group"])["term"].transform("size")
+        shown.insert(shown.columns.get_loc("term") + 1, "similar", pool - 1)
+        shown = shown[best].drop(columns="group")
+    if len(ranked.scores.columns) == 1:
+        shown = shown.drop(columns="fdr_all")  # the same as fdr
+    passed = int((rows["fdr"] <= FDR).sum())
+    groups = int((best & (rows["fdr"] <= FDR)).sum())
+    st.markdown(
+        f"**{passed} of {len(rows)} tests pass {FDR:.0%} FDR**, {groups} after similar ones are "
+        "taken together. Click a row to see its genes."
+    )
+    event = st.dataframe(
+        shown,
+        hide_index=True,
+        height=380,
+        on_select="rerun",
+        selection_mode="single-row",
+        key=f"sets {key} {mechanism} {'|'.join(collections)} {method} {direction} {similar_as_one}",
+        alt="Gene sets tested",
+        column_config=COLUMNS,
+    )
+    st.caption(POOL + (OVER_ALL if "fdr_all" in shown else "") + CAVEAT)
+    state.downloads(shown, f"gene_sets_{exports.label(mechanism)}_{method}")
+    clicked = getattr(event, "selection", {}).get("rows", [])
+    row = rows.loc[shown.index[clicked[0] if clicked else 0]]
+    detail(model, ranked, collections, rows, row)
+
+
+COLUMNS = {
+    "term": st.column_config.TextColumn(width="large"),
+    "es": st.column_config.NumberColumn("ES", format="%.3f", help="Enrichment score."),
+    "nes": st.column_config.NumberColumn(
+        "NES", format="%.2f", help="ES over its mean under permutation, same sign."
+    ),
+    "size": st.column_config.NumberColumn(help="Measured genes of the set."),
+    "overlap": st.column_config.NumberColumn(help="Genes in the leading edge."),
+    "similar": st.column_config.NumberColumn(
+        help="Sets with much the same leading edge that stand behind this one: click the row."
+    ),
+    "odds_ratio": st.column_config.NumberColumn("odds ratio", format="%.2f"),
+    "p_value": st.column_config.NumberColumn("p", format="%.2g"),
+    "fdr": st.column_config.NumberColumn("FDR", format="%.2g"),
+    "fdr_all": st.column_config.NumberColumn("FDR, all", format="%.2g"),
+    "leading_edge": st.column_config.TextColumn("leading edge", width="large"),
+}
+
+
+def detail(
+    model: Bundle,
+    ranked: Ranked,
+    collections: Mapping[str, Collection],
+    rows: pd.DataFrame,
+    row: pd.Series,
+) -> None:
+    """One set: its running sum, its leading edge, and the sets much like it."""
+    left, right = st.columns([3, 2], gap="large")
+    if row["method"] == "gsea":
+        sets = state.matched(collections[row["collection"]], model.genes).collection.sets
+        walk = enrichment.running_sum(ranked.scores[row["mechanism"]], sets[row["term"]])
+        with left:
+            state.chart(
+                figures.running_sum(walk, row["term"], state.dark()),
+                f"running_sum_{exports.label(row['mechanism'])}_{row['term']}",
+                "Running sum of the gene set over the ranked genes",
+            )
+    with right if row["method"] == "gsea" else left:
+        score = (
+            f"NES {row['nes']:.2f}"
+            if row["method"] == "gsea"
+            else (f"odds ratio {row['odds_ratio']:.2f}")
+        )
+        st.markdown(
+            f"**{state.plain(terms.readable(row['term']))}** ({row['direction']}): {score}, FDR "
+            f"{row['fdr']:.2g}; {row['overlap']} of {row['size']} measured genes "
+            + ("in the leading edge." if row["method"] == "gsea" else "among the top genes.")
+        )
+        genes = [f"*{state.plain(gene)}*" for gene in row["leading_edge"].split(";") if gene]
+        st.markdown(", ".join(genes) or "None of its genes.")
+        alike = rows[
+            (rows["group"] == row["group"])
+            & (rows["collection"] == row["collection"])
+            & (rows["direction"] == row["direction"])
+            & (rows["term"] != row["term"])
+        ]
+        if len(alike):
+            with st.expander(f"{len(alike)} sets much like it"):
+                st.dataframe(
+                    alike[["term", "size", "overlap", "nes", "fdr"]].dropna(axis=1, how="all"),
+                    hide_index=True,
+                    alt="Sets with much the same leading edge",
+                    column_config=COLUMNS,
+                )
+
+
+def take_away(
+    model: Bundle,
+    ranked: Ranked,
+    collections: Mapping[str, Collection],
+    result: Enrichment,
+    rules: Rules,
+    key: str,
+) -> None:
+    """Everything that was tested: a workbook, a zip, the leading edges, and how to write of it."""
+    name = f"gene_sets_{model.name}_{ranked.name}"
+    files = state.export_files(model, ranked, collections, result, rules)
+    kinds = {
+        "XLSX": ("xlsx", lambda: files()["enrichment.xlsx"]),
+        "ZIP, all files": ("zip", lambda: exports.archive(files())),
+        "Leading edges (GMT)": ("gmt", lambda: files()["leading_edges.gmt"]),
+        "Methods text": ("md", lambda: files()["methods.md"]),
+    }
+    with st.container(horizontal=True):
+        for label, (ending, made) in kinds.items():
+            st.download_button(
+                label,
+                made,
+                f"{name}.{ending}",
+                key=f"{key} {ending}",
+                icon=":material/download:",
+                on_click="ignore",
+                type="tertiary",
+            )

@@ -1,0 +1,276 @@
+"""Gene sets of all mechanisms at once: collections, a preview, the tests, what to take away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from app import figures, sets, state
+from samsvae_core import enrichment, rankings, terms
+from samsvae_core.bundle import Bundle
+from samsvae_core.enrichment import Enrichment, Rules
+from samsvae_core.gene_sets import Collection, describe
+from samsvae_core.interpretation import active_mechanisms
+from samsvae_core.rankings import Ranked
+
+N_TERMS = 4  # best sets of each mechanism in a map
+MOST_TERMS = 40  # rows of a map; the table has all
+TERM = 44  # characters of a set's name beside a map
+
+
+def gene_sets(model: Bundle) -> None:
+    st.title("Gene sets")
+    st.markdown(
+        "Which known sets of genes does each mechanism move? Choose collections, look at the "
+        "preview, then read the tests. For one mechanism at a time, see Mechanism."
+    )
+    chosen = choose(model)
+    add()
+    if not chosen:
+        st.info("No collection is chosen. Pick one above.")
+        return
+    if not model.model.has_shifts:
+        st.info(
+            f"No perturbation of {model.title} uses a latent dimension, so there are no mechanisms "
+            "to test. Compose tests the predicted shift of a perturbation."
+        )
+        return
+    if not active_mechanisms(model.masks):
+        st.info(
+            "No perturbation of this model uses a mechanism: none brought the evidence asked for. "
+            "Compose tests the predicted shift of a perturbation."
+        )
+        return
+    rules, certainty = sets.rules(model)
+    ranked = rankings.of_mechanisms(model, certainty=certainty)
+    st.header("Preview", divider="gray")
+    preview(model, ranked, chosen, rules)
+    st.header("Tests", divider="gray")
+    found = sets.tested(model, ranked, chosen, rules, "all mechanisms", asked=False)
+    if found is None:
+        return
+    results(model, ranked, chosen, found, rules)
+
+
+def choose(model: Bundle) -> dict[str, Collection]:
+    """The collections chosen, and what each has in common with the model."""
+    offered = state.collections()
+    names = st.multiselect(
+        "Collections",
+        list(offered),
+        default=[name for name in ("hallmark", "reactome") if name in offered],
+        key="collections",
+        bind="query-params",
+        help="Shipped with the program, brought by you, or fetched from Enrichr.",
+    )
+    chosen = {name: offered[name]() for name in names}
+    if chosen:
+        with st.expander("Where they come from, and what they share with this model"):
+            table = pd.DataFrame([about(model, one) for one in chosen.values()])
+            st.dataframe(table, hide_index=True, alt="The chosen collections")
+            for one in chosen.values():
+                st.caption(state.plain(describe(state.matched(one, model.genes))))
+            state.downloads(table, "collections")
+            unmatched(model, chosen)
+    return chosen
+
+
+def about(model: Bundle, one: Collection) -> dict[str, object]:
+    found = state.matched(one, model.genes)
+    shared = enrichment.overlap(found.collection, model.genes)
+    return {
+        "collection": one.name,
+        "title": one.title,
+        "version": one.version,
+        "sets": len(one.sets),
+        "sets of 5 to 500 measured genes": shared.n_sets,
+        "genes": len(one.genes),
+        "measured genes in it": shared.n_genes,
+        "licence": one.licence,
+        "source": one.source,
+    }
+
+
+def unmatched(model: Bundle, chosen: Mapping[str, Collection]) -> None:
+    """Every gene of the model and how each collection knows it, as a table to take away."""
+    rows = {}
+    for name, one in chosen.items():
+        found = state.matched(one, model.genes)
+        other = found.renamed | found.by_case
+        rows[name] = [
+            "" if gene in found.unmatched else other.get(gene, gene) for gene in model.genes
+        ]
+    table = pd.DataFrame({"gene": model.genes, **rows})
+    st.caption("Each gene of the model, and its name in the collection; empty where it is in none.")
+    st.dataframe(table, hide_index=True, height=220, alt="Genes matched to collections")
+    state.downloads(table, "genes_in_collections")
+
+
+def add() -> None:
+    """A GMT file, or a library of Enrichr."""
+    with st.expander("Add a collection"):
+        left, right = st.columns(2, gap="large")
+        files = left.file_uploader(
+            "GMT files of your own",
+            type=["gmt", "gz", "txt"],
+            accept_multiple_files=True,
+            key="gmt",
+            help="A line for each set: name, description, genes, with tabs between. Kept for this "
+            "session only.",
+        )
+        for file in files:
+            try:
+                added = state.add_collection(file.getvalue(), file.name)
+            except ValueError as error:
+                left.error(state.plain(error))
+            else:
+                left.success(
+                    f"{state.plain(added.name)}: {len(added.sets):,} sets. Choose it above."
+                )
+        name = right.text_input(
+            "A library of Enrichr, by name",
+            placeholder="MSigDB_Hallmark_2020",
+            key="enrichr",
+            help="Fetched from the internet through gseapy and kept on this computer with its date "
+            "and checksum.",
+        )
+        if right.button("Fetch", key="fetch", disabled=not name, icon=":material/download:"):
+            try:
+                with st.spinner("Asking Enrichr, for a minute at most"):
+                    fetched = state.fetch_enrichr(name.strip())
+            except ValueError as error:
+                right.error(state.plain(error))
+            else:
+                right.success(f"{len(fetched.sets):,} sets, {fetched.version}. Choose it above.")
+
+
+def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rules: Rules) -> None:
+    """Rank sums of everything at once; a click runs the real test of that mechanism."""
+    name = st.segmented_control(
+        "Collection shown",
+        list(chosen),
+        default=next(iter(chosen)),
+        required=True,
+        key="previewed",
+        persist_state="session",
+    )
+    one = chosen.get(name or "", next(iter(chosen.values())))
+    found = enrichment.screen(
+        ranked.scores,
+        state.matched(one, model.genes).collection,
+        rules.min_size,
+        rules.max_size,
+    )
+    if found.z.empty:
+        st.info(
+            f"No set of {state.plain(one.title)} has {rules.min_size} to {rules.max_size} measured "
+            "genes. Change the sizes above, or choose another collection."
+        )
+        return
+    event = state.chart(
+        figures.term_map(best_rows(found.z), "z", state.dark(), TERM),
+        f"preview_{one.name}",
+        "Rank-sum preview of gene sets and mechanisms",
+        clickable=True,
+    )
+    st.caption(
+        f"A preview, no test: z of the rank-sum of each set's loadings among all genes, for the "
+        f"{N_TERMS} sets of largest |z| of each mechanism. It sees a set that lies high or low on "
+        "the whole; GSEA also one whose part gathers at an end. Click a square to run the test of "
+        "that mechanism."
+    )
+    if clicked := state.clicked(event):
+        k = int(clicked.rpartition("|M")[2])
+        one_only, alone = {one.name: one}, rankings.of_mechanisms(model, [k], ranked.certainty)
+        st.subheader(f"M{k} in {state.plain(one.title)}")
+        tested = sets.tested(model, alone, one_only, rules, f"M{k} {one.name}", asked=True)
+        if tested is not None:
+            sets.problems(tested)
+            rows = tested.table
+            best = rows[rows["method"] == "gsea"].head(8)
+            st.dataframe(
+                best[["term", "direction", "size", "overlap", "nes", "p_value", "fdr"]],
+                hide_index=True,
+                alt="The best sets of the mechanism by GSEA",
+                column_config=sets.COLUMNS,
+            )
+            st.page_link(
+                "views/mechanism.py",
+                label=f"All of M{k}",
+                icon=":material/arrow_forward:",
+                query_params={"m": f"M{k}", "collection": one.name},
+            )
+
+
+def best_rows(wide: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are among the largest in size of any column, strongest column by column."""
+    kept: dict[object, None] = {}
+    for column in wide:
+        kept |= dict.fromkeys(wide[column].abs().nlargest(N_TERMS).index)
+    return wide.loc[list(kept)[:MOST_TERMS]]
+
+
+def results(
+    model: Bundle,
+    ranked: Ranked,
+    chosen: Mapping[str, Collection],
+    found: Enrichment,
+    rules: Rules,
+) -> None:
+    """Names, a map of all mechanisms, all rows, and the files."""
+    sets.problems(found)
+    names = terms.suggested_names(found.table, list(ranked.scores.columns)).reset_index()
+    names["mechanism"] = [f"M{k}" for k in names["mechanism"]]
+    st.dataframe(
+        names,
+        hide_index=True,
+        alt="A suggested name for each mechanism",
+        column_config={
+            "name": st.column_config.TextColumn("suggested name", width="medium"),
+            "evidence": st.column_config.TextColumn(width="large"),
+        },
+    )
+    st.caption(
+        "The best sets by GSEA that say different things and pass 5 % FDR, over the chosen "
+        "collections. Rename mechanisms on Mechanism."
+    )
+    gsea = found.table[found.table["method"] == "gsea"]
+    passing = gsea[gsea["fdr"] <= sets.FDR]
+    if passing.empty:
+        st.info(f"No set passes {sets.FDR:.0%} FDR by GSEA, so there is no map to draw.")
+    else:
+        wide = gsea.pivot_table(index="term", columns="mechanism", values="nes", sort=False)
+        wide = wide.reindex(columns=list(ranked.scores.columns))
+        fdr = gsea.pivot_table(index="term", columns="mechanism", values="fdr", sort=False)
+        kept = passing.sort_values(["mechanism", "p_value"])["term"].drop_duplicates()
+        wide, fdr = wide.loc[kept[:MOST_TERMS]], fdr.reindex_like(wide).loc[kept[:MOST_TERMS]]
+        marks = pd.DataFrame(np.where(fdr <= sets.FDR, "\u2217", ""))
+        state.chart(
+            figures.term_map(wide, "NES", state.dark(), TERM, marks),
+            "term_map",
+            "Normalised enrichment scores of sets that pass 5 % FDR in any mechanism",
+        )
+        st.caption(
+            f"NES of the sets that pass {sets.FDR:.0%} FDR in any mechanism (\u2217 where they do)."
+            + (f" The first {MOST_TERMS} of {len(kept)}." if len(kept) > MOST_TERMS else "")
+        )
+    labels = {exportable: f"M{exportable}" for exportable in ranked.scores.columns}
+    k = st.segmented_control(
+        "Mechanism",
+        list(labels),
+        default=next(iter(labels)),
+        required=True,
+        format_func=labels.__getitem__,
+        key="sets_of",
+        persist_state="session",
+    )
+    sets.table(model, ranked, chosen, found, "all", next(iter(labels)) if k is None else k)
+    st.subheader("Take away", divider="gray")
+    st.markdown("Every test of every mechanism and collection chosen, whatever is shown above.")
+    sets.take_away(model, ranked, chosen, found, rules, "all mechanisms")
+
+
+state.page(gene_sets)

@@ -1,0 +1,178 @@
+"""The gene card, offline: what a gene is called, which mechanisms move it, which perturbations do.
+
+Links are only written, nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+
+from samsvae_core.bundle import Bundle
+from samsvae_core.composition import compose
+from samsvae_core.symbols import annotate, species
+
+COLUMNS = [  # of a composition that are kept of each perturbation
+    "shift",
+    "lower",
+    "upper",
+    "probability_of_sign",
+    "calibrated_lower",
+    "calibrated_upper",
+    "observed",
+    "observed_se",
+]
+
+
+class Annotation(NamedTuple):
+    """What the annotation knows of a gene; empty where it knows nothing, as `note` then says."""
+
+    symbol: str  # as the data have it
+    current: str  # the symbol of 2022
+    name: str
+    aliases: tuple[str, ...]
+    entrez: str
+    ensembl: tuple[str, ...]
+    is_mouse: bool  # by how the symbol is written
+    note: str  # what a reader has to know of the rest
+
+
+def annotation(gene: str) -> Annotation:
+    """Names and identifiers of a gene, by its symbol, an older name or an Ensembl id.
+
+    A symbol that is written as mouse symbols are is given those of the human gene with the same
+    name in capitals, which is most often its orthologue.
+    """
+    found = annotate([gene, gene.upper()]).fillna("")
+    itself, in_capitals = found["current"]
+    is_mouse = species([gene]) == "mouse" and itself != gene and bool(in_capitals or not itself)
+    row = found.iloc[int(is_mouse)]
+    current = str(row["current"])
+    note = ""
+    if is_mouse:
+        note = f"{gene} is written as mouse genes are, so the links lead to mouse pages. The "
+        note += "annotation is of human genes (2022): "
+        note += f"shown is {current}, by the name in capitals." if current else "it has none such."
+    elif not current:
+        note = f"The annotation (human genes, 2022) does not know {gene}, or not as one gene only."
+    elif current != gene:
+        note = f"{gene} is another name of {current}."
+    aliases, ensembl = (tuple(filter(None, row[c].split("|"))) for c in ("aliases", "ensembl"))
+    entrez, name = str(row["entrez"]), str(row["name"])
+    return Annotation(gene, current, name, aliases, entrez, ensembl, is_mouse, note)
+
+
+def links(gene: str) -> dict[str, str]:
+    """Addresses of pages on a gene, by the name of the site: for an unknown gene, of one search."""
+    known = annotation(gene)
+    if known.is_mouse:
+        return {
+            "NCBI": f"https://www.ncbi.nlm.nih.gov/gene/?term={_safe(f'{gene} AND mouse[orgn]')}",
+            "Ensembl": f"https://www.ensembl.org/Mus_musculus/{_search(gene)}",
+            "MGI": "https://www.informatics.jax.org/quicksearch/summary?queryType=exactPhrase"
+            f"&query={_safe(gene)}",
+            "UniProt": _uniprot(gene, 10090),
+        }
+    if not known.current:
+        return {"Search NCBI": f"https://www.ncbi.nlm.nih.gov/gene/?term={_safe(gene)}"}
+    symbol = _safe(known.current)
+    page = _search(known.current)
+    if len(known.ensembl) == 1:  # several: of alternative assemblies
+        page = f"Gene/Summary?g={_safe(known.ensembl[0])}"
+    return {
+        "NCBI": f"https://www.ncbi.nlm.nih.gov/gene/{_safe(known.entrez)}",
+        "Ensembl": f"https://www.ensembl.org/Homo_sapiens/{page}",
+        "GeneCards": f"https://www.genecards.org/cgi-bin/carddisp.pl?gene={symbol}",
+        "UniProt": _uniprot(known.current, 9606),
+    }
+
+
+def _safe(text: str) -> str:
+    return quote(text, safe="", errors="replace")
+
+
+def _search(name: str) -> str:
+    return f"Search/Results?q={_safe(name)};site=ensembl"
+
+
+def _uniprot(symbol: str, organism: int) -> str:
+    query = f"(gene_exact:{symbol}) AND (organism_id:{organism})"
+    return f"https://www.uniprot.org/uniprotkb?query={_safe(query)}"
+
+
+def effect_table(
+    bundle: Bundle, n_samples: int = 64, seed: int = 0, genes: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """The shift of each gene under each perturbation, given alone at dosage 1.
+
+    The same numbers as `compose` gives, one perturbation after the other. Columns perturbation,
+    gene, shift, lower, upper, probability_of_sign, calibrated_lower, calibrated_upper, observed,
+    observed_se, n_observed (cells; 0 where it was not measured alone at this dosage). `genes` keeps
+    these only: that saves memory and no time, for a share is of all genes.
+    """
+    kept = bundle.genes if genes is None else [measured(bundle, gene) for gene in genes]
+    names = [str(name) for name in bundle.perturbations.index]
+    found = np.empty((len(COLUMNS), len(names), len(kept)))
+    n_observed = np.empty(len(names), dtype=int)
+    for row, name in enumerate(names):
+        alone = compose(bundle, {name: 1.0}, n_samples=n_samples, seed=seed)
+        found[:, row] = alone.table.loc[kept, COLUMNS].to_numpy().T
+        n_observed[row] = alone.n_observed
+    return pd.DataFrame(
+        {
+            "perturbation": np.array(names, dtype=object).repeat(len(kept)),
+            "gene": np.tile(np.array(kept, dtype=object), len(names)),
+            **{column: found[i].ravel() for i, column in enumerate(COLUMNS)},
+            "n_observed": n_observed.repeat(len(kept)),
+        },
+        copy=False,
+    )
+
+
+def moved_by(effects: pd.DataFrame, gene: str) -> pd.DataFrame:
+    """The perturbations of an `effect_table` by how far they move one gene, the farthest first."""
+    rows = effects[effects["gene"] == gene].drop(columns="gene")
+    if rows.empty:
+        raise ValueError(f"{gene!r} is none of the genes in this table of effects.")
+    return rows.sort_values("shift", key=abs, ascending=False, kind="stable", ignore_index=True)
+
+
+def mechanisms_of(bundle: Bundle, gene: str) -> pd.DataFrame:
+    """A gene's loading on each mechanism, and its place among all genes.
+
+    Columns mechanism, loading, se, step as in the bundle's loadings, and rank_up, rank_down: 1 for
+    the gene with the largest loading, and with the smallest.
+    """
+    table, gene = bundle.loadings, measured(bundle, gene)
+    by_mechanism = table.groupby("mechanism")["loading"]
+    ranked = table.assign(
+        rank_up=by_mechanism.rank(method="min", ascending=False).astype(int),
+        rank_down=by_mechanism.rank(method="min").astype(int),
+    )
+    rows = ranked[ranked["gene"] == gene].reset_index(drop=True)
+    return rows[["mechanism", "loading", "se", "step", "rank_up", "rank_down"]]
+
+
+def targeting(bundle: Bundle, gene: str) -> list[str]:
+    """The perturbations that are this gene, under any of its names, in capitals or not."""
+    names = [str(name) for name in bundle.perturbations.index]
+    current = annotate([gene, *names])["current"].fillna("").tolist()
+    return [
+        name
+        for name, symbol in zip(names, current[1:], strict=True)
+        if name.upper() == gene.upper() or symbol == current[0] != ""
+    ]
+
+
+def measured(bundle: Bundle, gene: str) -> str:
+    """A gene of the model; raises ValueError for any other name."""
+    if gene in bundle.genes:
+        return gene
+    near = difflib.get_close_matches(gene, bundle.genes, n=1)
+    hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(bundle.genes[:5])}, ..."
+    raise ValueError(f"{gene!r} is none of the {len(bundle.genes):,} genes of this model. {hint}")

@@ -1,0 +1,142 @@
+"""The user's names and notes for mechanisms: a small JSON file beside the bundle, never in it.
+
+    {"schema": 1, "bundle": name, "checksum": of the bundle,
+     "mechanisms": {"0": {"name": "interferon response", "note": "..."}}}
+
+Numbers of mechanisms are those of one training, so a file is for the bundle with its checksum and
+for no other.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from samsvae_core.bundle import Bundle, to_json
+from samsvae_core.files import OutputError, atomic_write
+
+SCHEMA = 1
+NAME_LENGTH, NOTE_LENGTH = 80, 2000  # characters
+MAX_BYTES = 2**20
+# All but tab and line feed, with those that start a line or turn the direction of writing
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class Label(NamedTuple):
+    """What the user calls a mechanism, and remarks on it; either may be empty."""
+
+    name: str
+    note: str = ""
+
+
+class Names(NamedTuple):
+    """Labels by mechanism, or the reason why a file that is there was not read."""
+
+    labels: dict[int, Label]
+    problem: str
+
+
+def names_file(bundle: Bundle) -> Path:
+    """Where names are kept: papalexi2021.names.json beside papalexi2021."""
+    folder = bundle.path.absolute()
+    return folder.with_name(f"{folder.name}.names.json")
+
+
+def read_names(bundle: Bundle) -> Names:
+    """The user's names; none, and a problem to be told, where the file cannot be used."""
+    path = names_file(bundle)
+    try:
+        with path.open("rb") as file:
+            return Names(import_names(bundle, file.read(MAX_BYTES + 1)), "")
+    except FileNotFoundError:
+        return Names({}, "")
+    except OSError as error:
+        return Names({}, f"{path} cannot be read ({error.strerror}); names are not shown.")
+    except ValueError as error:
+        return Names({}, f"{path}: {error}")
+
+
+def write_names(bundle: Bundle, labels: Mapping[int, Label]) -> None:
+    """Keep all names and notes of a bundle; those left out are forgotten.
+
+    Raises OutputError where they cannot be kept, and where that would be in place of a file that
+    cannot be read or is another bundle's; ValueError for a label against the rules.
+    """
+    content, path = export_names(bundle, labels), names_file(bundle)
+    if problem := read_names(bundle).problem:
+        raise OutputError(f"{problem} Move that file away to keep names here, or download them.")
+    try:
+        atomic_write(path, content)
+    except OutputError as error:
+        why = str(error).rpartition(". ")[0]
+        raise OutputError(f"{why}. Download the names instead.") from error
+
+
+def export_names(bundle: Bundle, labels: Mapping[int, Label]) -> bytes:
+    """The file's content, with labels that say nothing left out."""
+    kept = {str(k): checked(bundle, str(k), *label)._asdict() for k, label in labels.items()}
+    content = to_json(
+        {
+            "schema": SCHEMA,
+            "bundle": bundle.name,
+            "checksum": bundle.checksum,
+            "mechanisms": {k: label for k, label in sorted(kept.items()) if any(label.values())},
+        }
+    )
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"The notes are {len(content):,} bytes; 1 MB is the most. Shorten some.")
+    return content
+
+
+def import_names(bundle: Bundle, content: bytes) -> dict[int, Label]:
+    """The labels in such a file; raises ValueError for one that is damaged or another bundle's."""
+    if len(content) > MAX_BYTES:
+        raise ValueError("This is larger than 1 MB, so no file of names. Choose another.")
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"This is no file of names: it cannot be read as JSON ({error}). Choose another."
+        ) from error
+    if not isinstance(found, dict) or not isinstance(found.get("mechanisms"), dict):
+        raise ValueError("This is no file of names: it has no mechanisms. Choose another.")
+    if found.get("schema") != SCHEMA:
+        raise ValueError(
+            f"This file of names is of another version; this one reads schema {SCHEMA}. "
+            "Install a newer SAMS-VAE Explorer, or choose another file."
+        )
+    if found.get("checksum") != bundle.checksum:
+        other = found.get("bundle")
+        other = f" ({other[:NAME_LENGTH]!r})" if isinstance(other, str) else ""
+        raise ValueError(
+            f"These names are for another model{other} or another training than this "
+            f"{bundle.name!r}, with mechanisms of its own. They were not applied."
+        )
+    labels = {}
+    for k, entry in found["mechanisms"].items():
+        parts = [entry.get(part, "") for part in Label._fields] if isinstance(entry, dict) else []
+        if not parts or not all(isinstance(part, str) for part in parts):
+            raise ValueError(f"Mechanism {k[:9]!r}: expected a name and a note, both text.")
+        labels[int(k)] = checked(bundle, k, *parts)
+    return {k: label for k, label in labels.items() if any(label)}
+
+
+def checked(bundle: Bundle, mechanism: str, name: str, note: str) -> Label:
+    """The label without blanks around it; raises ValueError where a rule is broken."""
+    n = bundle.model.config.n_latent
+    if mechanism not in map(str, range(n)):
+        raise ValueError(f"There is no mechanism {mechanism[:9]!r}; this model has 0 to {n - 1}.")
+    label = Label(name.strip(), note.strip().replace("\r\n", "\n"))
+    for what, text, limit in (("name", label.name, NAME_LENGTH), ("note", label.note, NOTE_LENGTH)):
+        where = f"The {what} of mechanism {mechanism}"
+        if len(text) > limit:
+            raise ValueError(f"{where} has {len(text):,} characters; {limit:,} is the most.")
+        if CONTROL.search(text) or (what == "name" and re.search(r"[\t\n]", text)):
+            raise ValueError(
+                f"{where} has control characters{' or several lines' * (what == 'name')}. "
+                "Type it again as plain text."
+            )
+    return label

@@ -1,0 +1,237 @@
+"""gseapy's multilevel preranked test, many rankings at a time, safely.
+
+gseapy's core can panic in ways no `except` sees, hang, and be slow: it runs in processes of their
+own that take jobs from a folder, at most as many as there are processors. Answers are kept on disk
+by content, in the folder `SAMSVAE_CACHE`: what was asked before costs nothing, and a run that was
+cancelled goes on where it was.
+"""
+
+import hashlib
+import inspect
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from samsvae_core.files import OutputError, atomic_write
+
+LOGGER = logging.getLogger(__name__)
+RECIPE = 2  # to be raised when results change, so that cached ones are made again
+SETS_AT_ONCE = 250  # of one job; gseapy keeps every set's running sum
+SECONDS = 600  # for one job; 250 sets on 8,000 genes take 2
+POLL = 0.05  # seconds between looks at the workers
+
+Answer = list  # of one set: ES, NES, p and the leading edge, as ranks
+
+
+class Ranking(NamedTuple):
+    """Scores from high to low, and sets as the ranks of their genes, so that no name is misread."""
+
+    scores: list[float]
+    sets: list[list[int]]
+
+    def key(self, seed: int) -> str:
+        """Tells rankings apart by all that answers depend on."""
+        recipe = json.dumps([RECIPE, version("gseapy"), SETS_AT_ONCE, seed, *self])
+        return hashlib.sha256(recipe.encode()).hexdigest()
+
+    def jobs(self, seed: int) -> Iterator[str]:
+        """What workers have to know, `SETS_AT_ONCE` sets at a time."""
+        for start in range(0, len(self.sets), SETS_AT_ONCE):
+            part = self.sets[start : start + SETS_AT_ONCE]
+            yield json.dumps({"scores": self.scores, "sets": part, "seed": seed})
+
+
+class Progress(NamedTuple):
+    """Jobs done, of how many; those that were remembered from before count as done."""
+
+    done: int
+    total: int
+
+
+class CancelledError(Exception):
+    """A run was cancelled; what it had finished is remembered for the next."""
+
+
+def prerank(
+    rankings: list[Ranking],
+    seed: int = 0,
+    n_processes: int | None = None,
+    progress: Callable[[Progress], object] | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> list[list[Answer] | str]:
+    """Of each ranking the answers to its sets, or the reason why there are none.
+
+    `progress` hears of it, and `cancelled` is asked, every moment. Raises CancelledError.
+    """
+    keys = [ranking.key(seed) for ranking in rankings]
+    unique = dict(zip(keys, rankings, strict=True))
+    found: dict[str, list[Answer] | str] = {}
+    for key in unique:
+        if (answers := _remembered(key)) is not None:
+            found[key] = answers
+    asked = {key: ranking for key, ranking in unique.items() if key not in found}
+    if progress is not None:
+        progress(Progress(len(found), len(unique)))
+    for key, answer in _ask(asked, seed, n_processes or os.cpu_count() or 1, cancelled):
+        found[key] = answer
+        if not isinstance(answer, str):  # another time a failure may work
+            _remember(key, answer)
+        if progress is not None:
+            progress(Progress(len(found), len(unique)))
+    return [found[key] for key in keys]
+
+
+def _ask(
+    rankings: dict[str, Ranking], seed: int, n_processes: int, cancelled: Callable[[], bool]
+) -> Iterator[tuple[str, list[Answer] | str]]:
+    """Each ranking when it is done, with its answers or why there are none.
+
+    A worker that dies costs the ranking whose job it had. One that dies before it took any would
+    do so again, and costs them all.
+    """
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        waiting: dict[str, list[Path]] = {}
+        for key, ranking in rankings.items():
+            waiting[key] = []
+            for job in ranking.jobs(seed):
+                waiting[key].append(folder / f"{len(waiting):05}-{len(waiting[key]):05}.job")
+                waiting[key][-1].write_text(job)
+        n_workers = min(n_processes, sum(map(len, waiting.values())))
+        failed: dict[Path, str] = {}
+        workers: dict[int, subprocess.Popen] = {}
+        try:
+            while waiting:
+                for number in range(n_workers):
+                    if number in workers and workers[number].poll() is not None:
+                        failed |= _lost(folder, number, workers.pop(number).returncode)
+                    if number not in workers and any(folder.glob("*.job")):
+                        workers[number] = _hired(folder, number)
+                for key, files in list(waiting.items()):
+                    why = next((failed[file] for file in files if file in failed), None)
+                    if why or all(file.with_suffix(".answer").exists() for file in files):
+                        del waiting[key]
+                        yield key, why or _answers(files)
+                    if why:
+                        for file in files:
+                            file.unlink(missing_ok=True)
+                if waiting and cancelled():
+                    raise CancelledError
+                time.sleep(POLL if waiting else 0)
+        finally:
+            for worker in workers.values():
+                worker.kill()
+                worker.wait()
+
+
+def _answers(files: list[Path]) -> list[Answer]:
+    parts = [json.loads(file.with_suffix(".answer").read_text()) for file in files]
+    return [answer for part in parts for answer in part]
+
+
+def _hired(folder: Path, number: int) -> subprocess.Popen:
+    """A worker, as a program of its own: multiprocessing would run Streamlit's main page again."""
+    program = f"{inspect.getsource(_work)}\n{_work.__name__}()"
+    command = [sys.executable, "-P", "-c", program, str(SECONDS), str(folder), str(number)]
+    environment = os.environ | {"MPLBACKEND": "Agg"}  # a notebook's own would not load
+    with (folder / f"{number}.log").open("wb") as log:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, env=environment)
+
+
+def _lost(folder: Path, number: int, status: int) -> dict[Path, str]:
+    """The jobs lost with a worker that has ended, and why."""
+    log = (folder / f"{number}.log").read_text(errors="replace")
+    last = [f"exit status {status}", *log.split("\n")[:-1]][-1]
+    why = f"failed: {f'more than {SECONDS} s' if 'Timeout (' in log else last}"
+    held = list(folder.glob(f"*.held{number}"))
+    for file in held:
+        file.unlink()
+    if not held and status:
+        held = list(folder.glob("*.job"))
+    return {file.with_suffix(".job"): why for file in held}
+
+
+def _work() -> None:
+    """The worker's program: it dies of a panic or of the time limit, and nothing else does.
+
+    Sent as source, so it stands alone and loads gseapy but nothing of ours. A job is taken by
+    renaming it, which succeeds once. No p (ES of the other sign only) counts as 1.
+    """
+    import faulthandler
+    import json
+    import os
+    import sys
+    from pathlib import Path
+
+    import pandas as pd
+    from gseapy import prerank
+
+    seconds, folder, number = float(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    employer = os.getppid()
+    for file in sorted(folder.glob("*.job")):
+        if os.getppid() != employer:
+            return  # it has died, and nobody waits for answers
+        held = file.with_suffix(f".held{number}")
+        try:
+            file.rename(held)
+        except FileNotFoundError:
+            continue  # another worker has it
+        faulthandler.dump_traceback_later(seconds, exit=True)
+        job = json.loads(held.read_text())
+        ranked = pd.Series(job["scores"], index=[f"G{rank}" for rank in range(len(job["scores"]))])
+        sets = {f"S{n}": [f"G{rank}" for rank in genes] for n, genes in enumerate(job["sets"])}
+        found = prerank(
+            ranked,
+            sets,
+            min_size=1,
+            max_size=len(ranked),
+            threads=0,  # means 1; of 1, gseapy makes 0 where there is one core
+            seed=job["seed"],
+            method="multilevel",
+            no_plot=True,
+        ).results
+        answers = []
+        for term in sets:
+            es, nes, p, edge = (found[term][key] for key in ("es", "nes", "pval", "lead_genes"))
+            p = min(max(p, 1e-50), 1.0) if p == p else 1.0  # 1e-50 is where multilevel stops
+            answers.append([es, nes, p, [int(gene[1:]) for gene in edge.split(";") if gene]])
+        file.with_suffix(".part").write_text(json.dumps(answers))
+        file.with_suffix(".part").rename(file.with_suffix(".answer"))
+        held.unlink()
+
+
+def _place(key: str) -> Path:
+    folder = Path(os.environ.get("SAMSVAE_CACHE", "~/.cache/samsvae")).expanduser()
+    return folder / "enrichment" / f"{key}.json"
+
+
+def _remembered(key: str) -> list[Answer] | None:
+    """Answers of an earlier run, if they are on disk and whole."""
+    try:
+        checksum, _, text = _place(key).read_text().partition("\n")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        LOGGER.warning("%s cannot be read and is made again: %s", _place(key), error)
+        return None
+    if hashlib.sha256(text.encode()).hexdigest() != checksum:
+        LOGGER.warning("%s is damaged and is made again", _place(key))
+        return None
+    return json.loads(text)
+
+
+def _remember(key: str, answers: list[Answer]) -> None:
+    text = json.dumps(answers)
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    try:
+        atomic_write(_place(key), f"{checksum}\n{text}".encode())
+    except OutputError as error:
+        LOGGER.warning("Not kept for the next time: %s", error)

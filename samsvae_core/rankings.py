@@ -1,0 +1,135 @@
+"""What gene sets are asked of: the loadings of mechanisms, or the shift of a composition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import pandas as pd
+
+from samsvae_core.bundle import Bundle
+from samsvae_core.composition import Composition
+from samsvae_core.enrichment import Enrichment, Rules, sure
+from samsvae_core.exports import Results
+from samsvae_core.gene_sets import Collection, match
+from samsvae_core.interpretation import active_mechanisms, loading_matrix
+from samsvae_core.terms import grouped, suggested_names
+
+
+class Certainty(NamedTuple):
+    """A gene moved if its sign is at least this probable and its effect at least this large."""
+
+    probability: float
+    effect: float
+
+    def __str__(self) -> str:
+        return (
+            f"with a probability of sign of at least {self.probability:g} and a size of at least "
+            f"{self.effect:g}"
+        )
+
+
+class Ranked(NamedTuple):
+    """Scores by gene, a column per mechanism (its number) or one of a condition (its name).
+
+    `table` is what they were taken from, with their errors, and `definition` completes "genes were
+    ranked by". `moved`, of the form of the scores, tells which genes are certain to move, where
+    that is asked for as `certainty`.
+    """
+
+    name: str
+    scores: pd.DataFrame
+    table: pd.DataFrame
+    definition: str
+    moved: pd.DataFrame | None = None
+    certainty: Certainty | None = None
+
+
+def of_mechanisms(
+    bundle: Bundle,
+    mechanisms: Iterable[int] | None = None,
+    certainty: Certainty | None = None,
+) -> Ranked:
+    """Loadings of these mechanisms, or of all that are in use. ValueError if there are none."""
+    active = active_mechanisms(bundle.masks)
+    wanted = active if mechanisms is None else list(mechanisms)
+    if not wanted:
+        raise ValueError(
+            f"No mechanism of {bundle.name} is in use by any perturbation: there is nothing to test"
+            " for gene sets. Ask for the shift of a perturbation instead, or train with a lower"
+            " --mask-evidence."
+        )
+    known = range(bundle.model.config.n_latent)
+    if wrong := [k for k in wanted if k not in known]:
+        raise ValueError(f"There is no mechanism {wrong[0]}; this model has 0 to {known[-1]}.")
+    table = bundle.loadings[bundle.loadings["mechanism"].isin(wanted)]
+    scores = loading_matrix(table)[wanted]
+    moved = None
+    if certainty is not None:
+        se = table.pivot_table(index="gene", columns="mechanism", values="se")
+        moved = sure(scores, se.loc[scores.index, wanted], *certainty)
+    unit = "log2(1 + 1e4 p), p the mean decoded proportion of a gene,"
+    if bundle.model.config.likelihood != "counts":
+        unit = "the mean decoded value of a gene"
+    steps = table.groupby("mechanism")["step"].first()
+    far = ", ".join(f"M{k} {steps[k]:+.2f}" if steps[k] else f"M{k} ±1" for k in wanted)
+    definition = (
+        f"the loading on each mechanism: the change of {unit} per prior standard deviation of the "
+        f"mechanism, over the step that its perturbations make on average ({far}), averaged over "
+        f"{len(bundle.reference.loc)} reference control cells held at their basal states"
+    )
+    return Ranked("mechanisms", scores, table, definition, moved, certainty)
+
+
+def of_shift(composition: Composition, certainty: Certainty | None = None) -> Ranked:
+    """The predicted shift of a composition."""
+    table = composition.table.reset_index()
+    shift = composition.table["shift"]
+    moved = None
+    if certainty is not None:
+        sign = composition.table["probability_of_sign"]
+        if sign.isna().all():
+            raise ValueError(
+                "This model knows no uncertainty of its effects, so no probability of sign; choose "
+                "a number of top genes instead."
+            )
+        kept = (sign >= certainty.probability) & (shift.abs() >= certainty.effect)
+        moved = kept.to_frame(composition.condition)
+    definition = (
+        f"the predicted shift of {composition.condition} ({composition.settings()['scale']}; "
+        f"{composition.n_samples} posterior draws, seed {composition.seed})"
+    )
+    scores = shift.to_frame(composition.condition)
+    return Ranked(composition.condition, scores, table, definition, moved, certainty)
+
+
+def gathered(
+    bundle: Bundle,
+    ranked: Ranked,
+    collections: Iterable[Collection],
+    found: Enrichment,
+    rules: Rules,
+) -> Results:
+    """All that is taken away: the tests, with similar sets grouped, and what they rest on."""
+    table = found.table if "group" in found.table else grouped(found.table)
+    matched = [match(collection, bundle.genes).collection for collection in collections]
+    if ranked.certainty is not None:
+        top = f"genes {ranked.certainty}, up and down apart"
+    else:
+        top = f"the {rules.n_top} genes with the highest (up) or lowest (down) scores"
+    own = rules.universe is not None
+    background = "a list of the user's own" if own else "the genes of the model"
+    settings = {
+        "bundle": bundle.name,
+        "checksum": bundle.checksum,
+        "model": bundle.title,
+        "ranked": ranked.definition,
+        "top": top,
+        "background": background,
+        "background_size": len(rules.universe or bundle.genes),
+        "min_size": rules.min_size,
+        "max_size": rules.max_size,
+        "seed": rules.seed,
+    }
+    names = suggested_names(table, list(ranked.scores.columns))
+    return Results(Enrichment(table, found.notes), ranked.table, names, matched, settings)

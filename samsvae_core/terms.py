@@ -1,0 +1,152 @@
+"""What a result's gene sets say together: which are much the same, and a name for a mechanism."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from samsvae_core.gene_sets import collections
+
+JACCARD = 0.5  # of two leading edges, from which their sets say the same
+PASSES = 0.05  # FDR up to which a result is told
+ALIKE = 2.0  # p-values within this factor are the same: the error of sampling is as large
+POOL = ["mechanism", "collection", "method", "direction"]
+SOURCES = {"HALLMARK", "REACTOME", "WP", "KEGG", "BIOCARTA", "PID", "GOBP", "GOCC", "GOMF", "HP"}
+# abbreviations with a vowel and no digit, as they are written
+SPELLED = """ABC ADP AKT ALK AMPA AMPK AP APC ATM ATP ATPase ATPases ATR BRAF CoA CoV CREB DNA
+ECM EGF EGFR EGFEGFR EMT EPH EPO ER ERBB ERK FAS FGF FOXO FYN GABA GTPase GTPases HIV IFN IFNA
+IFNG IGF II III IKK IL IRF IV IX JAK JUN KIT KRAS MAPK MET miRNA mRNA MTOR MYC NAD NADH NADPH
+NER NFAT NMDA NOD NTRK PPAR PPARA PPARG PTEN RAC RAF RAS RET RHO RNA ROS rRNA RUNX SARS siRNA
+SNARE snRNA snRNP SOS SPRY SREBF SREBP STAT SUMO TCA TNFA TRAIL TRIF TRKA tRNA UPR UV VEGF VEGFA
+VI VII VIII"""
+SPELLING = {name.upper(): name for name in SPELLED.split()} | {"DN": "down"}
+
+
+def grouped(table: pd.DataFrame, threshold: float = JACCARD) -> pd.DataFrame:
+    """The table with a column `group`: the term that stands for those much like it.
+
+    Within a mechanism, collection, method and direction, in the order of p (then of |NES|, then of
+    names), a term joins the first earlier group whose own term has a leading edge with a Jaccard
+    index of at least the threshold with its own; if there is none, or if its leading edge is
+    empty, it stands for itself. Rows keep their order. Raises ValueError for a threshold that is
+    not above 0 and at most 1.
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"Expected a Jaccard index above 0 and at most 1; found {threshold}.")
+    ordered = _ordered(table.reset_index(drop=True))
+    edges, group = table["leading_edge"].to_numpy(object), table["term"].to_numpy(object).copy()
+    for rows in ordered.groupby(POOL, sort=False).indices.values():
+        places = ordered.index[rows]
+        group[places] = group[places][_representatives(edges[places], threshold)]
+    return table.assign(group=group)
+
+
+def _ordered(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows by p, among equals by |NES|, among equals by name."""
+    keys = table.assign(weakness=-table["nes"].abs())
+    return keys.sort_values(["p_value", "weakness", "term"], kind="stable")
+
+
+def _representatives(edges: Sequence[str] | np.ndarray, threshold: float) -> list[int]:
+    """For each leading edge the place of the one that stands for it, its own or an earlier one."""
+    genes = [_genes(edge) for edge in edges]
+    sizes = np.array([len(members) for members in genes])
+    column, _ = pd.factorize(np.array([g for members in genes for g in members], dtype=object))
+    cells = np.ones(len(column)), (np.repeat(np.arange(len(genes)), sizes), column)
+    member = sp.csr_matrix(cells, shape=(len(genes), column.max(initial=0) + 1))
+    shared = (member @ member.T).tocoo()
+    alike = shared.data / (sizes[shared.row] + sizes[shared.col] - shared.data) >= threshold
+    alike &= shared.col < shared.row
+    found = list(range(len(genes)))
+    for place, earlier in sorted(zip(shared.row[alike], shared.col[alike], strict=True)):
+        if found[place] == place and found[earlier] == earlier:
+            found[place] = int(earlier)
+    return found
+
+
+def _genes(edge: str) -> frozenset[str]:
+    return frozenset(edge.split(";")) - {""}
+
+
+def readable(term: str) -> str:
+    """A name in capitals and underscores as words, without its collection; others stay.
+
+    HALLMARK_TNFA_SIGNALING_VIA_NFKB is "TNFA signaling via NFKB". A part stays in capitals if it
+    has a digit or no vowel, is a single letter but A, or is in the list of abbreviations.
+    """
+    words = _words(term)
+    begins_low = words != term and words.partition(" ")[0].islower()
+    return words[0].upper() + words[1:] if begins_low else words
+
+
+def _words(term: str) -> str:
+    """`readable` as it is inside a sentence."""
+    first, _, rest = term.partition("_")
+    if not rest or term != term.upper():
+        return term
+    parts = (rest if first in SOURCES else term).split("_")
+    return " ".join(SPELLING.get(part, _lowered(part)) for part in parts)
+
+
+def _lowered(part: str) -> str:
+    has_vowel = not set("AEIOUY").isdisjoint(part)
+    is_word = has_vowel and part.isalpha() and (len(part) > 1 or part == "A")
+    return part.lower() if is_word else part
+
+
+def suggested_names(
+    table: pd.DataFrame, mechanisms: Iterable[object], fdr: float = PASSES, most: int = 2
+) -> pd.DataFrame:
+    """A name for each mechanism asked for, and the `evidence` for it: both texts, by mechanism.
+
+    The name is made of the `most` best terms of GSEA, over all collections and both directions,
+    with an `fdr` (of a mechanism and collection) up to that given: in the order of p, then of
+    |NES|, without those whose leading edge has a Jaccard index of at least 0.5 with that of a
+    better one. A general term gives way to a specific one: to a smaller set whose leading edge
+    lies within its own, at a p no more than twice as large, which is about as exactly as sampling
+    knows p. Where nothing passes, the name is "unnamed".
+    """
+    passing = (table["method"] == "gsea") & (table["fdr"] <= fdr) & (table["leading_edge"] != "")
+    ordered = _ordered(table[passing])
+    nothing = f"No gene set passes {100 * fdr:g} % FDR."
+    rows = []
+    for mechanism in mechanisms:
+        best = list(_telling(ordered[ordered["mechanism"] == mechanism], most).itertuples())
+        name, evidence = "; ".join(map(_name, best)), "; ".join(map(_evidence, best))
+        rows.append((mechanism, name or "unnamed", evidence or nothing))
+    return pd.DataFrame(rows, columns=["mechanism", "name", "evidence"]).set_index("mechanism")
+
+
+def _telling(ordered: pd.DataFrame, most: int) -> pd.DataFrame:
+    """The first rows that are neither redundant nor general, at most so many."""
+    edges = [_genes(edge) for edge in ordered["leading_edge"]]
+    names = [_name(row) for row in ordered.itertuples()]
+    size, p_value = ordered["size"].to_numpy(), ordered["p_value"].to_numpy()
+    chosen: list[int] = []
+    for place, (name, edge) in enumerate(zip(names, edges, strict=True)):
+        if len(chosen) == most:
+            break
+        is_said = any(
+            names[better] == name
+            or len(edges[better] & edge) / len(edges[better] | edge) >= JACCARD
+            for better in chosen
+        )
+        rivals = np.flatnonzero((size < size[place]) & (p_value <= ALIKE * p_value[place]))
+        if not is_said and not any(edges[rival] <= edge for rival in rivals):
+            chosen.append(place)
+    return ordered.iloc[chosen]
+
+
+def _name(row: Any) -> str:
+    return readable(row.term) + (" (down)" if row.direction == "down" else "")
+
+
+def _evidence(row: Any) -> str:
+    known = collections().get(row.collection)
+    source = known.title.removeprefix("MSigDB ").partition(",")[0] if known else row.collection
+    return (
+        f"{source} {_words(row.term)}: NES {row.nes:.2f}, FDR {row.fdr:.2g}, "
+        f"{row.overlap} of {row.size} genes in the leading edge"
+    )

@@ -1,0 +1,205 @@
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from samsvae_core import prerank as module
+from samsvae_core.prerank import CancelledError, Ranking, prerank
+
+
+def ranking(seed: int, n_genes: int = 200, n_sets: int = 4) -> Ranking:
+    rng = np.random.default_rng(seed)
+    scores = np.sort(rng.standard_normal(n_genes))[::-1]
+    sets = [sorted(rng.choice(n_genes, 12, replace=False).tolist()) for _ in range(n_sets)]
+    return Ranking(scores.tolist(), sets)
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path) -> Path:
+    monkeypatch.setenv("SAMSVAE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "enrichment"
+
+
+def test_scores_are_the_largest_deviation_of_the_running_sum():
+    one = ranking(0)
+    for genes, (es, nes, p_value, edge) in zip(one.sets, prerank([one])[0], strict=True):
+        weight = np.abs(one.scores)
+        hit = np.isin(np.arange(len(weight)), genes)
+        walk = np.cumsum(np.where(hit, weight / weight[hit].sum(), -1 / (~hit).sum()))
+        peak = np.argmax(np.abs(walk))
+        assert es == pytest.approx(walk[peak], abs=1e-6)
+        assert np.sign(nes) == np.sign(es)
+        assert 0 < p_value <= 1
+        side = range(peak + 1) if es > 0 else range(peak, len(walk))
+        assert set(edge) == set(genes) & set(side)
+
+
+def test_the_answer_depends_neither_on_the_processes_nor_on_the_others(monkeypatch, tmp_path):
+    several = [ranking(seed) for seed in range(3)]
+    together = prerank(several, seed=5, n_processes=2)
+    monkeypatch.setenv("SAMSVAE_CACHE", str(tmp_path / "another"))
+    assert together == [prerank([one], seed=5, n_processes=1)[0] for one in several]
+
+
+def test_many_sets_are_asked_in_parts_and_come_back_in_order(monkeypatch):
+    one = ranking(1, n_sets=7)
+    monkeypatch.setattr(module, "SETS_AT_ONCE", 3)
+    assert len(list(one.jobs(0))) == 3
+    answers = prerank([one], n_processes=2)[0]
+    edges = [set(edge) for *_, edge in answers]
+    assert all(edge <= set(genes) for genes, edge in zip(one.sets, edges, strict=True))
+    assert all(edges)
+
+
+def aborts_at_the_second() -> None:
+    import os
+    import sys
+    from pathlib import Path
+
+    for file in sorted(Path(sys.argv[2]).glob("*.job")):
+        held = file.with_suffix(f".held{sys.argv[3]}")
+        file.rename(held)
+        if file.name.startswith("00002"):
+            os.abort()
+        file.with_suffix(".answer").write_text("[[0.5, 1.5, 0.01, [0, 1]]]")
+        held.unlink()
+
+
+def hangs() -> None:
+    import faulthandler
+    import sys
+    import time
+    from pathlib import Path
+
+    for file in sorted(Path(sys.argv[2]).glob("*.job")):
+        file.rename(file.with_suffix(f".held{sys.argv[3]}"))
+        faulthandler.dump_traceback_later(float(sys.argv[1]), exit=True)
+        time.sleep(30)
+
+
+def raises() -> None:
+    raise BaseException("a panic")
+
+
+def test_a_worker_that_dies_costs_its_ranking_alone(monkeypatch):
+    monkeypatch.setattr(module, "_work", aborts_at_the_second)
+    answers = prerank([ranking(0), ranking(1), ranking(2)], n_processes=1)
+    done = [[0.5, 1.5, 0.01, [0, 1]]]
+    assert answers == [done, "failed: exit status -6", done]
+
+
+def test_a_worker_that_hangs_is_stopped(monkeypatch):
+    monkeypatch.setattr(module, "_work", hangs)
+    monkeypatch.setattr(module, "SECONDS", 0.1)
+    assert prerank([ranking(0), ranking(1)]) == ["failed: more than 0.1 s"] * 2
+
+
+def test_a_failure_says_why_and_is_not_kept(monkeypatch, cache):
+    monkeypatch.setattr(module, "_work", raises)
+    assert prerank([ranking(0), ranking(1)]) == ["failed: BaseException: a panic"] * 2
+    assert not cache.exists()
+
+
+def sleeps() -> None:
+    import time
+
+    time.sleep(30)
+
+
+def test_a_cancelled_run_ends_at_once_and_takes_its_workers_with_it(monkeypatch):
+    started = []
+
+    def popen(*arguments, hire=subprocess.Popen, **options):
+        started.append(hire(*arguments, **options))
+        return started[-1]
+
+    monkeypatch.setattr(module, "_work", sleeps)
+    monkeypatch.setattr(module.subprocess, "Popen", popen)
+    began = time.monotonic()
+    with pytest.raises(CancelledError):
+        prerank([ranking(0), ranking(1)], n_processes=2, cancelled=lambda: len(started) > 1)
+    assert time.monotonic() - began < 10
+    assert [worker.returncode for worker in started] == [-9, -9]
+
+
+def test_no_more_workers_are_hired_than_there_are_jobs(monkeypatch):
+    hired = []
+    monkeypatch.setattr(
+        module,
+        "_hired",
+        lambda folder, number, hire=module._hired: hired.append(number) or hire(folder, number),
+    )
+    prerank([ranking(0)], n_processes=8)
+    assert hired == [0]
+
+
+def test_the_worker_runs_where_there_is_one_core(monkeypatch):
+    program = "import os; os.cpu_count = lambda: 1\n"
+    hire = subprocess.Popen
+
+    def on_one_core(command, **options):
+        assert command[2] == "-c"
+        return hire([*command[:3], program + command[3], *command[4:]], **options)
+
+    monkeypatch.setattr(module.subprocess, "Popen", on_one_core)
+    assert len(prerank([ranking(0)])[0]) == 4
+
+
+def test_a_script_without_a_main_guard_runs_once(tmp_path):
+    script = tmp_path / "data.py"  # a name that would also shadow a module of the project
+    script.write_text(
+        "from samsvae_core.prerank import Ranking, prerank\n"
+        "print('once')\n"
+        "ranking = Ranking([float(30 - n) for n in range(60)], [list(range(20))])\n"
+        "print(len(prerank([ranking])[0]))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(module.__file__).parent.parent)}
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
+    assert done.stdout == "once\n1\n", done.stderr
+
+
+def test_what_was_asked_before_is_not_asked_again(monkeypatch, cache):
+    first = prerank([ranking(0)])
+    assert len(list(cache.iterdir())) == 1
+    monkeypatch.setattr(module, "_work", raises)
+    assert prerank([ranking(0), ranking(0)]) == first * 2
+
+
+def test_every_change_of_content_is_asked_anew(monkeypatch):
+    one = ranking(0)
+    nudged = Ranking([np.nextafter(one.scores[0], 9), *one.scores[1:]], one.sets)
+    fewer = Ranking(one.scores, one.sets[:-1])
+    keys = {one.key(0), nudged.key(0), fewer.key(0), one.key(1)}
+    monkeypatch.setattr(module, "version", lambda _: "another gseapy")
+    assert len(keys | {one.key(0)}) == 5
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "not text"])
+def test_a_damaged_file_is_made_again(cache, damage, caplog):
+    first = prerank([ranking(0)])
+    file = next(cache.iterdir())
+    content = file.read_bytes()
+    file.write_bytes(
+        {
+            "cut": content[: len(content) // 2],
+            "flipped": content.replace(b"1", b"2", 1),
+            "emptied": b"",
+            "not text": b"\xff\xfe",
+        }[damage]
+    )
+    assert prerank([ranking(0)]) == first
+    assert "made again" in caplog.text
+    assert file.read_bytes() == content
+
+
+def test_a_folder_that_cannot_be_written_to_costs_nothing_but_time(monkeypatch, tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SAMSVAE_CACHE", str(tmp_path / "file"))
+    assert len(prerank([ranking(0)])[0]) == 4
+    assert "Not kept" in caplog.text

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+from samsvae_core import rankings
+from samsvae_core.bundle import load
+from samsvae_core.composition import compose
+from samsvae_core.enrichment import USUAL, enrich
+from samsvae_core.gene_sets import load_collection
+from samsvae_core.rankings import Certainty
+
+
+def test_mechanisms_are_ranked_by_the_loadings_of_the_bundle(tiny):
+    ranked = rankings.of_mechanisms(tiny)
+    assert list(ranked.scores) == sorted(tiny.masks.loc[tiny.masks["active"], "mechanism"].unique())
+    for k in ranked.scores:
+        rows = tiny.loadings[tiny.loadings["mechanism"] == k].set_index("gene")
+        assert ranked.scores[k].to_dict() == rows["loading"].to_dict()
+    assert list(ranked.scores.index) == tiny.genes
+
+
+def test_certain_are_those_whose_sign_and_size_are(tiny):
+    ranked = rankings.of_mechanisms(tiny, certainty=Certainty(0.975, 0.05))
+    k = ranked.scores.columns[0]
+    rows = tiny.loadings[tiny.loadings["mechanism"] == k].set_index("gene").loc[tiny.genes]
+    expected = (rows["loading"].abs() > 1.96 * rows["se"]) & (rows["loading"].abs() >= 0.05)
+    assert ranked.moved[k].tolist() == expected.tolist()
+    assert 0 < expected.sum() < len(expected)
+
+
+def test_a_shift_is_ranked_by_its_mean_and_certain_by_its_draws(tiny):
+    shift = compose(tiny, {"P1": 1.0, "P2": 0.5})
+    ranked = rankings.of_shift(shift, Certainty(0.9, 0.1))
+    assert ranked.scores["P1+P2:0.5"].tolist() == shift.table["shift"].tolist()
+    table = shift.table
+    expected = (table["probability_of_sign"] >= 0.9) & (table["shift"].abs() >= 0.1)
+    assert ranked.moved["P1+P2:0.5"].tolist() == expected.tolist()
+    assert "P1+P2:0.5" in ranked.definition
+    assert "64 posterior draws, seed 0" in ranked.definition
+
+
+def test_mechanisms_that_are_not_there_are_refused(tiny, copied):
+    with pytest.raises(ValueError, match="no mechanism 9; this model has 0 to 3"):
+        rankings.of_mechanisms(tiny, [0, 9])
+    bundle = load(copied)
+    bundle.__dict__["masks"] = bundle.masks.assign(active=False)
+    with pytest.raises(ValueError, match="No mechanism of copied is in use"):
+        rankings.of_mechanisms(bundle)
+
+
+def test_what_is_gathered_tells_how_it_was_made(tiny):
+    rules = USUAL._replace(n_top=7, universe=("STAT1", "IRF1"), min_size=3)
+    ranked, sets = rankings.of_mechanisms(tiny, [0]), [load_collection("hallmark")]
+    found = enrich(ranked.scores, sets, USUAL)
+    results = rankings.gathered(tiny, ranked, sets, found, rules)
+    assert "group" in results.enrichment.table
+    assert results.names.index.tolist() == [0]
+    settings = results.settings
+    assert (settings["min_size"], settings["background_size"]) == (3, 2)
+    assert settings["background"] == "a list of the user's own"
+    assert settings["top"] == "the 7 genes with the highest (up) or lowest (down) scores"
+    assert settings["checksum"] == tiny.checksum
+    step = tiny.loadings.loc[tiny.loadings["mechanism"] == 0, "step"].iloc[0]
+    assert (f"M0 {step:+.2f}" if step else "M0 ±1") in settings["ranked"]
+    assert np.isin(list(results.collections[0].genes), tiny.genes).sum() == 40
