@@ -35,10 +35,10 @@ from samsvae_core.composition import Composition
 from samsvae_core.enrichment import Enrichment, Rules
 from samsvae_core.files import sha256
 from samsvae_core.gene_sets import Collection, Match
-from samsvae_core.genes import effect_table
+from samsvae_core.genes import effect_table, measured
 from samsvae_core.names import Label
 from samsvae_core.rankings import Ranked
-from samsvae_core.symbols import describe_unknown, known_genes
+from samsvae_core.symbols import known_genes
 
 MAX_PERTURBATIONS = 6
 MAX_BATCHES = 32  # of gene-set tests whose results are at hand
@@ -175,8 +175,16 @@ def add_collection(content: bytes, name: str) -> Collection:
     added = gene_sets.parse_gmt(content, re.sub(r"\.gmt(\.gz)?$", "", name, flags=re.IGNORECASE))
     if added.name in gene_sets.collections():
         raise ValueError(f"{added.name} is the name of a shipped collection; rename the file.")
-    _own_collections()[added.name] = added
+    if _own_collections().get(added.name) != added:
+        _own_collections()[added.name] = added
+        _choose_collection(added.name)
     return added
+
+
+def _choose_collection(name: str) -> None:
+    """Before the widget that shows the choice is drawn."""
+    chosen = st.session_state.get("collections", ["hallmark", "reactome"])
+    st.session_state["collections"] = [*(c for c in chosen if c != name), name]
 
 
 def names(model: Bundle) -> tuple[dict[int, Label], str]:
@@ -233,7 +241,10 @@ def effects(model: Bundle) -> pd.DataFrame:
 
 
 def fetch_enrichr(name: str) -> Collection:
-    return gene_sets.enrichr(name)
+    """A library of Enrichr, on disk or downloaded, and chosen."""
+    fetched = gene_sets.enrichr(name)
+    _choose_collection(name)
+    return fetched
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
@@ -352,18 +363,20 @@ def initial_composition(
         st.session_state["compose_off"] = off
 
 
-def initial_gene(genes: list[str], first: str) -> None:
+def initial_gene(model: Bundle, first: str) -> None:
     """Put the gene of a link that was followed, or that of before, into the widget, or `first`.
 
     The form is g=STAT1; other names and ids of the gene do. One this model does not have is said.
     """
     link = st.query_params.get("g", "")
     if link not in ("", st.session_state.get("gene_link")):
-        found, unknown = known_genes([link], genes)
-        if unknown:
-            st.info(plain(describe_unknown(unknown, genes)) + f" Shown is {plain(first)}.")
-        st.session_state["gene"] = found[0] if found else first
-    if st.session_state.get("gene") not in genes:
+        found, _ = known_genes([link], model.genes)
+        try:
+            st.session_state["gene"] = measured(model, found[0] if found else link)
+        except ValueError as error:
+            st.info(plain(f"{error} Shown is {first}."))
+            st.session_state["gene"] = first
+    if st.session_state.get("gene") not in model.genes:
         st.session_state["gene"] = first
 
 

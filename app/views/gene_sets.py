@@ -27,8 +27,10 @@ def gene_sets(model: Bundle) -> None:
         "Which known sets of genes does each mechanism move? Choose collections, look at the "
         "preview, then read the tests. For one mechanism at a time, see Mechanism."
     )
-    chosen = choose(model)
-    add()
+    above = st.container()
+    add()  # first, so that what was added can be chosen at once
+    with above:
+        chosen = choose(model)
     if not chosen:
         st.info("No collection is chosen. Pick one above.")
         return
@@ -61,7 +63,7 @@ def choose(model: Bundle) -> dict[str, Collection]:
     names = st.multiselect(
         "Collections",
         list(offered),
-        default=[name for name in ("hallmark", "reactome") if name in offered],
+        default=["hallmark", "reactome"],
         key="collections",
         bind="query-params",
         help="Shipped with the program, brought by you, or fetched from Enrichr.",
@@ -127,9 +129,7 @@ def add() -> None:
             except ValueError as error:
                 left.error(state.plain(error))
             else:
-                left.success(
-                    f"{state.plain(added.name)}: {len(added.sets):,} sets. Choose it above."
-                )
+                left.success(f"{state.plain(added.name)}: {len(added.sets):,} sets, added above.")
         name = right.text_input(
             "A library of Enrichr, by name",
             placeholder="MSigDB_Hallmark_2020",
@@ -144,7 +144,7 @@ def add() -> None:
             except ValueError as error:
                 right.error(state.plain(error))
             else:
-                right.success(f"{len(fetched.sets):,} sets, {fetched.version}. Choose it above.")
+                right.success(f"{len(fetched.sets):,} sets, {fetched.version}, added above.")
 
 
 def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rules: Rules) -> None:

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import openpyxl
 import pandas as pd
 import pytest
 
+from samsvae_core import terms
 from samsvae_core.composition import compose
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,23 +126,71 @@ def test_a_newcomer_composes_two_perturbations_and_takes_the_table_away(page, se
 
 def test_the_downloaded_enrichment_table_is_the_one_shown(page, server, tiny):
     visit(page, f"{server}/mechanism")
-    page.get_by_text("Gene sets", exact=True).wait_for()
-    table = tiny.enrichment("hallmark").table
+    page.get_by_role("heading", name="Gene sets").wait_for()
+    table = terms.grouped(tiny.enrichment("hallmark").table)
     first = f"M{table['mechanism'].min()}"
-    frame = page.get_by_test_id("stDataFrame").last
+    frame = page.get_by_test_id("stDataFrame").filter(has_text="HALLMARK").first
     frame.scroll_into_view_if_needed()
     frame.locator("td", has_text="HALLMARK").first.wait_for(state="attached")
     shown = [cell.text_content() for cell in frame.locator("td[aria-colindex='2']").all()]
-    buttons = page.get_by_role("button", name="CSV", exact=True)
     with page.expect_download() as started:
-        buttons.last.click()
+        page.get_by_role("button", name="CSV", exact=True).last.click()
     taken = pd.read_csv(started.value.path())
     expected = table[(table["mechanism"] == int(first[1:])) & (table["method"] == "gsea")]
-    assert shown == taken["term"].tolist() == expected["term"].tolist()
-    assert taken["fdr"].tolist() == pytest.approx(expected["fdr"].tolist())
-    book = openpyxl.load_workbook(io.BytesIO(download(page, "XLSX, all mechanisms")))
-    sheet = book[f"{first} hallmark"]
-    assert sheet.max_row - 1 == (table["mechanism"] == int(first[1:])).sum()
+    best = expected.query("group == term")
+    assert shown == taken["term"].tolist() == best["term"].tolist()
+    assert taken["fdr"].tolist() == pytest.approx(best["fdr"].tolist())
+    book = openpyxl.load_workbook(io.BytesIO(download(page, "XLSX")))
+    header, *rows = book[f"{first} hallmark"].iter_rows(values_only=True)
+    all_of_it = table[table["mechanism"] == int(first[1:])]
+    assert [row[header.index("term")] for row in rows] == all_of_it["term"].tolist()
+    assert [row[header.index("p_value")] for row in rows] == pytest.approx(
+        all_of_it["p_value"].tolist()
+    )
+
+
+def test_sets_of_ones_own_are_brought_tested_and_taken_away(page, server, tiny):
+    visit(page, f"{server}/gene_sets")
+    page.get_by_text("Add a collection").click()
+    lines = {"=FIRST": tiny.genes[:20], "SECOND": tiny.genes[20:]}
+    gmt = "".join("\t".join([term, "mine", *genes]) + "\n" for term, genes in lines.items())
+    files = page.locator("input[type=file]").first
+    files.set_input_files({"name": "mine.gmt", "mimeType": "text/plain", "buffer": gmt.encode()})
+    page.get_by_text("2 sets, added above.").wait_for()
+    settled(page)
+    page.get_by_role("button", name="Test now").click()
+    page.get_by_role("button", name="ZIP, all files").wait_for(timeout=60_000)
+    settled(page)
+    with zipfile.ZipFile(io.BytesIO(download(page, "ZIP, all files"))) as packed:
+        taken = pd.read_csv(packed.open("enrichment.csv"))
+        book = openpyxl.load_workbook(packed.open("enrichment.xlsx"))
+    assert set(taken.query("collection == 'mine'")["term"]) == set(lines)
+    cells = [c for row in book["summary"].iter_rows() for c in row if c.value == "=FIRST"]
+    assert {cell.data_type for cell in cells} == {"s"}
+
+
+def test_a_file_that_is_no_gmt_is_answered_with_its_line(page, server):
+    visit(page, f"{server}/gene_sets")
+    page.get_by_text("Add a collection").click()
+    bad = {"name": "bad.gmt", "mimeType": "text/plain", "buffer": b"A\tx\tG1\nB\tx\n"}
+    page.locator("input[type=file]").first.set_input_files(bad)
+    page.get_by_text("line 2").wait_for()
+    settled(page)
+
+
+def test_a_click_on_the_preview_runs_the_test_of_that_mechanism(page, server, tiny):
+    visit(page, f"{server}/gene_sets?collections=reactome")
+    plot = page.locator(".js-plotly-plot").first
+    plot.locator(".nsewdrag").first.wait_for()
+    box = plot.locator(".scatterlayer .point").first.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.get_by_role("heading", name="M0 in Reactome").wait_for()
+    page.get_by_role("link", name="All of M0").wait_for(timeout=60_000)
+    settled(page)
+    page.get_by_role("link", name="All of M0").click()
+    page.get_by_text("Genes it moves").wait_for()
+    settled(page)
+    assert "collection=reactome" in page.url
 
 
 def test_a_click_on_the_mask_map_leads_to_the_mechanism(page, server, tiny):
