@@ -128,19 +128,18 @@ def term_map(
     wide: pd.DataFrame,
     value: str,
     dark: bool,
-    width: int,
+    labels: list[str],
     marks: pd.DataFrame | None = None,
 ) -> go.Figure:
     """Gene sets x mechanisms, coloured around zero, `marks` written into cells.
 
-    Names of sets are cut to `width` characters, the whole name is in the hover; each cell has a
-    marker that a click can find, with "term|M0" as its customdata.
+    `labels` are short names of the sets, in the order of the rows; the whole name is in the hover.
+    Each cell has a marker that a click can find, with "term|M0" as its customdata.
     """
     values = wide.to_numpy(dtype=float)
     limit = max([1e-9, *np.abs(values[np.isfinite(values)])])
     columns = [f"M{k}" for k in wide.columns]
     names = [str(term) for term in wide.index]
-    cut = [name if len(name) <= width else f"{name[: width - 1]}\u2026" for name in names]
     places = list(range(len(names)))
     heat = go.Heatmap(
         z=values,
@@ -179,7 +178,7 @@ def term_map(
         showgrid=False,
         zeroline=False,
         tickvals=places,
-        ticktext=text(cut),
+        ticktext=text(labels),
         range=[len(names) - 0.5, -0.5],
     )
     return figure
@@ -232,16 +231,22 @@ def add_observed(figure: go.Figure, frame: pd.DataFrame, dark: bool) -> None:
         y=np.array(figure.data[0].y)[known],
         mode="markers",
         name="observed",
-        marker={"symbol": "diamond-open", "size": 9, "color": INK[dark], "line": {"width": 1.5}},
+        marker={
+            "symbol": "diamond",
+            "size": 9,
+            "color": OKABE_ITO[1],
+            "line": {"width": 1.2, "color": INK[dark]},
+        },
         error_x={
             "array": 1.645 * frame["observed_se"][known],
-            "color": NEUTRAL,
-            "thickness": 1.2,
+            "color": OKABE_ITO[1],
+            "thickness": 2.5,
             "width": 0,
         },
         hovertemplate="%{y}: observed %{x:+.3f}<extra></extra>",
-        showlegend=False,
     )
+    figure.data[0].showlegend = False
+    figure.update_layout(showlegend=True)
 
 
 def bars_height(n: int) -> int:
@@ -533,6 +538,6 @@ def running_sum(walk: pd.DataFrame, term: str, dark: bool) -> go.Figure:
     styled(figure, dark, height=320)
     figure.update_layout(title={"text": html.escape(term), "font": {"size": 13}}, showlegend=False)
     figure.update_layout(margin_t=50)
-    figure.update_xaxes(title_text="genes, from highest to lowest loading")
+    figure.update_xaxes(title_text="genes, from highest to lowest")
     figure.update_yaxes(title_text="running sum")
     return figure

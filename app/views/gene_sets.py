@@ -18,7 +18,7 @@ from samsvae_core.rankings import Ranked
 
 N_TERMS = 4  # best sets of each mechanism in a map
 MOST_TERMS = 40  # rows of a map; the table has all
-TERM = 44  # characters of a set's name beside a map
+SHORT = 34  # characters of a set's name beside a map
 
 
 def gene_sets(model: Bundle) -> None:
@@ -170,8 +170,9 @@ def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rul
             "genes. Change the sizes above, or choose another collection."
         )
         return
+    best = best_rows(found.z)
     event = state.chart(
-        figures.term_map(best_rows(found.z), "z", state.dark(), TERM),
+        figures.term_map(best, "z", state.dark(), short(best)),
         f"preview_{one.name}",
         "Rank-sum preview of gene sets and mechanisms",
         clickable=True,
@@ -190,9 +191,9 @@ def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rul
         if tested is not None:
             sets.problems(tested)
             rows = tested.table
-            best = rows[rows["method"] == "gsea"].head(8)
+            first = rows[rows["method"] == "gsea"].head(8)
             st.dataframe(
-                best[["term", "direction", "size", "overlap", "nes", "p_value", "fdr"]],
+                first[["term", "direction", "size", "overlap", "nes", "p_value", "fdr"]],
                 hide_index=True,
                 alt="The best sets of the mechanism by GSEA",
                 column_config=sets.COLUMNS,
@@ -211,6 +212,12 @@ def best_rows(wide: pd.DataFrame) -> pd.DataFrame:
     for column in wide:
         kept |= dict.fromkeys(wide[column].abs().nlargest(N_TERMS).index)
     return wide.loc[list(kept)[:MOST_TERMS]]
+
+
+def short(wide: pd.DataFrame) -> list[str]:
+    """Names of sets as words, cut where they are long."""
+    names = [terms.readable(str(term)) for term in wide.index]
+    return [n if len(n) <= SHORT else f"{n[: SHORT - 1].rstrip()}\u2026" for n in names]
 
 
 def results(
@@ -249,7 +256,7 @@ def results(
         wide, fdr = wide.loc[kept[:MOST_TERMS]], fdr.reindex_like(wide).loc[kept[:MOST_TERMS]]
         marks = pd.DataFrame(np.where(fdr <= sets.FDR, "\u2217", ""))
         state.chart(
-            figures.term_map(wide, "NES", state.dark(), TERM, marks),
+            figures.term_map(wide, "NES", state.dark(), short(wide), marks),
             "term_map",
             "Normalised enrichment scores of sets that pass 5 % FDR in any mechanism",
         )
