@@ -12,6 +12,7 @@ pages = [
     st.Page("views/masks.py", title="Masks", url_path="masks"),
     st.Page("views/compose.py", title="Compose", url_path="compose"),
     st.Page("views/mechanism.py", title="Mechanism", url_path="mechanism"),
+    st.Page("views/gene.py", title="Gene", url_path="gene"),
     st.Page("views/gene_sets.py", title="Gene sets", url_path="gene_sets"),
 ]
 chosen = st.navigation(pages)

@@ -226,13 +226,16 @@ def curves(model: Bundle, k: int) -> pd.DataFrame:
 
 @st.cache_resource(
     max_entries=2,
-    show_spinner="Composing every perturbation. Once for this model: a minute for two hundred "
-    "perturbations of eight thousand genes.",
+    show_spinner="Composing every perturbation, once for this model; with many genes and "
+    "perturbations this takes a minute or two",
     show_time=True,
 )
 def _effects(path: str, checksum: str) -> pd.DataFrame:
-    with _lock():
-        return effect_table(_load(path, checksum))
+    model, parts = _load(path, checksum), []
+    for name in model.perturbations.index:  # others draw in between
+        with _lock():
+            parts.append(effect_table(model, perturbations=[name]))
+    return pd.concat(parts, ignore_index=True)
 
 
 def effects(model: Bundle) -> pd.DataFrame:
@@ -384,6 +387,24 @@ def keep_gene(gene: str) -> None:
     """Put the gene into the URL."""
     st.session_state["gene_link"] = gene
     _set_query("g", gene)
+
+
+def initial_mechanism(options: list[str]) -> None:
+    """Put the mechanism of a link that was followed, or that of before, into the widget.
+
+    The form is m=M3, whatever people call it; a link to none of the options is left aside.
+    """
+    link = st.query_params.get("m", "")
+    if link in options and link != st.session_state.get("mechanism_link"):
+        st.session_state["m"] = link
+    if st.session_state.get("m") not in options:
+        st.session_state["m"] = options[0]
+
+
+def keep_mechanism(name: str) -> None:
+    """Put the mechanism into the URL."""
+    st.session_state["mechanism_link"] = name
+    _set_query("m", name)
 
 
 def as_link(dosages: dict[str, float]) -> str:

@@ -106,9 +106,13 @@ def _uniprot(symbol: str, organism: int) -> str:
 
 
 def effect_table(
-    bundle: Bundle, n_samples: int = 64, seed: int = 0, genes: Sequence[str] | None = None
+    bundle: Bundle,
+    n_samples: int = 64,
+    seed: int = 0,
+    genes: Sequence[str] | None = None,
+    perturbations: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """The shift of each gene under each perturbation, given alone at dosage 1.
+    """The shift of each gene under each perturbation, or those named, given alone at dosage 1.
 
     The same numbers as `compose` gives, one perturbation after the other. Columns perturbation,
     gene, shift, lower, upper, probability_of_sign, calibrated_lower, calibrated_upper, observed,
@@ -116,7 +120,8 @@ def effect_table(
     these only: that saves memory and no time, for a share is of all genes.
     """
     kept = bundle.genes if genes is None else [measured(bundle, gene) for gene in genes]
-    names = [str(name) for name in bundle.perturbations.index]
+    given = bundle.perturbations.index if perturbations is None else perturbations
+    names = [str(name) for name in given]
     found = np.empty((len(COLUMNS), len(names), len(kept)))
     n_observed = np.empty(len(names), dtype=int)
     for row, name in enumerate(names):

@@ -21,6 +21,7 @@ from samsvae_core import (
     evaluation,
     frontier,
     gene_sets,
+    genes,
     interpretation,
     rankings,
     report,
@@ -29,11 +30,12 @@ from samsvae_core import (
 from samsvae_core.bundle import Bundle
 from samsvae_core.composition import compose
 from samsvae_core.evaluation import EvaluationConfig
+from samsvae_core.names import Label, export_names
 from samsvae_core.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 MAIN = str(ROOT / "app" / "main.py")
-VIEWS = ["overview", "masks", "compose", "mechanism", "gene_sets"]
+VIEWS = ["overview", "masks", "compose", "mechanism", "gene_sets", "gene"]
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
 
 
@@ -660,3 +662,175 @@ def test_the_frontier_is_drawn_with_its_table(shown):
     pd.testing.assert_frame_equal(table_with(page, "mask_evidence"), model.frontier)
     drawn = next(f for f in figures(page) if "diamond" in str(f["data"][0].get("marker")))
     assert len(drawn["data"][0]["marker"]["symbol"]) == len(model.frontier)
+
+
+# One gene
+
+
+def links(page: AppTest) -> list[dict]:
+    """Links to other pages of the dashboard: label, page, and what they carry."""
+    found = [link.proto for link in page.get("page_link")]
+    return [{"label": f.label, "page": f.page, "query": f.query_string} for f in found]
+
+
+def test_the_table_of_a_gene_is_that_of_the_library(models, tiny):
+    page = opened("gene", {"g": "CCL5"})
+    assert finished(page)
+    shown = table_with(page, "n_observed")
+    expected = genes.moved_by(genes.effect_table(tiny), "CCL5")
+    pd.testing.assert_frame_equal(shown.drop(columns="support"), expected[shown.columns[:-1]])
+    assert shown["perturbation"].tolist() == expected["perturbation"].tolist()
+    alone = {name: compose(tiny, {name: 1.0}).support for name in shown["perturbation"]}
+    assert dict(zip(shown["perturbation"], shown["support"], strict=True)) == alone
+
+
+def test_bars_and_diamonds_of_a_gene_are_its_predicted_and_observed_shifts(models, tiny):
+    bars, diamonds = figures(opened("gene", {"g": "CCL5"}))[0]["data"]
+    expected = genes.moved_by(genes.effect_table(tiny), "CCL5").dropna(subset=["observed"])
+    drawn = dict(zip(bars["y"], decoded(bars["x"]), strict=True))
+    assert [drawn[name] for name in diamonds["y"]] == pytest.approx(expected["shift"].tolist())
+    assert decoded(diamonds["x"]) == pytest.approx(expected["observed"].tolist())
+    error = decoded(diamonds["error_x"]["array"])
+    assert error == pytest.approx(1.645 * expected["observed_se"].to_numpy())
+
+
+@pytest.mark.parametrize("name", ["AURKB", "aurkb", "STK12", "ENSG00000178999"])
+def test_a_link_to_a_gene_may_have_any_of_its_names(models, name):
+    page = opened("gene", {"g": name})
+    assert page.selectbox(key="gene").value == "AURKB"
+    assert not page.info
+    assert page.query_params["g"] == "AURKB"
+    assert "aurora kinase B" in words(page)
+
+
+def test_an_unknown_gene_in_a_link_is_said_and_another_shown(models):
+    page = opened("gene", {"g": "CCL55<b>"})
+    assert finished(page)
+    assert "'CCL55<b>' is none of the 40 genes" in words(page)
+    assert "Did you mean CCL5?" in words(page)
+    assert "<b>" not in page.info[0].value  # escaped
+    first = page.selectbox(key="gene").value
+    assert page.query_params["g"] == first
+    assert opened("gene").selectbox(key="gene").value == first
+
+
+def test_a_gene_is_found_in_the_box_by_its_other_names(models):
+    page = opened("gene", {"g": "CCL5"})
+    labels = page.selectbox(key="gene").options
+    assert next(label for label in labels if "CD317" in label).startswith("BST2 (")
+    assert max(label.count(",") for label in labels) == 3
+    page.selectbox(key="gene").select("BST2").run()
+    assert finished(page)
+    assert page.query_params["g"] == "BST2"
+    assert "bone marrow stromal cell antigen 2" in words(page)
+
+
+def test_the_card_of_a_gene_leads_to_its_pages_elsewhere(models):
+    page = opened("gene", {"g": "CCL5"})
+    found = {button.proto.label: button.proto.url for button in page.get("link_button")}
+    assert found == genes.links("CCL5")
+    assert "Entrez: 6352" in words(page)
+    assert "Not perturbed in this model" in words(page)
+
+
+def test_the_loadings_of_a_gene_are_those_of_the_library(models, tiny):
+    page = opened("gene", {"g": "CCL5"})
+    shown = table_with(page, "rank_up")
+    active = interpretation.active_mechanisms(tiny.masks)
+    expected = genes.mechanisms_of(tiny, "CCL5").set_index("mechanism").loc[active]
+    assert shown["mechanism"].tolist() == [f"M{k}" for k in active]
+    for column in expected:
+        assert shown[column].tolist() == expected[column].tolist()
+    strongest = f"M{expected['loading'].abs().idxmax()}"
+    assert {"label": f"{strongest}, all genes", "page": "mechanism", "query": f"m={strongest}"} in (
+        links(page)
+    )
+
+
+def test_the_calibrated_interval_of_a_gene_is_shown_until_the_own_one_is_chosen(calibrated):
+    page = opened("gene", {"g": "CCL5"})
+    rows = genes.moved_by(genes.effect_table(calibrated), "CCL5").set_index("perturbation")
+    for lower, upper in (("calibrated_lower", "calibrated_upper"), ("lower", "upper")):
+        for name, ends in whiskers(page).items():
+            assert ends == pytest.approx(rows.loc[name, [lower, upper]].tolist())
+        clear = int(((rows[lower] > 0) | (rows[upper] < 0)).sum())
+        assert f"excludes zero for {clear} of 6 perturbations" in words(page)
+        page.segmented_control(key="interval").select("own").run()
+
+
+def test_a_gene_without_any_interval_has_no_whiskers_and_is_told_why(shown):
+    rewritten(shown("conditional"), "calibration.csv", None)
+    page = opened("gene")
+    assert finished(page)
+    assert "so there is no interval" in words(page)
+    assert "array" not in figures(page)[0]["data"][0].get("error_x", {})
+    assert not {"lower", "calibrated_lower"} & set(table_with(page, "n_observed"))
+
+
+def test_a_gene_of_the_conditional_vae_has_no_mechanisms_and_is_told_why(shown):
+    shown("conditional")
+    page = opened("gene")
+    assert "Conditional VAE has no mechanisms in use" in words(page)
+    assert len(page.dataframe) == 1
+
+
+def test_a_perturbation_that_was_never_alone_is_marked(models):
+    model = bundles.load(models / "tiny")
+    conditions = model.conditions.reset_index()
+    conditions.loc[conditions["condition"] == "P2", "train"] = 0
+    rewritten(model, "conditions.csv", conditions)
+    page = opened("gene", {"g": "CCL5"})
+    marked = [name for name in figures(page)[0]["data"][0]["y"] if "\u2020" in name]
+    assert marked == ["P2 \u2020"]
+    assert "\u2020 not trained on alone" in words(page)
+
+
+def test_a_gene_that_no_perturbation_moves_is_told_of(models, tiny, monkeypatch):
+    still = genes.effect_table(tiny).assign(shift=0.0)
+    monkeypatch.setattr("app.state.effects", lambda model: still)
+    page = opened("gene")
+    assert "all predicted shifts are zero" in words(page)
+    assert finished(page)
+
+
+def test_a_gene_named_in_markup_is_shown_as_text(models):
+    name = "<b>*x*</b> $y$ [l](u) :red[z]"
+    model = bundles.load(models / "tiny")
+    for file in ("genes.csv", "calibration.csv", "loadings.parquet", "observed.parquet"):
+        path = model.path / file
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        table["gene"] = table["gene"].replace("CCL5", name)
+        table.to_parquet(path) if path.suffix == ".parquet" else table.to_csv(path, index=False)
+    bundles.write_manifest(model.path, model.manifest["data"], "cpu")
+    page = opened("gene", {"g": name})
+    assert finished(page)
+    assert page.selectbox(key="gene").value == name
+    said = [*page.markdown, *page.caption, *page.info, *page.subheader, *page.title]
+    raw = " ".join(part.value for part in said)
+    assert page.subheader[0].value == r"*\<b\>\*x\*\</b\> \$y\$ \[l\]\(u\) \:red\[z\]*"
+    assert not [mark for mark in ("<b>", "[l](u)", "$y$", ":red[") if mark in raw]
+
+
+def test_a_perturbation_of_the_gene_itself_is_linked_and_placed(models):
+    model = bundles.load(models / "tiny")
+    for file in ("perturbations.csv", "masks.csv", "perturbations_umap.csv"):
+        table = pd.read_csv(model.path / file)
+        table["perturbation"] = table["perturbation"].replace("P2", "TCP228")  # CCL5
+        rewritten(model, file, table)
+    page = opened("gene", {"g": "CCL5"})
+    assert finished(page)
+    place = table_with(page, "n_observed")["perturbation"].tolist().index("TCP228") + 1
+    assert "Its own perturbation, TCP228" in words(page)
+    assert f"place {place} of 6" in words(page)
+    label = "TCP228 is perturbed in this model: open it in Compose"
+    assert {"label": label, "page": "compose", "query": "c=TCP228%3A1"} in links(page)
+
+
+def test_a_link_to_a_mechanism_holds_when_it_has_a_name(models, tiny):
+    (models / "tiny.names.json").write_bytes(export_names(tiny, {1: Label("mine")}))
+    page = opened("mechanism", {"m": "M1"})
+    assert page.selectbox(key="m").value == "M1"
+    assert page.subheader[0].value == "M1: mine"
+    assert page.query_params["m"] == "M1"
+    page.selectbox(key="m").select("M0").run()
+    assert page.query_params["m"] in ("M0", ["M0"])

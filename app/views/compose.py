@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from app import figures, scores, sets, state
+from app.intervals import CALIBRATED, INTERVALS, OWN, interval
 from app.scale import scale
 from samsvae_core import rankings
 from samsvae_core.bundle import Bundle
@@ -27,8 +28,6 @@ BADGE: dict[str, tuple[Colour, str]] = {  # colour and icon of each support
     "never": ("red", ":material/error:"),
     "control": ("gray", ":material/remove:"),
 }
-CALIBRATED, OWN = "calibrated", "own"
-INTERVALS = {CALIBRATED: "Calibrated 90 %", OWN: "Model's own 90 %"}
 
 
 def compose(model: Bundle) -> None:
@@ -43,7 +42,7 @@ def compose(model: Bundle) -> None:
     state.keep_composition(dosages, without)
     left, right = st.columns(2, gap="large", vertical_alignment="bottom")
     with right:
-        kind, table = interval(result)
+        kind, table = interval(result.table)
     n = left.slider("Genes in the ranking", 10, 60, 24, 2, key="n_genes", persist_state="session")
     answer(model, result, table, kind)
     left, right = st.columns(2, gap="large")
@@ -121,34 +120,6 @@ def choices(model: Bundle) -> tuple[dict[str, float], list[int], int]:
             help="More draws steady the ends of the intervals.",
         )
     return dosages, list(without), DRAWS[draws or "64 draws"]
-
-
-def interval(result: Composition) -> tuple[str | None, pd.DataFrame]:
-    """Which interval is shown, and the table with it as lower and upper; None where there is none.
-
-    The calibrated one, where the bundle has it, until a person chooses otherwise.
-    """
-    table = result.table
-    ends = {CALIBRATED: ("calibrated_lower", "calibrated_upper"), OWN: ("lower", "upper")}
-    known = [kind for kind, (lower, _) in ends.items() if table[lower].notna().any()]
-    if not known:
-        return None, table
-    kind = known[0]
-    if len(known) > 1:
-        kind = st.segmented_control(
-            "Interval",
-            known,
-            default=known[0],
-            required=True,
-            format_func=INTERVALS.__getitem__,
-            key="interval",
-            bind="query-params",
-            help="Model's own: spread of the posterior draws. Calibrated: that, widened by the "
-            "errors the model made on validation cells. The table has both.",
-        )
-        kind = kind or known[0]
-    lower, upper = ends[kind]
-    return kind, table.assign(lower=table[lower], upper=table[upper])
 
 
 def examples(model: Bundle) -> None:

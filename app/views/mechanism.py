@@ -57,14 +57,16 @@ def choice(
     """The mechanism looked at; links name it by its number, whatever it is called."""
     names = {f"M{k}": "" for k in mechanisms}
     names |= {f"M{k}": label.name for k, label in (labels or {}).items() if f"M{k}" in names}
+    state.initial_mechanism(list(names))
     chosen = st.selectbox(
         title,
         list(names),
         key="m",
-        bind="query-params",
+        persist_state="session",
         help=meaning,
         format_func=lambda name: f"{name}: {names[name]}" if names.get(name) else name,
     )
+    state.keep_mechanism(chosen)
     return int(chosen[1:])
 
 

@@ -1,0 +1,313 @@
+"""One gene: what it is called, which perturbations move it, its loading on each mechanism."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from app import figures, state
+from app.intervals import CALIBRATED, INTERVALS, OWN, interval
+from app.scale import scale
+from samsvae_core import interpretation
+from samsvae_core.bundle import Bundle
+from samsvae_core.composition import SUPPORT, support
+from samsvae_core.genes import annotation, links, mechanisms_of, moved_by, targeting
+from samsvae_core.symbols import annotate
+
+Z90 = 1.645  # half a 90 % interval in standard errors
+N_BARS = 30  # perturbations drawn; the table beside has all
+N_ALIASES = 4  # of each gene in the search box
+NAME = 24  # characters of a mechanism's name beside a bar
+MARK = "\u2020"  # of perturbations that were never measured alone
+WHISKERS = {
+    None: "No whiskers: this model has no interval to show.",
+    OWN: "Whiskers: the model's own 90 % interval, from the posterior draws of this one training; "
+    "too narrow as a rule. What share of measured shifts it held: Overview, Intervals.",
+    CALIBRATED: "Whiskers: the calibrated 90 % interval, widened by the errors the model made on "
+    "validation cells. What share of measured shifts it held: Overview, Intervals.",
+}
+
+
+def gene(model: Bundle) -> None:
+    st.title("Gene")
+    chosen = choice(model)
+    card(model, chosen)
+    st.header("Perturbations that move it", divider="gray")
+    perturbations(model, chosen)
+    st.header("Mechanisms", divider="gray")
+    mechanisms(model, chosen)
+
+
+def choice(model: Bundle) -> str:
+    """The gene looked at: of a link, of before, or one that a mechanism moves far."""
+    state.initial_gene(model, first(model))
+    aliases = annotate(model.genes)["aliases"].fillna("").str.split("|")
+    labels = {
+        name: f"{name} ({', '.join(others[:N_ALIASES])})" if others[0] else name
+        for name, others in zip(model.genes, aliases, strict=True)
+    }
+    chosen = st.selectbox(
+        f"One of {len(model.genes):,} genes",
+        sorted(model.genes, key=str.upper),
+        format_func=labels.__getitem__,
+        key="gene",
+        filter_mode="contains",
+        persist_state="session",
+        help="Type its symbol or another name. The page's address takes any name: ?g=STAT91.",
+    )
+    state.keep_gene(chosen)
+    return chosen
+
+
+def first(model: Bundle) -> str:
+    """The gene with the farthest way to go under one step of a mechanism in use."""
+    rows = model.loadings
+    active = interpretation.active_mechanisms(model.masks) if model.model.has_shifts else []
+    if active:
+        rows = rows[rows["mechanism"].isin(active)]
+    way = rows["loading"] * rows["step"].where(rows["step"] != 0, 1)
+    return str(rows.loc[way.abs().idxmax(), "gene"])
+
+
+def card(model: Bundle, name: str) -> None:
+    """What it is called, where to read of it, and whether it is perturbed in this model."""
+    known = annotation(name)
+    st.subheader(f"*{state.plain(name)}*")
+    if known.name:
+        st.markdown(f"**{state.plain(known.name)}**")
+    parts = {
+        "Current symbol": f"*{state.plain(known.current)}*" if known.current != name else "",
+        "Other names": ", ".join(f"*{state.plain(alias)}*" for alias in known.aliases),
+        "Entrez": state.plain(known.entrez),
+        "Ensembl": ", ".join(map(state.plain, known.ensembl)),
+    }
+    said = [f"{what}: {words}" for what, words in parts.items() if words]
+    if said:
+        st.markdown(" · ".join(said))
+    if known.note:
+        st.caption(state.plain(known.note))
+    with st.container(horizontal=True):
+        for site, address in links(name).items():
+            st.link_button(site, address, icon=":material/open_in_new:")
+    targets = targeting(model, name)
+    if not targets:
+        st.caption("Not perturbed in this model, under any of its names.")
+    for target in targets:
+        composed(target, f"{state.plain(target)} is perturbed in this model: open it in Compose")
+
+
+def composed(name: str, label: str) -> None:
+    st.page_link(
+        "views/compose.py",
+        label=label,
+        icon=":material/arrow_forward:",
+        query_params={"c": state.as_link({name: 1.0})},
+    )
+
+
+def perturbations(model: Bundle, name: str) -> None:
+    """Each perturbation's predicted shift of this gene, and what was measured."""
+    rows = moved_by(state.effects(model), name)
+    if not rows["shift"].any():
+        st.info("No perturbation of this model moves any gene: all predicted shifts are zero.")
+        return
+    rows["support"] = [support(model, {p: 1.0}) for p in rows["perturbation"]]
+    kind, drawn = interval(rows)
+    answer(model, name, drawn, kind)
+    left, right = st.columns([2, 3], gap="large")
+    with left:
+        ranked(model, name, drawn, kind)
+    with right:
+        table(model, rows, name)
+
+
+def answer(model: Bundle, name: str, rows: pd.DataFrame, kind: str | None) -> None:
+    """In one glance: what moves it most, how many do so for certain, what its own one does."""
+    top, unit = rows.iloc[0], scale(model).unit
+    said = f"Moved most by **{state.plain(top['perturbation'])}**: {top['shift']:+.2f} {unit}"
+    if kind:
+        said += f" (90 % interval {top['lower']:+.2f} to {top['upper']:+.2f})"
+    if top["n_observed"]:
+        error = f" ± {Z90 * top['observed_se']:.2f}" if pd.notna(top["observed_se"]) else ""
+        said += f"; observed {top['observed']:+.2f}{error} in {top['n_observed']:,} cells"
+    else:
+        said += f"; not measured alone ({top['support']})"
+    if kind is None:
+        said += (
+            f". {model.title} knows no uncertainty of its effects and this one was not calibrated, "
+            "so there is no interval and nothing says which shifts are certain."
+        )
+    else:
+        up, down = int((rows["lower"] > 0).sum()), int((rows["upper"] < 0).sum())
+        said += (
+            f". The 90 % interval ({INTERVALS[kind].lower().removesuffix(' 90 %')}) excludes zero "
+            f"for {up + down} of {len(rows)} perturbations: {up} up, {down} down."
+        )
+    for target in targeting(model, name):
+        place = rows.index[rows["perturbation"] == target][0]
+        said += (
+            f" Its own perturbation, {state.plain(target)}: {rows.loc[place, 'shift']:+.2f} "
+            f"{unit}, place {place + 1} of {len(rows)}."
+        )
+    st.markdown(said)
+
+
+def ranked(model: Bundle, name: str, rows: pd.DataFrame, kind: str | None) -> None:
+    top = rows.head(N_BARS)
+    alone = top["support"] == "measured"
+    frame = top.rename(columns={"shift": "value"}).assign(
+        label=top["perturbation"].where(alone, top["perturbation"] + f" {MARK}")
+    )
+    figure = figures.bars(frame, f"shift ({scale(model).unit})", state.dark(), genes=False)
+    figures.add_observed(figure, frame, state.dark())
+    state.chart(figure, f"moved_{name}", f"Predicted and observed shift of {name}")
+    draws = " and 64 posterior draws" if model.model.has_posterior else ""
+    st.caption(
+        (f"The {N_BARS} largest of {len(rows)}. " if len(rows) > N_BARS else "")
+        + f"{scale(model).shift} Each perturbation alone, at dosage 1. Bars: mean over "
+        f"{len(model.reference.loc)} reference cells{draws}. {WHISKERS[kind]} Diamonds: observed, "
+        f"{scale(model).observed} of all cells with that perturbation alone against control cells, "
+        "those trained on included; their whiskers: 90 % interval from the jackknife standard "
+        "error over cells."
+        + (
+            ""
+            if alone.all()
+            else f" {MARK} not trained on alone at this dosage: see support in the table."
+        )
+    )
+
+
+MEANING = {  # in the order of the table
+    "perturbation": "Alone, at dosage 1.",
+    "shift": "Mean predicted shift of this gene.",
+    "observed": "Measured shift, all splits pooled; empty where it was not measured alone.",
+    "observed_se": "Its standard error, by jackknife over cells.",
+    "n_observed": "Cells with this perturbation alone, all splits.",
+    "calibrated_lower": "Lower end of the calibrated 90 % interval.",
+    "calibrated_upper": "Upper end of the calibrated 90 % interval.",
+    "lower": "Lower end of the model's own 90 % interval: 5th percentile of posterior draws.",
+    "upper": "Upper end of the model's own 90 % interval: 95th percentile of posterior draws.",
+    "probability_of_sign": "Share of posterior draws with the sign of the mean.",
+    "support": " ".join(f"{name}: {words}" for name, words in SUPPORT.items() if name != "control"),
+}
+MOVED_COLUMNS = {
+    name: st.column_config.NumberColumn(format="%+.3f", help=meaning)
+    for name, meaning in MEANING.items()
+} | {
+    "perturbation": st.column_config.TextColumn(help=MEANING["perturbation"]),
+    "observed_se": st.column_config.NumberColumn(format="%.3f", help=MEANING["observed_se"]),
+    "n_observed": st.column_config.NumberColumn("cells", help=MEANING["n_observed"]),
+    "probability_of_sign": st.column_config.NumberColumn(
+        format="%.3f", help=MEANING["probability_of_sign"]
+    ),
+    "support": st.column_config.TextColumn(help=MEANING["support"]),
+}
+
+
+def table(model: Bundle, rows: pd.DataFrame, name: str) -> None:
+    """Every perturbation; columns that are empty throughout are left out."""
+    shown = rows[[column for column in MEANING if rows[column].notna().any()]]
+    event = st.dataframe(
+        shown,
+        hide_index=True,
+        height=figures.bars_height(min(len(rows), N_BARS)),
+        on_select="rerun",
+        selection_mode="single-row",
+        key=f"perturbations of {name} in {model.name}",
+        placeholder="\u2013",
+        alt=f"Shift of {name} under every perturbation",
+        column_config=MOVED_COLUMNS,
+    )
+    clicked = getattr(event, "selection", {}).get("rows", [])
+    one = rows["perturbation"].iloc[clicked[0] if clicked else 0]
+    composed(one, f"{state.plain(one)} in Compose, all genes")
+    st.caption("Click a row for another perturbation. Both intervals are here, where known.")
+    state.downloads(shown, f"perturbations_moving_{name}")
+
+
+def mechanisms(model: Bundle, name: str) -> None:
+    """The loading on each mechanism in use, and the gene's place among all genes."""
+    if not model.model.has_shifts:
+        st.info(
+            f"{model.title} has no mechanisms in use: no perturbation moves its latent dimensions. "
+            "What each dimension changes between cells is on Mechanism."
+        )
+        return
+    active = interpretation.active_mechanisms(model.masks)
+    if not active:
+        st.info("No perturbation of this model uses a mechanism, so none moves this gene.")
+        return
+    rows = mechanisms_of(model, name)
+    rows = rows[rows["mechanism"].isin(active)]
+    labels = {k: f"M{k}" for k in active}
+    for k, label in state.names(model)[0].items():
+        if k in labels and label.name:
+            labels[k] += f": {label.name}"
+    shown = rows.assign(mechanism=rows["mechanism"].map(labels))
+    left, right = st.columns([2, 3], gap="large")
+    with left:
+        frame = pd.DataFrame(
+            {
+                "label": shown["mechanism"].str.slice(0, NAME),
+                "value": rows["loading"],
+                "lower": rows["loading"] - Z90 * rows["se"],
+                "upper": rows["loading"] + Z90 * rows["se"],
+            }
+        )
+        state.chart(
+            figures.bars(frame, f"loading ({scale(model).unit})", state.dark(), genes=False),
+            f"loadings_{name}",
+            f"Loading of {name} on each mechanism in use",
+        )
+        st.caption(
+            f"Loading: {scale(model).loading} per prior standard deviation, when the mechanism "
+            "moves by its step: the mean size of the effects of its perturbations (0: by one up "
+            "and one down). Basal states held at the reference control cells and averaged over "
+            f"{len(model.reference.loc)} of them; whiskers: 90 % interval over cells. Mechanisms "
+            "that at least one perturbation uses; their signs have a meaning only within each."
+        )
+    with right:
+        event = st.dataframe(
+            shown,
+            hide_index=True,
+            on_select="rerun",
+            selection_mode="single-row",
+            key=f"mechanisms of {name} in {model.name}",
+            alt=f"Loading of {name} on each mechanism in use",
+            column_config=LOADING_COLUMNS,
+        )
+        clicked = getattr(event, "selection", {}).get("rows", [])
+        strongest = int(rows["loading"].abs().to_numpy().argmax())
+        k = int(rows["mechanism"].iloc[clicked[0] if clicked else strongest])
+        st.page_link(
+            "views/mechanism.py",
+            label=f"{state.plain(labels[k])}, all genes",
+            icon=":material/arrow_forward:",
+            query_params={"m": f"M{k}"},
+        )
+        st.caption(
+            f"Click a row for another mechanism. Ranks are among {len(model.genes):,} genes."
+        )
+        state.downloads(shown, f"mechanisms_moving_{name}")
+
+
+LOADING_COLUMNS = {
+    "loading": st.column_config.NumberColumn(format="%+.4f"),
+    "se": st.column_config.NumberColumn(
+        format="%.4f", help="Standard error over reference control cells."
+    ),
+    "step": st.column_config.NumberColumn(
+        format="%+.2f",
+        help="How far the mechanism was moved, in prior standard deviations; 0: one up and one "
+        "down.",
+    ),
+    "rank_up": st.column_config.NumberColumn(
+        "rank up", help="1: the gene with the largest loading."
+    ),
+    "rank_down": st.column_config.NumberColumn(
+        "rank down", help="1: the gene with the smallest loading."
+    ),
+}
+
+
+state.page(gene)
