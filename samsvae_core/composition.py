@@ -141,6 +141,41 @@ def compose(
     )
 
 
+def compare(
+    bundle: Bundle,
+    first: Composition,
+    second: Composition,
+) -> pd.DataFrame:
+    """The difference of two compositions of one bundle, by gene: first minus second.
+
+    On common posterior draws and basal states, so that what they share cancels out. Columns first,
+    second (their shifts), difference, lower, upper (the model's own 90 % interval of the
+    difference) and probability_of_sign; NaN where the model has no posterior. Raises ValueError
+    where they were made with different draws.
+    """
+    if (first.n_samples, first.seed) != (second.n_samples, second.seed):
+        raise ValueError(
+            f"The compositions have {first.n_samples} and {second.n_samples} draws of the seeds "
+            f"{first.seed} and {second.seed}; compose both with the same."
+        )
+    drawn = [
+        shifts(bundle, [dict(one.dosages)], one.without, one.n_samples, one.seed)[0]
+        for one in (first, second)
+    ]
+    found = summary(drawn[0] - drawn[1])
+    table = pd.DataFrame(
+        {
+            "first": first.table["shift"],
+            "second": second.table["shift"],
+            "difference": found.pop("shift"),
+            **found,
+        }
+    )
+    if not bundle.model.has_posterior:
+        table[["lower", "upper", "probability_of_sign"]] = np.nan
+    return table
+
+
 def half_width(bundle: Bundle, draws: Float[np.ndarray, "S G"]) -> Float[np.ndarray, " G"]:
     """Of the calibrated 90 % interval: posterior spread and the model's error on validation cells.
 

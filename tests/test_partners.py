@@ -1,0 +1,93 @@
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from samsvae_core.composition import compare, compose
+from samsvae_core.partners import COLUMNS, rank_pairs
+
+
+def mean_shift(tiny, dosages, genes):
+    return compose(tiny, dosages).table.loc[genes, "shift"].mean()
+
+
+def test_pairs_are_ranked_as_each_is_composed(tiny):
+    genes = tiny.genes[:7]
+    found = rank_pairs(tiny, genes, unseen_only=False, n_best=30)
+    names = list(tiny.perturbations.index)
+    assert len(found) == 15
+    assert {tuple(pair) for pair in found[["first", "second"]].to_numpy()} == set(
+        combinations(names, 2)
+    )
+    assert found["score"].abs().is_monotonic_decreasing
+    for row in found.itertuples():
+        both = mean_shift(tiny, {row.first: 1.0, row.second: 1.0}, genes)
+        alone = [mean_shift(tiny, {name: 1.0}, genes) for name in (row.first, row.second)]
+        assert row.score == pytest.approx(both, abs=1e-6)
+        assert row.sum_of_singles == pytest.approx(sum(alone), abs=1e-6)
+        assert row.interaction == pytest.approx(both - sum(alone), abs=1e-6)
+        assert row.lower <= row.score <= row.upper
+        assert row.support == compose(tiny, {row.first: 1.0, row.second: 1.0}).support
+
+
+def test_the_screen_finds_the_best_pair_of_all(tiny):
+    genes = tiny.genes[:5]
+    every = rank_pairs(tiny, genes, unseen_only=False, n_best=30)
+    few = rank_pairs(tiny, genes, unseen_only=False, n_best=5)
+    assert few.iloc[0].tolist() == every.iloc[0].tolist()
+
+
+def test_pairs_that_were_measured_are_left_out_where_unseen_ones_are_asked_for(tiny):
+    measured = {name for name in tiny.conditions.index if "+" in name}
+    assert measured
+    found = rank_pairs(tiny, tiny.genes[:3], n_best=30)
+    assert len(found) == 15 - len(measured)
+    assert not measured & {"+".join(sorted(pair)) for pair in found[["first", "second"]].to_numpy()}
+
+
+def test_partners_of_one_perturbation(tiny):
+    found = rank_pairs(tiny, tiny.genes[:3], given="P2", unseen_only=False)
+    assert set(found["first"]) == {"P2"}
+    assert set(found["second"]) == set(tiny.perturbations.index) - {"P2"}
+
+
+def test_lists_that_make_no_sense_are_refused(tiny, monkeypatch):
+    with pytest.raises(ValueError, match="NOPE, not among them"):
+        rank_pairs(tiny, ["NOPE"])
+    with pytest.raises(ValueError, match="found none"):
+        rank_pairs(tiny, [])
+    with pytest.raises(ValueError, match="Did you mean"):
+        rank_pairs(tiny, tiny.genes[:1], given="P22")
+    monkeypatch.setattr("samsvae_core.partners.MAX_PAIRS", 3)
+    with pytest.raises(ValueError, match=r"3 is the most\. Name one of the two"):
+        rank_pairs(tiny, tiny.genes[:1])
+
+
+def test_no_pair_left_is_an_empty_table_with_its_columns(tiny):
+    found = rank_pairs(tiny, tiny.genes[:3], n_best=0)
+    assert found.empty
+    assert list(found) == COLUMNS
+
+
+def test_a_composition_differs_from_itself_by_nothing(tiny):
+    one = compose(tiny, {"P1": 1.0, "P2": 0.5})
+    table = compare(tiny, one, one)
+    assert not table[["difference", "lower", "upper"]].to_numpy().any()
+
+
+def test_the_difference_is_that_of_the_shifts_and_turns_with_their_order(tiny):
+    one, two = compose(tiny, {"P1": 1.0}), compose(tiny, {"P2": 1.0}, without=[0])
+    table, turned = compare(tiny, one, two), compare(tiny, two, one)
+    expected = one.table["shift"] - two.table["shift"]
+    np.testing.assert_allclose(table["difference"], expected, atol=1e-6)
+    np.testing.assert_allclose(turned["difference"], -expected, atol=1e-6)
+    np.testing.assert_allclose(turned["lower"], -table["upper"], atol=1e-9)
+    with pytest.raises(ValueError, match="compose both with the same"):
+        compare(tiny, one, compose(tiny, {"P2": 1.0}, n_samples=32))
+
+
+def test_what_both_share_cancels_out_draw_by_draw(tiny):
+    """A dosage of nothing more: the interval of the difference is that of the part that differs."""
+    one, two = compose(tiny, {"P1": 1.0, "P2": 1.0}), compose(tiny, {"P1": 1.0})
+    width = compare(tiny, one, two).eval("upper - lower").mean()
+    assert width < (one.table.eval("upper - lower") + two.table.eval("upper - lower")).mean()
