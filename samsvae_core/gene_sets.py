@@ -169,7 +169,7 @@ def _has_sets_in_columns(lines: list[str]) -> bool:
 
 def _fields(line: str, where: str) -> tuple[str, str, tuple[str, ...]]:
     term, *rest = (field.strip() for field in line.split("\t"))
-    genes = tuple(dict.fromkeys(WEIGHT.sub("", field) for field in rest[1:] if field))
+    genes = tuple(dict.fromkeys(sys.intern(WEIGHT.sub("", field)) for field in rest[1:] if field))
     if not rest or (len(genes) == 1 and SEPARATOR.search(genes[0])):
         joined = genes[0] if genes else term
         mark = max(SEPARATORS, key=joined.count)

@@ -203,6 +203,7 @@ def _work() -> None:
             es, nes, p, edge = (found[term][key] for key in ("es", "nes", "pval", "lead_genes"))
             p = min(max(p, 1e-50), 1.0) if p == p else 1.0  # 1e-50 is where multilevel stops
             answers.append([es, nes, p, [int(gene[1:]) for gene in edge.split(";") if gene]])
+        del found  # with every set's running sum, before the next job's
         file.with_suffix(".part").write_text(json.dumps(answers))
         file.with_suffix(".part").rename(file.with_suffix(".answer"))
         held.unlink()
