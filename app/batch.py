@@ -55,6 +55,8 @@ class Batch:
         except (ValueError, OSError) as error:
             self.problem = str(error)
         finally:
+            if self.result is None and not self.problem:
+                self.problem = "The test broke off; the server's log has the reason."
             TURN.release()
 
     def _hear(self, progress: Progress) -> None:

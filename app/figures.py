@@ -7,6 +7,7 @@ Sign is also told by position, by a symbol or by the label, never by colour alon
 from __future__ import annotations
 
 import html
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,9 @@ INK = {False: "#1c2733", True: "#e6ebf0"}  # text, by dark mode
 FAINT = {False: "#dde3e9", True: "#2c3844"}  # grid and borders
 UP, DOWN, NEUTRAL = "#b2431f", "#1f6fb2", "#8a97a5"  # contrast of 3:1 or more on both grounds
 OKABE_ITO = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"]
+SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x"]
+REST = "all other cells"  # of a category: grey, below the others
+MOST_SVG = 10_000  # points; more are drawn by WebGL, which SVG files hold as a picture
 FONT = "Source Sans Pro, Source Sans, Helvetica, Arial, sans-serif"
 
 
@@ -251,7 +255,7 @@ def add_observed(figure: go.Figure, frame: pd.DataFrame, dark: bool) -> None:
 
 def bars_height(n: int) -> int:
     """Pixels of a bar chart with n bars."""
-    return 90 + 22 * n
+    return 90 + 22 * max(n, 3)  # with less the title runs into the axis
 
 
 def volcano(table: pd.DataFrame, n_labels: int, dark: bool, height: int, unit: str) -> go.Figure:
@@ -383,7 +387,7 @@ def umap(frame: pd.DataFrame, groups: pd.Series, dark: bool, labels: bool = Fals
                 "color": NEUTRAL if i == 0 else OKABE_ITO[(i - 1) % len(OKABE_ITO)],
                 "size": 11 if labels else 4,
                 "opacity": 0.9 if labels else 0.5,
-                "symbol": ["circle", "square", "diamond", "triangle-up", "cross", "x"][i % 6],
+                "symbol": SYMBOLS[i % 6],
             },
             text=text(rows["name"]),
             textposition="top center",
@@ -393,6 +397,84 @@ def umap(frame: pd.DataFrame, groups: pd.Series, dark: bool, labels: bool = Fals
     styled(figure, dark, height=460)
     figure.update_xaxes(title_text="UMAP 1", showticklabels=False, zeroline=False)
     figure.update_yaxes(title_text="UMAP 2", showticklabels=False, zeroline=False)
+    return figure
+
+
+def cell_map(
+    places: pd.DataFrame,
+    conditions: pd.Series,
+    colour: pd.Series,
+    name: str,
+    dark: bool,
+    signed: bool = False,
+    taken: list[int] | None = None,
+) -> go.Figure:
+    """Cells on a UMAP, two columns of `places`, by a category or an amount, called `name`.
+
+    A category has the levels of `colour` in the order in which they are drawn; its first, where it
+    is REST, is grey. Of amounts the largest are drawn last; colours end at their 1st and 99th
+    percentile, of signed ones at the 99th percentile of size, either way. Each point has its row
+    number as customdata. Rows other than those `taken` are faint. Drawn by WebGL where there are
+    more cells than SVG draws in good time.
+    """
+    figure = go.Figure()
+    kind = go.Scattergl if len(places) > MOST_SVG else go.Scatter
+    x, y = (places.iloc[:, i].to_numpy(np.float32) for i in (0, 1))
+
+    def add(rows: np.ndarray, title: str, marker: dict[str, Any], values: str) -> None:
+        chosen = None if taken is None else np.flatnonzero(np.isin(rows, taken))
+        figure.add_trace(
+            kind(
+                x=x[rows],
+                y=y[rows],
+                mode="markers",
+                name=title,
+                marker=marker,
+                customdata=[str(row) for row in rows],
+                text=text(conditions.iloc[rows]),
+                hovertemplate="%{text}" + values + "<extra></extra>",
+                selectedpoints=chosen,
+                unselected={"marker": {"opacity": 0.08}},
+            )
+        )
+
+    if isinstance(colour.dtype, pd.CategoricalDtype):
+        levels = list(colour.cat.categories)
+        for i, level in enumerate(levels, start=0 if REST in levels else 1):
+            rows = np.flatnonzero(colour == level)
+            marker: dict[str, Any] = {
+                "color": NEUTRAL if i == 0 else OKABE_ITO[(i - 1) % len(OKABE_ITO)],
+                "symbol": SYMBOLS[max(0, i - 1) % len(SYMBOLS)],
+                "size": 4 if i == 0 else 6,
+                "opacity": 0.4 if i == 0 else 0.75,
+            }
+            add(rows, f"{text([level])[0]} ({len(rows):,})", marker, "")
+    else:
+        values = colour.to_numpy(np.float32)
+        size = np.abs(values)
+        limit = float(np.quantile(size, 0.99)) or float(size.max()) or 1.0
+        low = -limit if signed else float(np.quantile(values, 0.01))
+        order = np.argsort(size, kind="stable")
+        marker = {
+            "color": values[order],
+            "colorscale": "RdBu_r" if signed else "Cividis",
+            "cmin": low,
+            "cmax": limit,
+            "size": 5,
+            "opacity": 0.8,
+            "line": {"width": 0.4, "color": NEUTRAL},  # as either end may be the ground's colour
+            "colorbar": {
+                "title": {"text": name, "side": "right"},
+                "thickness": 10,
+                "outlinewidth": 0,
+            },
+        }
+        add(order, "", marker, "<br>%{marker.color:" + ("+.2f" if signed else ".2f") + "}")
+    styled(figure, dark, height=520)
+    figure.update_layout(showlegend=colour.dtype == "category", margin_t=60)
+    bare = {"showticklabels": False, "showgrid": False, "zeroline": False, "mirror": True}
+    figure.update_xaxes(title_text="UMAP 1", showline=True, **bare)
+    figure.update_yaxes(title_text="UMAP 2", showline=True, **bare)
     return figure
 
 

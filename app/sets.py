@@ -14,7 +14,6 @@ from samsvae_core.enrichment import Enrichment, Rules
 from samsvae_core.gene_sets import Collection
 from samsvae_core.rankings import Certainty, Ranked
 
-FDR = 0.05
 METHODS = {"gsea": "Ranked (GSEA)", "ora": "Top genes (over-representation)"}
 DIRECTIONS = {"both": "Both", "up": "Up", "down": "Down"}
 MOMENT = 1.0  # seconds within which a quick test ends before a page is drawn with a bar
@@ -118,6 +117,8 @@ def rules(model: Bundle) -> tuple[Rules, Certainty | None]:
                 0.95,
                 key="sign",
                 persist_state="session",
+                help="Of a shift: the share of posterior draws. Of a loading: by its standard "
+                "error over reference cells, which is small; let the effect decide.",
             )
             effect = middle.slider(
                 "Effect, at least", 0.0, 2.0, 0.1, 0.05, key="effect", persist_state="session"
@@ -138,6 +139,7 @@ def rules(model: Bundle) -> tuple[Rules, Certainty | None]:
         universe = tuple(dict.fromkeys(listed.replace(",", " ").split())) or None
         if universe:
             known, unknown = symbols.known_genes(universe, model.genes)
+            universe = (*known, *unknown)
             right.caption(f"{len(universe):,} genes, {len(known):,} of them in the model.")
             if unknown:
                 right.caption(state.plain(symbols.describe_unknown(unknown, model.genes)))
@@ -160,6 +162,7 @@ def table(
     result: Enrichment,
     key: str,
     mechanism: object,
+    seed: int = 0,
 ) -> None:
     """The sets of one mechanism or shift: similar ones as one row, the walk of the chosen one."""
     rows = terms.grouped(result.table)
@@ -207,11 +210,11 @@ def table(
         shown = shown[best].drop(columns="group")
     if len(ranked.scores.columns) == 1:
         shown = shown.drop(columns="fdr_all")  # the same as fdr
-    passed = int((rows["fdr"] <= FDR).sum())
-    groups = int((best & (rows["fdr"] <= FDR)).sum())
+    passed = int((rows["fdr"] <= terms.PASSES).sum())
+    groups = int((best & (rows["fdr"] <= terms.PASSES)).sum())
     st.markdown(
-        f"**{passed} of {len(rows)} tests pass {FDR:.0%} FDR**, {groups} after similar ones are "
-        "taken together. Click a row to see its genes."
+        f"**{passed} of {len(rows)} tests pass {terms.PASSES:.0%} FDR**, {groups} after similar "
+        "ones are taken together. Click a row to see its genes."
     )
     event = st.dataframe(
         shown,
@@ -227,7 +230,7 @@ def table(
     state.downloads(shown, f"gene_sets_{exports.label(mechanism)}_{method}")
     clicked = getattr(event, "selection", {}).get("rows", [])
     row = rows.loc[shown.index[clicked[0] if clicked else 0]]
-    detail(model, ranked, collections, rows, row)
+    detail(model, ranked, collections, rows, row, seed)
 
 
 COLUMNS = {
@@ -255,12 +258,13 @@ def detail(
     collections: Mapping[str, Collection],
     rows: pd.DataFrame,
     row: pd.Series,
+    seed: int,
 ) -> None:
     """One set: its running sum, its leading edge, and the sets much like it."""
     left, right = st.columns([3, 2], gap="large")
     if row["method"] == "gsea":
         sets = state.matched(collections[row["collection"]], model.genes).collection.sets
-        walk = enrichment.running_sum(ranked.scores[row["mechanism"]], sets[row["term"]])
+        walk = enrichment.running_sum(ranked.scores[row["mechanism"]], sets[row["term"]], seed)
         with left:
             state.chart(
                 figures.running_sum(walk, row["term"], state.dark()),

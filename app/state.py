@@ -33,14 +33,16 @@ from samsvae_core import names as mechanism_names
 from samsvae_core.bundle import Bundle, BundleError
 from samsvae_core.composition import Composition
 from samsvae_core.enrichment import Enrichment, Rules
-from samsvae_core.files import sha256
+from samsvae_core.files import OutputError, sha256
 from samsvae_core.gene_sets import Collection, Match
 from samsvae_core.genes import effect_table, measured
 from samsvae_core.names import Label
+from samsvae_core.partners import rank_pairs
 from samsvae_core.rankings import Ranked
 from samsvae_core.symbols import known_genes
 
 MAX_PERTURBATIONS = 6
+BATCHES = threading.Lock()  # who begins a test
 MAX_BATCHES = 32  # of gene-set tests whose results are at hand
 FIRST = "papalexi2021"  # what the dashboard opens on, where it is there
 MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:])")
@@ -175,6 +177,8 @@ def add_collection(content: bytes, name: str) -> Collection:
     added = gene_sets.parse_gmt(content, re.sub(r"\.gmt(\.gz)?$", "", name, flags=re.IGNORECASE))
     if added.name in gene_sets.collections():
         raise ValueError(f"{added.name} is the name of a shipped collection; rename the file.")
+    if added.name in gene_sets.cached_enrichr():
+        raise ValueError(f"{added.name} is the name of an Enrichr library kept here; rename it.")
     if _own_collections().get(added.name) != added:
         _own_collections()[added.name] = added
         _choose_collection(added.name)
@@ -190,15 +194,18 @@ def _choose_collection(name: str) -> None:
 def names(model: Bundle) -> tuple[dict[int, Label], str]:
     """The user's names of mechanisms: those kept beside the bundle, else those of this session."""
     found = mechanism_names.read_names(model)
-    session = st.session_state.get(f"names {model.checksum}", {})
-    return found.labels or session, found.problem
+    unkept = st.session_state.get(f"names {model.checksum}")
+    return (found.labels if unkept is None else unkept), found.problem
 
 
 def keep_names(model: Bundle, labels: dict[int, Label]) -> None:
     """Beside the bundle; where that cannot be written to, for this session. Raises OutputError."""
-    mechanism_names.export_names(model, labels)  # raises where a rule is broken
-    st.session_state[f"names {model.checksum}"] = labels
-    mechanism_names.write_names(model, labels)
+    try:
+        mechanism_names.write_names(model, labels)
+    except OutputError:
+        st.session_state[f"names {model.checksum}"] = labels
+        raise
+    st.session_state.pop(f"names {model.checksum}", None)
 
 
 def names_file(model: Bundle) -> str:
@@ -245,7 +252,7 @@ def effects(model: Bundle) -> pd.DataFrame:
 
 def fetch_enrichr(name: str) -> Collection:
     """A library of Enrichr, on disk or downloaded, and chosen."""
-    fetched = gene_sets.enrichr(name)
+    fetched = gene_sets.enrichr(name, refresh=name in gene_sets.cached_enrichr())
     _choose_collection(name)
     return fetched
 
@@ -265,7 +272,7 @@ def precomputed(
 ) -> Enrichment | None:
     """What the bundle holds, where it has all that is asked for."""
     usual = rules == enrichment.USUAL and ranked.certainty is None and ranked.name == "mechanisms"
-    if not usual or not collections or not set(collections) <= set(model.collections):
+    if not usual or not collections or not all(map(model.holds, collections.values())):
         return None
     parts = []
     for name in collections:
@@ -289,7 +296,7 @@ def batch(
 ) -> Batch | None:
     """The tests under way or done for this question; begun, if they are to be."""
     key, known = _question(model, ranked, collections, rules), _batches()
-    with _lock():
+    with BATCHES:
         if key not in known and start:
             for old in [k for k, b in known.items() if b.ended][: max(0, len(known) - MAX_BATCHES)]:
                 del known[old]
@@ -389,6 +396,82 @@ def keep_gene(gene: str) -> None:
     _set_query("g", gene)
 
 
+def initial_perturbation(options: list[str], first: str) -> None:
+    """Put the perturbation of a link that was followed, or that of before, into the widget.
+
+    The form is p=STAT1; other names and ids of the gene do. One this model does not have is said,
+    and `first` shown.
+    """
+    link = st.query_params.get("p", "")
+    if link not in ("", st.session_state.get("perturbation_link")):
+        found = [link] if link in options else known_genes([link], options)[0]
+        if not found:
+            st.info(plain(f"{composition.unknown(link, options)} Shown is {first}."))
+        st.session_state["perturbation"] = found[0] if found else first
+    if st.session_state.get("perturbation") not in options:
+        st.session_state["perturbation"] = first
+
+
+def keep_perturbation(name: str) -> None:
+    """Put the perturbation into the URL."""
+    st.session_state["perturbation_link"] = name
+    _set_query("p", name)
+
+
+def initial_highlight(options: list[str], first: list[str]) -> None:
+    """Put the conditions of a link that was followed, or those of before, into the widget.
+
+    The form is highlight=STAT1,A%2BB; without any, `first`. Names that are none of the options are
+    said and left out, and so are those beyond the MAX_PERTURBATIONS that can be told apart.
+    """
+    link = st.query_params.get("highlight", "")
+    if link not in ("", st.session_state.get("highlight_link")):
+        names = list(dict.fromkeys(unquote(name) for name in link.split(",") if name))
+        unknown = [name for name in names if name not in options]
+        if unknown:
+            st.info(f"Not among these cells, left out: {plain(', '.join(unknown))}.")
+        beyond = [name for name in names if name in options][MAX_PERTURBATIONS:]
+        if beyond:
+            most = f"At most {MAX_PERTURBATIONS} can be told apart"
+            st.info(f"{most}, so left out: {plain(', '.join(beyond))}.")
+        st.session_state["highlight"] = names
+    before = st.session_state.get("highlight", first)
+    kept = [name for name in before if name in options][:MAX_PERTURBATIONS]
+    st.session_state["highlight"] = kept if kept or not before else first
+
+
+def keep_highlight(names: list[str]) -> None:
+    """Put the conditions into the URL."""
+    link = ",".join(quote(name, safe="") for name in names)
+    st.session_state["highlight_link"] = link
+    _set_query("highlight", link)
+
+
+def go_to_perturbation(name: str) -> None:
+    """Show another one, from code; the widget picks it up on the next run."""
+    st.query_params["p"] = name
+
+
+@st.cache_data(max_entries=32, show_spinner="Composing every pair")
+def _ranked_pairs(
+    path: str, checksum: str, genes: tuple[str, ...], given: str | None, unseen: bool, n_best: int
+) -> pd.DataFrame:
+    with _lock():
+        return rank_pairs(_load(path, checksum), genes, given, unseen, n_best)
+
+
+def ranked_pairs(
+    model: Bundle, genes: tuple[str, ...], given: str | None, unseen: bool, n_best: int
+) -> pd.DataFrame:
+    """`rank_pairs`, remembered."""
+    return _ranked_pairs(str(model.path), model.checksum, genes, given, unseen, n_best)
+
+
+def usable_sets(collection: Collection, genes: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The sets of a collection with 5 to 500 measured genes, in the symbols of the model."""
+    return gene_sets.usable_sets(matched(collection, genes).collection, genes)
+
+
 def initial_mechanism(options: list[str]) -> None:
     """Put the mechanism of a link that was followed, or that of before, into the widget.
 
@@ -481,21 +564,57 @@ def downloads(table: pd.DataFrame, name: str) -> None:
 
 def chart(figure: go.Figure, name: str, alt: str, clickable: bool = False) -> Any:
     """A figure in its own colours, to be saved as SVG under a telling name."""
-    saved = {"format": "svg", "filename": name, "scale": 2}
-    config = {
-        "toImageButtonOptions": saved,
-        "displaylogo": False,
-        "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
-    }
     return st.plotly_chart(
         figure,
         theme=None,
-        config=config,
+        config=_buttons(name, ["select2d", "lasso2d", "autoScale2d"]),
         alt=alt,
         key=name,
         on_select="rerun" if clickable else "ignore",
         selection_mode="points",
     )
+
+
+def _buttons(name: str, without: list[str]) -> dict[str, Any]:
+    saved = {"format": "svg", "filename": name, "scale": 2}
+    return {"toImageButtonOptions": saved, "displaylogo": False, "modeBarButtonsToRemove": without}
+
+
+def taken(model: Bundle) -> list[int]:
+    """Which cells of the sample were lassoed last, by their place in it."""
+    kept: list[int] = st.session_state.get(f"cells of {model.checksum}", [])
+    return kept
+
+
+def lasso(model: Bundle, figure: go.Figure, name: str, alt: str) -> None:
+    """A map of cells, each with its place as customdata, from which `taken` takes them.
+
+    Plotly forgets a selection when the figure is drawn anew; `taken` keeps it until there is
+    another, or `release`.
+    """
+    key = f"{name} {st.session_state.get('lassos', 0)}"
+
+    def keep() -> None:
+        points = st.session_state[key]["selection"]["points"]
+        places = sorted(int(point["customdata"]) for point in points)
+        st.session_state[f"cells of {model.checksum}"] = places
+
+    figure.update_layout(dragmode="lasso")
+    st.plotly_chart(
+        figure,
+        theme=None,
+        config=_buttons(name, ["autoScale2d"]),
+        alt=alt,
+        key=key,
+        on_select=keep,
+        selection_mode=("lasso", "box"),
+    )
+
+
+def release(model: Bundle) -> None:
+    """Take no cell any more, and draw maps anew, without the outline of the lasso."""
+    st.session_state[f"cells of {model.checksum}"] = []
+    st.session_state["lassos"] = st.session_state.get("lassos", 0) + 1
 
 
 def start_composition(names: list[str]) -> None:

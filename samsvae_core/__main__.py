@@ -454,8 +454,9 @@ def enrich(
         typer.Option(help="Instead: those whose sign is this probable, such as 0.95."),
     ] = None,
     effect: Annotated[
-        float, typer.Option(min=0, help="With --sign: and whose effect is at least this large.")
-    ] = 0.1,
+        float | None,
+        typer.Option(min=0, help="With --sign: and whose effect is at least this large (0.1)."),
+    ] = None,
     background: Annotated[
         Path | None, typer.Option(help="File with the genes of the universe; default: the model's.")
     ] = None,
@@ -481,6 +482,8 @@ def enrich(
     new_output(output)
     if sign is not None and not 0.5 <= sign < 1:
         raise ValueError(f"--sign is {sign}; expected a probability of at least 0.5, below 1.")
+    if sign is None and effect is not None:
+        raise ValueError("--effect goes with --sign: give both, or --top alone.")
     if mechanism and perturbation:
         raise ValueError("Give --mechanism or --perturbation, not both: they ask different things.")
     names = collection or ([] if gmt or enrichr else ["hallmark"])
@@ -488,12 +491,16 @@ def enrich(
     sets += [library(name) for name in enrichr or []]
     if twice := {s.name for s in sets if sum(s.name == other.name for other in sets) > 1}:
         raise ValueError(f"Two collections are called {', '.join(sorted(twice))}; rename a file.")
-    universe = None if background is None else universe_of(background)
-    rules = enrichment.Rules(min_size, max_size, seed, top, universe)
+    rules = enrichment.Rules(min_size, max_size, seed, top)
     certainty = None
     if sign is not None:
-        rules, certainty = rules._replace(n_top=None), rankings.Certainty(sign, effect)
+        rules, certainty = (
+            rules._replace(n_top=None),
+            rankings.Certainty(sign, 0.1 if effect is None else effect),
+        )
     model = load(bundle)
+    if background is not None:
+        rules = rules._replace(universe=universe_of(background, model.genes))
     if perturbation:
         known_names = set(model.perturbations.index)
         dosages = named_once([parse_dosage(text, known_names) for text in perturbation])
@@ -517,7 +524,10 @@ def enrich(
         atomic_write(output, exports.archive(exports.files(results)))
     else:
         exports.write_folder(exports.files(results), output)
-    typer.echo(f"Wrote {output}: {len(found.table):,} tests.")
+    if output.suffix not in tables:
+        typer.echo(f"Wrote {output}: {len(found.table):,} tests.")
+    if found.notes["status"].str.startswith("failed").any():
+        raise typer.Exit(1)
 
 
 def rankings_line(progress: Any) -> None:
@@ -527,16 +537,15 @@ def rankings_line(progress: Any) -> None:
         typer.echo(f"{progress.done} of {progress.total} rankings tested", err=True)
 
 
-def universe_of(path: Path) -> tuple[str, ...]:
-    """The genes of a background file; those that are no gene's name are told of."""
+def universe_of(path: Path, genes: list[str]) -> tuple[str, ...]:
+    """The genes of a background file, those of the model by the model's names."""
     from samsvae_core.data import read_genes
-    from samsvae_core.symbols import annotate
+    from samsvae_core.symbols import describe_unknown, known_genes
 
-    genes = tuple(read_genes(path))
-    unknown = annotate(genes)["name"].isna().sum()
+    known, unknown = known_genes(read_genes(path), genes)
     if unknown:
-        typer.echo(f"{path}: {unknown} of {len(genes):,} names are no human gene known here.")
-    return genes
+        typer.echo(f"{path}: {describe_unknown(unknown, genes)} They stay in the background.")
+    return (*known, *unknown)
 
 
 @app.command()

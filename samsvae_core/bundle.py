@@ -20,15 +20,17 @@ import pandas as pd
 import pyarrow
 import scipy.sparse as sp
 import torch
-from jaxtyping import Float
-from safetensors import SafetensorError
+from jaxtyping import Float, Float32
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from samsvae_core.data import CellData, DataError, conditions_as_perturbations, genes_at
 from samsvae_core.enrichment import Enrichment, read_parquet
 from samsvae_core.files import atomic_write, sha256
-from samsvae_core.model import SAMSVAE, ModelConfig
+from samsvae_core.gene_sets import Collection, load_collection
+from samsvae_core.model import EMPTY_CELL, PER_TEN_THOUSAND, SAMSVAE, ModelConfig
+from samsvae_core.prerank import RECIPE
 from samsvae_core.variants import MODELS
 
 SCHEMA = 2  # 2: other models, evidence of mask entries, calibration
@@ -49,7 +51,8 @@ FILES = (
     "metrics.json",
     "card.md",
 )
-OPTIONAL = ("frontier.csv", "calibration.csv", "predictive_checks.parquet")
+CELL_COUNTS = "cells_counts.safetensors"
+OPTIONAL = ("frontier.csv", "calibration.csv", "predictive_checks.parquet", CELL_COUNTS)
 NAMES = (
     "gene",
     "perturbation",
@@ -57,6 +60,10 @@ NAMES = (
     "cell",
     "split",
 )  # columns that are text whatever they look like
+ANEW = (
+    "Make its tables anew: remove manifest.json from a run that has its checkpoints and go on with "
+    "samsvae train DATA --output DIR --resume, which trains no further; or train it again."
+)
 PACKAGES = ("samsvae-explorer", "torch", "numpy", "pandas", "anndata", "gseapy", "umap-learn")
 
 
@@ -136,8 +143,47 @@ class Bundle:
 
     @cached_property
     def cells(self) -> pd.DataFrame:
-        """Columns cell, condition, split, umap_1, umap_2, of a sample of cells."""
+        """A sample of cells: cell, condition, split, umap_1, umap_2 (of the shifted states).
+
+        Also basal_1, basal_2, and the states along each mechanism, "basal M0" and "shifted M0" (the
+        latter of models with latent shifts), in bundles made since these are kept.
+        """
         return self._table("cells.parquet", ("cell", "condition", "split", "umap_1", "umap_2"))
+
+    @property
+    def has_cell_values(self) -> bool:
+        """Whether the bundle came with what was measured in its `cells`."""
+        return CELL_COUNTS in self.manifest["files"]
+
+    def cell_values(self, gene: str) -> Float32[np.ndarray, " N"]:
+        """The level of one gene in each of `cells`: log2(1 + 1e4 x / library) of a count x.
+
+        Values that are no counts come as they are. Only this gene is read from the file. Raises
+        ValueError for a gene the bundle does not have, BundleError where no values were kept.
+        """
+        if gene not in self.genes:
+            raise ValueError(f"{gene!r} is none of the {len(self.genes):,} genes of {self.name}.")
+        if not self.has_cell_values:
+            raise BundleError(
+                f"{self.path} holds no values of single cells: it was made before they were kept, "
+                f"or is handed on without them. {ANEW}"
+            )
+        path, row = self.path / CELL_COUNTS, self.genes.index(gene)
+        values = np.zeros(len(self.cells), np.float32)
+        try:
+            with safe_open(path, framework="np") as file:
+                shape = json.loads(file.metadata()["shape"])
+                if shape != [len(self.genes), len(values)]:
+                    raise ValueError(f"its shape is {shape}")
+                start, end = file.get_slice("indptr")[row : row + 2].tolist()
+                cells = file.get_slice("indices")[start:end]
+                values[cells] = file.get_slice("data")[start:end]
+                if self.model.config.likelihood == "counts":
+                    library = np.maximum(file.get_tensor("library"), EMPTY_CELL)
+                    values = np.log2(1 + np.float32(PER_TEN_THOUSAND) * values / library)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, IndexError) as error:
+            raise BundleError(f"{path} cannot be read ({error}). Copy the bundle again.") from error
+        return values
 
     @cached_property
     def perturbations_umap(self) -> pd.DataFrame:
@@ -161,6 +207,13 @@ class Bundle:
         """Gene set collections whose enrichment was computed when the bundle was made."""
         names = (Path(name) for name in self.manifest["files"])
         return sorted(n.stem for n in names if n.parts[0] == "enrichment")
+
+    def holds(self, collection: Collection) -> bool:
+        """Whether its enrichment is that of these sets, as it would be tested now."""
+        made = self.manifest.get("collections", {}).get(collection.name)
+        gseapy = self.manifest.get("versions", {}).get("gseapy")
+        how = self.manifest.get("recipe"), gseapy
+        return bool(made == collection.checksum and how == (RECIPE, version("gseapy")))
 
     def enrichment(self, collection: str) -> Enrichment:
         """Gene sets of every active mechanism, by both methods."""
@@ -336,6 +389,10 @@ def write_manifest(path: Path, data: dict[str, Any], device: str) -> None:
         "device": device,
         "versions": {name: version(name) for name in PACKAGES},
         "data": data,
+        "collections": {
+            Path(name).stem: load_collection(Path(name).stem).checksum for name in enrichment
+        },
+        "recipe": RECIPE,
         "files": {name: sha256(path / name) for name in [*FILES, *optional, *enrichment]},
     }
     atomic_write(path / "manifest.json", to_json(manifest))

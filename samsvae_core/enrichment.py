@@ -33,6 +33,7 @@ FDR = "Benjamini-Hochberg over a mechanism's sets of one collection, both direct
 MIN_GENES = 15  # with fewer, a ranking has next to nothing to say of a collection
 MANY_TIES = 0.2  # share of tied genes from which a reader is told
 FLAT = 1e-9  # spread over size below which a mechanism does nothing
+STILL = 1e-5  # size below which all that is left is rounding
 N_TOP = 50  # genes each way that over-representation looks at
 
 
@@ -229,7 +230,8 @@ def _sizes(collection: Collection, genes: Iterable[str], min_size: int, max_size
             + (
                 why_little(collection, measured)
                 if found.n_genes < MIN_GENES
-                else "Choose a smaller minimum size, or a larger collection."
+                else "Choose a smaller minimum size, or a larger collection; a set of all genes "
+                "stands out from nothing."
             )
         )
     return range(min_size, max_size + 1)
@@ -257,7 +259,7 @@ def _question(
     kept, dropped, duplicated = _finite(scores)
     genes = kept.index if universe is None else universe
     sets = usable_sets(collection, genes, sizes[0], sizes[-1])
-    flat = kept.empty or kept.std(ddof=0) <= FLAT * kept.abs().max()
+    flat = kept.empty or kept.std(ddof=0) <= FLAT * kept.abs().max() or kept.abs().max() < STILL
     note: dict[str, object] = {
         "mechanism": scores.name,
         "collection": collection.name,
@@ -393,6 +395,11 @@ def membership(
 def problems(notes: pd.DataFrame) -> list[str]:
     """What a reader has to know of a run: mechanisms not tested, genes dropped, many ties."""
     found = []
+    by_rank = notes[notes["method"] == "gsea"].set_index(["mechanism", "collection"])["status"]
+    for row in notes[notes["method"] == "ora"].itertuples():
+        if row.status != "done" and by_rank.get((row.mechanism, row.collection)) == "done":
+            what = f"mechanism {row.mechanism}, {row.collection}, top genes"
+            found.append(f"{what}: not tested (no gene is certain to move)")
     for row in notes[notes["method"] == "gsea"].itertuples():
         what = f"mechanism {row.mechanism}, {row.collection}"
         if row.status != "done":

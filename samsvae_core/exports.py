@@ -281,6 +281,7 @@ def methods(results: Results) -> str:
         f"collection. Sets with {told['min_size']} to {told['max_size']} measured "
         f"genes were tested. The false discovery rate (FDR) is {FDR} (Benjamini and Hochberg "
         f"1995), sets without overlap included; sets pass at {100 * PASSES:g} % FDR. "
+        "In the tables fdr is that, and fdr_all the same over all mechanisms tested. "
         f"{groups if 'group' in table else ''}The units of both tests are genes, which go "
         "together: an FDR does not say that a result would replicate.",
         "",

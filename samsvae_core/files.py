@@ -54,6 +54,17 @@ def new_output(path: Path) -> Path:
     return path
 
 
+def cache_folder() -> Path:
+    """Where results are kept between runs: SAMSVAE_CACHE, or .cache/samsvae in the user's home.
+
+    Without a home there is none, and what is written there fails as on a full disk.
+    """
+    try:
+        return Path(os.environ.get("SAMSVAE_CACHE", "~/.cache/samsvae")).expanduser()
+    except RuntimeError:  # no home
+        return Path(os.devnull, "samsvae")
+
+
 def sha256(path: Path) -> str:
     """Checksum of a file's content, read in pieces."""
     with path.open("rb") as file:

@@ -24,7 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from samsvae_core.files import OutputError, atomic_write
+from samsvae_core.files import OutputError, atomic_write, cache_folder
 from samsvae_core.symbols import HINTS, RESOURCES, current_symbols, is_identifier, kind, species
 
 LOGGER = logging.getLogger(__name__)
@@ -325,8 +325,7 @@ def cached_enrichr(organism: str = "Human") -> dict[str, str]:
 
 
 def _enrichr_file(name: str) -> Path:
-    folder = Path(os.environ.get("SAMSVAE_CACHE", "~/.cache/samsvae")).expanduser()
-    return folder / "enrichr" / name
+    return cache_folder() / "enrichr" / name
 
 
 def _about(name: str) -> dict[str, str]:

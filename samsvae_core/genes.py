@@ -165,7 +165,19 @@ def mechanisms_of(bundle: Bundle, gene: str) -> pd.DataFrame:
 
 def targeting(bundle: Bundle, gene: str) -> list[str]:
     """The perturbations that are this gene, under any of its names, in capitals or not."""
-    names = [str(name) for name in bundle.perturbations.index]
+    return _same_gene(gene, [str(name) for name in bundle.perturbations.index])
+
+
+def targets(bundle: Bundle, perturbation: str) -> list[str]:
+    """The genes of the model that a perturbation is, as `targeting` knows it; of A+B, of each part.
+
+    A name with a + is a combination only where the model takes each treatment whole.
+    """
+    parts = [perturbation] if bundle.model.composes else perturbation.split("+")
+    return [gene for part in parts for gene in _same_gene(part, bundle.genes)]
+
+
+def _same_gene(gene: str, names: list[str]) -> list[str]:
     current = annotate([gene, *names])["current"].fillna("").tolist()
     return [
         name

@@ -240,6 +240,53 @@ def similar_perturbations(masks: pd.DataFrame, perturbation: str) -> pd.DataFram
     return frame.drop(index=perturbation).sort_values(["jaccard", "cosine"], ascending=False)
 
 
+def similar_shifts(effects: pd.DataFrame, perturbation: str) -> pd.DataFrame:
+    """Other perturbations by their shifts of expression, from a whole `genes.effect_table`.
+
+    Indexed by perturbation, most alike first: `r_predicted`, Pearson r over genes between the mean
+    predicted shifts; `r_observed`, between those measured, all splits; `n_observed`, cells of the
+    other perturbation alone. NaN where a side was not measured or moves no gene. Measured shifts
+    share their control cells, whose sampling error lifts `r_observed`; their own lowers it.
+    """
+    names = effects["perturbation"].unique()
+    if perturbation not in names:
+        raise ValueError(
+            f"{perturbation!r} is none of the {len(names)} perturbations in this table of effects."
+        )
+    place = int(np.flatnonzero(names == perturbation)[0])
+    predicted, observed = (
+        effects[column].to_numpy(float).reshape(len(names), -1) for column in ("shift", "observed")
+    )
+    cells = effects["n_observed"].to_numpy().reshape(len(names), -1)[:, 0]
+    frame = pd.DataFrame(
+        {
+            "r_predicted": [pearson(predicted[place], row) for row in predicted],
+            "r_observed": [
+                pearson(observed[place][known], row[known])
+                for row in observed
+                for known in [np.isfinite(observed[place]) & np.isfinite(row)]
+            ],
+            "n_observed": cells,
+        },
+        index=pd.Index(names, name="perturbation"),
+    ).astype({"r_predicted": float, "r_observed": float})
+    return frame.drop(index=perturbation).sort_values("r_predicted", ascending=False, kind="stable")
+
+
+def strengths(masks: pd.DataFrame) -> pd.DataFrame:
+    """How far each perturbation moves the latent state, the farthest first.
+
+    Indexed by perturbation: `strength`, the length of its mean effects over all mechanisms, in
+    prior standard deviations of the basal state, and `sd`, the posterior standard deviation of that
+    length to first order, with mechanisms independent: sqrt(sum (effect x effect_sd)^2) / strength.
+    """
+    effect, sd = masks["effect"], masks["effect_sd"]
+    squares = pd.DataFrame({"strength": effect**2, "sd": (effect * sd) ** 2})
+    found = squares.groupby(masks["perturbation"], sort=False).sum() ** 0.5
+    found["sd"] /= found["strength"].clip(lower=1e-12)
+    return found.sort_values("strength", ascending=False, kind="stable")
+
+
 def near_misses(masks: pd.DataFrame) -> pd.DataFrame:
     """Entries that are off though held-out cells speak for them, most evidence first.
 
@@ -277,6 +324,22 @@ def states(model: SAMSVAE, cells: Cells) -> dict[str, Float[np.ndarray, "N K"]]:
         shifts.append(shift if model.has_shifts else torch.zeros_like(basal[-1]))
     start, move = torch.cat(basal).cpu().numpy(), torch.cat(shifts).cpu().numpy()
     return {"basal": start, "shifted": start + move}
+
+
+@torch.inference_mode()
+def decoded_values(bundle: Bundle, gene: str) -> Float[np.ndarray, " N"] | None:
+    """The level of a gene that the decoder gives each of `bundle.cells` at its shifted state.
+
+    log2(1 + 1e4 p) of counts, p the decoded share: what the model expects of the cell, with none of
+    the noise of a measurement. None where the bundle does not hold the whole state.
+    """
+    states = [f"shifted M{k}" for k in range(bundle.model.config.n_latent)]
+    if not set(states) <= set(bundle.cells):
+        return None
+    z, place = torch.from_numpy(bundle.cells[states].to_numpy()), bundle.genes.index(gene)
+    nowhere, model = torch.zeros(bundle.model.n_shift), bundle.model
+    parts = [model.level(model.moved_means(part, nowhere))[:, place] for part in z.split(256)]
+    return torch.cat(parts).numpy()
 
 
 def clustered(wide: pd.DataFrame, by: pd.DataFrame) -> pd.DataFrame:

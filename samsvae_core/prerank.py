@@ -20,13 +20,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from samsvae_core.files import OutputError, atomic_write
+from samsvae_core.files import OutputError, atomic_write, cache_folder
 
 LOGGER = logging.getLogger(__name__)
 RECIPE = 2  # to be raised when results change, so that cached ones are made again
 SETS_AT_ONCE = 250  # of one job; gseapy keeps every set's running sum
 SECONDS = 600  # for one job; 250 sets on 8,000 genes take 2
 POLL = 0.05  # seconds between looks at the workers
+STARTS = 3  # workers that die before they take a job, until none will do better
 
 Answer = list  # of one set: ES, NES, p and the leading edge, as ranks
 
@@ -94,8 +95,8 @@ def _ask(
 ) -> Iterator[tuple[str, list[Answer] | str]]:
     """Each ranking when it is done, with its answers or why there are none.
 
-    A worker that dies costs the ranking whose job it had. One that dies before it took any would
-    do so again, and costs them all.
+    A worker that dies costs the ranking whose job it had. If three die before they took any, the
+    next would, too, and it costs them all.
     """
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -107,12 +108,17 @@ def _ask(
                 waiting[key][-1].write_text(job)
         n_workers = min(n_processes, sum(map(len, waiting.values())))
         failed: dict[Path, str] = {}
+        n_false_starts = 0
         workers: dict[int, subprocess.Popen] = {}
         try:
             while waiting:
                 for number in range(n_workers):
                     if number in workers and workers[number].poll() is not None:
-                        failed |= _lost(folder, number, workers.pop(number).returncode)
+                        lost, reason = _lost(folder, number, workers.pop(number).returncode)
+                        n_false_starts += bool(reason and not lost)
+                        if n_false_starts == STARTS:
+                            lost = list(folder.glob("*.job"))
+                        failed |= dict.fromkeys([f.with_suffix(".job") for f in lost], reason)
                     if number not in workers and any(folder.glob("*.job")):
                         workers[number] = _hired(folder, number)
                 for key, files in list(waiting.items()):
@@ -140,23 +146,22 @@ def _answers(files: list[Path]) -> list[Answer]:
 def _hired(folder: Path, number: int) -> subprocess.Popen:
     """A worker, as a program of its own: multiprocessing would run Streamlit's main page again."""
     program = f"{inspect.getsource(_work)}\n{_work.__name__}()"
-    command = [sys.executable, "-P", "-c", program, str(SECONDS), str(folder), str(number)]
+    told = [str(SECONDS), str(folder), str(number), str(os.getpid())]
+    command = [sys.executable, "-P", "-c", program, *told]
     environment = os.environ | {"MPLBACKEND": "Agg"}  # a notebook's own would not load
     with (folder / f"{number}.log").open("wb") as log:
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, env=environment)
 
 
-def _lost(folder: Path, number: int, status: int) -> dict[Path, str]:
-    """The jobs lost with a worker that has ended, and why."""
+def _lost(folder: Path, number: int, status: int) -> tuple[list[Path], str]:
+    """The jobs lost with a worker that has ended, and why; no reason where all is well."""
     log = (folder / f"{number}.log").read_text(errors="replace")
     last = [f"exit status {status}", *log.split("\n")[:-1]][-1]
     why = f"failed: {f'more than {SECONDS} s' if 'Timeout (' in log else last}"
     held = list(folder.glob(f"*.held{number}"))
     for file in held:
         file.unlink()
-    if not held and status:
-        held = list(folder.glob("*.job"))
-    return {file.with_suffix(".job"): why for file in held}
+    return held, why if held or status else ""
 
 
 def _work() -> None:
@@ -175,7 +180,7 @@ def _work() -> None:
     from gseapy import prerank
 
     seconds, folder, number = float(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-    employer = os.getppid()
+    employer = int(sys.argv[4])
     for file in sorted(folder.glob("*.job")):
         if os.getppid() != employer:
             return  # it has died, and nobody waits for answers
@@ -210,8 +215,7 @@ def _work() -> None:
 
 
 def _place(key: str) -> Path:
-    folder = Path(os.environ.get("SAMSVAE_CACHE", "~/.cache/samsvae")).expanduser()
-    return folder / "enrichment" / f"{key}.json"
+    return cache_folder() / "enrichment" / f"{key}.json"
 
 
 def _remembered(key: str) -> list[Answer] | None:
@@ -234,5 +238,5 @@ def _remember(key: str, answers: list[Answer]) -> None:
     checksum = hashlib.sha256(text.encode()).hexdigest()
     try:
         atomic_write(_place(key), f"{checksum}\n{text}".encode())
-    except OutputError as error:
-        LOGGER.warning("Not kept for the next time: %s", error)
+    except OutputError:
+        LOGGER.warning("Not kept for the next time: %s; set SAMSVAE_CACHE.", _place(key).parent)

@@ -13,11 +13,16 @@ from samsvae_core.enrichment import Enrichment, Rules, sure
 from samsvae_core.exports import Results
 from samsvae_core.gene_sets import Collection, match
 from samsvae_core.interpretation import active_mechanisms, loading_matrix
+from samsvae_core.names import read_names
 from samsvae_core.terms import grouped, suggested_names
 
 
 class Certainty(NamedTuple):
-    """A gene moved if its sign is at least this probable and its effect at least this large."""
+    """A gene moved if its sign is at least this probable and its effect at least this large.
+
+    Of a shift, by the share of posterior draws; of a loading, by a Normal with its standard error,
+    which is over reference cells and knows nothing of other trainings.
+    """
 
     probability: float
     effect: float
@@ -52,7 +57,7 @@ def of_mechanisms(
 ) -> Ranked:
     """Loadings of these mechanisms, or of all that are in use. ValueError if there are none."""
     active = active_mechanisms(bundle.masks)
-    wanted = active if mechanisms is None else list(mechanisms)
+    wanted = active if mechanisms is None else list(dict.fromkeys(mechanisms))
     if not wanted:
         raise ValueError(
             f"No mechanism of {bundle.name} is in use by any perturbation: there is nothing to test"
@@ -78,13 +83,17 @@ def of_mechanisms(
         f"mechanism, over the step that its perturbations make on average ({far}), averaged over "
         f"{len(bundle.reference.loc)} reference control cells held at their basal states"
     )
-    return Ranked("mechanisms", scores, table, definition, moved, certainty)
+    name = "mechanisms" if wanted == active else "_".join(f"M{k}" for k in wanted)
+    return Ranked(name, scores, table, definition, moved, certainty)
 
 
 def of_shift(composition: Composition, certainty: Certainty | None = None) -> Ranked:
     """The predicted shift of a composition."""
     table = composition.table.reset_index()
     shift = composition.table["shift"]
+    name = composition.condition
+    if composition.without:
+        name += f" without {', '.join(f'M{k}' for k in composition.without)}"
     moved = None
     if certainty is not None:
         sign = composition.table["probability_of_sign"]
@@ -94,13 +103,12 @@ def of_shift(composition: Composition, certainty: Certainty | None = None) -> Ra
                 "a number of top genes instead."
             )
         kept = (sign >= certainty.probability) & (shift.abs() >= certainty.effect)
-        moved = kept.to_frame(composition.condition)
+        moved = kept.to_frame(name)
     definition = (
-        f"the predicted shift of {composition.condition} ({composition.settings()['scale']}; "
+        f"the predicted shift of {name} ({composition.settings()['scale']}; "
         f"{composition.n_samples} posterior draws, seed {composition.seed})"
     )
-    scores = shift.to_frame(composition.condition)
-    return Ranked(composition.condition, scores, table, definition, moved, certainty)
+    return Ranked(name, shift.to_frame(name), table, definition, moved, certainty)
 
 
 def gathered(
@@ -114,7 +122,8 @@ def gathered(
     table = found.table if "group" in found.table else grouped(found.table)
     matched = [match(collection, bundle.genes).collection for collection in collections]
     if ranked.certainty is not None:
-        top = f"genes {ranked.certainty}, up and down apart"
+        by = "reference cells" if "loading" in ranked.table else "posterior draws"
+        top = f"genes {ranked.certainty} over {by}, up and down apart"
     else:
         top = f"the {rules.n_top} genes with the highest (up) or lowest (down) scores"
     own = rules.universe is not None
@@ -132,4 +141,6 @@ def gathered(
         "seed": rules.seed,
     }
     names = suggested_names(table, list(ranked.scores.columns))
+    given = read_names(bundle).labels
+    names["own_name"] = [given[k].name if k in given else "" for k in names.index]
     return Results(Enrichment(table, found.notes), ranked.table, names, matched, settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import time
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
 from samsvae_core import bundle, enrichment, evaluation, gene_sets, interpretation
@@ -34,6 +36,8 @@ from samsvae_core.variants import MODELS
 
 N_EMBEDDED = 6000  # cells in the UMAP; more are no more readable
 UMAP_NEIGHBOURS = 15
+N_LATENT = 50  # latent dimensions kept of each of these cells; of more, those in use
+SAMPLE_SEED = (0, 1)  # apart from those of splits, whose first cells it would draw
 COLLECTIONS = ("hallmark", "reactome", "wikipathways")
 
 
@@ -58,15 +62,16 @@ def train(
     origin: Origin = Origin(),
     model: str = "sams-vae",
     frontier: bool = False,
+    cell_values: bool = True,
 ) -> Bundle:
     """Train a model on the training cells and keep it as a bundle in `run`, a new folder.
 
     `parts` says "train", "validation", "test" or "unused" for each cell; `model` is a key of
     MODELS, `model_config` are the fields of ModelConfig that differ from its defaults. With
     `frontier`, several levels of evidence are trained from one dense start and the sparsest that
-    fits is kept. Values that are not counts get a Gaussian likelihood. Raises OutputError where
-    `run` exists already, and DataError for a split without validation cells or without controls to
-    train on.
+    fits is kept. Values that are not counts get a Gaussian likelihood. `cell_values` is that of
+    `build_bundle`. Raises OutputError where `run` exists already, and DataError for a split without
+    validation cells or without controls to train on.
     """
     new_output(run)
     check_split(data, parts)
@@ -96,7 +101,7 @@ def train(
     write_csv(run / "split.csv", pd.DataFrame({"cell": data.cells, "split": parts}))
     write_csv(run / "genes.csv", pd.DataFrame({"gene": data.genes}))
     atomic_write(run / "config.json", to_json(settings))
-    return resume(data, run, device, on_epoch)
+    return resume(data, run, device, on_epoch, cell_values)
 
 
 def check_split(data: CellData, parts: np.ndarray) -> None:
@@ -115,6 +120,7 @@ def resume(
     run: Path,
     device: torch.device = torch.device("cpu"),  # noqa: B008
     on_epoch: Callable[[Progress], None] = lambda _: None,
+    cell_values: bool = True,
 ) -> Bundle:
     """Go on with a run where its last checkpoint left it, and make its bundle."""
     settings = read_settings(run)
@@ -149,7 +155,7 @@ def resume(
             fit(model.to(device), train_cells, validation, train_config, run, report)
         status["state"] = "making tables"
         atomic_write(run / "status.json", to_json(status))
-        build_bundle(model.cpu(), data, parts, run, str(device))
+        build_bundle(model.cpu(), data, parts, run, str(device), cell_values)
         shutil.rmtree(run / "frontier", ignore_errors=True)
         status["state"] = "finished"
     except (Stop, KeyboardInterrupt):
@@ -222,8 +228,19 @@ def aligned(data: CellData, run: Path) -> CellData:
     return genes_at(data, order)
 
 
-def build_bundle(model: SAMSVAE, data: CellData, parts: np.ndarray, run: Path, device: str) -> None:
-    """Write every table of a bundle into a trained run, the manifest last."""
+def build_bundle(
+    model: SAMSVAE,
+    data: CellData,
+    parts: np.ndarray,
+    run: Path,
+    device: str,
+    cell_values: bool = False,
+) -> None:
+    """Write every table of a bundle into a trained run, the manifest last.
+
+    With `cell_values`, also what was measured in the cells of the map: who hands the bundle on
+    hands these data on.
+    """
     interpretation.orient(model)
     settings = read_json(run / "config.json")
     atomic_write(run / "weights.safetensors", save(model.state_dict()))
@@ -238,7 +255,14 @@ def build_bundle(model: SAMSVAE, data: CellData, parts: np.ndarray, run: Path, d
     masks = masks.merge(entry_evidence(model, data, parts), on=["perturbation", "mechanism"])
     write_parquet(run / "loadings.parquet", loadings)
     write_csv(run / "masks.csv", masks)
-    write_parquet(run / "cells.parquet", embedded_cells(model, data, parts))
+    sample = sample_of(len(parts))
+    shown = data.subset(sample)
+    cells = embedded_cells(model, shown, parts[sample], masks)
+    repeated = ["condition", "split"]  # floats do not repeat: a dictionary would add to them
+    atomic_write(run / "cells.parquet", cells.to_parquet(index=False, use_dictionary=repeated))
+    (run / bundle.CELL_COUNTS).unlink(missing_ok=True)
+    if cell_values:
+        atomic_write(run / bundle.CELL_COUNTS, packed_counts(shown))
     write_csv(run / "perturbations_umap.csv", embedded_perturbations(model, masks))
     metrics = write_metrics(run, model, data, parts)
     active = interpretation.active_mechanisms(masks)
@@ -302,21 +326,58 @@ def observed_table(data: CellData, parts: np.ndarray) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def embedded_cells(model: SAMSVAE, data: CellData, parts: np.ndarray) -> pd.DataFrame:
-    """UMAP of posterior mean states (basal plus mean shift) of at most N_EMBEDDED cells."""
-    chosen = np.random.default_rng(0).permutation(len(data.cells))[:N_EMBEDDED]
-    kept = data.subset(np.sort(chosen))
-    states = interpretation.states(model, Cells(kept, torch.device("cpu")))
-    xy = umap_coordinates(states["shifted"])
-    return pd.DataFrame(
-        {
-            "cell": kept.cells,
-            "condition": kept.conditions,
-            "split": parts[np.sort(chosen)],
-            "umap_1": xy[:, 0],
-            "umap_2": xy[:, 1],
-        }
-    )
+def sample_of(n_cells: int) -> np.ndarray:
+    """Which cells are on the map: at most N_EMBEDDED, the same each time, in their order."""
+    return np.sort(np.random.default_rng(SAMPLE_SEED).permutation(n_cells)[:N_EMBEDDED])
+
+
+def embedded_cells(
+    model: SAMSVAE, data: CellData, parts: np.ndarray, masks: pd.DataFrame
+) -> pd.DataFrame:
+    """A row per cell: its posterior mean states, and a UMAP of either state.
+
+    umap_1 and umap_2 are of the shifted states (basal plus mean shift), basal_1 and basal_2 of the
+    basal ones, each a fit of its own. Columns "basal M0" and "shifted M0" are the states along each
+    latent dimension; where there are more than N_LATENT, along those in use, or the first ones if
+    none is. Without latent shifts the two states are one: the maps are the same, and there are no
+    "shifted" columns.
+    """
+    states = interpretation.states(model, Cells(data, torch.device("cpu")))
+    xy = basal_xy = umap_coordinates(states["shifted"])
+    if model.has_shifts:
+        basal_xy = umap_coordinates(states["basal"])
+    else:
+        del states["shifted"]
+    kept = list(range(model.config.n_latent))
+    if len(kept) > N_LATENT:
+        kept = interpretation.active_mechanisms(masks) or kept[:N_LATENT]
+    numbers = {
+        "umap_1": xy[:, 0],
+        "umap_2": xy[:, 1],
+        "basal_1": basal_xy[:, 0],
+        "basal_2": basal_xy[:, 1],
+        **{f"{name} M{k}": state[:, k] for name, state in states.items() for k in kept},
+    }
+    names = {"cell": data.cells, "condition": data.conditions, "split": parts}
+    return pd.DataFrame(names).join(pd.DataFrame(numbers, dtype=np.float32))
+
+
+def packed_counts(data: CellData) -> bytes:
+    """What was measured in each cell, as safetensors that one gene can be read from.
+
+    A sparse matrix of genes x cells by rows: data, indices and indptr, its shape among the
+    metadata; and the library of each cell. Counts are in the smallest unsigned type that holds
+    them; values that are no counts are float32.
+    """
+    rows = data.counts.T.tocsr()
+    value = np.min_scalar_type(int(rows.data.max(initial=0))) if data.is_counts else np.float32
+    arrays = {
+        "data": rows.data.astype(value),
+        "indices": rows.indices.astype(np.min_scalar_type(len(data.cells))),
+        "indptr": rows.indptr.astype(np.int64),
+        "library": data.library,
+    }
+    return save_arrays(arrays, {"shape": json.dumps(rows.shape)})
 
 
 def embedded_perturbations(model: SAMSVAE, masks: pd.DataFrame) -> pd.DataFrame:

@@ -106,16 +106,18 @@ def suggested_names(
     |NES|, without those whose leading edge has a Jaccard index of at least 0.5 with that of a
     better one. A general term gives way to a specific one: to a smaller set whose leading edge
     lies within its own, at a p no more than twice as large, which is about as exactly as sampling
-    knows p. Where nothing passes, the name is "unnamed".
+    knows p. Where nothing passes, or nothing was tested, the name is "unnamed".
     """
     passing = (table["method"] == "gsea") & (table["fdr"] <= fdr) & (table["leading_edge"] != "")
     ordered = _ordered(table[passing])
     nothing = f"No gene set passes {100 * fdr:g} % FDR."
+    tested = set(table.loc[table["method"] == "gsea", "mechanism"])
     rows = []
     for mechanism in mechanisms:
         best = list(_telling(ordered[ordered["mechanism"] == mechanism], most).itertuples())
         name, evidence = "; ".join(map(_name, best)), "; ".join(map(_evidence, best))
-        rows.append((mechanism, name or "unnamed", evidence or nothing))
+        why = nothing if mechanism in tested else "Not tested."
+        rows.append((mechanism, name or "unnamed", evidence or why))
     return pd.DataFrame(rows, columns=["mechanism", "name", "evidence"]).set_index("mechanism")
 
 

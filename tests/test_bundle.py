@@ -355,6 +355,77 @@ def test_cells_with_another_kind_of_library_are_refused(tiny, screen):
         tiny.align(replace(screen.data, has_size_factor=True))
 
 
+# Values of single cells
+
+SHAPE = {"shape": "[40, 14]"}
+
+
+def test_the_level_of_a_gene_is_that_of_each_cell_of_the_map(tiny, screen):
+    rows = pd.Index(screen.data.cells).get_indexer(tiny.cells["cell"])
+    x = screen.data.counts.toarray()[rows]
+    expected = np.log2(1 + 1e4 * x / x.sum(axis=1, keepdims=True))
+    for i, gene in enumerate(tiny.genes):
+        np.testing.assert_allclose(tiny.cell_values(gene), expected[:, i], rtol=1e-5)
+
+
+def test_a_cell_without_counts_has_level_zero(copied, tiny):
+    empty = {name: part * 0 for name, part in load_file(copied / bundles.CELL_COUNTS).items()}
+    kept = load_file(copied / bundles.CELL_COUNTS) | {k: empty[k] for k in ("data", "library")}
+    save_file(kept, copied / bundles.CELL_COUNTS, SHAPE)
+    assert not load(sign(copied)).cell_values(tiny.genes[0]).any()
+
+
+def test_values_that_are_no_counts_come_as_they_are(copied, tiny):
+    counts = load_file(copied / bundles.CELL_COUNTS)
+    values = {**counts, "data": -0.5 * counts["data"].float()}
+    save_file(values, copied / bundles.CELL_COUNTS, SHAPE)
+    model = load(sign(copied))
+    x = np.exp2(tiny.cell_values(tiny.genes[3])) - 1  # 1e4 x / library
+    config = replace(model.model.config, likelihood="gaussian")
+    values = replace(model, model=SAMSVAE(config)).cell_values(tiny.genes[3])
+    assert values.any()
+    np.testing.assert_allclose(values, -0.5 * x * counts["library"].numpy() / 1e4, rtol=1e-4)
+
+
+def test_a_gene_of_another_bundle_has_no_values(tiny):
+    with pytest.raises(ValueError, match="'NOPE' is none of the 40 genes of tiny"):
+        tiny.cell_values("NOPE")
+
+
+def test_a_bundle_made_before_cells_had_values_says_how_to_make_its_tables_anew(copied, tiny):
+    manifest = json.loads((copied / "manifest.json").read_text())
+    del manifest["files"][bundles.CELL_COUNTS]
+    edit_json(copied / "manifest.json", files=manifest["files"])
+    (copied / bundles.CELL_COUNTS).unlink()
+    old = ["cell", "condition", "split", "umap_1", "umap_2"]
+    tiny.cells[old].to_parquet(copied / "cells.parquet")
+    model = load(sign(copied))
+    assert list(model.cells) == old
+    assert not model.has_cell_values
+    with pytest.raises(BundleError, match=r"no values of single cells: .* --resume"):
+        model.cell_values(tiny.genes[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "shape"),
+    [
+        ({}, None),
+        ({}, {"shape": "[40, 13]"}),
+        ({}, {"shape": "forty"}),
+        ({"indices": torch.full((999,), 14)}, SHAPE),
+        ({"data": torch.ones(1)}, SHAPE),
+        ({"indptr": torch.zeros(0, dtype=torch.int64)}, SHAPE),
+        ({"library": torch.ones(3)}, SHAPE),
+    ],
+)
+def test_damaged_values_of_cells_are_named_when_asked_for(copied, change, shape):
+    counts = load_file(copied / bundles.CELL_COUNTS) | change
+    save_file(counts, copied / bundles.CELL_COUNTS, shape)
+    damaged = load(sign(copied))
+    with pytest.raises(BundleError, match=r"cells_counts\.safetensors cannot be read"):
+        damaged.cell_values(damaged.genes[20])
+
+
 # Finding bundles
 
 

@@ -355,7 +355,7 @@ def test_enrichment_is_written_as_table_and_workbook(samsvae, tiny, tmp_path):
     assert set(table["method"]) == {"gsea", "ora"}
     assert set(table["collection"]) == {"hallmark"}
     assert table["size"].min() >= 6
-    assert f"{len(table)} tests" in out.replace(",", "")
+    assert f"{len(table)} rows" in out.replace(",", "")
     genes = "\t".join(tiny.genes[:8])
     (tmp_path / "mine.gmt").write_text(
         f"FIRST\tnone\t{genes}\nREST\tnone\t" + "\t".join(tiny.genes[8:])
@@ -401,7 +401,8 @@ def test_top_genes_can_be_those_certain_to_move_among_a_background(samsvae, tiny
         *["--background", tmp_path / "genes.txt"],
     )
     assert code == 0
-    assert "1 of 31 names are no human gene known here" in out
+    assert "NO-SUCH-GENE" in out
+    assert "They stay in the background" in out
     methods = (tmp_path / "out" / "methods.md").read_text()
     assert "probability of sign of at least 0.9" in methods
     assert "31 genes" in methods
@@ -577,6 +578,7 @@ def test_bad_gene_sets_are_named(refused, trained, tmp_path):
     assert "expected a probability" in refused("enrich", trained, "--sign", "0.2", *out)
     both = ["--mechanism", "0", "--perturbation", "P1"]
     assert "not both" in refused("enrich", trained, *both, *out)
+    assert "goes with --sign" in refused("enrich", trained, "--effect", "0.2", *out)
     twice = ["--perturbation", "P1", "--perturbation", "P1:2"]
     assert "named twice" in refused("enrich", trained, *twice, *out)
     assert "must end in .xlsx" in refused("enrich", trained, "-o", tmp_path / "e.txt")

@@ -180,10 +180,13 @@ def test_p_values_are_uniform_where_nothing_is_enriched():
     assert kstest(table["p_value"], "uniform").pvalue > 0.01
 
 
-def test_the_result_depends_neither_on_the_order_of_rows_nor_on_the_processes():
+def test_the_result_depends_neither_on_the_order_of_rows_nor_on_the_processes(
+    monkeypatch, tmp_path
+):
     loadings = hostile_loadings()[["zeros 0.85", "planted"]]
     shuffled = loadings.sample(frac=1, random_state=0)
     one = rank_enrichment(loadings, disjoint_sets(), seed=3)
+    monkeypatch.setenv("SAMSVAE_CACHE", str(tmp_path))
     two = rank_enrichment(shuffled, disjoint_sets(), seed=3, n_processes=2)
     pd.testing.assert_frame_equal(one.table, two.table)
     pd.testing.assert_frame_equal(one.notes, two.notes)
@@ -350,6 +353,22 @@ def test_the_preview_of_a_dead_mechanism_is_empty_and_gaps_are_left_out():
     assert not found.z["planted"].isna().any()
 
 
+def test_what_could_not_be_tested_is_told_of_both_tests():
+    loadings = hostile_loadings()[["planted", "dead"]]
+    nobody = pd.DataFrame(False, index=loadings.index, columns=loadings.columns)
+    result = enrich(loadings, [disjoint_sets()], moved=nobody)
+    assert enrichment.problems(result.notes) == [
+        "mechanism planted, mine, top genes: not tested (no gene is certain to move)",
+        "mechanism dead, mine: not tested (constant)",
+        "mechanism dead, mine: 100% of genes are tied, their order is by chance",
+    ]
+
+
+def test_a_mechanism_that_moves_no_gene_but_by_rounding_is_not_tested():
+    noise = pd.DataFrame({"still": 1e-8 * scores(0)}, index=GENES)
+    assert rank_enrichment(noise, disjoint_sets()).notes["status"].tolist() == ["constant"]
+
+
 def test_membership_is_that_of_the_usable_sets():
     collection = load_collection("hallmark")
     genes = sorted(collection.genes)[::9]
@@ -367,10 +386,11 @@ def one_and_two() -> list[Collection]:
     ]
 
 
-def test_collections_are_tested_apart_and_genes_of_one_name_too():
+def test_collections_are_tested_apart(monkeypatch, tmp_path):
     loadings = hostile_loadings()[["planted", "down"]]
     both = enrich(loadings, one_and_two(), n_processes=2)
     for collection in one_and_two():
+        monkeypatch.setenv("SAMSVAE_CACHE", str(tmp_path / collection.name))
         alone = enrich(loadings, [collection])
         part = both.table[both.table["collection"] == collection.name].reset_index(drop=True)
         pd.testing.assert_frame_equal(part, alone.table)

@@ -16,8 +16,9 @@ from samsvae_core.genes import (
     mechanisms_of,
     moved_by,
     targeting,
+    targets,
 )
-from samsvae_core.variants import ConditionalVAE
+from samsvae_core.variants import ConditionalVAE, SVAEPlus
 
 # Names
 
@@ -214,3 +215,21 @@ def test_a_gene_is_recognised_among_perturbations_under_its_other_names(tiny):
     assert targeting(other, "SEPT7") == ["SEPTIN7"]
     assert targeting(other, "NOSUCH") == []
     assert targeting(other, "DRUG") == ["drug"]  # unknown to the annotation, so by name alone
+
+
+def test_a_perturbation_is_recognised_among_the_genes_under_its_other_names(tiny):
+    other = replace(tiny, genes=["STAT1", "SEPT7", "Drug", "MX1+2"])
+    for name in ("STAT1", "stat1", "STAT91", "ENSG00000115415"):
+        assert targets(other, name) == ["STAT1"]
+        assert name in targeting(replace(tiny, perturbations=pd.DataFrame(index=[name])), "STAT1")
+    assert targets(other, "SEPTIN7") == ["SEPT7"]
+    assert targets(other, "drug") == ["Drug"]
+    assert targets(other, "MX1+2") == ["MX1+2"]  # a name like any other
+    assert targets(other, "STAT1+SEPTIN7") == []
+
+
+def test_a_treatment_that_is_a_combination_has_the_targets_of_its_parts(tiny):
+    whole = SVAEPlus(tiny.model.config)
+    other = replace(tiny, genes=["SEPT7", "CCL5", "STAT1"], model=whole)
+    assert targets(other, "STAT1+SEPTIN7") == ["STAT1", "SEPT7"]
+    assert targets(other, "NOSUCH+CCL5") == ["CCL5"]

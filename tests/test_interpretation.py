@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.special import expit
+from scipy.stats import pearsonr
 
 from samsvae_core.bundle import Reference
 from samsvae_core.interpretation import (
@@ -20,6 +21,8 @@ from samsvae_core.interpretation import (
     matrix,
     orient,
     similar_perturbations,
+    similar_shifts,
+    strengths,
     used_by,
 )
 from samsvae_core.model import SAMSVAE, ModelConfig
@@ -380,6 +383,74 @@ def test_similarity_is_the_same_from_either_side():
         for b in set("ABCD") - {a}:
             one, other = similar_perturbations(masks, a), similar_perturbations(masks, b)
             pd.testing.assert_series_equal(one.loc[b], other.loc[a], check_names=False)
+
+
+def shifts_of(rows: dict[str, tuple[list[float], list[float]]], cells: int = 9) -> pd.DataFrame:
+    """An effect table from predicted and observed shifts of each perturbation."""
+    return pd.concat(
+        pd.DataFrame(
+            {
+                "perturbation": name,
+                "gene": list("wxyz"),
+                "shift": predicted,
+                "observed": observed,
+                "n_observed": 0 if np.isnan(observed).all() else cells,
+            }
+        )
+        for name, (predicted, observed) in rows.items()
+    ).reset_index(drop=True)
+
+
+def test_similar_shifts_are_correlations_over_genes():
+    rng = np.random.default_rng(0)
+    predicted, observed = rng.normal(size=(2, 4, 4))
+    rows = {n: (list(predicted[i]), list(observed[i])) for i, n in enumerate("ABCD")}
+    found = similar_shifts(shifts_of(rows), "B")
+    assert sorted(found.index) == ["A", "C", "D"]
+    assert found["r_predicted"].is_monotonic_decreasing
+    for i, name in ((0, "A"), (2, "C"), (3, "D")):
+        r = [pearsonr(shifts[1], shifts[i])[0] for shifts in (predicted, observed)]
+        assert found.loc[name].tolist() == pytest.approx([*r, 9])
+
+
+def test_shifts_that_are_unknown_or_nothing_have_no_correlation():
+    nan = [np.nan] * 4
+    rows = {
+        "A": ([1.0, 2.0, 3.0, 4.0], [1.0, 0.0, 2.0, 5.0]),
+        "unmeasured": ([2.0, 4.0, 6.0, 8.0], nan),
+        "still": ([0.0] * 4, [1.0, 0.0, 2.0, np.nan]),
+    }
+    found = similar_shifts(shifts_of(rows), "A")
+    assert found.loc["unmeasured", "r_predicted"] == pytest.approx(1)
+    assert np.isnan(found.loc["unmeasured", "r_observed"])
+    assert found["n_observed"].to_dict() == {"unmeasured": 0, "still": 9}
+    assert np.isnan(found.loc["still", "r_predicted"])
+    assert found.loc["still", "r_observed"] == pytest.approx(1)  # over the genes both have
+    assert similar_shifts(shifts_of(rows), "still")["r_predicted"].isna().all()
+    with pytest.raises(ValueError, match="'E' is none of the 3 perturbations"):
+        similar_shifts(shifts_of(rows), "E")
+
+
+def test_one_perturbation_is_like_no_other():
+    assert similar_shifts(shifts_of({"A": ([1.0, 2, 3, 4], [1.0, 2, 3, 4])}), "A").empty
+
+
+def test_the_strength_of_a_perturbation_is_the_length_of_its_effects():
+    found = strengths(hand_made())
+    assert found["strength"].tolist() == pytest.approx([3, 5**0.5, 1.25**0.5, 0])
+    assert found.index.tolist() == list("CABD")
+    assert found["sd"].tolist() == pytest.approx([0.1, 0.1, 0.1, 0])  # along the effect
+
+
+def test_the_spread_of_a_strength_is_that_of_draws():
+    masks = hand_made()
+    sd = {0: 0.02, 1: 0.3, 2: 0.05}
+    masks["effect_sd"] = masks["mechanism"].map(sd)
+    draws = [2.0, 0.0, 1.0] + np.random.default_rng(0).normal(size=(200_000, 3)) * list(sd.values())
+    draws[:, 1] = 0  # where the mean effect is nothing its spread counts to second order only
+    assert strengths(masks).loc["A", "sd"] == pytest.approx(
+        np.linalg.norm(draws, axis=1).std(), rel=0.01
+    )
 
 
 def test_clustering_puts_like_rows_together_and_the_fullest_first():

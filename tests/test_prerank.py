@@ -98,6 +98,27 @@ def test_a_worker_that_hangs_is_stopped(monkeypatch):
     assert prerank([ranking(0), ranking(1)]) == ["failed: more than 0.1 s"] * 2
 
 
+def dies_at_its_first_start() -> None:
+    import os
+    import sys
+    from pathlib import Path
+
+    once = Path(sys.argv[2], "once")
+    if not once.exists():
+        once.write_text("")
+        os.abort()
+    for file in sorted(Path(sys.argv[2]).glob("*.job")):
+        held = file.rename(file.with_suffix(f".held{sys.argv[3]}"))
+        file.with_suffix(".answer").write_text("[[0.5, 1.5, 0.01, [0, 1]]]")
+        held.unlink()
+
+
+def test_a_worker_that_dies_as_it_starts_is_replaced(monkeypatch):
+    monkeypatch.setattr(module, "_work", dies_at_its_first_start)
+    done = [[0.5, 1.5, 0.01, [0, 1]]]
+    assert prerank([ranking(0), ranking(1)], n_processes=1) == [done, done]
+
+
 def test_a_failure_says_why_and_is_not_kept(monkeypatch, cache):
     monkeypatch.setattr(module, "_work", raises)
     assert prerank([ranking(0), ranking(1)]) == ["failed: BaseException: a panic"] * 2

@@ -38,6 +38,13 @@ def test_a_shift_is_ranked_by_its_mean_and_certain_by_its_draws(tiny):
     assert "64 posterior draws, seed 0" in ranked.definition
 
 
+def test_a_shift_without_a_mechanism_says_so_wherever_it_is_named(tiny):
+    ranked = rankings.of_shift(compose(tiny, {"P1": 1.0}, without=[0, 2]))
+    assert ranked.name == "P1 without M0, M2"
+    assert list(ranked.scores) == ["P1 without M0, M2"]
+    assert "the predicted shift of P1 without M0, M2 (" in ranked.definition
+
+
 def test_mechanisms_that_are_not_there_are_refused(tiny, copied):
     with pytest.raises(ValueError, match="no mechanism 9; this model has 0 to 3"):
         rankings.of_mechanisms(tiny, [0, 9])

@@ -4,11 +4,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
+from safetensors.numpy import load as load_arrays
 
-from samsvae_core import report
+from samsvae_core import bundle, interpretation, report
+from samsvae_core.bundle import load
 from samsvae_core.data import DataError
 from samsvae_core.files import OutputError
 from samsvae_core.h5ad import read_h5ad
+from samsvae_core.model import ModelConfig
 from samsvae_core.report import (
     condition_table,
     observed_table,
@@ -17,6 +21,7 @@ from samsvae_core.report import (
     umap_coordinates,
 )
 from samsvae_core.training import Stop, TrainConfig, TrainingError
+from samsvae_core.variants import ConditionalVAE
 
 MODEL = {"n_latent": 2, "n_hidden": 4}
 SHORT = TrainConfig(steps=12, batch_size=128, particles=1)
@@ -101,6 +106,109 @@ def test_many_rows_are_placed_by_umap_the_same_way_each_time():
     np.testing.assert_array_equal(one, same)
     assert one.shape == (16, 2)
     assert np.isfinite(one).all()
+
+
+# Cells of a map
+
+
+def sampled(tiny, screen):
+    """The cells of the bundle's map as read from the file, in its order."""
+    where = {name: i for i, name in enumerate(screen.data.cells)}
+    return screen.data.subset([where[name] for name in tiny.cells["cell"]])
+
+
+def test_the_cells_of_a_map_are_no_part_of_a_split():
+    """A split drawn with seed 0 from the same generator, as that of the Papalexi screen was."""
+    train = np.random.default_rng(0).permutation(20000)[:12800]
+    sample = report.sample_of(20000)
+    assert len(set(sample)) == 6000
+    assert np.isin(sample, train).mean() == pytest.approx(0.64, abs=0.02)
+    np.testing.assert_array_equal(sample, np.sort(sample))
+
+
+def test_states_of_a_cell_differ_by_the_shift_of_its_condition(tiny, screen):
+    data = sampled(tiny, screen)
+    shift = data.dosages @ interpretation.matrix(tiny.masks, "effect").to_numpy()
+    states = interpretation.embed(tiny, data)
+    for k in range(4):
+        basal, shifted = (tiny.cells[f"{name} M{k}"] for name in ("basal", "shifted"))
+        np.testing.assert_allclose(basal, states["basal"][:, k], atol=1e-6)
+        np.testing.assert_allclose(shifted - basal, shift[:, k], atol=1e-5)
+        assert basal.dtype == shifted.dtype == np.float32
+    np.testing.assert_array_equal(tiny.cells["condition"], data.conditions)
+
+
+def test_either_state_has_a_map_of_its_own(tiny, screen):
+    for which, states in interpretation.embed(tiny, sampled(tiny, screen)).items():
+        name = "umap" if which == "shifted" else which
+        xy = tiny.cells[[f"{name}_1", f"{name}_2"]]
+        np.testing.assert_allclose(xy, umap_coordinates(states), atol=1e-4)
+    assert not np.allclose(tiny.cells["umap_1"], tiny.cells["basal_1"])
+
+
+@pytest.mark.parametrize(("active", "kept"), [([1, 3], [1, 3]), ([], [0, 1, 2])])
+def test_of_many_dimensions_those_in_use_are_kept_or_the_first(
+    tiny, screen, monkeypatch, active, kept
+):
+    monkeypatch.setattr(report, "N_LATENT", 3)
+    masks = tiny.masks.assign(active=tiny.masks["mechanism"].isin(active))
+    table = report.embedded_cells(tiny.model, screen.data.subset(range(9)), screen.parts[:9], masks)
+    names = [f"{name} M{k}" for name in ("basal", "shifted") for k in kept]
+    assert [c for c in table if "M" in c] == names
+
+
+def test_without_shifts_both_maps_are_one(screen):
+    model = ConditionalVAE(ModelConfig(40, 6, **MODEL))
+    masks = interpretation.mask_table(model, screen.data.perturbations.tolist())
+    table = report.embedded_cells(model, screen.data.subset(range(9)), screen.parts[:9], masks)
+    np.testing.assert_array_equal(table["umap_1"], table["basal_1"])
+    assert [c for c in table if "M" in c] == ["basal M0", "basal M1"]
+
+
+def test_decoded_levels_are_those_of_the_states_of_the_cells(tiny, screen):
+    states = interpretation.embed(tiny, sampled(tiny, screen))["shifted"]
+    share = tiny.model.log_proportions(torch.from_numpy(states)).exp().numpy()
+    for i in (0, 39):
+        found = interpretation.decoded_values(tiny, tiny.genes[i])
+        np.testing.assert_allclose(found, np.log2(1 + 1e4 * share[:, i]), rtol=1e-4)
+
+
+def test_without_the_whole_state_nothing_is_decoded(copied, tiny):
+    tiny.cells.drop(columns="shifted M2").to_parquet(copied / "cells.parquet")
+    bundle.write_manifest(copied, tiny.manifest["data"], "cpu")
+    assert interpretation.decoded_values(load(copied), tiny.genes[0]) is None
+
+
+def test_tables_are_made_without_values_of_cells_unless_asked_for(screen, quick_tables, copied):
+    """A bundle may be handed on where the data may not."""
+    kept = load(copied)
+    (copied / "manifest.json").unlink()
+    report.build_bundle(kept.model, screen.data, screen.parts, copied, "cpu")
+    assert kept.has_cell_values
+    assert not load(copied).has_cell_values
+    assert not (copied / bundle.CELL_COUNTS).exists()
+
+
+@pytest.mark.parametrize(
+    ("largest", "kind"), [(255, np.uint8), (256, np.uint16), (65536, np.uint32)]
+)
+def test_counts_are_kept_in_the_smallest_type_that_holds_them(screen, largest, kind):
+    counts = screen.data.counts.toarray().clip(max=largest)
+    counts[3, 5] = largest
+    counts[:, 7] = 0
+    packed = load_arrays(report.packed_counts(replace(screen.data, counts=sp.csr_matrix(counts))))
+    back = sp.csr_matrix((packed["data"], packed["indices"], packed["indptr"]), (40, 600))
+    assert packed["data"].dtype == kind
+    assert packed["indices"].dtype == np.uint16
+    np.testing.assert_array_equal(back.toarray().T, counts)
+    np.testing.assert_array_equal(packed["library"], screen.data.library)
+
+
+def test_values_that_are_no_counts_are_kept_as_they_are(screen):
+    values = sp.csr_matrix(screen.data.counts * np.float32(-0.3))
+    packed = load_arrays(report.packed_counts(replace(screen.data, counts=values, is_counts=False)))
+    assert packed["data"].dtype == np.float32
+    assert packed["data"].sum() == pytest.approx(values.sum())
 
 
 # A run
@@ -227,6 +335,18 @@ def test_a_configuration_of_another_version_is_refused(tiny, screen, tmp_path, c
     (tmp_path / "config.json").write_text(json.dumps(settings))
     with pytest.raises(OutputError, match="not the configuration of a run of this version"):
         read_options(tmp_path)
+
+
+def test_a_run_without_its_manifest_gets_its_tables_anew_and_trains_no_further(
+    screen, quick_tables, copied
+):
+    """As messages advise for bundles that lack tables of today."""
+    before = load(copied)
+    (copied / "manifest.json").unlink()
+    (copied / bundle.CELL_COUNTS).unlink()
+    anew = report.resume(screen.data, copied)
+    assert anew.has_cell_values
+    assert anew.manifest["files"] == before.manifest["files"]
 
 
 # The frontier

@@ -204,7 +204,7 @@ def test_a_name_comes_with_its_evidence_in_a_sentence():
 def test_what_does_not_pass_gives_no_name():
     nothing = ("unnamed", "No gene set passes 5 % FDR.")
     assert named(HALLMARK | {"fdr": 0.0501}) == nothing
-    assert named(HALLMARK | {"method": "ora"}) == nothing
+    assert named(HALLMARK | {"method": "ora"}) == ("unnamed", "Not tested.")
     assert named(HALLMARK | {"fdr": 0.0501}, fdr=0.1)[0] == "Interferon gamma response"
     assert named(HALLMARK, fdr=0.001) == ("unnamed", "No gene set passes 0.1 % FDR.")
 

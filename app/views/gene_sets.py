@@ -123,7 +123,11 @@ def add() -> None:
             help="A line for each set: name, description, genes, with tabs between. Kept for this "
             "session only.",
         )
+        brought = [file.name for file in files]
         for file in files:
+            if brought.count(file.name) > 1:
+                left.error(f"Two files are called {state.plain(file.name)}; rename one of them.")
+                continue
             try:
                 added = state.add_collection(file.getvalue(), file.name)
             except ValueError as error:
@@ -154,6 +158,7 @@ def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rul
         list(chosen),
         default=next(iter(chosen)),
         required=True,
+        format_func=state.plain,
         key="previewed",
         persist_state="session",
     )
@@ -179,9 +184,9 @@ def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rul
     )
     st.caption(
         f"A preview, no test: z of the rank-sum of each set's loadings among all genes, for the "
-        f"{N_TERMS} sets of largest |z| of each mechanism. It sees a set that lies high or low on "
-        "the whole; GSEA also one whose part gathers at an end. Click a square to run the test of "
-        "that mechanism."
+        f"{N_TERMS} sets of largest |z| of each mechanism, {MOST_TERMS} at most. It sees a set "
+        "that lies high or low on the whole; GSEA also one whose part gathers at an end. Click a "
+        "square to run the test of that mechanism."
     )
     if clicked := state.clicked(event):
         k = int(clicked.rpartition("|M")[2])
@@ -207,11 +212,17 @@ def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rul
 
 
 def best_rows(wide: pd.DataFrame) -> pd.DataFrame:
-    """The rows that are among the largest in size of any column, strongest column by column."""
-    kept: dict[object, None] = {}
-    for column in wide:
-        kept |= dict.fromkeys(wide[column].abs().nlargest(N_TERMS).index)
-    return wide.loc[list(kept)[:MOST_TERMS]]
+    """The rows that are among the largest in size of any column: the first of each column first."""
+    best = [wide[column].abs().nlargest(N_TERMS).index for column in wide]
+    turns = (index[turn] for turn in range(N_TERMS) for index in best if turn < len(index))
+    return wide.loc[list(dict.fromkeys(turns))[:MOST_TERMS]]
+
+
+def told_apart(rows: pd.DataFrame) -> pd.DataFrame:
+    """With a column `set`: the term, and its collection where another has the same."""
+    several = rows.groupby("term")["collection"].transform("nunique") > 1
+    both = rows["term"] + " (" + rows["collection"] + ")"
+    return rows.assign(set=rows["term"].where(~several, both))
 
 
 def short(wide: pd.DataFrame) -> list[str]:
@@ -245,24 +256,25 @@ def results(
         "collections. Rename mechanisms on Mechanism."
     )
     gsea = found.table[found.table["method"] == "gsea"]
-    passing = gsea[gsea["fdr"] <= sets.FDR]
+    passing = gsea[gsea["fdr"] <= terms.PASSES]
     if passing.empty:
-        st.info(f"No set passes {sets.FDR:.0%} FDR by GSEA, so there is no map to draw.")
+        st.info(f"No set passes {terms.PASSES:.0%} FDR by GSEA, so there is no map to draw.")
     else:
-        wide = gsea.pivot_table(index="term", columns="mechanism", values="nes", sort=False)
+        gsea, passing = told_apart(gsea), told_apart(passing)
+        wide = gsea.pivot(index="set", columns="mechanism", values="nes")  # noqa: PD010
         wide = wide.reindex(columns=list(ranked.scores.columns))
-        fdr = gsea.pivot_table(index="term", columns="mechanism", values="fdr", sort=False)
-        kept = passing.sort_values(["mechanism", "p_value"])["term"].drop_duplicates()
+        fdr = gsea.pivot(index="set", columns="mechanism", values="fdr")  # noqa: PD010
+        kept = passing.sort_values(["mechanism", "p_value"])["set"].drop_duplicates()
         wide, fdr = wide.loc[kept[:MOST_TERMS]], fdr.reindex_like(wide).loc[kept[:MOST_TERMS]]
-        marks = pd.DataFrame(np.where(fdr <= sets.FDR, "\u2217", ""))
+        marks = pd.DataFrame(np.where(fdr <= terms.PASSES, "\u2217", ""))
         state.chart(
             figures.term_map(wide, "NES", state.dark(), short(wide), marks),
             "term_map",
             "Normalised enrichment scores of sets that pass 5 % FDR in any mechanism",
         )
         st.caption(
-            f"NES of the sets that pass {sets.FDR:.0%} FDR in any mechanism (\u2217 where they do)."
-            + (f" The first {MOST_TERMS} of {len(kept)}." if len(kept) > MOST_TERMS else "")
+            f"NES of the sets that pass {terms.PASSES:.0%} FDR in any mechanism (\u2217 where they "
+            "do)." + (f" The first {MOST_TERMS} of {len(kept)}." if len(kept) > MOST_TERMS else "")
         )
     labels = {exportable: f"M{exportable}" for exportable in ranked.scores.columns}
     k = st.segmented_control(
@@ -274,7 +286,9 @@ def results(
         key="sets_of",
         persist_state="session",
     )
-    sets.table(model, ranked, chosen, found, "all", next(iter(labels)) if k is None else k)
+    sets.table(
+        model, ranked, chosen, found, "all", next(iter(labels)) if k is None else k, rules.seed
+    )
     st.subheader("Take away", divider="gray")
     st.markdown("Every test of every mechanism and collection chosen, whatever is shown above.")
     sets.take_away(model, ranked, chosen, found, rules, "all mechanisms")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import figures, sets, state
+from app import figures, mechanisms, sets, state
 from app.scale import scale
-from samsvae_core import interpretation, rankings, terms
+from samsvae_core import interpretation, rankings
 from samsvae_core.bundle import Bundle
 from samsvae_core.enrichment import USUAL
 from samsvae_core.names import Label
@@ -73,7 +73,7 @@ def choice(
 def naming(model: Bundle, k: int, labels: dict[int, Label], problem: str) -> None:
     """What it is called: by the user, or as its gene sets suggest; and the user's note."""
     own = labels.get(k, Label("", ""))
-    suggested = suggestion(model, k)
+    suggested = mechanisms.suggestions(model, [k])[k]
     title = own.name or suggested["name"]
     st.subheader(f"M{k}: {state.plain(title)}")
     st.caption(
@@ -120,16 +120,6 @@ def keep(model: Bundle, labels: dict[int, Label]) -> None:
         st.rerun()
 
 
-def suggestion(model: Bundle, k: int) -> dict[str, str]:
-    """From the gene sets that came with the bundle."""
-    chosen = {name: state.collections()[name]() for name in model.collections}
-    known = state.precomputed(model, rankings.of_mechanisms(model, [k]), chosen, USUAL)
-    if known is None:
-        return {"name": "unnamed", "evidence": "no collection shares enough genes with this model"}
-    row = terms.suggested_names(known.table, [k]).loc[k]
-    return {"name": str(row["name"]), "evidence": str(row["evidence"]).rstrip(".")}
-
-
 def unused(model: Bundle) -> None:
     """Latent dimensions that only tell cells apart: their genes, and why there is no more."""
     st.info(
@@ -166,22 +156,13 @@ def users(model: Bundle, k: int) -> None:
     left, right = st.columns(2, gap="large")
     with left:
         top = used.head(N_BARS)
-        frame = pd.DataFrame(
-            {
-                "label": top["perturbation"],
-                "value": top["effect"],
-                "lower": top["effect"] - Z90 * top["effect_sd"],
-                "upper": top["effect"] + Z90 * top["effect_sd"],
-            }
-        )
         state.chart(
-            figures.bars(frame, "effect (basal standard deviations)", state.dark(), genes=False),
+            mechanisms.effects(top["perturbation"], top),
             f"users_M{k}",
             "Effect of each perturbation on this mechanism",
         )
         st.caption(
-            "Posterior mean of mask times embedding; whiskers: 90 % interval from the posterior "
-            "standard deviation, the model's own, too narrow as a rule."
+            mechanisms.WHISKERS
             + (f" The {N_BARS} largest of {len(used)}." if len(used) > N_BARS else "")
         )
     with right:
@@ -190,35 +171,10 @@ def users(model: Bundle, k: int) -> None:
             hide_index=True,
             placeholder="\u2013",
             alt="Perturbations that use this mechanism",
-            column_config=USER_COLUMNS,
+            column_config=mechanisms.COLUMNS,
         )
-        st.caption(
-            "Evidence: nats (units of log likelihood) per held-out cell that predictions lose "
-            "when the entry is switched off, with its standard error over those cells."
-        )
+        st.caption(mechanisms.EVIDENCE)
         state.downloads(shown, f"users_M{k}")
-
-
-USER_COLUMNS = {
-    "probability": st.column_config.NumberColumn(
-        format="%.3f", help="Posterior probability that the perturbation uses the mechanism."
-    ),
-    "effect": st.column_config.NumberColumn(
-        format="%+.3f", help="Posterior mean, in standard deviations of the basal state."
-    ),
-    "effect_sd": st.column_config.NumberColumn(
-        "effect sd", format="%.3f", help="Posterior standard deviation of the effect."
-    ),
-    "evidence": st.column_config.NumberColumn(
-        format="%+.3f", help="Nats per held-out cell that are lost when it is switched off."
-    ),
-    "evidence_se": st.column_config.NumberColumn(
-        "evidence se", format="%.3f", help="Standard error over held-out cells."
-    ),
-    "evidence_n": st.column_config.NumberColumn(
-        "held-out cells", help="Cells by which the evidence was measured."
-    ),
-}
 
 
 def genes(model: Bundle, k: int) -> None:

@@ -1,0 +1,86 @@
+"""Mechanisms on a page: what they are called, and what perturbations do to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from app import figures, state
+from samsvae_core import rankings, terms
+from samsvae_core.bundle import Bundle
+from samsvae_core.enrichment import USUAL
+
+Z90 = 1.645  # half a 90 % interval in standard errors
+UNNAMED = "unnamed"
+WHISKERS = (
+    "Posterior mean of mask times embedding; whiskers: 90 % interval from the posterior standard "
+    "deviation, the model's own, too narrow as a rule."
+)
+EVIDENCE = (
+    "Evidence: nats (units of log likelihood) per held-out cell that predictions lose when the "
+    "entry is switched off, with its standard error over those cells."
+)
+COLUMNS = {
+    "mechanism": st.column_config.TextColumn(width="medium"),
+    "probability": st.column_config.NumberColumn(
+        format="%.3f", help="Posterior probability that the perturbation uses the mechanism."
+    ),
+    "effect": st.column_config.NumberColumn(
+        format="%+.3f", help="Posterior mean, in standard deviations of the basal state."
+    ),
+    "effect_sd": st.column_config.NumberColumn(
+        "effect sd", format="%.3f", help="Posterior standard deviation of the effect."
+    ),
+    "evidence": st.column_config.NumberColumn(
+        format="%+.3f",
+        help="Nats per held-out cell: lost when an entry in use is switched off, won "
+        "were another switched on.",
+    ),
+    "evidence_se": st.column_config.NumberColumn(
+        "evidence se", format="%.3f", help="Standard error over held-out cells."
+    ),
+    "evidence_n": st.column_config.NumberColumn(
+        "held-out cells", help="Cells by which the evidence was measured."
+    ),
+}
+
+
+def suggestions(model: Bundle, mechanisms: list[int]) -> dict[int, dict[str, str]]:
+    """A name for each and the evidence for it, from the gene sets that came with the bundle."""
+    chosen = {name: state.collections()[name]() for name in model.collections}
+    known = state.precomputed(model, rankings.of_mechanisms(model, mechanisms), chosen, USUAL)
+    if known is None:
+        nothing = "no collection shares enough genes with this model"
+        return {k: {"name": UNNAMED, "evidence": nothing} for k in mechanisms}
+    rows = terms.suggested_names(known.table, mechanisms).astype(str)
+    rows["evidence"] = rows["evidence"].str.rstrip(".")
+    return {k: dict(rows.loc[k]) for k in mechanisms}
+
+
+def titles(model: Bundle, mechanisms: list[int]) -> dict[int, str]:
+    """M3, with the user's name for it or else the suggested one, where there is any."""
+    if not mechanisms:
+        return {}
+    own, suggested = state.names(model)[0], suggestions(model, mechanisms)
+    found = {}
+    for k in mechanisms:
+        name = own[k].name if k in own else ""
+        name = name or suggested[k]["name"]
+        found[k] = f"M{k}" if name == UNNAMED else f"M{k}: {name}"
+    return found
+
+
+def effects(labels: Iterable[str], entries: pd.DataFrame) -> go.Figure:
+    """Effects of mask entries as bars: columns effect, effect_sd."""
+    frame = pd.DataFrame(
+        {
+            "label": list(labels),
+            "value": entries["effect"].to_numpy(),
+            "lower": (entries["effect"] - Z90 * entries["effect_sd"]).to_numpy(),
+            "upper": (entries["effect"] + Z90 * entries["effect_sd"]).to_numpy(),
+        }
+    )
+    return figures.bars(frame, "effect (basal standard deviations)", state.dark(), genes=False)

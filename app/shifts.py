@@ -1,0 +1,201 @@
+"""The predicted shift of a composition on a page: in words and figures, with what was measured."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from app import figures, scores, state
+from app.intervals import CALIBRATED, INTERVALS, OWN
+from app.scale import scale
+from samsvae_core.agreement import pearson
+from samsvae_core.bundle import Bundle
+from samsvae_core.composition import SUPPORT, Composition
+
+AT_ONCE = 100_000  # shifts (perturbations x genes) that are composed without being asked for
+Colour = Literal["green", "blue", "orange", "red", "gray"]
+BADGE: dict[str, tuple[Colour, str]] = {  # colour and icon of each support
+    "measured": ("green", ":material/check_circle:"),
+    "singles": ("blue", ":material/add_circle:"),
+    "in combination only": ("orange", ":material/info:"),
+    "dosage": ("orange", ":material/warning:"),
+    "never": ("red", ":material/error:"),
+    "control": ("gray", ":material/remove:"),
+}
+
+
+def badge(support: str, label: str = "") -> None:
+    """How far the data carry it, at a glance."""
+    colour, icon = BADGE[support]
+    st.badge(label or SUPPORT[support].split(":")[0].rstrip("."), icon=icon, color=colour)
+
+
+def in_words(model: Bundle, table: pd.DataFrame, kind: str | None) -> str:
+    """What moves most, and how many genes do so for certain."""
+    clear = (table["lower"] > 0) | (table["upper"] < 0)
+    top = table[clear if kind else table["shift"] != 0]["shift"]
+    up, down = top[top > 0].nlargest(5), top[top < 0].nsmallest(5)
+    parts = [
+        f"**{direction}**: " + ", ".join(f"*{state.plain(gene)}*" for gene in genes.index)
+        for direction, genes in (("up", up), ("down", down))
+        if len(genes)
+    ]
+    return (f"Most {'; most '.join(parts)}. " if parts else "") + (
+        f"Of {len(table):,} genes, {int(clear.sum()):,} have a 90 % interval "
+        f"({INTERVALS[kind].lower().removesuffix(' 90 %')}) that excludes zero."
+        if kind
+        else f"{model.title} knows no uncertainty of its effects and this one was not "
+        "calibrated, so nothing says which shifts are certain."
+    )
+
+
+def ranked(model: Bundle, table: pd.DataFrame, kind: str | None, n: int) -> None:
+    top = table.loc[table["shift"].abs().nlargest(n).index].sort_values("shift", ascending=False)
+    frame = top.rename(columns={"shift": "value"}).assign(label=top.index)
+    state.chart(
+        figures.bars(frame, f"predicted shift ({scale(model).unit})", state.dark()),
+        "shifts",
+        "Genes with the largest predicted shifts" + (" and their 90 % intervals" if kind else ""),
+    )
+
+
+def whiskers(model: Bundle, result: Composition, kind: str | None) -> str:
+    """What bars and whiskers are, and what share of measured shifts the interval held."""
+    bars = f"Bars: mean over {result.n_reference} reference cells"
+    if model.model.has_posterior:
+        bars += f" and {result.n_samples} posterior draws"
+    if kind is None:
+        return f"{bars}. No whiskers: this model has no interval to show."
+    meaning = {
+        OWN: "the model's own 90 % interval, from the posterior draws of this one training; too "
+        "narrow as a rule, as it leaves out how wrong the model may be",
+        CALIBRATED: "the calibrated 90 % interval, ± 1.645 times the root of the variance of the "
+        "draws plus the model's squared error for that gene, learned on validation cells",
+    }
+    height = (
+        "Right: how many half-widths of this interval a shift is away from zero; above 1 the "
+        "interval excludes zero if it is symmetric."
+    )
+    return f"{bars}; whiskers: {meaning[kind]}. {held(model, result)} {height}"
+
+
+def held(model: Bundle, result: Composition) -> str:
+    """Coverage of both intervals on test cells, of the kind of condition that is composed."""
+    table = scores.coverage(model.metrics)
+    if table.empty:
+        return "How many measured shifts it holds is not known: there were no test cells for it."
+    several = sum(dose != 0 for dose in result.dosages.values()) > 1 or "+" in result.condition
+    wanted = "combination" if several else "single"
+    row = table.set_index("conditions of")
+    if wanted not in row.index:
+        wanted = str(row.index[0])
+    found = row.loc[wanted]
+    shares = {}
+    if result.table["lower"].notna().any():
+        shares["the model's own"] = found["own, with sampling error"]
+    if result.table["calibrated_lower"].notna().any():
+        shares["the calibrated one"] = found["calibrated, with sampling error"]
+    said = " and ".join(f"{s:.0%} in {name}" for name, s in shares.items() if pd.notna(s))
+    what = "combinations" if wanted == "combination" else "single perturbations"
+    return (
+        f"Of {int(found['shifts']):,} shifts measured on test cells ({int(found['conditions'])} "
+        f"{what}), {said} (90 % would be right; the sampling error of the measurement is added "
+        "to each)."
+    )
+
+
+def everything(model: Bundle, table: pd.DataFrame, kind: str | None, n: int) -> None:
+    """All genes at once: by how clear their shift is, or by rank where nothing says so."""
+    unit, height = scale(model).unit, figures.bars_height(n)
+    if kind is None:
+        state.chart(
+            figures.ranks(table, 10, state.dark(), height, unit),
+            "ranks",
+            "Predicted shift of every gene, from highest to lowest",
+        )
+        return
+    state.chart(
+        figures.volcano(table, 10, state.dark(), height, unit),
+        "volcano",
+        "Predicted shift of every gene against its distance from zero in interval widths",
+    )
+
+
+def against_observed(model: Bundle, result: Composition) -> None:
+    """Predicted against measured shift of a condition that was measured, gene by gene."""
+    table = result.table.dropna(subset=["observed"])
+    n_control = int(model.conditions.iloc[0][["train", "validation", "test"]].sum())
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        state.chart(
+            figures.agreement(table, 8, state.dark(), scale(model).unit),
+            "observed",
+            "Observed against predicted shift, one point per gene",
+        )
+    with right:
+        r = pearson(table["shift"].to_numpy(), table["observed"].to_numpy())
+        st.metric(
+            "Pearson r over genes",
+            "undefined" if r is None else f"{r:.2f}",
+            help=f"Between predicted and observed shift of {len(table):,} genes.",
+        )
+        trained = int(model.conditions.loc[result.condition, "train"])
+        st.caption(
+            f"Observed: {scale(model).observed} of {result.n_observed:,} cells with this condition "
+            f"and {n_control:,} control cells, all splits. "
+            + (
+                f"{trained:,} of the {result.n_observed:,} were trained on, so this shows fit, not "
+                "foresight (held-out figures: Overview). "
+                if trained
+                else "No cell of this condition was trained on: this is foresight. "
+            )
+            + "Whiskers: 90 % interval from the jackknife standard error over cells."
+        )
+
+
+MEANING = {  # in the order of the table
+    "gene": "As in the data file.",
+    "shift": "Mean predicted shift.",
+    "lower": "Lower end of the model's own 90 % interval: 5th percentile of posterior draws.",
+    "upper": "Upper end of the model's own 90 % interval: 95th percentile of posterior draws.",
+    "calibrated_lower": "Lower end of the calibrated 90 % interval.",
+    "calibrated_upper": "Upper end of the calibrated 90 % interval.",
+    "probability_of_sign": "Share of posterior draws with the sign of the mean.",
+    "sum_of_singles": "Sum of the shifts of each perturbation given alone.",
+    "interaction": "The composed shift minus the sum of the single shifts, on the same draws.",
+    "interaction_lower": "Lower end of the model's own 90 % interval of the interaction.",
+    "interaction_upper": "Upper end of the model's own 90 % interval of the interaction.",
+    "observed": "Measured shift, all splits pooled.",
+    "observed_se": "Its standard error, by jackknife over cells.",
+}
+OF_SEVERAL = ["sum_of_singles", "interaction", "interaction_lower", "interaction_upper"]
+
+
+def numbers(result: Composition) -> None:
+    """What is shown is what is downloaded; columns that are empty throughout are left out."""
+    shown = result.table.reset_index().sort_values("shift", key=np.abs, ascending=False)
+    if sum(dose != 0 for dose in result.dosages.values()) < 2:
+        shown[OF_SEVERAL] = np.nan  # nothing to interact with
+    shown = shown[[name for name in MEANING if shown[name].notna().any()]]
+    decimals = {
+        name: st.column_config.NumberColumn(format="%.3f", help=MEANING[name])
+        for name in shown.columns
+        if name != "gene"
+    }
+    st.dataframe(
+        shown,
+        hide_index=True,
+        height=420,
+        column_config=decimals,
+        placeholder="\u2013",
+        alt="Predicted shift of every gene with interval, interaction and observation",
+    )
+    told = [name for name in ("interaction", "probability_of_sign") if name in shown]
+    both = "Both intervals are here, whichever is drawn above. " if "lower" in shown else ""
+    if "calibrated_lower" not in shown:
+        both = ""
+    st.caption(both + " ".join(f"{name}: {MEANING[name].lower()}" for name in told))
+    state.downloads(shown, f"shift_{result.condition}")

@@ -1,0 +1,165 @@
+"""Which pairs of perturbations would move a list of genes most, among those not measured yet."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from app import figures, state
+from app.scale import scale
+from samsvae_core import symbols, terms
+from samsvae_core.bundle import Bundle
+from samsvae_core.composition import SUPPORT
+
+ANY = "any other"
+N_BEST = 20
+N_BARS = 20
+
+
+def partners(model: Bundle) -> None:
+    st.title("Partners")
+    st.markdown(
+        "Which two perturbations, given together, would move a list of genes most? Every pair is "
+        "predicted; the best are shown with what each does alone. A prediction to choose the next "
+        "experiment by, not a finding."
+    )
+    if not model.model.composes:
+        st.info(
+            f"{model.title} takes every combination as a treatment of its own and cannot put "
+            "perturbations together. Choose another model at the side."
+        )
+        return
+    genes, name = listed(model)
+    if not genes:
+        return
+    left, right = st.columns([2, 3], gap="large", vertical_alignment="bottom")
+    given = left.selectbox(
+        "One of the two is",
+        [ANY, *map(str, model.perturbations.index)],
+        key="pair_with",
+        persist_state="session",
+    )
+    unseen = right.toggle(
+        "Only pairs that were not trained on", value=True, key="unseen", persist_state="session"
+    )
+    found = state.ranked_pairs(model, tuple(genes), None if given == ANY else given, unseen, N_BEST)
+    if found.empty:
+        st.info("Every such pair was trained on. Switch the filter off to see them.")
+        return
+    answer(model, found, genes, name)
+    drawing, table = st.columns([2, 3], gap="large")
+    with drawing:
+        bars(model, found, name)
+    with table:
+        rows(found, name)
+
+
+def listed(model: Bundle) -> tuple[list[str], str]:
+    """The genes to be moved: of a known set, or one's own list."""
+    offered = state.collections()
+    how = st.segmented_control(
+        "Genes",
+        ["A known set", "My own list"],
+        default="A known set",
+        required=True,
+        key="genes_from",
+        persist_state="session",
+    )
+    if how == "My own list":
+        text = st.text_area(
+            "Gene symbols", key="gene_list", persist_state="session", placeholder="STAT1 IRF1 JAK2"
+        )
+        given = list(dict.fromkeys(text.replace(",", " ").split()))
+        known, unknown = symbols.known_genes(given, model.genes)
+        if unknown:
+            st.caption(state.plain(symbols.describe_unknown(unknown, model.genes)))
+        if not known:
+            st.info("Write one or more genes of this model, by any of their names.")
+        return known, "my list"
+    left, right = st.columns([2, 3], gap="large")
+    collection = left.selectbox("Collection", list(offered), key="collection", bind="query-params")
+    sets = state.usable_sets(offered[collection](), model.genes)
+    if not sets:
+        st.info("No set of this collection has 5 or more measured genes. Choose another.")
+        return [], ""
+    term = right.selectbox(
+        f"Set (of {len(sets):,} with 5 or more measured genes)",
+        sorted(sets),
+        format_func=lambda term: f"{terms.readable(term)} ({len(sets[term])})",
+        key=f"set of {collection}",
+        persist_state="session",
+    )
+    return list(sets[term]), terms.readable(term)
+
+
+def answer(model: Bundle, found: pd.DataFrame, genes: list[str], name: str) -> None:
+    top = found.iloc[0]
+    reach = ""
+    if pd.notna(top["lower"]):
+        reach = f" (the model's own 90 % interval {top['lower']:+.2f} to {top['upper']:+.2f})"
+    st.markdown(
+        f"**{state.plain(top['first'])} and {state.plain(top['second'])}** would move the "
+        f"{len(genes)} genes of {state.plain(name)} most: {top['score']:+.2f} {scale(model).unit} "
+        f"on average{reach}; each alone, added up: {top['sum_of_singles']:+.2f}. "
+        f"{SUPPORT[top['support']]}"
+    )
+
+
+def bars(model: Bundle, found: pd.DataFrame, name: str) -> None:
+    frame = found.head(N_BARS).rename(columns={"score": "value"})
+    frame = frame.assign(label=frame["first"] + " + " + frame["second"])
+    state.chart(
+        figures.bars(frame, f"mean shift ({scale(model).unit})", state.dark(), genes=False),
+        "pairs",
+        f"Pairs by their predicted mean shift of {name}",
+    )
+    st.caption(
+        f"Mean over the genes of the predicted shift, at dosage 1; {scale(model).shift} Whiskers: "
+        "the model's own 90 % interval over 64 posterior draws, too narrow as a rule: it leaves "
+        "out how wrong the model may be on pairs it has not seen (Overview tells how wrong it was "
+        "on held-out ones). All pairs are screened at their mean effects, the "
+        f"{N_BEST} best composed with draws."
+    )
+
+
+MEANING = {
+    "score": "Mean over the genes of the predicted shift of the pair.",
+    "lower": "Lower end of the model's own 90 % interval.",
+    "upper": "Upper end of the model's own 90 % interval.",
+    "probability_of_sign": "Share of posterior draws with the sign of the mean.",
+    "sum_of_singles": "The same of each perturbation alone, added up.",
+    "interaction": "Score minus the sum of singles: the decoder's bend, not learned epistasis.",
+    "interaction_lower": "Lower end of its own 90 % interval.",
+    "interaction_upper": "Upper end of its own 90 % interval.",
+}
+
+
+def rows(found: pd.DataFrame, name: str) -> None:
+    shown = found.dropna(axis=1, how="all")
+    event = st.dataframe(
+        shown,
+        hide_index=True,
+        height=figures.bars_height(min(len(found), N_BARS)),
+        on_select="rerun",
+        selection_mode="single-row",
+        key=f"pairs {name}",
+        alt="Pairs of perturbations by their predicted shift of the genes",
+        column_config={
+            column: st.column_config.NumberColumn(format="%+.3f", help=meaning)
+            for column, meaning in MEANING.items()
+        },
+    )
+    clicked = getattr(event, "selection", {}).get("rows", [])
+    one = found.iloc[clicked[0] if clicked else 0]
+    pair = [str(one["first"]), str(one["second"])]
+    st.page_link(
+        "views/compose.py",
+        label=f"{' and '.join(map(state.plain, pair))} in Compose, all genes",
+        icon=":material/arrow_forward:",
+        query_params={"c": state.as_link(dict.fromkeys(pair, 1.0))},
+    )
+    st.caption("Click a row for another pair.")
+    state.downloads(shown, f"pairs_{name}")
+
+
+state.page(partners)

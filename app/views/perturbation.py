@@ -1,0 +1,497 @@
+"""One perturbation: the mechanisms it uses, what it does to genes, what else acts like it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from app import mechanisms, scores, shifts, state
+from app.intervals import interval
+from app.scale import scale
+from samsvae_core import interpretation
+from samsvae_core.bundle import Bundle
+from samsvae_core.composition import Composition
+from samsvae_core.genes import annotation, links, targets
+from samsvae_core.symbols import annotate
+
+Z90 = 1.645  # half a 90 % interval in standard errors
+N_BARS = 40  # mechanisms drawn; the table beside has all
+N_NAMED = 3  # of each kind in a sentence
+N_ALIASES = 4  # of each perturbation in the search box
+NAME = 24  # characters of a mechanism's name beside a bar
+IN_USE, NEAR_MISS, OFF = "in use", "near miss", "off"
+
+
+def perturbation(model: Bundle) -> None:
+    st.title("Perturbation")
+    left, right = st.columns(2, gap="large", vertical_alignment="bottom")
+    with left:
+        name = choice(model)
+    result = state.composed(model, {name: 1.0}, [])
+    with right:
+        kind, table = interval(result.table)
+    summary(model, name, result, table, kind)
+    st.header("Mechanisms", divider="gray")
+    mechanisms_moved(model, name)
+    st.header("Predicted shift", divider="gray")
+    predicted(model, result, table, kind)
+    st.header("Predicted and observed", divider="gray")
+    observed(model, name, result)
+    st.header("Table", divider="gray")
+    shifts.numbers(result)
+    in_compose(name, "Gene sets of this shift, in Compose")
+    st.header(f"Nearest to {state.plain(name)}", divider="gray")
+    nearest(model, name)
+
+
+def choice(model: Bundle) -> str:
+    """The perturbation looked at: of a link, of before, or one that does much."""
+    names = [str(name) for name in model.perturbations.index]
+    state.initial_perturbation(names, first(model))
+    aliases = annotate(names)["aliases"].fillna("").str.split("|")
+    labels = {
+        name: f"{name} ({', '.join(others[:N_ALIASES])})" if others[0] else name
+        for name, others in zip(names, aliases, strict=True)
+    }
+    what = "perturbations" if model.model.composes else "treatments"
+    chosen = st.selectbox(
+        f"One of {len(names):,} {what}",
+        sorted(names, key=str.upper),
+        format_func=labels.__getitem__,
+        key="perturbation",
+        filter_mode="contains",
+        persist_state="session",
+        help="Type its name or another name of its gene. The page's address takes any name: "
+        "?p=STAT91.",
+    )
+    state.keep_perturbation(chosen)
+    return chosen
+
+
+def first(model: Bundle) -> str:
+    """The one with the strongest effect; without latent shifts the one with most cells."""
+    if model.model.has_shifts:
+        return str(interpretation.strengths(model.masks).index[0])
+    return str(model.perturbations["train"].idxmax())
+
+
+ALONE = {  # what each support means for one perturbation
+    "measured": "Measured alone, in training",
+    "singles": "In training alone, at other dosages",
+    "in combination only": "In training in combinations only",
+    "dosage": "In training at other dosages only",
+    "never": "No training cells: no prediction",
+}
+
+
+def summary(
+    model: Bundle, name: str, result: Composition, table: pd.DataFrame, kind: str | None
+) -> None:
+    """The whole page in a paragraph, and where to go from here."""
+    known = annotation(name)
+    st.subheader(state.plain(name))
+    if known.name:
+        st.markdown(f"**{state.plain(known.name)}**")
+    shifts.badge(result.support, ALONE[result.support])
+    said = [
+        mechanisms_in_words(model, name),
+        shifts.in_words(model, table, kind),
+        cells_in_words(model, name),
+    ]
+    st.markdown(" ".join(said))
+    own = targets(model, name)
+    for gene in own:
+        st.markdown(target_in_words(model, table, gene, kind))
+    if own:
+        st.caption(
+            "A perturbation need not show in its own transcript: a knock-out by Cas9 can leave "
+            "transcripts that are still counted."
+        )
+    else:
+        st.caption(
+            f"{state.plain(name)} is none of the {len(model.genes):,} genes of this model, under "
+            "any name, so what it does to its own gene cannot be shown."
+        )
+    with st.container(horizontal=True):
+        in_compose(name, "Open in Compose: dosage, partners, gene sets")
+        for gene in own:
+            st.page_link(
+                "views/gene.py",
+                label=f"Gene {state.plain(gene)}: what else moves it",
+                icon=":material/arrow_forward:",
+                query_params={"g": gene},
+            )
+    if known.current and not own:  # with a page of its own, the links are there
+        with st.container(horizontal=True):
+            for site, address in links(name).items():
+                st.link_button(site, address, icon=":material/open_in_new:")
+
+
+def in_compose(name: str, label: str) -> None:
+    st.page_link(
+        "views/compose.py",
+        label=label,
+        icon=":material/arrow_forward:",
+        query_params={"c": state.as_link({name: 1.0})},
+    )
+
+
+def mechanisms_in_words(model: Bundle, name: str) -> str:
+    """Which mechanisms it uses and how strongly, beside all perturbations."""
+    bold = f"**{state.plain(name)}**"
+    if not model.model.has_shifts:
+        return f"The networks of {model.title} read {bold} itself: there are no mechanisms."
+    entries = model.masks[model.masks["perturbation"] == name]
+    used = entries[entries["active"].astype(bool)].sort_values("effect", key=abs, ascending=False)
+    in_use = len(interpretation.active_mechanisms(model.masks))
+    top = used.head(N_NAMED)
+    called = mechanisms.titles(model, list(top["mechanism"]))
+    listed = ", ".join(
+        f"**{state.plain(called[row.mechanism])}** (effect {row.effect:+.2f} ± {row.effect_sd:.2f})"
+        for row in top.itertuples()
+    )
+    if used.empty:
+        cells = int(model.perturbations.loc[name, "train"])
+        said = f"{bold} uses no mechanism: with {cells:,} training cells, no effect on these genes "
+        return said + "brought the evidence asked for."
+    elif not model.model.has_masks:
+        said = f"{model.title} has no mask, so {bold} moves all {len(used)} latent dimensions, "
+        said += f"most {listed}."
+    else:
+        more = ", the strongest" if len(used) > len(top) else ""
+        said = f"{bold} uses {len(used)} of the {in_use} mechanisms in use{more}: {listed}."
+    strengths = interpretation.strengths(model.masks)
+    place = strengths.index.get_loc(name) + 1
+    length, sd = strengths.loc[name]
+    return (
+        f"{said} The length of its whole effect is {length:.2f} ± {sd:.2f} standard deviations of "
+        f"the basal state (± posterior sd), place {place} of {len(strengths)}."
+    )
+
+
+SPLITS = {"train": "training", "validation": "validation", "test": "test"}
+
+
+def cells_in_words(model: Bundle, name: str) -> str:
+    """How many cells there are of it, by split; those in combinations apart."""
+    every = model.perturbations.loc[name, list(SPLITS)].astype(int)
+    if name not in model.conditions.index:
+        return (
+            f"It was not measured alone at dosage 1: all its {every.sum():,} cells "
+            f"({by_split(every)}) have it in combinations or at other dosages."
+        )
+    alone = model.conditions.loc[name, list(SPLITS)].astype(int)
+    said = f"It was measured alone in {alone.sum():,} cells ({by_split(alone)})"
+    more = int(every.sum() - alone.sum())
+    return said + (f"; {more:,} more have it with others or at other dosages." if more else ".")
+
+
+def by_split(cells: pd.Series) -> str:
+    return ", ".join(f"{cells[split]:,} {word}" for split, word in SPLITS.items())
+
+
+def target_in_words(model: Bundle, table: pd.DataFrame, gene: str, kind: str | None) -> str:
+    """What it does to its own gene, predicted and measured."""
+    row, unit = table.loc[gene], scale(model).unit
+    place = int((table["shift"].abs() > abs(row["shift"])).sum()) + 1
+    said = f"Its own gene, *{state.plain(gene)}*: predicted {signed(row['shift'])} {unit}"
+    if kind:
+        said += f" (90 % interval {signed(row['lower'])} to {signed(row['upper'])})"
+    said += f", place {place:,} of {len(table):,} genes by size; "
+    if pd.isna(row["observed"]):
+        return said + "not measured."
+    said += f"observed {signed(row['observed'])}"
+    if pd.notna(row["observed_se"]):
+        low, high = (row["observed"] + side * Z90 * row["observed_se"] for side in (-1, 1))
+        said += f" (90 % interval {signed(low)} to {signed(high)})"
+    return said + "."
+
+
+def signed(value: float) -> str:
+    return f"{round(value, 2) + 0.0:+.2f}"  # never minus nothing
+
+
+def mechanisms_moved(model: Bundle, name: str) -> None:
+    """Every mechanism in use: whether this one uses it, how far it moves it, what speaks for it."""
+    if not model.model.has_shifts:
+        st.info(
+            f"{model.title} has no mechanisms in use: no perturbation moves its latent dimensions. "
+            "What it predicts for genes is below."
+        )
+        return
+    active = interpretation.active_mechanisms(model.masks)
+    if not active:
+        st.info("No perturbation of this model uses a mechanism, so there are none to compare.")
+        return
+    rows = model.masks[
+        (model.masks["perturbation"] == name) & model.masks["mechanism"].isin(active)
+    ].drop(columns="perturbation")
+    missed = interpretation.near_misses(rows)
+    used = rows["active"].astype(bool)
+    rows["state"] = np.select([used, rows.index.isin(missed.index)], [IN_USE, NEAR_MISS], OFF)
+    rank = rows["state"].map({IN_USE: 0, NEAR_MISS: 1, OFF: 2})
+    rows = rows.iloc[np.lexsort([-rows["effect"].abs(), rank])]
+    called = mechanisms.titles(model, active)
+    entries(model, name, rows, called)
+    left, right = st.columns(2, gap="large")
+    with left:
+        effects(name, rows[rows["state"] == IN_USE], called)
+    with right:
+        if len(missed):
+            st.markdown(near_misses_in_words(missed, called))
+        st.caption(definitions(model))
+
+
+def effects(name: str, used: pd.DataFrame, called: dict[int, str]) -> None:
+    if used.empty:
+        st.info(
+            f"{state.plain(name)} uses none of these mechanisms, so there is no effect to draw. "
+            "What was tried is in the table above."
+        )
+        return
+    top = used.head(N_BARS)
+    labels = [called[k][:NAME] for k in top["mechanism"]]
+    state.chart(
+        mechanisms.effects(labels, top),
+        f"uses_{name}",
+        f"Effect of {name} on each mechanism it uses",
+    )
+    st.caption(
+        f"{mechanisms.WHISKERS} The sign is a direction along the mechanism, not more or less "
+        "expression." + (f" The {N_BARS} largest of {len(used)}." if len(used) > N_BARS else "")
+    )
+
+
+STATE = {
+    IN_USE: "probability above 0.5",
+    NEAR_MISS: "off, yet the evidence is above two of its standard errors",
+    OFF: "probability of 0.5 or less",
+}
+
+
+def entries(model: Bundle, name: str, rows: pd.DataFrame, called: dict[int, str]) -> None:
+    """The table; columns that say nothing for this model are left out."""
+    columns = ["mechanism", "state", "probability", "effect", "effect_sd"]
+    columns += ["evidence", "evidence_se", "evidence_n"]
+    if not model.model.has_masks:
+        columns = [column for column in columns if column not in ("state", "probability")]
+    shown = rows[columns].assign(mechanism=rows["mechanism"].map(called))
+    event = st.dataframe(
+        shown,
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="single-row",
+        key=f"mechanisms of perturbation {name} in {model.name}",
+        placeholder="\u2013",
+        alt=f"Effect and evidence of {name} on each mechanism",
+        column_config=mechanisms.COLUMNS,
+    )
+    k = int(rows["mechanism"].iloc[clicked_row(event)])
+    st.page_link(
+        "views/mechanism.py",
+        label=f"Open {state.plain(called[k])}",
+        icon=":material/arrow_forward:",
+        query_params={"m": f"M{k}"},
+    )
+    st.caption("Click a row for another mechanism.")
+    state.downloads(shown, f"mechanisms_{name}")
+
+
+def definitions(model: Bundle) -> str:
+    meaning = "; ".join(f"{word}: {what}" for word, what in STATE.items())
+    return (
+        (f"{meaning.capitalize()}. " if model.model.has_masks else "")
+        + "Evidence: nats (units of log likelihood) per held-out cell that predictions lose when "
+        "an entry in use is switched off, or would win if another were switched on, with its "
+        "standard error over those cells. Empty: not tried."
+    )
+
+
+def clicked_row(event: object) -> int:
+    """The row of a table that was clicked, the first until one is."""
+    rows = getattr(event, "selection", {}).get("rows", [])
+    return int(rows[0]) if rows else 0
+
+
+def near_misses_in_words(missed: pd.DataFrame, called: dict[int, str]) -> str:
+    listed = "; ".join(
+        f"{state.plain(called[row.mechanism])} (evidence {row.evidence:+.3f} ± "
+        f"{row.evidence_se:.3f} se, {row.evidence_n:,.0f} held-out cells)"
+        for row in missed.head(N_NAMED).itertuples()
+    )
+    more = f" and {len(missed) - N_NAMED} more" if len(missed) > N_NAMED else ""
+    return (
+        f"**{'Near miss' if len(missed) == 1 else 'Near misses'}**: {listed}{more}. Off, though "
+        "held-out cells speak for it: likely there, but too small for what the mask prior asks. "
+        "Some pass by chance: of entries without any effect, about one in forty."
+    )
+
+
+def predicted(model: Bundle, result: Composition, table: pd.DataFrame, kind: str | None) -> None:
+    if not table["shift"].any():
+        st.info("Nothing moves: the predicted shift of every gene is zero.")
+        return
+    n = st.slider(
+        "Genes in the ranking", 10, 60, 24, 2, key="n_genes", persist_state="session", width=440
+    )
+    left, right = st.columns(2, gap="large")
+    with left:
+        st.subheader("Largest")
+        shifts.ranked(model, table, kind, n)
+    with right:
+        st.subheader("All genes")
+        shifts.everything(model, table, kind, n)
+    st.caption(f"{scale(model).shift} At dosage 1. {shifts.whiskers(model, result, kind)}")
+
+
+def observed(model: Bundle, name: str, result: Composition) -> None:
+    if result.n_observed == 0:
+        st.info(
+            f"{state.plain(name)} was not measured alone at dosage 1, so there is nothing to "
+            f"compare with."
+        )
+        return
+    shifts.against_observed(model, result)
+    if "average_effects" not in model.metrics:
+        return
+    scored = scores.each_condition(model.metrics, model.conditions).set_index("condition")
+    if name not in scored.index:
+        st.caption("No test cells of it alone, so how well it is foreseen is not known.")
+        return
+    n, row = scored.loc[name, "test cells"], scored.loc[name].drop("test cells").dropna()
+    listed = ", ".join(f"{state.plain(who)} {r:.2f}" for who, r in row.items())
+    st.markdown(
+        f"On its {int(n):,} test cells alone, r over {len(model.genes):,} genes between predicted "
+        f"and measured average effect: {listed or 'undefined'}."
+    )
+    st.caption(
+        "*training mean*: what was measured on its training cells. *split-half*: no prediction, "
+        "but what a second sample of as many cells would reach. What the others are: Overview."
+    )
+
+
+def nearest(model: Bundle, name: str) -> None:
+    """Which perturbations act like this one: on mechanisms, on genes as predicted and measured."""
+    n = len(model.perturbations)
+    if n < 2:
+        st.info("There is no other perturbation in this model.")
+        return
+    parts, idle = [], pd.Index([])
+    if model.model.has_shifts:
+        alike = interpretation.similar_perturbations(model.masks, name)
+        if model.model.has_masks:
+            counts = model.masks.groupby("perturbation")["active"].sum()
+            idle = counts.index[counts == 0]
+            parts.append(alike[["shared", "jaccard", "cosine"]])
+        else:
+            parts.append(alike[["cosine"]])
+    if n * len(model.genes) <= shifts.AT_ONCE or st.toggle(
+        "Compare their shifts of expression, too",
+        key="nearest_shifts",
+        persist_state="session",
+        help=f"Composes all {n:,} perturbations, once for this model: a minute or two.",
+    ):
+        parts.append(interpretation.similar_shifts(state.effects(model), name))
+    if not parts:
+        st.info("Switch the comparison on to see which perturbations shift genes alike.")
+        return
+    table = pd.concat(parts, axis=1).rename_axis("perturbation")
+    for column in {"cosine", "r_predicted"} & set(table):  # of effects that are next to nothing
+        table.loc[table.index.isin(idle) | (name in idle), column] = np.nan
+    wanted = ["r_observed"] if name in idle else ["jaccard", "r_predicted", "cosine"]
+    order = [column for column in wanted if column in table]
+    if order:
+        table = table.sort_values(order, ascending=False, kind="stable")
+    st.markdown(nearest_in_words(table, name, name in idle))
+    neighbours(model, table.dropna(axis=1, how="all").reset_index(), name, len(idle))
+
+
+ALIKE = {"jaccard": "shared mechanisms", "cosine": "direction of effect"}
+ALIKE |= {"r_predicted": "predicted shift", "r_observed": "observed shift"}
+FIGURE = {"jaccard": "Jaccard index", "cosine": "cosine", "r_predicted": "r", "r_observed": "r"}
+
+
+def nearest_in_words(table: pd.DataFrame, name: str, is_idle: bool) -> str:
+    """The first few by each measure that says something."""
+    found = []
+    for column, what in ALIKE.items():
+        if column not in table or (column == "cosine" and "jaccard" in table):
+            continue
+        top = table[column][table[column] > 0].nlargest(N_NAMED)
+        if len(top):
+            listed = ", ".join(
+                f"{state.plain(other)} ({value:.2f})" for other, value in top.items()
+            )
+            found.append(f"by **{what}** ({FIGURE[column]}): {listed}")
+    said = f"Most alike {'; '.join(found)}." if found else "None is like it by any measure here."
+    if is_idle:
+        return (
+            f"{state.plain(name)} uses no mechanism, so there is nothing to share and next to no "
+            f"predicted shift to compare. {said}"
+        )
+    if "shared" in table and not table["shared"].any():
+        return f"No other perturbation uses a mechanism of {state.plain(name)}. {said}"
+    return said
+
+
+def neighbours(model: Bundle, shown: pd.DataFrame, name: str, n_idle: int) -> None:
+    event = st.dataframe(
+        shown,
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="single-row",
+        key=f"nearest to {name} in {model.name}",
+        placeholder="\u2013",
+        alt=f"How much each other perturbation is like {name}",
+        column_config=NEAREST_COLUMNS,
+    )
+    other = str(shown["perturbation"].iloc[clicked_row(event)])
+    if st.button(f"Go to {state.plain(other)}", icon=":material/arrow_forward:", key="go"):
+        state.go_to_perturbation(other)
+        st.rerun()
+    st.caption(
+        "Click a row for another perturbation; each alone, at dosage 1. "
+        + (
+            f"r is Pearson's, over {len(model.genes):,} genes; genes go together, so it has no "
+            "honest interval. Observed shifts share their control cells, whose sampling error "
+            "lifts r between them; with few cells their own error lowers it. "
+            if "n_observed" in shown
+            else ""
+        )
+        + (
+            f"Cosine and predicted r are empty for perturbations that use no mechanism ({n_idle} "
+            f"of {len(model.perturbations)}): their effects are next to nothing."
+            if n_idle
+            else ""
+        )
+    )
+    state.downloads(shown, f"nearest_to_{name}")
+
+
+NEAREST_COLUMNS = {
+    "shared": st.column_config.NumberColumn(
+        "shared mechanisms", help="Mechanisms that both use (probability above 0.5)."
+    ),
+    "jaccard": st.column_config.NumberColumn(
+        "Jaccard index", format="%.2f", help="Mechanisms both use over those that either uses."
+    ),
+    "cosine": st.column_config.NumberColumn(
+        format="%+.2f", help="Between the mean effects on all mechanisms: 1 is the same direction."
+    ),
+    "r_predicted": st.column_config.NumberColumn(
+        "r, predicted", format="%+.2f", help="Pearson r over genes between mean predicted shifts."
+    ),
+    "r_observed": st.column_config.NumberColumn(
+        "r, observed",
+        format="%+.2f",
+        help="Pearson r over genes between measured shifts, all splits. Empty where either was "
+        "not measured alone.",
+    ),
+    "n_observed": st.column_config.NumberColumn(
+        "cells", help="Cells with the other perturbation alone, all splits."
+    ),
+}
+
+
+state.page(perturbation)
