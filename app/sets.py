@@ -40,6 +40,8 @@ def tested(
 
     What the bundle holds is shown at once; the rest is tested in the background of the server.
     """
+    if ranked.caution:
+        st.warning(ranked.caution, icon=":material/warning:")
     if (known := state.precomputed(model, ranked, collections, rules)) is not None:
         return known
     batch = state.batch(model, ranked, collections, rules, start=False)
@@ -61,6 +63,7 @@ def tested(
         st.warning(state.plain(batch.problem))
         if st.button("Try again", key=f"again {key}"):
             state.forget_batch(model, ranked, collections, rules)
+            state.batch(model, ranked, collections, rules, start=True)
             st.rerun()
     return batch.result
 

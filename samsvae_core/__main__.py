@@ -414,7 +414,9 @@ def compose(
     atomic_write(settings_file, to_json({"bundle": model.checksum, **result.settings()}))
     write_table(result.table.reset_index(), output)
     typer.echo(f"{result.condition}: {SUPPORT[result.support]}")
-    typer.echo(result.table["shift"].describe()[["min", "max"]].round(3).to_string())
+    shift = result.table["shift"]
+    for what, name in (("smallest", shift.idxmin()), ("largest", shift.idxmax())):
+        typer.echo(f"{what} shift: {name} {shift[name]:+.3f}")
 
 
 @app.command()
@@ -436,7 +438,7 @@ def enrich(
         list[str] | None, typer.Option(help="A library of Enrichr by name (network); repeatable.")
     ] = None,
     mechanism: Annotated[
-        list[int] | None, typer.Option(help="Only this mechanism; may be repeated.")
+        list[str] | None, typer.Option(help="Only this mechanism, 0 or M0; may be repeated.")
     ] = None,
     perturbation: Annotated[
         list[str] | None,
@@ -506,7 +508,8 @@ def enrich(
         dosages = named_once([parse_dosage(text, known_names) for text in perturbation])
         ranked = rankings.of_shift(predict(model, dosages, seed=seed), certainty)
     else:
-        ranked = rankings.of_mechanisms(model, mechanism, certainty)
+        numbers = None if mechanism is None else [number_of(text) for text in mechanism]
+        ranked = rankings.of_mechanisms(model, numbers, certainty)
     found = enrichment.enrich(ranked.scores, sets, rules, ranked.moved, processes, rankings_line)
     for one in sets:
         typer.echo(describe(match(one, model.genes)))
@@ -514,6 +517,8 @@ def enrich(
     results = rankings.gathered(model, ranked, sets, found, rules)
     for line in enrichment.problems(found.notes):
         typer.echo(line)
+    if ranked.caution:
+        typer.echo(f"Caution: {ranked.caution}")
     for name, row in results.names.iterrows():
         typer.echo(f"{exports.label(name)}: {row['name']}. {row['evidence'].rstrip('.')}.")
     if output.suffix in tables:
@@ -530,6 +535,14 @@ def enrich(
         raise typer.Exit(1)
 
 
+def number_of(mechanism: str) -> int:
+    """A mechanism's number, as 0 or as M0."""
+    number = mechanism.removeprefix("M")
+    if not number.isdecimal():
+        raise ValueError(f"--mechanism is {mechanism!r}; expected a number such as 0 or M0.")
+    return int(number)
+
+
 def rankings_line(progress: Any) -> None:
     """At most twenty lines, on the stream for messages, so that output can be piped."""
     step = max(1, progress.total // 20)
@@ -542,7 +555,11 @@ def universe_of(path: Path, genes: list[str]) -> tuple[str, ...]:
     from samsvae_core.data import read_genes
     from samsvae_core.symbols import describe_unknown, known_genes
 
-    known, unknown = known_genes(read_genes(path), genes)
+    try:
+        given = read_genes(path)
+    except (UnicodeDecodeError, IsADirectoryError) as error:
+        raise ValueError(f"{path} is no text file; expected one gene to a line.") from error
+    known, unknown = known_genes(given, genes)
     if unknown:
         typer.echo(f"{path}: {describe_unknown(unknown, genes)} They stay in the background.")
     return (*known, *unknown)

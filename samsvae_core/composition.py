@@ -241,6 +241,9 @@ def checked_mechanisms(bundle: Bundle, mechanisms: Collection[int]) -> tuple[int
 
 def unknown(name: str, known: list[str]) -> str:
     """What to say of a perturbation that is not in the model."""
+    parts = [part.strip() for part in name.split("+")]
+    if len(parts) > 1 and set(parts) <= set(known):
+        return f"{name!r} is no perturbation but {len(parts)}: name each by itself."
     folded = {k.casefold(): k for k in known}
     near = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.5)
     hint = f"Did you mean {folded[near[0]]}?" if near else f"Known: {', '.join(known[:10])}, ..."

@@ -145,6 +145,11 @@ def over_representation(
     `universe` of one's own, too, the genes that belong to any set count.
     """
     chosen = None if universe is None else frozenset(universe)
+    if chosen is not None and len(known := collection.genes & chosen) < MIN_GENES:
+        raise ValueError(
+            f"{len(known)} of the {len(chosen):,} genes of the background are in {collection.name},"
+            f" and {MIN_GENES} are needed. Name more genes, as the model calls them."
+        )
     sizes = _sizes(collection, loadings.index if chosen is None else chosen, min_size, max_size)
     if moved is not None:
         loadings = loadings.where(moved, 0.0)
@@ -315,7 +320,8 @@ def enrich(
 ) -> Enrichment:
     """Both tests of every mechanism in every collection, gene symbols matched through aliases.
 
-    `moved` is that of `over_representation`. GSEA is remembered on disk by content, mechanism by
+    `moved` is that of `over_representation`. A collection that cannot be tested is left out and
+    noted, unless it is the only one. GSEA is remembered on disk by content, mechanism by
     mechanism, and runs in as many processes as there are processors; `progress` hears of it and
     `cancelled` is asked every moment (raises CancelledError). Raises ValueError for a collection
     with too little in common with the genes.
@@ -324,14 +330,27 @@ def enrich(
     if not matched:
         raise ValueError("No collection of gene sets was named; expected one or more.")
     mechanisms = _mechanisms(loadings)
-    questions, tops = [], []
+    questions, tops, left_out = [], [], []
     for sets in matched:
-        sizes = _sizes(sets, loadings.index, rules.min_size, rules.max_size)
+        try:
+            sizes = _sizes(sets, loadings.index, rules.min_size, rules.max_size)
+            top = (rules.n_top, rules.min_size, rules.max_size, rules.universe)
+            tops.append(over_representation(loadings, sets, *top, moved=moved))
+        except ValueError as error:
+            if len(matched) == 1:
+                raise
+            left_out.append({"mechanism": "all", "collection": sets.name, "status": str(error)})
+            continue
         questions.append([_question(scores, sets, sizes, None) for scores in mechanisms])
-        top = (rules.n_top, rules.min_size, rules.max_size, rules.universe)
-        tops.append(over_representation(loadings, sets, *top, moved=moved))
+    if not questions:
+        raise ValueError(" ".join(note["status"] for note in left_out))
     ranked = _gsea(questions, rules.seed, n_processes, progress, cancelled)
-    return join([part for pair in zip(ranked, tops, strict=True) for part in pair])
+    found = join([part for pair in zip(ranked, tops, strict=True) for part in pair])
+    if not left_out:
+        return found
+    unused = {"method": "gsea", "genes": 0, "dropped": 0, "duplicated": 0, "tied": 0.0}
+    more = pd.DataFrame([note | unused for note in left_out])[found.notes.columns]
+    return Enrichment(found.table, pd.concat([found.notes, more], ignore_index=True))
 
 
 class Screen(NamedTuple):

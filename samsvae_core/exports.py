@@ -265,9 +265,11 @@ def methods(results: Results) -> str:
     tested = table[table["method"] == "gsea"].groupby("collection")["term"].nunique().to_dict()
     shown = collection_table(results).itertuples()
     shipped = [collections()[c.name] for c in results.collections if _is_shipped(c)]
+    caution = results.settings.get("caution")
     lines = [
         "# Methods",
         "",
+        *([f"**Caution.** {as_text(caution)}", ""] if caution else []),
         f"Gene sets were tested with SAMS-VAE Explorer {version('samsvae-explorer')} on the model "
         f"{told['bundle']} ({told['model']}, Bereket and Karaletsos 2023; checksum "
         f"{told['checksum']}). Genes were ranked by {told['ranked']}. Genes without a finite value "

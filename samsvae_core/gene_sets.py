@@ -374,6 +374,8 @@ def _downloaded(name: str, organism: str) -> dict[str, list[str]]:
             )
             last = [f"exit status {ended.returncode}", *ended.stderr.split("\n")[:-1]][-1]
             why = last.partition("(Caused by ")[2].removesuffix(")") or last
+            if "NameResolutionError" in why or "NewConnectionError" in why:
+                why = "no connection to maayanlab.cloud"
         except subprocess.TimeoutExpired:
             why = f"no answer within {SECONDS} s"
         answer = Path(folder, "answer.json")

@@ -190,6 +190,13 @@ def measured(bundle: Bundle, gene: str) -> str:
     """A gene of the model; raises ValueError for any other name."""
     if gene in bundle.genes:
         return gene
+    current = annotate([gene])["current"].fillna("").iloc[0]
+    if current:
+        known = gene if current == gene else f"{gene} ({current})"
+        also = " It is perturbed in this model." if targeting(bundle, gene) else ""
+        raise ValueError(
+            f"{known} is a gene, but none of the {len(bundle.genes):,} of this model.{also}"
+        )
     near = difflib.get_close_matches(gene, bundle.genes, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(bundle.genes[:5])}, ..."
     raise ValueError(f"{gene!r} is none of the {len(bundle.genes):,} genes of this model. {hint}")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from samsvae_core.bundle import Bundle
-from samsvae_core.composition import Composition
+from samsvae_core.composition import SCALES, Composition
 from samsvae_core.enrichment import Enrichment, Rules, sure
 from samsvae_core.exports import Results
 from samsvae_core.gene_sets import Collection, match
@@ -39,7 +39,7 @@ class Ranked(NamedTuple):
 
     `table` is what they were taken from, with their errors, and `definition` completes "genes were
     ranked by". `moved`, of the form of the scores, tells which genes are certain to move, where
-    that is asked for as `certainty`.
+    that is asked for as `certainty`. `caution` is a reason to distrust the whole ranking, if any.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Ranked(NamedTuple):
     definition: str
     moved: pd.DataFrame | None = None
     certainty: Certainty | None = None
+    caution: str = ""
 
 
 def of_mechanisms(
@@ -105,10 +106,23 @@ def of_shift(composition: Composition, certainty: Certainty | None = None) -> Ra
         kept = (sign >= certainty.probability) & (shift.abs() >= certainty.effect)
         moved = kept.to_frame(name)
     definition = (
-        f"the predicted shift of {name} ({composition.settings()['scale']}; "
+        f"the predicted shift of {name} ({SCALES[composition.is_counts]}; mean over "
         f"{composition.n_samples} posterior draws, seed {composition.seed})"
     )
-    return Ranked(name, shift.to_frame(name), table, definition, moved, certainty)
+    return Ranked(name, shift.to_frame(name), table, definition, moved, certainty, doubt(table))
+
+
+def doubt(table: pd.DataFrame) -> str:
+    """A caution where no gene of a composition's table is certain to move."""
+    kind = "calibrated_" if table["calibrated_lower"].notna().any() else ""
+    lower, upper = table[f"{kind}lower"], table[f"{kind}upper"]
+    if lower.isna().all() or ((lower > 0) | (upper < 0)).any():
+        return ""
+    return (
+        f"No gene's 90 % interval excludes zero (the largest shift is "
+        f"{table['shift'].abs().max():.2g}), so this ranking is of noise: sets that pass tell "
+        "nothing of the perturbation."
+    )
 
 
 def gathered(
@@ -140,6 +154,8 @@ def gathered(
         "max_size": rules.max_size,
         "seed": rules.seed,
     }
+    if ranked.caution:
+        settings["caution"] = ranked.caution
     names = suggested_names(table, list(ranked.scores.columns))
     given = read_names(bundle).labels
     names["own_name"] = [given[k].name if k in given else "" for k in names.index]

@@ -101,6 +101,8 @@ def suggested_names(
 ) -> pd.DataFrame:
     """A name for each mechanism asked for, and the `evidence` for it: both texts, by mechanism.
 
+    Where GSEA gives none, the evidence tells what over-representation has.
+
     The name is made of the `most` best terms of GSEA, over all collections and both directions,
     with an `fdr` (of a mechanism and collection) up to that given: in the order of p, then of
     |NES|, without those whose leading edge has a Jaccard index of at least 0.5 with that of a
@@ -110,13 +112,16 @@ def suggested_names(
     """
     passing = (table["method"] == "gsea") & (table["fdr"] <= fdr) & (table["leading_edge"] != "")
     ordered = _ordered(table[passing])
-    nothing = f"No gene set passes {100 * fdr:g} % FDR."
+    nothing = f"No gene set passes {100 * fdr:g} % FDR by GSEA."
+    tops = table[(table["method"] == "ora") & (table["fdr"] <= fdr)]
     tested = set(table.loc[table["method"] == "gsea", "mechanism"])
     rows = []
     for mechanism in mechanisms:
         best = list(_telling(ordered[ordered["mechanism"] == mechanism], most).itertuples())
         name, evidence = "; ".join(map(_name, best)), "; ".join(map(_evidence, best))
         why = nothing if mechanism in tested else "Not tested."
+        if top := [_name(row) for row in tops[tops["mechanism"] == mechanism].itertuples()]:
+            why += f" By over-representation: {'; '.join(dict.fromkeys(top[:most]))}."
         rows.append((mechanism, name or "unnamed", evidence or why))
     return pd.DataFrame(rows, columns=["mechanism", "name", "evidence"]).set_index("mechanism")
 

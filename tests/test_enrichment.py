@@ -439,3 +439,22 @@ def test_a_mechanism_whose_worker_died_is_named_and_the_others_are_there(monkeyp
     assert enrichment.problems(result.notes) == [
         "mechanism outlier, mine: not tested (failed: it died)"
     ]
+
+
+def test_a_collection_that_cannot_be_tested_is_left_out_and_noted():
+    loadings = hostile_loadings()[["planted"]]
+    far = collection_of({"far": [f"OTHER{n}" for n in range(20)]}, "far")
+    both = enrich(loadings, [far, disjoint_sets()])
+    pd.testing.assert_frame_equal(both.table, enrich(loadings, [disjoint_sets()]).table)
+    assert enrichment.problems(both.notes)[0].startswith("mechanism all, far: not tested (0 of 300")
+    with pytest.raises(ValueError, match="0 of 300 genes are in far"):
+        enrich(loadings, [far])
+    with pytest.raises(ValueError, match=r"are in far, .* are in farther"):
+        enrich(loadings, [far, collection_of({"a": ["B"] * 2}, "farther")])
+
+
+def test_a_background_that_says_nothing_is_refused_as_such():
+    with pytest.raises(ValueError, match="2 of the 3 genes of the background are in mine, and 15"):
+        over_representation(
+            pd.Series(scores(0), index=GENES), disjoint_sets(), universe=[*GENES[:2], "NOBODY"]
+        )

@@ -69,3 +69,15 @@ def test_what_is_gathered_tells_how_it_was_made(tiny):
     step = tiny.loadings.loc[tiny.loadings["mechanism"] == 0, "step"].iloc[0]
     assert (f"M0 {step:+.2f}" if step else "M0 ±1") in settings["ranked"]
     assert np.isin(list(results.collections[0].genes), tiny.genes).sum() == 40
+
+
+def test_a_shift_in_which_nothing_is_certain_carries_a_caution(tiny):
+    moved = compose(tiny, {"P1": 1.0})
+    kind = "calibrated_" if moved.table["calibrated_lower"].notna().any() else ""
+    lower, upper = moved.table[f"{kind}lower"], moved.table[f"{kind}upper"]
+    assert bool(rankings.of_shift(moved).caution) == (not ((lower > 0) | (upper < 0)).any())
+    still = moved.table.assign(**{f"{kind}lower": -1.0, f"{kind}upper": 1.0})
+    assert "of noise" in rankings.doubt(still)
+    certain = still.copy()
+    certain.loc[certain.index[0], f"{kind}lower"] = 0.5
+    assert rankings.doubt(certain) == ""

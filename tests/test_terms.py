@@ -202,11 +202,14 @@ def test_a_name_comes_with_its_evidence_in_a_sentence():
 
 
 def test_what_does_not_pass_gives_no_name():
-    nothing = ("unnamed", "No gene set passes 5 % FDR.")
+    nothing = ("unnamed", "No gene set passes 5 % FDR by GSEA.")
     assert named(HALLMARK | {"fdr": 0.0501}) == nothing
-    assert named(HALLMARK | {"method": "ora"}) == ("unnamed", "Not tested.")
+    assert named(HALLMARK | {"method": "ora"}) == (
+        "unnamed",
+        "Not tested. By over-representation: Interferon gamma response.",
+    )
     assert named(HALLMARK | {"fdr": 0.0501}, fdr=0.1)[0] == "Interferon gamma response"
-    assert named(HALLMARK, fdr=0.001) == ("unnamed", "No gene set passes 0.1 % FDR.")
+    assert named(HALLMARK, fdr=0.001) == ("unnamed", "No gene set passes 0.1 % FDR by GSEA.")
 
 
 def test_every_mechanism_asked_for_has_a_row_in_the_order_of_the_question():
@@ -253,3 +256,12 @@ def test_a_planted_hallmark_names_its_mechanism():
     table = rank_enrichment(loadings, hallmark).table
     names = suggested_names(table, [0, 1], fdr=1e-3, most=1)["name"]
     assert names.tolist() == ["Hypoxia (down)", "unnamed"]
+
+
+def test_what_over_representation_has_is_told_where_gsea_gives_no_name():
+    top = HALLMARK | {"method": "ora", "term": "HALLMARK_TGF_BETA_SIGNALING", "direction": "down"}
+    names = suggested_names(table_of(HALLMARK | {"fdr": 0.2}, top), [0])
+    assert names.loc[0, "name"] == "unnamed"
+    assert names.loc[0, "evidence"].endswith(
+        "by GSEA. By over-representation: TGF beta signaling (down)."
+    )

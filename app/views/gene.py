@@ -53,7 +53,8 @@ def choice(model: Bundle) -> str:
         key="gene",
         filter_mode="contains",
         persist_state="session",
-        help="Type its symbol or another name. The page's address takes any name: ?g=STAT91.",
+        help="Type its symbol or a name that is shown beside one. The page's address takes every "
+        "name and id: ?g=STAT91.",
     )
     state.keep_gene(chosen)
     return chosen

@@ -241,6 +241,10 @@ def results(
     """Names, a map of all mechanisms, all rows, and the files."""
     sets.problems(found)
     names = terms.suggested_names(found.table, list(ranked.scores.columns)).reset_index()
+    given = state.names(model)[0]
+    own = [given[k].name if k in given else "" for k in names["mechanism"]]
+    if any(own):
+        names.insert(1, "your name", own)
     names["mechanism"] = [f"M{k}" for k in names["mechanism"]]
     st.dataframe(
         names,

@@ -79,7 +79,11 @@ def naming(model: Bundle, k: int, labels: dict[int, Label], problem: str) -> Non
     st.caption(
         ("Named by you. Suggested: " + state.plain(suggested["name"]) + ". " if own.name else "")
         + f"Evidence: {state.plain(suggested['evidence'])}"
-        + ("" if own.name else ". A suggestion by gene sets, not a finding.")
+        + (
+            ""
+            if own.name or suggested["name"] == "unnamed"
+            else ". A suggestion by gene sets, not a finding."
+        )
     )
     if own.note:
         st.markdown(state.plain(own.note).replace("\n", "  \n"))
