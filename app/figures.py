@@ -454,6 +454,7 @@ def cell_map(
         size = np.abs(values)
         limit = float(np.quantile(size, 0.99)) or float(size.max()) or 1.0
         low = -limit if signed else float(np.quantile(values, 0.01))
+        low = low if low < limit else 0.0  # of values that are all the same
         order = np.argsort(size, kind="stable")
         marker = {
             "color": values[order],

@@ -14,6 +14,7 @@ pages = [
     st.Page("views/compose.py", title="Compose", url_path="compose"),
     st.Page("views/mechanism.py", title="Mechanism", url_path="mechanism"),
     st.Page("views/gene.py", title="Gene", url_path="gene"),
+    st.Page("views/cells.py", title="Cells", url_path="cells"),
     st.Page("views/partners.py", title="Partners", url_path="partners"),
     st.Page("views/gene_sets.py", title="Gene sets", url_path="gene_sets"),
 ]

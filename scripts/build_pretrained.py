@@ -105,7 +105,16 @@ def build(name: str, recipe: Recipe, tables_only: bool) -> None:
             (run / "manifest.json").unlink()
             report.build_bundle(kept.model, kept.align(data), parts, run, kept.manifest["device"])
         else:
-            report.train(data, parts, run, {}, recipe.training, origin=recipe.origin, frontier=True)
+            report.train(
+                data,
+                parts,
+                run,
+                {},
+                recipe.training,
+                origin=recipe.origin,
+                frontier=True,
+                cell_values=False,  # measured data stay with those who measured them
+            )
             (run / "status.json").unlink()
         shutil.rmtree(PRETRAINED / name, ignore_errors=True)
         run.rename(PRETRAINED / name)

@@ -22,6 +22,11 @@ VIEWS = {
     "masks": "/masks?model=papalexi2021",
     "compose": "/compose?c=STAT1%3A1%2CSMAD4%3A1&model=papalexi2021",
     "mechanism": "/mechanism?model=papalexi2021",
+    "perturbation": "/perturbation?p=STAT1&model=papalexi2021",
+    "gene": "/gene?g=PSMB9&model=papalexi2021",
+    "cells": "/cells?model=papalexi2021",
+    "partners": "/partners?model=papalexi2021",
+    "gene_sets": "/gene_sets?model=papalexi2021",
 }
 SIZES = {"": (1440, 1200, "light"), "-dark": (1440, 1200, "dark"), "-narrow": (420, 900, "light")}
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]

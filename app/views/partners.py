@@ -103,6 +103,11 @@ def answer(model: Bundle, found: pd.DataFrame, genes: list[str], name: str) -> N
         f"on average{reach}; each alone, added up: {top['sum_of_singles']:+.2f}. "
         f"{SUPPORT[top['support']]}"
     )
+    st.caption(
+        "Read twice where both act through one mechanism (two parts of one pathway): the model "
+        "adds their shifts and goes further than any cell it has seen, where in truth the second "
+        "may add nothing. Masks tells who shares what."
+    )
 
 
 def bars(model: Bundle, found: pd.DataFrame, name: str) -> None:

@@ -12,6 +12,7 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import openpyxl
 import pandas as pd
 import pytest
@@ -213,3 +214,42 @@ def test_a_link_shows_the_same_composition_to_another_visitor(page, server, tiny
     taken = pd.read_csv(io.BytesIO(download(page, "CSV"))).set_index("gene")
     expected = compose(tiny, {"P1": 0.5, "P2": 1.0}).table
     assert taken["shift"].to_dict() == pytest.approx(expected["shift"].to_dict())
+
+
+def test_a_box_around_cells_gives_their_table_which_outlives_a_change_of_colour(page, server, tiny):
+    page.set_viewport_size({"width": 1440, "height": 1200})
+    visit(page, f"{server}/cells?by=Mechanism&m=M0")
+    plot = page.locator(".js-plotly-plot").first
+    plot.hover()
+    plot.locator('[data-attr="dragmode"][data-val="select"]').click()
+    area = plot.locator(".nsewdrag").first.bounding_box()
+    x = tiny.cells["umap_1"].sort_values().to_numpy(float)[2:-2]
+    gap = np.diff(x).argmax()
+    cut = (x[gap] + x[gap + 1]) / 2  # far from any cell, with some on either side
+    start, end = plot.evaluate("plot => plot._fullLayout.xaxis.range")
+    right = area["x"] + area["width"] * (cut - start) / (end - start)
+    page.mouse.move(area["x"] + 2, area["y"] + 2)
+    page.mouse.down()
+    page.mouse.move(right, area["y"] + area["height"] - 2, steps=10)
+    page.mouse.up()
+    page.get_by_role("heading", name="Conditions").wait_for()
+    settled(page)
+    inside = tiny.cells[tiny.cells["umap_1"] < cut]
+    taken = selected(page)
+    assert taken["cell"].tolist() == inside["cell"].tolist()
+    assert taken["condition"].tolist() == inside["condition"].tolist()
+    assert taken["M0, perturbed"].tolist() == pytest.approx(inside["shifted M0"].tolist(), rel=1e-5)
+    page.get_by_role("radio", name="Split", exact=True).click()
+    page.get_by_role("heading", name="Splits").wait_for()
+    settled(page)
+    assert selected(page)["cell"].tolist() == inside["cell"].tolist()
+    page.get_by_role("button", name="Select none").click()
+    page.get_by_text("No cell is selected").wait_for()
+    settled(page)
+
+
+def selected(page) -> pd.DataFrame:
+    """The table of selected cells, the last that the page offers."""
+    with page.expect_download() as started:
+        page.get_by_role("button", name="CSV", exact=True).last.click()
+    return pd.read_csv(started.value.path())

@@ -1,0 +1,378 @@
+"""Single cells on a map of their states: coloured, taken by lasso, told by condition."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from app import figures, state
+from app.scale import scale
+from samsvae_core.bundle import ANEW, Bundle
+from samsvae_core.interpretation import active_mechanisms, decoded_values
+
+PERTURBED, BASAL = "perturbed", "basal"
+AXES = {PERTURBED: ["umap_1", "umap_2"], BASAL: ["basal_1", "basal_2"]}
+STATES = {PERTURBED: "shifted", BASAL: "basal"}  # as the columns of a mechanism are called
+TITLES = {PERTURBED: "Perturbed states", BASAL: "Basal states"}
+BY = {
+    "perturbation": "Perturbation",
+    "gene": "Gene",
+    "mechanism": "Mechanism",
+    "split": "Split",
+}
+N_FIRST = 3  # conditions coloured beside control, until others are chosen
+N_TOLD = 3  # conditions in a sentence
+UMAP = (
+    "UMAP draws cells beside each other that are alike, so what is near a cell has a meaning. "
+    "Distances between far groups, their sizes, their densities and the axes have none. Each map "
+    "is a fit of its own: a place on one is not that place on the other."
+)
+BY_LABEL = (
+    "All cells of a condition are moved by the same shift, which the model knows from the label. "
+    "So groups among perturbed states show what the model has learned, and are no evidence by "
+    "themselves that a perturbation does something; in basal states it should no longer show."
+)
+MEANING = {
+    PERTURBED: "The basal state plus the mean shift of the cell's condition.",
+    BASAL: "The cell as the model thinks it would be without its perturbations.",
+}
+ONE_MAP = (
+    "has no latent shift: its perturbed and basal states are one, which the model keeps free of "
+    "perturbations as far as it can. So there is one map, and conditions should mix on it."
+)
+
+ENDS = (
+    "The outermost hundredth of cells has the end colours; large values are drawn above others and "
+    "hide some."
+)
+
+
+class Colour(NamedTuple):
+    """What cells are coloured by."""
+
+    each: pd.Series  # a category or a number for each cell
+    name: str  # as a column
+    title: str  # as HTML, for the figure
+    said: str
+    signed: bool = False
+
+    @property
+    def measured(self) -> bool:
+        return not isinstance(self.each.dtype, pd.CategoricalDtype)
+
+
+def cells(model: Bundle) -> None:
+    st.title("Cells")
+    frame = model.cells
+    total = int(model.conditions[["train", "validation", "test"]].to_numpy().sum())
+    st.markdown(
+        f"Each point is a cell: {len(frame):,} of {total:,}, "
+        + ("all there are." if len(frame) == total else "a random sample, always the same.")
+        + " **Draw a lasso or a box around some** to see which they are."
+    )
+    if not model.model.has_shifts:
+        st.info(f"{model.title} {ONE_MAP}")
+    chosen = colouring(model, frame)
+    maps(model, frame, chosen)
+    selection(model, frame, chosen)
+
+
+def colouring(model: Bundle, frame: pd.DataFrame) -> Colour:
+    left, right = st.columns([2, 3], gap="large", vertical_alignment="top")
+    by = left.segmented_control(
+        "Colour by",
+        list(BY),
+        default="perturbation",
+        required=True,
+        format_func=BY.__getitem__,
+        key="by",
+        bind="query-params",
+    )
+    with right:
+        if by == "gene":
+            return by_gene(model)
+        if by == "mechanism":
+            return by_mechanism(model, frame)
+        if by == "split":
+            return by_split(frame)
+        return by_condition(model, frame)
+
+
+def by_condition(model: Bundle, frame: pd.DataFrame) -> Colour:
+    counts = frame["condition"].value_counts()
+    options = [name for name in model.conditions.index if name in counts.index]
+    state.initial_highlight(options, first_conditions(model, frame))
+    names = st.multiselect(
+        "Perturbations in colour",
+        options,
+        format_func=lambda name: f"{name} ({counts[name]:,})",
+        key="highlight",
+        max_selections=state.MAX_PERTURBATIONS,
+        persist_state="session",
+        help=f"At most {state.MAX_PERTURBATIONS}; in brackets: cells on the map.",
+    )
+    state.keep_highlight(names)
+    group = frame["condition"].where(frame["condition"].isin(names), figures.REST)
+    levels = [figures.REST, *names] if figures.REST in set(group) else names
+    said = f"In colour: the chosen of {len(options)} conditions; grey: all other cells."
+    return categories(group, levels, "condition", said)
+
+
+def first_conditions(model: Bundle, frame: pd.DataFrame) -> list[str]:
+    """Control and those that move farthest; without latent shifts, those with most cells."""
+    moved = [c.removeprefix("shifted ") for c in frame if c.startswith("shifted ")]
+    if moved:
+        ways = [frame[f"shifted {k}"] - frame[f"basal {k}"] for k in moved]
+        size = np.sqrt(sum(way**2 for way in ways)).groupby(frame["condition"]).mean()
+    else:
+        size = frame["condition"].value_counts()
+    others = size.drop(model.control, errors="ignore").nlargest(N_FIRST).index
+    return [name for name in (model.control, *others) if name in size.index]
+
+
+def by_split(frame: pd.DataFrame) -> Colour:
+    levels = [s for s in ("train", "validation", "test") if (frame["split"] == s).any()]
+    said = "Cells the model was trained on, those that training was followed by, and test cells."
+    return categories(frame["split"], levels, "split", said)
+
+
+def categories(values: pd.Series, levels: list[str], name: str, said: str) -> Colour:
+    return Colour(pd.Series(pd.Categorical(values, levels)), name, name, said)
+
+
+def by_gene(model: Bundle) -> Colour:
+    """As measured, where the bundle came with that; else as the model decodes it."""
+    rows = model.loadings
+    rows = rows[rows["mechanism"].isin(active_mechanisms(model.masks) or rows["mechanism"])]
+    state.initial_gene(model, str(rows.loc[rows["loading"].abs().idxmax(), "gene"]))
+    gene = st.selectbox(
+        "Gene",
+        sorted(model.genes, key=str.upper),
+        key="gene",
+        filter_mode="contains",
+        persist_state="session",
+    )
+    state.keep_gene(gene)
+    kind = "measured" if model.has_cell_values else "decoded"
+    level = model.cell_values(gene) if model.has_cell_values else decoded_values(model, gene)
+    if level is None:
+        return nothing("values of single cells", len(model.cells))
+    counts, unit = model.model.config.likelihood == "counts", scale(model).unit
+    title = f"{figures.italic([gene])[0]}, {kind} ({unit})"
+    said = f"Colour: *{state.plain(gene)}* as {LEVELS[kind, counts]} {ENDS}"
+    each = pd.Series(level)
+    return Colour(each, f"{gene}, {kind} ({unit})", title, said, bool((each < 0).any()))
+
+
+LEVELS = {  # by whether values are counts
+    ("measured", True): "measured, log2(1 + 1e4 x / total): x counts of the gene, and total all "
+    "counts, in the cell. Many a zero is a gene that is there but was not caught.",
+    ("measured", False): "measured: the values of the file.",
+    ("decoded", True): "the model expects it in the cell, log2(1 + 1e4 p): p is the share decoded "
+    "from its perturbed state, with none of the noise of a measurement. This model is handed on "
+    "without the measured values.",
+    ("decoded", False): "the model expects it in the cell: the value decoded from its perturbed "
+    "state, with none of the noise of a measurement. This model is handed on without the measured "
+    "values.",
+}
+
+
+def by_mechanism(model: Bundle, frame: pd.DataFrame) -> Colour:
+    kept = [c.removeprefix("basal ") for c in frame if c.startswith("basal M")]
+    if not kept:
+        return nothing("states of single cells", len(frame))
+    active = [f"M{k}" for k in active_mechanisms(model.masks)]
+    kept = [name for name in kept if name in active] or kept
+    state.initial_mechanism(kept)
+    labels = {f"M{k}": label.name for k, label in state.names(model)[0].items() if label.name}
+    left, right = st.columns([3, 2], vertical_alignment="bottom")
+    mechanism = left.selectbox(
+        "Mechanism" if model.model.has_shifts else "Latent dimension",
+        kept,
+        key="m",
+        persist_state="session",
+        format_func=lambda name: f"{name}: {labels[name]}" if name in labels else name,
+        help="Those that at least one perturbation uses; where there are none, all.",
+    )
+    state.keep_mechanism(mechanism)
+    which = BASAL
+    if model.model.has_shifts:
+        which = right.segmented_control(
+            "State",
+            list(STATES),
+            default=PERTURBED,
+            required=True,
+            format_func=str.capitalize,
+            key="latent",
+            bind="query-params",
+            help=" ".join(f"{name.capitalize()}: {MEANING[name]}" for name in STATES),
+        )
+    said = (
+        f"Colour: where the cell is along {mechanism}, by its {which} state, in prior standard "
+        f"deviations of the basal state. The sign has a meaning only within {mechanism}. {ENDS}"
+    )
+    values = frame[f"{STATES[which]} {mechanism}"]
+    return Colour(values, f"{mechanism}, {which}", f"{mechanism}, {which} (sd)", said, True)
+
+
+def nothing(what: str, n: int) -> Colour:
+    """No colour, where the bundle is older than what it would take."""
+    st.info(f"This model came without {what}: it was made before. {state.plain(ANEW)}")
+    return categories(pd.Series([figures.REST] * n), [figures.REST], "condition", "")
+
+
+def maps(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
+    """One map to take cells from, the other beside it, where there are two."""
+    known = [name for name, axes in AXES.items() if set(axes) <= set(frame)]
+    if not model.model.has_shifts:
+        known = [PERTURBED]
+    first = PERTURBED
+    if len(known) > 1:
+        first = st.segmented_control(
+            "Take cells from",
+            known,
+            default=PERTURBED,
+            required=True,
+            format_func=TITLES.__getitem__,
+            key="map",
+            bind="query-params",
+        )
+    elif model.model.has_shifts:
+        st.info(f"This model was made before a map of basal states was kept. {state.plain(ANEW)}")
+    order = sorted(known, key=lambda name: name != first)
+    taken = state.taken(model)
+    for column, name in zip(st.columns(len(order), gap="large"), order, strict=True):
+        with column:
+            title = TITLES[name] if model.model.has_shifts else "States"
+            st.subheader(title)
+            figure = figures.cell_map(
+                frame[AXES[name]],
+                frame["condition"],
+                chosen.each,
+                chosen.title,
+                state.dark(),
+                chosen.signed,
+                taken if taken and name != first else None,
+            )
+            alt = f"UMAP of {title.lower()} of {len(frame):,} cells by {chosen.name}"
+            if name == first:
+                state.lasso(model, figure, f"cells {name}", alt)
+            else:
+                state.chart(figure, f"cells {name}", alt)
+            if model.model.has_shifts:
+                st.caption(MEANING[name])
+    st.caption(f"{chosen.said} {UMAP}" + (f" {BY_LABEL}" if model.model.has_shifts else ""))
+
+
+def selection(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
+    """The cells taken: what they are more often than others, their value, and their table."""
+    taken = state.taken(model)
+    table = frame[["cell", "condition", "split"]]
+    if chosen.measured:
+        table = table.assign(**{chosen.name: chosen.each.to_numpy()})
+    st.header("Selected cells", divider="gray")
+    if not taken:
+        st.info(
+            "No cell is selected. Draw around some on the first map: lasso or box, from the "
+            "buttons at its upper right; several one after another with shift held down."
+        )
+        with st.expander(f"All {len(table):,} cells of the map"):
+            cell_table(table, "cells")
+        return
+    inside = np.isin(np.arange(len(frame)), taken)
+    by = "split" if chosen.name == "split" else "condition"
+    found = shares(frame[by], inside)
+    st.markdown(f"{excess(found)} {means(chosen, inside) if chosen.measured else ''}")
+    st.button(
+        "Select none",
+        key="release",
+        icon=":material/close:",
+        on_click=state.release,
+        args=(model,),
+    )
+    left, right = st.columns(2, gap="large")
+    with left:
+        st.subheader("Splits" if by == "split" else "Conditions")
+        st.dataframe(
+            found,
+            hide_index=True,
+            alt=f"Share of each {by} in the selection and among all cells of the map",
+            column_config=SHARES,
+        )
+        st.caption(
+            "Those in excess first: with the most cells beyond their share of the map. No test "
+            "goes with it, as the selection was made by looking."
+        )
+        state.downloads(found, f"selected_by_{by}")
+    with right:
+        st.subheader("Cells")
+        cell_table(table[inside], "selected_cells")
+
+
+SHARES = {
+    "selected": st.column_config.NumberColumn(help="Cells in the selection."),
+    "shown": st.column_config.NumberColumn(help="Cells on the map."),
+    "share_selected": st.column_config.NumberColumn(
+        "share of selected", format="percent", help="Of the selected cells."
+    ),
+    "share_shown": st.column_config.NumberColumn(
+        "share of shown", format="percent", help="Of all cells on the map."
+    ),
+    "ratio": st.column_config.NumberColumn(
+        format="%.2f", help="Share of selected over share of shown: 1 is no more and no less."
+    ),
+}
+
+
+def shares(of: pd.Series, inside: np.ndarray) -> pd.DataFrame:
+    """How often each name is in the selection and among all, those in excess first."""
+    shown = of.value_counts()
+    selected = of[inside].value_counts().reindex(shown.index, fill_value=0)
+    table = pd.DataFrame({"selected": selected, "shown": shown})
+    table["share_selected"] = selected / inside.sum()
+    table["share_shown"] = shown / len(of)
+    table["ratio"] = table["share_selected"] / table["share_shown"]
+    excess = table["share_selected"] - table["share_shown"]
+    return table.loc[excess.sort_values(ascending=False, kind="stable").index].reset_index()
+
+
+def excess(found: pd.DataFrame) -> str:
+    """How many cells, and which conditions are there more often than by their share."""
+    more = found[found["ratio"] > 1].head(N_TOLD)
+    n, total = int(found["selected"].sum()), int(found["shown"].sum())
+    said = f"**{n:,} of {total:,} cells** are selected."
+    named = [
+        f"**{state.plain(row.iloc[0])}** ({row['share_selected']:.0%} of them against "
+        f"{row['share_shown']:.0%} of all)"
+        for _, row in more.iterrows()
+    ]
+    return f"{said} In excess: {', '.join(named)}." if named else said
+
+
+def means(chosen: Colour, inside: np.ndarray) -> str:
+    """The mean of the value in and out, each with its standard error."""
+    parts = []
+    for where, rows in (("selected", inside), ("other", ~inside)):
+        values = chosen.each.to_numpy(float)[rows]
+        if not len(values):
+            continue
+        error = f" ± {values.std(ddof=1) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
+        parts.append(f"**{values.mean():.2f}**{error} in {len(values):,} {where} cells")
+    return f"Mean of {state.plain(chosen.name)}: {', '.join(parts)} (± standard error over cells)."
+
+
+def cell_table(table: pd.DataFrame, name: str) -> None:
+    number = st.column_config.NumberColumn(format="%.2f")
+    st.dataframe(
+        table,
+        hide_index=True,
+        alt="Cells with their condition, split and value",
+        column_config=dict.fromkeys(table.columns[3:], number),
+    )
+    state.downloads(table, name)
+
+
+state.page(cells)
