@@ -533,6 +533,36 @@ def keep_composition(dosages: dict[str, float], without: list[int]) -> None:
     _set_query("off", ",".join(map(str, sorted(without))))
 
 
+def compared(known: list[str], mechanisms: list[int]) -> tuple[dict[str, float], list[int]] | None:
+    """The composition to compare with, of a link that was followed or of before; None without one.
+
+    The form is b=STAT1:1&boff=0, as c and off. Names this model does not know are left out.
+    """
+    link, off = st.query_params.get("b", ""), st.query_params.get("boff", "")
+    if link not in ("", st.session_state.get("compared", ("", ""))[0]):
+        st.session_state["compared"] = link, off
+    link, off = st.session_state.get("compared", ("", ""))
+    dosages = {name: dose for name, dose in read_link(link).items() if name in known}
+    if not dosages:
+        return None
+    _set_query("b", link)
+    _set_query("boff", off)
+    return dosages, [int(k) for k in off.split(",") if k.isdecimal() and int(k) in mechanisms]
+
+
+def compare_with(dosages: dict[str, float], without: list[int]) -> None:
+    """Keep this composition to compare others with; nothing, to compare no more."""
+    link, off = as_link(dosages), ",".join(map(str, sorted(without)))
+    st.session_state["compared"] = link, off
+    _set_query("b", link)
+    _set_query("boff", off)
+
+
+def difference(model: Bundle, first: Composition, second: Composition) -> pd.DataFrame:
+    with _lock():
+        return composition.compare(model, first, second)
+
+
 def _set_query(key: str, value: str) -> None:
     if value and st.query_params.get(key) != value:
         st.query_params[key] = value

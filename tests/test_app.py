@@ -28,7 +28,7 @@ from samsvae_core import (
     terms,
 )
 from samsvae_core.bundle import Bundle
-from samsvae_core.composition import compose
+from samsvae_core.composition import compare, compose
 from samsvae_core.evaluation import EvaluationConfig
 from samsvae_core.names import Label, export_names
 from samsvae_core.partners import rank_pairs
@@ -178,7 +178,7 @@ def test_overview_shows_the_held_out_metrics_of_the_bundle(models, tiny):
 def test_the_composed_table_is_what_the_library_says(models, tiny):
     page = opened("compose", {"c": "P1:1,P3:0.5"})
     assert finished(page)
-    table = page.dataframe[0].value.set_index("gene")
+    table = table_with(page, "shift").set_index("gene")
     expected = compose(tiny, {"P1": 1.0, "P3": 0.5}).table
     assert table.columns.isin(expected.columns).all()
     assert table["shift"].to_dict() == pytest.approx(expected["shift"].to_dict())
@@ -187,16 +187,16 @@ def test_the_composed_table_is_what_the_library_says(models, tiny):
 
 def test_a_dosage_of_nothing_gives_a_shift_of_exactly_zero(models):
     page = opened("compose", {"c": "P1:1"})
-    assert page.dataframe[0].value["shift"].abs().max() > 0
+    assert table_with(page, "shift")["shift"].abs().max() > 0
     page.slider(key="dose P1").set_value(0.0).run()
-    assert (page.dataframe[0].value["shift"] == 0).all()
+    assert (table_with(page, "shift")["shift"] == 0).all()
 
 
 def test_mechanisms_taken_out_by_a_link_are_out_of_the_table(models, tiny):
     page = opened("compose", {"c": "P1:1", "off": "0,1"})
     assert page.multiselect(key="compose_off").value == [0, 1]
     expected = compose(tiny, {"P1": 1.0}, without=[0, 1]).table["shift"].abs().max()
-    assert page.dataframe[0].value["shift"].abs().max() == pytest.approx(expected)
+    assert table_with(page, "shift")["shift"].abs().max() == pytest.approx(expected)
 
 
 def test_unknown_names_in_a_link_are_said_and_left_out(models):
@@ -210,7 +210,7 @@ def test_compose_without_a_choice_offers_an_example(models):
     page = opened("compose")
     assert "No perturbation is chosen" in page.info[0].value
     page.button[0].click().run()
-    assert len(page.dataframe[0].value) == 40
+    assert len(table_with(page, "shift")) == 40
     assert finished(page)
 
 
@@ -485,7 +485,7 @@ def test_without_any_interval_there_are_no_whiskers_no_columns_and_no_switches(s
     page = opened("compose", {"c": "P1:1,P2:1"})
     assert finished(page)
     assert not {"Interval", "Draws", "Take mechanisms out of the sum"} & labels(page)
-    assert not {"lower", "calibrated_lower", "probability_of_sign"} & set(page.dataframe[0].value)
+    assert not {"lower", "calibrated_lower", "probability_of_sign"} & set(table_with(page, "shift"))
     assert "array" not in figures(page)[0]["data"][0].get("error_x", {})
     assert "no interval to show" in words(page)
 
@@ -530,7 +530,7 @@ def test_the_calibrated_interval_is_shown_until_the_own_one_is_chosen(calibrated
         clear = int(((table[lower] > 0) | (table[upper] < 0)).sum())
         assert f"Of 40 genes, {clear} have a 90 % interval" in words(page)
         both = {"lower", "upper", "calibrated_lower", "calibrated_upper"}
-        assert both <= set(page.dataframe[0].value)
+        assert both <= set(table_with(page, "shift"))
         page.segmented_control(key="interval").select("own").run()
 
 
@@ -547,7 +547,7 @@ def test_without_calibration_the_own_interval_is_the_only_one(models):
     rewritten(model, "calibration.csv", None)
     page = opened("compose", {"c": "P1:1"})
     assert "Interval" not in labels(page)
-    assert "calibrated_lower" not in page.dataframe[0].value
+    assert "calibrated_lower" not in table_with(page, "shift")
     assert "in the calibrated one" not in words(page)
 
 
@@ -1310,3 +1310,36 @@ def test_conditions_named_in_markup_are_shown_as_text_on_maps(models, tiny):
     assert finished(page)
     raw = " ".join(part.value for part in [*page.markdown, *page.caption])
     assert not [mark for mark in ("<b>", "*x*", "$y$") if mark in raw]
+
+
+def test_what_each_perturbation_contributes_is_its_effect_times_its_dosage(models, tiny):
+    page = opened("compose", {"c": "P1:0.5,P2:1", "off": ""})
+    assert finished(page)
+    shown = table_with(page, "sum")
+    effect = interpretation.matrix(tiny.masks, "effect")
+    for row in shown.to_dict("records"):
+        k = int(row["mechanism"].partition(":")[0][1:])
+        assert row["P1"] == pytest.approx(0.5 * effect.loc["P1", k])
+        assert row["sum"] == pytest.approx(row["P1"] + row["P2"])
+    k = int(shown["mechanism"].iloc[0].partition(":")[0][1:])
+    page.multiselect(key="compose_off").set_value([k]).run()
+    assert table_with(page, "sum")["sum"].iloc[0] == 0
+
+
+def test_two_compositions_are_compared_on_the_same_draws_and_the_link_keeps_both(models, tiny):
+    page = opened("compose", {"c": "P1:1,P2:1"})
+    next(b for b in page.button if b.label.startswith("Keep this one")).click().run()
+    assert "A and B are the same" in words(page)
+    assert page.query_params["b"] in ("P1:1,P2:1", ["P1:1,P2:1"])
+    page.multiselect(key="compose_names").set_value(["P1"]).run()
+    assert finished(page)
+    one, two = compose(tiny, {"P1": 1.0}), compose(tiny, {"P1": 1.0, "P2": 1.0})
+    expected = compare(tiny, one, two)["difference"]
+    shown = table_with(page, "difference").set_index("gene")["difference"]
+    assert shown.to_dict() == pytest.approx(expected.to_dict(), abs=1e-6)
+    again = opened("compose", {"c": "P1:1", "b": "P1:1,P2:1"})
+    shown = table_with(again, "difference").set_index("gene")["difference"]
+    assert shown.to_dict() == pytest.approx(expected.to_dict(), abs=1e-6)
+    next(b for b in again.button if b.label == "Compare no more").click().run()
+    assert "b" not in again.query_params
+    assert finished(again)
