@@ -271,7 +271,7 @@ def precomputed(
     model: Bundle, ranked: Ranked, collections: Mapping[str, Collection], rules: Rules
 ) -> Enrichment | None:
     """What the bundle holds, where it has all that is asked for."""
-    usual = rules == enrichment.USUAL and ranked.certainty is None and ranked.name == "mechanisms"
+    usual = rules == enrichment.USUAL and ranked.certainty is None and "loading" in ranked.table
     if not usual or not collections or not all(map(model.holds, collections.values())):
         return None
     parts = []

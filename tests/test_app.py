@@ -1343,3 +1343,18 @@ def test_two_compositions_are_compared_on_the_same_draws_and_the_link_keeps_both
     next(b for b in again.button if b.label == "Compare no more").click().run()
     assert "b" not in again.query_params
     assert finished(again)
+
+
+def test_what_the_bundle_holds_is_shown_without_a_test_while_its_sets_are_the_same(
+    models, tiny, monkeypatch
+):
+    def never(*_, **__):
+        raise AssertionError("tested anew")
+
+    monkeypatch.setattr(enrichment, "enrich", never)
+    assert "nes" in table_with(opened("mechanism"), "leading_edge")
+    assert "nes" in table_with(opened("gene_sets", {"collections": ["hallmark"]}), "leading_edge")
+    bundle = bundles.load(models / "tiny")
+    other = replace(gene_sets.load_collection("hallmark"), checksum="another release")
+    assert bundle.holds(gene_sets.load_collection("hallmark"))
+    assert not bundle.holds(other)
