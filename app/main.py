@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from app import state
+from app import search, state
 
 ICON = Path(__file__).with_name("icon.png")  # a material icon would be fetched from outside
 pages = [
@@ -23,4 +23,5 @@ st.set_page_config(
     page_title=f"{chosen.title} - SAMS-VAE Explorer", page_icon=str(ICON), layout="wide"
 )
 state.choose_bundle()
+search.box()
 chosen.run()

@@ -250,6 +250,11 @@ def effects(model: Bundle) -> pd.DataFrame:
     return _effects(str(model.path), model.checksum)
 
 
+def show_collection(name: str) -> None:
+    """Choose this one alone, before the widget that shows the choice is drawn."""
+    st.session_state["collections"] = [name]
+
+
 def fetch_enrichr(name: str) -> Collection:
     """A library of Enrichr, on disk or downloaded, and chosen."""
     fetched = gene_sets.enrichr(name, refresh=name in gene_sets.cached_enrichr())

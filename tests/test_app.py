@@ -1358,3 +1358,31 @@ def test_what_the_bundle_holds_is_shown_without_a_test_while_its_sets_are_the_sa
     other = replace(gene_sets.load_collection("hallmark"), checksum="another release")
     assert bundle.holds(gene_sets.load_collection("hallmark"))
     assert not bundle.holds(other)
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "key", "value"),
+    [
+        ("p2", "P2 (perturbation)", "perturbation", "P2"),
+        ("aurkb", "AURKB (gene)", "gene", "AURKB"),
+        ("STK12", "AURKB, also STK12 (gene)", "gene", "AURKB"),
+        ("m1", "M1 (mechanism)", "m", "M1"),
+        ("gamma resp", "Interferon gamma response (set of hallmark)", "collections", ["hallmark"]),
+    ],
+)
+@pytest.mark.parametrize("start", ["overview", "perturbation"])
+def test_one_box_on_every_page_finds_and_leads_there(models, start, text, label, key, value):
+    page = opened(start)
+    page.text_input(key="find_all").set_value(text).run()
+    button = next(b for b in page.button if b.label.replace("\\", "") == label)
+    button.click().run()
+    assert finished(page)
+    widgets = page.multiselect if key == "collections" else page.selectbox
+    assert next(w for w in widgets if w.key == key).value == value
+
+
+def test_a_name_of_nothing_is_said_to_be_that(models):
+    page = opened("overview")
+    page.text_input(key="find_all").set_value("<b>nothing").run()
+    assert any(r"called \<b\>nothing" in caption.value for caption in page.caption)
+    assert finished(page)

@@ -1,0 +1,77 @@
+"""One box on every page that finds perturbations, genes, mechanisms and gene sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import streamlit as st
+
+from app import state
+from samsvae_core import symbols, terms
+from samsvae_core.bundle import Bundle, BundleError
+from samsvae_core.interpretation import active_mechanisms
+
+MOST = 5  # of each kind
+
+
+class Hit(NamedTuple):
+    """Where a name leads: what it is, how it is shown, the page and what to look at there."""
+
+    kind: str
+    label: str
+    page: str
+    query: dict[str, str]
+
+
+def box() -> None:
+    """In the sidebar, with what it finds below it."""
+    text = st.sidebar.text_input(
+        "Find",
+        key="find_all",
+        placeholder="gene, perturbation, M0, pathway",
+        help="Perturbations, genes (other names, too), mechanisms by number or by your name, and "
+        "gene sets.",
+    ).strip()
+    if not text:
+        return
+    try:
+        model = state.bundle()
+    except BundleError:
+        return  # the page says what is wrong
+    found = list(hits(model, text))
+    if not found:
+        st.sidebar.caption(f"Nothing in this model is called {state.plain(text)}.")
+    for number, hit in enumerate(found):
+        label = f"{state.plain(hit.label)} ({state.plain(hit.kind)})"
+        if st.sidebar.button(label, key=f"hit {number} {hit.page} {hit.label}", type="tertiary"):
+            if hit.page == "gene_sets":
+                state.show_collection(hit.query["collections"])
+            query = {key: value for key, value in hit.query.items() if key != "collections"}
+            st.switch_page(f"views/{hit.page}.py", query_params=query)
+
+
+def hits(model: Bundle, text: str) -> Iterator[Hit]:
+    """What begins with the text, or else holds it; of each kind a few."""
+    names = [str(name) for name in model.perturbations.index]
+    for name in matching(names, text):
+        yield Hit("perturbation", name, "perturbation", {"p": name})
+    for gene, known_as in symbols.search_genes(text, model.genes, MOST).items():
+        label = gene if known_as.upper() == gene.upper() else f"{gene}, also {known_as}"
+        yield Hit("gene", label, "gene", {"g": gene})
+    own = {k: label.name for k, label in state.names(model)[0].items() if label.name}
+    active = active_mechanisms(model.masks) if model.model.has_shifts else []
+    mechanisms = {f"M{k}: {own[k]}" if k in own else f"M{k}": k for k in active}
+    for label in matching(list(mechanisms), text):
+        yield Hit("mechanism", label, "mechanism", {"m": f"M{mechanisms[label]}"})
+    for collection in model.collections:
+        sets = state.usable_sets(state.collections()[collection](), model.genes)
+        for label in matching([terms.readable(term) for term in sets], text):
+            yield Hit(f"set of {collection}", label, "gene_sets", {"collections": collection})
+
+
+def matching(names: list[str], text: str) -> list[str]:
+    """Names that begin with a text before those that hold it, whatever the capitals."""
+    low = text.casefold()
+    found = [name for name in names if low in name.casefold()]
+    return sorted(found, key=lambda name: (not name.casefold().startswith(low), name))[:MOST]
