@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import figures, mechanisms, sets, shifts, state
+from app import code, figures, mechanisms, sets, shifts, state
 from app.intervals import interval
 from app.scale import scale
 from samsvae_core import rankings
@@ -43,6 +43,9 @@ def compose(model: Bundle) -> None:
     measured(model, result)
     st.subheader("Table", divider="gray")
     shifts.numbers(result)
+    with st.expander("As Python, as a command"):
+        st.code(code.as_python(model, result), language="python")
+        st.code(code.as_command(model, result), language="bash")
     comparison(model, result, n)
     gene_sets(model, result)
 
