@@ -221,7 +221,14 @@ def table(model: Bundle, rows: pd.DataFrame, name: str) -> None:
     )
     clicked = getattr(event, "selection", {}).get("rows", [])
     one = rows["perturbation"].iloc[clicked[0] if clicked else 0]
-    composed(one, f"{state.plain(one)} in Compose, all genes")
+    with st.container(horizontal=True):
+        composed(one, f"{state.plain(one)} in Compose, all genes")
+        st.page_link(
+            "views/perturbation.py",
+            label=f"{state.plain(one)}, its mechanisms",
+            icon=":material/arrow_forward:",
+            query_params={"p": one},
+        )
     st.caption("Click a row for another perturbation. Both intervals are here, where known.")
     state.downloads(shown, f"perturbations_moving_{name}")
 

@@ -254,6 +254,12 @@ def card(model: Bundle, clicked: str | None) -> None:
         st.markdown(f"**{state.plain(name)}** and **mechanism M{mechanism}**")
         st.markdown(card_text(model, entry) + sentence(model, name))
         with st.container(horizontal=True):
+            st.page_link(
+                "views/perturbation.py",
+                label=f"Open {state.plain(name)}",
+                icon=":material/arrow_forward:",
+                query_params={"p": name, "model": model.name},
+            )
             if int(mechanism) in interpretation.active_mechanisms(model.masks):
                 st.page_link(
                     "views/mechanism.py",
