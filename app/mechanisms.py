@@ -50,7 +50,8 @@ COLUMNS = {
 
 def suggestions(model: Bundle, mechanisms: list[int]) -> dict[int, dict[str, str]]:
     """A name for each and the evidence for it, from the gene sets that came with the bundle."""
-    chosen = {name: state.collections()[name]() for name in model.collections}
+    offered = state.collections()
+    chosen = {name: offered[name]() for name in model.collections if name in offered}
     known = state.precomputed(model, rankings.of_mechanisms(model, mechanisms), chosen, USUAL)
     if known is None:
         nothing = "no collection shares enough genes with this model"

@@ -64,8 +64,11 @@ def hits(model: Bundle, text: str) -> Iterator[Hit]:
     mechanisms = {f"M{k}: {own[k]}" if k in own else f"M{k}": k for k in active}
     for label in matching(list(mechanisms), text):
         yield Hit("mechanism", label, "mechanism", {"m": f"M{mechanisms[label]}"})
+    offered = state.collections()
     for collection in model.collections:
-        sets = state.usable_sets(state.collections()[collection](), model.genes)
+        if collection not in offered:
+            continue  # of a bundle made by another version
+        sets = state.usable_sets(offered[collection](), model.genes)
         for label in matching([terms.readable(term) for term in sets], text):
             yield Hit(f"set of {collection}", label, "gene_sets", {"collections": collection})
 

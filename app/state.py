@@ -346,15 +346,21 @@ def export_files(
 
 
 def initial_composition(
-    known: list[str], mechanisms: list[int], most: int = MAX_PERTURBATIONS
+    model: Bundle, mechanisms: list[int], most: int = MAX_PERTURBATIONS
 ) -> None:
     """Put the composition of a link that was followed, or that of before, into the widgets.
 
     The form is c=STAT1:1,SMAD4:0.5&off=0,3. Names this model does not know, from a link or from
     the model looked at before, are said and left out, and so are names beyond the `most` it takes.
+    Mechanisms of the model before are none of this one.
     """
+    known = list(model.perturbations.index)
     link = st.query_params.get("c", "")
-    followed = link not in ("", st.session_state.get("compose_link"))
+    asked = link, st.query_params.get("off", "")
+    followed = link != "" and asked != st.session_state.get("compose_link")
+    if st.session_state.get("compose_model", model.checksum) != model.checksum and not followed:
+        st.session_state["compose_off"] = []
+    st.session_state["compose_model"] = model.checksum
     if followed or "compose_names" not in st.session_state:
         dosages = read_link(link)
         st.session_state["compose_names"] = list(dosages)
@@ -532,33 +538,41 @@ def dosage(name: str) -> float:
 
 def keep_composition(dosages: dict[str, float], without: list[int]) -> None:
     """Put the composition into the URL, so that the page's address reproduces it."""
-    link = as_link(dosages)
-    st.session_state["compose_link"] = link
+    link, off = as_link(dosages), ",".join(map(str, sorted(without)))
+    st.session_state["compose_link"] = link, off
     _set_query("c", link)
-    _set_query("off", ",".join(map(str, sorted(without))))
+    _set_query("off", off)
 
 
-def compared(known: list[str], mechanisms: list[int]) -> tuple[dict[str, float], list[int]] | None:
+def compared(
+    model: Bundle, mechanisms: list[int], most: int = MAX_PERTURBATIONS
+) -> tuple[dict[str, float], list[int]] | None:
     """The composition to compare with, of a link that was followed or of before; None without one.
 
-    The form is b=STAT1:1&boff=0, as c and off. Names this model does not know are left out.
+    The form is b=STAT1:1&boff=0, as c and off. One that this model does not know in full, or cannot
+    compose, is said and not used; mechanisms left out are those of the model it was kept in.
     """
     link, off = st.query_params.get("b", ""), st.query_params.get("boff", "")
-    if link not in ("", st.session_state.get("compared", ("", ""))[0]):
-        st.session_state["compared"] = link, off
-    link, off = st.session_state.get("compared", ("", ""))
-    dosages = {name: dose for name, dose in read_link(link).items() if name in known}
-    if not dosages:
+    if link and (link, off) != st.session_state.get("compared", ("", "", ""))[:2]:
+        st.session_state["compared"] = link, off, model.checksum
+    link, off, checksum = st.session_state.get("compared", ("", "", ""))
+    dosages = read_link(link)
+    unknown = [name for name in dosages if name not in model.perturbations.index]
+    if unknown or len(dosages) > most:
+        why = f"it does not know {', '.join(unknown)}" if unknown else f"it takes {most} at most"
+        st.info(f"What was kept to compare with cannot be composed in this model: {plain(why)}.")
+    if unknown or not 0 < len(dosages) <= most:
         return None
+    off = off if checksum == model.checksum else ""
     _set_query("b", link)
     _set_query("boff", off)
     return dosages, [int(k) for k in off.split(",") if k.isdecimal() and int(k) in mechanisms]
 
 
-def compare_with(dosages: dict[str, float], without: list[int]) -> None:
+def compare_with(model: Bundle, dosages: dict[str, float], without: list[int]) -> None:
     """Keep this composition to compare others with; nothing, to compare no more."""
     link, off = as_link(dosages), ",".join(map(str, sorted(without)))
-    st.session_state["compared"] = link, off
+    st.session_state["compared"] = link, off, model.checksum
     _set_query("b", link)
     _set_query("boff", off)
 

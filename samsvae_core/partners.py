@@ -14,6 +14,7 @@ from samsvae_core.bundle import Bundle
 from samsvae_core.calibration import mean_level
 from samsvae_core.composition import (
     checked_dosages,
+    condition_name,
     shifts,
     summary,
     support,
@@ -59,12 +60,14 @@ def rank_pairs(
         pairs = [(given, name) for name in names if name != given]
     else:
         pairs = list(combinations(names, 2))
-    if unseen_only:
-        pairs = [pair for pair in pairs if supported(bundle, pair) != "measured"]
     if len(pairs) > MAX_PAIRS:
         raise ValueError(
             f"There are {len(pairs):,} pairs, and {MAX_PAIRS:,} is the most. Name one of the two."
         )
+    if unseen_only:
+        trained = set(bundle.conditions.index[bundle.conditions["train"] > 0])
+        labels = [condition_name(dict.fromkeys(pair, 1.0), bundle.control) for pair in pairs]
+        pairs = [p for p, label in zip(pairs, labels, strict=True) if label not in trained]
     if not pairs:
         return pd.DataFrame(columns=COLUMNS)
     chosen = pd.Index(bundle.genes).get_indexer(pd.Index(list(dict.fromkeys(genes))))

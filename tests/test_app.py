@@ -1386,3 +1386,21 @@ def test_a_name_of_nothing_is_said_to_be_that(models):
     page.text_input(key="find_all").set_value("<b>nothing").run()
     assert any(r"called \<b\>nothing" in caption.value for caption in page.caption)
     assert finished(page)
+
+
+def test_a_link_to_the_whole_composition_puts_mechanisms_back(models, tiny):
+    page = opened("compose", {"c": "P1:1,P2:1", "off": "0"})
+    assert page.multiselect(key="compose_off").value == [0]
+    page.query_params.clear()
+    page.query_params["c"] = "P1:1,P2:1"
+    page.run()
+    assert page.multiselect(key="compose_off").value == []
+    whole = compose(tiny, {"P1": 1.0, "P2": 1.0}).table["shift"].abs().max()
+    assert table_with(page, "shift")["shift"].abs().max() == pytest.approx(whole)
+
+
+def test_what_was_kept_to_compare_with_is_used_whole_or_not_at_all(models):
+    page = opened("compose", {"c": "P1:1", "b": "P1:1,NOTHERE:1"})
+    assert finished(page)
+    assert "cannot be composed in this model: it does not know NOTHERE" in words(page)
+    assert not any("difference" in frame.value for frame in page.dataframe)

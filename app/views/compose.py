@@ -74,7 +74,7 @@ def choices(model: Bundle) -> tuple[dict[str, float], list[int], int]:
     names = list(model.perturbations.index)
     offered = active_mechanisms(model.masks) if model.model.has_shifts else []
     most = state.MAX_PERTURBATIONS if model.model.composes else 1
-    state.initial_composition(names, offered, most)
+    state.initial_composition(model, offered, most)
     chosen = st.multiselect(
         "Perturbations" if most > 1 else "Treatment (one)",
         names,
@@ -148,18 +148,17 @@ def contributions(model: Bundle, dosages: dict[str, float], without: list[int]) 
 def comparison(model: Bundle, result: Composition, n: int) -> None:
     """The composition above (A) against another (B) kept before, on the same draws."""
     st.subheader("Compare two compositions", divider="gray")
-    known = list(model.perturbations.index)
     used = active_mechanisms(model.masks) if model.model.has_shifts else []
-    kept = state.compared(known, used)
+    kept = state.compared(model, used, state.MAX_PERTURBATIONS if model.model.composes else 1)
     left, right = st.columns(2)
     if left.button("Keep this one to compare others with", icon=":material/push_pin:"):
-        state.compare_with(result.dosages, list(result.without))
+        state.compare_with(model, result.dosages, list(result.without))
         st.rerun()
     if kept is None:
         st.caption("Keep this one as B, then choose another above: it becomes A.")
         return
     if right.button("Compare no more", icon=":material/close:"):
-        state.compare_with({}, [])
+        state.compare_with(model, {}, [])
         st.rerun()
     other = state.composed(model, *kept, result.n_samples)
     named = [rankings.of_shift(one).name for one in (result, other)]

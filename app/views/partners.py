@@ -44,14 +44,18 @@ def partners(model: Bundle) -> None:
     )
     found = state.ranked_pairs(model, tuple(genes), None if given == ANY else given, unseen, N_BEST)
     if found.empty:
-        st.info("Every such pair was trained on. Switch the filter off to see them.")
+        st.info(
+            "Every such pair was trained on. Switch the filter off to see them."
+            if unseen and len(model.perturbations) > 1
+            else "This model has one perturbation, so there is no pair."
+        )
         return
     answer(model, found, genes, name)
     drawing, table = st.columns([2, 3], gap="large")
     with drawing:
         bars(model, found, name)
     with table:
-        rows(found, name)
+        rows(found, name, f"{model.checksum} {given} {unseen} {' '.join(genes)}")
 
 
 def listed(model: Bundle) -> tuple[list[str], str]:
@@ -139,7 +143,8 @@ MEANING = {
 }
 
 
-def rows(found: pd.DataFrame, name: str) -> None:
+def rows(found: pd.DataFrame, name: str, question: str) -> None:
+    """The pairs; a choice of row is of this question alone."""
     shown = found.dropna(axis=1, how="all")
     event = st.dataframe(
         shown,
@@ -147,7 +152,7 @@ def rows(found: pd.DataFrame, name: str) -> None:
         height=figures.bars_height(min(len(found), N_BARS)),
         on_select="rerun",
         selection_mode="single-row",
-        key=f"pairs {name}",
+        key=f"pairs {question}",
         alt="Pairs of perturbations by their predicted shift of the genes",
         column_config={
             column: st.column_config.NumberColumn(format="%+.3f", help=meaning)
