@@ -407,23 +407,40 @@ def test_progress_counts_every_mechanism_of_every_collection_once(monkeypatch, t
     assert again == [(2, 2)]  # the same sets under other names: known by content
 
 
+def answers_one_and_waits() -> None:
+    import json
+    import sys
+    import time
+    from pathlib import Path
+
+    file = sorted(Path(sys.argv[2]).glob("*.job"))[0]
+    held = file.rename(file.with_suffix(f".held{sys.argv[3]}"))
+    n_sets = len(json.loads(held.read_text())["sets"])
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps([[0.5, 1.5, 0.01, [0, 1]]] * n_sets))
+    part.rename(file.with_suffix(".answer"))
+    held.unlink()
+    time.sleep(60)
+
+
 def test_a_cancelled_run_goes_on_where_it_was(monkeypatch, tmp_path):
     monkeypatch.setenv("SAMSVAE_CACHE", str(tmp_path))
     loadings = hostile_loadings()[["planted", "zeros 0.5", "outlier"]]
     seen = []
-    with pytest.raises(prerank.CancelledError):
-        enrich(
-            loadings,
-            [disjoint_sets()],
-            n_processes=1,
-            progress=seen.append,
-            cancelled=lambda: seen[-1].done > 0,
-        )
-    kept = len(list(tmp_path.rglob("*.json")))
-    assert 1 <= kept < 3
+    with monkeypatch.context() as slow:
+        slow.setattr(prerank, "_work", answers_one_and_waits)
+        with pytest.raises(prerank.CancelledError):
+            enrich(
+                loadings,
+                [disjoint_sets()],
+                n_processes=1,
+                progress=seen.append,
+                cancelled=lambda: seen[-1].done > 0,
+            )
+    assert len(list(tmp_path.rglob("*.json"))) == 1
     again = []
     result = enrich(loadings, [disjoint_sets()], progress=again.append)
-    assert again[0] == (kept, 3)
+    assert again[0] == (1, 3)
     assert set(result.notes["status"]) == {"done"}
 
 

@@ -65,7 +65,9 @@ def aborts_at_the_second() -> None:
         file.rename(held)
         if file.name.startswith("00002"):
             os.abort()
-        file.with_suffix(".answer").write_text("[[0.5, 1.5, 0.01, [0, 1]]]")
+        part = file.with_suffix(".part")
+        part.write_text("[[0.5, 1.5, 0.01, [0, 1]]]")
+        part.rename(file.with_suffix(".answer"))
         held.unlink()
 
 
@@ -109,7 +111,9 @@ def dies_at_its_first_start() -> None:
         os.abort()
     for file in sorted(Path(sys.argv[2]).glob("*.job")):
         held = file.rename(file.with_suffix(f".held{sys.argv[3]}"))
-        file.with_suffix(".answer").write_text("[[0.5, 1.5, 0.01, [0, 1]]]")
+        part = file.with_suffix(".part")
+        part.write_text("[[0.5, 1.5, 0.01, [0, 1]]]")
+        part.rename(file.with_suffix(".answer"))
         held.unlink()
 
 
