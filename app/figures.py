@@ -7,6 +7,7 @@ Sign is also told by position, by a symbol or by the label, never by colour alon
 from __future__ import annotations
 
 import html
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ OKABE_ITO = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "
 SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x"]
 REST = "all other cells"  # of a category: grey, below the others
 MOST_SVG = 10_000  # points; more are drawn by WebGL, which SVG files hold as a picture
+Z90 = 1.645  # half a 90 % interval in standard errors
 FONT = "Source Sans Pro, Source Sans, Helvetica, Arial, sans-serif"
 
 
@@ -99,32 +101,52 @@ def mask_map(
         colorscale="RdBu_r" if signed else "Cividis",
         zmin=-limit if signed else 0,
         zmax=limit,
-        xgap=2,
-        ygap=1,
-        hoverinfo="skip",
         colorbar=bar,
     )
+    clicks = [f"{row}|{column}" for row in wide.index for column in wide.columns]
+    texts = [
+        "not tried" if np.isnan(v) else f"{v:+.2f}" if signed else f"{v:.3f}"
+        for v in values.ravel()
+    ]
+    hover = "%{y}, mechanism %{x}<br>" + value + " %{text}<extra></extra>"
+    figure = clickable(heat, marks, clicks, texts, hover, dark)
+    figure.update_yaxes(type="category")
+    return figure
+
+
+def clickable(
+    heat: go.Heatmap,
+    marks: pd.DataFrame | None,
+    clicks: list[str],
+    texts: list[str],
+    hover: str,
+    dark: bool,
+) -> go.Figure:
+    """A heat map, first row on top; over each cell lies a marker that a click can find.
+
+    Clicks on the map itself do not reach Python. `clicks` are the markers' customdata, `texts` what
+    the template `hover` shows of them, row by row; `marks` are symbols to write into cells.
+    """
+    heat.update(xgap=2, ygap=1, hoverinfo="skip")
     if marks is not None:  # in the colour, black or white, that can be read on the cell's
         heat.update(text=marks.to_numpy(dtype=str), texttemplate="%{text}", textfont_size=12)
     figure = go.Figure(heat)
+    columns, rows = list(heat.x), list(heat.y)
     figure.add_scatter(
         x=np.tile(columns, len(rows)),
         y=np.repeat(rows, len(columns)),
         mode="markers",
         marker={"symbol": "square", "size": 16, "opacity": 0.01, "color": "#888888"},
-        customdata=[f"{row}|{column}" for row in wide.index for column in wide.columns],
-        text=[
-            "not tried" if np.isnan(v) else f"{v:+.2f}" if signed else f"{v:.3f}"
-            for v in values.ravel()
-        ],
-        hovertemplate="%{y}, mechanism %{x}<br>" + value + " %{text}<extra></extra>",
+        customdata=clicks,
+        text=texts,
+        hovertemplate=hover,
         showlegend=False,
     )
     styled(figure, dark, height=120 + 20 * len(rows))
     figure.update_layout(hoverdistance=-1, margin_t=60)  # a click anywhere in a cell finds it
     width, height = len(columns) - 0.5, len(rows) - 0.5  # no room beyond the cells
     figure.update_xaxes(side="top", showgrid=False, title=None, range=[-0.5, width])
-    figure.update_yaxes(type="category", showgrid=False, title=None, range=[height, -0.5])
+    figure.update_yaxes(showgrid=False, zeroline=False, title=None, range=[height, -0.5])
     return figure
 
 
@@ -152,40 +174,25 @@ def term_map(
         colorscale="RdBu_r",
         zmin=-limit,
         zmax=limit,
-        xgap=2,
-        ygap=1,
-        hoverinfo="skip",
         colorbar={"title": {"text": value, "side": "right"}, "thickness": 10, "outlinewidth": 0},
     )
-    if marks is not None:
-        heat.update(text=marks.to_numpy(dtype=str), texttemplate="%{text}", textfont_size=14)
-    figure = go.Figure(heat)
-    figure.add_scatter(
-        x=np.tile(columns, len(names)),
-        y=np.repeat(places, len(columns)),
-        mode="markers",
-        marker={"symbol": "square", "size": 16, "opacity": 0.01, "color": "#888888"},
-        customdata=[f"{name}|{column}" for name in names for column in columns],
-        text=[
-            f"{html.escape(name, quote=False)}<br>{column}: {value} "
-            + ("not tested" if np.isnan(v) else f"{v:+.2f}")
-            for name, row in zip(names, values, strict=True)
-            for column, v in zip(columns, row, strict=True)
-        ],
-        hovertemplate="%{text}<extra></extra>",
-        showlegend=False,
-    )
-    styled(figure, dark, height=120 + 20 * len(names))
-    figure.update_layout(hoverdistance=-1, margin_t=60)
-    figure.update_xaxes(side="top", showgrid=False, range=[-0.5, len(columns) - 0.5])
-    figure.update_yaxes(
-        showgrid=False,
-        zeroline=False,
-        tickvals=places,
-        ticktext=text(labels),
-        range=[len(names) - 0.5, -0.5],
-    )
+    clicks = [f"{name}|{column}" for name in names for column in columns]
+    texts = [
+        f"{html.escape(name, quote=False)}<br>{column}: {value} "
+        + ("not tested" if np.isnan(v) else f"{v:+.2f}")
+        for name, row in zip(names, values, strict=True)
+        for column, v in zip(columns, row, strict=True)
+    ]
+    figure = clickable(heat, marks, clicks, texts, "%{text}<extra></extra>", dark)
+    figure.update_yaxes(tickvals=places, ticktext=text(labels))
     return figure
+
+
+def with_interval(labels: Iterable[str], values: pd.Series, errors: pd.Series) -> pd.DataFrame:
+    """Values with their 90 % interval by a Normal, in the columns that `bars` takes."""
+    value, reach = values.to_numpy(float), Z90 * errors.to_numpy(float)
+    columns = {"value": value, "lower": value - reach, "upper": value + reach}
+    return pd.DataFrame({"label": list(labels), **columns})
 
 
 def bars(frame: pd.DataFrame, axis: str, dark: bool, genes: bool = True) -> go.Figure:
@@ -242,7 +249,7 @@ def add_observed(figure: go.Figure, frame: pd.DataFrame, dark: bool) -> None:
             "line": {"width": 1.2, "color": INK[dark]},
         },
         error_x={
-            "array": 1.645 * frame["observed_se"][known],
+            "array": Z90 * frame["observed_se"][known],
             "color": OKABE_ITO[1],
             "thickness": 2.5,
             "width": 0,
@@ -330,7 +337,7 @@ def agreement(table: pd.DataFrame, n_labels: int, dark: bool, unit: str) -> go.F
         mode="markers",
         marker={"color": OKABE_ITO[4 if dark else 0], "size": 7, "opacity": 0.75},
         error_y={
-            "array": 1.645 * table["observed_se"],
+            "array": Z90 * table["observed_se"],
             "thickness": 0.8,
             "width": 0,
             "color": NEUTRAL,

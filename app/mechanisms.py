@@ -13,7 +13,6 @@ from samsvae_core import rankings, terms
 from samsvae_core.bundle import Bundle
 from samsvae_core.enrichment import USUAL
 
-Z90 = 1.645  # half a 90 % interval in standard errors
 UNNAMED = "unnamed"
 WHISKERS = (
     "Posterior mean of mask times embedding; whiskers: 90 % interval from the posterior standard "
@@ -76,12 +75,5 @@ def titles(model: Bundle, mechanisms: list[int]) -> dict[int, str]:
 
 def effects(labels: Iterable[str], entries: pd.DataFrame) -> go.Figure:
     """Effects of mask entries as bars: columns effect, effect_sd."""
-    frame = pd.DataFrame(
-        {
-            "label": list(labels),
-            "value": entries["effect"].to_numpy(),
-            "lower": (entries["effect"] - Z90 * entries["effect_sd"]).to_numpy(),
-            "upper": (entries["effect"] + Z90 * entries["effect_sd"]).to_numpy(),
-        }
-    )
+    frame = figures.with_interval(labels, entries["effect"], entries["effect_sd"])
     return figures.bars(frame, "effect (basal standard deviations)", state.dark(), genes=False)

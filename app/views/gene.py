@@ -14,7 +14,6 @@ from samsvae_core.composition import SUPPORT, support
 from samsvae_core.genes import annotation, links, mechanisms_of, moved_by, targeting
 from samsvae_core.symbols import annotate
 
-Z90 = 1.645  # half a 90 % interval in standard errors
 N_BARS = 30  # perturbations drawn; the table beside has all
 N_ALIASES = 4  # of each gene in the search box
 NAME = 24  # characters of a mechanism's name beside a bar
@@ -129,7 +128,7 @@ def answer(model: Bundle, name: str, rows: pd.DataFrame, kind: str | None) -> No
     if kind:
         said += f" (90 % interval {top['lower']:+.2f} to {top['upper']:+.2f})"
     if top["n_observed"]:
-        error = f" ± {Z90 * top['observed_se']:.2f}" if pd.notna(top["observed_se"]) else ""
+        error = f" ± {figures.Z90 * top['observed_se']:.2f}" if pd.notna(top["observed_se"]) else ""
         said += f"; observed {top['observed']:+.2f}{error} in {top['n_observed']:,} cells"
     else:
         said += f"; not measured alone ({top['support']})"
@@ -254,14 +253,8 @@ def mechanisms(model: Bundle, name: str) -> None:
     shown = rows.assign(mechanism=rows["mechanism"].map(labels))
     left, right = st.columns([2, 3], gap="large")
     with left:
-        frame = pd.DataFrame(
-            {
-                "label": shown["mechanism"].str.slice(0, NAME),
-                "value": rows["loading"],
-                "lower": rows["loading"] - Z90 * rows["se"],
-                "upper": rows["loading"] + Z90 * rows["se"],
-            }
-        )
+        short = shown["mechanism"].str.slice(0, NAME)
+        frame = figures.with_interval(short, rows["loading"], rows["se"])
         state.chart(
             figures.bars(frame, f"loading ({scale(model).unit})", state.dark(), genes=False),
             f"loadings_{name}",

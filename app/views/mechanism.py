@@ -12,7 +12,6 @@ from samsvae_core.bundle import Bundle
 from samsvae_core.enrichment import USUAL
 from samsvae_core.names import Label
 
-Z90 = 1.645  # half a 90 % interval in standard errors
 N_BARS = 40  # perturbations drawn; the table beside has all
 N_NAMED = 30  # perturbations in a sentence
 
@@ -191,14 +190,7 @@ def genes(model: Bundle, k: int) -> None:
     ):
         with column:
             st.subheader(title)
-            frame = pd.DataFrame(
-                {
-                    "label": part["gene"],
-                    "value": part["loading"],
-                    "lower": part["loading"] - Z90 * part["se"],
-                    "upper": part["loading"] + Z90 * part["se"],
-                }
-            )
+            frame = figures.with_interval(part["gene"], part["loading"], part["se"])
             if part.empty:
                 st.caption("No gene has a loading of this sign.")
                 continue

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import mechanisms, scores, shifts, state
+from app import figures, mechanisms, scores, shifts, state
 from app.intervals import interval
 from app.scale import scale
 from samsvae_core import interpretation
@@ -15,7 +15,6 @@ from samsvae_core.composition import Composition
 from samsvae_core.genes import annotation, links, targets
 from samsvae_core.symbols import annotate
 
-Z90 = 1.645  # half a 90 % interval in standard errors
 N_BARS = 40  # mechanisms drawn; the table beside has all
 N_NAMED = 3  # of each kind in a sentence
 N_ALIASES = 4  # of each perturbation in the search box
@@ -203,7 +202,7 @@ def target_in_words(model: Bundle, table: pd.DataFrame, gene: str, kind: str | N
         return said + "not measured."
     said += f"observed {signed(row['observed'])}"
     if pd.notna(row["observed_se"]):
-        low, high = (row["observed"] + side * Z90 * row["observed_se"] for side in (-1, 1))
+        low, high = (row["observed"] + side * figures.Z90 * row["observed_se"] for side in (-1, 1))
         said += f" (90 % interval {signed(low)} to {signed(high)})"
     return said + "."
 
