@@ -181,19 +181,24 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def workbook(results: Results) -> bytes:
-    """XLSX: summary, names, a sheet per mechanism and collection, collections, settings, notes.
+    """XLSX: summary, names, a sheet per mechanism and collection, collections, settings, notes."""
+    table, notes = results.enrichment
+    sheets = {"summary": summary(table), "names": results.names.reset_index()}
+    for (mechanism, collection), rows in table.groupby(["mechanism", "collection"], sort=False):
+        sheets[sheet_name(f"{label(mechanism)} {collection}", sheets)] = rows
+    about = _about(results)
+    settings = pd.DataFrame({"setting": list(about), "value": list(map(str, about.values()))})
+    sheets |= {"collections": collection_table(results), "settings": settings, "notes": notes}
+    return workbook_of(sheets)
+
+
+def workbook_of(sheets: Mapping[str, pd.DataFrame]) -> bytes:
+    """XLSX of tables by the names of their sheets.
 
     Every text is written as text, also one that looks like a formula, a link or a number. One that
     is longer than Excel takes is cut, after a whole gene, and a column `cut` tells where. Raises
     ValueError for a sheet of more rows than Excel takes.
     """
-    table, notes = results.enrichment
-    sheets = {"summary": summary(table), "names": results.names.reset_index()}
-    for (mechanism, collection), rows in table.groupby(["mechanism", "collection"], sort=False):
-        sheets[_sheet_name(f"{label(mechanism)} {collection}", sheets)] = rows
-    about = _about(results)
-    settings = pd.DataFrame({"setting": list(about), "value": list(map(str, about.values()))})
-    sheets |= {"collections": collection_table(results), "settings": settings, "notes": notes}
     for name, sheet in sheets.items():
         if len(sheet) > ROWS:
             raise ValueError(
@@ -208,7 +213,7 @@ def workbook(results: Results) -> bytes:
     return content.getvalue()
 
 
-def _sheet_name(wanted: str, taken: Iterable[str]) -> str:
+def sheet_name(wanted: str, taken: Iterable[str]) -> str:
     """At most 31 characters without those Excel forbids, and unlike the others in any case."""
     lower = {name.lower() for name in taken}
     clean = re.sub(r"[\[\]:*?/\\']", "_", wanted)
