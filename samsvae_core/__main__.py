@@ -397,11 +397,17 @@ def compose(
         list[int] | None, typer.Option(help="Take a mechanism out; may be repeated.")
     ] = None,
     samples: Annotated[int, typer.Option(min=2, help="Posterior draws.")] = 64,
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            help="Start from the cells of this condition on the map, not from reference controls."
+        ),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Predict what perturbations do together; writes a table and, beside it, its settings."""
     from samsvae_core.bundle import load, to_json
-    from samsvae_core.composition import SUPPORT
+    from samsvae_core.composition import SUPPORT, cells_of
     from samsvae_core.composition import compose as predict
     from samsvae_core.files import atomic_write, new_output
 
@@ -410,10 +416,24 @@ def compose(
     model = load(bundle)
     known_names = set(model.perturbations.index)
     dosages = named_once([parse_dosage(text, known_names) for text in perturbations])
-    result = predict(model, dosages, without or (), samples, seed)
-    atomic_write(settings_file, to_json({"bundle": model.checksum, **result.settings()}))
+    cells = None if start_from is None else cells_of(model, start_from)
+    result = predict(model, dosages, without or (), samples, seed, cells)
+    settings = {"bundle": model.checksum, "start_from": start_from, **result.settings()}
+    atomic_write(settings_file, to_json(settings))
     write_table(result.table.reset_index(), output)
     typer.echo(f"{result.condition}: {SUPPORT[result.support]}")
+    if cells is None:
+        typer.echo(f"Starts from {result.n_reference:,} reference control cells.")
+    else:
+        typer.echo(
+            f"Starts from {result.n_reference:,} of the {len(cells):,} cells of {start_from} on "
+            "the map, at their posterior mean basal states."
+        )
+    if near := result.nearest:
+        typer.echo(
+            f"Nearest measured condition: {near.condition}, {near.distance:.2f} standard deviations"
+            f" of the basal state away; the shift itself is {near.length:.2f} long."
+        )
     shift = result.table["shift"]
     for what, name in (("smallest", shift.idxmin()), ("largest", shift.idxmax())):
         typer.echo(f"{what} shift: {name} {shift[name]:+.3f}")

@@ -10,8 +10,10 @@ import datetime
 import importlib.metadata
 import json
 import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +62,7 @@ NAMES = (
     "cell",
     "split",
 )  # columns that are text whatever they look like
+ROUNDED = 1e-5  # relative error of a dosage as labels of conditions tell it
 ANEW = (
     "Make its tables anew: remove manifest.json from a run that has its checkpoints and go on with "
     "samsvae train DATA --output DIR --resume, which trains no further; or train it again."
@@ -223,22 +226,92 @@ class Bundle:
         except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
             raise BundleError(f"{path} cannot be read ({error}). Copy the bundle again.") from error
 
+    def observed_level(self, condition: str, split: str = "all") -> pd.DataFrame | None:
+        """Measured level, its standard error and the cells, by gene; None if not measured.
+
+        `split` is "all" or "test".
+        """
+        blocks = self._observed_blocks.get((split, condition))
+        if blocks is None:
+            return None
+        rows = pd.concat([self.observed.iloc[block] for block in blocks])
+        found = rows.set_index("gene")[["level", "se", "n"]]
+        if not found.index.equals(self._gene_index):
+            found = found.reindex(self._gene_index)
+        return None if found["level"].isna().all() else found
+
     def observed_shift(self, condition: str, split: str = "all") -> pd.DataFrame | None:
         """Measured shift against control with its standard error, by gene; None if not measured.
 
         `split` is "all" or "test". The two standard errors add in squares.
         """
-        rows = self.observed[self.observed["split"] == split]
-        arms = [
-            rows[rows["condition"] == c].set_index("gene").reindex(self.genes)
-            for c in (condition, self.control)
-        ]
-        if any(arm["level"].isna().all() for arm in arms):
+        perturbed, control = (self.observed_level(c, split) for c in (condition, self.control))
+        if perturbed is None or control is None:
             return None
-        perturbed, control = arms
         shift = perturbed["level"] - control["level"]
         se = np.hypot(perturbed["se"], control["se"])
         return pd.DataFrame({"shift": shift, "se": se, "n": perturbed["n"]})
+
+    @cached_property
+    def _gene_index(self) -> pd.Index:
+        return pd.Index(self.genes, name="gene")
+
+    @cached_property
+    def _observed_blocks(self) -> dict[tuple[str, str], list[slice]]:
+        """Where the rows of each split and condition are in `observed`, found by one scan."""
+        keys = [self.observed[column].to_numpy(dtype=object) for column in ("split", "condition")]
+        n = len(self.observed)
+        begins = np.full(n, True)
+        begins[1:] = (keys[0][1:] != keys[0][:-1]) | (keys[1][1:] != keys[1][:-1])
+        blocks: dict[tuple[str, str], list[slice]] = {}
+        for start, stop in pairwise([*np.flatnonzero(begins).tolist(), n]):
+            blocks.setdefault((keys[0][start], keys[1][start]), []).append(slice(start, stop))
+        return blocks
+
+    @cached_property
+    def effects(self) -> Float[np.ndarray, "T K"]:
+        """Mean effects of `masks`, in the order of perturbations and mechanisms.
+
+        Without a column where the model has no latent shifts.
+        """
+        width = self.model.config.n_latent if self.model.has_shifts else 0
+        found = np.zeros((len(self.perturbations), width))
+        rows = self.perturbations.index.get_indexer(pd.Index(self.masks["perturbation"]))
+        found[rows, self.masks["mechanism"].to_numpy(int)] = self.masks["effect"]
+        return found
+
+    @cached_property
+    def trained_dosages(self) -> pd.DataFrame:
+        """Dosages of the conditions with training cells: conditions x perturbations.
+
+        As their labels tell them, control first. A condition whose label can be read in no way, or
+        in several, is left out.
+        """
+        trained = self.conditions.index[self.conditions["train"] > 0]
+        if self.model.composes:
+            limits = self.perturbations[["dosage_min", "dosage_max"]].to_numpy(float)
+            known = dict(zip(self.perturbations.index, limits.tolist(), strict=True))
+            read = {label: dosages_of(label, known) for label in trained}
+        else:
+            names = set(self.perturbations.index)
+            read = {label: {label: 1.0} if label in names else None for label in trained}
+        if self.control in read:
+            read[self.control] = {}
+        told = {label: dosages for label, dosages in read.items() if dosages is not None}
+        place = {name: column for column, name in enumerate(self.perturbations.index)}
+        D = np.zeros((len(told), len(place)))
+        for row, dosages in enumerate(told.values()):
+            for name, dose in dosages.items():
+                D[row, place[name]] = dose
+        index = pd.Index(list(told), name="condition", dtype=object)
+        return pd.DataFrame(D, index=index, columns=self.perturbations.index)
+
+    @cached_property
+    def trained_shifts(self) -> pd.DataFrame:
+        """Where the conditions of `trained_dosages` move the latent state on average."""
+        D = self.trained_dosages
+        moves = sp.csr_matrix(D.to_numpy()) @ self.effects
+        return pd.DataFrame(moves, index=D.index)
 
     def align(self, data: CellData) -> CellData:
         """The same cells with genes and perturbations in the order of the bundle.
@@ -283,6 +356,41 @@ class Bundle:
         if missing:
             raise BundleError(f"{path} lacks the columns {missing}; it holds {list(frame)}.")
         return frame
+
+
+def dosages_of(label: str, known: Mapping[str, Sequence[float]]) -> dict[str, float] | None:
+    """The dosages that the label of a condition tells: "A" and "B" at 0.5 of "A+B:0.5".
+
+    `known` has the least and the largest dosage of each perturbation: names may hold "+" and ":"
+    themselves, so a label is read by what is known. None where it has no reading, or several.
+    """
+    found = list(islice(readings(label.split("+"), known), 2))
+    return found[0] if len(found) == 1 else None
+
+
+def readings(
+    pieces: list[str], known: Mapping[str, Sequence[float]], after: str = ""
+) -> Iterator[dict[str, float]]:
+    """Each way to put the pieces of a label together to perturbations, sorted, at known dosages."""
+    if not pieces:
+        yield {}
+    for n in range(1, len(pieces) + 1):
+        part = "+".join(pieces[:n])
+        name, _, text = part.rpartition(":")
+        for each, dose in ((part, 1.0), (name, written_dosage(text))):
+            low, high = known.get(each, (np.inf, -np.inf))
+            if each > after and low * (1 - ROUNDED) <= dose <= high * (1 + ROUNDED):
+                for rest in readings(pieces[n:], known, each):
+                    yield {each: dose, **rest}
+
+
+def written_dosage(text: str) -> float:
+    """The number, if it is written as in labels of conditions; else NaN."""
+    try:
+        dose = float(text)
+    except ValueError:
+        return np.nan
+    return dose if f"{dose:g}" == text else np.nan
 
 
 def suited(data: CellData, model: str) -> CellData:

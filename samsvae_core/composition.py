@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 
-from samsvae_core.bundle import Bundle
-from samsvae_core.calibration import INTERVAL, WITHIN, predicted_shifts
+from samsvae_core.bundle import ANEW, Bundle, Reference
+from samsvae_core.calibration import INTERVAL, N_REFERENCE, WITHIN, predicted_shifts
+from samsvae_core.data import nearest, some
 
 SUPPORT = {
     "measured": "Measured: this condition is in the training data.",
@@ -24,15 +25,27 @@ SUPPORT = {
     "never": "A part has no training cells: nothing is known of it; this is no prediction.",
 }
 SCALES = {
-    True: "log2(1 + 1e4 p) of the condition minus that of control; p = mean decoded proportion "
-    "over reference control cells",
-    False: "mean decoded value over reference control cells, of the condition minus that of "
-    "control, in the units of the data",
+    True: "log2(1 + 1e4 p) of the condition minus that of {control}; p = mean decoded proportion "
+    "over {start}",
+    False: "mean decoded value over {start}, of the condition minus that of {control}, in the "
+    "units of the data",
 }
+AS_NEAR = 1e-9  # relative difference of distances that is rounding
 
 
 class UnknownPerturbationError(ValueError):
     """A perturbation the model has never seen; the message suggests the nearest name."""
+
+
+class Nearest(NamedTuple):
+    """The condition with training cells that is nearest to a composition in latent space.
+
+    Lengths are in standard deviations of the basal state.
+    """
+
+    condition: str
+    distance: float  # between the two mean shifts; 0 where the composition itself was measured
+    length: float  # of the mean shift of the composition
 
 
 @dataclass(frozen=True)
@@ -42,13 +55,28 @@ class Composition:
     condition: str
     dosages: dict[str, float]
     without: tuple[int, ...]
-    table: pd.DataFrame  # index gene: the columns of COLUMNS
+    table: pd.DataFrame  # index gene
     support: str  # a key of SUPPORT
     n_samples: int
     seed: int
-    n_reference: int
+    n_reference: int  # basal states it starts from
     n_observed: int  # cells of the measured condition, 0 where it was not measured
     is_counts: bool = True  # else shifts are differences of the file's own values
+    cells: tuple[str, ...] | None = None  # it starts from these; None: from reference controls
+    nearest: Nearest | None = None  # None where the model has no latent shifts
+
+    @property
+    def start(self) -> str:
+        """The basal states that it starts from, in words."""
+        if self.cells is None:
+            return "reference control cells"
+        return f"{self.n_reference:,} chosen cells at their posterior mean basal states"
+
+    @property
+    def scale(self) -> str:
+        """What a shift is, in words."""
+        control = "control" if self.cells is None else "the same cells with no perturbation"
+        return SCALES[self.is_counts].format(control=control, start=self.start)
 
     def settings(self) -> dict[str, Any]:
         """What the numbers rest on, as stored beside an exported table."""
@@ -66,10 +94,13 @@ class Composition:
             "support_meaning": SUPPORT[self.support],
             "n_samples": self.n_samples,
             "seed": self.seed,
+            "start": self.start,
+            "start_cells": None if self.cells is None else list(self.cells),
             "n_reference_cells": self.n_reference,
             "n_observed_cells": self.n_observed,
+            "nearest_condition": None if self.nearest is None else self.nearest._asdict(),
             "interval": list(INTERVAL),
-            "scale": SCALES[self.is_counts] + "; interval over posterior draws of masks and "
+            "scale": self.scale + "; interval over posterior draws of masks and "
             "embeddings (the model's own uncertainty, which tends to be too narrow)" + calibrated,
         }
 
@@ -80,6 +111,7 @@ def compose(
     without: Collection[int] = (),
     n_samples: int = 64,
     seed: int = 0,
+    cells: Sequence[str] | None = None,
 ) -> Composition:
     """Predicted shift of perturbations given together, against control.
 
@@ -89,10 +121,24 @@ def compose(
     single shifts on the same draws: additive in the latent space is not additive in expression.
     Intervals are widened where need be to hold the mean, which rare draws can pull out of them.
     `probability_of_sign` is the share of draws with the sign of the mean shift (0.5 where the shift
-    is zero). A model without a posterior of effects has no intervals: they are NaN. Raises
-    UnknownPerturbationError for a name the model does not know, ValueError for a dosage that is no
-    finite number of at least 0, an unknown mechanism, fewer than 2 draws, or several perturbations
-    given to a model that cannot put them together.
+    is zero). A model without a posterior of effects has no intervals: they are NaN.
+
+    `cells` names cells of `bundle.cells` to start from instead: the shift is the level of their
+    basal states with the perturbations minus the level of the same states without. At most 128 of
+    them are used, drawn evenly. Only the posterior means of their states are kept, so each stands
+    where its mean is, with a scale of 0; the effects are drawn as ever. Calibrated intervals are
+    NaN then: they were checked on shifts from control cells.
+
+    `observed_interaction` is measured, all splits pooled, and NaN unless the n perturbations were
+    measured together and each alone at its dosage here: level(A+B+..) - level(A) - level(B) - ..
+    + (n - 1) level(control), which is the shift of the combination minus those of its singles.
+    Control enters each of these shifts, so that the square of `observed_interaction_se` is
+    se(A+B+..)^2 + se(A)^2 + se(B)^2 + .. + (n - 1)^2 se(control)^2.
+
+    Raises UnknownPerturbationError for a name the model does not know, ValueError for a dosage that
+    is no finite number of at least 0, an unknown mechanism, fewer than 2 draws, several
+    perturbations given to a model that cannot put them together, no cell, an unknown cell, or cells
+    whose whole states the bundle does not hold.
     """
     dosages = checked_dosages(bundle, dosages)
     without = checked_mechanisms(bundle, without)
@@ -104,8 +150,9 @@ def compose(
             f"{bundle.title} takes every combination as a treatment of its own and cannot put "
             f"perturbations together; {len(given)} were given. Give one, or choose another model."
         )
+    start, used = starting_states(bundle, cells)
     arms = [given] + [{name: dose} for name, dose in given.items() if len(given) > 1]
-    draws = shifts(bundle, arms, without, n_samples, seed)  # (A, S, G)
+    draws = shifts(bundle, arms, without, n_samples, seed, start)  # (A, S, G)
     singles = draws[1:].sum(0) if len(given) > 1 else draws[0]
     table = pd.DataFrame(summary(draws[0]), index=pd.Index(bundle.genes, name="gene"))
     table["sum_of_singles"] = singles.mean(0)
@@ -122,10 +169,13 @@ def compose(
     observed = bundle.observed_shift(name) if given else None
     table["observed"] = np.nan if observed is None else observed["shift"]
     table["observed_se"] = np.nan if observed is None else observed["se"]
-    reach = half_width(bundle, draws[0])
+    reach = half_width(bundle, draws[0]) if used is None else np.nan
     table["calibrated_lower"], table["calibrated_upper"] = (
         table["shift"] - reach,
         table["shift"] + reach,
+    )
+    table["observed_interaction"], table["observed_interaction_se"] = observed_interaction(
+        bundle, given
     )
     return Composition(
         condition=name,
@@ -135,9 +185,11 @@ def compose(
         support=support(bundle, given),
         n_samples=n_samples,
         seed=seed,
-        n_reference=len(bundle.reference.loc),
+        n_reference=len(start.loc),
         n_observed=0 if observed is None else int(observed["n"].max()),
         is_counts=bundle.model.config.likelihood == "counts",
+        cells=used,
+        nearest=nearest_condition(bundle, given, without),
     )
 
 
@@ -148,10 +200,11 @@ def compare(
 ) -> pd.DataFrame:
     """The difference of two compositions of one bundle, by gene: first minus second.
 
-    On common posterior draws and basal states, so that what they share cancels out. Columns first,
-    second (their shifts), difference, lower, upper (the model's own 90 % interval of the
-    difference) and probability_of_sign; NaN where the model has no posterior. Raises ValueError
-    where they were made with different draws.
+    On common posterior draws, so that what they share cancels out, and each on its own basal
+    states: common ones too where both start from the same. Columns first, second (their shifts),
+    difference, lower, upper (the model's own 90 % interval of the difference) and
+    probability_of_sign; NaN where the model has no posterior. Raises ValueError where they were
+    made with different draws.
     """
     if (first.n_samples, first.seed) != (second.n_samples, second.seed):
         raise ValueError(
@@ -159,8 +212,9 @@ def compare(
             f"{first.seed} and {second.seed}; compose both with the same."
         )
     drawn = [
-        shifts(bundle, [dict(one.dosages)], one.without, one.n_samples, one.seed)[0]
+        shifts(bundle, [dict(one.dosages)], one.without, one.n_samples, one.seed, start)[0]
         for one in (first, second)
+        for start in [starting_states(bundle, one.cells)[0]]
     ]
     found = summary(drawn[0] - drawn[1])
     table = pd.DataFrame(
@@ -194,14 +248,127 @@ def shifts(
     without: tuple[int, ...],
     n_samples: int,
     seed: int,
+    start: Reference | None = None,
 ) -> Float[np.ndarray, "A S G"]:
-    """Shift of each arm under each posterior draw: common draws, common basal states."""
+    """Shift of each arm under each posterior draw: common draws, common basal states.
+
+    From the reference control cells, or the basal states given.
+    """
     names = list(bundle.perturbations.index)
     D = torch.zeros(len(arms), len(names))
     for row, arm in enumerate(arms):
         for name, dose in arm.items():
             D[row, names.index(name)] = dose
-    return predicted_shifts(bundle.model, bundle.reference, D, n_samples, seed, without)
+    start = bundle.reference if start is None else start
+    return predicted_shifts(bundle.model, start, D, n_samples, seed, without)
+
+
+# Where a prediction starts from
+
+
+def cells_of(bundle: Bundle, condition: str) -> list[str]:
+    """The cells of the map with this condition, to start from. ValueError if there are none."""
+    cells = bundle.cells
+    found = cells.loc[cells["condition"] == condition, "cell"].tolist()
+    if not found:
+        raise ValueError(
+            f"No cell on the map of {bundle.name} has the condition {condition!r}. "
+            + nearest(condition, cells["condition"].unique())
+        )
+    return found
+
+
+def starting_states(
+    bundle: Bundle, cells: Sequence[str] | None
+) -> tuple[Reference, tuple[str, ...] | None]:
+    """The basal states that a prediction starts from, and the cells they are of.
+
+    None: the reference control cells. Of named cells at most N_REFERENCE, an even and fixed draw,
+    in the order of the map, with a scale of 0; their libraries are not kept.
+    """
+    if cells is None:
+        return bundle.reference, None
+    wanted = set(cells)
+    if not wanted:
+        raise ValueError(
+            "No cell is named to start from; name some of the map, or None to start from the "
+            "reference control cells."
+        )
+    table, n_latent = bundle.cells, bundle.model.config.n_latent
+    columns = [f"basal M{k}" for k in range(n_latent)]
+    held = [column for column in columns if column in table]
+    if not held:
+        raise ValueError(
+            f"{bundle.name} does not hold the basal states of its cells: it was made before they "
+            f"were kept. Start from the reference control cells. {ANEW}"
+        )
+    if len(held) < n_latent:
+        raise ValueError(
+            f"{bundle.name} holds {len(held)} of the {n_latent} latent dimensions of its cells, "
+            "and to start from them takes all. Start from the reference control cells."
+        )
+    rows = np.flatnonzero(table["cell"].isin(wanted))
+    if len(rows) < len(wanted):
+        absent = sorted(wanted.difference(table["cell"]))
+        raise ValueError(
+            f"{len(absent):,} of the cells to start from are not among the {len(table):,} on the "
+            f"map of {bundle.name}: {some(absent)}. Name cells as its table of cells does, such as "
+            f"{some(table['cell'].head(2))}."
+        )
+    rows = np.sort(np.random.default_rng(0).permutation(rows)[:N_REFERENCE])
+    chosen = table.iloc[rows]
+    loc = torch.from_numpy(chosen[columns].to_numpy(np.float32)).to(bundle.reference.loc)
+    library = loc.new_full((len(loc),), torch.nan)
+    return Reference(loc, torch.zeros_like(loc), library), tuple(chosen["cell"])
+
+
+# What it rests on
+
+
+def nearest_condition(
+    bundle: Bundle, dosages: Mapping[str, float], without: Collection[int] = ()
+) -> Nearest | None:
+    """The condition with training cells, control included, with the nearest mean shift.
+
+    The distance is Euclidean in latent space, in standard deviations of the basal state; mechanisms
+    in `without` are taken out of the composition and not of the conditions. Of those equally near
+    it is control, or the first by name; of a measured condition it is itself. Conditions whose
+    labels do not tell their dosages are passed over. None without latent shifts.
+    """
+    given = {k: dose for k, dose in checked_dosages(bundle, dosages).items() if dose != 0}
+    without = checked_mechanisms(bundle, without)
+    if not bundle.model.has_shifts or not len(bundle.trained_dosages):
+        return None
+    rows = bundle.perturbations.index.get_indexer(pd.Index(list(given), dtype=object))
+    move = np.array(list(given.values())) @ bundle.effects[rows]
+    move[list(without)] = 0
+    length = float(np.linalg.norm(move))
+    name = condition_name(given, bundle.control)
+    if not without and bundle.conditions["train"].get(name, 0) > 0:
+        return Nearest(name, 0.0, length)
+    conditions = bundle.trained_shifts
+    distances = np.linalg.norm(conditions.to_numpy() - move, axis=1)
+    first = int(np.flatnonzero(distances <= distances.min() * (1 + AS_NEAR))[0])
+    return Nearest(str(conditions.index[first]), float(distances[first]), length)
+
+
+def observed_interaction(
+    bundle: Bundle, given: Mapping[str, float]
+) -> tuple[Float[np.ndarray, " G"], Float[np.ndarray, " G"]]:
+    """What was measured of an interaction and its standard error, as `compose` says."""
+    unknown = np.full(len(bundle.genes), np.nan)
+    parts = [{name: dose} for name, dose in given.items()]
+    if len(parts) < 2:
+        return unknown, unknown
+    weights = [1, *[-1] * len(parts), len(parts) - 1]
+    names = [condition_name(part, bundle.control) for part in (given, *parts, {})]
+    measured = [bundle.observed_level(name) for name in names]
+    found = [level for level in measured if level is not None]
+    if len(found) < len(names):
+        return unknown, unknown
+    w = np.array(weights, dtype=float)[:, None]
+    level, se = (np.stack([arm[k].to_numpy() for arm in found]) for k in ("level", "se"))
+    return (w * level).sum(0), np.sqrt(((w * se) ** 2).sum(0))
 
 
 def summary(draws: Float[np.ndarray, "S G"]) -> dict[str, Float[np.ndarray, " G"]]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from samsvae_core.bundle import Bundle
-from samsvae_core.composition import SCALES, Composition
+from samsvae_core.composition import Composition
 from samsvae_core.enrichment import Enrichment, Rules, sure
 from samsvae_core.exports import Results
 from samsvae_core.gene_sets import Collection, match
@@ -106,7 +106,7 @@ def of_shift(composition: Composition, certainty: Certainty | None = None) -> Ra
         kept = (sign >= certainty.probability) & (shift.abs() >= certainty.effect)
         moved = kept.to_frame(name)
     definition = (
-        f"the predicted shift of {name} ({SCALES[composition.is_counts]}; mean over "
+        f"the predicted shift of {name} ({composition.scale}; mean over "
         f"{composition.n_samples} posterior draws, seed {composition.seed})"
     )
     return Ranked(name, shift.to_frame(name), table, definition, moved, certainty, doubt(table))

@@ -10,7 +10,15 @@ from safetensors.torch import load_file, save_file
 
 from samsvae_core import bundle as bundles
 from samsvae_core import report
-from samsvae_core.bundle import BundleError, list_bundles, load, models_folder, read_csv, read_json
+from samsvae_core.bundle import (
+    BundleError,
+    dosages_of,
+    list_bundles,
+    load,
+    models_folder,
+    read_csv,
+    read_json,
+)
 from samsvae_core.data import DataError
 from samsvae_core.inference import Cells
 from samsvae_core.model import SAMSVAE
@@ -441,3 +449,97 @@ def test_bundles_are_listed_by_name_and_other_folders_are_not(tiny, tmp_path, mo
 def test_the_measured_shift_is_nothing_for_a_condition_not_measured(tiny):
     assert tiny.observed_shift("P1+P2+P3") is None
     assert isinstance(tiny.observed_shift("P1"), pd.DataFrame)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_measured_shifts_are_those_of_the_table_whatever_its_order(tiny, shuffled):
+    rows = tiny.observed.sample(frac=1, random_state=0) if shuffled else tiny.observed
+    rows = rows[(rows["condition"] != "P3") | (rows["gene"] != tiny.genes[7])]
+    edited = replace(tiny)
+    edited.__dict__["observed"] = rows
+    at = tiny.observed.set_index(["split", "condition", "gene"])
+    for split in ("all", "test"):
+        for condition in tiny.conditions.index:
+            found = edited.observed_shift(condition, split)
+            arm, control = at.loc[(split, condition)], at.loc[(split, "control")]
+            expected = pd.DataFrame(
+                {
+                    "shift": arm["level"] - control["level"],
+                    "se": np.sqrt(arm["se"] ** 2 + control["se"] ** 2),
+                    "n": arm["n"],
+                }
+            ).loc[tiny.genes]
+            if condition == "P3":
+                expected = expected.astype(float)
+                expected.iloc[7] = np.nan
+            pd.testing.assert_frame_equal(found, expected)
+    assert edited.observed_shift("P1", "validation") is None
+    assert edited.observed_level("P1").columns.tolist() == ["level", "se", "n"]
+
+
+# Conditions by their labels
+
+
+KNOWN = {
+    **dict.fromkeys(["A", "B", "C", "HLA:A", "D+E", "A:2", "X", "X+Y", "Y+Z", "Z"], (1.0, 1.0)),
+    "F": (0.1, 0.25),
+    "G": (1 / 3, 2 / 3),
+    "H": (0.5, 2.0),
+    "H:2": (1.0, 1.0),
+    "unseen": (0.0, 0.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        ("A", {"A": 1}),
+        ("A+B+C", {"A": 1, "B": 1, "C": 1}),
+        ("A+F:0.25", {"A": 1, "F": 0.25}),
+        ("G:0.333333", {"G": 0.333333}),  # labels have six digits
+        ("HLA:A", {"HLA:A": 1}),
+        ("D+E", {"D+E": 1}),  # a label kept whole
+        ("A+D+E", {"A": 1, "D+E": 1}),
+        ("A:2", {"A:2": 1}),  # A was given at 1 only
+        ("B+H:0.5", {"B": 1, "H": 0.5}),
+        ("H:2", None),  # H at 2, or H:2 at 1
+        ("X+Y+Z", None),  # X and Y+Z, or X+Y and Z
+        ("X+Y", {"X+Y": 1}),
+        ("A+nobody", None),
+        ("B+A", None),  # never written so
+        ("A+A", None),
+        ("F:0.5", None),
+        ("F:0.20", None),
+        ("unseen", None),
+        ("A+", None),
+        ("", None),
+    ],
+)
+def test_a_label_is_read_by_the_perturbations_that_are_known(label, expected):
+    assert dosages_of(label, KNOWN) == expected
+
+
+def test_the_dosages_of_conditions_are_those_of_their_cells(tiny, screen):
+    table = tiny.trained_dosages
+    assert table.index[0] == "control"
+    assert set(table.index) == set(tiny.conditions.index)
+    for label, row in table.iterrows():
+        cell = np.flatnonzero(screen.data.conditions == label)[0]
+        np.testing.assert_array_equal(row, screen.data.dosages[cell].toarray()[0])
+
+
+def test_labels_of_odd_names_are_read_or_left_out(tiny):
+    """Names with "+" and ":" as labels kept whole have them; one reads two ways."""
+    to = {"P1": "KLF1+", "P2": "a:b", "P3": "P+Q", "P4": "P", "P5": "Q", "P6": "z"}
+    named = tiny.perturbations.rename(index=to)
+    labels = ["control", "KLF1+", "KLF1++z", "P+Q", "Q+a:b", "gone", "P"]
+    conditions = pd.DataFrame({"train": 5}, index=pd.Index(labels, name="condition"))
+    table = replace(tiny, perturbations=named, conditions=conditions).trained_dosages
+    read = {label: row[row != 0].to_dict() for label, row in table.iterrows()}
+    assert read == {
+        "control": {},
+        "KLF1+": {"KLF1+": 1.0},
+        "KLF1++z": {"KLF1+": 1.0, "z": 1.0},
+        "Q+a:b": {"Q": 1.0, "a:b": 1.0},
+        "P": {"P": 1.0},
+    }

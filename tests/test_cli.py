@@ -116,6 +116,22 @@ def test_every_model_composes_or_refuses(samsvae, other, tmp_path):
     assert table["lower"].notna().all() == MODELS[name].has_posterior
 
 
+def test_every_model_starts_from_cells_and_knows_what_was_measured(other):
+    """Where a model has latent shifts, a condition is as far from itself as nothing."""
+    name, run = other
+    bundle = load(run)
+    cells = bundle.cells["cell"].tolist()
+    found = compose(bundle, {"P1": 1.0}, n_samples=4, cells=cells)
+    assert found.n_reference == len(cells)
+    assert np.isfinite(found.table["shift"]).all()
+    nothing = compose(bundle, {"P1": 0.0}, n_samples=4, cells=cells)
+    assert (nothing.table["shift"] == 0).all()
+    assert nothing.nearest == (("control", 0.0, 0.0) if MODELS[name].has_shifts else None)
+    if MODELS[name].has_shifts:
+        assert set(bundle.trained_dosages.index) == set(bundle.conditions.index)
+        assert found.nearest[:2] == ("P1", 0.0)
+
+
 def test_a_treatment_of_svae_plus_is_a_whole_condition(other, screen):
     name, run = other
     if name == "svae-plus":
@@ -322,12 +338,38 @@ def test_a_composition_is_written_with_its_settings(samsvae, trained, tmp_path):
     pd.testing.assert_frame_equal(pd.read_csv(path), expected)
     columns = "gene shift lower upper probability_of_sign sum_of_singles interaction"
     columns += " interaction_lower interaction_upper observed observed_se"
-    columns += " calibrated_lower calibrated_upper"
+    columns += " calibrated_lower calibrated_upper observed_interaction observed_interaction_se"
     assert pd.read_csv(path).columns.tolist() == columns.split()
     settings = json.loads((tmp_path / "shift.json").read_text())
     assert settings["dosages"] == {"P1": 1.0, "P2": 0.5}
     assert settings["bundle"] == bundle.checksum
     assert settings["support"] == "dosage"
+    assert (settings["start_from"], settings["start"]) == (None, "reference control cells")
+    n = len(bundle.reference.loc)
+    assert settings["n_reference_cells"] == n
+    assert f"\nStarts from {n} reference control cells.\n" in out
+    near = settings["nearest_condition"]
+    assert (
+        f"Nearest measured condition: {near['condition']}, {near['distance']:.2f} standard" in out
+    )
+
+
+def test_a_composition_starts_from_the_cells_of_a_condition(samsvae, refused, trained, tmp_path):
+    bundle = load(trained)
+    condition = bundle.cells["condition"].iloc[0]
+    names = bundle.cells.loc[bundle.cells["condition"] == condition, "cell"].tolist()
+    path = tmp_path / "shift.csv"
+    code, out, _ = samsvae("compose", trained, "P1", "--start-from", condition, "-o", path)
+    assert code == 0
+    n = len(names)
+    assert f"Starts from {n} of the {n} cells of {condition} on the map" in out
+    expected = compose(bundle, {"P1": 1.0}, cells=names).table.reset_index()
+    pd.testing.assert_frame_equal(pd.read_csv(path), expected)
+    settings = json.loads((tmp_path / "shift.json").read_text())
+    assert (settings["start_from"], settings["start_cells"]) == (condition, names)
+    err = refused("compose", trained, "P1", "--start-from", "NOPE", "-o", tmp_path / "no.csv")
+    assert "has the condition 'NOPE'. There are: " in err
+    assert not (tmp_path / "no.csv").exists()
 
 
 @pytest.mark.parametrize(

@@ -3,19 +3,29 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from samsvae_core import rankings
+from samsvae_core.bundle import ANEW
+from samsvae_core.calibration import N_REFERENCE
 from samsvae_core.composition import (
     SUPPORT,
+    Nearest,
     UnknownPerturbationError,
+    cells_of,
+    compare,
     compose,
     condition_name,
+    nearest_condition,
     summary,
     support,
     unknown,
 )
-from samsvae_core.interpretation import active_mechanisms
+from samsvae_core.interpretation import active_mechanisms, matrix
+from samsvae_core.model import ModelConfig
+from samsvae_core.variants import MODELS
 
 COLUMNS = [
     "shift",
@@ -30,6 +40,8 @@ COLUMNS = [
     "observed_se",
     "calibrated_lower",
     "calibrated_upper",
+    "observed_interaction",
+    "observed_interaction_se",
 ]
 
 
@@ -38,6 +50,23 @@ def with_effects(tiny, logit: float = 40.0):
     model = copy.deepcopy(tiny.model)
     model.mask_logits.copy_(torch.where(model.mask_logits > 0, logit, -logit))
     return replace(tiny, model=model)
+
+
+def with_tables(bundle, **tables):
+    """The bundle with other tables than those of its folder."""
+    edited = replace(bundle)
+    edited.__dict__.update(tables)
+    return edited
+
+
+def many_cells(bundle, n: int = 300):
+    """A map with more cells than a start takes, with basal states far apart."""
+    rng = np.random.default_rng(5)
+    states = rng.normal(size=(n, bundle.model.config.n_latent)).astype(np.float32)
+    cells = pd.DataFrame({f"basal M{k}": state for k, state in enumerate(states.T)})
+    cells["condition"] = np.where(np.arange(n) < n // 2, "P1", "P3")
+    cells["cell"] = [f"cell-{i}" for i in rng.permutation(n)]
+    return with_tables(bundle, cells=cells)
 
 
 def test_the_table_has_its_columns_in_the_order_of_the_genes(tiny):
@@ -196,7 +225,246 @@ def test_what_was_not_measured_has_no_observed_shift(tiny):
     assert result.n_observed == 0
 
 
+def test_an_observed_interaction_is_that_of_the_pooled_counts(tiny, screen):
+    """The shift of the double less those of its singles, each against the same control."""
+    level, expected_se = {}, 0.0
+    se = tiny.observed[tiny.observed["split"] == "all"].set_index(["condition", "gene"])["se"]
+    for condition in ("P2+P5", "P2", "P5", "control"):
+        x = screen.data.counts.toarray()[screen.data.conditions == condition]
+        level[condition] = np.log2(1 + 1e4 * x.sum(0) / x.sum())
+        expected_se += se[condition].to_numpy() ** 2
+    shift = {c: level[c] - level["control"] for c in ("P2+P5", "P2", "P5")}
+    table = compose(tiny, {"P5": 1.0, "P2": 1.0}, n_samples=2).table
+    expected = shift["P2+P5"] - shift["P2"] - shift["P5"]
+    np.testing.assert_allclose(table["observed_interaction"], expected, atol=1e-6)
+    np.testing.assert_allclose(table["observed_interaction_se"], np.sqrt(expected_se), rtol=1e-9)
+    assert table["observed_interaction"].abs().max() > 0.1
+
+
+def test_control_enters_the_interaction_of_three_twice(tiny):
+    """Copies of four conditions with known levels: 10 - 1 - 2 - 3 + 2 x 0.5, and their errors."""
+    rows = tiny.observed[tiny.observed["split"] == "all"]
+    known = {"P1+P2+P3": (10, 0.1), "P1": (1, 0.2), "P2": (2, 0.3), "P3": (3, 0.4)}
+    made = [
+        rows[rows["condition"] == "P4"].assign(condition=c, level=float(level), se=se)
+        for c, (level, se) in {**known, "control": (0.5, 0.6)}.items()
+    ]
+    edited = with_tables(tiny, observed=pd.concat(made, ignore_index=True))
+    table = compose(edited, dict.fromkeys(("P1", "P2", "P3"), 1.0), n_samples=2).table
+    np.testing.assert_allclose(table["observed_interaction"], 5.0)
+    expected = np.sqrt(0.1**2 + 0.2**2 + 0.3**2 + 0.4**2 + 4 * 0.6**2)
+    np.testing.assert_allclose(table["observed_interaction_se"], expected)
+
+
+@pytest.mark.parametrize(
+    "dosages",
+    [{}, {"P1": 1.0}, {"P1": 1.0, "P2": 0.0}, {"P1": 1.0, "P2": 1.0}, {"P1": 0.5, "P6": 1.0}],
+)
+def test_without_a_measured_combination_no_interaction_was_observed(tiny, dosages):
+    table = compose(tiny, dosages, n_samples=2).table
+    assert table[["observed_interaction", "observed_interaction_se"]].isna().all().all()
+
+
+def test_without_a_measured_single_no_interaction_was_observed(tiny):
+    observed = tiny.observed[tiny.observed["condition"] != "P6"]
+    table = compose(with_tables(tiny, observed=observed), {"P1": 1.0, "P6": 1.0}, n_samples=2).table
+    assert table["observed"].notna().all()
+    assert table["observed_interaction"].isna().all()
+
+
+# Where it starts from
+
+
+def test_a_start_from_cells_is_a_loop_over_their_basal_states(tiny):
+    """At sure masks and narrow embeddings: the level of these cells moved, less that unmoved."""
+    sure = with_effects(tiny)
+    sure.model.embedding_log_scale.fill_(-30)
+    names = tiny.cells["cell"].tolist()[2:9]
+    result = compose(sure, {"P1": 1.0, "P4": 0.5}, n_samples=2, cells=names)
+    effect = (sure.model.mask_logits > 0) * sure.model.embedding_loc
+    place = sure.perturbations.index.get_loc
+    move = effect[place("P1")] + 0.5 * effect[place("P4")]
+    states = tiny.cells.set_index("cell").loc[names, [f"basal M{k}" for k in range(4)]]
+    levels = []
+    for shift in (move, 0 * move):
+        shares = [
+            torch.softmax(sure.model.decoder(torch.tensor(z) + shift), -1)
+            for z in states.to_numpy()
+        ]
+        levels.append(np.log2(1 + 1e4 * torch.stack(shares).double().numpy().mean(0)))
+    np.testing.assert_allclose(result.table["shift"], levels[0] - levels[1], atol=1e-4)
+    assert (result.cells, result.n_reference) == (tuple(names), 7)
+    control = compose(sure, {"P1": 1.0, "P4": 0.5}, n_samples=2).table["shift"]
+    assert abs(control - result.table["shift"]).max() > 0.01
+
+
+def test_the_order_and_number_of_names_of_a_cell_change_nothing(tiny):
+    edited = many_cells(tiny)
+    names = cells_of(edited, "P3")
+    one = compose(edited, {"P1": 1.0}, n_samples=3, cells=names)
+    other = compose(edited, {"P1": 1.0}, n_samples=3, cells=[*names[::-1], *names[:40]])
+    assert one.table.equals(other.table)
+    assert json.dumps(one.settings()) == json.dumps(other.settings())
+
+
+def test_of_many_cells_an_even_draw_is_taken(tiny):
+    edited = many_cells(tiny)
+    result = compose(edited, {"P1": 1.0}, n_samples=3, cells=edited.cells["cell"].tolist())
+    assert result.n_reference == len(set(result.cells)) == N_REFERENCE == 128
+    first_half = set(result.cells) & set(edited.cells["cell"][:150])
+    assert 44 < len(first_half) < 84  # 64 +- 3.5 standard deviations
+    again = compose(edited, {"P1": 1.0}, n_samples=3, cells=result.cells)
+    assert again.table.equals(result.table)
+    assert again.cells == result.cells
+
+
+@pytest.mark.parametrize(
+    ("dosages", "without"), [({}, ()), ({"P1": 0.0}, ()), ({"P2": 1.0}, (0, 3))]
+)
+def test_from_any_start_nothing_given_is_exactly_nothing(tiny, dosages, without):
+    without = range(4) if without else ()
+    result = compose(tiny, dosages, without, n_samples=20, cells=cells_of(tiny, "control"))
+    assert (result.table[["shift", "lower", "upper", "interaction"]] == 0).all().all()
+
+
+def test_intervals_that_were_checked_on_control_cells_are_not_those_of_another_start(tiny):
+    errors = pd.DataFrame({"gene": tiny.genes, "model_error": 0.3})
+    edited = with_tables(tiny, calibration=errors)
+    columns = ["calibrated_lower", "calibrated_upper"]
+    assert compose(edited, {"P1": 1.0}).table[columns].notna().all().all()
+    elsewhere = compose(edited, {"P1": 1.0}, cells=cells_of(tiny, "control"))
+    assert elsewhere.table[columns].isna().all().all()
+    assert "calibrated" not in elsewhere.settings()["scale"]
+
+
+def test_the_start_is_told_with_the_numbers(tiny):
+    names = tiny.cells["cell"].tolist()[:5]
+    own, usual = compose(tiny, {"P1": 1.0}, cells=names), compose(tiny, {"P1": 1.0})
+    kept = json.loads(json.dumps(own.settings()))
+    assert kept["start"] == "5 chosen cells at their posterior mean basal states"
+    assert (kept["start_cells"], kept["n_reference_cells"]) == (names, 5)
+    assert "minus that of the same cells with no perturbation" in kept["scale"]
+    assert "5 chosen cells" in rankings.of_shift(own).definition
+    kept = usual.settings()
+    assert (kept["start"], kept["start_cells"]) == ("reference control cells", None)
+    assert "minus that of control; p = mean decoded proportion over reference" in kept["scale"]
+    assert "reference control cells" in rankings.of_shift(usual).definition
+
+
+def test_compositions_of_two_starts_are_compared_each_from_its_own(tiny):
+    names = tiny.cells["cell"].tolist()[:5]
+    one, two = compose(tiny, {"P1": 1.0}, cells=names), compose(tiny, {"P1": 1.0})
+    expected = one.table["shift"] - two.table["shift"]
+    np.testing.assert_allclose(compare(tiny, one, two)["difference"], expected, atol=1e-6)
+    assert expected.abs().max() > 0.01
+    assert not compare(tiny, one, one)[["difference", "lower", "upper"]].to_numpy().any()
+
+
+def test_the_cells_of_a_condition_are_those_on_the_map(tiny):
+    table = tiny.cells
+    found = [name for c in table["condition"].unique() for name in cells_of(tiny, c)]
+    assert sorted(found) == sorted(table["cell"])
+    with pytest.raises(ValueError, match=r"condition 'Control'\. Did you mean 'control'\?"):
+        cells_of(tiny, "Control")
+
+
+def test_a_start_that_cannot_be_made_is_refused(tiny):
+    with pytest.raises(ValueError, match="No cell is named to start from"):
+        compose(tiny, {"P1": 1.0}, cells=[])
+    with pytest.raises(ValueError, match=r"1 of the cells .* among the 14 on the map.*: NOPE\."):
+        compose(tiny, {"P1": 1.0}, cells=[tiny.cells["cell"][0], "NOPE", "NOPE"])
+    named = [tiny.cells["cell"][0]]
+    few = with_tables(tiny, cells=tiny.cells.drop(columns="basal M2"))
+    with pytest.raises(ValueError, match="holds 3 of the 4 latent dimensions"):
+        compose(few, {"P1": 1.0}, cells=named)
+    old = tiny.cells.drop(columns=[f"basal M{k}" for k in range(4)])
+    with pytest.raises(ValueError, match="before they were kept") as refused:
+        compose(with_tables(tiny, cells=old), {"P1": 1.0}, cells=named)
+    assert str(refused.value).endswith(ANEW)
+
+
+def test_a_model_without_latent_shifts_starts_from_states_beside_the_dosages(tiny):
+    """Its decoder reads both, so the shift is that of the dosages at the states of these cells."""
+    torch.manual_seed(0)
+    model = MODELS["conditional-vae"](ModelConfig(40, 6, n_latent=4, n_hidden=8)).eval()
+    names = tiny.cells["cell"].tolist()[:6]
+    result = compose(replace(tiny, model=model), {"P2": 2.0}, n_samples=2, cells=names)
+    z = torch.tensor(tiny.cells.loc[:5, [f"basal M{k}" for k in range(4)]].to_numpy())
+    levels = []
+    for dose in (2.0, 0.0):
+        D = torch.zeros(6, 6)
+        D[:, tiny.perturbations.index.get_loc("P2")] = dose
+        with torch.inference_mode():
+            share = model.decoder(torch.cat([z, D], 1)).softmax(-1).double().numpy().mean(0)
+        levels.append(np.log2(1 + 1e4 * share))
+    np.testing.assert_allclose(result.table["shift"], levels[0] - levels[1], atol=1e-4)
+    assert result.table["lower"].isna().all()
+    assert result.nearest is None
+
+
 # Support
+
+
+def test_a_measured_condition_is_nearest_to_itself(tiny):
+    effect = matrix(tiny.masks, "effect")
+    for label in tiny.conditions.index:
+        parts = [] if label == "control" else label.split("+")
+        length = np.linalg.norm(effect.loc[parts].sum())
+        found = nearest_condition(tiny, dict.fromkeys(parts, 1.0))
+        assert found[:2] == (label, 0.0)
+        assert found.length == pytest.approx(length)
+
+
+@pytest.mark.parametrize(
+    ("dosages", "without"),
+    [
+        ({"P1": 1.0, "P2": 1.0}, ()),
+        ({"P6": 0.4, "P1": 1.0}, ()),
+        ({"P3": 3.0}, ()),
+        ({"P2": 1.0}, (0,)),
+        ({"P1": 1.0, "P3": 1.0, "P5": 2.0}, (1, 2)),
+    ],
+)
+def test_the_nearest_condition_is_that_of_a_loop_over_all(tiny, dosages, without):
+    effect = matrix(tiny.masks, "effect")
+    move = sum(dose * effect.loc[name].to_numpy() for name, dose in dosages.items())
+    move[list(without)] = 0
+    distances = {
+        label: np.linalg.norm(
+            effect.loc[[] if label == "control" else label.split("+")].sum() - move
+        )
+        for label in tiny.conditions.index
+    }
+    found = nearest_condition(tiny, dosages, without)
+    assert found.condition == min(distances, key=distances.get)
+    assert found.distance == pytest.approx(distances[found.condition])
+    assert found.length == pytest.approx(np.linalg.norm(move))
+    assert compose(tiny, dosages, without, n_samples=2).nearest == found
+
+
+def test_of_conditions_equally_near_the_first_is_told(tiny):
+    """Half the dosage is half way to control; and P2 without any effect is where control is."""
+    found = nearest_condition(tiny, {"P1": 0.5})
+    masks = tiny.masks.assign(effect=np.where(tiny.masks["mechanism"] == 0, 1.0, 0.0))
+    masks.loc[masks["perturbation"].isin(["P2", "P5"]), "effect"] = 0.0
+    edited = with_tables(tiny, masks=masks)
+    assert nearest_condition(edited, {"P1": 0.5}) == ("control", 0.5, 0.5)
+    assert nearest_condition(edited, {"P2": 0.5, "P5": 0.1}) == ("control", 0.0, 0.0)
+    assert nearest_condition(edited, {"P3": 0.9}) == ("P1", pytest.approx(0.1), 0.9)
+    assert found.distance <= found.length
+
+
+def test_a_condition_without_training_cells_is_not_near(tiny):
+    conditions = tiny.conditions.copy()
+    conditions.loc["P1+P6", "train"] = 0
+    found = nearest_condition(replace(tiny, conditions=conditions), {"P1": 1.0, "P6": 1.0})
+    assert found.condition != "P1+P6"
+
+
+def test_the_nearest_condition_is_kept_with_the_settings(tiny):
+    result = compose(tiny, {"P1": 1.0, "P2": 1.0}, n_samples=2)
+    kept = json.loads(json.dumps(result.settings()))["nearest_condition"]
+    assert Nearest(**kept) == result.nearest
 
 
 def test_a_composition_says_what_it_rests_on(tiny):

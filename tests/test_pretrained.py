@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import kstest
 
 from samsvae_core.bundle import load
-from samsvae_core.composition import compose
+from samsvae_core.composition import cells_of, compose
 from samsvae_core.enrichment import rank_enrichment
 from samsvae_core.evaluation import EvaluationConfig, evaluate_bundle
 from samsvae_core.gene_sets import Collection
@@ -167,3 +167,31 @@ def test_of_permuted_loadings_p_values_are_uniform(shipped):
     table = rank_enrichment(pd.DataFrame(permuted, index=scores.index), disjoint).table
     assert len(table) == 20 * 19
     assert kstest(table["p_value"], "uniform").pvalue > 0.01
+
+
+def test_doubles_measured_with_both_singles_have_an_observed_interaction(norman):
+    rows = norman.observed.query("split == 'all'")
+    level, se = (
+        rows.pivot_table(v, "gene", "condition").loc[norman.genes] for v in ("level", "se")
+    )
+    found = []
+    for double in (c for c in norman.conditions.index if "+" in c):
+        pair = double.split("+")
+        table = compose(norman, dict.fromkeys(pair, 1.0), n_samples=2).table
+        if not set(pair) <= set(level):
+            assert table["observed_interaction"].isna().all()
+            continue
+        expected = level[double] - level[pair[0]] - level[pair[1]] + level["control"]
+        np.testing.assert_allclose(table["observed_interaction"], expected, atol=1e-12)
+        expected = (se[[double, *pair, "control"]] ** 2).sum(axis=1) ** 0.5
+        np.testing.assert_allclose(table["observed_interaction_se"], expected)
+        found.append(double)
+    assert len(found) == 5
+    assert "KLF1+MAP2K6" in found
+
+
+def test_a_start_from_control_cells_on_the_map_is_near_that_from_the_reference(norman):
+    usual = compose(norman, {"KLF1": 1.0, "SET": 1.0})
+    on_map = compose(norman, usual.dosages, cells=cells_of(norman, "control"))
+    assert on_map.n_reference == 100
+    assert np.corrcoef(usual.table["shift"], on_map.table["shift"])[0, 1] > 0.98
