@@ -8,21 +8,34 @@ from samsvae_core.bundle import Bundle
 from samsvae_core.composition import Composition
 
 
-def as_python(model: Bundle, result: Composition) -> str:
-    """A program that ends with the table of this composition as `shift`."""
+def as_python(model: Bundle, result: Composition, condition: str = "") -> str:
+    """A program that ends with the table of this composition as `shift`.
+
+    `condition` names the one whose cells it starts from, where it does so.
+    """
+    arguments = [f"without={list(result.without)!r}"]
+    arguments += [f"n_samples={result.n_samples}", f"seed={result.seed}"]
+    names = "compose, load"
+    if condition:
+        names = "cells_of, compose, load"
+        arguments.append(f"cells=cells_of(bundle, {condition!r})")
+    elif result.cells is not None:
+        arguments.append(f"cells={list(result.cells)!r}")
     return (
-        "from samsvae_core import compose, load\n\n"
+        f"from samsvae_core import {names}\n\n"
         f"bundle = load({str(model.path)!r})  # checksum {model.checksum[:12]}\n"
-        f"shift = compose(bundle, {result.dosages!r}, without={list(result.without)!r}, "
-        f"n_samples={result.n_samples}, seed={result.seed}).table\n"
+        f"shift = compose(bundle, {result.dosages!r}, {', '.join(arguments)}).table\n"
     )
 
 
-def as_command(model: Bundle, result: Composition) -> str:
-    """A command that writes this composition to shift.csv."""
+def as_command(model: Bundle, result: Composition, condition: str = "") -> str:
+    """A command that writes this composition to shift.csv; nothing where no command can."""
+    if result.cells is not None and not condition:
+        return ""
     parts = ["samsvae", "compose", str(model.path)]
     parts += [f"{name}:{dose:g}" for name, dose in result.dosages.items()]
     for k in result.without:
         parts += ["--without", str(k)]
     parts += ["--samples", str(result.n_samples), "--seed", str(result.seed)]
+    parts += ["--start-from", condition] if condition else []
     return shlex.join([*parts, "--output", "shift.csv"])

@@ -234,6 +234,46 @@ def bars(frame: pd.DataFrame, axis: str, dark: bool, genes: bool = True) -> go.F
     return figure
 
 
+def contributions(table: pd.DataFrame, labels: list[str], dark: bool) -> go.Figure:
+    """Mechanisms x perturbations and their sum, in basal standard deviations; numbers in cells.
+
+    `labels` are the mechanisms' names, in the order of the rows.
+    """
+    values = table.to_numpy(dtype=float)
+    limit = max([1e-9, *np.abs(values[np.isfinite(values)])])
+    short = [label if len(label) <= 26 else f"{label[:25].rstrip()}\u2026" for label in labels]
+    places = list(range(len(short)))
+    figure = go.Figure(
+        go.Heatmap(
+            z=values,
+            x=text(table.columns),
+            y=places,
+            colorscale="RdBu_r",
+            zmin=-limit,
+            zmax=limit,
+            xgap=2,
+            ygap=2,
+            text=[[f"{round(value, 2) + 0.0:+.2f}" for value in row] for row in values],
+            texttemplate="%{text}",
+            showscale=False,
+            customdata=np.tile(np.array(text(labels))[:, None], values.shape[1]),
+            hovertemplate="%{x}, %{customdata}: %{z:+.3f}<extra></extra>",
+        )
+    )
+    figure.add_vline(x=values.shape[1] - 1.5, line={"color": INK[dark], "width": 2})
+    styled(figure, dark, height=90 + 30 * len(short))
+    figure.update_xaxes(type="category", side="top", showgrid=False, title=None)
+    figure.update_yaxes(
+        tickvals=places,
+        ticktext=text(short),
+        showgrid=False,
+        zeroline=False,
+        title=None,
+        range=[len(short) - 0.5, -0.5],
+    )
+    return figure
+
+
 def add_observed(figure: go.Figure, frame: pd.DataFrame, dark: bool) -> None:
     """What was measured, as diamonds on `bars` of the same rows: columns observed, observed_se."""
     known = frame["observed"].notna().to_numpy()
@@ -324,8 +364,13 @@ def ranks(table: pd.DataFrame, n_labels: int, dark: bool, height: int, unit: str
     return figure
 
 
-def agreement(table: pd.DataFrame, n_labels: int, dark: bool, unit: str) -> go.Figure:
-    """Observed against predicted shift, one point per gene, with the observation's error."""
+def agreement(
+    table: pd.DataFrame, n_labels: int, dark: bool, unit: str, what: str = "shift"
+) -> go.Figure:
+    """Observed against predicted shift, one point per gene, with the observation's error.
+
+    Columns shift, observed, observed_se; `what` they are, as the axes say it.
+    """
     figure = go.Figure()
     ends = [float(f(table[["shift", "observed"]].to_numpy().ravel())) for f in (np.min, np.max)]
     figure.add_scatter(
@@ -349,8 +394,8 @@ def agreement(table: pd.DataFrame, n_labels: int, dark: bool, unit: str) -> go.F
     label(figure, extreme, table["shift"], table["observed"])
     styled(figure, dark, height=440)
     figure.update_layout(showlegend=False)
-    figure.update_xaxes(title_text=f"predicted shift ({unit})")
-    figure.update_yaxes(title_text=f"observed shift ({unit})")
+    figure.update_xaxes(title_text=f"predicted {what} ({unit})")
+    figure.update_yaxes(title_text=f"observed {what} ({unit})")
     return figure
 
 

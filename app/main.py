@@ -1,27 +1,32 @@
-"""The dashboard's entry: pages and the model they share."""
+"""The dashboard's entry: pages, the model they share, and what stands beside each."""
 
 from pathlib import Path
 
 import streamlit as st
 
-from app import search, state
+from app import address, search, state, tour
 
 ICON = Path(__file__).with_name("icon.png")  # a material icon would be fetched from outside
-pages = [
-    st.Page("views/overview.py", title="Overview", default=True),
-    st.Page("views/perturbation.py", title="Perturbation", url_path="perturbation"),
-    st.Page("views/masks.py", title="Masks", url_path="masks"),
-    st.Page("views/compose.py", title="Compose", url_path="compose"),
-    st.Page("views/mechanism.py", title="Mechanism", url_path="mechanism"),
-    st.Page("views/gene.py", title="Gene", url_path="gene"),
-    st.Page("views/cells.py", title="Cells", url_path="cells"),
-    st.Page("views/partners.py", title="Partners", url_path="partners"),
-    st.Page("views/gene_sets.py", title="Gene sets", url_path="gene_sets"),
-]
-chosen = st.navigation(pages)
+pages = {
+    name: st.Page(
+        f"views/{name}.py",
+        title=name.capitalize().replace("_", " "),
+        url_path=name,
+        default=name == "overview",
+    )
+    for name in state.PAGES
+}
+chosen = st.navigation(list(pages.values()))
+page = next(name for name, known in pages.items() if known == chosen)
 st.set_page_config(
     page_title=f"{chosen.title} - SAMS-VAE Explorer", page_icon=str(ICON), layout="wide"
 )
+address.arrive(page)
+if turn := address.turn(page):
+    st.switch_page(f"views/{turn.page}.py", query_params=turn.query)
 state.choose_bundle()
 search.box()
+state.side(chosen.title)
+tour.box(page)
 chosen.run()
+state.next_view(chosen.title)

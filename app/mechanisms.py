@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from app import figures, state
-from samsvae_core import rankings, terms
+from samsvae_core import interpretation, rankings, terms
 from samsvae_core.bundle import Bundle
 from samsvae_core.enrichment import USUAL
 
@@ -58,6 +58,27 @@ def suggestions(model: Bundle, mechanisms: list[int]) -> dict[int, dict[str, str
     rows = terms.suggested_names(known.table, mechanisms).astype(str)
     rows["evidence"] = rows["evidence"].str.rstrip(".")
     return {k: dict(rows.loc[k]) for k in mechanisms}
+
+
+def strongest(model: Bundle) -> list[str]:
+    """Perturbations by how far they move the latent state; without shifts by training cells."""
+    if model.model.has_shifts:
+        return [str(name) for name in interpretation.strengths(model.masks).index]
+    order = model.perturbations["train"].sort_values(ascending=False, kind="stable")
+    return [str(name) for name in order.index]
+
+
+def example(model: Bundle) -> list[str]:
+    """Two perturbations that show what a model can do: strong ones that share no mechanism.
+
+    One alone, where the model takes no more; none, where no perturbation uses a mechanism.
+    """
+    names = strongest(model)
+    if model.model.has_masks:
+        active = model.masks[model.masks["active"]].groupby("perturbation")["mechanism"].agg(set)
+        names = [name for name in names if name in active.index]
+        names = names[:1] + [n for n in names[1:] if not active[n] & active[names[0]]]
+    return names[: 2 if model.model.composes else 1]
 
 
 def titles(model: Bundle, mechanisms: list[int]) -> dict[int, str]:

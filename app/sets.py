@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 import streamlit as st
 
-from app import figures, state
+from app import figures, record, state
 from samsvae_core import enrichment, exports, symbols, terms
 from samsvae_core.bundle import Bundle
 from samsvae_core.enrichment import Enrichment, Rules
@@ -41,7 +41,7 @@ def tested(
     What the bundle holds is shown at once; the rest is tested in the background of the server.
     """
     if ranked.caution:
-        st.warning(ranked.caution, icon=":material/warning:")
+        record.warning(ranked.caution)
     if (known := state.precomputed(model, ranked, collections, rules)) is not None:
         return known
     batch = state.batch(model, ranked, collections, rules, start=False)
@@ -99,17 +99,17 @@ def rules(model: Bundle) -> tuple[Rules, Certainty | None]:
             1000,
             (enrichment.USUAL.min_size, enrichment.USUAL.max_size),
             key="set_sizes",
-            persist_state="session",
+            bind="query-params",
             help="Smaller sets say little, larger ones nothing in particular.",
         )
-        seed = left.number_input("Seed", 0, 2**31, 0, key="seed", persist_state="session")
+        seed = left.number_input("Seed", 0, 2**31, 0, key="seed", bind="query-params")
         by = middle.segmented_control(
             "Top genes are",
             ["a number", "those certain to move"],
             default="a number",
             required=True,
             key="top_by",
-            persist_state="session",
+            bind="query-params",
         )
         certainty, n_top = None, enrichment.USUAL.n_top
         if by == "those certain to move":
@@ -119,22 +119,22 @@ def rules(model: Bundle) -> tuple[Rules, Certainty | None]:
                 0.999,
                 0.95,
                 key="sign",
-                persist_state="session",
+                bind="query-params",
                 help="Of a shift: the share of posterior draws. Of a loading: by its standard "
                 "error over reference cells, which is small; let the effect decide.",
             )
             effect = middle.slider(
-                "Effect, at least", 0.0, 2.0, 0.1, 0.05, key="effect", persist_state="session"
+                "Effect, at least", 0.0, 2.0, 0.1, 0.05, key="effect", bind="query-params"
             )
             certainty, n_top = Certainty(probability, effect), None
         else:
             n_top = middle.slider(
-                "Genes each way", 5, 200, enrichment.N_TOP, 5, key="n_top", persist_state="session"
+                "Genes each way", 5, 200, enrichment.N_TOP, 5, key="n_top", bind="query-params"
             )
         listed = right.text_area(
             f"Background of top genes (empty: the {len(model.genes):,} genes of the model)",
             key="background",
-            persist_state="session",
+            bind="query-params",
             placeholder="one gene to a line",
             help="Of these, the genes that belong to any set of a collection are the universe of "
             "the over-representation test. Measured genes are right unless you know better.",
@@ -155,7 +155,7 @@ def problems(result: Enrichment) -> None:
     if found:
         with st.expander(f"{len(found)} notes on these tests", icon=":material/info:"):
             for line in found:
-                st.markdown(f"- {state.plain(line)}")
+                record.markdown(f"- {state.plain(line)}")
 
 
 def table(
@@ -193,7 +193,7 @@ def table(
         "Similar sets as one row",
         value=True,
         key="similar",
-        persist_state="session",
+        bind="query-params",
         help="Sets whose leading edges share at least half of their genes (Jaccard index) stand "
         "behind the best of them.",
     )
@@ -201,7 +201,9 @@ def table(
     if direction in ("up", "down"):
         rows = rows[rows["direction"] == direction]
     if rows.empty:
-        st.info("There is nothing to show here: no set could be tested this way (see the notes).")
+        record.info(
+            "There is nothing to show here: no set could be tested this way (see the notes)."
+        )
         return
     shown = rows.drop(columns=["mechanism", "method"]).dropna(axis=1, how="all")
     if len(collections) == 1:
@@ -215,7 +217,7 @@ def table(
         shown = shown.drop(columns="fdr_all")  # the same as fdr
     passed = int((rows["fdr"] <= terms.PASSES).sum())
     groups = int((best & (rows["fdr"] <= terms.PASSES)).sum())
-    st.markdown(
+    record.markdown(
         f"**{passed} of {len(rows)} tests pass {terms.PASSES:.0%} FDR**, {groups} after similar "
         "ones are taken together. Click a row to see its genes."
     )
@@ -229,7 +231,7 @@ def table(
         alt="Gene sets tested",
         column_config=COLUMNS,
     )
-    st.caption(POOL + (OVER_ALL if "fdr_all" in shown else "") + CAVEAT)
+    record.caption(POOL + (OVER_ALL if "fdr_all" in shown else "") + CAVEAT)
     state.downloads(shown, f"gene_sets_{exports.label(mechanism)}_{method}")
     clicked = getattr(event, "selection", {}).get("rows", [])
     row = rows.loc[shown.index[clicked[0] if clicked else 0]]
@@ -280,13 +282,13 @@ def detail(
             if row["method"] == "gsea"
             else (f"odds ratio {row['odds_ratio']:.2f}")
         )
-        st.markdown(
+        record.markdown(
             f"**{state.plain(terms.readable(row['term']))}** ({row['direction']}): {score}, FDR "
             f"{row['fdr']:.2g}; {row['overlap']} of {row['size']} measured genes "
             + ("in the leading edge." if row["method"] == "gsea" else "among the top genes.")
         )
         genes = [f"*{state.plain(gene)}*" for gene in row["leading_edge"].split(";") if gene]
-        st.markdown(", ".join(genes) or "None of its genes.")
+        record.markdown(", ".join(genes) or "None of its genes.")
         alike = rows[
             (rows["group"] == row["group"])
             & (rows["collection"] == row["collection"])

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import figures, scores, state
+from app import figures, record, scores, state
+from app.address import plain
 from app.intervals import CALIBRATED, INTERVALS, OWN
 from app.scale import scale
 from samsvae_core.agreement import pearson
@@ -52,6 +53,20 @@ def in_words(model: Bundle, table: pd.DataFrame, kind: str | None) -> str:
     )
 
 
+def nearest_in_words(result: Composition) -> str:
+    """How far from anything measured the composition is, in latent space."""
+    near = result.nearest
+    if near is None:
+        return ""
+    if near.distance == 0:
+        return f"It moves the latent state by {near.length:.2f} basal standard deviations (sd)."
+    return (
+        f"Nearest measured condition: **{plain(near.condition)}**, {near.distance:.2f} basal "
+        f"standard deviations (sd) away in latent space; the composition itself moves "
+        f"{near.length:.2f} sd from control."
+    )
+
+
 def ranked(model: Bundle, table: pd.DataFrame, kind: str | None, n: int) -> None:
     top = table.loc[table["shift"].abs().nlargest(n).index].sort_values("shift", ascending=False)
     frame = top.rename(columns={"shift": "value"}).assign(label=top.index)
@@ -64,7 +79,8 @@ def ranked(model: Bundle, table: pd.DataFrame, kind: str | None, n: int) -> None
 
 def whiskers(model: Bundle, result: Composition, kind: str | None) -> str:
     """What bars and whiskers are, and what share of measured shifts the interval held."""
-    bars = f"Bars: mean over {result.n_reference} reference cells"
+    whose = f"{result.n_reference} reference cells" if result.cells is None else result.start
+    bars = f"Bars: mean over {whose}"
     if model.model.has_posterior:
         bars += f" and {result.n_samples} posterior draws"
     if kind is None:
@@ -143,7 +159,7 @@ def against_observed(model: Bundle, result: Composition) -> None:
             help=f"Between predicted and observed shift of {len(table):,} genes.",
         )
         trained = int(model.conditions.loc[result.condition, "train"])
-        st.caption(
+        record.caption(
             f"Observed: {scale(model).observed} of {result.n_observed:,} cells with this condition "
             f"and {n_control:,} control cells, all splits. "
             + (
@@ -170,8 +186,11 @@ MEANING = {  # in the order of the table
     "interaction_upper": "Upper end of the model's own 90 % interval of the interaction.",
     "observed": "Measured shift, all splits pooled.",
     "observed_se": "Its standard error, by jackknife over cells.",
+    "observed_interaction": "The measured combination minus the sum of its measured parts.",
+    "observed_interaction_se": "Its standard error, from those of all levels in it.",
 }
 OF_SEVERAL = ["sum_of_singles", "interaction", "interaction_lower", "interaction_upper"]
+OF_SEVERAL += ["observed_interaction", "observed_interaction_se"]
 
 
 def numbers(result: Composition) -> None:
@@ -197,5 +216,5 @@ def numbers(result: Composition) -> None:
     both = "Both intervals are here, whichever is drawn above. " if "lower" in shown else ""
     if "calibrated_lower" not in shown:
         both = ""
-    st.caption(both + " ".join(f"{name}: {MEANING[name].lower()}" for name in told))
+    record.caption(both + " ".join(f"{name}: {MEANING[name].lower()}" for name in told))
     state.downloads(shown, f"shift_{result.condition}")

@@ -1,10 +1,11 @@
-"""What pages share: the chosen bundle, caches, and what widgets cannot carry.
+"""What pages share: the chosen bundle, caches, and what is drawn.
 
-The only user of session state, caches and the URL.
+The only user of caches; with address.py the only one of session state.
 """
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import re
@@ -13,13 +14,16 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
 
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
+from app import address, basket, prints, sessions, traces
+from app.address import plain
+from app.basket import Kept, Picture, Table, Text
 from app.batch import Batch
+from app.sessions import Session
 from samsvae_core import bundle as bundles
 from samsvae_core import (
     composition,
@@ -35,22 +39,28 @@ from samsvae_core.composition import Composition
 from samsvae_core.enrichment import Enrichment, Rules
 from samsvae_core.files import OutputError, sha256
 from samsvae_core.gene_sets import Collection, Match
-from samsvae_core.genes import effect_table, measured
+from samsvae_core.genes import effect_table
 from samsvae_core.names import Label
 from samsvae_core.partners import rank_pairs
 from samsvae_core.rankings import Ranked
-from samsvae_core.symbols import known_genes
 
-MAX_PERTURBATIONS = 6
 BATCHES = threading.Lock()  # who begins a test
+MOST_KEPT = 30  # views, for the report
 MAX_BATCHES = 32  # of gene-set tests whose results are at hand
+PAGES = (  # as they are called in the address and among the views, in their order
+    "overview",
+    "perturbation",
+    "masks",
+    "compose",
+    "mechanism",
+    "gene",
+    "cells",
+    "partners",
+    "gene_sets",
+    "report",
+    "glossary",
+)
 FIRST = "papalexi2021"  # what the dashboard opens on, where it is there
-MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:])")
-
-
-def plain(name: object) -> str:
-    """A name from a file, so that Markdown shows it as it is."""
-    return MARKDOWN.sub(r"\\\1", str(name))
 
 
 def dark() -> bool:
@@ -58,39 +68,68 @@ def dark() -> bool:
 
 
 def available() -> dict[str, Path]:
-    """Bundles in the models folder, by name, the one to open on first."""
-    found = bundles.list_bundles(bundles.models_folder())
+    """Bundles in the models folder that are whole, by name, the one to open on first."""
+    found = {name: path for name, path in _found().items() if not _problem_of(path)}
     return dict(sorted(found.items(), key=lambda item: item[0] != FIRST))
 
 
-def choose_bundle() -> None:
-    """The picker of the sidebar; what is chosen is in the URL."""
-    found = available()
-    if not found:
-        return
-    st.sidebar.selectbox(
-        "Model",
-        list(found),
-        key="model",
-        bind="query-params",
-        help="A trained model with its tables. Yours appear here when the dashboard is opened "
-        "with `samsvae app FOLDER`.",
-    )
+def _found() -> dict[str, Path]:
+    return bundles.list_bundles(bundles.models_folder())
+
+
+def _problem_of(path: Path) -> str:
+    """Why a bundle cannot be opened, if it cannot; looked at anew when a file of it changes."""
     try:
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        stamp = tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror}). Copy the bundle again."
+    return _problem(str(path), stamp)
+
+
+@st.cache_data(max_entries=256, show_spinner="Checking the models")
+def _problem(path: str, stamp: tuple[tuple[str, int, int], ...]) -> str:
+    try:
+        _load(path, sha256(Path(path) / "manifest.json"))
+    except (BundleError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def choose_bundle() -> None:
+    """The picker of the sidebar; what is chosen is in the URL, what cannot be is told why."""
+    found = available()
+    broken = {name: _problem_of(path) for name, path in _found().items() if name not in found}
+    if found:
+        address.unknown_option("model", list(found), "model")
+        st.sidebar.selectbox(
+            "Model",
+            list(found),
+            key="model",
+            bind="query-params",
+            help="A trained model with its tables. Yours appear here when the dashboard is opened "
+            "with `samsvae app FOLDER`.",
+        )
         chosen = bundle()
-    except BundleError:
-        return  # the page says what is wrong
-    n = chosen.conditions[["train", "validation", "test"]].to_numpy().sum()
-    st.sidebar.caption(
-        f"{chosen.title} on {n:,} cells, {len(chosen.genes):,} genes, "
-        f"{len(chosen.perturbations)} {'perturbations' if chosen.model.composes else 'treatments'}"
-    )
+        n = chosen.conditions[["train", "validation", "test"]].to_numpy().sum()
+        what = "perturbations" if chosen.model.composes else "treatments"
+        st.sidebar.caption(
+            f"{chosen.title} on {n:,} cells, {len(chosen.genes):,} genes, "
+            f"{len(chosen.perturbations)} {what}"
+        )
+    if broken and found:
+        with st.sidebar.expander(f"{len(broken)} cannot be opened", icon=":material/error:"):
+            for name, problem in broken.items():
+                st.caption(f"**{plain(name)}**: {plain(problem)}")
 
 
 def bundle() -> Bundle:
-    """The chosen bundle. Raises BundleError where there is none or it is damaged."""
+    """The chosen bundle. Raises BundleError where there is none, or none that is whole."""
     found = available()
     if not found:
+        problems = [_problem_of(path) for path in _found().values()]
+        if problems:
+            raise BundleError(" ".join(problems))
         raise BundleError(
             f"There is no trained model in {bundles.models_folder()}. Train one with "
             "samsvae train DATA.h5ad --output FOLDER/NAME and open it with samsvae app FOLDER."
@@ -110,11 +149,35 @@ def _load(path: str, checksum: str) -> Bundle:
 
 def page(view: Callable[[Bundle], None]) -> None:
     """Run a view; a message made for people is shown as written, anything else surfaces."""
+    st.session_state["drawn"] = []
     try:
         view(bundle())
     except (BundleError, ValueError) as error:
         st.error(plain(error))
     footer()
+    address.remember()
+
+
+def side(title: str) -> None:
+    """Keep what the page shows, at the side of each page that shows something."""
+    n = len(kept_views())
+    with st.sidebar:
+        if st.session_state["page"] not in ("report", "glossary"):
+            st.button(
+                "Keep this view",
+                key="keep view",
+                icon=":material/bookmark_add:",
+                on_click=keep_view,
+                args=(title,),
+                help="Keeps the figures, tables and words of this page, as they are now, for the "
+                "page Report.",
+            )
+        if n:
+            st.page_link(
+                "views/report.py",
+                label=f"{n} view{'' if n == 1 else 's'} kept",
+                icon=":material/bookmarks:",
+            )
 
 
 def footer() -> None:
@@ -142,17 +205,23 @@ def _compose(
     dosages: tuple[tuple[str, float], ...],
     without: tuple[int, ...],
     n_samples: int,
+    cells: tuple[str, ...] | None,
 ) -> Composition:
     with _lock():
-        return composition.compose(_load(path, checksum), dict(dosages), without, n_samples)
+        model = _load(path, checksum)
+        return composition.compose(model, dict(dosages), without, n_samples, cells=cells)
 
 
 def composed(
-    model: Bundle, dosages: dict[str, float], without: list[int], n_samples: int = 64
+    model: Bundle,
+    dosages: dict[str, float],
+    without: list[int],
+    n_samples: int = 64,
+    cells: tuple[str, ...] | None = None,
 ) -> Composition:
-    """`compose`, remembered by bundle, dosages, mechanisms left out and draws."""
-    key = tuple(sorted(dosages.items()))
-    return _compose(str(model.path), model.checksum, key, tuple(sorted(without)), n_samples)
+    """`compose`, remembered by bundle, dosages, mechanisms left out, draws and where it starts."""
+    key = tuple(sorted(dosages.items())), tuple(sorted(without)), n_samples, cells
+    return _compose(str(model.path), model.checksum, *key)
 
 
 def collections() -> Mapping[str, Callable[[], Collection]]:
@@ -345,124 +414,6 @@ def export_files(
     return made
 
 
-def initial_composition(
-    model: Bundle, mechanisms: list[int], most: int = MAX_PERTURBATIONS
-) -> None:
-    """Put the composition of a link that was followed, or that of before, into the widgets.
-
-    The form is c=STAT1:1,SMAD4:0.5&off=0,3. Names this model does not know, from a link or from
-    the model looked at before, are said and left out, and so are names beyond the `most` it takes.
-    Mechanisms of the model before are none of this one.
-    """
-    known = list(model.perturbations.index)
-    link = st.query_params.get("c", "")
-    asked = link, st.query_params.get("off", "")
-    followed = link != "" and asked != st.session_state.get("compose_link")
-    if st.session_state.get("compose_model", model.checksum) != model.checksum and not followed:
-        st.session_state["compose_off"] = []
-    st.session_state["compose_model"] = model.checksum
-    if followed or "compose_names" not in st.session_state:
-        dosages = read_link(link)
-        st.session_state["compose_names"] = list(dosages)
-        for name, dose in dosages.items():
-            st.session_state[f"dose {name}"] = dose
-        off = st.query_params.get("off", "").split(",")
-        st.session_state["compose_off"] = [int(k) for k in off if k.isdecimal()]
-    names = st.session_state["compose_names"]
-    unknown = [name for name in names if name not in known]
-    taken = [name for name in names if name in known]
-    kept = taken[:most]
-    off = [k for k in st.session_state.get("compose_off", []) if k in mechanisms]
-    if unknown:
-        st.info(f"Not in this model, left out: {plain(', '.join(unknown))}.")
-    if kept != taken:
-        beyond = plain(", ".join(taken[most:]))
-        st.info(f"This model takes {most} at most, so left out: {beyond}.")
-    if kept != names:
-        st.session_state["compose_names"] = kept
-    if off != st.session_state.get("compose_off"):
-        st.session_state["compose_off"] = off
-
-
-def initial_gene(model: Bundle, first: str) -> None:
-    """Put the gene of a link that was followed, or that of before, into the widget, or `first`.
-
-    The form is g=STAT1; other names and ids of the gene do. One this model does not have is said.
-    """
-    link = st.query_params.get("g", "")
-    if link not in ("", st.session_state.get("gene_link")):
-        found, _ = known_genes([link], model.genes)
-        try:
-            st.session_state["gene"] = measured(model, found[0] if found else link)
-        except ValueError as error:
-            st.info(plain(f"{error} Shown is {first}."))
-            st.session_state["gene"] = first
-    if st.session_state.get("gene") not in model.genes:
-        st.session_state["gene"] = first
-
-
-def keep_gene(gene: str) -> None:
-    """Put the gene into the URL."""
-    st.session_state["gene_link"] = gene
-    _set_query("g", gene)
-
-
-def initial_perturbation(options: list[str], first: str) -> None:
-    """Put the perturbation of a link that was followed, or that of before, into the widget.
-
-    The form is p=STAT1; other names and ids of the gene do. One this model does not have is said,
-    and `first` shown.
-    """
-    link = st.query_params.get("p", "")
-    if link not in ("", st.session_state.get("perturbation_link")):
-        found = [link] if link in options else known_genes([link], options)[0]
-        if not found:
-            st.info(plain(f"{composition.unknown(link, options)} Shown is {first}."))
-        st.session_state["perturbation"] = found[0] if found else first
-    if st.session_state.get("perturbation") not in options:
-        st.session_state["perturbation"] = first
-
-
-def keep_perturbation(name: str) -> None:
-    """Put the perturbation into the URL."""
-    st.session_state["perturbation_link"] = name
-    _set_query("p", name)
-
-
-def initial_highlight(options: list[str], first: list[str]) -> None:
-    """Put the conditions of a link that was followed, or those of before, into the widget.
-
-    The form is highlight=STAT1,A%2BB; without any, `first`. Names that are none of the options are
-    said and left out, and so are those beyond the MAX_PERTURBATIONS that can be told apart.
-    """
-    link = st.query_params.get("highlight", "")
-    if link not in ("", st.session_state.get("highlight_link")):
-        names = list(dict.fromkeys(unquote(name) for name in link.split(",") if name))
-        unknown = [name for name in names if name not in options]
-        if unknown:
-            st.info(f"Not among these cells, left out: {plain(', '.join(unknown))}.")
-        beyond = [name for name in names if name in options][MAX_PERTURBATIONS:]
-        if beyond:
-            most = f"At most {MAX_PERTURBATIONS} can be told apart"
-            st.info(f"{most}, so left out: {plain(', '.join(beyond))}.")
-        st.session_state["highlight"] = names
-    before = st.session_state.get("highlight", first)
-    kept = [name for name in before if name in options][:MAX_PERTURBATIONS]
-    st.session_state["highlight"] = kept if kept or not before else first
-
-
-def keep_highlight(names: list[str]) -> None:
-    """Put the conditions into the URL."""
-    link = ",".join(quote(name, safe="") for name in names)
-    st.session_state["highlight_link"] = link
-    _set_query("highlight", link)
-
-
-def go_to_perturbation(name: str) -> None:
-    """Show another one, from code; the widget picks it up on the next run."""
-    st.query_params["p"] = name
-
-
 @st.cache_data(max_entries=32, show_spinner="Composing every pair")
 def _ranked_pairs(
     path: str, checksum: str, genes: tuple[str, ...], given: str | None, unseen: bool, n_best: int
@@ -483,110 +434,9 @@ def usable_sets(collection: Collection, genes: Iterable[str]) -> dict[str, tuple
     return gene_sets.usable_sets(matched(collection, genes).collection, genes)
 
 
-def initial_mechanism(options: list[str]) -> None:
-    """Put the mechanism of a link that was followed, or that of before, into the widget.
-
-    The form is m=M3, whatever people call it; a link to none of the options is left aside.
-    """
-    link = st.query_params.get("m", "")
-    if link in options and link != st.session_state.get("mechanism_link"):
-        st.session_state["m"] = link
-    if st.session_state.get("m") not in options:
-        st.session_state["m"] = options[0]
-
-
-def keep_mechanism(name: str) -> None:
-    """Put the mechanism into the URL."""
-    st.session_state["mechanism_link"] = name
-    _set_query("m", name)
-
-
-def as_link(dosages: dict[str, float]) -> str:
-    """A composition as a value of the URL; names may hold commas and colons."""
-    return ",".join(f"{quote(name, safe='')}:{dose:g}" for name, dose in dosages.items())
-
-
-def read_link(link: str) -> dict[str, float]:
-    """What `as_link` wrote, or a person: a name without a dosage has dosage 1."""
-    parts = [part.partition(":") for part in link.split(",")]
-    return {unquote(name): _dose(dose or "1") for name, _, dose in parts if name}
-
-
-def _dose(value: str) -> float:
-    try:
-        return min(2.0, max(0.0, float(value)))
-    except ValueError:
-        return 1.0
-
-
-def dosage(name: str) -> float:
-    """The slider of one perturbation's dosage; its value outlives a change of page."""
-    st.session_state.setdefault(f"dose {name}", 1.0)
-    return float(
-        st.slider(
-            f"Dosage of {plain(name)}",
-            0.0,
-            2.0,
-            step=0.05,
-            key=f"dose {name}",
-            persist_state="session",
-            help="1 is the perturbation as measured. Other dosages scale its latent shift: an "
-            "extrapolation, unless the data have such dosages.",
-        )
-    )
-
-
-def keep_composition(dosages: dict[str, float], without: list[int]) -> None:
-    """Put the composition into the URL, so that the page's address reproduces it."""
-    link, off = as_link(dosages), ",".join(map(str, sorted(without)))
-    st.session_state["compose_link"] = link, off
-    _set_query("c", link)
-    _set_query("off", off)
-
-
-def compared(
-    model: Bundle, mechanisms: list[int], most: int = MAX_PERTURBATIONS
-) -> tuple[dict[str, float], list[int]] | None:
-    """The composition to compare with, of a link that was followed or of before; None without one.
-
-    The form is b=STAT1:1&boff=0, as c and off. One that this model does not know in full, or cannot
-    compose, is said and not used; mechanisms left out are those of the model it was kept in.
-    """
-    link, off = st.query_params.get("b", ""), st.query_params.get("boff", "")
-    if link and (link, off) != st.session_state.get("compared", ("", "", ""))[:2]:
-        st.session_state["compared"] = link, off, model.checksum
-    link, off, checksum = st.session_state.get("compared", ("", "", ""))
-    dosages = read_link(link)
-    unknown = [name for name in dosages if name not in model.perturbations.index]
-    if unknown or len(dosages) > most:
-        why = f"it does not know {', '.join(unknown)}" if unknown else f"it takes {most} at most"
-        st.info(f"What was kept to compare with cannot be composed in this model: {plain(why)}.")
-    if unknown or not 0 < len(dosages) <= most:
-        return None
-    off = off if checksum == model.checksum else ""
-    _set_query("b", link)
-    _set_query("boff", off)
-    return dosages, [int(k) for k in off.split(",") if k.isdecimal() and int(k) in mechanisms]
-
-
-def compare_with(model: Bundle, dosages: dict[str, float], without: list[int]) -> None:
-    """Keep this composition to compare others with; nothing, to compare no more."""
-    link, off = as_link(dosages), ",".join(map(str, sorted(without)))
-    st.session_state["compared"] = link, off, model.checksum
-    _set_query("b", link)
-    _set_query("boff", off)
-
-
 def difference(model: Bundle, first: Composition, second: Composition) -> pd.DataFrame:
     with _lock():
         return composition.compare(model, first, second)
-
-
-def _set_query(key: str, value: str) -> None:
-    if value and st.query_params.get(key) != value:
-        st.query_params[key] = value
-    elif not value and key in st.query_params:
-        del st.query_params[key]
 
 
 def clicked(event: object) -> str | None:
@@ -598,11 +448,12 @@ def clicked(event: object) -> str | None:
 
 def downloads(table: pd.DataFrame, name: str) -> None:
     """CSV and TSV of exactly the table that is shown."""
+    record(Table(name, "", table))
     with st.container(horizontal=True):
         for kind, separator in (("CSV", ","), ("TSV", "\t")):
             st.download_button(
                 kind,
-                table.to_csv(index=False, sep=separator).encode(),
+                partial(_separated, table, separator),
                 f"{name}.{kind.lower()}",
                 key=f"{name} {kind}",
                 icon=":material/download:",
@@ -611,9 +462,13 @@ def downloads(table: pd.DataFrame, name: str) -> None:
             )
 
 
+def _separated(table: pd.DataFrame, separator: str) -> bytes:
+    return table.to_csv(index=False, sep=separator).encode()
+
+
 def chart(figure: go.Figure, name: str, alt: str, clickable: bool = False) -> Any:
-    """A figure in its own colours, to be saved as SVG under a telling name."""
-    return st.plotly_chart(
+    """A figure in its own colours, to be saved as SVG, PNG or data under a telling name."""
+    event = st.plotly_chart(
         figure,
         theme=None,
         config=_buttons(name, ["select2d", "lasso2d", "autoScale2d"]),
@@ -622,6 +477,32 @@ def chart(figure: go.Figure, name: str, alt: str, clickable: bool = False) -> An
         on_select="rerun" if clickable else "ignore",
         selection_mode="points",
     )
+    saving(figure, name, alt)
+    return event
+
+
+def saving(figure: go.Figure, name: str, alt: str) -> None:
+    """A figure as files, drawn when asked for, and remembered for the report."""
+    record(Picture(name, alt, figure))
+    with st.popover("Save", icon=":material/download:", type="tertiary"):
+        st.caption(plain(alt))
+        for label, ending, made in (
+            ("SVG, for print and editing", "svg", partial(prints.drawn, figure, "svg")),
+            ("PNG, for slides", "png", partial(prints.drawn, figure, "png")),
+            ("Data (CSV)", "csv", partial(_data, figure)),
+        ):
+            st.download_button(
+                label,
+                made,
+                f"{name}.{ending}",
+                key=f"{name} figure {ending}",
+                on_click="ignore",
+                type="tertiary",
+            )
+
+
+def _data(figure: go.Figure) -> bytes:
+    return _separated(traces.data(figure), ",")
 
 
 def _buttons(name: str, without: list[str]) -> dict[str, Any]:
@@ -629,24 +510,17 @@ def _buttons(name: str, without: list[str]) -> dict[str, Any]:
     return {"toImageButtonOptions": saved, "displaylogo": False, "modeBarButtonsToRemove": without}
 
 
-def taken(model: Bundle) -> list[int]:
-    """Which cells of the sample were lassoed last, by their place in it."""
-    kept: list[int] = st.session_state.get(f"cells of {model.checksum}", [])
-    return kept
-
-
 def lasso(model: Bundle, figure: go.Figure, name: str, alt: str) -> None:
-    """A map of cells, each with its place as customdata, from which `taken` takes them.
+    """A map of cells, each with its place as customdata, to be taken by a lasso or a box.
 
-    Plotly forgets a selection when the figure is drawn anew; `taken` keeps it until there is
-    another, or `release`.
+    Plotly forgets a selection when the figure is drawn anew; `address.taken` keeps it until there
+    is another, or `release`.
     """
     key = f"{name} {st.session_state.get('lassos', 0)}"
 
     def keep() -> None:
         points = st.session_state[key]["selection"]["points"]
-        places = sorted(int(point["customdata"]) for point in points)
-        st.session_state[f"cells of {model.checksum}"] = places
+        address.take(model, sorted(int(point["customdata"]) for point in points))
 
     figure.update_layout(dragmode="lasso")
     st.plotly_chart(
@@ -658,14 +532,134 @@ def lasso(model: Bundle, figure: go.Figure, name: str, alt: str) -> None:
         on_select=keep,
         selection_mode=("lasso", "box"),
     )
+    saving(figure, name, alt)
 
 
 def release(model: Bundle) -> None:
     """Take no cell any more, and draw maps anew, without the outline of the lasso."""
-    st.session_state[f"cells of {model.checksum}"] = []
+    address.take(model, [])
     st.session_state["lassos"] = st.session_state.get("lassos", 0) + 1
 
 
-def start_composition(names: list[str]) -> None:
-    """Begin a composition from code; the widgets pick it up on the next run."""
-    st.query_params["c"] = as_link(dict.fromkeys(names, 1.0))
+# What a page shows, and what is kept of it
+
+
+def record(item: Picture | Table | Text) -> None:
+    """Remember what is drawn, in its order, so that the view can be kept."""
+    st.session_state.setdefault("drawn", []).append(item)
+
+
+def subject(text: str) -> None:
+    """What the page is about just now: a perturbation, a composition, a gene."""
+    st.session_state["subject"] = st.session_state["page"], text
+
+
+def keep_view(title: str) -> None:
+    """Keep what the page shows for the report; a callback, for it is of the run before."""
+    page, text = st.session_state.get("subject", ("", ""))
+    about = f": {text}" if page == st.session_state["page"] and text else ""
+    here, model = address.current(), bundle()
+    view = Kept(
+        title=f"{title}{about}",
+        address=address.as_address(here.page, {**here.query, "model": [model.name]}),
+        model=f"{model.name} ({model.title})",
+        checksum=model.checksum,
+        when=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        items=tuple(st.session_state.get("drawn", ())),
+    )
+    st.session_state["kept"] = basket.add(kept_views(), view)[-MOST_KEPT:]
+
+
+def kept_views() -> tuple[Kept, ...]:
+    found: tuple[Kept, ...] = st.session_state.get("kept", ())
+    return found
+
+
+def where(view: Kept) -> address.Where:
+    """The page of a kept view with its query, but for the model."""
+    found = address.read_address(view.address)
+    return address.Where(found.page, {k: v for k, v in found.query.items() if k != "model"})
+
+
+def drop_view(place: int) -> None:
+    """A callback."""
+    st.session_state["kept"] = tuple(v for i, v in enumerate(kept_views()) if i != place)
+
+
+def move_view(place: int) -> None:
+    """One place up; a callback."""
+    views = list(kept_views())
+    views.insert(max(0, place - 1), views.pop(place))
+    st.session_state["kept"] = tuple(views)
+
+
+def tour() -> int | None:
+    """Which step of the guided start is shown, if it is."""
+    place: int | None = st.session_state.get("tour")
+    return place
+
+
+def set_tour(place: int | None) -> None:
+    st.session_state["tour"] = place
+
+
+def about() -> dict[str, str]:
+    """What a report says of itself, beside its views."""
+    return {"address": str(st.context.url or "")}
+
+
+def everything(model: Bundle) -> bytes:
+    """The zip of all that is kept."""
+    return exports.archive(basket.files(kept_views(), about(), sessions.written(session(model))))
+
+
+# Sessions
+
+
+def session(model: Bundle) -> Session:
+    """All that this person chose, on every page."""
+    labels = names(model)[0]
+    return Session(
+        model=model.name,
+        checksum=model.checksum,
+        page=st.session_state["page"],
+        pages=address.pages(),
+        kept=tuple(sessions.Kept(v.title, *where(v)) for v in kept_views()),
+        collections={
+            name: gene_sets.as_gmt(collection) for name, collection in _own_collections().items()
+        },
+        names=json.loads(mechanism_names.export_names(model, labels)) if labels else {},
+    )
+
+
+def fitting(saved: Session) -> str:
+    """The name of the model a session is of; ValueError where it is not among those here."""
+    for name, path in available().items():
+        if sha256(path / "manifest.json") == saved.checksum:
+            return name
+    raise ValueError(
+        f"This session is of the model {saved.model!r} with the checksum {saved.checksum[:12]}, "
+        f"which is not among the models here ({', '.join(available())}). Open the dashboard on "
+        "the folder that holds it."
+    )
+
+
+def restore(saved: Session) -> None:
+    """Make this session that one; a callback. Kept views are drawn again, page by page."""
+    st.session_state["model"] = name = fitting(saved)
+    for key, gmt in saved.collections.items():
+        add_collection(gmt.encode(), key)
+    model = _load(str(available()[name]), saved.checksum)
+    if saved.names:
+        labels = mechanism_names.import_names(model, json.dumps(saved.names).encode())
+        if labels != names(model)[0]:
+            st.session_state[f"names {model.checksum}"] = labels
+    st.session_state["kept"] = ()
+    address.restore(saved.pages, [address.Where(v.page, v.query) for v in saved.kept])
+
+
+def next_view(title: str) -> None:
+    """Keep the view, if a session asked for it, and go on; once the page is drawn."""
+    if address.was_asked():
+        keep_view(title)
+        st.switch_page("views/report.py")

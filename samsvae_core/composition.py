@@ -278,6 +278,12 @@ def cells_of(bundle: Bundle, condition: str) -> list[str]:
     return found
 
 
+def knows_states(bundle: Bundle) -> bool:
+    """Whether the bundle holds whole basal states of its cells, to start from."""
+    held = {f"basal M{k}" for k in range(bundle.model.config.n_latent)}
+    return held <= set(bundle.cells)
+
+
 def starting_states(
     bundle: Bundle, cells: Sequence[str] | None
 ) -> tuple[Reference, tuple[str, ...] | None]:

@@ -143,6 +143,15 @@ def parse_gmt(content: bytes, name: str) -> Collection:
     return Collection(name, name, "", "file", "", sets, descriptions, checksum)
 
 
+def as_gmt(collection: Collection) -> str:
+    """The collection as a GMT file: name, description and genes of each set, tabs between."""
+    lines = (
+        "\t".join([term, collection.descriptions.get(term, ""), *genes])
+        for term, genes in collection.sets.items()
+    )
+    return "".join(f"{line}\n" for line in lines)
+
+
 def _text(content: bytes, name: str) -> str:
     try:
         if content[:2] == b"\x1f\x8b":

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import figures, state
+from app import address, figures, record, state
 from app.scale import scale
 from samsvae_core.bundle import ANEW, Bundle
 from samsvae_core.interpretation import active_mechanisms, decoded_values
@@ -68,13 +68,13 @@ def cells(model: Bundle) -> None:
     st.title("Cells")
     frame = model.cells
     total = int(model.conditions[["train", "validation", "test"]].to_numpy().sum())
-    st.markdown(
+    record.markdown(
         f"Each point is a cell: {len(frame):,} of {total:,}, "
         + ("all there are." if len(frame) == total else "a random sample, always the same.")
         + " **Draw a lasso or a box around some** to see which they are."
     )
     if not model.model.has_shifts:
-        st.info(f"{model.title} {ONE_MAP}")
+        record.info(f"{model.title} {ONE_MAP}")
     chosen = colouring(model, frame)
     maps(model, frame, chosen)
     selection(model, frame, chosen)
@@ -104,17 +104,18 @@ def colouring(model: Bundle, frame: pd.DataFrame) -> Colour:
 def by_condition(model: Bundle, frame: pd.DataFrame) -> Colour:
     counts = frame["condition"].value_counts()
     options = [name for name in model.conditions.index if name in counts.index]
-    state.initial_highlight(options, first_conditions(model, frame))
+    first = first_conditions(model, frame)
+    address.initial_names("highlight", options, first)
     names = st.multiselect(
         "Perturbations in colour",
         options,
         format_func=lambda name: f"{name} ({counts[name]:,})",
         key="highlight",
-        max_selections=state.MAX_PERTURBATIONS,
+        max_selections=address.MAX_PERTURBATIONS,
         persist_state="session",
-        help=f"At most {state.MAX_PERTURBATIONS}; in brackets: cells on the map.",
+        help=f"At most {address.MAX_PERTURBATIONS}; in brackets: cells on the map.",
     )
-    state.keep_highlight(names)
+    address.keep_names("highlight", names, first)
     group = frame["condition"].where(frame["condition"].isin(names), figures.REST)
     levels = [figures.REST, *names] if figures.REST in set(group) else names
     said = f"In colour: the chosen of {len(options)} conditions; grey: all other cells."
@@ -147,7 +148,8 @@ def by_gene(model: Bundle) -> Colour:
     """As measured, where the bundle came with that; else as the model decodes it."""
     rows = model.loadings
     rows = rows[rows["mechanism"].isin(active_mechanisms(model.masks) or rows["mechanism"])]
-    state.initial_gene(model, str(rows.loc[rows["loading"].abs().idxmax(), "gene"]))
+    default = str(rows.loc[rows["loading"].abs().idxmax(), "gene"])
+    address.initial_gene(model, default)
     gene = st.selectbox(
         "Gene",
         sorted(model.genes, key=str.upper),
@@ -155,7 +157,7 @@ def by_gene(model: Bundle) -> Colour:
         filter_mode="contains",
         persist_state="session",
     )
-    state.keep_gene(gene)
+    address.keep(address.GENE, gene, default)
     kind = "measured" if model.has_cell_values else "decoded"
     level = model.cell_values(gene) if model.has_cell_values else decoded_values(model, gene)
     if level is None:
@@ -186,7 +188,7 @@ def by_mechanism(model: Bundle, frame: pd.DataFrame) -> Colour:
         return nothing("states of single cells", len(frame))
     active = [f"M{k}" for k in active_mechanisms(model.masks)]
     kept = [name for name in kept if name in active] or kept
-    state.initial_mechanism(kept)
+    address.initial_mechanism(kept)
     labels = {f"M{k}": label.name for k, label in state.names(model)[0].items() if label.name}
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     mechanism = left.selectbox(
@@ -197,7 +199,7 @@ def by_mechanism(model: Bundle, frame: pd.DataFrame) -> Colour:
         format_func=lambda name: f"{name}: {labels[name]}" if name in labels else name,
         help="Those that at least one perturbation uses; where there are none, all.",
     )
-    state.keep_mechanism(mechanism)
+    address.keep(address.MECHANISM, mechanism, kept[0])
     which = BASAL
     if model.model.has_shifts:
         which = right.segmented_control(
@@ -220,7 +222,7 @@ def by_mechanism(model: Bundle, frame: pd.DataFrame) -> Colour:
 
 def nothing(what: str, n: int) -> Colour:
     """No colour, where the bundle is older than what it would take."""
-    st.info(f"This model came without {what}: it was made before. {state.plain(ANEW)}")
+    record.info(f"This model came without {what}: it was made before. {state.plain(ANEW)}")
     return categories(pd.Series([figures.REST] * n), [figures.REST], "condition", "")
 
 
@@ -241,13 +243,15 @@ def maps(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
             bind="query-params",
         )
     elif model.model.has_shifts:
-        st.info(f"This model was made before a map of basal states was kept. {state.plain(ANEW)}")
+        record.info(
+            f"This model was made before a map of basal states was kept. {state.plain(ANEW)}"
+        )
     order = sorted(known, key=lambda name: name != first)
-    taken = state.taken(model)
+    taken = address.taken(model)
     for column, name in zip(st.columns(len(order), gap="large"), order, strict=True):
         with column:
             title = TITLES[name] if model.model.has_shifts else "States"
-            st.subheader(title)
+            record.subheader(title)
             figure = figures.cell_map(
                 frame[AXES[name]],
                 frame["condition"],
@@ -263,19 +267,20 @@ def maps(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
             else:
                 state.chart(figure, f"cells {name}", alt)
             if model.model.has_shifts:
-                st.caption(MEANING[name])
-    st.caption(f"{chosen.said} {UMAP}" + (f" {BY_LABEL}" if model.model.has_shifts else ""))
+                record.caption(MEANING[name])
+    record.caption(f"{chosen.said} {UMAP}" + (f" {BY_LABEL}" if model.model.has_shifts else ""))
 
 
 def selection(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
     """The cells taken: what they are more often than others, their value, and their table."""
-    taken = state.taken(model)
+    taken = address.taken(model)
+    address.write(cells=address.as_code(taken, len(frame)))
     table = frame[["cell", "condition", "split"]]
     if chosen.measured:
         table = table.assign(**{chosen.name: chosen.each.to_numpy()})
-    st.header("Selected cells", divider="gray")
+    record.header("Selected cells")
     if not taken:
-        st.info(
+        record.info(
             "No cell is selected. Draw around some on the first map: lasso or box, from the "
             "buttons at its upper right; several one after another with shift held down."
         )
@@ -285,7 +290,7 @@ def selection(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
     inside = np.isin(np.arange(len(frame)), taken)
     by = "split" if chosen.name == "split" else "condition"
     found = shares(frame[by], inside)
-    st.markdown(f"{excess(found)} {means(chosen, inside) if chosen.measured else ''}")
+    record.markdown(f"{excess(found)} {means(chosen, inside) if chosen.measured else ''}")
     st.button(
         "Select none",
         key="release",
@@ -295,20 +300,20 @@ def selection(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
     )
     left, right = st.columns(2, gap="large")
     with left:
-        st.subheader("Splits" if by == "split" else "Conditions")
+        record.subheader("Splits" if by == "split" else "Conditions")
         st.dataframe(
             found,
             hide_index=True,
             alt=f"Share of each {by} in the selection and among all cells of the map",
             column_config=SHARES,
         )
-        st.caption(
+        record.caption(
             "Those in excess first: with the most cells beyond their share of the map. No test "
             "goes with it, as the selection was made by looking."
         )
         state.downloads(found, f"selected_by_{by}")
     with right:
-        st.subheader("Cells")
+        record.subheader("Cells")
         cell_table(table[inside], "selected_cells")
 
 

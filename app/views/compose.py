@@ -5,49 +5,66 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import code, figures, mechanisms, sets, shifts, state
+from app import address, code, figures, mechanisms, record, sets, shifts, state
 from app.intervals import interval
 from app.scale import scale
 from samsvae_core import rankings
+from samsvae_core.agreement import pearson
 from samsvae_core.bundle import Bundle
-from samsvae_core.composition import SUPPORT, Composition
+from samsvae_core.composition import SUPPORT, Composition, knows_states
 from samsvae_core.enrichment import USUAL
-from samsvae_core.interpretation import active_mechanisms, matrix
+from samsvae_core.interpretation import matrix
 
-DRAWS = {"64 draws": 64, "256 draws": 256}
+DRAWS = {"64 draws": 64, "256 draws": 256, "1,024 draws": 1024}
+MOST_SWITCHES = 30  # mechanisms with a switch of their own; the rest have one together
 
 
 def compose(model: Bundle) -> None:
     st.title("Compose")
-    st.markdown(introduction(model))
-    dosages, without, n_samples = choices(model)
+    record.markdown(introduction(model))
+    dosages = choices(model)
     if not dosages:
-        st.info("No perturbation is chosen. Pick one above, or start from an example:")
+        address.keep_mix(model, {})
+        record.info("No perturbation is chosen. Pick one above, or start from an example:")
         examples(model)
         return
-    result = state.composed(model, dosages, without, n_samples)
-    state.keep_composition(dosages, without)
+    summary = st.container()
+    without, cells, n_samples = sum_of(model, dosages)
+    address.keep_mix(model, dosages)
+    result = state.composed(model, dosages, without, n_samples, cells)
+    state.subject(rankings.of_shift(result).name)
+    with summary:
+        answer(model, result)
+    record.header("Predicted shift")
     left, right = st.columns(2, gap="large", vertical_alignment="bottom")
     with right:
         kind, table = interval(result.table)
-    n = left.slider("Genes in the ranking", 10, 60, 24, 2, key="n_genes", persist_state="session")
-    answer(model, result, table, kind)
+    n = left.slider("Genes in the ranking", 10, 60, 24, 2, key="n_genes", bind="query-params")
+    record.markdown(shifts.in_words(model, table, kind))
     left, right = st.columns(2, gap="large")
     with left:
-        st.subheader("Largest predicted shifts", divider="gray")
+        record.subheader("Largest")
         shifts.ranked(model, table, kind, n)
     with right:
-        st.subheader("All genes", divider="gray")
+        record.subheader("All genes")
         shifts.everything(model, table, kind, n)
-    st.caption(f"{scale(model).shift} {shifts.whiskers(model, result, kind)}")
+    record.caption(f"{scale(model).shift} {shifts.whiskers(model, result, kind)}")
+    record.header("Predicted and observed")
     measured(model, result)
-    st.subheader("Table", divider="gray")
+    if sum(dose != 0 for dose in dosages.values()) > 1:
+        record.header("Interaction")
+        interaction(model, result, n)
+    record.header("All numbers")
     shifts.numbers(result)
-    with st.expander("As Python, as a command"):
-        st.code(code.as_python(model, result), language="python")
-        st.code(code.as_command(model, result), language="bash")
-    comparison(model, result, n)
+    record.header("Against another composition")
+    comparison(model, result, n, cells)
+    record.header("Gene sets of this shift")
     gene_sets(model, result)
+    record.header("As Python, as a command")
+    begin = address.starting_condition()
+    st.code(code.as_python(model, result, begin), language="python", wrap_lines=True)
+    if command := code.as_command(model, result, begin):
+        st.code(command, language="bash", wrap_lines=True)
 
 
 def introduction(model: Bundle) -> str:
@@ -69,121 +86,207 @@ def introduction(model: Bundle) -> str:
     )
 
 
-def choices(model: Bundle) -> tuple[dict[str, float], list[int], int]:
-    """The perturbations, their dosages, the mechanisms left out, and the number of draws."""
-    names = list(model.perturbations.index)
-    offered = active_mechanisms(model.masks) if model.model.has_shifts else []
-    most = state.MAX_PERTURBATIONS if model.model.composes else 1
-    state.initial_composition(model, offered, most)
-    chosen = st.multiselect(
-        "Perturbations" if most > 1 else "Treatment (one)",
+def choices(model: Bundle) -> dict[str, float]:
+    """The perturbations and their dosages, with a way back."""
+    names = [str(name) for name in model.perturbations.index]
+    most = address.MAX_PERTURBATIONS if model.model.composes else 1
+    address.initial_mix(model, most)
+    left, right = st.columns([5, 2], gap="medium", vertical_alignment="bottom")
+    chosen = left.multiselect(
+        f"Perturbations, up to {most}" if most > 1 else "Treatment (one)",
         names,
         key="compose_names",
         max_selections=most,
         persist_state="session",
         placeholder="Type a gene, for example STAT1" if "STAT1" in names else "Type a gene",
     )
+    back, forth = address.steps()
+    with right.container(horizontal=True, gap="small"):
+        for label, icon, by, n in (("Undo", "undo", -1, back), ("Redo", "redo", 1, forth)):
+            st.button(
+                label,
+                icon=f":material/{icon}:",
+                key=label.lower(),
+                on_click=address.step,
+                args=(by,),
+                disabled=n == 0,
+                type="tertiary",
+            )
+        st.button(
+            "Start over",
+            icon=":material/restart_alt:",
+            key="start over",
+            on_click=address.start_over,
+            disabled=not chosen,
+            type="tertiary",
+        )
     dosages = {}
     if chosen:
         columns = st.columns(max(3, len(chosen)))
         for column, name in zip(columns, chosen, strict=False):
             with column:
-                dosages[name] = state.dosage(name)
+                dosages[name] = address.dosage(name)
+    return dosages
+
+
+def sum_of(
+    model: Bundle, dosages: dict[str, float]
+) -> tuple[list[int], tuple[str, ...] | None, int]:
+    """Mechanisms taken out of the sum, the cells to start from, and the number of draws."""
+    with st.container(border=True):
+        left, right = st.columns([2, 3], gap="large")
+        used, others = mechanisms_of(model, dosages)
+        without: list[int] = []
+        with left:
+            if model.model.has_shifts:
+                labels = mechanisms.titles(model, used)
+                without = address.switches(used, others, labels)
+                with st.container(horizontal=True):
+                    for label, on in (("All on", True), ("All off", False)):
+                        st.button(
+                            label,
+                            key=label.lower(),
+                            on_click=address.switch_all,
+                            args=(on, used),
+                            type="tertiary",
+                        )
+            cells = starting_cells(model)
+            draws = st.segmented_control(
+                "Draws",
+                list(DRAWS),
+                default="64 draws",
+                required=True,
+                key="draws",
+                bind="query-params",
+                help="Of masks and embeddings, from the posterior. More draws steady the ends of "
+                "the intervals; the numbers change a little.",
+            )
+        with right:
+            if model.model.has_shifts:
+                contributions(model, dosages, used, without)
+            else:
+                record.caption(f"{model.title} has no mechanisms to take out of a sum.")
+    return without, cells, DRAWS[draws or "64 draws"]
+
+
+def mechanisms_of(model: Bundle, dosages: dict[str, float]) -> tuple[list[int], list[int]]:
+    """Mechanisms that any of the perturbations uses, those moved farthest first; and the others."""
     if not model.model.has_shifts:
-        return dosages, [], DRAWS["64 draws"]
-    with st.expander("Mechanisms: what each perturbation contributes, what is left out"):
-        left, right = st.columns(2)
-        without = left.multiselect(
-            "Take mechanisms out of the sum",
-            offered,
-            format_func=lambda k: f"M{k}",
-            key="compose_off",
-            persist_state="session",
-            help="Shows what a mechanism contributes: without it, its part of the shift is gone.",
-        )
-        draws = right.segmented_control(
-            "Draws",
-            list(DRAWS),
-            default="64 draws",
-            required=True,
-            key="draws",
-            persist_state="session",
-            help="More draws steady the ends of the intervals.",
-        )
-        if dosages:
-            contributions(model, dosages, list(without))
-    return dosages, list(without), DRAWS[draws or "64 draws"]
+        return [], []
+    rows = model.masks[model.masks["perturbation"].isin(list(dosages)) & model.masks["active"]]
+    sizes = rows.assign(size=rows["effect"].abs()).groupby("mechanism")["size"].sum()
+    used = sorted(int(k) for k in sizes.nlargest(MOST_SWITCHES).index)
+    return used, [k for k in range(model.model.config.n_latent) if k not in used]
 
 
-def contributions(model: Bundle, dosages: dict[str, float], without: list[int]) -> None:
+def starting_cells(model: Bundle) -> tuple[str, ...] | None:
+    """Names of the cells whose basal states are shifted; None: the reference control cells."""
+    if not knows_states(model):
+        return None
+    counts = model.cells["condition"].value_counts()
+    where = {str(name): int(counts[name]) for name in model.conditions.index if name in counts}
+    chosen = address.start(model, where)
+    if chosen == address.CONTROL:
+        return None
+    if chosen == address.SELECTED:
+        return tuple(model.cells["cell"].iloc[address.taken(model)])
+    return tuple(model.cells.loc[model.cells["condition"] == chosen, "cell"])
+
+
+def contributions(
+    model: Bundle, dosages: dict[str, float], used: list[int], without: list[int]
+) -> None:
     """Which perturbation moves which mechanism how far, and what is left in the sum."""
-    effect = matrix(model.masks, "effect").loc[list(dosages)]
-    active = matrix(model.masks, "active").loc[list(dosages)].astype(bool)
-    used = [k for k in effect.columns if active[k].any()]
     if not used:
-        st.caption("None of these perturbations uses a mechanism.")
+        record.caption("None of these perturbations uses a mechanism, so next to nothing moves.")
         return
-    table = pd.DataFrame({name: dose * effect.loc[name, used] for name, dose in dosages.items()})
+    effect = matrix(model.masks, "effect").loc[list(dosages), used]
+    table = pd.DataFrame({name: dose * effect.loc[name] for name, dose in dosages.items()})
     table["sum"] = table.sum(axis=1).where([k not in without for k in used], 0.0)
     labels = mechanisms.titles(model, used)
-    table.insert(0, "mechanism", [labels[k] for k in used])
-    st.dataframe(
-        table,
-        hide_index=True,
-        alt="Contribution of each perturbation to each mechanism",
-        column_config={
-            name: st.column_config.NumberColumn(format="%+.2f")
-            for name in table.columns
-            if name != "mechanism"
-        },
+    state.chart(
+        figures.contributions(table, [labels[k] for k in used], state.dark()),
+        "contributions",
+        "What each perturbation contributes to each mechanism, and their sum",
     )
-    st.caption(
+    shown = table.reset_index(drop=True)
+    shown.insert(0, "mechanism", [labels[k] for k in used])
+    with st.expander("As a table"):
+        st.dataframe(
+            shown,
+            hide_index=True,
+            alt="Contribution of each perturbation to each mechanism",
+            column_config={
+                name: st.column_config.NumberColumn(format="%+.2f")
+                for name in shown.columns
+                if name != "mechanism"
+            },
+        )
+        state.downloads(shown, "contributions")
+    record.caption(
         "Dosage times posterior mean effect, in standard deviations of the basal state, of the "
-        "mechanisms that any of these perturbations uses; the sum is 0 where a mechanism is taken "
-        "out. Perturbations move the others, too, by next to nothing."
+        "mechanisms that any of these perturbations uses (probability above 0.5); the sum is 0 "
+        "where a mechanism is taken out. The other mechanisms move by next to nothing."
     )
-    state.downloads(table, "contributions")
 
 
-def comparison(model: Bundle, result: Composition, n: int) -> None:
+def comparison(model: Bundle, result: Composition, n: int, cells: tuple[str, ...] | None) -> None:
     """The composition above (A) against another (B) kept before, on the same draws."""
-    st.subheader("Compare two compositions", divider="gray")
-    used = active_mechanisms(model.masks) if model.model.has_shifts else []
-    kept = state.compared(model, used, state.MAX_PERTURBATIONS if model.model.composes else 1)
-    left, right = st.columns(2)
-    if left.button("Keep this one to compare others with", icon=":material/push_pin:"):
-        state.compare_with(model, result.dosages, list(result.without))
-        st.rerun()
+    kept = address.compared(model, address.MAX_PERTURBATIONS if model.model.composes else 1)
+    with st.container(horizontal=True):
+        st.button(
+            "Keep this one as B",
+            icon=":material/push_pin:",
+            key="keep b",
+            on_click=address.compare_with,
+            args=(model, address.current_mix()),
+        )
+        if kept is not None:
+            st.button(
+                "Compare no more",
+                icon=":material/close:",
+                key="drop b",
+                on_click=address.compare_with,
+                args=(model, address.Mix()),
+            )
     if kept is None:
-        st.caption("Keep this one as B, then choose another above: it becomes A.")
+        record.caption(
+            "Keep the composition above as B, then change it: what is above becomes A, and the "
+            "difference between the two is shown here."
+        )
         return
-    if right.button("Compare no more", icon=":material/close:"):
-        state.compare_with(model, {}, [])
-        st.rerun()
-    other = state.composed(model, *kept, result.n_samples)
+    dosages, off = kept
+    used, others = mechanisms_of(model, dosages)
+    without = [k for k in used if k in off] + (others if address.REST in off else [])
+    other = state.composed(model, dosages, without, result.n_samples, cells)
     named = [rankings.of_shift(one).name for one in (result, other)]
-    st.markdown(f"**A**: {state.plain(named[0])}. **B**: {state.plain(named[1])}.")
+    record.markdown(f"**A**: {state.plain(named[0])}. **B**: {state.plain(named[1])}.")
     table = state.difference(model, result, other)
     if not table["difference"].any():
-        st.info("A and B are the same. Choose other perturbations, dosages or mechanisms above.")
+        record.info(
+            "A and B are the same. Choose other perturbations, dosages or mechanisms above."
+        )
         return
+    side_by_side(model, result, other, n)
     top = table.loc[table["difference"].abs().nlargest(n).index]
     frame = top.rename(columns={"difference": "value"}).assign(label=top.index)
     frame = frame.sort_values("value", ascending=False)
     drawing, numbers = st.columns(2, gap="large")
     with drawing:
+        record.subheader("A minus B")
         state.chart(
             figures.bars(frame, f"A minus B ({scale(model).unit})", state.dark()),
             "difference",
             "Genes with the largest difference between the two compositions",
         )
     with numbers:
+        record.subheader("Numbers")
         shown = table.rename(columns={"first": "A", "second": "B"}).reset_index()
         shown = shown.sort_values("difference", key=abs, ascending=False).dropna(axis=1, how="all")
         st.dataframe(
             shown,
             hide_index=True,
-            height=figures.bars_height(n),
+            height=figures.bars_height(n) - 60,
             alt="Shift of every gene in both compositions, and their difference",
             column_config={
                 name: st.column_config.NumberColumn(format="%+.3f")
@@ -192,78 +295,173 @@ def comparison(model: Bundle, result: Composition, n: int) -> None:
             },
         )
         state.downloads(shown, "a_minus_b")
-    st.caption(
+    record.caption(
         f"Difference of the predicted shifts, A minus B, on the same {result.n_samples} posterior "
         "draws and basal states, so that what they share cancels out; whiskers: the model's own "
         "90 % interval, too narrow as a rule. The address keeps both."
     )
 
 
+def side_by_side(model: Bundle, first: Composition, second: Composition, n: int) -> None:
+    """The largest shifts of either, beside each other on one scale."""
+    both = [one.table["shift"] for one in (first, second)]
+    top = pd.concat(both, axis=1).abs().max(axis=1).nlargest(n).index
+    order = both[0].loc[top].sort_values(ascending=False).index
+    reach = 1.05 * max(float(shift.loc[order].abs().max()) for shift in both)
+    for column, letter, one in zip(
+        st.columns(2, gap="large"), ("A", "B"), (first, second), strict=True
+    ):
+        with column:
+            record.subheader(f"{letter}: {state.plain(rankings.of_shift(one).name)}")
+            shifts.badge(one.support)
+            rows = one.table.loc[order].rename(columns={"shift": "value"}).assign(label=order)
+            rows[["lower", "upper"]] = float("nan")
+            figure = figures.bars(rows, f"predicted shift ({scale(model).unit})", state.dark())
+            figure.update_xaxes(range=[-reach, reach])
+            state.chart(figure, f"shifts_{letter}", f"Predicted shifts of composition {letter}")
+
+
 def examples(model: Bundle) -> None:
     """Something to begin with that shows what the model can do."""
-    names = example(model)
+    names = mechanisms.example(model)
     if not names:
-        st.caption("No perturbation of this model uses a mechanism, so every shift is near zero.")
+        record.caption(
+            "No perturbation of this model uses a mechanism, so every shift is near zero."
+        )
         return
-    if st.button(" + ".join(map(state.plain, names)), icon=":material/play_arrow:"):
-        state.start_composition(names)
-        st.rerun()
+    st.button(
+        " + ".join(map(state.plain, names)),
+        icon=":material/play_arrow:",
+        key="example",
+        on_click=address.start_composition,
+        args=(names,),
+    )
 
 
-def example(model: Bundle) -> list[str]:
-    """The two perturbations with most active mechanisms that share none.
-
-    Without masks the two with most cells; one alone, where no more are taken.
-    """
-    if not model.model.has_masks:
-        return list(model.perturbations["train"].nlargest(2).index)
-    active = model.masks[model.masks["active"]].groupby("perturbation")["mechanism"].agg(set)
-    active = active.loc[active.map(len).sort_values(ascending=False, kind="stable").index]
-    if active.empty:
-        return []
-    first = active.index[0]
-    apart = [name for name, used in active.items() if not used & active[first]]
-    return [first, *(apart[:1] if model.model.composes else [])]
-
-
-def answer(model: Bundle, result: Composition, table: pd.DataFrame, kind: str | None) -> None:
-    """In one glance: is this carried by data, and what moves."""
-    shifts.badge(result.support)
-    if result.without:
-        left_out = ", ".join(f"M{k}" for k in result.without)
-        st.badge(f"Without {left_out}: not a prediction of the condition", color="orange")
-    st.markdown(f"{SUPPORT[result.support]} {shifts.in_words(model, table, kind)}")
+def answer(model: Bundle, result: Composition) -> None:
+    """In one glance: is this carried by data, and by which."""
+    with st.container(horizontal=True):
+        shifts.badge(result.support)
+        if result.without:
+            left_out = address.as_off(set(result.without)).replace(",", ", ")
+            st.badge(f"Without M {left_out}: not a prediction of the condition", color="orange")
+        if result.cells is not None:
+            st.badge(f"From {result.n_reference} chosen cells, not from control", color="orange")
+    record.markdown(f"{SUPPORT[result.support]} {shifts.nearest_in_words(result)}")
     off_panel = [
         state.plain(name)
         for name in result.dosages
         if not bool(model.perturbations.loc[name, "on_panel"]) and "+" not in name
     ]
     if off_panel:
-        st.caption(
+        record.caption(
             f"Not among the measured genes, so the target's own change cannot be shown: "
             f"{', '.join(off_panel)}."
         )
 
 
 def measured(model: Bundle, result: Composition) -> None:
-    st.subheader("Predicted and observed", divider="gray")
     if result.n_observed == 0:
-        st.info(
+        record.info(
             f"{state.plain(result.condition)} was not measured, so there is nothing to compare "
             "with. Each part alone can be compared: remove the others above."
         )
         return
     if result.without:
-        st.info("Mechanisms are left out, so this is no prediction of what was observed.")
+        record.info("Mechanisms are left out, so this is no prediction of what was observed.")
         return
+    if result.cells is not None:
+        record.caption(
+            "Observed shifts are against control cells, and the prediction starts from others."
+        )
     shifts.against_observed(model, result)
+
+
+def interaction(model: Bundle, result: Composition, n: int) -> None:
+    """The whole minus the sum of its parts: predicted, and where it was measured, observed."""
+    table = result.table
+    known = table["observed_interaction"].notna().any() and not result.without
+    unit = scale(model).unit
+    bends = float(table["interaction"].abs().max())
+    if bends == 0:
+        record.info("The predicted interaction is zero for every gene.")
+        return
+    top = table.loc[table["interaction"].abs().nlargest(n).index]
+    top = top.sort_values("interaction", ascending=False)
+    frame = pd.DataFrame(
+        {
+            "label": top.index,
+            "value": top["interaction"],
+            "lower": top["interaction_lower"],
+            "upper": top["interaction_upper"],
+            "observed": top["observed_interaction"],
+            "observed_se": top["observed_interaction_se"],
+        }
+    )
+    figure = figures.bars(frame, f"interaction ({unit})", state.dark())
+    if known:
+        figures.add_observed(figure, frame, state.dark())
+    left, right = st.columns(2, gap="large")
+    with left:
+        state.chart(
+            figure, "interaction", "Genes with the largest predicted interaction, with observed"
+        )
+    with right:
+        if known:
+            both = table.dropna(subset=["observed_interaction"])
+            r = pearson(both["interaction"].to_numpy(), both["observed_interaction"].to_numpy())
+            st.metric(
+                "Pearson r over genes, interaction",
+                "undefined" if r is None else f"{r:.2f}",
+                help=f"Between predicted and observed interaction of {len(both):,} genes.",
+            )
+            drawn = both[["interaction", "observed_interaction", "observed_interaction_se"]]
+            drawn = drawn.set_axis(["shift", "observed", "observed_se"], axis=1)
+            state.chart(
+                figures.agreement(drawn, 8, state.dark(), unit, "interaction"),
+                "observed_interaction",
+                "Observed against predicted interaction, one point per gene",
+            )
+        else:
+            why = (
+                "Mechanisms are left out, so this is no prediction of what was observed."
+                if result.without
+                else "The combination and each of its parts alone, at dosage 1, would have to be "
+                "measured to compare with."
+            )
+            record.info(f"There is no observed interaction here. {why}")
+    record.caption(
+        "Interaction: the composed shift minus the sum of the single shifts, by gene, on the same "
+        "draws; whiskers: the model's own 90 % interval. Shifts add up in latent space, so what is "
+        "predicted comes from the decoder's bend alone, not from learned epistasis. "
+        + (
+            "Observed (diamonds): the measured combination minus the sum of its measured parts, "
+            "each against control, all splits pooled; whiskers: 90 % interval from the standard "
+            "errors of all levels in it. "
+            if known
+            else ""
+        )
+        + foreseen(model)
+    )
+
+
+def foreseen(model: Bundle) -> str:
+    """How well the model foresaw interactions on held-out pairs."""
+    found = model.metrics.get("interaction")
+    if not found or found.get("pearson") is None:
+        return (
+            "No pair was held out together with its parts, so how well it is foreseen is unknown."
+        )
+    n = found["n_doubles"]
+    return (
+        f"On {n} measured pair{'s' if n > 1 else ''} it was foreseen with r {found['pearson']:.2f}."
+    )
 
 
 def gene_sets(model: Bundle, result: Composition) -> None:
     """The two tests on the predicted shift, when asked for."""
-    st.subheader("Gene sets of this shift", divider="gray")
     if result.support == "control":
-        st.info("Nothing is perturbed, so there is no shift to test.")
+        record.info("Nothing is perturbed, so there is no shift to test.")
         return
     offered = state.collections()
     left, right = st.columns([3, 2], vertical_alignment="bottom")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import figures, state
+from app import address, figures, state
 from app.intervals import CALIBRATED, INTERVALS, OWN, interval
 from app.scale import scale
 from samsvae_core import interpretation
@@ -39,7 +39,8 @@ def gene(model: Bundle) -> None:
 
 def choice(model: Bundle) -> str:
     """The gene looked at: of a link, of before, or one that a mechanism moves far."""
-    state.initial_gene(model, first(model))
+    default = first(model)
+    address.initial_gene(model, default)
     aliases = annotate(model.genes)["aliases"].fillna("").str.split("|")
     labels = {
         name: f"{name} ({', '.join(others[:N_ALIASES])})" if others[0] else name
@@ -55,7 +56,7 @@ def choice(model: Bundle) -> str:
         help="Type its symbol or a name that is shown beside one. The page's address takes every "
         "name and id: ?g=STAT91.",
     )
-    state.keep_gene(chosen)
+    address.keep(address.GENE, chosen, default)
     return chosen
 
 
@@ -101,7 +102,7 @@ def composed(name: str, label: str) -> None:
         "views/compose.py",
         label=label,
         icon=":material/arrow_forward:",
-        query_params={"c": state.as_link({name: 1.0})},
+        query_params={"c": address.as_link({name: 1.0})},
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import figures, sets, state
+from app import figures, record, sets, state
 from samsvae_core import enrichment, rankings, terms
 from samsvae_core.bundle import Bundle
 from samsvae_core.enrichment import Enrichment, Rules
@@ -23,7 +23,7 @@ SHORT = 34  # characters of a set's name beside a map
 
 def gene_sets(model: Bundle) -> None:
     st.title("Gene sets")
-    st.markdown(
+    record.markdown(
         "Which known sets of genes does each mechanism move? Choose collections, look at the "
         "preview, then read the tests. For one mechanism at a time, see Mechanism."
     )
@@ -32,25 +32,25 @@ def gene_sets(model: Bundle) -> None:
     with above:
         chosen = choose(model)
     if not chosen:
-        st.info("No collection is chosen. Pick one above.")
+        record.info("No collection is chosen. Pick one above.")
         return
     if not model.model.has_shifts:
-        st.info(
+        record.info(
             f"No perturbation of {model.title} uses a latent dimension, so there are no mechanisms "
             "to test. Compose tests the predicted shift of a perturbation."
         )
         return
     if not active_mechanisms(model.masks):
-        st.info(
+        record.info(
             "No perturbation of this model uses a mechanism: none brought the evidence asked for. "
             "Compose tests the predicted shift of a perturbation."
         )
         return
     rules, certainty = sets.rules(model)
     ranked = rankings.of_mechanisms(model, certainty=certainty)
-    st.header("Preview", divider="gray")
+    record.header("Preview")
     preview(model, ranked, chosen, rules)
-    st.header("Tests", divider="gray")
+    record.header("Tests")
     found = sets.tested(model, ranked, chosen, rules, "all mechanisms", asked=False)
     if found is None:
         return
@@ -74,7 +74,7 @@ def choose(model: Bundle) -> dict[str, Collection]:
             table = pd.DataFrame([about(model, one) for one in chosen.values()])
             st.dataframe(table, hide_index=True, alt="The chosen collections")
             for one in chosen.values():
-                st.caption(state.plain(describe(state.matched(one, model.genes))))
+                record.caption(state.plain(describe(state.matched(one, model.genes))))
             state.downloads(table, "collections")
             unmatched(model, chosen)
     return chosen
@@ -106,7 +106,9 @@ def unmatched(model: Bundle, chosen: Mapping[str, Collection]) -> None:
             "" if gene in found.unmatched else other.get(gene, gene) for gene in model.genes
         ]
     table = pd.DataFrame({"gene": model.genes, **rows})
-    st.caption("Each gene of the model, and its name in the collection; empty where it is in none.")
+    record.caption(
+        "Each gene of the model, and its name in the collection; empty where it is in none."
+    )
     st.dataframe(table, hide_index=True, height=220, alt="Genes matched to collections")
     state.downloads(table, "genes_in_collections")
 
@@ -160,7 +162,7 @@ def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rul
         required=True,
         format_func=state.plain,
         key="previewed",
-        persist_state="session",
+        bind="query-params",
     )
     one = chosen.get(name or "", next(iter(chosen.values())))
     found = enrichment.screen(
@@ -170,7 +172,7 @@ def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rul
         rules.max_size,
     )
     if found.z.empty:
-        st.info(
+        record.info(
             f"No set of {state.plain(one.title)} has {rules.min_size} to {rules.max_size} measured "
             "genes. Change the sizes above, or choose another collection."
         )
@@ -182,7 +184,7 @@ def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rul
         "Rank-sum preview of gene sets and mechanisms",
         clickable=True,
     )
-    st.caption(
+    record.caption(
         f"A preview, no test: z of the rank-sum of each set's loadings among all genes, for the "
         f"{N_TERMS} sets of largest |z| of each mechanism, {MOST_TERMS} at most. It sees a set "
         "that lies high or low on the whole; GSEA also one whose part gathers at an end. Click a "
@@ -191,7 +193,7 @@ def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rul
     if clicked := state.clicked(event):
         k = int(clicked.rpartition("|M")[2])
         one_only, alone = {one.name: one}, rankings.of_mechanisms(model, [k], ranked.certainty)
-        st.subheader(f"M{k} in {state.plain(one.title)}")
+        record.subheader(f"M{k} in {state.plain(one.title)}")
         tested = sets.tested(model, alone, one_only, rules, f"M{k} {one.name}", asked=True)
         if tested is not None:
             sets.problems(tested)
@@ -255,14 +257,14 @@ def results(
             "evidence": st.column_config.TextColumn(width="large"),
         },
     )
-    st.caption(
+    record.caption(
         "The best sets by GSEA that say different things and pass 5 % FDR, over the chosen "
         "collections. Rename mechanisms on Mechanism."
     )
     gsea = found.table[found.table["method"] == "gsea"]
     passing = gsea[gsea["fdr"] <= terms.PASSES]
     if passing.empty:
-        st.info(f"No set passes {terms.PASSES:.0%} FDR by GSEA, so there is no map to draw.")
+        record.info(f"No set passes {terms.PASSES:.0%} FDR by GSEA, so there is no map to draw.")
     else:
         gsea, passing = told_apart(gsea), told_apart(passing)
         wide = gsea.pivot(index="set", columns="mechanism", values="nes")  # noqa: PD010
@@ -276,7 +278,7 @@ def results(
             "term_map",
             "Normalised enrichment scores of sets that pass 5 % FDR in any mechanism",
         )
-        st.caption(
+        record.caption(
             f"NES of the sets that pass {terms.PASSES:.0%} FDR in any mechanism (\u2217 where they "
             "do)." + (f" The first {MOST_TERMS} of {len(kept)}." if len(kept) > MOST_TERMS else "")
         )
@@ -288,13 +290,13 @@ def results(
         required=True,
         format_func=labels.__getitem__,
         key="sets_of",
-        persist_state="session",
+        bind="query-params",
     )
     sets.table(
         model, ranked, chosen, found, "all", next(iter(labels)) if k is None else k, rules.seed
     )
-    st.subheader("Take away", divider="gray")
-    st.markdown("Every test of every mechanism and collection chosen, whatever is shown above.")
+    record.subheader("Take away")
+    record.markdown("Every test of every mechanism and collection chosen, whatever is shown above.")
     sets.take_away(model, ranked, chosen, found, rules, "all mechanisms")
 
 

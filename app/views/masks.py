@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import figures, state
+from app import address, figures, state
 from samsvae_core import interpretation
 from samsvae_core.bundle import Bundle
 
@@ -273,7 +273,7 @@ def card(model: Bundle, clicked: str | None) -> None:
                 "views/compose.py",
                 label=f"Compose with {state.plain(name)}",
                 icon=":material/add_circle:",
-                query_params={"c": state.as_link({name: 1.0}), "model": model.name},
+                query_params={"c": address.as_link({name: 1.0}), "model": model.name},
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import figures, mechanisms, sets, state
+from app import address, figures, mechanisms, record, sets, state
 from app.scale import scale
 from samsvae_core import interpretation, rankings
 from samsvae_core.bundle import Bundle
@@ -23,13 +23,13 @@ def mechanism(model: Bundle) -> None:
         return
     active = interpretation.active_mechanisms(model.masks)
     if not active:
-        st.info(
+        record.info(
             "No perturbation of this model uses a mechanism: none brought the evidence asked for. "
             "Train with a lower --mask-evidence, or with more cells."
         )
         return
     if not model.model.has_masks:
-        st.markdown(
+        record.markdown(
             f"{model.title} has no mask, so every perturbation moves every latent dimension, some "
             "hardly. For what a perturbation does as a whole, see Compose."
         )
@@ -39,11 +39,12 @@ def mechanism(model: Bundle) -> None:
         "Mechanisms that at least one perturbation uses. Numbered by how many do.",
         labels=labels,
     )
+    state.subject(f"M{k}")
     naming(model, k, labels, problem)
     users(model, k)
-    st.header("Genes it moves", divider="gray")
+    record.header("Genes it moves")
     genes(model, k)
-    st.header("Gene sets", divider="gray")
+    record.header("Gene sets")
     gene_sets(model, k)
 
 
@@ -56,7 +57,7 @@ def choice(
     """The mechanism looked at; links name it by its number, whatever it is called."""
     names = {f"M{k}": "" for k in mechanisms}
     names |= {f"M{k}": label.name for k, label in (labels or {}).items() if f"M{k}" in names}
-    state.initial_mechanism(list(names))
+    address.initial_mechanism(list(names))
     chosen = st.selectbox(
         title,
         list(names),
@@ -65,7 +66,7 @@ def choice(
         help=meaning,
         format_func=lambda name: f"{name}: {names[name]}" if names.get(name) else name,
     )
-    state.keep_mechanism(chosen)
+    address.keep(address.MECHANISM, chosen, next(iter(names)))
     return int(chosen[1:])
 
 
@@ -74,8 +75,8 @@ def naming(model: Bundle, k: int, labels: dict[int, Label], problem: str) -> Non
     own = labels.get(k, Label("", ""))
     suggested = mechanisms.suggestions(model, [k])[k]
     title = own.name or suggested["name"]
-    st.subheader(f"M{k}: {state.plain(title)}")
-    st.caption(
+    record.subheader(f"M{k}: {state.plain(title)}")
+    record.caption(
         ("Named by you. Suggested: " + state.plain(suggested["name"]) + ". " if own.name else "")
         + f"Evidence: {state.plain(suggested['evidence'])}"
         + (
@@ -85,7 +86,7 @@ def naming(model: Bundle, k: int, labels: dict[int, Label], problem: str) -> Non
         )
     )
     if own.note:
-        st.markdown(state.plain(own.note).replace("\n", "  \n"))
+        record.markdown(state.plain(own.note).replace("\n", "  \n"))
     if problem:
         st.warning(state.plain(problem))
     with st.expander("Name it, add a note"):
@@ -111,7 +112,7 @@ def naming(model: Bundle, k: int, labels: dict[int, Label], problem: str) -> Non
                 st.error(state.plain(error))
             else:
                 keep(model, labels | brought)
-        st.caption(f"Kept in {state.plain(state.names_file(model))}, beside the model.")
+        record.caption(f"Kept in {state.plain(state.names_file(model))}, beside the model.")
 
 
 def keep(model: Bundle, labels: dict[int, Label]) -> None:
@@ -125,7 +126,7 @@ def keep(model: Bundle, labels: dict[int, Label]) -> None:
 
 def unused(model: Bundle) -> None:
     """Latent dimensions that only tell cells apart: their genes, and why there is no more."""
-    st.info(
+    record.info(
         f"No perturbation of {model.title} uses a latent dimension: its networks read the "
         "perturbation itself. Below is what each dimension changes between cells, whatever their "
         "perturbation. See what a perturbation does to genes on Compose, or choose another model."
@@ -136,7 +137,7 @@ def unused(model: Bundle) -> None:
         "Latent dimensions of a cell's own state, in no particular order.",
         "Latent dimension",
     )
-    st.header("Genes it changes", divider="gray")
+    record.header("Genes it changes")
     genes(model, k)
 
 
@@ -146,13 +147,13 @@ def users(model: Bundle, k: int) -> None:
     if model.model.has_masks:
         named = ", ".join(state.plain(name) for name in used["perturbation"][:N_NAMED])
         more = f" and {len(used) - N_NAMED} more" if len(used) > N_NAMED else ""
-        st.markdown(
+        record.markdown(
             f"**Used by {len(used)}**: {named}{more}. Up is the direction in which they move "
             "it, on average."
         )
     else:
         shown = shown.drop(columns="probability")
-        st.markdown(
+        record.markdown(
             f"**Moved by all {len(used)} perturbations.** Up is the direction in which they move "
             "it, on average."
         )
@@ -164,7 +165,7 @@ def users(model: Bundle, k: int) -> None:
             f"users_M{k}",
             "Effect of each perturbation on this mechanism",
         )
-        st.caption(
+        record.caption(
             mechanisms.WHISKERS
             + (f" The {N_BARS} largest of {len(used)}." if len(used) > N_BARS else "")
         )
@@ -176,30 +177,30 @@ def users(model: Bundle, k: int) -> None:
             alt="Perturbations that use this mechanism",
             column_config=mechanisms.COLUMNS,
         )
-        st.caption(mechanisms.EVIDENCE)
+        record.caption(mechanisms.EVIDENCE)
         state.downloads(shown, f"users_M{k}")
 
 
 def genes(model: Bundle, k: int) -> None:
     rows = model.loadings[model.loadings["mechanism"] == k].drop(columns="mechanism")
-    n = st.slider("Genes shown each way", 5, 40, 15, key="n_each", persist_state="session")
+    n = st.slider("Genes shown each way", 5, 40, 15, key="n_each", bind="query-params")
     up = rows[rows["loading"] > 0].nlargest(n, "loading")
     down = rows[rows["loading"] < 0].nsmallest(n, "loading")
     for column, title, part in zip(
         st.columns(2, gap="large"), ("Up", "Down"), (up, down), strict=True
     ):
         with column:
-            st.subheader(title)
+            record.subheader(title)
             frame = figures.with_interval(part["gene"], part["loading"], part["se"])
             if part.empty:
-                st.caption("No gene has a loading of this sign.")
+                record.caption("No gene has a loading of this sign.")
                 continue
             state.chart(
                 figures.bars(frame, f"loading ({scale(model).unit})", state.dark()),
                 f"genes_{title.lower()}_M{k}",
                 f"Genes with the largest loadings, {title.lower()}",
             )
-    st.caption(
+    record.caption(
         f"Loading: {scale(model).loading} {step_in_words(rows['step'].iloc[0])}, basal states "
         f"held at the reference control cells and averaged over {len(model.reference.loc)} of "
         "them; whiskers: 90 % interval over cells. The decoder is not linear: another step need "
@@ -234,7 +235,7 @@ def straightness(model: Bundle, k: int) -> None:
     curves = state.curves(model, k)
     row = interpretation.linearity(curves).loc[k]
     icon = ":material/trending_flat:" if row["linear"] else ":material/moving:"
-    st.markdown(f"{icon} {state.plain(row['words'])}")
+    record.markdown(f"{icon} {state.plain(row['words'])}")
     with st.expander("Loadings at other steps and in the other direction"):
         multiples = sorted(curves["multiple"].unique())
         by_step = {
@@ -254,7 +255,7 @@ def straightness(model: Bundle, k: int) -> None:
                 if name != "gene"
             },
         )
-        st.caption(
+        record.caption(
             "Each: mean over reference cells of [y(z + s) - y(z)] / s at a step s, and its "
             "standard error over those cells; of a linear decoder all would be the same. Called "
             "linear where steps from -1 to 1 of the whole agree with r of at least 0.95 and sizes "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import figures, scores, state
+from app import figures, record, scores, state, tour
 from app.scale import scale
 from samsvae_core.bundle import Bundle
 from samsvae_core.cards import verdict
@@ -40,27 +40,30 @@ KINDS = {
 
 def overview(model: Bundle) -> None:
     st.title("SAMS-VAE Explorer")
-    st.markdown(f"{QUESTION} {ABOUT[model.config['model']]}")
+    record.markdown(f"{QUESTION} {ABOUT[model.config['model']]}")
+    with st.container(horizontal=True):
+        tour.offer()
+        st.page_link("views/glossary.py", label="What the words mean", icon=":material/help:")
     headline(model)
     where_next()
-    st.header("How good it is on cells it has not seen", divider="gray")
+    record.header("How good it is on cells it has not seen")
     held_out(model)
     left, right = st.columns(2, gap="large")
     with left:
-        st.header("How it was trained", divider="gray")
+        record.header("How it was trained")
         state.chart(
             figures.history(model.history, state.dark(), model.model.has_masks),
             "training",
             "Validation bound rising and active mask entries falling over epochs",
         )
-        st.caption(training(model))
+        record.caption(training(model))
         state.downloads(model.history, "history")
     with right:
-        st.header("Cells", divider="gray")
+        record.header("Cells")
         cells(model)
-    st.header("Model card", divider="gray")
+    record.header("Model card")
     with st.container(border=True):
-        st.markdown(model.card.partition("\n")[2].replace("\n## ", "\n#### "))
+        record.markdown(model.card.partition("\n")[2].replace("\n## ", "\n#### "))
     provenance(model)
 
 
@@ -112,7 +115,7 @@ def where_next() -> None:
     )
     for column, (page, name, question) in zip(st.columns(3), steps, strict=True):
         with column.container(border=True):
-            st.markdown(f"**{question}**")
+            record.markdown(f"**{question}**")
             st.page_link(page, label=f"Open {name}", icon=":material/arrow_forward:")
 
 
@@ -121,9 +124,9 @@ def held_out(model: Bundle) -> None:
     metrics = model.metrics
     shown = {}
     if "not_available" in metrics:
-        st.info(state.plain(metrics["not_available"]))
+        record.info(state.plain(metrics["not_available"]))
     else:
-        st.markdown(verdict(metrics))
+        record.markdown(verdict(metrics))
         shown = {
             "Average effects": average_effects,
             "Each condition": each_condition,
@@ -190,7 +193,7 @@ def average_effects(model: Bundle) -> None:
         column_config=FIGURE_COLUMNS,
     )
     controls = effects.get("control_cells")
-    st.caption(
+    record.caption(
         f"Average effect: {scale(model).average_effect}; predicted from {effects['n_draws']:,} "
         f"draws, against the {effects['reference']} cells"
         + (f" (controls: {controls})" if controls not in (None, effects["reference"]) else "")
@@ -201,7 +204,7 @@ def average_effects(model: Bundle) -> None:
     )
     state.downloads(table, "held_out_metrics")
     with st.expander("What the rows and columns mean"):
-        st.markdown(ROWS + ceiling(metrics) + "\n\n" + definitions())
+        record.markdown(ROWS + ceiling(metrics) + "\n\n" + definitions())
 
 
 ROWS = """
@@ -246,7 +249,7 @@ def each_condition(model: Bundle) -> None:
             name: st.column_config.NumberColumn(format="%.3f") for name in table.columns[2:]
         },
     )
-    st.caption(
+    record.caption(
         f"Pearson r over {len(model.genes):,} genes between predicted and measured average effect "
         "of each condition. With few test cells, or an effect near zero, r is small whatever the "
         "model: compare with split-half, what a second sample of the same size would reach."
@@ -265,7 +268,7 @@ def replicates(model: Bundle) -> None:
         alt="Agreement with held-out average effects by biological replicate",
         column_config=FIGURE_COLUMNS | {"cells": st.column_config.NumberColumn(help=OF_REPLICATE)},
     )
-    st.caption(
+    record.caption(
         "The same predictions against the effects of each biological replicate, measured against "
         "controls of the same replicate. No model sees replicates; figures that differ between "
         "them more than between predictions say how far a comparison carries."
@@ -288,8 +291,8 @@ def predictive(model: Bundle) -> None:
             "Share of held-out statistics inside the model's predictions, expected against found",
         )
     with right:
-        st.markdown("\n".join(map(sure, table.to_dict("records"))))
-        st.caption(
+        record.markdown("\n".join(map(sure, table.to_dict("records"))))
+        record.caption(
             f"{checks['n_replicate_sets']} data sets like the test cells are drawn from the "
             "model. For each gene and condition: is its measured mean, variance and share of "
             "zeros within the central 50, 80, 90 and 95 % of them? On the dotted line the model "
@@ -338,7 +341,7 @@ def coverage(model: Bundle) -> None:
         column_config=COVERAGE_COLUMNS,
     )
     learned = model.metrics.get("calibration") or {}
-    st.caption(
+    record.caption(
         "Share of shifts measured on test cells (of each gene and condition) inside the 90 % "
         "interval that Compose shows. 90 % would be right. "
         + (
@@ -372,7 +375,7 @@ COVERAGE_COLUMNS = {
 def interaction(model: Bundle) -> None:
     found, table = model.metrics["interaction"], scores.doubles(model.metrics)
     r = found["pearson"]
-    st.markdown(
+    record.markdown(
         f"Of {found['n_doubles']} pair{'s' if found['n_doubles'] > 1 else ''} measured together "
         "and alone, predicted and measured **non-additivity** (the pair minus its two singles, by "
         f"gene) agree with r = {'undefined' if r is None else f'{r:.2f}'} over all pairs and "
@@ -388,7 +391,7 @@ def interaction(model: Bundle) -> None:
     cells = "test cells"
     if found["cells"] != "test":
         cells = "all cells, training cells among them, as no pair is held out with its singles"
-    st.caption(
+    record.caption(
         f"Measured on {cells}. Each of the three effects has its own sampling error, so r stays "
         "below 1 for a perfect model. In models that add up shifts, non-additivity comes from the "
         "decoder's curvature alone."
@@ -409,12 +412,12 @@ def frontier(model: Bundle) -> None:
             "Validation bound and agreement of effects by the number of active mask entries",
         )
     with right:
-        st.markdown(
+        record.markdown(
             f"**{len(table)} levels of evidence** asked of a mask entry were tried, each a model "
             "annealed from the same dense start. Kept (diamond) is the sparsest whose validation "
             "bound is within one standard error of the best."
         )
-        st.caption(
+        record.caption(
             "Top: validation bound minus that of the best level, in nats (units of log "
             "likelihood) per cell; bars: one standard error of the difference over the same "
             "validation cells."
@@ -488,7 +491,7 @@ def cells(model: Bundle) -> None:
         "cells",
         "UMAP of a sample of cells in latent space",
     )
-    st.caption(
+    record.caption(
         f"UMAP (a flat map that keeps neighbours together) of {len(frame):,} cells by their "
         f"{space}; in colour, the three perturbations with {which}. Distances between far groups "
         "mean little."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import figures, state
+from app import address, figures, record, state
 from app.scale import scale
 from samsvae_core import symbols, terms
 from samsvae_core.bundle import Bundle
@@ -18,13 +18,13 @@ N_BARS = 20
 
 def partners(model: Bundle) -> None:
     st.title("Partners")
-    st.markdown(
+    record.markdown(
         "Which two perturbations, given together, would move a list of genes most? Every pair is "
         "predicted; the best are shown with what each does alone. A prediction to choose the next "
         "experiment by, not a finding."
     )
     if not model.model.composes:
-        st.info(
+        record.info(
             f"{model.title} takes every combination as a treatment of its own and cannot put "
             "perturbations together. Choose another model at the side."
         )
@@ -37,14 +37,14 @@ def partners(model: Bundle) -> None:
         "One of the two is",
         [ANY, *map(str, model.perturbations.index)],
         key="pair_with",
-        persist_state="session",
+        bind="query-params",
     )
     unseen = right.toggle(
-        "Only pairs that were not trained on", value=True, key="unseen", persist_state="session"
+        "Only pairs that were not trained on", value=True, key="unseen", bind="query-params"
     )
     found = state.ranked_pairs(model, tuple(genes), None if given == ANY else given, unseen, N_BEST)
     if found.empty:
-        st.info(
+        record.info(
             "Every such pair was trained on. Switch the filter off to see them."
             if unseen and len(model.perturbations) > 1
             else "This model has one perturbation, so there is no pair."
@@ -67,31 +67,31 @@ def listed(model: Bundle) -> tuple[list[str], str]:
         default="A known set",
         required=True,
         key="genes_from",
-        persist_state="session",
+        bind="query-params",
     )
     if how == "My own list":
         text = st.text_area(
-            "Gene symbols", key="gene_list", persist_state="session", placeholder="STAT1 IRF1 JAK2"
+            "Gene symbols", key="gene_list", bind="query-params", placeholder="STAT1 IRF1 JAK2"
         )
         given = list(dict.fromkeys(text.replace(",", " ").split()))
         known, unknown = symbols.known_genes(given, model.genes)
         if unknown:
-            st.caption(state.plain(symbols.describe_unknown(unknown, model.genes)))
+            record.caption(state.plain(symbols.describe_unknown(unknown, model.genes)))
         if not known:
-            st.info("Write one or more genes of this model, by any of their names.")
+            record.info("Write one or more genes of this model, by any of their names.")
         return known, "my list"
     left, right = st.columns([2, 3], gap="large")
     collection = left.selectbox("Collection", list(offered), key="collection", bind="query-params")
     sets = state.usable_sets(offered[collection](), model.genes)
     if not sets:
-        st.info("No set of this collection has 5 or more measured genes. Choose another.")
+        record.info("No set of this collection has 5 or more measured genes. Choose another.")
         return [], ""
     term = right.selectbox(
         f"Set (of {len(sets):,} with 5 or more measured genes)",
         sorted(sets),
         format_func=lambda term: f"{terms.readable(term)} ({len(sets[term])})",
-        key=f"set of {collection}",
-        persist_state="session",
+        key=f"set_{collection}",
+        bind="query-params",
     )
     return list(sets[term]), terms.readable(term)
 
@@ -101,13 +101,13 @@ def answer(model: Bundle, found: pd.DataFrame, genes: list[str], name: str) -> N
     reach = ""
     if pd.notna(top["lower"]):
         reach = f" (the model's own 90 % interval {top['lower']:+.2f} to {top['upper']:+.2f})"
-    st.markdown(
+    record.markdown(
         f"**{state.plain(top['first'])} and {state.plain(top['second'])}** would move the "
         f"{len(genes)} genes of {state.plain(name)} most: {top['score']:+.2f} {scale(model).unit} "
         f"on average{reach}; each alone, added up: {top['sum_of_singles']:+.2f}. "
         f"{SUPPORT[top['support']]}"
     )
-    st.caption(
+    record.caption(
         "Read twice where both act through one mechanism (two parts of one pathway): the model "
         "adds their shifts and goes further than any cell it has seen, where in truth the second "
         "may add nothing. Masks tells who shares what."
@@ -122,7 +122,7 @@ def bars(model: Bundle, found: pd.DataFrame, name: str) -> None:
         "pairs",
         f"Pairs by their predicted mean shift of {name}",
     )
-    st.caption(
+    record.caption(
         f"Mean over the genes of the predicted shift, at dosage 1; {scale(model).shift} Whiskers: "
         "the model's own 90 % interval over 64 posterior draws, too narrow as a rule: it leaves "
         "out how wrong the model may be on pairs it has not seen (Overview tells how wrong it was "
@@ -166,9 +166,9 @@ def rows(found: pd.DataFrame, name: str, question: str) -> None:
         "views/compose.py",
         label=f"{' and '.join(map(state.plain, pair))} in Compose, all genes",
         icon=":material/arrow_forward:",
-        query_params={"c": state.as_link(dict.fromkeys(pair, 1.0))},
+        query_params={"c": address.as_link(dict.fromkeys(pair, 1.0))},
     )
-    st.caption("Click a row for another pair.")
+    record.caption("Click a row for another pair.")
     state.downloads(shown, f"pairs_{name}")
 
 

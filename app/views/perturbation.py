@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import figures, mechanisms, scores, shifts, state
+from app import address, figures, mechanisms, scores, shifts, state
 from app.intervals import interval
 from app.scale import scale
 from samsvae_core import interpretation
@@ -47,7 +47,8 @@ def perturbation(model: Bundle) -> None:
 def choice(model: Bundle) -> str:
     """The perturbation looked at: of a link, of before, or one that does much."""
     names = [str(name) for name in model.perturbations.index]
-    state.initial_perturbation(names, first(model))
+    default = first(model)
+    address.initial_perturbation(names, default)
     aliases = annotate(names)["aliases"].fillna("").str.split("|")
     labels = {
         name: f"{name} ({', '.join(others[:N_ALIASES])})" if others[0] else name
@@ -64,7 +65,7 @@ def choice(model: Bundle) -> str:
         help="Type its name or another name of its gene. The page's address takes any name: "
         "?p=STAT91.",
     )
-    state.keep_perturbation(chosen)
+    address.keep(address.PERTURBATION, chosen, default)
     return chosen
 
 
@@ -132,7 +133,7 @@ def in_compose(name: str, label: str) -> None:
         "views/compose.py",
         label=label,
         icon=":material/arrow_forward:",
-        query_params={"c": state.as_link({name: 1.0})},
+        query_params={"c": address.as_link({name: 1.0})},
     )
 
 
@@ -447,7 +448,7 @@ def neighbours(model: Bundle, shown: pd.DataFrame, name: str, n_idle: int) -> No
     )
     other = str(shown["perturbation"].iloc[clicked_row(event)])
     if st.button(f"Go to {state.plain(other)}", icon=":material/arrow_forward:", key="go"):
-        state.go_to_perturbation(other)
+        address.go_to_perturbation(other)
         st.rerun()
     st.caption(
         "Click a row for another perturbation; each alone, at dosage 1. "

@@ -1,0 +1,572 @@
+"""What the address of a page holds beyond its bound widgets: a link shows the same to anyone.
+
+Beside state.py the only user of session state and of the URL. A value that is a page's first
+choice stays out of the address, so that the browser's back button finds its way.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import itertools
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+from urllib.parse import parse_qs, quote, unquote
+
+import numpy as np
+import streamlit as st
+
+from samsvae_core import composition
+from samsvae_core.bundle import Bundle
+from samsvae_core.genes import measured
+from samsvae_core.symbols import known_genes
+
+MAX_PERTURBATIONS = 6
+MAX_DOSAGE = 2.0
+REPORT = "report"  # the page
+REST = "rest"  # of mechanisms: those that none of the chosen perturbations uses
+CONTROL, SELECTED = "control cells", "cells selected on Cells"  # where a composition starts
+LONGEST = 8192  # characters of a selection of cells in an address
+MOST_STEPS = 100  # compositions that undo goes back
+MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:])")
+
+
+def plain(name: object) -> str:
+    """A name from a file, so that Markdown shows it as it is."""
+    return MARKDOWN.sub(r"\\\1", str(name))
+
+
+# Reading and writing the address
+
+
+def arrive(page: str) -> None:
+    """Tell which page is run, before it is: a page come to anew shows what it showed before."""
+    st.session_state["arrived"] = st.session_state.get("page") != page
+    st.session_state["page"] = page
+
+
+def followed(*keys: str) -> dict[str, str] | None:
+    """The values of a link, or of a way back, that the page did not write itself; None if it did.
+
+    Nothing at all is a value too, where a person went back to it; on a page just come to it is
+    none, for what was looked at there before is shown.
+    """
+    asked = {key: st.query_params.get(key, "") for key in keys}
+    written = st.session_state.get("written", {})
+    if asked == {key: written.get(key, "") for key in keys}:
+        return None
+    if not any(asked.values()) and st.session_state.get("arrived", True):
+        return None
+    return asked
+
+
+def write(**values: str) -> None:
+    """Put values into the address; empty ones leave it. One step for the back button."""
+    written = st.session_state.setdefault("written", {})
+    written |= values
+    changed = {k: v for k, v in values.items() if st.query_params.get(k, "") != v}
+    if changed:  # an empty list is no parameter, and takes no message of its own as del does
+        st.query_params.update({key: value or [] for key, value in changed.items()})
+
+
+def unknown_option(key: str, options: Sequence[str], what: str) -> None:
+    """Say that a bound widget's value in the address is none of its options, before it is drawn."""
+    wrong = [value for value in st.query_params.get_all(key) if value not in options]
+    if wrong:
+        st.info(f"The address asks for the {what} {plain(', '.join(wrong))}, which is not here.")
+
+
+def as_address(page: str, query: Mapping[str, object]) -> str:
+    """A page with its query, as in the address, without the server."""
+    pairs = [
+        f"{quote(key, safe='')}={quote(str(value), safe='')}"
+        for key, values in query.items()
+        for value in (values if isinstance(values, list) else [values])
+    ]
+    return page + ("?" + "&".join(pairs) if pairs else "")
+
+
+class Where(NamedTuple):
+    """A page, and its query in the address."""
+
+    page: str
+    query: dict[str, list[str]]
+
+
+def read_address(text: str) -> Where:
+    """What `as_address` wrote."""
+    page, _, query = text.partition("?")
+    return Where(page, parse_qs(query, keep_blank_values=True))
+
+
+# One of several: a gene, a perturbation, a mechanism
+
+
+class One(NamedTuple):
+    """A choice of one: its parameter in the address, and its widget's key."""
+
+    parameter: str
+    key: str
+
+
+GENE, PERTURBATION, MECHANISM = One("g", "gene"), One("p", "perturbation"), One("m", "m")
+
+
+def initial(one: One, options: Sequence[str], first: str, named: Callable[[str], str]) -> None:
+    """Put the value of a link that was followed, or that of before, into the widget, or `first`.
+
+    `named` finds the option that a link means, or raises ValueError with what to say.
+    """
+    if (asked := followed(one.parameter)) is not None:
+        link = asked[one.parameter]
+        try:
+            st.session_state[one.key] = named(link) if link else first
+        except ValueError as error:
+            st.info(plain(f"{error} Shown is {first}."))
+            st.session_state[one.key] = first
+    if st.session_state.get(one.key) not in options:
+        st.session_state[one.key] = first
+
+
+def keep(one: One, value: str, first: str) -> None:
+    """Put the choice into the address, unless it is the page's first."""
+    write(**{one.parameter: "" if value == first else value})
+
+
+def initial_gene(model: Bundle, first: str) -> None:
+    """The form is g=STAT1; other names and ids of the gene do. One not in the model is said."""
+
+    def named(link: str) -> str:
+        found, _ = known_genes([link], model.genes)
+        return measured(model, found[0] if found else link)
+
+    initial(GENE, model.genes, first, named)
+
+
+def initial_perturbation(options: list[str], first: str) -> None:
+    """The form is p=STAT1; other names and ids of the gene do. One not in the model is said."""
+
+    def named(link: str) -> str:
+        found = [link] if link in options else known_genes([link], options)[0]
+        if not found:
+            raise ValueError(composition.unknown(link, options))
+        return found[0]
+
+    initial(PERTURBATION, options, first, named)
+
+
+def initial_mechanism(options: list[str]) -> None:
+    """The form is m=M3, whatever people call it. One that is none of the options is said."""
+
+    def named(link: str) -> str:
+        if link not in options:
+            raise ValueError(f"{link} is no mechanism in use in this model.")
+        return link
+
+    initial(MECHANISM, options, options[0], named)
+
+
+def go_to_perturbation(name: str) -> None:
+    """Show another one, from code; the widget picks it up on the next run."""
+    st.query_params["p"] = name
+
+
+# Several conditions, of a map of cells or of perturbations
+
+
+def initial_names(
+    parameter: str, options: list[str], first: list[str], most: int = MAX_PERTURBATIONS
+) -> None:
+    """Put the names of a link that was followed, or those of before, into the widget.
+
+    The form is highlight=STAT1,A%2BB, `parameter` being the widget's key too; without any, `first`.
+    Names that are none of the options are said and left out, and so are those beyond the `most`.
+    """
+    if (asked := followed(parameter)) is not None:
+        link = asked[parameter]
+        names = list(dict.fromkeys(unquote(name) for name in link.split(",") if name))
+        unknown = [name for name in names if name not in options]
+        if unknown:
+            st.info(f"Not in this model, left out: {plain(', '.join(unknown))}.")
+        beyond = [name for name in names if name in options][most:]
+        if beyond:
+            said = f"At most {most} can be told apart"
+            st.info(f"{said}, so left out: {plain(', '.join(beyond))}.")
+        st.session_state[parameter] = names if link else first
+    before = st.session_state.get(parameter, first)
+    kept = [name for name in before if name in options][:most]
+    st.session_state[parameter] = kept if kept or not before else first
+
+
+def keep_names(parameter: str, names: list[str], first: list[str]) -> None:
+    """Put the names into the address, unless they are the page's first; none at all is a comma."""
+    link = ",".join(quote(name, safe="") for name in names) or ("," if first else "")
+    write(**{parameter: "" if names == first else link})
+
+
+# Cells taken from a map
+
+
+def taken(model: Bundle) -> list[int]:
+    """Which cells of the sample are selected, by their place in it: of a link, or lassoed last."""
+    key = f"cells of {model.checksum}"
+    if (asked := followed("cells")) is not None:
+        try:
+            st.session_state[key] = cells_of(asked["cells"], len(model.cells))
+        except ValueError as error:
+            st.info(str(error))
+    kept: list[int] = st.session_state.get(key, [])
+    return kept
+
+
+def take(model: Bundle, places: list[int]) -> None:
+    st.session_state[f"cells of {model.checksum}"] = places
+
+
+def as_code(places: Sequence[int], n_cells: int) -> str:
+    """A selection among `n_cells` as a short text for an address."""
+    if not len(places):
+        return ""
+    inside = np.zeros(n_cells, bool)
+    inside[list(places)] = True
+    return base64.urlsafe_b64encode(zlib.compress(np.packbits(inside).tobytes(), 9)).decode()
+
+
+def cells_of(code: str, n_cells: int) -> list[int]:
+    """What `as_code` wrote; raises ValueError for anything else."""
+    if not code:
+        return []
+    size = (n_cells + 7) // 8
+    try:
+        packed = base64.b64decode(code[:LONGEST].encode(), altchars=b"-_", validate=True)
+        content = zlib.decompressobj().decompress(packed, size + 1)
+    except (ValueError, binascii.Error, zlib.error):
+        content = b""
+    if len(content) != size:
+        raise ValueError("The cells that this address names are none of this model: left out.")
+    inside = np.unpackbits(np.frombuffer(content, np.uint8))[:n_cells]
+    return [int(place) for place in np.flatnonzero(inside)]
+
+
+# Compositions
+
+
+class Mix(NamedTuple):
+    """What is composed, as an address holds it: c=STAT1:1,SMAD4:0.5&off=0,rest&from=STAT1."""
+
+    c: str = ""
+    off: str = ""
+    start: str = ""
+
+    @property
+    def dosages(self) -> dict[str, float]:
+        return read_link(self.c)
+
+
+def as_link(dosages: Mapping[str, float]) -> str:
+    """A composition as a value of the URL; names may hold commas and colons."""
+    return ",".join(f"{quote(name, safe='')}:{dose:g}" for name, dose in dosages.items())
+
+
+def read_link(link: str) -> dict[str, float]:
+    """What `as_link` wrote, or a person: a name without a dosage has dosage 1."""
+    parts = [part.partition(":") for part in link.split(",")]
+    return {unquote(name): _dose(dose or "1") for name, _, dose in parts if name}
+
+
+def _dose(value: str) -> float:
+    try:
+        return min(MAX_DOSAGE, max(0.0, float(value)))
+    except ValueError:
+        return 1.0
+
+
+def read_off(link: str) -> set[int | str]:
+    """Mechanisms taken out: 0,3,5-9,rest."""
+    found: set[int | str] = set()
+    for part in link.split(","):
+        if part == REST:
+            found.add(REST)
+        elif match := re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part):
+            first, last = int(match[1]), int(match[2] or match[1])
+            found |= set(range(first, last + 1))
+    return found
+
+
+def as_off(off: set[int | str]) -> str:
+    """What `read_off` reads, runs of three or more as ranges."""
+    numbers = sorted(k for k in off if isinstance(k, int))
+    parts: list[str] = []
+    for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
+        ks = [k for _, k in run]
+        parts += [f"{ks[0]}-{ks[-1]}"] if len(ks) > 2 else map(str, ks)
+    return ",".join([*parts, *([REST] if REST in off else [])])
+
+
+def show_mix(mix: Mix) -> None:
+    """Put a composition into the widgets, before they are drawn."""
+    dosages = mix.dosages
+    st.session_state["compose_names"] = list(dosages)
+    for name, dose in dosages.items():
+        st.session_state[f"dose {name}"] = dose
+    st.session_state["compose_off"] = read_off(mix.off)
+    st.session_state["compose_from"] = mix.start or CONTROL
+
+
+def initial_mix(model: Bundle, most: int = MAX_PERTURBATIONS) -> None:
+    """Put the composition of a link that was followed, or that of before, into the widgets.
+
+    Names this model does not know, from a link or from the model looked at before, are said and
+    left out, and so are names beyond the `most` it takes. Mechanisms left out and cells to start
+    from are those of one model.
+    """
+    known = [str(name) for name in model.perturbations.index]
+    asked = followed("c", "off", "from")
+    if asked is not None:
+        show_mix(Mix(asked["c"], asked["off"], asked["from"]))
+    elif "compose_names" not in st.session_state:
+        show_mix(Mix())
+    elif st.session_state.get("compose_model", model.checksum) != model.checksum:
+        st.session_state["compose_off"], st.session_state["compose_from"] = set(), CONTROL
+        st.session_state.pop("steps", None)
+    st.session_state["compose_model"] = model.checksum
+    names = st.session_state["compose_names"]
+    unknown = [name for name in names if name not in known]
+    found = [name for name in names if name in known]
+    if unknown:
+        st.info(f"Not in this model, left out: {plain(', '.join(unknown))}.")
+    if len(found) > most:
+        beyond = plain(", ".join(found[most:]))
+        st.info(f"This model takes {most} at most, so left out: {beyond}.")
+    if found[:most] != names:
+        st.session_state["compose_names"] = found[:most]
+
+
+def dosage(name: str) -> float:
+    """The slider of one perturbation's dosage; its value outlives a change of page."""
+    st.session_state.setdefault(f"dose {name}", 1.0)
+    return float(
+        st.slider(
+            f"Dosage of {plain(name)}",
+            0.0,
+            MAX_DOSAGE,
+            step=0.05,
+            key=f"dose {name}",
+            persist_state="session",
+            help="1 is the perturbation as measured. Other dosages scale its latent shift: an "
+            "extrapolation, unless the data have such dosages.",
+        )
+    )
+
+
+def switches(used: list[int], others: list[int], titles: Mapping[int, str]) -> list[int]:
+    """A switch for each mechanism in use, and one for the others; which are taken out."""
+    off: set[int | str] = st.session_state["compose_off"]
+    names: list[int | str] = [*used, *([REST] if others else [])]
+    labels: dict[int | str, str] = {REST: f"the other {len(others)}"}
+    labels |= {k: shortened(titles[k]) for k in used}
+
+    def changed() -> None:
+        on = set(st.session_state["compose_in"])
+        st.session_state["compose_off"] = (off - set(names)) | (set(names) - on)
+
+    st.session_state["compose_in"] = [k for k in names if k not in off]
+    st.pills(
+        "Mechanisms in the sum",
+        names,
+        selection_mode="multi",
+        format_func=lambda k: labels[k],
+        key="compose_in",
+        on_change=changed,
+        help="Switch one off to take it out of the sum: what is gone from the shift is what it "
+        "contributed. With every switch off nothing moves, and the shift is exactly zero.",
+    )
+    left_out = [k for k in used if k in off]
+    return sorted([*left_out, *(others if REST in off else [])])
+
+
+def shortened(name: str, longest: int = 28) -> str:
+    return name if len(name) <= longest else f"{name[: longest - 1].rstrip()}\u2026"
+
+
+def switch_all(on: bool, used: list[int]) -> None:
+    st.session_state["compose_off"] = set() if on else {*used, REST}
+
+
+def start(model: Bundle, conditions: Mapping[str, int]) -> str:
+    """From which cells' basal states a composition starts: CONTROL, SELECTED, or a condition."""
+    n_taken = len(taken(model))
+    options = {CONTROL: f"control cells ({len(model.reference.loc)} of them)"}
+    if n_taken:
+        options[SELECTED] = f"{SELECTED} ({n_taken:,})"
+    options |= {name: f"cells with {name} ({n:,})" for name, n in conditions.items()}
+    before = st.session_state.get("compose_from", CONTROL)
+    if before not in options:
+        st.info(f"There are no {plain(before)} to start from; started from control cells instead.")
+        st.session_state["compose_from"] = CONTROL
+    return str(
+        st.selectbox(
+            "Start from",
+            list(options),
+            format_func=options.__getitem__,
+            key="compose_from",
+            persist_state="session",
+            help="Whose basal states the shift is added to. The decoder bends, so the same shift "
+            "does not do the same to every cell. To start from cells of your choice, draw around "
+            "them on the page Cells.",
+        )
+    )
+
+
+def starting_condition() -> str:
+    """The condition from whose cells a composition starts, if it is one."""
+    chosen = str(st.session_state.get("compose_from", CONTROL))
+    return "" if chosen in (CONTROL, SELECTED) else chosen
+
+
+def keep_mix(model: Bundle, dosages: dict[str, float]) -> None:
+    """Put the composition into the address, and among those that undo goes back to."""
+    off = as_off(st.session_state["compose_off"])
+    begin = st.session_state.get("compose_from", CONTROL)
+    mix = Mix(as_link(dosages), off, "" if begin == CONTROL else begin)
+    code = as_code(taken(model), len(model.cells)) if begin == SELECTED else ""
+    write(c=mix.c, off=mix.off, cells=code, **{"from": mix.start})
+    done, place = st.session_state.get("steps", ([], -1))
+    if not done or done[place] != mix:
+        done = [*done[: place + 1], mix][-MOST_STEPS:]
+        st.session_state["steps"] = done, len(done) - 1
+
+
+def steps() -> tuple[int, int]:
+    """How many compositions there are to go back to, and forward to."""
+    done, place = st.session_state.get("steps", ([], -1))
+    return max(0, place), max(0, len(done) - 1 - place)
+
+
+def step(by: int) -> None:
+    """Go back or forward among compositions; a callback, for it sets widgets."""
+    done, place = st.session_state["steps"]
+    place = min(max(place + by, 0), len(done) - 1)
+    st.session_state["steps"] = done, place
+    show_mix(done[place])
+
+
+def start_over() -> None:
+    """Nothing chosen, every mechanism in, from control cells; a callback."""
+    show_mix(Mix())
+
+
+def start_composition(names: list[str]) -> None:
+    """Begin a composition from code; a callback."""
+    show_mix(Mix(as_link(dict.fromkeys(names, 1.0))))
+
+
+class Other(NamedTuple):
+    """The composition kept to compare with, in full, of the model with this checksum."""
+
+    mix: Mix = Mix()
+    checksum: str = ""
+
+
+def compared(
+    model: Bundle, most: int = MAX_PERTURBATIONS
+) -> tuple[dict[str, float], set[int | str]] | None:
+    """The composition to compare with, of a link that was followed or of before; None without one.
+
+    The form is b=STAT1:1&boff=0, as c and off. One that this model does not know in full, or cannot
+    compose, is said and not used; mechanisms left out are those of the model it was kept in.
+    """
+    if (asked := followed("b", "boff")) is not None:
+        st.session_state["compared"] = Other(Mix(asked["b"], asked["boff"]), model.checksum)
+    kept: Other = st.session_state.get("compared", Other())
+    dosages = kept.mix.dosages
+    unknown = [name for name in dosages if name not in model.perturbations.index]
+    if unknown or len(dosages) > most:
+        why = f"it does not know {', '.join(unknown)}" if unknown else f"it takes {most} at most"
+        st.info(f"What was kept to compare with cannot be composed in this model: {plain(why)}.")
+    if unknown or not 0 < len(dosages) <= most:
+        return None
+    off = kept.mix.off if kept.checksum == model.checksum else ""
+    write(b=kept.mix.c, boff=off)
+    return dosages, read_off(off)
+
+
+def compare_with(model: Bundle, mix: Mix) -> None:
+    """Keep this composition to compare others with; the empty one, to compare no more."""
+    st.session_state["compared"] = Other(mix, model.checksum)
+    write(b=mix.c, boff=mix.off)
+
+
+def current_mix() -> Mix:
+    done, place = st.session_state.get("steps", ([Mix()], 0))
+    found: Mix = done[place]
+    return found
+
+
+# All pages
+
+
+def current() -> Where:
+    page = st.session_state["page"]
+    return Where(page, pages().get(page, {}))
+
+
+def pages() -> dict[str, dict[str, list[str]]]:
+    """The query that each page had when it was last shown."""
+    found: dict[str, dict[str, list[str]]] = st.session_state.setdefault("pages", {})
+    return found
+
+
+def remember() -> None:
+    """Note the page's query, now that all of it is drawn."""
+    query = {key: st.query_params.get_all(key) for key in st.query_params if key != "model"}
+    pages()[st.session_state["page"]] = {key: values for key, values in query.items() if values}
+
+
+def restore(saved: Mapping[str, dict[str, list[str]]], asked: Sequence[Where]) -> None:
+    """Show every page as it was saved when it is next come to, and before that those asked for.
+
+    A callback, of a page that has none of their widgets.
+    """
+    for page in pages():
+        forget(page)
+    for key in ("written", "steps", "compared", "compose_names", "pages", "waiting"):
+        st.session_state.pop(key, None)
+    st.session_state["saved"], st.session_state["asked"] = dict(saved), list(asked)
+
+
+def forget(page: str) -> None:
+    """Bring the widgets of a page back to their defaults, before they are drawn."""
+    for key in pages().get(page, {}):
+        st.session_state.pop(key, None)
+
+
+def turn(page: str) -> Where | None:
+    """Where to turn to instead of running this page as it is: what a session asks for, once."""
+    asked: list[Where] = st.session_state.get("asked", [])
+    if page == REPORT and asked:
+        forget(asked[0].page)
+        return asked[0]
+    if page == REPORT and "saved" in st.session_state:
+        st.session_state["waiting"] = st.session_state.pop("saved")
+        for other in pages():
+            forget(other)
+    if asked:
+        return None
+    query = st.session_state.get("waiting", {}).pop(page, None)
+    return None if query is None else Where(page, query)
+
+
+def was_asked() -> bool:
+    """Whether the page just drawn is the next that a session asked for; done with it, if so."""
+    asked: list[Where] = st.session_state.get("asked", [])
+    if not asked or asked[0].page != st.session_state["page"]:
+        return False
+    asked.pop(0)
+    return True
+
+
+def n_asked() -> int:
+    return len(st.session_state.get("asked", []))

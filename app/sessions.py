@@ -1,0 +1,127 @@
+"""A session as a file: which model, what each page shows, what was kept. Links and text only.
+
+Knows nothing of Streamlit. What a file holds is checked before any of it is used; names that the
+model does not know are then said by the pages, as with any link.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from samsvae_core.bundle import to_json, version
+
+SCHEMA = 1
+MAX_BYTES = 20 * 2**20
+MAX_VALUE = 20_000  # characters of one value of an address
+MAX_KEPT = 100
+KEY = re.compile(r"[A-Za-z0-9_]{1,40}")
+
+Query = dict[str, list[str]]
+
+
+class Kept(NamedTuple):
+    """A view that was kept for the report, as the page that shows it."""
+
+    title: str
+    page: str
+    query: Query
+
+
+class Session(NamedTuple):
+    """What a file holds. `collections` are gene sets of one's own, as GMT, by name."""
+
+    model: str
+    checksum: str
+    page: str
+    pages: dict[str, Query]
+    kept: tuple[Kept, ...]
+    collections: dict[str, str]
+    names: dict[str, Any]  # of mechanisms, as in a file of names
+
+
+def written(session: Session) -> bytes:
+    """The file."""
+    content = {
+        "schema": SCHEMA,
+        "made_with": f"SAMS-VAE Explorer {version('samsvae-explorer')}",
+        **session._asdict(),
+        "kept": [view._asdict() for view in session.kept],
+    }
+    return to_json(content)
+
+
+def read(content: bytes, pages: Sequence[str]) -> Session:
+    """The session in a file; ValueError for anything else. `pages` are those there are."""
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"This file has {len(content):,} bytes; a session has 20 MB at most.")
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"This is no session file: it cannot be read as JSON ({error}).") from None
+    if not isinstance(found, dict) or "pages" not in found or "checksum" not in found:
+        raise ValueError(
+            "This is no session file: it names no model and no pages. Save one on this page."
+        )
+    if found.get("schema") != SCHEMA:
+        raise ValueError(
+            f"This session file is of another version; this one reads schema {SCHEMA}. Install a "
+            "newer SAMS-VAE Explorer, or make the session again."
+        )
+    try:
+        return Session(
+            model=_text(found["model"]),
+            checksum=_text(found["checksum"]),
+            page=_page(found["page"], pages),
+            pages={_page(page, pages): _query(q) for page, q in _mapping(found["pages"]).items()},
+            kept=tuple(_kept(view, pages) for view in _list(found["kept"])[:MAX_KEPT]),
+            collections={
+                _text(name): _text(gmt, MAX_BYTES)
+                for name, gmt in _mapping(found["collections"]).items()
+            },
+            names=dict(_mapping(found["names"])),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"This session file is damaged ({error}). Save the session again."
+        ) from None
+
+
+def _text(value: object, longest: int = MAX_VALUE) -> str:
+    if not isinstance(value, str) or len(value) > longest:
+        raise ValueError(f"expected a text of at most {longest:,} characters")
+    return value
+
+
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError("expected a list")
+    return value
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("expected names and values")
+    return value
+
+
+def _page(value: object, pages: Sequence[str]) -> str:
+    if value not in pages:
+        raise ValueError(f"it names a page {str(value)[:40]!r} that does not exist")
+    return str(value)
+
+
+def _query(value: object) -> Query:
+    query = {}
+    for key, values in _mapping(value).items():
+        if not KEY.fullmatch(key):
+            raise ValueError(f"it holds a parameter {key[:40]!r}")
+        query[key] = [_text(v) for v in _list(values)]
+    return query
+
+
+def _kept(value: object, pages: Sequence[str]) -> Kept:
+    view = _mapping(value)
+    return Kept(_text(view["title"]), _page(view["page"], pages), _query(view["query"]))

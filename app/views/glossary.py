@@ -1,0 +1,25 @@
+"""What the words on these pages mean."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from app import state, words
+from samsvae_core.bundle import Bundle
+
+
+def glossary(model: Bundle) -> None:
+    st.title("Glossary")
+    text = st.text_input("Find a word", key="word", bind="query-params", placeholder="evidence")
+    found = words.found(text.strip())
+    if not found:
+        st.info(f"No word here holds “{state.plain(text)}”. Clear the box to see all.")
+        return
+    for word, meaning in found.items():
+        st.markdown(f"**{word}**  \n{meaning}")
+    table = pd.DataFrame({"word": list(found), "meaning": list(found.values())})
+    state.downloads(table, "glossary")
+
+
+state.page(glossary)

@@ -1,0 +1,154 @@
+"""Views that were kept, to take away as a report and a zip; and the whole session as a file."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app import address, basket, sessions, state
+from samsvae_core.bundle import Bundle
+
+SHOWN = {basket.Picture: "figure", basket.Table: "table"}
+
+
+def report(model: Bundle) -> None:
+    st.title("Report")
+    st.markdown(
+        "**Keep this view**, at the side of every page, keeps its figures, tables and words as "
+        "they are then. Here they become one HTML file that opens in any browser, and one zip "
+        "with every figure (SVG, PNG) and its data, every table (CSV, TSV, XLSX), a methods text "
+        "and a manifest."
+    )
+    st.header("Kept views", divider="gray")
+    views = state.kept_views()
+    if views:
+        listed()
+        take_away(model, views)
+    else:
+        st.info(
+            "Nothing is kept yet. Go to a page, make it show what you want, and press Keep this "
+            "view at the side."
+        )
+        st.page_link("views/compose.py", label="Open Compose", icon=":material/arrow_forward:")
+    st.header("Session", divider="gray")
+    session(model)
+
+
+def listed() -> None:
+    """A row for each view, in the order of the report."""
+    for place, view in enumerate(state.kept_views()):
+        with st.container(border=True):
+            left, right = st.columns([3, 2], vertical_alignment="center")
+            left.markdown(f"**{place + 1}. {state.plain(view.title)}**")
+            left.caption(f"{holds(view)} Model {state.plain(view.model)}, {view.when}.")
+            with right.container(horizontal=True, horizontal_alignment="right"):
+                st.page_link(
+                    f"views/{view.page}.py",
+                    label="Open",
+                    icon=":material/arrow_forward:",
+                    query_params=address.read_address(view.address).query,
+                )
+                st.button(
+                    "Up",
+                    key=f"up {place}",
+                    icon=":material/arrow_upward:",
+                    on_click=state.move_view,
+                    args=(place,),
+                    disabled=place == 0,
+                    type="tertiary",
+                )
+                st.button(
+                    "Remove",
+                    key=f"drop {place}",
+                    icon=":material/close:",
+                    on_click=state.drop_view,
+                    args=(place,),
+                    type="tertiary",
+                )
+
+
+def holds(view: basket.Kept) -> str:
+    counts = {
+        word: sum(isinstance(item, kind) for item in view.items) for kind, word in SHOWN.items()
+    }
+    return ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for word, n in counts.items()) + "."
+
+
+def take_away(model: Bundle, views: tuple[basket.Kept, ...]) -> None:
+    about = state.about()
+    with st.container(horizontal=True):
+        st.download_button(
+            "HTML report",
+            lambda: basket.report(views, about),
+            "samsvae_report.html",
+            mime="text/html",
+            key="report html",
+            icon=":material/description:",
+            type="primary",
+            on_click="ignore",
+        )
+        st.download_button(
+            "ZIP with everything",
+            lambda: state.everything(model),
+            "samsvae_report.zip",
+            mime="application/zip",
+            key="report zip",
+            icon=":material/folder_zip:",
+            on_click="ignore",
+            help="Figures are drawn when you press this: about half a second each.",
+        )
+        st.download_button(
+            "Methods text",
+            lambda: basket.methods(views, about).encode(),
+            "methods.md",
+            mime="text/markdown",
+            key="report methods",
+            icon=":material/article:",
+            on_click="ignore",
+        )
+    st.caption(
+        "The report needs no network and no program but a browser; its figures can be zoomed and "
+        "hovered over. The session file is in the zip, too."
+    )
+
+
+def session(model: Bundle) -> None:
+    left, right = st.columns(2, gap="large")
+    with left:
+        st.markdown(
+            "A session file holds which model you use, what every page shows, which views are "
+            "kept, your own gene sets and your names of mechanisms: links and text, no numbers. "
+            "Whoever opens it sees the same, computed anew."
+        )
+        st.download_button(
+            "Save the session",
+            lambda: sessions.written(state.session(model)),
+            f"{model.name}.session.json",
+            mime="application/json",
+            key="session save",
+            icon=":material/save:",
+            on_click="ignore",
+        )
+    with right:
+        file = st.file_uploader("Open a session file", type="json", key="session file")
+        if file is None:
+            return
+        try:
+            saved = sessions.read(file.getvalue(), state.PAGES)
+            name = state.fitting(saved)
+        except ValueError as error:
+            st.error(state.plain(error))
+            return
+        st.markdown(
+            f"A session of **{state.plain(name)}**: {len(saved.pages)} pages, "
+            f"{len(saved.kept)} kept views, {len(saved.collections)} gene-set files of your own."
+        )
+        st.button(
+            "Use it in place of this one",
+            key="session use",
+            type="primary",
+            on_click=state.restore,
+            args=(saved,),
+        )
+
+
+state.page(report)
