@@ -394,7 +394,7 @@ def _safe(wanted: str) -> str:
     text = UNSAFE.sub("_", text)[:LONGEST]
     text = text.encode()[: 2 * LONGEST].decode(errors="ignore")
     text = " ".join(text.split()).strip(". ") or "unnamed"
-    return f"{text}_" if RESERVED.fullmatch(text) else text
+    return f"_{text}" if RESERVED.fullmatch(text) else text
 
 
 def _distinct(wanted: Iterable[str]) -> list[str]:
