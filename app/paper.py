@@ -175,5 +175,8 @@ SCRIPT = """
       modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d']
     });
   }
+  const all = (size) => document.querySelectorAll('.plot').forEach((p) => Plotly.relayout(p, size));
+  addEventListener('beforeprint', () => all({ width: 680 })); // of A4 and of letter
+  addEventListener('afterprint', () => all({ width: null, autosize: true }));
 })();
 """

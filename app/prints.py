@@ -289,11 +289,11 @@ def _draw_markers(
     """One collection for each symbol, as matplotlib has it."""
     trace, columns = layer.trace, layer.columns
     marker = trace.get("marker", {})
-    size = np.full(len(rows), marker.get("size", 6) if "size" not in columns else np.nan, float)
-    size = rows[columns["size"]].to_numpy() if "size" in columns else size
-    given = marker.get("symbol", "circle")
-    symbols = (
-        rows[columns["symbol"]].to_numpy() if "symbol" in columns else np.full(len(rows), given)
+    size, symbols = (
+        rows[columns[role]].to_numpy()
+        if role in columns
+        else np.full(len(rows), marker.get(role, usual))
+        for role, usual in (("size", 6), ("symbol", "circle"))
     )
     opacity = np.full(len(rows), marker.get("opacity", trace.get("opacity", 1.0)), float)
     if SELECTED in rows:
@@ -307,12 +307,12 @@ def _draw_markers(
         chosen = symbols == symbol
         shape, is_open = str(symbol).removesuffix("-open"), str(symbol).endswith("-open")
         style: dict[str, Any] = {
-            "facecolors": "none" if is_open and not shape.startswith("line-") else ink[chosen],
-            "edgecolors": edge[chosen],
-            "linewidths": (line.get("width", 1) if is_open else line.get("width", 0)) * POINT,
+            "facecolors": "none" if is_open else _once(ink[chosen]),
+            "edgecolors": _once(edge[chosen]),
+            "linewidths": line.get("width", int(is_open)) * POINT,
         }
-        if shape.startswith("line-"):
-            style |= {"edgecolors": None, "linewidths": POINT}
+        if shape.startswith("line-"):  # all edge
+            style |= {"facecolors": _once(ink[chosen]), "edgecolors": None, "linewidths": POINT}
         if "colour" in columns:
             values = rows[columns["colour"]].to_numpy(float)
             style |= {
@@ -326,7 +326,7 @@ def _draw_markers(
         points = at.panel.scatter(
             where["x"][chosen],
             where["y"][chosen],
-            s=(size[chosen] * POINT) ** 2,
+            s=_once((size[chosen] * POINT) ** 2),
             marker=MARKERS.get(shape, "o"),
             zorder=3,
             rasterized=len(rows) > MOST_SVG,
@@ -649,6 +649,11 @@ def _short(markup: object, most: int = LONGEST) -> str:
 def _colours(given: Any, n: int) -> list[Any]:
     several = isinstance(given, list)
     return [_colour(c) for c in given] if several and len(given) else [_colour(given)] * max(n, 1)
+
+
+def _once(values: np.ndarray) -> np.ndarray:
+    """The first alone, where all are alike: SVG is a fifth of the size."""
+    return values[:1] if (values == values[0]).all() else values
 
 
 def _shaded(colours: list[Any], opacity: np.ndarray) -> np.ndarray:

@@ -251,9 +251,11 @@ def test_cells_that_were_not_taken_are_faint():
     figure = MAKE["lasso"](False)
     table = prints.data(figure)
     assert table["selected"].sum() == 2
-    opacities = np.concatenate(
-        [c.get_facecolors()[:, 3] for c in prints.painted(figure).axes[0].collections]
-    )
+    drawn = [
+        np.broadcast_to(c.get_facecolors()[:, 3], len(c.get_offsets()))
+        for c in prints.painted(figure).axes[0].collections
+    ]
+    opacities = np.concatenate(drawn)
     np.testing.assert_array_equal(opacities > 0.1, table["selected"])
 
 
