@@ -149,7 +149,7 @@ def report(kept: Sequence[Kept], about: Mapping[str, str]) -> bytes:
 
     `about` may say `title`, `created` (a date as text), and for the methods `draws` and `seed`.
     """
-    return _report(kept, about, _printed_all(kept))
+    return _report(kept, about, _printed_all(kept, ["svg"]))
 
 
 def files(kept: Sequence[Kept], about: Mapping[str, str], session: bytes) -> dict[str, bytes]:
@@ -158,7 +158,7 @@ def files(kept: Sequence[Kept], about: Mapping[str, str], session: bytes) -> dic
     Numbers in CSV and TSV have all their digits and names are exactly as they are; spreadsheets
     should open the workbook. What cannot be drawn has its data and a note. Raises EmptyBasketError.
     """
-    printed = _printed_all(kept)
+    printed = _printed_all(kept, ["svg", "png"])
     found: dict[str, bytes] = {"report.html": _report(kept, about, printed)}
     folders = _distinct(f"{n:02d} {_folder(view)}" for n, view in enumerate(kept, start=1))
     sheets: dict[str, pd.DataFrame] = {}
@@ -217,23 +217,21 @@ def files(kept: Sequence[Kept], about: Mapping[str, str], session: bytes) -> dic
 def methods(kept: Sequence[Kept], about: Mapping[str, str]) -> str:
     """Markdown: software and models, what the terms of the kept views mean, and what to cite."""
     models = dict.fromkeys((view.model, view.checksum) for view in kept)
-    named = "; ".join(f"{as_text(m)} (checksum {as_text(c)})" for m, c in models)
+    named = "; ".join(f"{as_text(m)} (checksum {as_text(c[:12])})" for m, c in models)
     told = list(dict.fromkeys(term for view in kept for term in TOLD.get(view.page, ())))
     if any(_is_of_sets(item) for view in kept for item in view.items):
         told = list(dict.fromkeys([*told, "sets"]))
-    drawn = [
-        f"{about[key]} {words}"
-        for key, words in (("draws", "posterior draws"), ("seed", "as the seed of all draws"))
-        if about.get(key)
-    ]
+    draws = (
+        f" Predictions took {as_text(about['draws'])} posterior draws" if "draws" in about else ""
+    )
+    seed = f" (seed {as_text(about['seed'])})" if draws and "seed" in about else ""
     lines = [
         "# Methods",
         "",
         f"Made with SAMS-VAE Explorer {version('samsvae-explorer')} from "
-        f"{'the model' if len(models) == 1 else 'the models'} {named}, of the kind of the sparse "
-        "additive mechanism shift variational autoencoder (Bereket and Karaletsos 2023) unless "
-        "its title says otherwise."
-        + (f" Predictions took {' and '.join(map(as_text, drawn))}." if drawn else ""),
+        f"{'the model' if len(models) == 1 else 'the models'} {named}. SAMS-VAE is the sparse "
+        "additive mechanism shift variational autoencoder of Bereket and Karaletsos (2023)."
+        + (f"{draws}{seed}." if draws else ""),
         "",
         " ".join(TERMS[term] for term in told),
         "",
@@ -252,23 +250,23 @@ class _Printed(NamedTuple):
     note: str = ""
 
 
-def _printed_all(kept: Sequence[Kept]) -> list[_Printed]:
+def _printed_all(kept: Sequence[Kept], kinds: Sequence[prints.Kind]) -> list[_Printed]:
     if not kept:
         raise EmptyBasketError(
             "Nothing is kept, so there is nothing to report on. Keep a view on any page first."
         )
     pictures = [item for view in kept for item in view.items if isinstance(item, Picture)]
-    return [_printed(picture) for picture in pictures]
+    return [_printed(picture, kinds) for picture in pictures]
 
 
-def _printed(picture: Picture) -> _Printed:
-    """SVG, PNG and CSV; of a figure that is too odd for them the figure itself as JSON."""
+def _printed(picture: Picture, kinds: Sequence[prints.Kind]) -> _Printed:
+    """Its data and its picture; of a figure that is too odd for them the figure itself as JSON."""
     try:
         data = {"csv": prints.data(picture.json).to_csv(index=False).encode()}
     except ODD as error:
         return _Printed({"json": picture.json.encode()}, f"kept as Plotly's JSON only. {error}")
     try:
-        return _Printed(data | {kind: prints.drawn(picture.json, kind) for kind in ("svg", "png")})
+        return _Printed(data | {kind: prints.drawn(picture.json, kind) for kind in kinds})
     except ODD as error:
         return _Printed(data, f"data only, the figure could not be drawn. {error}")
 
@@ -316,7 +314,8 @@ def _report(kept: Sequence[Kept], about: Mapping[str, str], printed: Sequence[_P
 def _figure_in_words(picture: Picture, number: int, still: _Printed) -> str:
     image, kind = still.files.get("svg"), "image/svg+xml"
     if image is not None and len(image) > LARGE:
-        image, kind = still.files["png"], "image/png"
+        image = still.files.get("png") or prints.drawn(picture.json, "png")
+        kind = "image/png"
     height = json.loads(picture.json).get("layout", {}).get("height") or 450
     said = html.escape(picture.alt)
     data = still.files.get("csv")
@@ -333,7 +332,8 @@ def _table_in_words(item: Table) -> str:
     is_number = [
         pd.api.types.is_numeric_dtype(kind) and kind.kind != "b" for kind in frame.dtypes.to_list()
     ]
-    rows = ([_cell(v) for v in row] for row in frame.head(SHOWN).itertuples(index=False, name=None))
+    columns = [frame.iloc[:, place] for place in range(len(frame.columns))]
+    rows = zip(*(_cells(column.head(SHOWN), column) for column in columns), strict=True)
     total = f"{len(frame):,} {'row' if len(frame) == 1 else 'rows'}"
     part = f"The first {SHOWN} of {total}" if len(frame) > SHOWN else total.capitalize()
     link = _link(frame.to_csv(index=False).encode(), item.name, f"all {total}")
@@ -341,7 +341,7 @@ def _table_in_words(item: Table) -> str:
         f"<h3>{paper.name(item.name)}</h3>"
         + paper.table([paper.name(column) for column in frame.columns], rows, is_number)
         + f'<p class="more">{part}. {link}</p>'
-        + paper.prose(item.caption)
+        + f'<div class="caption">{paper.prose(item.caption)}</div>'
     )
 
 
@@ -350,17 +350,27 @@ def _link(content: bytes, name: str, what: str) -> str:
     return f'<a download="{file}" href="{paper.address(content, "text/csv")}">CSV of {what}</a>'
 
 
-def _cell(value: object) -> str:
-    """A value with the digits that can be read; the file beside it has all of them."""
-    if isinstance(value, bool | np.bool):
-        return "yes" if value else "no"
-    if isinstance(value, int | np.integer):
-        return f"{value:,}"
-    if isinstance(value, float | np.floating):
-        value = float(value)
-        small = 0 < abs(value) < 1e-3
-        return "\u2013" if np.isnan(value) else f"{value:.2e}" if small else f"{value:.4g}"
-    return paper.name("" if value is None else value)
+def _cells(column: pd.Series, all_values: pd.Series) -> list[str]:
+    """Values with the digits that can be read; the file beside them has all of them."""
+    if pd.api.types.is_bool_dtype(column.dtype):
+        return ["yes" if value else "no" for value in column]
+    if pd.api.types.is_integer_dtype(column.dtype):
+        return [f"{value:,}" for value in column]
+    if not pd.api.types.is_float_dtype(column.dtype):
+        return [paper.name("" if pd.isna(value) else value) for value in column]
+    size = all_values.abs()
+    size = size[(size > 0) & (size < np.inf)]
+    if (size % 1 == 0).all():
+        usual = ",.0f"
+    else:
+        usual = ",.3f" if 0.01 <= size.median() < 1e4 else ".3g"
+    return [_number(float(value), usual) for value in column]
+
+
+def _number(value: float, usual: str) -> str:
+    if np.isnan(value):
+        return "\u2013"
+    return f"{value:.1e}" if 0 < abs(value) < 5e-4 else f"{value:{usual}}"
 
 
 def _is_of_sets(item: Picture | Table | Text) -> bool:
@@ -384,7 +394,7 @@ def _safe(wanted: str) -> str:
     text = UNSAFE.sub("_", text)[:LONGEST]
     text = text.encode()[: 2 * LONGEST].decode(errors="ignore")
     text = " ".join(text.split()).strip(". ") or "unnamed"
-    return f"{text}_" if RESERVED.fullmatch(text) else text
+    return f"_{text}" if RESERVED.fullmatch(text) else text
 
 
 def _distinct(wanted: Iterable[str]) -> list[str]:

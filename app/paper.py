@@ -40,7 +40,8 @@ def page(title: str, body: str, figures: Iterable[str]) -> bytes:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n"
+        "<noscript><style>.plot { display: none; }</style></noscript>\n</head>\n"
         f"<body>\n{body}\n{''.join(scripts)}\n</body>\n</html>\n"
     ).encode()
 
@@ -53,7 +54,7 @@ def plot(number: int, alt: str, height: int, still: bytes | None, kind: str) -> 
         else "<p>This figure needs a browser that runs scripts.</p>"
     )
     return (
-        f'<div class="plot" role="img" aria-label="{html.escape(alt)}" '
+        f'<div class="plot" role="group" aria-label="{html.escape(alt)}" '
         f'data-figure="figure-{number}" style="min-height:{height}px"></div>'
         f"<noscript>{picture}</noscript>"
     )
@@ -110,7 +111,7 @@ def _inert(figure: str) -> str:
 STYLE = f"""
 :root {{ color-scheme: light; }}
 * {{ box-sizing: border-box; }}
-body {{ margin: 0 auto; padding: 3rem 2rem 4rem; max-width: 60rem; background: #fff;
+body {{ margin: 0 auto; padding: 3rem 2rem 4rem; max-width: 54rem; background: #fff;
   color: {INK[False]}; font: 16px/1.55 {FONT}; overflow-wrap: anywhere; }}
 h1 {{ font-size: 2rem; line-height: 1.2; margin: 0 0 .4rem; }}
 h2 {{ font-size: 1.45rem; line-height: 1.25; margin: 0 0 .8rem; }}
@@ -119,7 +120,7 @@ h4, h5, h6 {{ font-size: 1rem; margin: 1.4rem 0 .4rem; }}
 p, ul, ol {{ margin: .5rem 0; max-width: 46rem; }}
 a {{ color: #0b6e8a; }}
 a:focus-visible, .wide:focus-visible {{ outline: 2px solid #0b6e8a; outline-offset: 2px; }}
-.made, figcaption, .more, dt {{ color: #566473; font-size: .875rem; }}
+.made, figcaption, .more, .caption, dt {{ color: #566473; font-size: .875rem; }}
 nav {{ margin: 2rem 0 0; padding: 1rem 1.25rem; background: #f4f6f8; border-radius: 4px; }}
 nav h2 {{ font-size: 1rem; margin: 0 0 .3rem; }}
 nav ol {{ margin: 0; padding-left: 1.4rem; }}
@@ -137,7 +138,7 @@ th {{ position: sticky; top: 0; background: #f4f6f8; text-align: left; font-weig
 th, td {{ padding: .35rem .75rem; border-bottom: 1px solid {FAINT[False]}; vertical-align: top; }}
 tbody tr:last-child td {{ border-bottom: 0; }}
 td {{ max-width: 24rem; }}
-td:not(.number) {{ min-width: 5rem; overflow-wrap: anywhere; }}
+td:not(.number) {{ min-width: 8rem; overflow-wrap: anywhere; }}
 .number {{ text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }}
 th.number {{ white-space: normal; }}
 footer {{ margin-top: 3rem; padding-top: 1rem; border-top: 1px solid {FAINT[False]}; }}
@@ -174,5 +175,8 @@ SCRIPT = """
       modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d']
     });
   }
+  const all = (size) => document.querySelectorAll('.plot').forEach((p) => Plotly.relayout(p, size));
+  addEventListener('beforeprint', () => all({ width: 680 })); // of A4 and of letter
+  addEventListener('afterprint', () => all({ width: null, autosize: true }));
 })();
 """

@@ -55,7 +55,7 @@ PIXEL = 1 / 96  # inches
 POINT = 0.75  # points in a pixel
 FONT, SMALL = 13 * POINT, 11 * POINT
 WIDTH, LEAST, MOST_HEIGHT = 680, 300, 3000  # pixels
-CELL, ROW = 34, 11  # a heat map's column; the least height of a row that has a label
+CELL, ROW = 34, 13  # a heat map's column; the least room of a label
 LONGEST, LINE = 48, 90  # characters of a label and of a title; the table has the whole
 MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "triangle-down": "v"}
 MARKERS |= {"cross": "P", "x": "X", "line-ns": "|", "line-ew": "_", "star": "*", "hexagon": "h"}
@@ -70,9 +70,7 @@ def drawn(figure: go.Figure | str, kind: Kind) -> bytes:
 
     content = io.BytesIO()
     with ONE, mpl.rc_context(SETTINGS), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Glyph .* missing from font"
-        )  # SVG keeps the text
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # text stays in SVG
         painted(figure).savefig(
             content, format=kind, dpi=2 / PIXEL, metadata=NO_DATE[kind], facecolor="white"
         )
@@ -112,8 +110,8 @@ def painted(figure: go.Figure | str) -> Figure:
         _draw_extra(_Places(panels, shown.layout, categories, trace), trace)
     for trace in {(axis_key(t, "x"), axis_key(t, "y")): t for t in traces}.values():
         at = _Places(panels, shown.layout, categories, trace)
-        for letter in "xy":
-            _dress(at, letter, shown, height)
+        _dress(at, "x", shown, width - 200)
+        _dress(at, "y", shown, height - 90)
     _write_legend(page, shown, traces, width)
     _annotate(panels, shown.layout, categories)
     if heading := title(shown.layout):
@@ -138,11 +136,17 @@ class _Places:
         self.names = {letter: categories.get(key) for letter, key in keys.items()}
 
     def of(self, letter: str, values: Iterable[Any]) -> np.ndarray:
+        """Where the values of a table's column are."""
         names = self.names[letter]
         if names is None:
             return numbers(values)
         known = {name: place for place, name in enumerate(names)}
-        return np.array([known.get(plain(v), np.nan) for v in values], dtype=float)
+        return np.array([known.get(value, np.nan) for value in values], dtype=float)
+
+    def of_markup(self, letter: str, values: Iterable[Any]) -> np.ndarray:
+        """Where the values of a trace are, whose names are markup."""
+        names = self.names[letter]
+        return self.of(letter, values if names is None else [plain(v) for v in values])
 
 
 def _size(shown: Shown) -> tuple[float, float]:
@@ -193,7 +197,7 @@ def _draw_cells(at: _Places, layer: Layer, rows: pd.DataFrame) -> None:
     edges = []
     for letter, n in zip("xy", reversed(shape), strict=True):
         given = trace[letter] if trace.get(letter) is not None else range(n)
-        middle = at.of(letter, given)
+        middle = at.of_markup(letter, given)
         step = np.diff(middle) / 2 if n > 1 else np.array([0.5])
         edges.append(np.r_[middle[0] - step[0], middle[:-1] + step[: n - 1], middle[-1] + step[-1]])
     known = values[np.isfinite(values)]
@@ -208,7 +212,7 @@ def _draw_cells(at: _Places, layer: Layer, rows: pd.DataFrame) -> None:
         rasterized=values.size > MOST_SVG,
     )
     _add_colour_bar(at.panel, mesh, trace)
-    if "mark" not in layer.columns:
+    if "mark" not in layer.columns or values.size > MOST_SVG:  # too small to be read
         return
     shades = mesh.cmap(mesh.norm(values.ravel()))[:, :3] @ [0.299, 0.587, 0.114]
     middles = [(edge[1:] + edge[:-1]) / 2 for edge in edges]
@@ -285,11 +289,11 @@ def _draw_markers(
     """One collection for each symbol, as matplotlib has it."""
     trace, columns = layer.trace, layer.columns
     marker = trace.get("marker", {})
-    size = np.full(len(rows), marker.get("size", 6) if "size" not in columns else np.nan, float)
-    size = rows[columns["size"]].to_numpy() if "size" in columns else size
-    given = marker.get("symbol", "circle")
-    symbols = (
-        rows[columns["symbol"]].to_numpy() if "symbol" in columns else np.full(len(rows), given)
+    size, symbols = (
+        rows[columns[role]].to_numpy()
+        if role in columns
+        else np.full(len(rows), marker.get(role, usual))
+        for role, usual in (("size", 6), ("symbol", "circle"))
     )
     opacity = np.full(len(rows), marker.get("opacity", trace.get("opacity", 1.0)), float)
     if SELECTED in rows:
@@ -303,12 +307,12 @@ def _draw_markers(
         chosen = symbols == symbol
         shape, is_open = str(symbol).removesuffix("-open"), str(symbol).endswith("-open")
         style: dict[str, Any] = {
-            "facecolors": "none" if is_open and not shape.startswith("line-") else ink[chosen],
-            "edgecolors": edge[chosen],
-            "linewidths": (line.get("width", 1) if is_open else line.get("width", 0)) * POINT,
+            "facecolors": "none" if is_open else _once(ink[chosen]),
+            "edgecolors": _once(edge[chosen]),
+            "linewidths": line.get("width", int(is_open)) * POINT,
         }
-        if shape.startswith("line-"):
-            style |= {"edgecolors": None, "linewidths": POINT}
+        if shape.startswith("line-"):  # all edge
+            style |= {"facecolors": _once(ink[chosen]), "edgecolors": None, "linewidths": POINT}
         if "colour" in columns:
             values = rows[columns["colour"]].to_numpy(float)
             style |= {
@@ -322,7 +326,7 @@ def _draw_markers(
         points = at.panel.scatter(
             where["x"][chosen],
             where["y"][chosen],
-            s=(size[chosen] * POINT) ** 2,
+            s=_once((size[chosen] * POINT) ** 2),
             marker=MARKERS.get(shape, "o"),
             zorder=3,
             rasterized=len(rows) > MOST_SVG,
@@ -358,7 +362,7 @@ def _draw_labels(at: _Places, trace: Mapping[str, Any], x: Any, y: Any, size: An
 
 
 def _draw_extra(at: _Places, trace: Mapping[str, Any]) -> None:
-    x, y = (at.of(letter, trace.get(letter) or []) for letter in "xy")
+    x, y = (at.of_markup(letter, trace.get(letter) or []) for letter in "xy")
     if "text" in trace.get("mode", ""):
         _draw_labels(at, trace, x, y, 6)
     if "lines" in trace.get("mode", "lines"):
@@ -380,8 +384,11 @@ def _line(trace: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _dress(at: _Places, letter: str, shown: Shown, height: float) -> None:
-    """An axis as the figure has it: scale, range, names of categories, quiet grid, title."""
+def _dress(at: _Places, letter: str, shown: Shown, length: float) -> None:
+    """An axis as the figure has it: scale, range, names of categories, quiet grid, title.
+
+    Its length is in pixels, about.
+    """
     panel, part = at.panel, at.axes[letter]
     second = bool(at.axes["y"].get("overlaying"))  # drawn over another one, whose x it shares
     for spine in panel.spines.values():
@@ -402,7 +409,7 @@ def _dress(at: _Places, letter: str, shown: Shown, height: float) -> None:
     if part.get("showgrid", not second) is not False:
         panel.grid(axis=letter, which="major", color=FAINT[False], linewidth=POINT)
     if at.names[letter] is not None or part.get("ticktext") is not None:
-        _name_ticks(at, letter, shown, height)
+        _name_ticks(at, letter, shown, length)
     _limit(at, letter)
     crossed = part.get("zeroline", True) is not False and part.get("type") != "log"
     if crossed and at.names[letter] is None and not second:
@@ -449,34 +456,35 @@ def _decades(panel: Axes, side: Any, letter: str) -> None:
     side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _name_ticks(at: _Places, letter: str, shown: Shown, height: float) -> None:
-    """Names of categories; of rows too low to be read, every second or third has its name."""
+def _name_ticks(at: _Places, letter: str, shown: Shown, length: float) -> None:
+    """Names of categories; where there is no room for all, every second or third has its name."""
     part = at.axes[letter]
     names, places = part.get("ticktext"), part.get("tickvals")
     if names is None:
         marked = {
-            plain(v): v
+            plain(value): value
             for layer in shown.layers
-            for v in layer.trace.get(letter) or []
-            if isinstance(v, str)
+            for value in layer.trace.get(letter) or []
+            if isinstance(value, str)
         }
         names = [marked.get(name, name) for name in at.names[letter] or []]
-        places = np.arange(len(names))
-    room = (height - 90) / max(len(names), 1) if letter == "y" else 1e9
-    every = int(np.ceil(ROW / room)) if room < ROW else 1
+        places = range(len(names))
+    room = length / max(len(names), 1)
+    every = max(1, int(np.ceil(ROW / room)))
     side = at.panel.xaxis if letter == "x" else at.panel.yaxis
     side.set_ticks(np.asarray(places, float)[::every], [_short(n) for n in names[::every]])
     for tick, name in zip(side.get_ticklabels(), names[::every], strict=True):
         _write(tick, name)
-    if letter == "x" and sum(len(_short(n)) for n in names) * 8 > WIDTH:
-        at.panel.tick_params("x", labelrotation=90 if max(map(len, names)) > 3 else 0)
+    if letter == "x" and max((len(_short(n)) for n in names), default=0) * 8 > room * every:
+        side.set_tick_params(labelrotation=90)
 
 
 def _add_colour_bar(panel: Axes, mappable: Any, part: Mapping[str, Any]) -> None:
     if part.get("showscale") is False:
         return
     bar, page = part.get("colorbar", {}), panel.figure
-    drawn_bar = page.colorbar(mappable, ax=panel, fraction=0.05, aspect=30, pad=0.02)
+    slim = max(20, page.get_figheight() / PIXEL / 16)
+    drawn_bar = page.colorbar(mappable, ax=panel, fraction=0.05, aspect=slim, pad=0.02)
     drawn_bar.outline.set_visible(False)
     drawn_bar.solids.set(alpha=1)
     drawn_bar.ax.tick_params(length=0, labelsize=FONT * 0.95, labelcolor=INK[False], pad=4)
@@ -618,7 +626,7 @@ def _along(
     if part.get(f"{letter}ref", letter).endswith(("paper", "domain")):
         return numbers(ends)
     if at.names[letter] is not None and any(isinstance(end, str) for end in ends):
-        return at.of(letter, ends)
+        return at.of_markup(letter, ends)
     log = is_log_power and at.axes[letter].get("type") == "log"
     return 10 ** numbers(ends) if log else numbers(ends)
 
@@ -641,6 +649,11 @@ def _short(markup: object, most: int = LONGEST) -> str:
 def _colours(given: Any, n: int) -> list[Any]:
     several = isinstance(given, list)
     return [_colour(c) for c in given] if several and len(given) else [_colour(given)] * max(n, 1)
+
+
+def _once(values: np.ndarray) -> np.ndarray:
+    """The first alone, where all are alike: SVG is a fifth of the size."""
+    return values[:1] if (values == values[0]).all() else values
 
 
 def _shaded(colours: list[Any], opacity: np.ndarray) -> np.ndarray:

@@ -1,0 +1,409 @@
+"""Figures in files show the data of the figures on screen, and look the same wherever made."""
+
+import io
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from PIL import Image
+
+from app import figures, prints, traces
+
+RNG = np.random.default_rng(0)
+GENES = [f"G{i}" for i in range(28)] + ["<b>&x", "$a_b$"]
+SHIFT = pd.Series(RNG.normal(size=30), index=GENES)
+TABLE = pd.DataFrame(
+    {
+        "shift": SHIFT,
+        "lower": SHIFT - RNG.uniform(0.1, 1, 30),
+        "upper": SHIFT + RNG.uniform(0.1, 1, 30),
+        "observed": SHIFT / 2,
+        "observed_se": RNG.uniform(0.1, 0.2, 30),
+    }
+)
+BARS = TABLE.rename(columns={"shift": "value"}).assign(label=GENES)
+WIDE = pd.DataFrame(
+    [[0.1, -0.9], [0.2, np.nan], [0.0, 0.4]], index=["A", "<i>B</i>", "7"], columns=[0, 4]
+)
+MARKS = pd.DataFrame([["+", ""], ["", "x"], ["", ""]])
+PLACES = pd.DataFrame(RNG.normal(size=(30, 2)), columns=["umap_1", "umap_2"])
+NAMED = PLACES.assign(name=GENES)
+GROUPS = pd.Series(["one", "two", "<u>"] * 10)
+LEVELS = pd.Series(pd.Categorical(GROUPS, [figures.REST, "one", "two"])).fillna(figures.REST)
+AMOUNT = pd.Series(RNG.normal(size=30))
+HISTORY = pd.DataFrame(
+    {
+        "epoch": [1, 2, 3],
+        "bound": [-3.0, -2.0, -1.0],
+        "validation_bound": [-3.5, -2.5, -2.0],
+        "active": [9, 5, 4],
+    }
+)
+CURVE = pd.DataFrame(
+    {
+        "statistic": ["mean", "mean", "<b>", "<b>"],
+        "nominal": [0.5, 0.9, 0.5, 0.9],
+        "observed": [0.4, 0.8, 0.2, 0.3],
+    }
+)
+LEVEL = pd.DataFrame(
+    {
+        "mask_evidence": [0.02, 0.08, 0.32],
+        "active": [60, 40, 20],
+        "difference": [0.0, -0.1, -1.0],
+        "difference_se": [0.0, 0.2, 0.3],
+        "effect_r": [0.9, 0.91, 0.8],
+        "chosen": [False, True, False],
+    }
+)
+WALK = pd.DataFrame(
+    {
+        "rank": [1, 2, 3],
+        "gene": ["A", "B", "C"],
+        "hit": [True, False, True],
+        "running_es": [0.5, -0.5, 0.0],
+    }
+)
+
+
+def observed(dark):
+    figure = figures.bars(BARS, "shift", dark, genes=False)
+    figures.add_observed(
+        figure, BARS.assign(observed=BARS["observed"].where(AMOUNT.to_numpy() > 0)), dark
+    )
+    return figure
+
+
+MAKE = {
+    "bars": lambda dark: figures.bars(BARS, "shift", dark),
+    "observed": observed,
+    "volcano": lambda dark: figures.volcano(TABLE, 5, dark, 500, "log2"),
+    "ranks": lambda dark: figures.ranks(TABLE, 5, dark, 500, "log2"),
+    "agreement": lambda dark: figures.agreement(TABLE, 5, dark, "log2"),
+    "probability": lambda dark: figures.mask_map(WIDE.abs(), "probability", dark),
+    "effect": lambda dark: figures.mask_map(WIDE, "effect", dark),
+    "evidence": lambda dark: figures.mask_map(WIDE, "evidence", dark, MARKS),
+    "terms": lambda dark: figures.term_map(WIDE, "NES", dark, ["a", "b", "b"], MARKS),
+    "umap": lambda dark: figures.umap(NAMED, GROUPS, dark, labels=True),
+    "categories": lambda dark: figures.cell_map(PLACES, GROUPS, LEVELS, "group", dark),
+    "amounts": lambda dark: figures.cell_map(PLACES, GROUPS, AMOUNT, "<i>G0</i>, z", dark, True),
+    "lasso": lambda dark: figures.cell_map(PLACES, GROUPS, LEVELS, "", dark, taken=[1, 2]),
+    "history": lambda dark: figures.history(HISTORY, dark),
+    "calibration": lambda dark: figures.calibration(CURVE, dark),
+    "frontier": lambda dark: figures.frontier(LEVEL, dark),
+    "running sum": lambda dark: figures.running_sum(WALK, "<SET>", dark),
+}
+
+
+def points(page):
+    """Where markers are drawn, as rows of x and y."""
+    offsets = [c.get_offsets() for a in page.axes for c in a.collections if len(c.get_offsets())]
+    return np.concatenate([np.asarray(o) for o in offsets if o.any()] or [np.zeros((0, 2))])
+
+
+def lines(page):
+    """The points of lines that join something, in their order."""
+    drawn = [line for a in page.axes for line in a.lines if line.get_linestyle() != "None"]
+    return [line.get_xydata() for line in drawn if len(line.get_xdata()) > 2]
+
+
+def in_order(rows):
+    return np.array(sorted(map(tuple, np.asarray(rows, float).tolist())))
+
+
+def names_of(axis):
+    return [tick.get_text() for tick in axis.get_ticklabels()]
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_every_figure_is_drawn_and_has_its_data(kind):
+    figure = MAKE[kind](dark=False)
+    table = prints.data(figure)
+    assert len(table) > 0
+    assert table.columns.is_unique
+    pd.testing.assert_frame_equal(table, prints.data(figure.to_json()))
+    svg = prints.drawn(figure, "svg")
+    assert ET.fromstring(svg).tag.endswith("svg")
+    with Image.open(io.BytesIO(prints.drawn(figure, "png"))) as image:
+        page = prints.painted(figure)
+        assert image.size == tuple((2 * page.get_size_inches() / prints.PIXEL).round())
+        assert image.getpixel((0, 0))[:3] == (255, 255, 255)
+
+
+@pytest.mark.parametrize("kind", [k for k in MAKE if k != "agreement"])
+def test_the_theme_of_the_screen_and_the_time_make_no_difference(kind):
+    assert prints.drawn(MAKE[kind](dark=True), "svg") == prints.drawn(MAKE[kind](False), "svg")
+
+
+def test_the_same_figure_gives_the_same_bytes_also_from_several_threads():
+    figure = MAKE["volcano"](False).to_json()
+    with ThreadPoolExecutor(4) as pool:
+        for kind in ("png", "pdf", "svg"):
+            assert len(set(pool.map(lambda _, k=kind: prints.drawn(figure, k), range(4)))) == 1
+
+
+def test_bars_and_whiskers_are_those_of_the_table():
+    figure = MAKE["bars"](False)
+    table = prints.data(figure)
+    assert list(table) == ["gene", "shift", "shift, lower", "shift, upper"]
+    assert list(table["gene"]) == GENES
+    np.testing.assert_allclose(table.iloc[:, 1:], BARS[["value", "lower", "upper"]])
+    (panel,) = prints.painted(figure).axes
+    assert [bar.get_width() for bar in panel.patches] == list(table["shift"])
+    centres = [bar.get_y() + bar.get_height() / 2 for bar in panel.patches]
+    np.testing.assert_allclose(centres, range(30))
+    (whiskers,) = panel.collections
+    ends = np.array([segment[:, 0] for segment in whiskers.get_segments()])
+    np.testing.assert_array_equal(ends, table[["shift, lower", "shift, upper"]])
+    assert names_of(panel.yaxis) == GENES
+    assert panel.yaxis_inverted()
+    assert {tick.get_fontstyle() for tick in panel.get_yticklabels()} == {"italic"}
+
+
+def test_bars_without_an_interval_have_no_whiskers():
+    bare = figures.bars(BARS.assign(lower=np.nan, upper=np.nan), "shift", False, genes=False)
+    assert list(prints.data(bare)) == ["name", "shift"]
+    assert not prints.painted(bare).axes[0].collections
+
+
+def test_diamonds_stand_on_the_bars_they_belong_to():
+    figure = MAKE["observed"](False)
+    table = prints.data(figure)
+    diamonds = table[table["series"] == "observed"]
+    assert list(diamonds["name"]) == [
+        g for g, amount in zip(GENES, AMOUNT, strict=True) if amount > 0
+    ]
+    np.testing.assert_allclose(diamonds["shift"], SHIFT[diamonds["name"]] / 2)
+    reach = figures.Z90 * TABLE.loc[diamonds["name"], "observed_se"]
+    np.testing.assert_allclose(diamonds["shift, upper"] - diamonds["shift"], reach)
+    at = [GENES.index(name) for name in diamonds["name"]]
+    np.testing.assert_array_equal(
+        in_order(points(prints.painted(figure))),
+        in_order(np.stack([diamonds["shift"], at], axis=-1)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "x", "y", "expected"),
+    [
+        ("volcano", "predicted shift (log2)", "|shift| / half-width of interval", None),
+        ("ranks", "genes, from highest to lowest shift", "predicted shift (log2)", None),
+        (
+            "agreement",
+            "predicted shift (log2)",
+            "observed shift (log2)",
+            TABLE[["shift", "observed"]],
+        ),
+        ("umap", "UMAP 1", "UMAP 2", PLACES),
+        ("categories", "UMAP 1", "UMAP 2", PLACES.astype(np.float32)),
+        ("amounts", "UMAP 1", "UMAP 2", PLACES.astype(np.float32)),
+        ("lasso", "UMAP 1", "UMAP 2", PLACES.astype(np.float32)),
+        (
+            "calibration",
+            "share expected inside",
+            "share found inside",
+            CURVE[["nominal", "observed"]],
+        ),
+    ],
+)
+def test_points_are_drawn_where_the_table_has_them(kind, x, y, expected):
+    figure = MAKE[kind](False)
+    table = prints.data(figure)[[x, y]]
+    np.testing.assert_array_equal(in_order(points(prints.painted(figure))), in_order(table))
+    if expected is not None:
+        np.testing.assert_array_equal(in_order(table), in_order(expected))
+
+
+def test_labels_go_with_their_points():
+    table = prints.data(MAKE["volcano"](False)).set_index("label")
+    half = (TABLE["upper"] - TABLE["lower"]) / 2
+    assert sorted(table.index) == sorted(GENES)
+    np.testing.assert_array_equal(table["predicted shift (log2)"], SHIFT[table.index])
+    strength = (SHIFT.abs() / half)[table.index]
+    np.testing.assert_allclose(table.iloc[:, -1], strength.clip(1e-3))
+    panel = prints.painted(MAKE["volcano"](False)).axes[0]
+    assert panel.get_yscale() == "log"
+    largest = SHIFT.abs().idxmax()
+    (label,) = [t for t in panel.texts if t.get_text() == largest]
+    assert label.get_fontstyle() == "italic"
+    np.testing.assert_allclose(label.xy, table.loc[largest, table.columns[-2:]].astype(float))
+
+
+def test_the_colour_of_a_point_is_its_amount():
+    figure = MAKE["amounts"](False)
+    table = prints.data(figure)
+    order = AMOUNT.abs().argsort(kind="stable")
+    np.testing.assert_allclose(table["G0, z"], AMOUNT[order], rtol=1e-6)
+    page = prints.painted(figure)
+    (drawn,) = page.axes[0].collections
+    np.testing.assert_array_equal(drawn.get_array(), table["G0, z"])
+    assert drawn.get_clim() == (-drawn.get_clim()[1], drawn.get_clim()[1])
+    assert page.axes[1].get_ylabel() == "G0, z"
+
+
+def test_cells_that_were_not_taken_are_faint():
+    figure = MAKE["lasso"](False)
+    table = prints.data(figure)
+    assert table["selected"].sum() == 2
+    drawn = [
+        np.broadcast_to(c.get_facecolors()[:, 3], len(c.get_offsets()))
+        for c in prints.painted(figure).axes[0].collections
+    ]
+    opacities = np.concatenate(drawn)
+    np.testing.assert_array_equal(opacities > 0.1, table["selected"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "column", "shade"),
+    [
+        ("probability", "probability", np.abs),
+        ("effect", "effect", np.asarray),
+        ("evidence", "evidence (colour scale)", lambda v: np.sign(v) * np.sqrt(np.abs(v))),
+        ("terms", "NES", np.asarray),
+    ],
+)
+def test_cells_of_a_map_have_their_row_column_and_value(kind, column, shade):
+    figure = MAKE[kind](False)
+    table = prints.data(figure)
+    back = table.pivot_table(index="row", columns="column", values=column, dropna=False)
+    expected = shade(WIDE.to_numpy())
+    np.testing.assert_array_equal(back.loc[list(WIDE.index), ["M0", "M4"]], expected)
+    page = prints.painted(figure)
+    (mesh,) = page.axes[0].collections
+    drawn = mesh.get_array().filled(np.nan).reshape(3, 2)
+    np.testing.assert_array_equal(drawn, expected)
+    labels = ["a", "b", "b"] if kind == "terms" else list(WIDE.index)
+    assert names_of(page.axes[0].yaxis) == labels
+    assert names_of(page.axes[0].xaxis) == ["M0", "M4"]
+    assert page.axes[0].yaxis_inverted()
+
+
+def test_marks_are_written_into_their_cells():
+    figure = MAKE["evidence"](False)
+    assert list(prints.data(figure)["mark"]) == ["+", "", "", "x", "", ""]
+    written = prints.painted(figure).axes[0].texts
+    assert [(t.get_text(), *t.get_position()) for t in written] == [("+", 0, 0), ("x", 1, 1)]
+
+
+def test_values_whose_colours_follow_a_function_of_them_are_in_the_table_too():
+    figure = figures.mask_map(WIDE, "evidence", False)
+    figure.update_traces(customdata=WIDE.to_numpy(), selector={"type": "heatmap"})
+    table = prints.data(figure)
+    np.testing.assert_array_equal(table["evidence"], WIDE.to_numpy().ravel())
+    assert "evidence (colour scale)" in table
+
+
+def test_lines_have_the_points_of_the_table_on_both_axes():
+    figure = MAKE["history"](False)
+    table = prints.data(figure)
+    assert list(table) == ["series", "epoch", "nats per cell", "entries"]
+    validation, training, entries = lines(prints.painted(figure))
+    np.testing.assert_array_equal(validation, HISTORY[["epoch", "validation_bound"]])
+    np.testing.assert_array_equal(training, HISTORY[["epoch", "bound"]])
+    np.testing.assert_array_equal(entries, HISTORY[["epoch", "active"]])
+    np.testing.assert_array_equal(
+        table["nats per cell"].dropna(), np.r_[validation[:, 1], training[:, 1]]
+    )
+    np.testing.assert_array_equal(table["entries"].dropna(), entries[:, 1])
+
+
+def test_panels_share_an_axis_and_keep_their_own_columns():
+    figure = MAKE["frontier"](False)
+    table = prints.data(figure)
+    ordered = LEVEL.sort_values("active")
+    first, second = table.iloc[:3], table.iloc[3:]
+    np.testing.assert_array_equal(first["from best (nats per cell)"], ordered["difference"])
+    np.testing.assert_array_equal(second["r of effects"], ordered["effect_r"])
+    assert list(table["active mask entries"]) == [20, 40, 60] * 2
+    assert list(first["symbol"]) == ["circle", "diamond", "circle"]
+    upper, lower = prints.painted(figure).axes
+    np.testing.assert_array_equal(lines(upper.figure)[0], ordered[["active", "difference"]])
+    assert upper.get_xlim() == lower.get_xlim()
+    assert [t.get_text() for t in upper.texts] == ["kept"]
+
+
+def test_the_walk_and_its_genes_are_drawn():
+    figure = MAKE["running sum"](False)
+    table = prints.data(figure)
+    walk = table[table["series"] == "running sum"]
+    np.testing.assert_array_equal(walk.iloc[:, -2:], WALK[["rank", "running_es"]])
+    assert list(table.loc[table["series"] == "genes of the set", "label"]) == ["A", "C"]
+    page = prints.painted(figure)
+    np.testing.assert_array_equal(lines(page)[0], WALK[["rank", "running_es"]])
+    assert page.axes[0].get_title(loc="left") == "<SET>"
+
+
+def test_lines_of_reference_labels_and_layers_for_clicks_are_no_data():
+    assert len(prints.data(MAKE["agreement"](False))) == 30
+    assert len(prints.data(MAKE["calibration"](False))) == 4
+    assert len(prints.data(MAKE["effect"](False))) == 6
+    hidden = go.Figure(go.Scatter(y=[1, 2])).add_scatter(y=[3, 4], visible="legendonly")
+    assert list(prints.data(hidden)["y"]) == [1, 2]
+
+
+def test_text_stays_text_in_svg_with_genes_in_italics():
+    root = ET.fromstring(prints.drawn(MAKE["bars"](False), "svg"))
+    texts = {e.text: e.get("style", "") for e in root.iter() if e.tag.endswith("}text")}
+    assert set(GENES) <= set(texts)
+    assert "shift" in texts
+    assert "italic" in texts["G0"]
+    assert "italic" not in texts["shift"]
+
+
+def test_names_in_any_script_and_of_any_length_are_drawn():
+    names = [
+        "\U0001f9ec emoji",
+        "\u05e9\u05dc\u05d5\u05dd",
+        "x" * 200,
+        "line\x07\nbreak",
+        "",
+        "$\\frac{",
+    ]
+    frame = pd.DataFrame({"label": names, "value": 1.0, "lower": 0.0, "upper": 2.0})
+    figure = figures.bars(frame, "<i>g</i> $^{", False)
+    assert list(prints.data(figure)["gene"]) == names
+    assert "\u05e9" in prints.drawn(figure, "svg").decode()
+    assert prints.drawn(figure, "png")
+
+
+def test_what_cannot_be_drawn_says_so():
+    with pytest.raises(prints.PrintError, match="'pie'"):
+        prints.data(go.Figure(go.Pie(values=[1, 2])))
+    stacked = (
+        go.Figure(go.Bar(x=["a"], y=[1])).add_bar(x=["a"], y=[2]).update_layout(barmode="stack")
+    )
+    with pytest.raises(prints.PrintError, match="'stack'"):
+        prints.drawn(stacked, "svg")
+
+
+def test_a_figure_without_anything_is_empty():
+    assert prints.data(go.Figure()).empty
+    assert prints.drawn(go.Figure(), "svg")
+    assert len(prints.data(go.Figure(go.Scatter(x=[], y=[])))) == 0
+    assert prints.drawn(go.Figure(go.Scatter(x=[], y=[])), "svg")
+
+
+def test_notes_and_lines_of_reference_of_the_layout_are_drawn():
+    figure = go.Figure(go.Scatter(x=[1, 10, 100], y=[1, 2, 3])).update_xaxes(type="log")
+    figure.add_hline(1.5).add_annotation(x=1, y=2, text="here", showarrow=False)
+    panel = prints.painted(figure).axes[0]
+    assert any(list(line.get_ydata()) == [1.5, 1.5] for line in panel.lines)
+    (note,) = panel.texts
+    assert (note.get_text(), note.xy[0]) == ("here", 10)
+
+
+def test_tags_go_and_entities_are_read_once():
+    assert traces.plain("<i>A</i>&amp;lt;<br>&lt;b&gt;") == "A&lt;\n<b>"
+    assert traces.plain("a < b > c") == "a < b > c"
+
+
+def test_importing_it_does_not_load_matplotlib():
+    program = "import sys, app.prints, app.basket; assert 'matplotlib' not in sys.modules"
+    root = Path(__file__).parents[1]
+    assert subprocess.run([sys.executable, "-c", program], cwd=root, check=False).returncode == 0
