@@ -34,6 +34,7 @@ PACKAGES = (*exports.PACKAGES, "plotly", "matplotlib")
 UNSAFE = re.compile(r'[<>:"/\\|?*%]')  # in names of files, on one system or another
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 ODD = (ValueError, TypeError, KeyError, IndexError)  # what a figure beyond `prints` may end in
+WORDS = "words"  # of a view, as a file
 HOME = "overview"  # the page whose address is empty
 UMAP = (
     "McInnes, Healy and Melville, UMAP: Uniform Manifold Approximation and Projection for "
@@ -166,16 +167,18 @@ def files(kept: Sequence[Kept], about: Mapping[str, str], session: bytes) -> dic
     views = []
     at = 0
     for folder, view in zip(folders, kept, strict=True):
-        stems = _distinct(
-            item.name if isinstance(item, Picture | Table) else "text" for item in view.items
-        )
-        for stem, item in zip(stems, view.items, strict=True):
+        texts = [item.markdown for item in view.items if isinstance(item, Text)]
+        if texts:
+            found[f"{folder}/{WORDS}.md"] = ("\n\n".join(texts) + "\n").encode()
+        drawn = [item for item in view.items if not isinstance(item, Text)]
+        stems = _distinct([WORDS, *(item.name for item in drawn)])[1:]
+        for stem, item in zip(stems, drawn, strict=True):
             path = f"{folder}/{stem}"
             if isinstance(item, Picture):
                 still, at = printed[at], at + 1
                 found |= {f"{path}.{kind}": content for kind, content in still.files.items()}
                 notes += [f"{path}: {still.note}"] if still.note else []
-            elif isinstance(item, Table):
+            else:
                 found[f"{path}.csv"] = item.frame.to_csv(index=False).encode()
                 found[f"{path}.tsv"] = item.frame.to_csv(index=False, sep="\t").encode()
                 if 0 < len(item.frame.columns) < COLUMNS and len(item.frame) <= exports.ROWS:
@@ -183,8 +186,6 @@ def files(kept: Sequence[Kept], about: Mapping[str, str], session: bytes) -> dic
                     sheets[name] = _for_excel(item.frame)
                 else:
                     notes.append(f"{path}: not in tables.xlsx, as no sheet can hold it.")
-            else:
-                found[f"{path}.md"] = f"{item.markdown}\n".encode()
         views.append(
             {
                 "folder": folder,
@@ -426,7 +427,7 @@ def _guide(kept: Sequence[Kept], folders: Sequence[str], notes: Sequence[str]) -
         "report.html    everything in one page, for any browser; needs no network",
         "tables.xlsx    every table on a sheet of its own; open this in a spreadsheet",
         "methods.md     how it was made, and what to cite",
-        "session.json   opens the same views again: Restore a session, in the dashboard",
+        "session.json   opens the same views again: Open a session file, on the page Report",
         "manifest.json  versions, date, address and checksum of each view, sha256 of each file",
         "",
         "A folder for each view, with figures as SVG and PNG, their data as CSV, and tables as CSV",
