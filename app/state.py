@@ -669,3 +669,115 @@ def release(model: Bundle) -> None:
 def start_composition(names: list[str]) -> None:
     """Begin a composition from code; the widgets pick it up on the next run."""
     st.query_params["c"] = as_link(dict.fromkeys(names, 1.0))
+
+
+MAX_CHOSEN = 12  # perturbations compared at once
+
+
+def initial_chosen(model: Bundle) -> str:
+    """Put the perturbations of a link that was followed, or those of before, into the widget.
+
+    The form is chosen=STAT1,A%2BB. Each model has its own, under the key that is returned. Names it
+    does not know are said and left out, and so are those beyond MAX_CHOSEN.
+    """
+    key, link = f"chosen {model.checksum}", st.query_params.get("chosen", "")
+    if link not in ("", st.session_state.get("chosen_link")):
+        names = list(dict.fromkeys(unquote(name) for name in link.split(",") if name))
+        unknown = [name for name in names if name not in model.perturbations.index]
+        if unknown:
+            st.info(f"Not in this model, left out: {plain(', '.join(unknown))}.")
+        st.session_state[key] = [name for name in names if name not in unknown]
+    names = st.session_state.get(key, [])
+    if beyond := names[MAX_CHOSEN:]:
+        st.info(
+            f"At most {MAX_CHOSEN} can be compared: of {len(names)} the first {MAX_CHOSEN} were "
+            f"kept. Left out: {plain(', '.join(beyond))}."
+        )
+    st.session_state[key] = names[:MAX_CHOSEN]
+    return key
+
+
+def keep_chosen(names: list[str]) -> None:
+    """Put the perturbations to compare into the URL."""
+    link = ",".join(quote(name, safe="") for name in names)
+    st.session_state["chosen_link"] = link
+    _set_query("chosen", link)
+
+
+def choose_from(model: Bundle, figure: go.Figure, name: str, alt: str, by_click: bool) -> None:
+    """A map of perturbations, each with its name as customdata, from which some are chosen.
+
+    A lasso or a box chooses those inside, the farthest moved first; a click adds one, or takes it
+    away. Plotly finds no point by click while it is ready to draw, so it is one or the other. The
+    map is drawn anew each time, as it shows who is chosen.
+    """
+    key = f"{name} {by_click} {model.checksum} {st.session_state.get('choices', 0)}"
+
+    def keep() -> None:
+        selection = st.session_state[key]["selection"]
+        taken = [str(point["customdata"]) for point in selection["points"]]
+        before: list[str] = st.session_state.get(f"chosen {model.checksum}", [])
+        if by_click:
+            rest = [name for name in before if name not in taken]
+            chosen = [*rest, *(name for name in taken if name not in before)]
+        else:
+            chosen = [n for n in interpretation.strengths(model.masks).index if n in taken]
+        st.session_state[f"chosen {model.checksum}"] = chosen
+        st.session_state["choices"] = st.session_state.get("choices", 0) + 1
+
+    figure.update_layout(dragmode=False if by_click else "lasso")
+    st.plotly_chart(
+        figure,
+        theme=None,
+        config=_buttons(name, ["autoScale2d"]),
+        alt=alt,
+        key=key,
+        on_select=keep,
+        selection_mode="points" if by_click else ("lasso", "box"),
+    )
+
+
+def choose_none(model: Bundle) -> None:
+    """Choose no perturbation any more."""
+    st.session_state[f"chosen {model.checksum}"] = []
+
+
+def part(n: int, label: str) -> int:
+    """Which of n parts of a long map is shown, from 1; in the URL, unless it is the first."""
+    asked = st.query_params.get("part", "1")
+    before = st.session_state.get("part", int(asked) if asked.isdecimal() else 1)
+    st.session_state["part"] = before if 1 <= before <= n else 1
+    chosen = int(st.number_input(label, 1, n, key="part", persist_state="session"))
+    _set_query("part", str(chosen) if chosen > 1 else "")
+    return chosen
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def _network(
+    path: str, checksum: str, names: tuple[str, ...], threshold: float
+) -> interpretation.Network:
+    return interpretation.network(_load(path, checksum).masks, names, threshold)
+
+
+def network(model: Bundle, names: Iterable[str], threshold: float) -> interpretation.Network:
+    """`interpretation.network` of these perturbations, remembered."""
+    return _network(str(model.path), model.checksum, tuple(names), threshold)
+
+
+def large_downloads(table: pd.DataFrame, name: str) -> None:
+    """As `downloads`, of a table so long that it is written when it is asked for."""
+    with st.container(horizontal=True):
+        for kind, separator in (("CSV", ","), ("TSV", "\t")):
+            st.download_button(
+                kind,
+                partial(_written, table, separator),
+                f"{name}.{kind.lower()}",
+                key=f"{name} {kind}",
+                icon=":material/download:",
+                on_click="ignore",
+                type="tertiary",
+            )
+
+
+def _written(table: pd.DataFrame, separator: str) -> bytes:
+    return bytes(table.to_csv(index=False, sep=separator).encode())
