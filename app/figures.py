@@ -22,7 +22,9 @@ OKABE_ITO = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "
 SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x"]
 REST = "all other cells"  # of a category: grey, below the others
 MOST_SVG = 10_000  # points; more are drawn by WebGL, which SVG files hold as a picture
+MOST_DRAWN = 2_000  # markers over the cells of a map
 MOST_COLUMNS = 60  # of a map with gaps between its cells
+MOST_LETTERS = 38  # of a title within a figure
 MOST_LABELS = 60  # names beside the points of a map
 Z90 = 1.645  # half a 90 % interval in standard errors
 FONT = "Source Sans Pro, Source Sans, Helvetica, Arial, sans-serif"
@@ -139,8 +141,10 @@ def beside(
     """Bars of training cells and the tree, at the right of a map, in line with its rows."""
     has_tree = line is not None and len(line) > 0
     map_end = 1.0 - 0.08 * (cells is not None) - 0.08 * has_tree
+    still = has_tree or len(figure.data[0].x) <= MOST_COLUMNS  # a zoom would part rows from a tree
     bare = {"showgrid": False, "zeroline": False, "showticklabels": False, "fixedrange": True}
-    figure.update_xaxes(domain=[0, map_end])
+    figure.update_xaxes(domain=[0, map_end], fixedrange=still)
+    figure.update_yaxes(fixedrange=still)
     if cells is not None:
         figure.add_bar(
             x=cells.to_numpy(),
@@ -151,7 +155,7 @@ def beside(
             hovertemplate="%{y}: %{x:,} training cells<extra></extra>",
             showlegend=False,
         )
-        head = {"text": "cells", "font": {"size": 12}}
+        head = {"text": "cells", "font": {"size": 12}, "standoff": 2}
         domain = [map_end + 0.01, map_end + 0.08]
         figure.update_layout(
             xaxis2={"domain": domain, "anchor": "y", "side": "top", "title": head, **bare},
@@ -178,7 +182,6 @@ def beside(
             },
             yaxis2={"range": [len(rows) - 0.5, -0.5], "anchor": "x3", **bare},
         )
-        figure.update_yaxes(fixedrange=True)  # a zoom would part rows from their tree
 
 
 def clickable(
@@ -200,19 +203,18 @@ def clickable(
         heat.update(text=marks.to_numpy(dtype=str), texttemplate="%{text}", textfont_size=12)
     figure = go.Figure(heat)
     columns, rows = list(heat.x), list(heat.y)
-    kind = go.Scattergl if len(clicks) > MOST_SVG else go.Scatter
-    figure.add_trace(
-        kind(
-            x=np.tile(columns, len(rows)),
-            y=np.repeat(rows, len(columns)),
-            mode="markers",
-            marker={"symbol": "square", "size": 16, "opacity": 0.01, "color": "#888888"},
-            customdata=clicks,
-            text=texts,
-            hovertemplate=hover,
-            showlegend=False,
-        )
+    figure.add_scatter(
+        x=np.tile(columns, len(rows)),
+        y=np.repeat(rows, len(columns)),
+        mode="markers",
+        marker={"symbol": "square", "size": 16, "opacity": 0.01, "color": "#888888"},
+        customdata=clicks,
+        text=texts,
+        hovertemplate=hover,
+        showlegend=False,
     )
+    if len(clicks) > MOST_DRAWN:  # a marker is found by clicks and hovers whether drawn or not
+        figure.data[1].update(marker_maxdisplayed=1)
     styled(figure, dark, height=120 + 20 * len(rows))
     figure.update_layout(hoverdistance=-1, margin_t=60)  # a click anywhere in a cell finds it
     width, height = len(columns) - 0.5, len(rows) - 0.5  # no room beyond the cells
@@ -537,7 +539,10 @@ def used_effects(entries: pd.DataFrame, titles: dict[int, str], dark: bool) -> g
     figure = go.Figure()
     row, rows, heads = 0, [], []
     for k, part in entries.groupby("mechanism", sort=False):
-        heads.append((row, titles.get(int(k), f"M{k}")))
+        title = titles.get(int(k), f"M{k}")
+        heads.append(
+            (row, title if len(title) <= MOST_LETTERS else f"{title[:MOST_LETTERS]}\u2026")
+        )
         rows += [*range(row + 1, row + 1 + len(part))]
         row += len(part) + 1
     drawn = entries.assign(row=rows)

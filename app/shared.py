@@ -9,6 +9,8 @@ from app import figures, mechanisms, state
 from samsvae_core import interpretation
 from samsvae_core.bundle import Bundle
 
+MOST_CELLS, MOST_ROWS = 20_000, 250  # of a map that is drawn in good time
+MOST_SENT = 5_000  # rows of a table on the page
 N_DIMENSIONS = 6  # of a model without masks, whose perturbations use them all
 WAYS = ("Draw around some", "Click one by one")
 COLUMNS = {
@@ -36,6 +38,12 @@ COLUMNS = {
 }
 
 
+def titles(model: Bundle) -> dict[int, str]:
+    """What mechanisms in use are called; nothing of a model without masks, which uses them all."""
+    used = interpretation.active_mechanisms(model.masks) if model.model.has_masks else []
+    return mechanisms.titles(model, used)
+
+
 def choose(model: Bundle) -> list[str]:
     """Perturbations chosen on their UMAP or by name; the same choice in both, and in the URL."""
     key = state.initial_chosen(model)
@@ -48,8 +56,8 @@ def choose(model: Bundle) -> list[str]:
             max_selections=state.MAX_CHOSEN,
             persist_state="session",
             placeholder="Type a name",
-            help=f"At most {state.MAX_CHOSEN}. A lasso or a box on the map chooses those inside, in "
-            "place of those before; a click on a point adds it, or takes it away.",
+            help=f"At most {state.MAX_CHOSEN}. A lasso or a box on the map chooses those inside, "
+            "in place of those before; a click on a point adds it, or takes it away.",
         )
         state.keep_chosen(chosen)
         if chosen:
@@ -166,7 +174,7 @@ def listed(words: list[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
 
 
-def compared(model: Bundle, chosen: list[str]) -> None:
+def compared(model: Bundle, chosen: list[str], titles: dict[int, str]) -> None:
     """Effects of the chosen on the mechanisms they use: drawn, as a table, and in pairs."""
     entries = shown_entries(model, chosen)
     left, right = st.columns([2, 3], gap="large")
@@ -174,7 +182,6 @@ def compared(model: Bundle, chosen: list[str]) -> None:
         if entries.empty:
             st.info("None of the chosen uses a mechanism, so there is no effect to draw.")
         else:
-            titles = mechanisms.titles(model, [int(k) for k in entries["mechanism"].unique()])
             state.chart(
                 figures.used_effects(entries, titles, state.dark()),
                 "chosen_effects",
@@ -234,11 +241,17 @@ def side_by_side(entries: pd.DataFrame, titles: dict[int, str], chosen: list[str
     told = [f"{e.effect:+.2f} ± {e.effect_sd:.2f}" for e in entries.itertuples()]
     wide = interpretation.matrix(entries.assign(told=told), "told").T.reindex(columns=chosen)
     first = "mechanism" if "mechanism" not in chosen else "mechanism of the model"
-    wide.insert(0, first, [titles[int(k)] for k in wide.index])
+    wide.insert(0, first, [titles.get(int(k), f"M{k}") for k in wide.index])
     return wide.reset_index(drop=True)
 
 
-def network(model: Bundle, names: list[str], chosen: list[str], threshold: float) -> None:
+def network(
+    model: Bundle,
+    names: list[str],
+    chosen: list[str],
+    threshold: float,
+    titles: dict[int, str],
+) -> None:
     """Perturbations linked to the mechanisms they use, with the table of links."""
     only = False
     if chosen:
@@ -250,7 +263,6 @@ def network(model: Bundle, names: list[str], chosen: list[str], threshold: float
             f"There is nothing to link: none of these perturbations has a mask above {threshold:g}."
         )
         return
-    titles = mechanisms.titles(model, sorted(int(k) for k in edges["mechanism"].unique()))
     state.chart(
         figures.network(found.nodes, found.edges, titles, state.dark()),
         "mechanism_network",
@@ -271,7 +283,9 @@ def network(model: Bundle, names: list[str], chosen: list[str], threshold: float
     )
     with st.expander("Table of links"):
         kept = ["perturbation", "mechanism", "probability", "effect", "effect_sd"]
-        table = edges[kept].assign(mechanism=[titles[int(k)] for k in edges["mechanism"]])
+        table = edges[kept].assign(
+            mechanism=[titles.get(int(k), f"M{k}") for k in edges["mechanism"]]
+        )
         st.dataframe(
             table,
             hide_index=True,

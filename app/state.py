@@ -28,6 +28,7 @@ from samsvae_core import (
     gene_sets,
     interpretation,
     rankings,
+    terms,
 )
 from samsvae_core import names as mechanism_names
 from samsvae_core.bundle import Bundle, BundleError
@@ -781,3 +782,14 @@ def large_downloads(table: pd.DataFrame, name: str) -> None:
 
 def _written(table: pd.DataFrame, separator: str) -> bytes:
     return bytes(table.to_csv(index=False, sep=separator).encode())
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _suggested_names(_known: Enrichment, key: str, mechanisms: tuple[int, ...]) -> pd.DataFrame:
+    return terms.suggested_names(_known.table, list(mechanisms))
+
+
+def suggested_names(model: Bundle, known: Enrichment, mechanisms: list[int]) -> pd.DataFrame:
+    """Names from what the bundle holds (all of `known` is), remembered."""
+    key = f"{model.checksum} {sorted(known.notes['collection'].unique())}"
+    return _suggested_names(known, key, tuple(mechanisms))

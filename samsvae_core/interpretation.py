@@ -23,7 +23,7 @@ STEPS = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)  # of loading curves, in typical effec
 STEPS_IN_WORDS = {0.5: "half the step", -1.0: "the opposite direction", 2.0: "twice the step"}
 LINEAR_R, LINEAR_RATIO = 0.95, 1.25  # least r, and largest ratio of sizes either way
 NO_LOADING = 1e-5  # root mean square: rounding, and no effect on any gene
-MOST_NODES, MOST_EDGES = 150, 300  # of a network that can be read
+MOST_NODES, MOST_EDGES = 150, 150  # of a network that can be read
 FEW_NODES = 60  # of a part that is laid out with more care
 LAYOUT_SEED = 0
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import figures, mechanisms, shared, state
+from app import figures, shared, state
 from samsvae_core import interpretation
 from samsvae_core.bundle import Bundle
 
@@ -44,8 +44,6 @@ SPARSE = (
 )
 
 
-MOST_CELLS, MOST_ROWS = 20_000, 250  # of a map that is drawn in good time
-MOST_SENT = 5_000  # rows of the table on the page
 ROWS = {
     "clustered": "Clustered",
     "name": "Name",
@@ -85,6 +83,7 @@ def masks(model: Bundle) -> None:
     )
     choice = controls(model)
     wide, line = ordered(model, choice)
+    titles = shared.titles(model)
     if wide.empty:
         search = state.plain(choice.search)
         st.info(
@@ -93,14 +92,14 @@ def masks(model: Bundle) -> None:
             + " Lower the threshold, clear the search, or show empty rows."
         )
     else:
-        drawn(model, choice, wide, line)
+        drawn(model, choice, wide, line, titles)
     st.subheader("Compare perturbations", divider="gray")
     chosen = shared.choose(model)
     if chosen:
-        shared.compared(model, chosen)
+        shared.compared(model, chosen, titles)
     if model.model.has_masks:
         st.subheader("Network of shared mechanisms", divider="gray")
-        shared.network(model, list(wide.index), chosen, choice.threshold)
+        shared.network(model, list(wide.index), chosen, choice.threshold, titles)
     st.subheader("Table", divider="gray")
     entries(model, wide)
     if model.model.has_masks:
@@ -108,20 +107,25 @@ def masks(model: Bundle) -> None:
         near_misses(model)
 
 
-def drawn(model: Bundle, choice: Choice, wide: pd.DataFrame, line: pd.DataFrame) -> None:
+def drawn(
+    model: Bundle,
+    choice: Choice,
+    wide: pd.DataFrame,
+    line: pd.DataFrame,
+    titles: dict[int, str],
+) -> None:
     """The map, or a part of its rows where there are too many, and what a click leads to."""
     rows = part_of(wide)
     marks = None
     if choice.value == "evidence":
         marks = verdicts(model.masks).loc[rows.index, rows.columns]
-    used = [k for k in interpretation.active_mechanisms(model.masks) if k in rows]
     event = state.chart(
         figures.mask_map(
             rows,
             choice.value,
             state.dark(),
             marks,
-            mechanisms.titles(model, used) if model.model.has_masks else None,
+            titles,
             model.perturbations["train"].loc[rows.index],
             line if len(rows) == len(wide) else None,
         ),
@@ -130,12 +134,12 @@ def drawn(model: Bundle, choice: Choice, wide: pd.DataFrame, line: pd.DataFrame)
         clickable=True,
     )
     st.caption(caption(model, choice, wide))
-    card(model, state.clicked(event))
+    card(model, state.clicked(event), titles)
 
 
 def part_of(wide: pd.DataFrame) -> pd.DataFrame:
     """As many rows as can be drawn at once; which, is asked where there are more."""
-    most = min(MOST_ROWS, max(1, MOST_CELLS // wide.shape[1]))
+    most = min(shared.MOST_ROWS, max(1, shared.MOST_CELLS // wide.shape[1]))
     if len(wide) <= most:
         return wide
     n = -(-len(wide) // most)
@@ -307,7 +311,7 @@ def entries(model: Bundle, wide: pd.DataFrame) -> None:
     shown = table[table["perturbation"].isin(wide.index) & table["mechanism"].isin(wide.columns)]
     shown = shown.sort_values(by, ascending=False, key=np.abs, kind="stable")
     st.dataframe(
-        shown.head(MOST_SENT),
+        shown.head(shared.MOST_SENT),
         hide_index=True,
         height=420,
         placeholder="\u2013",
@@ -315,8 +319,8 @@ def entries(model: Bundle, wide: pd.DataFrame) -> None:
         column_config=COLUMNS,
     )
     cut = (
-        f"**The first {MOST_SENT:,} of {len(shown):,} rows, by {by}; the files have all.** "
-        if len(shown) > MOST_SENT
+        f"**The first {shared.MOST_SENT:,} of {len(shown):,} rows, by {by}; the files have all.** "
+        if len(shown) > shared.MOST_SENT
         else ""
     )
     st.caption(f"{cut}Evidence: {MEANING['evidence'][0].lower()}{MEANING['evidence'][1:]} {NATS}")
@@ -340,9 +344,8 @@ def near_misses(model: Bundle) -> None:
         return
     expected = BY_CHANCE * tried
     by_chance = f"about {expected:.0f}" if expected >= 1 else "less than one"
-    shown = found[
-        ["perturbation", "mechanism", "evidence", "evidence_se", "evidence_n", "probability"]
-    ]
+    kept = ["perturbation", "mechanism", "evidence", "evidence_se", "evidence_n", "probability"]
+    shown = found[kept]
     st.markdown(
         f"**{len(found)} of {tried:,} inactive entries** would improve predictions of cells the "
         f"model has not seen, were they switched on. By chance alone {by_chance} would pass."
@@ -363,7 +366,7 @@ def near_misses(model: Bundle) -> None:
     state.downloads(shown, "near_misses")
 
 
-def card(model: Bundle, clicked: str | None) -> None:
+def card(model: Bundle, clicked: str | None, titles: dict[int, str]) -> None:
     """Where a click leads: the perturbation's sentence, and the way to both cards."""
     if clicked is None:
         return
@@ -373,7 +376,7 @@ def card(model: Bundle, clicked: str | None) -> None:
     if rows.empty:
         return  # a click on the map of the model before
     entry = rows.iloc[0]
-    title = mechanisms.titles(model, [int(mechanism)])[int(mechanism)]
+    title = titles.get(int(mechanism), f"M{mechanism}")
     with st.container(border=True):
         st.markdown(f"**{state.plain(name)}** and **mechanism {state.plain(title)}**")
         st.markdown(card_text(model, entry) + sentence(model, name))
