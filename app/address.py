@@ -24,6 +24,7 @@ from samsvae_core.genes import measured
 from samsvae_core.symbols import known_genes
 
 MAX_PERTURBATIONS = 6
+MAX_CHOSEN = 12  # perturbations compared at once
 MAX_DOSAGE = 2.0
 REPORT = "report"  # the page
 REST = "rest"  # of mechanisms: those that none of the chosen perturbations uses
@@ -204,6 +205,46 @@ def keep_names(parameter: str, names: list[str], first: list[str]) -> None:
     """Put the names into the address, unless they are the page's first; none at all is a comma."""
     link = ",".join(quote(name, safe="") for name in names) or ("," if first else "")
     write(**{parameter: "" if names == first else link})
+
+
+def initial_chosen(model: Bundle) -> str:
+    """Put the perturbations of a link that was followed, or those of before, into the widget.
+
+    The form is chosen=STAT1,A%2BB. Each model has its own, under the key that is returned. Names it
+    does not know are said and left out, and so are those beyond MAX_CHOSEN.
+    """
+    key = f"chosen {model.checksum}"
+    if (asked := followed("chosen")) is not None:
+        names = list(dict.fromkeys(unquote(name) for name in asked["chosen"].split(",") if name))
+        unknown = [name for name in names if name not in model.perturbations.index]
+        if unknown:
+            st.info(f"Not in this model, left out: {plain(', '.join(unknown))}.")
+        st.session_state[key] = [name for name in names if name not in unknown]
+    names = st.session_state.get(key, [])
+    if beyond := names[MAX_CHOSEN:]:
+        st.info(
+            f"At most {MAX_CHOSEN} can be compared: of {len(names)} the first {MAX_CHOSEN} were "
+            f"kept. Left out: {plain(', '.join(beyond))}."
+        )
+    st.session_state[key] = names[:MAX_CHOSEN]
+    return key
+
+
+def keep_chosen(names: list[str]) -> None:
+    """Put the perturbations to compare into the address."""
+    write(chosen=",".join(quote(name, safe="") for name in names))
+
+
+def part(n: int, label: str) -> int:
+    """Which of n parts of a long map is shown, from 1."""
+    if (asked := followed("part")) is not None:
+        number = asked["part"]
+        st.session_state["part"] = int(number) if re.fullmatch(r"\d{1,4}", number) else 1
+    before = st.session_state.get("part", 1)
+    st.session_state["part"] = before if 1 <= before <= n else 1
+    chosen = int(st.number_input(label, 1, n, key="part", persist_state="session"))
+    write(part=str(chosen) if chosen > 1 else "")
+    return chosen
 
 
 # Cells taken from a map

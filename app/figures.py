@@ -22,6 +22,10 @@ OKABE_ITO = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "
 SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x"]
 REST = "all other cells"  # of a category: grey, below the others
 MOST_SVG = 10_000  # points; more are drawn by WebGL, which SVG files hold as a picture
+MOST_DRAWN = 2_000  # markers over the cells of a map
+MOST_COLUMNS = 60  # of a map with gaps between its cells
+MOST_LETTERS = 38  # of a title within a figure
+MOST_LABELS = 60  # names beside the points of a map
 Z90 = 1.645  # half a 90 % interval in standard errors
 FONT = "Source Sans Pro, Source Sans, Helvetica, Arial, sans-serif"
 
@@ -72,14 +76,22 @@ SIGNED = ("effect", "evidence")  # what a mask map can show, beside "probability
 
 
 def mask_map(
-    wide: pd.DataFrame, value: str, dark: bool, marks: pd.DataFrame | None = None
+    wide: pd.DataFrame,
+    value: str,
+    dark: bool,
+    marks: pd.DataFrame | None = None,
+    titles: dict[int, str] | None = None,
+    cells: pd.Series | None = None,
+    line: pd.DataFrame | None = None,
 ) -> go.Figure:
     """Perturbations x mechanisms. Over each cell lies a marker that a click can find.
 
     `wide` is ordered as it is to be drawn, first row on top; `value` is "probability", "effect" or
     "evidence", whose colours follow its signed square root, as it spans orders of magnitude.
     `marks` are symbols to write into cells; effects get their sign. Cells that are NaN stay empty.
-    Each marker carries "perturbation|mechanism" as its customdata.
+    Each marker carries "perturbation|mechanism" as its customdata, and the title of its mechanism,
+    where it has one. On the right: training `cells` of each row, as bars, and the `line` of the
+    tree of its clustering.
     """
     signed = value in SIGNED
     values = wide.to_numpy(dtype=float)
@@ -111,7 +123,65 @@ def mask_map(
     hover = "%{y}, mechanism %{x}<br>" + value + " %{text}<extra></extra>"
     figure = clickable(heat, marks, clicks, texts, hover, dark)
     figure.update_yaxes(type="category")
+    if titles:
+        named = text([titles.get(k, f"M{k}") for k in wide.columns])
+        hover = "%{y}, mechanism %{hovertext}<br>" + value + " %{text}<extra></extra>"
+        figure.data[1].update(hovertext=np.tile(named, len(rows)), hovertemplate=hover)
+    beside(figure, rows, cells, line, dark)
     return figure
+
+
+def beside(
+    figure: go.Figure,
+    rows: list[str],
+    cells: pd.Series | None,
+    line: pd.DataFrame | None,
+    dark: bool,
+) -> None:
+    """Bars of training cells and the tree, at the right of a map, in line with its rows."""
+    has_tree = line is not None and len(line) > 0
+    map_end = 1.0 - 0.08 * (cells is not None) - 0.08 * has_tree
+    still = has_tree or len(figure.data[0].x) <= MOST_COLUMNS  # a zoom would part rows from a tree
+    bare = {"showgrid": False, "zeroline": False, "showticklabels": False, "fixedrange": True}
+    figure.update_xaxes(domain=[0, map_end], fixedrange=still)
+    figure.update_yaxes(fixedrange=still)
+    if cells is not None:
+        figure.add_bar(
+            x=cells.to_numpy(),
+            y=rows,
+            orientation="h",
+            xaxis="x2",
+            marker={"color": NEUTRAL},
+            hovertemplate="%{y}: %{x:,} training cells<extra></extra>",
+            showlegend=False,
+        )
+        head = {"text": "cells", "font": {"size": 12}, "standoff": 2}
+        domain = [map_end + 0.01, map_end + 0.08]
+        figure.update_layout(
+            xaxis2={"domain": domain, "anchor": "y", "side": "top", "title": head, **bare},
+            bargap=0.3,
+        )
+    if line is not None and has_tree:
+        figure.add_scatter(
+            x=line["height"],
+            y=line["place"],
+            mode="lines",
+            line={"color": NEUTRAL, "width": 1},
+            xaxis="x3",
+            yaxis="y2",
+            hoverinfo="skip",
+            showlegend=False,
+        )
+        top = float(line["height"].max()) or 1.0
+        figure.update_layout(
+            xaxis3={
+                "domain": [0.93, 1],
+                "anchor": "y2",
+                "range": [-0.01 * top, 1.03 * top],
+                **bare,
+            },
+            yaxis2={"range": [len(rows) - 0.5, -0.5], "anchor": "x3", **bare},
+        )
 
 
 def clickable(
@@ -127,7 +197,8 @@ def clickable(
     Clicks on the map itself do not reach Python. `clicks` are the markers' customdata, `texts` what
     the template `hover` shows of them, row by row; `marks` are symbols to write into cells.
     """
-    heat.update(xgap=2, ygap=1, hoverinfo="skip")
+    crowded = len(heat.x) > MOST_COLUMNS
+    heat.update(xgap=0.5 if crowded else 2, ygap=0.5 if crowded else 1, hoverinfo="skip")
     if marks is not None:  # in the colour, black or white, that can be read on the cell's
         heat.update(text=marks.to_numpy(dtype=str), texttemplate="%{text}", textfont_size=12)
     figure = go.Figure(heat)
@@ -142,6 +213,8 @@ def clickable(
         hovertemplate=hover,
         showlegend=False,
     )
+    if len(clicks) > MOST_DRAWN:  # a marker is found by clicks and hovers whether drawn or not
+        figure.data[1].update(marker_maxdisplayed=1)
     styled(figure, dark, height=120 + 20 * len(rows))
     figure.update_layout(hoverdistance=-1, margin_t=60)  # a click anywhere in a cell finds it
     width, height = len(columns) - 0.5, len(rows) - 0.5  # no room beyond the cells
@@ -426,29 +499,221 @@ def label(figure: go.Figure, genes: pd.Index, x: pd.Series, y: pd.Series) -> Non
     )
 
 
-def umap(frame: pd.DataFrame, groups: pd.Series, dark: bool, labels: bool = False) -> go.Figure:
+def umap(frame: pd.DataFrame, groups: pd.Series, dark: bool) -> go.Figure:
     """UMAP coordinates by group; columns name, umap_1, umap_2. The axes have no unit."""
     figure = go.Figure()
     for i, (group, rows) in enumerate(frame.groupby(groups, sort=False)):
         figure.add_scatter(
             x=rows["umap_1"],
             y=rows["umap_2"],
-            mode="markers+text" if labels else "markers",
+            mode="markers",
             name=html.escape(f"{group} ({len(rows)})"),
             marker={
                 "color": NEUTRAL if i == 0 else OKABE_ITO[(i - 1) % len(OKABE_ITO)],
-                "size": 11 if labels else 4,
-                "opacity": 0.9 if labels else 0.5,
+                "size": 4,
+                "opacity": 0.5,
                 "symbol": SYMBOLS[i % 6],
             },
             text=text(rows["name"]),
-            textposition="top center",
-            textfont={"size": 11},
             hovertemplate="%{text}<extra></extra>",
         )
     styled(figure, dark, height=460)
     figure.update_xaxes(title_text="UMAP 1", showticklabels=False, zeroline=False)
     figure.update_yaxes(title_text="UMAP 2", showticklabels=False, zeroline=False)
+    return figure
+
+
+def told_apart(i: int, dark: bool) -> dict[str, Any]:
+    """Colour and symbol of the i-th of up to 42 things, the same in every figure of a page."""
+    line = {"width": 1, "color": INK[dark]}
+    return {"color": OKABE_ITO[i % len(OKABE_ITO)], "symbol": SYMBOLS[i % 6], "line": line}
+
+
+def perturbation_map(frame: pd.DataFrame, chosen: list[str], dark: bool) -> go.Figure:
+    """UMAP of perturbations: columns name, umap_1, umap_2 and uses, whether it uses a mechanism.
+
+    Each point has its name as customdata. Those `chosen` have the colour and symbol of their place
+    in the list; the others are grey, hollow where they use no mechanism. With more than
+    MOST_LABELS only the chosen are named.
+    """
+    figure = go.Figure()
+    other = ~frame["name"].isin(chosen)
+    groups = [
+        ("use some", frame[other & frame["uses"]], {"color": NEUTRAL, "symbol": "circle"}),
+        (
+            "no mechanism",
+            frame[other & ~frame["uses"]],
+            {"color": NEUTRAL, "symbol": "circle-open"},
+        ),
+    ]
+    groups += [
+        (name, frame[frame["name"] == name], told_apart(i, dark)) for i, name in enumerate(chosen)
+    ]
+    for i, (group, rows, marker) in enumerate(groups):
+        named = i > 1 or len(frame) <= MOST_LABELS
+        figure.add_scatter(
+            x=rows["umap_1"],
+            y=rows["umap_2"],
+            mode="markers+text" if named else "markers",
+            name=group,
+            marker={"size": 9 if i < 2 else 13, **marker},
+            customdata=list(rows["name"]),
+            text=text(rows["name"]),
+            textposition="top center",
+            textfont={"size": 11 if i < 2 else 13},
+            hovertemplate="%{text}<extra></extra>",
+            showlegend=i < 2 and len(rows) > 0 and not frame["uses"].all(),
+            cliponaxis=False,
+        )
+    styled(figure, dark, height=460)
+    bare = {"showticklabels": False, "showgrid": False, "zeroline": False, "mirror": True}
+    for axes, column in ((figure.update_xaxes, "umap_1"), (figure.update_yaxes, "umap_2")):
+        low, high = frame[column].min(), frame[column].max()
+        room = 0.08 * (high - low) or 1.0
+        title = column.upper().replace("_", " ")
+        axes(title_text=title, showline=True, range=[low - room, high + room], **bare)
+    return figure
+
+
+def used_effects(entries: pd.DataFrame, titles: dict[int, str], dark: bool) -> go.Figure:
+    """Effects of perturbations, with their 90 % intervals, under the title of each mechanism.
+
+    A row per entry: columns perturbation, mechanism, effect, effect_sd, and place, which gives the
+    perturbation its colour and symbol. Mechanisms and rows are drawn in the order of the table.
+    """
+    figure = go.Figure()
+    row, rows, heads = 0, [], []
+    for k, part in entries.groupby("mechanism", sort=False):
+        title = titles.get(int(k), f"M{k}")
+        heads.append(
+            (row, title if len(title) <= MOST_LETTERS else f"{title[:MOST_LETTERS]}\u2026")
+        )
+        rows += [*range(row + 1, row + 1 + len(part))]
+        row += len(part) + 1
+    drawn = entries.assign(row=rows)
+    for place, part in drawn.groupby("place"):
+        marker = told_apart(int(place), dark)
+        reach = Z90 * part["effect_sd"]
+        figure.add_scatter(
+            x=part["effect"],
+            y=part["row"],
+            mode="markers",
+            marker={"size": 11, **marker},
+            error_x={"array": reach, "color": INK[dark], "thickness": 1.2, "width": 3},
+            text=text(part["perturbation"]),
+            customdata=np.stack([part["effect"] - reach, part["effect"] + reach], axis=-1),
+            hovertemplate="%{text}: %{x:+.2f}<br>90 % interval %{customdata[0]:+.2f} to "
+            "%{customdata[1]:+.2f}<extra></extra>",
+            showlegend=False,
+        )
+    for at, title in heads:
+        figure.add_annotation(
+            x=0,
+            xref="paper",
+            y=at + 0.1,
+            text=f"<b>{text([title])[0]}</b>",
+            showarrow=False,
+            xanchor="left",
+        )
+    styled(figure, dark, height=90 + 22 * max(row, 3))
+    figure.update_yaxes(
+        tickvals=rows,
+        ticktext=text(entries["perturbation"]),
+        range=[row - 0.3, -0.6],
+        showgrid=False,
+        zeroline=False,
+    )
+    figure.update_xaxes(title_text="effect (basal standard deviations)", rangemode="tozero")
+    return figure
+
+
+WIDTHS = (1.2, 2.5, 4.5)  # of the edges of a network: the smaller, the middle, the larger third
+
+
+def network(
+    nodes: pd.DataFrame, edges: pd.DataFrame, titles: dict[int, str], dark: bool
+) -> go.Figure:
+    """Perturbations (circles) linked to mechanisms (squares), of `interpretation.network`.
+
+    Effects above zero are solid lines in one colour, those below dashed in another; the width is
+    the third of sizes that the effect is in.
+    """
+    figure = go.Figure()
+    place = {(n.kind, n.name): (n.x, n.y) for n in nodes.itertuples(index=False)}
+    size = edges["effect"].abs()
+    third = np.searchsorted(np.quantile(size, [1 / 3, 2 / 3]), size) if len(size) else []
+    ends = np.array(
+        [
+            [*place["perturbation", str(e.perturbation)], *place["mechanism", f"M{e.mechanism}"]]
+            for e in edges.itertuples()
+        ]
+    ).reshape(-1, 4)
+    for sign, name, colour, dash in (
+        (1, "effect above zero", UP, "solid"),
+        (-1, "effect below zero", DOWN, "dash"),
+    ):
+        told = False
+        for i, width in enumerate(WIDTHS):
+            rows = ends[(np.where(edges["effect"] < 0, -1, 1) == sign) & (np.array(third) == i)]
+            if not len(rows):
+                continue
+            gap = np.full(len(rows), np.nan)
+            figure.add_scatter(
+                x=np.stack([rows[:, 0], rows[:, 2], gap], axis=1).ravel(),
+                y=np.stack([rows[:, 1], rows[:, 3], gap], axis=1).ravel(),
+                mode="lines",
+                line={"color": colour, "dash": dash, "width": width},
+                opacity=0.75,
+                name=name,
+                legendgroup=name,
+                showlegend=not told,
+                hoverinfo="skip",
+            )
+            told = True
+    figure.add_scatter(
+        x=ends[:, [0, 2]].mean(axis=1),
+        y=ends[:, [1, 3]].mean(axis=1),
+        mode="markers",
+        marker={"size": 14, "opacity": 0},
+        text=[
+            f"{text([e.perturbation])[0]}, M{e.mechanism}: {e.effect:+.2f} ± {e.effect_sd:.2f}"
+            for e in edges.itertuples()
+        ],
+        hovertemplate="%{text}<extra></extra>",
+        showlegend=False,
+    )
+    for kind, name, symbol, colour in (
+        ("perturbation", "perturbation", "circle", OKABE_ITO[4]),
+        ("mechanism", "mechanism", "square", OKABE_ITO[1]),
+    ):
+        rows = nodes[nodes["kind"] == kind]
+        is_mechanism = kind == "mechanism"
+        whole = [titles.get(int(n[1:]), n) if is_mechanism else n for n in rows["name"]]
+        figure.add_scatter(
+            x=rows["x"],
+            y=rows["y"],
+            mode="markers+text",
+            name=name,
+            marker={
+                "symbol": symbol,
+                "size": 24 if is_mechanism else 13,
+                "color": colour,
+                "line": {"width": 1, "color": INK[dark]},
+            },
+            text=text(rows["name"]),
+            textposition="middle center" if is_mechanism else "top center",
+            textfont={"size": 11, "color": INK[False] if is_mechanism else INK[dark]},
+            customdata=[
+                f"{title}<br>{degree} {'perturbation' if is_mechanism else 'mechanism'}"
+                f"{'' if degree == 1 else 's'}"
+                for title, degree in zip(text(whole), rows["degree"], strict=True)
+            ],
+            hovertemplate="%{customdata}<extra></extra>",
+            cliponaxis=False,
+        )
+    styled(figure, dark, height=int(min(760, 300 + 8 * len(nodes))))
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
     return figure
 
 

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from app import figures, state
-from samsvae_core import interpretation, rankings, terms
+from samsvae_core import interpretation, rankings
 from samsvae_core.bundle import Bundle
 from samsvae_core.enrichment import USUAL
 
@@ -55,7 +55,7 @@ def suggestions(model: Bundle, mechanisms: list[int]) -> dict[int, dict[str, str
     if known is None:
         nothing = "no collection shares enough genes with this model"
         return {k: {"name": UNNAMED, "evidence": nothing} for k in mechanisms}
-    rows = terms.suggested_names(known.table, mechanisms).astype(str)
+    rows = state.suggested_names(model, known, mechanisms).astype(str)
     rows["evidence"] = rows["evidence"].str.rstrip(".")
     return {k: dict(rows.loc[k]) for k in mechanisms}
 

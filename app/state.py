@@ -32,6 +32,7 @@ from samsvae_core import (
     gene_sets,
     interpretation,
     rankings,
+    terms,
 )
 from samsvae_core import names as mechanism_names
 from samsvae_core.bundle import Bundle, BundleError
@@ -539,6 +540,68 @@ def release(model: Bundle) -> None:
     """Take no cell any more, and draw maps anew, without the outline of the lasso."""
     address.take(model, [])
     st.session_state["lassos"] = st.session_state.get("lassos", 0) + 1
+
+
+def choose_from(model: Bundle, figure: go.Figure, name: str, alt: str, by_click: bool) -> None:
+    """A map of perturbations, each with its name as customdata, from which some are chosen.
+
+    A lasso or a box chooses those inside, the farthest moved first; a click adds one, or takes it
+    away. Plotly finds no point by click while it is ready to draw, so it is one or the other. The
+    map is drawn anew each time, as it shows who is chosen.
+    """
+    key = f"{name} {by_click} {model.checksum} {st.session_state.get('choices', 0)}"
+
+    def keep() -> None:
+        selection = st.session_state[key]["selection"]
+        taken = [str(point["customdata"]) for point in selection["points"]]
+        before: list[str] = st.session_state.get(f"chosen {model.checksum}", [])
+        if by_click:
+            rest = [name for name in before if name not in taken]
+            chosen = [*rest, *(name for name in taken if name not in before)]
+        else:
+            chosen = [n for n in interpretation.strengths(model.masks).index if n in taken]
+        st.session_state[f"chosen {model.checksum}"] = chosen
+        st.session_state["choices"] = st.session_state.get("choices", 0) + 1
+
+    figure.update_layout(dragmode=False if by_click else "lasso")
+    st.plotly_chart(
+        figure,
+        theme=None,
+        config=_buttons(name, ["autoScale2d"]),
+        alt=alt,
+        key=key,
+        on_select=keep,
+        selection_mode="points" if by_click else ("lasso", "box"),
+    )
+    saving(figure, name, alt)
+
+
+def choose_none(model: Bundle) -> None:
+    """Choose no perturbation any more."""
+    st.session_state[f"chosen {model.checksum}"] = []
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def _network(
+    path: str, checksum: str, names: tuple[str, ...], threshold: float
+) -> interpretation.Network:
+    return interpretation.network(_load(path, checksum).masks, names, threshold)
+
+
+def network(model: Bundle, names: Iterable[str], threshold: float) -> interpretation.Network:
+    """`interpretation.network` of these perturbations, remembered."""
+    return _network(str(model.path), model.checksum, tuple(names), threshold)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _suggested_names(_known: Enrichment, key: str, mechanisms: tuple[int, ...]) -> pd.DataFrame:
+    return terms.suggested_names(_known.table, list(mechanisms))
+
+
+def suggested_names(model: Bundle, known: Enrichment, mechanisms: list[int]) -> pd.DataFrame:
+    """Names from what the bundle holds (all of `known` is), remembered."""
+    key = f"{model.checksum} {sorted(known.notes['collection'].unique())}"
+    return _suggested_names(known, key, tuple(mechanisms))
 
 
 # What a page shows, and what is kept of it

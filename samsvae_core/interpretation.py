@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,6 +23,32 @@ STEPS = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)  # of loading curves, in typical effec
 STEPS_IN_WORDS = {0.5: "half the step", -1.0: "the opposite direction", 2.0: "twice the step"}
 LINEAR_R, LINEAR_RATIO = 0.95, 1.25  # least r, and largest ratio of sizes either way
 NO_LOADING = 1e-5  # root mean square: rounding, and no effect on any gene
+MOST_NODES, MOST_EDGES = 150, 150  # of a network that can be read
+FEW_NODES = 60  # of a part that is laid out with more care
+LAYOUT_SEED = 0
+
+
+class Tree(NamedTuple):
+    """A clustering: its leaves in the order in which they are drawn, and the tree as one line.
+
+    `line` has columns place (0 is the first leaf) and height (the distance at which two groups
+    join), three strokes for each joint, parted by NaN.
+    """
+
+    order: pd.Index
+    line: pd.DataFrame
+
+
+class Network(NamedTuple):
+    """Perturbations and the mechanisms they use, as nodes and edges.
+
+    `nodes`: kind ("perturbation" or "mechanism"), name, degree (edges that end there), x, y.
+    `edges`: the rows of the mask table that are drawn. `left_out`: edges that are not, the weakest.
+    """
+
+    nodes: pd.DataFrame
+    edges: pd.DataFrame
+    left_out: int
 
 
 def mask_table(model: SAMSVAE, perturbations: list[str]) -> pd.DataFrame:
@@ -344,14 +372,102 @@ def decoded_values(bundle: Bundle, gene: str) -> Float[np.ndarray, " N"] | None:
 
 def clustered(wide: pd.DataFrame, by: pd.DataFrame) -> pd.DataFrame:
     """Rows of `wide` with similar rows of `by` together (average linkage), fullest group first."""
+    return wide.loc[tree(by).order]
+
+
+def tree(by: pd.DataFrame) -> Tree:
+    """Rows of `by` clustered (average linkage of Euclidean distances), fullest group first.
+
+    One or two rows stay as they are, without a tree.
+    """
     from scipy.cluster.hierarchy import leaves_list, linkage
 
-    if len(by) < 3:
-        return wide
-    order = leaves_list(linkage(by.to_numpy(), method="average", optimal_ordering=True))
-    if (
-        by.iloc[order[: len(by) // 2]].to_numpy().sum()
-        < by.iloc[order[::-1][: len(by) // 2]].to_numpy().sum()
-    ):
+    n, line = len(by), pd.DataFrame({"place": [], "height": []}, dtype=float)
+    if n < 3:
+        return Tree(by.index, line)
+    values = by.to_numpy(float)
+    joints = linkage(values, method="average", optimal_ordering=True)
+    order = leaves_list(joints)
+    if values[order[: n // 2]].sum() < values[order[::-1][: n // 2]].sum():
         order = order[::-1]
-    return wide.loc[by.index[order]]
+    place, height = np.zeros(2 * n - 1), np.zeros(2 * n - 1)
+    place[order] = np.arange(n)
+    strokes = []
+    for i, (left, right, distance, _) in enumerate(joints, start=n):
+        ends = [int(left), int(right)]
+        place[i], height[i] = place[ends].mean(), distance
+        (a, b), (low, other) = place[ends], height[ends]
+        strokes += [(a, low), (a, distance), (b, distance), (b, other), (np.nan, np.nan)]
+    return Tree(by.index[order], pd.DataFrame(strokes, columns=list(line)))
+
+
+def pairs(masks: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Every two of these perturbations, most alike first: first, second, shared, jaccard, cosine.
+
+    As `similar_perturbations`: shared mechanisms, Jaccard index of active sets, cosine of effects.
+    """
+    rows, columns = masks[masks["perturbation"].isin(names)], ["shared", "jaccard", "cosine"]
+    alike = {name: similar_perturbations(rows, name) for name in names}
+    found = [[a, b, *alike[a].loc[b, columns]] for a, b in combinations(names, 2)]
+    table = pd.DataFrame(found, columns=["first", "second", *columns]).astype({"shared": int})
+    return table.sort_values(["jaccard", "cosine"], ascending=False).reset_index(drop=True)
+
+
+def network(
+    masks: pd.DataFrame,
+    perturbations: Iterable[str] | None = None,
+    threshold: float = ACTIVE,
+    most_nodes: int = MOST_NODES,
+    most_edges: int = MOST_EDGES,
+    seed: int = LAYOUT_SEED,
+) -> Network:
+    """Perturbations (all, unless named) and the mechanisms they use, laid out in the plane.
+
+    An edge is an entry with a probability above the threshold. Where there are more nodes or edges
+    than can be read, those with the largest effects are kept. Connected parts are laid out each for
+    itself, by the forces of Fruchterman and Reingold from a fixed seed, the smaller then by the
+    springs of Kamada and Kawai, and are set beside each other, the largest first.
+    """
+    on = masks["probability"] > threshold
+    if perturbations is not None:
+        on &= masks["perturbation"].isin(list(perturbations))
+    used = masks[on].sort_values("effect", key=np.abs, ascending=False, kind="stable")
+    kept: list[bool] = []
+    seen: set[tuple[str, str]] = set()
+    for perturbation, mechanism in zip(used["perturbation"], used["mechanism"], strict=True):
+        ends = {("perturbation", str(perturbation)), ("mechanism", f"M{mechanism}")}
+        room = len(seen | ends) <= most_nodes and sum(kept) < most_edges
+        kept.append(room)
+        seen |= ends if room else set()
+    edges = used[np.array(kept, dtype=bool)]
+    return Network(_placed(edges, seed), edges, len(used) - len(edges))
+
+
+def _placed(edges: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """The nodes at the ends of edges and where they are drawn; one unit is room for a node."""
+    import networkx as nx
+
+    graph = nx.Graph()
+    for perturbation, mechanism in zip(edges["perturbation"], edges["mechanism"], strict=True):
+        graph.add_edge(("perturbation", str(perturbation)), ("mechanism", f"M{mechanism}"))
+    parts = sorted(nx.connected_components(graph), key=lambda part: (-len(part), min(part)))
+    widest = 2 * max([1.0, *(len(part) ** 0.5 for part in parts)])
+    rows, x, y, deepest = [], 0.0, 0.0, 0.0
+    for part in parts:
+        inside = nx.Graph()  # of sorted nodes, as a layout depends on their order
+        inside.add_nodes_from(sorted(part))
+        inside.add_edges_from(graph.edges(part))
+        radius = len(part) ** 0.5
+        if x and x + 2 * radius > 2 * widest:
+            x, y, deepest = 0.0, y - deepest, 0.0
+        centre = np.array([x + radius, y - radius])
+        found = nx.spring_layout(inside, seed=seed, iterations=300)
+        if len(part) <= FEW_NODES:
+            found = nx.kamada_kawai_layout(inside, pos=found)
+        found = nx.rescale_layout_dict(found, radius)
+        rows += [
+            {"kind": kind, "name": name, "degree": graph.degree[kind, name], "x": px, "y": py}
+            for (kind, name), (px, py) in sorted((n, at + centre) for n, at in found.items())
+        ]
+        x, deepest = x + 2 * radius + 1, max(deepest, 2 * radius + 1)
+    return pd.DataFrame(rows, columns=["kind", "name", "degree", "x", "y"])

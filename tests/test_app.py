@@ -7,11 +7,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from scipy.spatial.distance import cosine
 from streamlit.testing.v1 import AppTest
 
 from app import address, scores
@@ -648,7 +650,7 @@ def test_values_that_are_no_counts_are_nowhere_called_log2(shown):
 
 def test_the_masks_table_has_the_evidence_of_every_entry(models, tiny):
     page = opened("masks")
-    table = page.dataframe[0].value.set_index(["perturbation", "mechanism"]).sort_index()
+    table = table_with(page, "evidence").set_index(["perturbation", "mechanism"]).sort_index()
     expected = tiny.masks.set_index(["perturbation", "mechanism"]).sort_index()
     pd.testing.assert_frame_equal(table[expected.columns], expected)
 
@@ -663,7 +665,9 @@ def test_near_misses_are_those_of_the_library(models):
     page = opened("masks")
     found = interpretation.near_misses(bundles.load(model.path).masks)
     assert 0 < len(found) < 6
-    shown = page.dataframe[1].value
+    shown = next(
+        f.value for f in page.dataframe if "evidence" in f.value and "active" not in f.value
+    )
     assert shown["evidence"].tolist() == found["evidence"].tolist()
     assert f"{len(found)} of 12 inactive entries" in words(page)
 
@@ -673,7 +677,7 @@ def test_a_model_without_near_misses_says_so(models):
     rewritten(model, "masks.csv", model.masks.assign(evidence=0.0, evidence_se=1.0))
     page = opened("masks")
     assert "There is none" in page.info[-1].value
-    assert len(page.dataframe) == 1
+    assert sum("evidence" in frame.value for frame in page.dataframe) == 1
 
 
 def test_the_map_may_be_coloured_by_evidence(models, tiny):
@@ -687,6 +691,229 @@ def test_the_map_may_be_coloured_by_evidence(models, tiny):
         assert said[f"{row.perturbation}|{row.mechanism}"] == wanted
     drawn = {symbol for line in heat["text"] for symbol in line}
     assert drawn <= {"+", "\u25cb", "\u00d7", ""}
+
+
+# Masks: order, parts, comparing, network
+
+
+def probabilities(tiny: Bundle) -> pd.DataFrame:
+    names, n = list(tiny.perturbations.index), tiny.model.config.n_latent
+    wide = tiny.masks["probability"].to_numpy().reshape(len(names), n)
+    return pd.DataFrame(wide, index=names)
+
+
+def rows_and_columns(page: AppTest) -> tuple[list[str], list[str]]:
+    heat = figures(page)[0]["data"][0]
+    return heat["y"], heat["x"]
+
+
+@pytest.mark.parametrize(
+    ("label", "key"),
+    [
+        ("Name", lambda t: {name: name for name in t.perturbations.index}),
+        ("Mechanisms used", lambda t: (-(probabilities(t) > 0.5).sum(axis=1)).to_dict()),
+        ("Training cells", lambda t: (-t.perturbations["train"]).to_dict()),
+        (
+            "Strength of effect",
+            lambda t: {
+                name: -np.linalg.norm(part["effect"])
+                for name, part in t.masks.groupby("perturbation", sort=False)
+            },
+        ),
+    ],
+)
+def test_rows_of_the_map_are_in_the_order_asked_for_and_keep_their_values(models, tiny, label, key):
+    page = opened("masks", {"rows": label})
+    rows, columns = rows_and_columns(page)
+    by = key(tiny)
+    assert rows == sorted(tiny.perturbations.index, key=by.__getitem__)  # stable: ties as before
+    assert columns == ["M0", "M1", "M2", "M3"]
+    shown = decoded(figures(page)[0]["data"][0]["z"]).reshape(len(rows), -1)
+    np.testing.assert_allclose(shown, probabilities(tiny).loc[rows])
+    bars = figures(page)[0]["data"][2]
+    assert decoded(bars["x"]).tolist() == tiny.perturbations["train"].loc[rows].tolist()
+    assert len(figures(page)[0]["data"]) == 3  # no tree, as nothing is clustered
+
+
+def test_columns_of_the_map_may_go_by_their_users(models, tiny):
+    _, columns = rows_and_columns(opened("masks", {"columns": "Number of users"}))
+    users = (probabilities(tiny) > 0.5).sum(axis=0)
+    assert columns == [f"M{k}" for k in sorted(users.index, key=lambda k: -users[k])]
+
+
+def test_clustered_rows_have_their_tree_and_leave_the_address_clean(models, tiny):
+    page = opened("masks")
+    tree = figures(page)[0]["data"][3]
+    assert np.isfinite(decoded(tree["x"])).sum() == 4 * (len(tiny.perturbations) - 1)
+    assert not set(page.query_params) & {"rows", "columns", "part", "chosen", "threshold", "hide"}
+
+
+def test_a_map_with_too_many_cells_is_shown_in_parts(models, monkeypatch):
+    from app import shared
+
+    monkeypatch.setattr(shared, "MOST_CELLS", 8)  # two rows of four
+    page = opened("masks", {"rows": "Name"})
+    assert rows_and_columns(page)[0] == ["P1", "P2"]
+    assert "Rows 1 to 2 of 6." in words(page)
+    page.number_input(key="part").set_value(3).run()
+    assert rows_and_columns(page)[0] == ["P5", "P6"]
+    assert page.query_params["part"] in ("3", ["3"])
+    page.text_input(key="find").set_value("P1").run()
+    assert rows_and_columns(page)[0] == ["P1"]
+    assert rows_and_columns(opened("masks", {"rows": "Name", "part": "2"}))[0] == ["P3", "P4"]
+    assert rows_and_columns(opened("masks", {"rows": "Name", "part": "99"}))[0] == ["P1", "P2"]
+
+
+def test_a_long_table_is_cut_on_the_page_and_says_so(models, monkeypatch):
+    from app import shared
+
+    monkeypatch.setattr(shared, "MOST_SENT", 5)
+    page = opened("masks")
+    assert len(table_with(page, "evidence")) == 5
+    assert "The first 5 of 24 rows, by probability; the files have all." in words(page)
+
+
+def test_nothing_is_compared_before_it_is_chosen(models):
+    page = opened("masks")
+    assert "No perturbation is chosen" in words(page)
+    assert all("first" not in frame.value for frame in page.dataframe)
+
+
+def test_perturbations_of_a_link_are_compared_by_their_entries(models, tiny):
+    page = opened("masks", {"chosen": "P2,P4"})
+    assert finished(page)
+    rows = tiny.masks[tiny.masks["perturbation"].isin(["P2", "P4"]) & tiny.masks["active"]]
+    shown = table_with(page, "P2")
+    assert list(shown.columns) == ["mechanism", "P2", "P4"]
+    told = {
+        (name, line["mechanism"].partition(":")[0]): line[name]
+        for _, line in shown.iterrows()
+        for name in ("P2", "P4")
+        if pd.notna(line[name])
+    }
+    assert told == {
+        (r.perturbation, f"M{r.mechanism}"): f"{r.effect:+.2f} ± {r.effect_sd:.2f}"
+        for r in rows.itertuples()
+    }
+    sets = [set(rows.loc[rows["perturbation"] == name, "mechanism"]) for name in ("P2", "P4")]
+    pair = table_with(page, "first").iloc[0]
+    assert (pair["first"], pair["second"]) == ("P2", "P4")
+    assert pair["shared"] == len(sets[0] & sets[1])
+    assert pair["jaccard"] == pytest.approx(len(sets[0] & sets[1]) / len(sets[0] | sets[1]))
+    drawn = [
+        x
+        for figure in figures(page)
+        for trace in figure["data"]
+        if trace.get("text") and "90 % interval" in trace.get("hovertemplate", "")
+        for x in decoded(trace["x"])
+    ]
+    assert sorted(drawn) == pytest.approx(sorted(rows["effect"]))
+
+
+def test_names_to_compare_that_are_unknown_or_too_many_are_said_and_left_out(models, monkeypatch):
+    from app import state
+
+    monkeypatch.setattr(state, "MAX_CHOSEN", 2)
+    page = opened("masks", {"chosen": "P1,<b>NOPE</b>,P2,P3"})
+    assert finished(page)
+    assert "NOPE" in page.info[0].value
+    assert "<b>" not in page.info[0].value
+    assert "Left out: P3" in page.info[1].value
+    assert page.query_params["chosen"] in ("P1,P2", ["P1,P2"])
+
+
+def test_perturbations_chosen_on_the_map_stay_and_are_not_those_of_another_model(models, tiny):
+    page = opened("masks")
+    page.session_state["chosen of another"] = ["P1"]
+    page.run()
+    assert "No perturbation is chosen" in words(page)
+    page.session_state[f"chosen {tiny.checksum}"] = ["P3"]  # as the callback of a lasso does
+    page.run()
+    assert page.query_params["chosen"] in ("P3", ["P3"])
+    page.segmented_control(key="colour").select("effect").run()
+    (chosen,) = [box for box in page.multiselect if box.label == "Perturbations to compare"]
+    assert chosen.value == ["P3"]
+    next(button for button in page.button if button.label == "Choose none").click().run()
+    assert "No perturbation is chosen" in words(page)
+    assert "chosen" not in page.query_params
+
+
+def planted(effects: dict[str, list[float]], has_masks: bool = True) -> Bundle:
+    """What comparing reads of a bundle, with an entry in use wherever an effect is not 0."""
+    rows = [
+        {"perturbation": p, "mechanism": k, "effect": e, "effect_sd": 0.1, "active": e != 0}
+        for p, row in effects.items()
+        for k, e in enumerate(row)
+    ]
+    model = SimpleNamespace(has_masks=has_masks)
+    return SimpleNamespace(masks=pd.DataFrame(rows).assign(probability=1.0), model=model)
+
+
+def test_the_sentence_says_who_shares_what_who_is_alone_and_who_goes_the_other_way():
+    from app import shared
+
+    model = planted({"A": [2, 0, 0, 1], "B": [1, 0, 0, 2], "C": [-1, 0, 3, 0], "D": [0, 0, 0, 0]})
+    assert shared.in_words(model, list("ABCD")) == (
+        "**A**, **B** and **C** share M0 (**C** the other way). **A** and **B** share M3. "
+        "Only **C** uses M2. **D** uses no mechanism."
+    )
+    assert shared.in_words(model, list("ABC")).startswith("All 3 share M0 (**C** the other way).")
+    assert shared.in_words(model, ["A"]) == "**A** uses M0 and M3."
+    odd = planted({"*A*": [1]})
+    assert shared.in_words(odd, ["*A*"]) == "**\\*A\\*** uses M0."
+
+
+def test_without_masks_the_sentence_compares_directions():
+    from app import shared
+
+    model = planted({"A": [1, 1], "B": [2, 2], "C": [-1, -1], "D": [1, 0]}, has_masks=False)
+    said = shared.in_words(model, list("ABCD"))
+    assert said == (
+        "Most alike by direction of effect (cosine): **A** and **B** (+1.00); "
+        "least: **A** and **C** (-1.00)."
+    )
+
+
+def test_cpa_vae_compares_directions_and_has_no_network(shown):
+    model = shown("cpa")
+    first, second = list(model.perturbations.index)[:2]
+    page = opened("masks", {"chosen": f"{first},{second}"})
+    assert finished(page)
+    effect = [model.masks.loc[model.masks["perturbation"] == n, "effect"] for n in (first, second)]
+    pair = table_with(page, "first").iloc[0]
+    assert pair["cosine"] == pytest.approx(1 - cosine(*effect))
+    assert "shared" not in pair
+    assert "Network of shared mechanisms" not in [header.value for header in page.subheader]
+
+
+def test_the_links_of_the_network_are_the_entries_above_the_threshold(models, tiny):
+    page = opened("masks", {"threshold": "0.3"})
+    shown = next(
+        f.value for f in page.dataframe if "probability" in f.value and "active" not in f.value
+    )
+    expected = tiny.masks[tiny.masks["probability"] > 0.3]
+    found = zip(shown["perturbation"], shown["mechanism"].str.partition(":")[0], strict=True)
+    assert sorted(found) == sorted(
+        (r.perturbation, f"M{r.mechanism}") for r in expected.itertuples()
+    )
+    assert f"{len(expected)} links, each a mask probability above 0.3" in words(page)
+
+
+def test_the_network_may_be_of_the_chosen_alone(models, tiny):
+    name = tiny.masks.loc[tiny.masks["active"], "perturbation"].iloc[0]
+    page = opened("masks", {"chosen": name, "only": "true"})
+    rows = tiny.masks[(tiny.masks["perturbation"] == name) & tiny.masks["active"]]
+    assert f"{len(rows)} links" in words(page)
+
+
+def test_a_network_of_nothing_says_so(models, tiny):
+    model = bundles.load(models / "tiny")
+    rewritten(model, "masks.csv", model.masks.assign(probability=0.1, active=False))
+    page = opened("masks", {"chosen": "P1,P2"})
+    assert finished(page)
+    assert "There is nothing to link" in words(page)
+    assert "None of the chosen uses a mechanism" in words(page)
+    assert "use no mechanism" in words(page)
 
 
 # Held-out figures

@@ -47,6 +47,99 @@ def test_a_map_without_any_evidence_is_drawn_all_the_same():
     assert set(figures.mask_map(wide, "evidence", False).data[1].text) == {"not tried"}
 
 
+def test_cells_and_the_tree_are_beside_the_map_in_line_with_its_rows():
+    wide = pd.DataFrame([[0.1], [0.2], [0.9]], index=["<b>", "B", "C"], columns=[3])
+    line = pd.DataFrame({"place": [0.0, 0.0, 1.0, 1.0], "height": [0.0, 2.0, 2.0, 0.0]})
+    cells = pd.Series([7, 8, 9], index=wide.index)
+    titles = {3: "M3: a < b"}
+    figure = figures.mask_map(wide, "probability", True, None, titles, cells, line)
+    heat, marks, bars, tree = figure.data
+    assert list(bars.x) == [7, 8, 9]
+    assert list(bars.y) == list(heat.y)
+    assert (list(tree.x), list(tree.y)) == (list(line["height"]), list(line["place"]))
+    assert tuple(figure.layout.yaxis2.range) == tuple(figure.layout.yaxis.range) == (2.5, -0.5)
+    assert set(marks.hovertext) == {"M3: a &lt; b"}
+    assert list(marks.text) == ["0.100", "0.200", "0.900"]
+
+
+def test_markers_of_a_large_map_are_all_there_and_not_drawn():
+    wide = pd.DataFrame(np.zeros((50, 60)), index=[f"P{i}" for i in range(50)])
+    _, marks = figures.mask_map(wide, "probability", False).data
+    assert len(marks.customdata) == len(marks.x) == 3000
+    assert marks.marker.maxdisplayed == 1
+
+
+def test_the_chosen_stand_out_and_every_point_can_be_found():
+    frame = pd.DataFrame(
+        {
+            "name": ["A", "B", "<i>"],
+            "umap_1": [0.0, 1.0, 2.0],
+            "umap_2": 1.0,
+            "uses": [True, False, True],
+        }
+    )
+    figure = figures.perturbation_map(frame, ["<i>", "A"], dark=False)
+    found = {name for trace in figure.data for name in trace.customdata}
+    assert found == {"A", "B", "<i>"}
+    looks = [(trace.marker.color, trace.marker.symbol) for trace in figure.data if len(trace.x)]
+    assert len(set(looks)) == 3
+    assert not any("<i>" in label for trace in figure.data for label in trace.text)
+
+
+def test_the_first_of_many_things_can_be_told_apart():
+    looks = [figures.told_apart(i, False) for i in range(42)]
+    assert len({(look["color"], look["symbol"]) for look in looks}) == 42
+
+
+def test_effects_are_drawn_with_their_intervals_under_their_mechanism():
+    entries = pd.DataFrame(
+        {
+            "perturbation": ["A", "<i>", "A"],
+            "mechanism": [0, 0, 2],
+            "effect": [1.0, -2.0, 0.5],
+            "effect_sd": [0.1, 0.2, 0.3],
+            "place": [0, 1, 0],
+        }
+    )
+    figure = figures.used_effects(entries, {0: "M0: <b>" + "x" * 99}, dark=False)
+    first, second = figure.data
+    assert (list(first.x), list(second.x)) == ([1.0, 0.5], [-2.0])
+    np.testing.assert_allclose(first.error_x.array, [0.1645, 0.4935])
+    assert list(figure.layout.yaxis.ticktext) == ["A", "&lt;i&gt;", "A"]
+    heads = [note.text for note in figure.layout.annotations]
+    assert heads[1] == "<b>M2</b>"
+    assert heads[0].startswith("<b>M0: &lt;b&gt;xxx")
+    assert len(heads[0]) < 70
+    places = dict(zip(figure.layout.yaxis.tickvals, figure.layout.yaxis.ticktext, strict=True))
+    assert [places[y] for y in first.y] == ["A", "A"]
+
+
+def test_the_network_draws_each_link_between_its_ends_by_sign_and_size():
+    nodes = pd.DataFrame(
+        {
+            "kind": ["perturbation", "perturbation", "mechanism"],
+            "name": ["M0", "<b>", "M0"],
+            "degree": [1, 1, 2],
+            "x": [0.0, 2.0, 1.0],
+            "y": [0.0, 0.0, 4.0],
+        }
+    )
+    edges = pd.DataFrame(
+        {"perturbation": ["M0", "<b>"], "mechanism": 0, "effect": [3.0, -1.0], "effect_sd": 0.1}
+    )
+    figure = figures.network(nodes, edges, {0: "M0: why"}, dark=True)
+    lines = [trace for trace in figure.data if trace.mode == "lines"]
+    assert [list(line.x[:2]) for line in lines] == [[0, 1], [2, 1]]
+    assert [line.line.dash for line in lines] == ["solid", "dash"]
+    assert lines[0].line.width > lines[1].line.width
+    middle, people, mechanisms = figure.data[2:]
+    assert (list(middle.x), list(middle.y)) == ([0.5, 1.5], [2, 2])
+    assert list(middle.text) == ["M0, M0: +3.00 ± 0.10", "&lt;b&gt;, M0: -1.00 ± 0.10"]
+    assert (people.marker.symbol, mechanisms.marker.symbol) == ("circle", "square")
+    assert list(mechanisms.customdata) == ["M0: why<br>2 perturbations"]
+    assert list(people.text) == ["M0", "&lt;b&gt;"]
+
+
 def test_bars_carry_their_intervals_and_both_signs():
     frame = pd.DataFrame(
         {"label": ["A", "B"], "value": [1.0, -2.0], "lower": [0.5, -3.0], "upper": [1.5, -1.5]}

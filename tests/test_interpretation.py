@@ -1,10 +1,17 @@
 import copy
+import io
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.cluster.hierarchy import dendrogram, linkage
+from scipy.spatial.distance import cdist, cosine
 from scipy.special import expit
 from scipy.stats import pearsonr
 
@@ -19,10 +26,13 @@ from samsvae_core.interpretation import (
     loadings,
     mask_table,
     matrix,
+    network,
     orient,
+    pairs,
     similar_perturbations,
     similar_shifts,
     strengths,
+    tree,
     used_by,
 )
 from samsvae_core.model import SAMSVAE, ModelConfig
@@ -466,6 +476,133 @@ def test_clustering_puts_like_rows_together_and_the_fullest_first():
 def test_one_or_two_rows_are_left_as_they_are():
     by = pd.DataFrame([[0.0], [1.0]], index=["a", "b"])
     pd.testing.assert_frame_equal(clustered(by, by), by)
+
+
+def test_the_tree_is_that_of_scipy_up_to_its_direction():
+    by = pd.DataFrame(np.random.default_rng(3).normal(size=(9, 4)), index=list("abcdefghi"))
+    order, line = tree(by)
+    joints = linkage(by.to_numpy(), method="average", optimal_ordering=True)
+    known = dendrogram(joints, no_plot=True)
+    turned = order.tolist() != by.index[known["leaves"]].tolist()
+    assert order.tolist() == by.index[known["leaves"][:: -1 if turned else 1]].tolist()
+    places = (np.array(known["icoord"]) - 5) / 10
+    expected = {
+        tuple(sorted(zip(np.round(8 - x if turned else x, 6), np.round(y, 6), strict=True)))
+        for x, y in zip(places, known["dcoord"], strict=True)
+    }
+    drawn = line.to_numpy().reshape(-1, 5, 2)
+    assert np.isnan(drawn[:, 4]).all()
+    assert {
+        tuple(sorted(map(tuple, np.round(joint[:4], 6).tolist()))) for joint in drawn
+    } == expected
+
+
+def test_one_or_two_rows_have_no_tree():
+    order, line = tree(pd.DataFrame([[0.0], [1.0]], index=["a", "b"]))
+    assert order.tolist() == ["a", "b"]
+    assert line.empty
+
+
+def test_pairs_are_those_of_the_sets_and_the_angles():
+    masks = hand_made()
+    found = pairs(masks, ["D", "A", "B", "C"])
+    assert len(found) == 6
+    effects = {name: part["effect"].to_numpy() for name, part in masks.groupby("perturbation")}
+    for row in found.itertuples():
+        one, other = effects[row.first], effects[row.second]
+        either = ((one > 0) | (other > 0)).sum()
+        assert row.shared == ((one > 0) & (other > 0)).sum()
+        assert row.jaccard == pytest.approx(row.shared / either if either else 0)
+        if one.any() and other.any():
+            assert row.cosine == pytest.approx(1 - cosine(one, other))
+    assert found.iloc[0][["first", "second"]].tolist() == ["A", "B"]
+    assert found["jaccard"].is_monotonic_decreasing
+    assert pairs(masks, ["A"]).empty
+
+
+# Network
+
+
+def linked(effects: dict[str, list[float]]) -> pd.DataFrame:
+    rows = [(p, k, e) for p, row in effects.items() for k, e in enumerate(row)]
+    table = pd.DataFrame(rows, columns=["perturbation", "mechanism", "effect"])
+    return table.assign(probability=np.where(table["effect"] != 0, 0.9, 0.1), effect_sd=0.1)
+
+
+NET = {"A": [3, 1, 0, 0], "B": [-2, 0, 0, 0], "C": [0, 0, 5, 0], "D": [0, 0, 0, 0]}
+
+
+def test_the_network_links_those_who_use_a_mechanism_with_it():
+    found = network(linked(NET))
+    edges = set(zip(found.edges["perturbation"], found.edges["mechanism"], strict=True))
+    assert edges == {("A", 0), ("A", 1), ("B", 0), ("C", 2)}
+    nodes = {(n.kind, n.name): n.degree for n in found.nodes.itertuples(index=False)}
+    assert nodes == {
+        ("perturbation", "A"): 2,
+        ("perturbation", "B"): 1,
+        ("perturbation", "C"): 1,
+        ("mechanism", "M0"): 2,
+        ("mechanism", "M1"): 1,
+        ("mechanism", "M2"): 1,
+    }
+    assert found.left_out == 0
+    assert network(linked(NET), threshold=0.95).nodes.empty
+    assert set(network(linked(NET), ["C", "D"]).nodes["name"]) == {"C", "M2"}
+
+
+def test_a_perturbation_called_like_a_mechanism_is_another_node():
+    found = network(linked({"M0": [1.0, 1.0]}))
+    assert sorted(zip(found.nodes["kind"], found.nodes["name"], strict=True)) == [
+        ("mechanism", "M0"),
+        ("mechanism", "M1"),
+        ("perturbation", "M0"),
+    ]
+
+
+def test_of_a_network_too_large_the_largest_effects_are_kept():
+    found = network(linked(NET), most_edges=2)
+    assert found.edges["effect"].tolist() == [5, 3]
+    assert found.left_out == 2
+    found = network(linked(NET), most_nodes=5)
+    assert found.edges["effect"].tolist() == [5, 3, -2]
+    assert len(found.nodes) == 5
+
+
+def test_parts_of_a_network_lie_apart():
+    rng = np.random.default_rng(0)
+    blocks = {f"P{i}": [0.0] * 12 for i in range(36)}
+    for i, row in enumerate(blocks.values()):
+        row[i // 3] = rng.normal()
+    nodes = network(linked(blocks)).nodes
+    part = [int(n.name[1:]) // (3 if n.kind == "perturbation" else 1) for n in nodes.itertuples()]
+    places = nodes[["x", "y"]].to_numpy()
+    for k in range(12):
+        inside = np.array(part) == k
+        assert inside.sum() == 4
+        assert cdist(places[inside], places[~inside]).min() > 0.5
+
+
+def test_the_layout_is_the_same_in_every_process():
+    program = (
+        "import sys, pandas as pd\nfrom samsvae_core.interpretation import network\n"
+        "sys.stdout.write(network(pd.read_csv(sys.stdin)).nodes.round(6).to_csv(index=False))"
+    )
+    masks = linked(NET)
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            input=masks.to_csv(index=False),
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert said[0] == said[1]
+    here = network(masks).nodes
+    pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(said[0])), here, atol=1e-5)
 
 
 def test_users_of_a_mechanism_come_strongest_first(tiny):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import address, figures, state
+from app import address, figures, record, shared, state
 from samsvae_core import interpretation
 from samsvae_core.bundle import Bundle
 
@@ -42,51 +44,119 @@ SPARSE = (
 )
 
 
+ROWS = {
+    "clustered": "Clustered",
+    "name": "Name",
+    "mechanisms": "Mechanisms used",
+    "cells": "Training cells",
+    "strength": "Strength of effect",
+}
+COLUMN_ORDERS = {"number": "Number", "clustered": "Clustered", "users": "Number of users"}
+ORDERED_BY = {
+    "clustered": "by clustering (average linkage), drawn as a tree where all rows are shown",
+    "name": "by name",
+    "mechanisms": "by the number of mechanisms they use",
+    "cells": "by their training cells",
+    "strength": "by strength, the length of their effects over all mechanisms",
+}
+
+
+class Choice(NamedTuple):
+    """What colours the map, how it is ordered, from where an entry counts, what is left out."""
+
+    value: str
+    rows: str
+    columns: str
+    threshold: float
+    hide: bool
+    search: str
+
+
 def masks(model: Bundle) -> None:
     st.title("Masks")
     if not model.model.has_shifts:
         nothing(model)
         return
-    st.markdown(
+    record.markdown(
         f"{INTRO.get(model.config['model'], SPARSE)} **Click a cell** to see the perturbation and "
         "the mechanism."
     )
-    value, threshold, hide, search = controls(model)
-    wide = ordered(model, value, threshold, hide, search)
+    choice = controls(model)
+    wide, line = ordered(model, choice)
+    titles = shared.titles(model)
     if wide.empty:
-        st.info(
+        search = state.plain(choice.search)
+        record.info(
             "Nothing to show: no perturbation has a mask above the threshold"
-            + (f" and a name with “{state.plain(search)}”." if search else ".")
+            + (f" and a name with “{search}”." if search else ".")
             + " Lower the threshold, clear the search, or show empty rows."
         )
     else:
-        marks = verdicts(model.masks).loc[wide.index, wide.columns]
-        event = state.chart(
-            figures.mask_map(wide, value, state.dark(), marks if value == "evidence" else None),
-            f"masks_{value}",
-            "Heat map of masks, perturbations by mechanisms",
-            clickable=True,
-        )
-        st.caption(caption(model, value, wide))
-        card(model, state.clicked(event))
+        drawn(model, choice, wide, line, titles)
+    record.subheader("Compare perturbations")
+    chosen = shared.choose(model)
+    if chosen:
+        shared.compared(model, chosen, titles)
     if model.model.has_masks:
-        st.subheader("Table", divider="gray")
-        entries(model, wide)
-    left, right = st.columns([3, 2], gap="large")
+        record.subheader("Network of shared mechanisms")
+        shared.network(model, list(wide.index), chosen, choice.threshold, titles)
+    record.subheader("Table")
+    entries(model, wide)
+    if model.model.has_masks:
+        record.subheader("Near misses")
+        near_misses(model)
+
+
+def drawn(
+    model: Bundle,
+    choice: Choice,
+    wide: pd.DataFrame,
+    line: pd.DataFrame,
+    titles: dict[int, str],
+) -> None:
+    """The map, or a part of its rows where there are too many, and what a click leads to."""
+    rows = part_of(wide)
+    marks = None
+    if choice.value == "evidence":
+        marks = verdicts(model.masks).loc[rows.index, rows.columns]
+    event = state.chart(
+        figures.mask_map(
+            rows,
+            choice.value,
+            state.dark(),
+            marks,
+            titles,
+            model.perturbations["train"].loc[rows.index],
+            line if len(rows) == len(wide) else None,
+        ),
+        f"masks_{choice.value}",
+        f"Heat map of masks, {len(rows)} perturbations by {rows.shape[1]} mechanisms",
+        clickable=True,
+    )
+    record.caption(caption(model, choice, wide))
+    card(model, state.clicked(event), titles)
+
+
+def part_of(wide: pd.DataFrame) -> pd.DataFrame:
+    """As many rows as can be drawn at once; which, is asked where there are more."""
+    most = min(shared.MOST_ROWS, max(1, shared.MOST_CELLS // wide.shape[1]))
+    if len(wide) <= most:
+        return wide
+    n = -(-len(wide) // most)
+    left, right = st.columns([1, 4], vertical_alignment="bottom")
     with left:
-        if model.model.has_masks:
-            st.subheader("Near misses", divider="gray")
-            near_misses(model)
-        else:
-            st.subheader("Table", divider="gray")
-            entries(model, wide)
-    with right:
-        st.subheader("Perturbations by effect", divider="gray")
-        neighbours(model)
+        chosen = address.part(n, f"Part of the rows (1 to {n})")
+    start = (chosen - 1) * most
+    rows = wide.iloc[start : start + most]
+    right.markdown(
+        f"**Rows {start + 1} to {start + len(rows)} of {len(wide)}.** More would be too small to "
+        "read. Hide empty rows and columns, or find a perturbation, to see less."
+    )
+    return rows
 
 
 def nothing(model: Bundle) -> None:
-    st.info(
+    record.info(
         f"{model.title} has no mask and no latent shifts: its networks read the perturbation "
         "itself, so there is no map of mechanisms. See what a perturbation does to genes on "
         "Compose, or choose another model at the side."
@@ -113,49 +183,94 @@ COLUMNS = {
 }
 
 
-def controls(model: Bundle) -> tuple[str, float, bool, str]:
-    """What colours the map, from which probability on an entry counts, what is left out."""
+def controls(model: Bundle) -> Choice:
+    """The colour and the name at hand; order, threshold and what is hidden behind a button."""
     has_masks = model.model.has_masks
     values = [value for value in LABELS if has_masks or value != "probability"]
-    columns = st.columns([3, 2, 2, 2], vertical_alignment="bottom")
-    value = columns[0].segmented_control(
+    orders = [by for by in ROWS if has_masks or by != "mechanisms"]
+    column_orders = [by for by in COLUMN_ORDERS if has_masks or by != "users"]
+    kind = "" if has_masks else "_dense"
+    left, middle, right = st.columns([3, 2, 2], vertical_alignment="bottom")
+    value = left.segmented_control(
         "Colour",
         values,
         default=values[0],
         required=True,
         format_func=LABELS.__getitem__,
-        key="colour" if has_masks else "colour_dense",
+        key=f"colour{kind}",
         bind="query-params",
     )
-    threshold, hide = 0.5, False
-    if has_masks:
-        threshold = columns[1].slider(
-            "Active above",
-            0.05,
-            0.95,
-            0.5,
-            0.05,
-            key="threshold",
+    search = middle.text_input("Find a perturbation", key="find", bind="query-params")
+    with right.popover("Order and filter", icon=":material/tune:", width="stretch"):
+        rows = st.selectbox(
+            "Order of rows",
+            orders,
+            format_func=ROWS.__getitem__,
+            key=f"rows{kind}",
             bind="query-params",
-            help="Mask probability from which an entry counts for hiding.",
+            help="Clustered: perturbations with like masks (without masks: like effects) together. "
+            "Numbers: the largest first.",
         )
-        hide = columns[2].toggle("Hide empty rows and columns", key="hide", bind="query-params")
-    search = columns[3].text_input("Find a perturbation", key="find", bind="query-params")
-    return value or values[0], float(threshold), bool(hide), search.strip()
+        columns = st.selectbox(
+            "Order of columns",
+            column_orders,
+            format_func=COLUMN_ORDERS.__getitem__,
+            key=f"columns{kind}",
+            bind="query-params",
+            help="Number of users: perturbations with a mask above the threshold, most first.",
+        )
+        threshold, hide = 0.5, False
+        if has_masks:
+            threshold = st.slider(
+                "Active above",
+                0.05,
+                0.95,
+                0.5,
+                0.05,
+                key="threshold",
+                bind="query-params",
+                help="Mask probability from which an entry counts for order, hiding and network.",
+            )
+            hide = st.toggle("Hide empty rows and columns", key="hide", bind="query-params")
+    return Choice(
+        value or values[0],
+        rows or orders[0],
+        columns or column_orders[0],
+        float(threshold),
+        bool(hide),
+        search.strip(),
+    )
 
 
-def ordered(model: Bundle, value: str, threshold: float, hide: bool, search: str) -> pd.DataFrame:
-    """The chosen part of the mask table as perturbations x mechanisms, similar rows together."""
+def ordered(model: Bundle, choice: Choice) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The chosen part of the mask table as perturbations x mechanisms, and the tree of its rows."""
     table = model.masks
     probability = interpretation.matrix(table, "probability")
+    above = probability > choice.threshold
     alike = probability if model.model.has_masks else interpretation.matrix(table, "effect")
-    wide = interpretation.clustered(interpretation.matrix(table, value), alike)
-    above = probability.loc[wide.index, wide.columns] > threshold
-    if hide:
-        wide = wide.loc[above.any(axis=1), above.any(axis=0)]
-    if search:
-        wide = wide[wide.index.str.contains(search, case=False, regex=False)]
-    return wide
+    if choice.hide:
+        alike = alike.loc[above.any(axis=1), above.any(axis=0)]
+    if choice.search:
+        alike = alike[alike.index.str.contains(choice.search, case=False, regex=False)]
+    names, line = alike.index, pd.DataFrame()
+    if choice.rows == "clustered":
+        names, line = interpretation.tree(alike)
+    elif choice.rows == "name":
+        names = names.sort_values(key=lambda name: name.str.upper())
+    else:
+        by = {
+            "mechanisms": lambda: above.sum(axis=1),
+            "cells": lambda: model.perturbations["train"],
+            "strength": lambda: interpretation.strengths(table)["strength"],
+        }[choice.rows]()
+        names = by.loc[names].sort_values(ascending=False, kind="stable").index
+    columns = alike.columns
+    if choice.columns == "clustered":
+        columns = interpretation.tree(alike.T).order
+    elif choice.columns == "users":
+        users = above.sum(axis=0).loc[columns]
+        columns = users.sort_values(ascending=False, kind="stable").index
+    return interpretation.matrix(table, choice.value).loc[names, columns], line
 
 
 def verdicts(table: pd.DataFrame) -> pd.DataFrame:
@@ -168,10 +283,10 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
     return interpretation.matrix(table.assign(symbol=symbol), "symbol")
 
 
-def caption(model: Bundle, value: str, wide: pd.DataFrame) -> str:
+def caption(model: Bundle, choice: Choice, wide: pd.DataFrame) -> str:
     what = "mechanisms" if model.model.has_masks else "latent dimensions"
-    parts = [MEANING[value]]
-    if value == "evidence":
+    parts = [MEANING[choice.value]]
+    if choice.value == "evidence":
         parts += [
             NATS,
             f"{MARKED}: active, and held-out cells speak for it (evidence above two of its "
@@ -182,7 +297,8 @@ def caption(model: Bundle, value: str, wide: pd.DataFrame) -> str:
         parts.append("Colours follow the square root, so that small figures are seen.")
     parts.append(
         f"{len(wide)} of {len(model.perturbations)} perturbations, {wide.shape[1]} of "
-        f"{model.model.config.n_latent} {what}; rows ordered by clustering."
+        f"{model.model.config.n_latent} {what}; rows ordered {ORDERED_BY[choice.rows]}. "
+        "Bars: training cells of the perturbation."
     )
     return " ".join(parts)
 
@@ -195,14 +311,20 @@ def entries(model: Bundle, wide: pd.DataFrame) -> None:
     shown = table[table["perturbation"].isin(wide.index) & table["mechanism"].isin(wide.columns)]
     shown = shown.sort_values(by, ascending=False, key=np.abs, kind="stable")
     st.dataframe(
-        shown,
+        shown.head(shared.MOST_SENT),
         hide_index=True,
         height=420,
         placeholder="\u2013",
         alt="Effect and evidence of each perturbation and mechanism",
         column_config=COLUMNS,
     )
-    st.caption(f"Evidence: {MEANING['evidence'][0].lower()}{MEANING['evidence'][1:]} {NATS}")
+    cut = (
+        f"**The first {shared.MOST_SENT:,} of {len(shown):,} rows, by {by}; the files have all.** "
+        if len(shown) > shared.MOST_SENT
+        else ""
+    )
+    meaning = MEANING["evidence"]
+    record.caption(f"{cut}Evidence: {meaning[0].lower()}{meaning[1:]} {NATS}")
     state.downloads(shown, "masks")
 
 
@@ -213,17 +335,16 @@ def near_misses(model: Bundle) -> None:
     tried = int((off["evidence"].notna() & off["evidence_se"].notna()).sum())
     found = interpretation.near_misses(table)
     if found.empty:
-        st.info(
+        record.info(
             f"There is none: of {tried:,} inactive entries that could be tried, no one's evidence "
             "exceeds two of its standard errors."
         )
         return
     expected = BY_CHANCE * tried
     by_chance = f"about {expected:.0f}" if expected >= 1 else "less than one"
-    shown = found[
-        ["perturbation", "mechanism", "evidence", "evidence_se", "evidence_n", "probability"]
-    ]
-    st.markdown(
+    kept = ["perturbation", "mechanism", "evidence", "evidence_se", "evidence_n", "probability"]
+    shown = found[kept]
+    record.markdown(
         f"**{len(found)} of {tried:,} inactive entries** would improve predictions of cells the "
         f"model has not seen, were they switched on. By chance alone {by_chance} would pass."
     )
@@ -234,7 +355,7 @@ def near_misses(model: Bundle) -> None:
         alt="Inactive entries that held-out cells speak for",
         column_config=COLUMNS,
     )
-    st.caption(
+    record.caption(
         "Inactive entries whose evidence exceeds two of its standard errors, most evidence first: "
         "effects that are likely there, but too small, or seen in too few training cells, to earn "
         "the price the mask prior asks. Standard errors are over held-out cells; the size "
@@ -243,16 +364,20 @@ def near_misses(model: Bundle) -> None:
     state.downloads(shown, "near_misses")
 
 
-def card(model: Bundle, clicked: str | None) -> None:
+def card(model: Bundle, clicked: str | None, titles: dict[int, str]) -> None:
     """Where a click leads: the perturbation's sentence, and the way to both cards."""
     if clicked is None:
         return
     name, _, mechanism = clicked.rpartition("|")
     rows = model.masks[model.masks["perturbation"] == name]
-    entry = rows[rows["mechanism"] == int(mechanism)].iloc[0]
+    rows = rows[rows["mechanism"] == int(mechanism)]
+    if rows.empty:
+        return  # a click on the map of the model before
+    entry = rows.iloc[0]
+    title = titles.get(int(mechanism), f"M{mechanism}")
     with st.container(border=True):
-        st.markdown(f"**{state.plain(name)}** and **mechanism M{mechanism}**")
-        st.markdown(card_text(model, entry) + sentence(model, name))
+        record.markdown(f"**{state.plain(name)}** and **mechanism {state.plain(title)}**")
+        record.markdown(card_text(model, entry) + sentence(model, name))
         with st.container(horizontal=True):
             st.page_link(
                 "views/perturbation.py",
@@ -268,7 +393,7 @@ def card(model: Bundle, clicked: str | None) -> None:
                     query_params={"m": f"M{mechanism}", "model": model.name},
                 )
             else:
-                st.caption(f"No perturbation uses M{mechanism}.")
+                record.caption(f"No perturbation uses M{mechanism}.")
             st.page_link(
                 "views/compose.py",
                 label=f"Compose with {state.plain(name)}",
@@ -322,24 +447,6 @@ def sentence(model: Bundle, name: str) -> str:
     others = ", ".join(f"{state.plain(n)} ({j:.2f})" for n, j in alike["jaccard"].items())
     return f"{state.plain(name)} ({cells:,} training cells) uses {used}." + (
         f" Most alike by shared mechanisms (Jaccard index): {others}." if others else ""
-    )
-
-
-def neighbours(model: Bundle) -> None:
-    counts = model.masks.groupby("perturbation")["active"].sum()
-    frame = model.perturbations_umap.rename(columns={"perturbation": "name"})
-    group = frame["name"].map(counts).map(lambda n: "no mechanism" if n == 0 else "uses some")
-    if not model.model.has_masks:
-        group = pd.Series("perturbations", index=frame.index)
-    frame = frame.assign(group=group).sort_values("group")
-    state.chart(
-        figures.umap(frame, frame["group"], state.dark(), labels=True),
-        "perturbations_umap",
-        "UMAP of perturbations by their effects",
-    )
-    st.caption(
-        "UMAP (a flat map that keeps neighbours together) of perturbations by their effects on "
-        "the mechanisms; near means alike."
     )
 
 

@@ -1,0 +1,295 @@
+"""Perturbations beside each other on a page: chosen, compared, and as a network of mechanisms."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from app import address, figures, mechanisms, record, state
+from samsvae_core import interpretation
+from samsvae_core.bundle import Bundle
+
+MOST_CELLS, MOST_ROWS = 20_000, 250  # of a map that is drawn in good time
+MOST_SENT = 5_000  # rows of a table on the page
+N_DIMENSIONS = 6  # of a model without masks, whose perturbations use them all
+WAYS = ("Draw around some", "Click one by one")
+COLUMNS = {
+    "mechanism": st.column_config.TextColumn(width="medium"),
+    "probability": st.column_config.NumberColumn(
+        format="%.3f", help="Posterior probability that the perturbation uses the mechanism."
+    ),
+    "effect": st.column_config.NumberColumn(
+        format="%+.3f", help="Posterior mean, in standard deviations of the basal state."
+    ),
+    "effect_sd": st.column_config.NumberColumn(
+        "effect sd", format="%.3f", help="Posterior standard deviation of the effect."
+    ),
+    "shared": st.column_config.NumberColumn(help="Mechanisms that both use."),
+    "jaccard": st.column_config.NumberColumn(
+        "Jaccard",
+        format="%.2f",
+        help="Mechanisms that both use over those that either uses: 1 is the same set. 0 where "
+        "neither uses any.",
+    ),
+    "cosine": st.column_config.NumberColumn(
+        format="%+.2f",
+        help="Cosine of the angle between their effects: 1 is the same direction, -1 the opposite.",
+    ),
+}
+
+
+def titles(model: Bundle) -> dict[int, str]:
+    """What mechanisms in use are called; nothing of a model without masks, which uses them all."""
+    used = interpretation.active_mechanisms(model.masks) if model.model.has_masks else []
+    return mechanisms.titles(model, used)
+
+
+def choose(model: Bundle) -> list[str]:
+    """Perturbations chosen on their UMAP or by name; the same choice in both, and in the URL."""
+    key = address.initial_chosen(model)
+    left, right = st.columns([3, 2], gap="large")
+    with right:
+        chosen = st.multiselect(
+            "Perturbations to compare",
+            list(model.perturbations.index),
+            key=key,
+            max_selections=address.MAX_CHOSEN,
+            persist_state="session",
+            placeholder="Type a name",
+            help=f"At most {address.MAX_CHOSEN}. A lasso or a box on the map chooses those inside, "
+            "in place of those before; a click on a point adds it, or takes it away.",
+        )
+        address.keep_chosen(chosen)
+        if chosen:
+            record.markdown(in_words(model, chosen))
+            links(model, chosen)
+        else:
+            record.info(
+                "No perturbation is chosen. Draw around some on the map, click one by one, or type "
+                "names above: their mechanisms and effects are then shown side by side."
+            )
+    with left:
+        used = model.masks.groupby("perturbation")["active"].any()
+        frame = model.perturbations_umap.rename(columns={"perturbation": "name"})
+        frame = frame.assign(uses=frame["name"].map(used).astype(bool))
+        way = st.segmented_control(
+            "Choose on the map",
+            WAYS,
+            default=WAYS[0],
+            required=True,
+            key="choose_by",
+            bind="query-params",
+        )
+        state.choose_from(
+            model,
+            figures.perturbation_map(frame, chosen, state.dark()),
+            "perturbations_umap",
+            f"UMAP of {len(frame)} perturbations by their effects",
+            by_click=way == WAYS[1],
+        )
+        record.caption(
+            f"UMAP (a flat map that keeps neighbours together) of {len(frame)} perturbations by "
+            "their effects on the mechanisms; near means alike, distances between far groups mean "
+            "nothing. The chosen are in colour."
+        )
+    return chosen
+
+
+def links(model: Bundle, chosen: list[str]) -> None:
+    """To Compose with all of them, and to the page of each."""
+    with st.container(horizontal=True):
+        if 1 < len(chosen) <= address.MAX_PERTURBATIONS and model.model.composes:
+            st.page_link(
+                "views/compose.py",
+                label="Compose them together",
+                icon=":material/add_circle:",
+                query_params={
+                    "c": address.as_link(dict.fromkeys(chosen, 1.0)),
+                    "model": model.name,
+                },
+            )
+        for name in chosen:
+            st.page_link(
+                "views/perturbation.py",
+                label=f"Open {state.plain(name)}",
+                icon=":material/arrow_forward:",
+                query_params={"p": name, "model": model.name},
+            )
+    if len(chosen) > address.MAX_PERTURBATIONS and model.model.composes:
+        record.caption(f"Compose takes {address.MAX_PERTURBATIONS} at most.")
+    st.button("Choose none", icon=":material/close:", on_click=state.choose_none, args=(model,))
+
+
+def in_words(model: Bundle, chosen: list[str]) -> str:
+    """Who shares which mechanism, who uses one alone, who uses none."""
+    rows = model.masks[model.masks["perturbation"].isin(chosen)]
+    if not model.model.has_masks:
+        return least_and_most(rows, chosen)
+    active = interpretation.matrix(rows, "active").astype(bool)
+    effect = interpretation.matrix(rows, "effect")
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for k in active.columns[active.any()]:
+        users = tuple(name for name in chosen if active.loc[name, k])
+        groups.setdefault(users, []).append(f"M{k}{other_way(effect.loc[list(users), k])}")
+    said = []
+    for users, used in sorted(groups.items(), key=lambda item: -len(item[0])):
+        what = listed(used)
+        if len(users) == 1:
+            only = "Only " if len(chosen) > 1 else ""
+            said.append(f"{only}{bold(users)} uses {what}.")
+        else:
+            who = f"All {len(users)}" if len(users) == len(chosen) > 2 else bold(users)
+            said.append(f"{who} share {what}.")
+    none = [name for name in chosen if not active.loc[name].any()]
+    if none:
+        said.append(f"{bold(none)} {'uses' if len(none) == 1 else 'use'} no mechanism.")
+    return " ".join(said)
+
+
+def least_and_most(rows: pd.DataFrame, chosen: list[str]) -> str:
+    """Of a model without masks: which two move in the most, and the least, similar direction."""
+    if len(chosen) == 1:
+        return f"{bold(chosen)} moves every latent dimension. Choose another to compare it with."
+    by_cosine = interpretation.pairs(rows, chosen).sort_values("cosine", ascending=False)
+    told = [
+        f"{bold([pair['first'], pair['second']])} ({pair['cosine']:+.2f})"
+        for pair in by_cosine.iloc[[0, -1]].to_dict("records")
+    ]
+    most = f"Most alike by direction of effect (cosine): {told[0]}"
+    return f"{most}." if len(by_cosine) == 1 else f"{most}; least: {told[1]}."
+
+
+def other_way(effects: pd.Series) -> str:
+    """Which of the users of a mechanism move it against most of the others."""
+    up, down = effects.index[effects >= 0], effects.index[effects < 0]
+    fewer = min(down, up, key=len)
+    return f" ({bold(fewer)} the other way)" if len(fewer) else ""
+
+
+def bold(names: tuple[str, ...] | list[str] | pd.Index) -> str:
+    return listed([f"**{state.plain(name)}**" for name in names])
+
+
+def listed(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
+
+
+def compared(model: Bundle, chosen: list[str], titles: dict[int, str]) -> None:
+    """Effects of the chosen on the mechanisms they use: drawn, as a table, and in pairs."""
+    entries = shown_entries(model, chosen)
+    left, right = st.columns([2, 3], gap="large")
+    with left:
+        if entries.empty:
+            record.info("None of the chosen uses a mechanism, so there is no effect to draw.")
+        else:
+            state.chart(
+                figures.used_effects(entries, titles, state.dark()),
+                "chosen_effects",
+                "Effects of the chosen perturbations on each mechanism, with 90 % intervals",
+            )
+            which = (
+                "Entries with a mask probability above 0.5."
+                if model.model.has_masks
+                else f"The {N_DIMENSIONS} latent dimensions that any of the chosen moves farthest."
+            )
+            record.caption(f"{which} {mechanisms.WHISKERS}")
+    with right:
+        if not entries.empty:
+            st.dataframe(
+                side_by_side(entries, titles, chosen),
+                hide_index=True,
+                placeholder="\u2013",
+                alt="Effect of each chosen perturbation on each mechanism",
+                column_config={name: st.column_config.TextColumn(width=115) for name in chosen}
+                | {"mechanism": COLUMNS["mechanism"]},
+            )
+            record.caption(
+                "Effect ± posterior standard deviation, in standard deviations of the basal state. "
+                "A dash: not in use. The files have a row per entry, and its probability."
+            )
+            state.downloads(entries.drop(columns="place"), "chosen_effects_table")
+        if len(chosen) > 1:
+            table = interpretation.pairs(model.masks, chosen)
+            if not model.model.has_masks:
+                table = table.drop(columns=["shared", "jaccard"])
+                table = table.sort_values("cosine", ascending=False)
+            with st.expander(f"How alike: {len(table)} pair{'s' if len(table) > 1 else ''}"):
+                st.dataframe(
+                    table,
+                    hide_index=True,
+                    alt="Similarity of every two of the chosen perturbations",
+                    column_config=COLUMNS,
+                )
+                record.caption("Most alike first. The cosine is over all mechanisms, used or not.")
+                state.downloads(table, "chosen_pairs")
+
+
+def shown_entries(model: Bundle, chosen: list[str]) -> pd.DataFrame:
+    """The mask entries of the chosen that are in use, by mechanism, the strongest first."""
+    rows = model.masks[model.masks["perturbation"].isin(chosen) & model.masks["active"]]
+    if not model.model.has_masks:
+        farthest = rows["effect"].abs().groupby(rows["mechanism"]).max().nlargest(N_DIMENSIONS)
+        rows = rows[rows["mechanism"].isin(farthest.index)].drop(columns="probability")
+    rows = rows.assign(place=rows["perturbation"].map(chosen.index), size=rows["effect"].abs())
+    rows = rows.sort_values(["mechanism", "size"], ascending=[True, False], kind="stable")
+    kept = ["perturbation", "mechanism", "probability", "effect", "effect_sd", "place"]
+    return rows[[column for column in kept if column in rows]].reset_index(drop=True)
+
+
+def side_by_side(entries: pd.DataFrame, titles: dict[int, str], chosen: list[str]) -> pd.DataFrame:
+    """Mechanisms x the chosen, each effect with its sd as text."""
+    told = [f"{e.effect:+.2f} ± {e.effect_sd:.2f}" for e in entries.itertuples()]
+    wide = interpretation.matrix(entries.assign(told=told), "told").T.reindex(columns=chosen)
+    first = "mechanism" if "mechanism" not in chosen else "mechanism of the model"
+    wide.insert(0, first, [titles.get(int(k), f"M{k}") for k in wide.index])
+    return wide.reset_index(drop=True)
+
+
+def network(
+    model: Bundle,
+    names: list[str],
+    chosen: list[str],
+    threshold: float,
+    titles: dict[int, str],
+) -> None:
+    """Perturbations linked to the mechanisms they use, with the table of links."""
+    only = False
+    if chosen:
+        only = st.toggle("Only the chosen perturbations", key="only", bind="query-params")
+    found = state.network(model, chosen if only else names, threshold)
+    edges = found.edges.sort_values(["mechanism", "effect"], ascending=[True, False])
+    if edges.empty:
+        record.info(
+            f"There is nothing to link: none of these perturbations has a mask above {threshold:g}."
+        )
+        return
+    state.chart(
+        figures.network(found.nodes, found.edges, titles, state.dark()),
+        "mechanism_network",
+        f"Network of {len(found.nodes)} perturbations and mechanisms with {len(edges)} links",
+    )
+    count = found.nodes["kind"].value_counts()
+    record.caption(
+        f"{count['perturbation']} perturbations (circles) and the {count['mechanism']} mechanisms "
+        f"(squares) they use: {len(edges)} links, each a mask probability above {threshold:g}. "
+        "Solid: effect above zero. Dashed: below. The width is the third of sizes that the effect "
+        "is in. Places are set by the links alone; distances have no unit."
+        + (
+            f" **{found.left_out:,} links with smaller effects are left out**, so that it can be "
+            "read: raise the threshold, or find or choose perturbations."
+            if found.left_out
+            else ""
+        )
+    )
+    with st.expander("Table of links"):
+        kept = ["perturbation", "mechanism", "probability", "effect", "effect_sd"]
+        table = edges[kept].assign(
+            mechanism=[titles.get(int(k), f"M{k}") for k in edges["mechanism"]]
+        )
+        st.dataframe(
+            table,
+            hide_index=True,
+            alt="Links of the network: perturbation, mechanism and effect",
+            column_config=COLUMNS,
+        )
+        state.downloads(table, "mechanism_network_links")
