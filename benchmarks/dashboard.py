@@ -1,7 +1,7 @@
 """Is the dashboard quick, in a real browser, with a small and with a large model?
 
-    python benchmarks/dashboard.py --quick     # the small model only: under 50 s on 2 cores
-    python benchmarks/dashboard.py             # both; the first time also makes the large model
+python benchmarks/dashboard.py --quick     # the small model only: under 50 s on 2 cores
+python benchmarks/dashboard.py             # both; the first time also makes the large model
 """
 
 from __future__ import annotations
