@@ -21,7 +21,6 @@ from samsvae_core.bundle import Reference
 from samsvae_core.data import CellData, DataError
 from samsvae_core.inference import Cells
 from samsvae_core.model import PER_TEN_THOUSAND, SAMSVAE
-from samsvae_core.predictive import seeded
 
 INTERVAL = (0.05, 0.95)  # quantiles of the posterior draws: a 90 % interval
 WITHIN = 1.6449  # standard deviations on either side that hold 90 % of a Normal
@@ -134,8 +133,8 @@ def predicted_shifts(
     """
     moves = drawn_moves(model, D, n_samples, seed)  # (A, S, C)
     moves[..., list(without)] = 0
-    with seeded(seed, model.device):
-        z_basal = reference.loc + reference.scale * torch.randn_like(reference.loc)  # (R, K)
+    noise = torch.randn(reference.loc.shape, generator=stream(model, seed), device=model.device)
+    z_basal = reference.loc + reference.scale * noise  # (R, K)
     parts = z_basal.tensor_split(max(1, len(z_basal) * model.config.n_genes // DRAW_VALUES))
     middle, nowhere = moves.mean(1), moves.new_zeros(model.n_shift)
     shift = moves.new_zeros(*moves.shape[:2], model.config.n_genes)  # exactly where nothing moves
@@ -156,10 +155,15 @@ def drawn_moves(
     """Where each row of dosages moves the latent state, under each posterior draw."""
     moves = D.new_zeros(len(D), n_samples, model.n_shift)
     for t in D.any(0).nonzero()[:, 0].tolist():
-        own_seed = int(np.random.SeedSequence([seed, t]).generate_state(1)[0])
-        with seeded(own_seed, model.device):
-            moves += D[:, t, None, None] * model.drawn_shift(t, n_samples)
+        drawn = model.drawn_shift(t, n_samples, stream(model, seed, t))
+        moves += D[:, t, None, None] * drawn
     return moves
+
+
+def stream(model: SAMSVAE, *seed: int) -> torch.Generator:
+    """Random numbers of their own, apart from those that all threads share."""
+    start = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    return torch.Generator(model.device).manual_seed(start)
 
 
 def mean_level(
