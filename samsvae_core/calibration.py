@@ -133,7 +133,7 @@ def predicted_shifts(
     """
     moves = drawn_moves(model, D, n_samples, seed)  # (A, S, C)
     moves[..., list(without)] = 0
-    noise = torch.randn(reference.loc.shape, generator=stream(model, seed), device=model.device)
+    noise = torch.randn(reference.loc.shape, generator=stream(model, seed, 0), device=model.device)
     z_basal = reference.loc + reference.scale * noise  # (R, K)
     parts = z_basal.tensor_split(max(1, len(z_basal) * model.config.n_genes // DRAW_VALUES))
     middle, nowhere = moves.mean(1), moves.new_zeros(model.n_shift)
@@ -155,14 +155,14 @@ def drawn_moves(
     """Where each row of dosages moves the latent state, under each posterior draw."""
     moves = D.new_zeros(len(D), n_samples, model.n_shift)
     for t in D.any(0).nonzero()[:, 0].tolist():
-        drawn = model.drawn_shift(t, n_samples, stream(model, seed, t))
+        drawn = model.drawn_shift(t, n_samples, stream(model, seed, t + 1))
         moves += D[:, t, None, None] * drawn
     return moves
 
 
-def stream(model: SAMSVAE, *seed: int) -> torch.Generator:
+def stream(model: SAMSVAE, seed: int, which: int) -> torch.Generator:
     """Random numbers of their own, apart from those that all threads share."""
-    start = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    start = int(np.random.SeedSequence([seed, which]).generate_state(1)[0])
     return torch.Generator(model.device).manual_seed(start)
 
 

@@ -17,6 +17,7 @@ from streamlit.testing.v1 import AppTest
 from app import scores
 from samsvae_core import bundle as bundles
 from samsvae_core import (
+    effects,
     enrichment,
     evaluation,
     frontier,
@@ -796,9 +797,15 @@ def test_a_perturbation_that_was_never_alone_is_marked(models):
     assert "\u2020 not trained on alone" in words(page)
 
 
+def still(bundle: Bundle) -> effects.Effects:
+    """Its effects, with every predicted shift zero."""
+    found = effects.whole_effects(bundle)
+    shift = np.zeros((len(bundle.genes), len(bundle.perturbations)))
+    return replace(found, arrays={**found.arrays, "shift": shift})
+
+
 def test_a_gene_that_no_perturbation_moves_is_told_of(models, tiny, monkeypatch):
-    still = genes.effect_table(tiny).assign(shift=0.0)
-    monkeypatch.setattr("app.state.effects", lambda model: still)
+    monkeypatch.setattr("app.everything.of", lambda model: still(tiny))
     page = opened("gene")
     assert "all predicted shifts are zero" in words(page)
     assert finished(page)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import figures, state
+from app import everything, figures, state
 from app.intervals import CALIBRATED, INTERVALS, OWN, interval
 from app.scale import scale
 from samsvae_core import interpretation
@@ -107,7 +107,10 @@ def composed(name: str, label: str) -> None:
 
 def perturbations(model: Bundle, name: str) -> None:
     """Each perturbation's predicted shift of this gene, and what was measured."""
-    rows = moved_by(state.effects(model), name)
+    every = everything.of(model)
+    if every is None:
+        return
+    rows = moved_by(every.of_gene(name), name)
     if not rows["shift"].any():
         st.info("No perturbation of this model moves any gene: all predicted shifts are zero.")
         return

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import figures, mechanisms, scores, shifts, state
+from app import everything, figures, mechanisms, scores, shifts, state
 from app.intervals import interval
 from app.scale import scale
 from samsvae_core import interpretation
@@ -385,13 +385,21 @@ def nearest(model: Bundle, name: str) -> None:
             parts.append(alike[["shared", "jaccard", "cosine"]])
         else:
             parts.append(alike[["cosine"]])
-    if n * len(model.genes) <= shifts.AT_ONCE or st.toggle(
-        "Compare their shifts of expression, too",
-        key="nearest_shifts",
-        persist_state="session",
-        help=f"Composes all {n:,} perturbations, once for this model: a minute or two.",
+    if (
+        everything.is_small(model)
+        or state.effects_are_kept(model)
+        or st.toggle(
+            "Compare their shifts of expression, too",
+            key="nearest_shifts",
+            persist_state="session",
+            help=f"Composes all {n:,} perturbations, once for this model: a minute or two.",
+        )
     ):
-        parts.append(interpretation.similar_shifts(state.effects(model), name))
+        every = everything.of(model)
+        if every is not None:
+            parts.append(every.similar(name))
+        elif not parts:
+            return
     if not parts:
         st.info("Switch the comparison on to see which perturbations shift genes alike.")
         return
