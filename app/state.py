@@ -37,10 +37,10 @@ from samsvae_core import (
 from samsvae_core import names as mechanism_names
 from samsvae_core.bundle import Bundle, BundleError
 from samsvae_core.composition import Composition
+from samsvae_core.effects import Effects, places, whole_effects
 from samsvae_core.enrichment import Enrichment, Rules
 from samsvae_core.files import OutputError, sha256
 from samsvae_core.gene_sets import Collection, Match
-from samsvae_core.genes import effect_table
 from samsvae_core.names import Label
 from samsvae_core.partners import rank_pairs
 from samsvae_core.rankings import Ranked
@@ -48,6 +48,8 @@ from samsvae_core.rankings import Ranked
 BATCHES = threading.Lock()  # who begins a test
 MOST_KEPT = 30  # views, for the report
 MAX_BATCHES = 32  # of gene-set tests whose results are at hand
+EFFECTS_TURN = threading.Lock()  # who composes every perturbation
+MAX_EFFECTS = 3  # models whose effects are at hand
 PAGES = (  # as they are called in the address and among the views, in their order
     "overview",
     "perturbation",
@@ -301,23 +303,30 @@ def curves(model: Bundle, k: int) -> pd.DataFrame:
     return _curves(str(model.path), model.checksum, k)
 
 
-@st.cache_resource(
-    max_entries=2,
-    show_spinner="Composing every perturbation, once for this model; with many genes and "
-    "perturbations this takes a minute or two",
-    show_time=True,
-)
-def _effects(path: str, checksum: str) -> pd.DataFrame:
-    model, parts = _load(path, checksum), []
-    for name in model.perturbations.index:  # others draw in between
-        with _lock():
-            parts.append(effect_table(model, perturbations=[name]))
-    return pd.concat(parts, ignore_index=True)
+@st.cache_resource
+def _effects() -> dict[str, Batch[Effects]]:
+    return {}
 
 
-def effects(model: Bundle) -> pd.DataFrame:
-    """`effect_table`, remembered by bundle; one table for all, not to be changed."""
-    return _effects(str(model.path), model.checksum)
+def effects(model: Bundle) -> Batch[Effects]:
+    """The shifts of all perturbations, as they are kept, or composed in the background."""
+    with BATCHES:
+        known = _effects()
+        if model.checksum not in known:
+            for old in [k for k, b in known.items() if b.ended][: max(0, len(known) - MAX_EFFECTS)]:
+                del known[old]
+            known[model.checksum] = Batch(partial(whole_effects, model, _lock()), EFFECTS_TURN)
+    return known[model.checksum]
+
+
+def effects_are_kept(model: Bundle) -> bool:
+    """Whether they are there without being composed anew, or are under way."""
+    return model.checksum in _effects() or any(path.exists() for path, _ in places(model))
+
+
+def forget_effects(model: Bundle) -> None:
+    """So that they can be asked for again."""
+    _effects().pop(model.checksum, None)
 
 
 def show_collection(name: str) -> None:
@@ -358,7 +367,7 @@ def precomputed(
 
 
 @st.cache_resource
-def _batches() -> dict[str, Batch]:
+def _batches() -> dict[str, Batch[Enrichment]]:
     return {}
 
 
@@ -368,7 +377,7 @@ def batch(
     collections: Mapping[str, Collection],
     rules: Rules,
     start: bool,
-) -> Batch | None:
+) -> Batch[Enrichment] | None:
     """The tests under way or done for this question; begun, if they are to be."""
     key, known = _question(model, ranked, collections, rules), _batches()
     with BATCHES:

@@ -54,7 +54,8 @@ FILES = (
     "card.md",
 )
 CELL_COUNTS = "cells_counts.safetensors"
-OPTIONAL = ("frontier.csv", "calibration.csv", "predictive_checks.parquet", CELL_COUNTS)
+EFFECTS = "effects.safetensors"  # every perturbation composed: see `effects`
+OPTIONAL = ("frontier.csv", "calibration.csv", "predictive_checks.parquet", CELL_COUNTS, EFFECTS)
 NAMES = (
     "gene",
     "perturbation",

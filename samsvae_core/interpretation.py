@@ -271,21 +271,35 @@ def similar_perturbations(masks: pd.DataFrame, perturbation: str) -> pd.DataFram
 def similar_shifts(effects: pd.DataFrame, perturbation: str) -> pd.DataFrame:
     """Other perturbations by their shifts of expression, from a whole `genes.effect_table`.
 
-    Indexed by perturbation, most alike first: `r_predicted`, Pearson r over genes between the mean
-    predicted shifts; `r_observed`, between those measured, all splits; `n_observed`, cells of the
-    other perturbation alone. NaN where a side was not measured or moves no gene. Measured shifts
-    share their control cells, whose sampling error lifts `r_observed`; their own lowers it.
+    As `similar_rows` says.
     """
-    names = effects["perturbation"].unique()
-    if perturbation not in names:
-        raise ValueError(
-            f"{perturbation!r} is none of the {len(names)} perturbations in this table of effects."
-        )
-    place = int(np.flatnonzero(names == perturbation)[0])
+    names = [str(name) for name in effects["perturbation"].unique()]
     predicted, observed = (
         effects[column].to_numpy(float).reshape(len(names), -1) for column in ("shift", "observed")
     )
     cells = effects["n_observed"].to_numpy().reshape(len(names), -1)[:, 0]
+    return similar_rows(names, predicted, observed, cells, perturbation)
+
+
+def similar_rows(
+    names: list[str],
+    predicted: Float[np.ndarray, "P G"],
+    observed: Float[np.ndarray, "P G"],
+    cells: np.ndarray,
+    perturbation: str,
+) -> pd.DataFrame:
+    """Other perturbations by the shifts of genes in their rows, most alike first.
+
+    Indexed by perturbation: `r_predicted`, Pearson r over genes between the mean predicted shifts;
+    `r_observed`, between those measured, all splits; `n_observed`, cells of the other perturbation
+    alone. NaN where a side was not measured or moves no gene. Measured shifts share their control
+    cells, whose sampling error lifts `r_observed`; their own lowers it.
+    """
+    if perturbation not in names:
+        raise ValueError(
+            f"{perturbation!r} is none of the {len(names)} perturbations in this table of effects."
+        )
+    place = names.index(perturbation)
     frame = pd.DataFrame(
         {
             "r_predicted": [pearson(predicted[place], row) for row in predicted],

@@ -261,6 +261,21 @@ class SAMSVAE(nn.Module):
             kl,
         )
 
+    def drawn_shift(self, t: int, n_samples: int, random: torch.Generator) -> Float[Tensor, "S C"]:
+        """Draws from the posterior of where perturbation number `t`, at dosage 1, moves a cell."""
+        shape = n_samples, self.config.n_latent
+        uniform, normal = (
+            draw(shape, generator=random, device=self.device) for draw in (torch.rand, torch.randn)
+        )
+        mask = (uniform < self.mask_probability()[t]).to(normal)
+        return mask * self.drawn_embedding(t, mask, normal)
+
+    def drawn_embedding(
+        self, t: int, mask: Float[Tensor, "S K"], normal: Float[Tensor, "S K"]
+    ) -> Float[Tensor, "*S K"]:
+        """A draw of its embedding for each of the mask, from standard normal ones."""
+        return self.embedding_loc[t] + self.embedding_log_scale[t].exp() * normal
+
     def mask_probability(self) -> Float[Tensor, "T K"]:
         """Posterior probability that a perturbation uses a mechanism."""
         return self.mask_logits.sigmoid()

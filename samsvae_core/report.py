@@ -20,7 +20,7 @@ from jaxtyping import Float
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
-from samsvae_core import bundle, enrichment, evaluation, gene_sets, interpretation
+from samsvae_core import bundle, effects, enrichment, evaluation, gene_sets, interpretation
 from samsvae_core.bundle import Bundle, read_json, suited, to_json, write_manifest
 from samsvae_core.calibration import pooled_level, reference_cells
 from samsvae_core.cards import bends_in_words, model_card
@@ -248,10 +248,14 @@ def build_bundle(
     write_csv(run / "conditions.csv", condition_table(data, parts))
     reference = reference_cells(model, data, parts)
     atomic_write(run / "reference.safetensors", save(reference._asdict()))
-    write_parquet(run / "observed.parquet", observed_table(data, parts))
-    genes = data.genes.tolist()
+    genes, observed = data.genes.tolist(), observed_table(data, parts)
+    write_parquet(run / "observed.parquet", observed)
+    names = data.perturbations.tolist()
+    alone = effects.observed_alone(observed, genes, names, data.control)
+    made = effects.make(model, reference, alone)
+    atomic_write(run / bundle.EFFECTS, effects.packed(made))
     loadings = interpretation.loadings(model, reference, genes)
-    masks = interpretation.mask_table(model, data.perturbations.tolist())
+    masks = interpretation.mask_table(model, names)
     masks = masks.merge(entry_evidence(model, data, parts), on=["perturbation", "mechanism"])
     write_parquet(run / "loadings.parquet", loadings)
     write_csv(run / "masks.csv", masks)

@@ -87,6 +87,12 @@ class CorrelatedSAMSVAE(SAMSVAE):
         embedding = torch.zeros_like(mask).index_copy(1, which, q_embedding.rsample())
         return Effects(mask, embedding, kl)
 
+    def drawn_embedding(
+        self, t: int, mask: Float[Tensor, "S K"], normal: Float[Tensor, "S K"]
+    ) -> Float[Tensor, "S K"]:
+        q = self.embedding_given(mask[:, None], torch.tensor([t], device=self.device))
+        return q.loc[:, 0] + q.scale[:, 0] * normal
+
     def effect_moments(self) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
         """By MOMENT_DRAWS draws of the mask, the same at every call."""
         everyone = torch.arange(self.config.n_perturbations, device=self.device)
@@ -180,6 +186,11 @@ class SVAEPlus(SAMSVAE):
         q, m = self.mask_logits.double().sigmoid(), self.embedding_loc.double()
         return q * m, (q * (1 - q)).sqrt() * m.abs()
 
+    def drawn_embedding(
+        self, t: int, mask: Float[Tensor, "S K"], normal: Float[Tensor, "S K"]
+    ) -> Float[Tensor, " K"]:
+        return self.embedding_loc[t]
+
     def encode(self, x: Float[Tensor, "N G"], shift: Float[Tensor, "S N K"]) -> Normal:
         q_z = super().encode(x, torch.zeros_like(shift))
         return Normal(q_z.loc - shift, q_z.scale, validate_args=False)
@@ -227,6 +238,10 @@ class ConditionalVAE(SAMSVAE):
     ) -> Dosages:
         nothing = self.mask_probability().expand(n_samples, -1, -1)
         return Dosages(nothing, nothing, nothing.sum())
+
+    def drawn_shift(self, t: int, n_samples: int, random: torch.Generator) -> Float[Tensor, "S T"]:
+        """Its dosage, for sure."""
+        return torch.eye(self.config.n_perturbations, device=self.device)[t].expand(n_samples, -1)
 
     def mask_probability(self) -> Float[Tensor, "T 0"]:
         """Of no mechanism."""

@@ -19,6 +19,7 @@ from streamlit.testing.v1 import AppTest
 from app import address, scores
 from samsvae_core import bundle as bundles
 from samsvae_core import (
+    effects,
     enrichment,
     evaluation,
     frontier,
@@ -811,9 +812,7 @@ def test_perturbations_of_a_link_are_compared_by_their_entries(models, tiny):
 
 
 def test_names_to_compare_that_are_unknown_or_too_many_are_said_and_left_out(models, monkeypatch):
-    from app import state
-
-    monkeypatch.setattr(state, "MAX_CHOSEN", 2)
+    monkeypatch.setattr(address, "MAX_CHOSEN", 2)
     page = opened("masks", {"chosen": "P1,<b>NOPE</b>,P2,P3"})
     assert finished(page)
     assert "NOPE" in page.info[0].value
@@ -866,7 +865,7 @@ def test_the_sentence_says_who_shares_what_who_is_alone_and_who_goes_the_other_w
 def test_without_masks_the_sentence_compares_directions():
     from app import shared
 
-    model = planted({"A": [1, 1], "B": [2, 2], "C": [-1, -1], "D": [1, 0]}, has_masks=False)
+    model = planted({"A": [1, 1], "B": [2, 2.1], "C": [-1, -1], "D": [1, 0]}, has_masks=False)
     said = shared.in_words(model, list("ABCD"))
     assert said == (
         "Most alike by direction of effect (cosine): **A** and **B** (+1.00); "
@@ -1101,9 +1100,15 @@ def test_a_perturbation_that_was_never_alone_is_marked(models):
     assert "\u2020 not trained on alone" in words(page)
 
 
+def still(bundle: Bundle) -> effects.Effects:
+    """Its effects, with every predicted shift zero."""
+    found = effects.whole_effects(bundle)
+    shift = np.zeros((len(bundle.genes), len(bundle.perturbations)))
+    return replace(found, arrays={**found.arrays, "shift": shift})
+
+
 def test_a_gene_that_no_perturbation_moves_is_told_of(models, tiny, monkeypatch):
-    still = genes.effect_table(tiny).assign(shift=0.0)
-    monkeypatch.setattr("app.state.effects", lambda model: still)
+    monkeypatch.setattr("app.everything.of", lambda model: still(tiny))
     page = opened("gene")
     assert "all predicted shifts are zero" in words(page)
     assert finished(page)

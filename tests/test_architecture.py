@@ -17,7 +17,7 @@ LEVELS = [  # a module may import those of levels before its own
     {"training", "bundle", "evidence"},
     {"calibration"},
     {"interpretation", "composition", "evaluation"},
-    {"frontier", "cards", "genes", "names", "partners"},
+    {"frontier", "cards", "effects", "genes", "names", "partners"},
     {"report", "exports"},
     {"rankings"},
     {"__main__"},

@@ -22,7 +22,9 @@ from samsvae_core.calibration import (
     reference_cells,
 )
 from samsvae_core.data import DataError
+from samsvae_core.model import ModelConfig
 from samsvae_core.simulate import Design, simulate
+from samsvae_core.variants import MODELS
 
 # Observed levels and shifts
 
@@ -150,6 +152,75 @@ def test_shifts_do_not_depend_on_what_they_are_computed_with(tiny, screen, monke
         np.testing.assert_allclose(a, b, atol=1e-5)
     assert (one.lower <= one.upper).all().all()
     assert (one.sd > 0).any().any()
+
+
+def shifts_in_parts(model, reference, D, monkeypatch, parts: int) -> np.ndarray:
+    values = len(reference.loc) * model.config.n_genes
+    monkeypatch.setattr(calibration, "DRAW_VALUES", values // parts)
+    return predicted_shifts(model, reference, D, 64, seed=0)
+
+
+def test_each_draw_at_a_part_of_the_cells_is_close_to_all_draws_at_all_cells(
+    tiny, known_effects, screen, monkeypatch
+):
+    """Of the true model with a posterior: errors far below what other draws would change."""
+    model, reference = known_effects(screen.truth), basal(screen.truth, screen.data)
+    model.embedding_log_scale.fill_(float(np.log(0.3)))
+    D = torch.eye(model.config.n_perturbations)
+    whole, parts = (shifts_in_parts(model, reference, D, monkeypatch, n) for n in (1, 4))
+    other = predicted_shifts(model, reference, D, 64, seed=1)
+    assert (whole != parts).any()
+    for found in (np.mean, lambda x, axis: np.quantile(x, 0.95, axis=axis)):
+        by_parts = np.abs(found(parts, axis=1) - found(whole, axis=1)).mean()
+        by_draws = np.abs(found(other, axis=1) - found(whole, axis=1)).mean()
+        assert by_parts < 0.5 * by_draws
+    spread = parts.std(1) / np.maximum(whole.std(1), 1e-3)
+    assert np.median(spread) == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("parts", [1, 3, 4])
+def test_where_nothing_moves_the_shift_is_exactly_zero(known_effects, screen, monkeypatch, parts):
+    model, reference = known_effects(screen.truth), basal(screen.truth, screen.data)
+    D = torch.eye(model.config.n_perturbations)[:3]
+    D[1] = 0
+    model.mask_logits[2].fill_(-60)
+    found = shifts_in_parts(model, reference, D, monkeypatch, parts)
+    assert (found[0] != 0).all()
+    assert (found[1:] == 0).all()
+
+
+def test_the_same_seed_gives_the_same_draws_whatever_the_rows(tiny):
+    D = torch.eye(len(tiny.perturbations))
+    every = predicted_shifts(tiny.model, tiny.reference, D, 8, seed=3)
+    for rows in ([4, 1], [1, 2, 4]):
+        some = predicted_shifts(tiny.model, tiny.reference, D[rows], 8, seed=3)
+        np.testing.assert_allclose(some, every[rows], atol=1e-6)
+    assert (predicted_shifts(tiny.model, tiny.reference, D, 8, seed=4) != every).any()
+
+
+def test_drawing_leaves_the_random_state_as_it_was(tiny):
+    before = torch.get_rng_state()
+    predicted_shifts(tiny.model, tiny.reference, torch.eye(len(tiny.perturbations)), 2, seed=0)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_drawn_shifts_have_the_moments_of_the_posterior(name):
+    torch.manual_seed(0)
+    model = MODELS[name](ModelConfig(n_genes=5, n_perturbations=3, n_latent=4, n_hidden=6))
+    model.requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.normal_(0, 0.7 if parameter.shape[0] == 3 else 0.05)  # of few, and of networks
+    n = 40_000
+    drawn = model.drawn_shift(1, n, torch.Generator().manual_seed(0)).double()
+    assert drawn.shape == (n, model.n_shift)
+    if not model.has_shifts:
+        assert (drawn == torch.tensor([0.0, 1.0, 0.0])).all()
+        return
+    mean, sd = (moment[1] for moment in model.effect_moments())
+    error = 0.1 if name == "correlated-sams-vae" else 0.02  # its moments are of 512 draws
+    torch.testing.assert_close(drawn.mean(0), mean, atol=error, rtol=error)
+    torch.testing.assert_close(drawn.std(0), sd, atol=error, rtol=error)
 
 
 # Errors per gene, and coverage

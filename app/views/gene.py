@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import address, figures, state
+from app import address, everything, figures, record, state
 from app.intervals import CALIBRATED, INTERVALS, OWN, interval
 from app.scale import scale
 from samsvae_core import interpretation
@@ -30,10 +30,11 @@ WHISKERS = {
 def gene(model: Bundle) -> None:
     st.title("Gene")
     chosen = choice(model)
+    state.subject(chosen)
     card(model, chosen)
-    st.header("Perturbations that move it", divider="gray")
+    record.header("Perturbations that move it")
     perturbations(model, chosen)
-    st.header("Mechanisms", divider="gray")
+    record.header("Mechanisms")
     mechanisms(model, chosen)
 
 
@@ -73,9 +74,9 @@ def first(model: Bundle) -> str:
 def card(model: Bundle, name: str) -> None:
     """What it is called, where to read of it, and whether it is perturbed in this model."""
     known = annotation(name)
-    st.subheader(f"*{state.plain(name)}*")
+    record.subheader(f"*{state.plain(name)}*")
     if known.name:
-        st.markdown(f"**{state.plain(known.name)}**")
+        record.markdown(f"**{state.plain(known.name)}**")
     parts = {
         "Current symbol": f"*{state.plain(known.current)}*" if known.current != name else "",
         "Other names": ", ".join(f"*{state.plain(alias)}*" for alias in known.aliases),
@@ -84,15 +85,15 @@ def card(model: Bundle, name: str) -> None:
     }
     said = [f"{what}: {words}" for what, words in parts.items() if words]
     if said:
-        st.markdown(" · ".join(said))
+        record.markdown(" · ".join(said))
     if known.note:
-        st.caption(state.plain(known.note))
+        record.caption(state.plain(known.note))
     with st.container(horizontal=True):
         for site, address in links(name).items():
             st.link_button(site, address, icon=":material/open_in_new:")
     targets = targeting(model, name)
     if not targets:
-        st.caption("Not perturbed in this model, under any of its names.")
+        record.caption("Not perturbed in this model, under any of its names.")
     for target in targets:
         composed(target, f"{state.plain(target)} is perturbed in this model: open it in Compose")
 
@@ -108,9 +109,12 @@ def composed(name: str, label: str) -> None:
 
 def perturbations(model: Bundle, name: str) -> None:
     """Each perturbation's predicted shift of this gene, and what was measured."""
-    rows = moved_by(state.effects(model), name)
+    every = everything.of(model)
+    if every is None:
+        return
+    rows = moved_by(every.of_gene(name), name)
     if not rows["shift"].any():
-        st.info("No perturbation of this model moves any gene: all predicted shifts are zero.")
+        record.info("No perturbation of this model moves any gene: all predicted shifts are zero.")
         return
     rows["support"] = [support(model, {p: 1.0}) for p in rows["perturbation"]]
     kind, drawn = interval(rows)
@@ -150,7 +154,7 @@ def answer(model: Bundle, name: str, rows: pd.DataFrame, kind: str | None) -> No
             f" Its own perturbation, {state.plain(target)}: {rows.loc[place, 'shift']:+.2f} "
             f"{unit}, place {place + 1} of {len(rows)}."
         )
-    st.markdown(said)
+    record.markdown(said)
 
 
 def ranked(model: Bundle, name: str, rows: pd.DataFrame, kind: str | None) -> None:
@@ -163,7 +167,7 @@ def ranked(model: Bundle, name: str, rows: pd.DataFrame, kind: str | None) -> No
     figures.add_observed(figure, frame, state.dark())
     state.chart(figure, f"moved_{name}", f"Predicted and observed shift of {name}")
     draws = " and 64 posterior draws" if model.model.has_posterior else ""
-    st.caption(
+    record.caption(
         (f"The {N_BARS} largest of {len(rows)}. " if len(rows) > N_BARS else "")
         + f"{scale(model).shift} Each perturbation alone, at dosage 1. Bars: mean over "
         f"{len(model.reference.loc)} reference cells{draws}. {WHISKERS[kind]} Diamonds: observed, "
@@ -229,21 +233,21 @@ def table(model: Bundle, rows: pd.DataFrame, name: str) -> None:
             icon=":material/arrow_forward:",
             query_params={"p": one},
         )
-    st.caption("Click a row for another perturbation. Both intervals are here, where known.")
+    record.caption("Click a row for another perturbation. Both intervals are here, where known.")
     state.downloads(shown, f"perturbations_moving_{name}")
 
 
 def mechanisms(model: Bundle, name: str) -> None:
     """The loading on each mechanism in use, and the gene's place among all genes."""
     if not model.model.has_shifts:
-        st.info(
+        record.info(
             f"{model.title} has no mechanisms in use: no perturbation moves its latent dimensions. "
             "What each dimension changes between cells is on Mechanism."
         )
         return
     active = interpretation.active_mechanisms(model.masks)
     if not active:
-        st.info("No perturbation of this model uses a mechanism, so none moves this gene.")
+        record.info("No perturbation of this model uses a mechanism, so none moves this gene.")
         return
     rows = mechanisms_of(model, name)
     rows = rows[rows["mechanism"].isin(active)]
@@ -261,7 +265,7 @@ def mechanisms(model: Bundle, name: str) -> None:
             f"loadings_{name}",
             f"Loading of {name} on each mechanism in use",
         )
-        st.caption(
+        record.caption(
             f"Loading: {scale(model).loading} per prior standard deviation, when the mechanism "
             "moves by its step: the mean size of the effects of its perturbations (0: by one up "
             "and one down). Basal states held at the reference control cells and averaged over "
@@ -287,7 +291,7 @@ def mechanisms(model: Bundle, name: str) -> None:
             icon=":material/arrow_forward:",
             query_params={"m": f"M{k}"},
         )
-        st.caption(
+        record.caption(
             f"Click a row for another mechanism. Ranks are among {len(model.genes):,} genes."
         )
         state.downloads(shown, f"mechanisms_moving_{name}")

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import address, figures, mechanisms, scores, shifts, state
+from app import address, everything, figures, mechanisms, record, scores, shifts, state
 from app.intervals import interval
 from app.scale import scale
 from samsvae_core import interpretation
@@ -27,20 +27,21 @@ def perturbation(model: Bundle) -> None:
     left, right = st.columns(2, gap="large", vertical_alignment="bottom")
     with left:
         name = choice(model)
+    state.subject(name)
     result = state.composed(model, {name: 1.0}, [])
     with right:
         kind, table = interval(result.table)
     summary(model, name, result, table, kind)
-    st.header("Mechanisms", divider="gray")
+    record.header("Mechanisms")
     mechanisms_moved(model, name)
-    st.header("Predicted shift", divider="gray")
+    record.header("Predicted shift")
     predicted(model, result, table, kind)
-    st.header("Predicted and observed", divider="gray")
+    record.header("Predicted and observed")
     observed(model, name, result)
-    st.header("Table", divider="gray")
+    record.header("Table")
     shifts.numbers(result)
     in_compose(name, "Gene sets of this shift, in Compose")
-    st.header(f"Nearest to {state.plain(name)}", divider="gray")
+    record.header(f"Nearest to {state.plain(name)}")
     nearest(model, name)
 
 
@@ -90,26 +91,26 @@ def summary(
 ) -> None:
     """The whole page in a paragraph, and where to go from here."""
     known = annotation(name)
-    st.subheader(state.plain(name))
+    record.subheader(state.plain(name))
     if known.name:
-        st.markdown(f"**{state.plain(known.name)}**")
+        record.markdown(f"**{state.plain(known.name)}**")
     shifts.badge(result.support, ALONE[result.support])
     said = [
         mechanisms_in_words(model, name),
         shifts.in_words(model, table, kind),
         cells_in_words(model, name),
     ]
-    st.markdown(" ".join(said))
+    record.markdown(" ".join(said))
     own = targets(model, name)
     for gene in own:
-        st.markdown(target_in_words(model, table, gene, kind))
+        record.markdown(target_in_words(model, table, gene, kind))
     if own:
-        st.caption(
+        record.caption(
             "A perturbation need not show in its own transcript: a knock-out by Cas9 can leave "
             "transcripts that are still counted."
         )
     else:
-        st.caption(
+        record.caption(
             f"{state.plain(name)} is none of the {len(model.genes):,} genes of this model, under "
             "any name, so what it does to its own gene cannot be shown."
         )
@@ -215,14 +216,14 @@ def signed(value: float) -> str:
 def mechanisms_moved(model: Bundle, name: str) -> None:
     """Every mechanism in use: whether this one uses it, how far it moves it, what speaks for it."""
     if not model.model.has_shifts:
-        st.info(
+        record.info(
             f"{model.title} has no mechanisms in use: no perturbation moves its latent dimensions. "
             "What it predicts for genes is below."
         )
         return
     active = interpretation.active_mechanisms(model.masks)
     if not active:
-        st.info("No perturbation of this model uses a mechanism, so there are none to compare.")
+        record.info("No perturbation of this model uses a mechanism, so there are none to compare.")
         return
     rows = model.masks[
         (model.masks["perturbation"] == name) & model.masks["mechanism"].isin(active)
@@ -239,13 +240,13 @@ def mechanisms_moved(model: Bundle, name: str) -> None:
         effects(name, rows[rows["state"] == IN_USE], called)
     with right:
         if len(missed):
-            st.markdown(near_misses_in_words(missed, called))
-        st.caption(definitions(model))
+            record.markdown(near_misses_in_words(missed, called))
+        record.caption(definitions(model))
 
 
 def effects(name: str, used: pd.DataFrame, called: dict[int, str]) -> None:
     if used.empty:
-        st.info(
+        record.info(
             f"{state.plain(name)} uses none of these mechanisms, so there is no effect to draw. "
             "What was tried is in the table above."
         )
@@ -257,7 +258,7 @@ def effects(name: str, used: pd.DataFrame, called: dict[int, str]) -> None:
         f"uses_{name}",
         f"Effect of {name} on each mechanism it uses",
     )
-    st.caption(
+    record.caption(
         f"{mechanisms.WHISKERS} The sign is a direction along the mechanism, not more or less "
         "expression." + (f" The {N_BARS} largest of {len(used)}." if len(used) > N_BARS else "")
     )
@@ -294,7 +295,7 @@ def entries(model: Bundle, name: str, rows: pd.DataFrame, called: dict[int, str]
         icon=":material/arrow_forward:",
         query_params={"m": f"M{k}"},
     )
-    st.caption("Click a row for another mechanism.")
+    record.caption("Click a row for another mechanism.")
     state.downloads(shown, f"mechanisms_{name}")
 
 
@@ -330,24 +331,24 @@ def near_misses_in_words(missed: pd.DataFrame, called: dict[int, str]) -> str:
 
 def predicted(model: Bundle, result: Composition, table: pd.DataFrame, kind: str | None) -> None:
     if not table["shift"].any():
-        st.info("Nothing moves: the predicted shift of every gene is zero.")
+        record.info("Nothing moves: the predicted shift of every gene is zero.")
         return
     n = st.slider(
         "Genes in the ranking", 10, 60, 24, 2, key="n_genes", persist_state="session", width=440
     )
     left, right = st.columns(2, gap="large")
     with left:
-        st.subheader("Largest")
+        record.subheader("Largest")
         shifts.ranked(model, table, kind, n)
     with right:
-        st.subheader("All genes")
+        record.subheader("All genes")
         shifts.everything(model, table, kind, n)
-    st.caption(f"{scale(model).shift} At dosage 1. {shifts.whiskers(model, result, kind)}")
+    record.caption(f"{scale(model).shift} At dosage 1. {shifts.whiskers(model, result, kind)}")
 
 
 def observed(model: Bundle, name: str, result: Composition) -> None:
     if result.n_observed == 0:
-        st.info(
+        record.info(
             f"{state.plain(name)} was not measured alone at dosage 1, so there is nothing to "
             f"compare with."
         )
@@ -357,15 +358,15 @@ def observed(model: Bundle, name: str, result: Composition) -> None:
         return
     scored = scores.each_condition(model.metrics, model.conditions).set_index("condition")
     if name not in scored.index:
-        st.caption("No test cells of it alone, so how well it is foreseen is not known.")
+        record.caption("No test cells of it alone, so how well it is foreseen is not known.")
         return
     n, row = scored.loc[name, "test cells"], scored.loc[name].drop("test cells").dropna()
     listed = ", ".join(f"{state.plain(who)} {r:.2f}" for who, r in row.items())
-    st.markdown(
+    record.markdown(
         f"On its {int(n):,} test cells alone, r over {len(model.genes):,} genes between predicted "
         f"and measured average effect: {listed or 'undefined'}."
     )
-    st.caption(
+    record.caption(
         "*training mean*: what was measured on its training cells. *split-half*: no prediction, "
         "but what a second sample of as many cells would reach. What the others are: Overview."
     )
@@ -375,7 +376,7 @@ def nearest(model: Bundle, name: str) -> None:
     """Which perturbations act like this one: on mechanisms, on genes as predicted and measured."""
     n = len(model.perturbations)
     if n < 2:
-        st.info("There is no other perturbation in this model.")
+        record.info("There is no other perturbation in this model.")
         return
     parts, idle = [], pd.Index([])
     if model.model.has_shifts:
@@ -386,15 +387,23 @@ def nearest(model: Bundle, name: str) -> None:
             parts.append(alike[["shared", "jaccard", "cosine"]])
         else:
             parts.append(alike[["cosine"]])
-    if n * len(model.genes) <= shifts.AT_ONCE or st.toggle(
-        "Compare their shifts of expression, too",
-        key="nearest_shifts",
-        persist_state="session",
-        help=f"Composes all {n:,} perturbations, once for this model: a minute or two.",
+    if (
+        everything.is_small(model)
+        or state.effects_are_kept(model)
+        or st.toggle(
+            "Compare their shifts of expression, too",
+            key="nearest_shifts",
+            persist_state="session",
+            help=f"Composes all {n:,} perturbations, once for this model: a minute or two.",
+        )
     ):
-        parts.append(interpretation.similar_shifts(state.effects(model), name))
+        every = everything.of(model)
+        if every is not None:
+            parts.append(every.similar(name))
+        elif not parts:
+            return
     if not parts:
-        st.info("Switch the comparison on to see which perturbations shift genes alike.")
+        record.info("Switch the comparison on to see which perturbations shift genes alike.")
         return
     table = pd.concat(parts, axis=1).rename_axis("perturbation")
     for column in {"cosine", "r_predicted"} & set(table):  # of effects that are next to nothing
@@ -403,7 +412,7 @@ def nearest(model: Bundle, name: str) -> None:
     order = [column for column in wanted if column in table]
     if order:
         table = table.sort_values(order, ascending=False, kind="stable")
-    st.markdown(nearest_in_words(table, name, name in idle))
+    record.markdown(nearest_in_words(table, name, name in idle))
     neighbours(model, table.dropna(axis=1, how="all").reset_index(), name, len(idle))
 
 
@@ -450,7 +459,7 @@ def neighbours(model: Bundle, shown: pd.DataFrame, name: str, n_idle: int) -> No
     if st.button(f"Go to {state.plain(other)}", icon=":material/arrow_forward:", key="go"):
         address.go_to_perturbation(other)
         st.rerun()
-    st.caption(
+    record.caption(
         "Click a row for another perturbation; each alone, at dosage 1. "
         + (
             f"r is Pearson's, over {len(model.genes):,} genes; genes go together, so it has no "

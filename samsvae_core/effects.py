@@ -1,0 +1,211 @@
+"""The shift of every gene under every perturbation given alone, composed once and kept in a file.
+
+The file is laid out gene by gene, so that a page of one gene reads that gene only. Bundles made
+since it exists hold one (`effects.safetensors`); for others it is kept in the cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from samsvae_core.bundle import EFFECTS, Bundle, Reference
+from samsvae_core.calibration import WITHIN, predicted_shifts
+from samsvae_core.composition import summary
+from samsvae_core.files import OutputError, atomic_write, cache_folder
+from samsvae_core.interpretation import similar_rows
+from samsvae_core.model import SAMSVAE
+from samsvae_core.prerank import CancelledError, Progress
+
+N_SAMPLES, SEED = 64, 0  # as `compose` draws unless told otherwise
+PREDICTED = ("shift", "lower", "upper", "probability_of_sign", "sd")
+OBSERVED = ("observed", "observed_se")
+ARRAYS = (*PREDICTED, *OBSERVED)  # genes x perturbations, single precision
+RECIPE = "1"  # another one for every change of the numbers
+
+
+@dataclass(frozen=True)
+class Effects:
+    """The kept shifts of one bundle; an array is read when it is asked for, by gene or whole."""
+
+    bundle: Bundle
+    arrays: Mapping[str, Any]  # by name: arrays, or slices of a file, all with [row]
+    n_observed: np.ndarray  # (P,) cells; 0 where it was not measured alone
+
+    @property
+    def perturbations(self) -> list[str]:
+        return [str(name) for name in self.bundle.perturbations.index]
+
+    def of_gene(self, gene: str) -> pd.DataFrame:
+        """The rows of `genes.effect_table` of one gene, to single precision."""
+        row = self.bundle.genes.index(gene)
+        found = {name: np.asarray(self.arrays[name][row], dtype=float) for name in ARRAYS}
+        reach = np.full(len(self.n_observed), np.nan)
+        if self.bundle.calibration is not None:
+            errors = self.bundle.calibration.set_index("gene")["model_error"]
+            reach = WITHIN * np.hypot(found["sd"], errors.get(gene, np.nan))
+        return pd.DataFrame(
+            {
+                "perturbation": self.perturbations,
+                "gene": gene,
+                **{name: found[name] for name in PREDICTED[:-1]},
+                "calibrated_lower": found["shift"] - reach,
+                "calibrated_upper": found["shift"] + reach,
+                **{name: found[name] for name in OBSERVED},
+                "n_observed": self.n_observed,
+            }
+        )
+
+    def similar(self, perturbation: str) -> pd.DataFrame:
+        """Other perturbations by their shifts of expression, as `interpretation.similar_rows`."""
+        predicted, observed = self.matrix("shift"), self.matrix("observed")
+        return similar_rows(self.perturbations, predicted, observed, self.n_observed, perturbation)
+
+    def matrix(self, name: str) -> Float[np.ndarray, "P G"]:
+        """One of ARRAYS as a whole, perturbations x genes."""
+        return np.asarray(self.arrays[name][:], dtype=float).T
+
+
+def make(
+    model: SAMSVAE,
+    reference: Reference,
+    alone: Mapping[str, np.ndarray],
+    lock: AbstractContextManager[Any] | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> dict[str, np.ndarray]:
+    """Compose every perturbation, and put what was measured (of `observed_alone`) beside.
+
+    One perturbation after the other, the same numbers as `compose` gives; `lock` is held while each
+    is drawn and decoded, and free in between. Raises CancelledError.
+    """
+    lock = lock or nullcontext()
+    shape = model.config.n_genes, model.config.n_perturbations
+    arrays = {name: np.full(shape, np.nan, np.float32) for name in PREDICTED}
+    for t, dosages in enumerate(torch.eye(shape[1], device=model.device)):
+        if cancelled():
+            raise CancelledError
+        progress(Progress(t, shape[1]))
+        with lock:
+            draws = predicted_shifts(model, reference, dosages[None], N_SAMPLES, SEED)[0]
+        for name, values in {**summary(draws), "sd": draws.std(0, ddof=1)}.items():
+            if model.has_posterior or name in ("shift", "sd"):
+                arrays[name][:, t] = values
+    return arrays | dict(alone)
+
+
+def observed_alone(
+    observed: pd.DataFrame, genes: list[str], perturbations: list[str], control: str
+) -> dict[str, np.ndarray]:
+    """Measured shifts of perturbations given alone, from the table of observed levels.
+
+    `observed` and `observed_se`, genes x perturbations, NaN where not measured, and `n_observed`,
+    cells by perturbation.
+    """
+    rows = observed[observed["split"] == "all"]
+    names = [control, *perturbations]
+    gene, name = (
+        pd.Index(known).get_indexer(pd.Index(rows[column]))
+        for known, column in ((genes, "gene"), (names, "condition"))
+    )
+    kept = (gene >= 0) & (name >= 0)
+    level, se = np.full((2, len(genes), len(names)), np.nan)
+    cells = np.zeros(len(names), dtype=np.int64)
+    for table, column in ((level, "level"), (se, "se")):
+        table[gene[kept], name[kept]] = rows[column].to_numpy(float)[kept]
+    np.maximum.at(cells, name[kept], rows["n"].to_numpy(np.int64)[kept])
+    shift = level[:, 1:] - level[:, :1]
+    error = np.hypot(se[:, 1:], se[:, :1])
+    return {
+        "observed": shift.astype(np.float32),
+        "observed_se": error.astype(np.float32),
+        "n_observed": cells[1:],
+    }
+
+
+def packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """As the content of a file, with a checksum of the arrays and the recipe among its metadata."""
+    about = {"recipe": RECIPE, "sha256": checksum(arrays)}
+    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, about)
+
+
+def checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return digest.hexdigest()
+
+
+def kept(bundle: Bundle) -> Effects | None:
+    """What the bundle holds, or what was kept of it in the cache folder; None without either.
+
+    Of another recipe, or damaged: as if there were none.
+    """
+    for path, trusted in places(bundle):
+        try:
+            return opened(bundle, path, trusted)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+            continue
+    return None
+
+
+def places(bundle: Bundle) -> Iterator[tuple[Path, bool]]:
+    """Where the file can be, and whether its content has been checked already."""
+    if EFFECTS in bundle.manifest["files"]:
+        yield bundle.path / EFFECTS, True
+    yield cache_file(bundle), False
+
+
+def cache_file(bundle: Bundle) -> Path:
+    return cache_folder() / "effects" / f"{bundle.checksum}.safetensors"
+
+
+def opened(bundle: Bundle, path: Path, trusted: bool) -> Effects:
+    """The file, its layout checked, and its content unless `trusted`; ValueError for another."""
+    with safe_open(path, framework="np") as file:
+        about = file.metadata() or {}
+        arrays = {name: file.get_slice(name) for name in ARRAYS}
+        cells = file.get_tensor("n_observed")
+        shape = [len(bundle.genes), len(bundle.perturbations)]
+        found = {(*array.get_shape(), array.get_dtype()) for array in arrays.values()}
+        if (
+            about.get("recipe") != RECIPE
+            or found != {(*shape, "F32")}
+            or cells.shape != (shape[1],)
+        ):
+            raise ValueError(f"{path} holds other effects.")
+        if not trusted:
+            whole = {name: file.get_tensor(name) for name in ARRAYS} | {"n_observed": cells}
+            if checksum(whole) != about.get("sha256"):
+                raise ValueError(f"{path} is damaged.")
+    return Effects(bundle, arrays, cells)
+
+
+def whole_effects(
+    bundle: Bundle,
+    lock: AbstractContextManager[Any] | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Effects:
+    """What is kept of a bundle; else composed, and kept in the cache folder if that can be."""
+    if (found := kept(bundle)) is not None:
+        return found
+    names = [str(name) for name in bundle.perturbations.index]
+    alone = observed_alone(bundle.observed, bundle.genes, names, bundle.control)
+    arrays = make(bundle.model, bundle.reference, alone, lock, progress, cancelled)
+    try:
+        atomic_write(cache_file(bundle), packed(arrays))
+        return opened(bundle, cache_file(bundle), trusted=True)
+    except (OutputError, OSError, SafetensorError):  # no place for it: it stays in memory
+        return Effects(bundle, arrays, arrays["n_observed"])
