@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,6 +36,7 @@ from samsvae_core.composition import cells_of, compare, compose
 from samsvae_core.evaluation import EvaluationConfig
 from samsvae_core.names import Label, export_names
 from samsvae_core.partners import rank_pairs
+from samsvae_core.prerank import Progress
 from samsvae_core.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -1114,6 +1116,50 @@ def test_a_gene_that_no_perturbation_moves_is_told_of(models, tiny, monkeypatch)
     assert finished(page)
 
 
+def test_a_gene_page_is_there_while_every_perturbation_is_composed(models, monkeypatch):
+    """All but what moves it, with how far that is; and that, too, once it is known."""
+    monkeypatch.setattr("app.everything.MOMENT", 0.05)
+    rewritten(bundles.load(models / "tiny"), bundles.EFFECTS, None)
+    go = threading.Event()
+
+    def slowly(*args, progress, cancelled):
+        progress(Progress(2, 6))
+        go.wait(60)
+        return effects.whole_effects(*args)
+
+    monkeypatch.setattr("app.state.whole_effects", slowly)
+    page = opened("gene", {"g": "CCL5"})
+    try:
+        assert finished(page)
+        assert "2 of 6" in page.get("progress")[0].proto.text
+        assert len(page.dataframe) == 1  # loadings on mechanisms
+        assert page.subheader[0].value == "*CCL5*"
+    finally:
+        go.set()
+    monkeypatch.setattr("app.everything.MOMENT", 60.0)
+    page.run()
+    assert finished(page)
+    assert not page.get("progress")
+    assert table_with(page, "n_observed")["perturbation"].nunique() == 6
+
+
+def test_composing_all_that_fails_says_why_and_can_be_tried_again(models, monkeypatch):
+    rewritten(bundles.load(models / "tiny"), bundles.EFFECTS, None)
+
+    def broken(*args, progress, cancelled):
+        raise ValueError("observed.parquet cannot be read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("app.state.whole_effects", broken)
+        page = opened("gene", {"g": "CCL5"})
+        assert finished(page)
+        assert "cannot be read" in page.warning[0].value
+    page.button(key="compose_all_again").click().run()
+    assert finished(page)
+    assert not page.warning
+    assert table_with(page, "n_observed")["perturbation"].nunique() == 6
+
+
 def test_a_gene_named_in_markup_is_shown_as_text(models):
     name = "<b>*x*</b> $y$ [l](u) :red[z]"
     model = bundles.load(models / "tiny")
@@ -1332,6 +1378,7 @@ def test_a_perturbation_that_was_not_measured_alone_says_so(models):
     rewritten(model, "conditions.csv", model.conditions.drop(index="P2").reset_index())
     observed = model.observed[model.observed["condition"] != "P2"]
     observed.to_parquet(model.path / "observed.parquet")
+    rewritten(model, bundles.EFFECTS, None)
     perturbations = model.perturbations.reset_index()
     perturbations.loc[perturbations["perturbation"] == "P2", "train_alone"] = 0
     rewritten(model, "perturbations.csv", perturbations)
@@ -1369,6 +1416,8 @@ def test_a_perturbation_of_the_conditional_vae_is_compared_by_shifts_alone(shown
 
 def test_a_large_model_composes_all_perturbations_only_when_asked(models, monkeypatch):
     monkeypatch.setattr("app.shifts.AT_ONCE", 100)
+    monkeypatch.setattr("app.everything.BRIEF", 60.0)
+    rewritten(bundles.load(models / "tiny"), bundles.EFFECTS, None)
     page = opened("perturbation", {"p": "P2"})
     assert finished(page)
     assert "r_observed" not in page.dataframe[-1].value
