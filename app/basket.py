@@ -385,7 +385,8 @@ def _created(about: Mapping[str, str]) -> str:
 
 def _folder(view: Kept) -> str:
     named = view.title.casefold().startswith(view.page.replace("_", " ").casefold())
-    return view.title if named else f"{view.page} {view.title}"
+    title = view.title.replace(": ", " ")
+    return title if named else f"{view.page} {title}"
 
 
 def _safe(wanted: str) -> str:

@@ -110,6 +110,7 @@ def mask_map(
         z=shade,
         x=columns,
         y=rows,
+        customdata=values,  # as they are, for files
         colorscale="RdBu_r" if signed else "Cividis",
         zmin=-limit if signed else 0,
         zmax=limit,
@@ -314,42 +315,36 @@ def contributions(table: pd.DataFrame, labels: list[str], dark: bool) -> go.Figu
     """
     values = table.to_numpy(dtype=float)
     limit = max([1e-9, *np.abs(values[np.isfinite(values)])])
-    short = [label if len(label) <= 26 else f"{label[:25].rstrip()}\u2026" for label in labels]
-    places = list(range(len(short)))
-    figure = go.Figure(
-        go.Heatmap(
-            z=values,
-            x=text(table.columns),
-            y=places,
-            colorscale="RdBu_r",
-            zmin=-limit,
-            zmax=limit,
-            xgap=2,
-            ygap=2,
-            text=[[f"{round(value, 2) + 0.0:+.2f}" for value in row] for row in values],
-            texttemplate="%{text}",
-            showscale=False,
-            customdata=np.tile(np.array(text(labels))[:, None], values.shape[1]),
-            hovertemplate="%{x}, %{customdata}: %{z:+.3f}<extra></extra>",
-        )
+    columns, places = text(table.columns), list(range(len(labels)))
+    heat = go.Heatmap(
+        z=values,
+        x=columns,
+        y=places,
+        colorscale="RdBu_r",
+        zmin=-limit,
+        zmax=limit,
+        showscale=False,
     )
+    written = table.map(lambda value: f"{round(value, 2) + 0.0:+.2f}")  # never minus nothing
+    clicks = [f"{label}|{column}" for label in labels for column in table.columns]
+    texts = [
+        f"{column}, {label}: {value:+.3f}"
+        for label, row in zip(text(labels), values, strict=True)
+        for column, value in zip(columns, row, strict=True)
+    ]
+    figure = clickable(heat, written, clicks, texts, "%{text}<extra></extra>", dark)
     figure.add_vline(x=values.shape[1] - 1.5, line={"color": INK[dark], "width": 2})
-    styled(figure, dark, height=90 + 30 * len(short))
-    figure.update_xaxes(type="category", side="top", showgrid=False, title=None)
-    figure.update_yaxes(
-        tickvals=places,
-        ticktext=text(short),
-        showgrid=False,
-        zeroline=False,
-        title=None,
-        range=[len(short) - 0.5, -0.5],
-    )
+    short = [name if len(name) <= 26 else f"{name[:25].rstrip()}\u2026" for name in labels]
+    figure.update_xaxes(type="category")
+    figure.update_yaxes(tickvals=places, ticktext=text(short))
+    figure.update_layout(height=90 + 30 * len(labels))
     return figure
 
 
 def add_observed(figure: go.Figure, frame: pd.DataFrame, dark: bool) -> None:
     """What was measured, as diamonds on `bars` of the same rows: columns observed, observed_se."""
     known = frame["observed"].notna().to_numpy()
+    figure.data[0].name = "predicted"
     figure.add_scatter(
         x=frame["observed"][known],
         y=np.array(figure.data[0].y)[known],

@@ -680,9 +680,10 @@ def about() -> dict[str, str]:
     return {"address": str(st.context.url or "")}
 
 
-def everything(model: Bundle) -> bytes:
-    """The zip of all that is kept."""
-    return exports.archive(basket.files(kept_views(), about(), sessions.written(session(model))))
+def everything(model: Bundle) -> Callable[[], bytes]:
+    """Makes the zip of all that is kept now; a download is made without a session at hand."""
+    views, told, saved = kept_views(), about(), sessions.written(session(model))
+    return lambda: exports.archive(basket.files(views, told, saved))
 
 
 # Sessions

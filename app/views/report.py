@@ -88,7 +88,7 @@ def take_away(model: Bundle, views: tuple[basket.Kept, ...]) -> None:
         )
         st.download_button(
             "ZIP with everything",
-            lambda: state.everything(model),
+            state.everything(model),
             "samsvae_report.zip",
             mime="application/zip",
             key="report zip",
@@ -121,7 +121,7 @@ def session(model: Bundle) -> None:
         )
         st.download_button(
             "Save the session",
-            lambda: sessions.written(state.session(model)),
+            sessions.written(state.session(model)),
             f"{model.name}.session.json",
             mime="application/json",
             key="session save",
