@@ -494,9 +494,13 @@ def perturbation_map(frame: pd.DataFrame, chosen: list[str], dark: bool) -> go.F
     figure = go.Figure()
     other = ~frame["name"].isin(chosen)
     groups = [
-        ("use some", frame[other & frame["uses"]], {"color": NEUTRAL, "symbol": "circle"}),
         (
-            "no mechanism",
+            "uses some mechanism",
+            frame[other & frame["uses"]],
+            {"color": NEUTRAL, "symbol": "circle"},
+        ),
+        (
+            "uses none",
             frame[other & ~frame["uses"]],
             {"color": NEUTRAL, "symbol": "circle-open"},
         ),

@@ -318,16 +318,21 @@ def entries(model: Bundle, wide: pd.DataFrame) -> None:
         alt="Effect and evidence of each perturbation and mechanism",
         column_config=COLUMNS,
     )
-    cut = (
-        f"**The first {shared.MOST_SENT:,} of {len(shown):,} rows, by {by}; the files have all.** "
-        if len(shown) > shared.MOST_SENT
-        else ""
+    st.caption(
+        f"{cut(shown, by)}Evidence: {MEANING['evidence'][0].lower()}{MEANING['evidence'][1:]} "
+        f"{NATS}"
     )
-    st.caption(f"{cut}Evidence: {MEANING['evidence'][0].lower()}{MEANING['evidence'][1:]} {NATS}")
-    if cut:
-        state.large_downloads(shown, "masks")
-    else:
-        state.downloads(shown, "masks")
+    save = state.downloads if len(shown) <= shared.MOST_SENT else state.large_downloads
+    save(shown, "masks")
+
+
+def cut(table: pd.DataFrame, by: str) -> str:
+    """How many rows of a table the page shows, where it does not show all."""
+    if len(table) <= shared.MOST_SENT:
+        return ""
+    return (
+        f"**The first {shared.MOST_SENT:,} of {len(table):,} rows, by {by}; the files have all.** "
+    )
 
 
 def near_misses(model: Bundle) -> None:
@@ -351,17 +356,17 @@ def near_misses(model: Bundle) -> None:
         f"model has not seen, were they switched on. By chance alone {by_chance} would pass."
     )
     st.dataframe(
-        shown,
+        shown.head(shared.MOST_SENT),
         hide_index=True,
         placeholder="\u2013",
         alt="Inactive entries that held-out cells speak for",
         column_config=COLUMNS,
     )
     st.caption(
-        "Inactive entries whose evidence exceeds two of its standard errors, most evidence first: "
-        "effects that are likely there, but too small, or seen in too few training cells, to earn "
-        "the price the mask prior asks. Standard errors are over held-out cells; the size "
-        "of the effect was chosen on training cells, from eight."
+        f"{cut(shown, 'evidence')}Inactive entries whose evidence exceeds two of its standard "
+        "errors, most evidence first: effects that are likely there, but too small, or seen in too "
+        "few training cells, to earn the price the mask prior asks. Standard errors are over "
+        "held-out cells; the size of the effect was chosen on training cells, from eight."
     )
     state.downloads(shown, "near_misses")
 
