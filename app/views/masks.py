@@ -295,6 +295,11 @@ def caption(model: Bundle, choice: Choice, wide: pd.DataFrame) -> str:
         if model.model.has_masks:
             parts.append(f"{NEAR}: inactive, yet they speak for it (near misses, below).")
         parts.append("Colours follow the square root, so that small figures are seen.")
+    if choice.value != "probability" and wide.shape[1] > figures.MOST_COLUMNS:
+        parts.append(
+            f"Cells of more than {figures.MOST_COLUMNS} columns are too narrow for symbols: hover "
+            "over one, or hide empty columns."
+        )
     parts.append(
         f"{len(wide)} of {len(model.perturbations)} perturbations, {wide.shape[1]} of "
         f"{model.model.config.n_latent} {what}; rows ordered {ORDERED_BY[choice.rows]}. "
