@@ -23,7 +23,7 @@ SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x"]
 REST = "all other cells"  # of a category: grey, below the others
 MOST_SVG = 10_000  # points; more are drawn by WebGL, which SVG files hold as a picture
 MOST_DRAWN = 2_000  # markers over the cells of a map
-MOST_COLUMNS = 60  # of a map with gaps between its cells
+MOST_COLUMNS = 60  # of a map with symbols in its cells, and gaps between them
 MOST_LETTERS = 38  # of a title within a figure
 MOST_LABELS = 60  # names beside the points of a map
 Z90 = 1.645  # half a 90 % interval in standard errors
@@ -200,7 +200,9 @@ def clickable(
     """
     crowded = len(heat.x) > MOST_COLUMNS
     heat.update(xgap=0.5 if crowded else 2, ygap=0.5 if crowded else 1, hoverinfo="skip")
-    if marks is not None:  # in the colour, black or white, that can be read on the cell's
+    if (
+        marks is not None and not crowded
+    ):  # in the colour, black or white, that can be read on the cell's
         heat.update(text=marks.to_numpy(dtype=str), texttemplate="%{text}", textfont_size=12)
     figure = go.Figure(heat)
     columns, rows = list(heat.x), list(heat.y)
@@ -534,9 +536,13 @@ def perturbation_map(frame: pd.DataFrame, chosen: list[str], dark: bool) -> go.F
     figure = go.Figure()
     other = ~frame["name"].isin(chosen)
     groups = [
-        ("use some", frame[other & frame["uses"]], {"color": NEUTRAL, "symbol": "circle"}),
         (
-            "no mechanism",
+            "uses some mechanism",
+            frame[other & frame["uses"]],
+            {"color": NEUTRAL, "symbol": "circle"},
+        ),
+        (
+            "uses none",
             frame[other & ~frame["uses"]],
             {"color": NEUTRAL, "symbol": "circle-open"},
         ),

@@ -687,7 +687,7 @@ def test_the_map_may_be_coloured_by_evidence(models, tiny):
     page = opened("masks")
     page.segmented_control(key="colour").select("evidence").run()
     assert finished(page)
-    heat, marks = figures(page)[0]["data"]
+    heat, marks = figures(page)[0]["data"][:2]
     said = dict(zip(marks["customdata"], marks["text"], strict=True))
     for row in tiny.masks.itertuples():
         wanted = "not tried" if np.isnan(row.evidence) else f"{row.evidence:+.2f}"
@@ -867,7 +867,7 @@ def test_the_sentence_says_who_shares_what_who_is_alone_and_who_goes_the_other_w
 def test_without_masks_the_sentence_compares_directions():
     from app import shared
 
-    model = planted({"A": [1, 1], "B": [2, 2.1], "C": [-1, -1], "D": [1, 0]}, has_masks=False)
+    model = planted({"A": [1, 1], "B": [2, 2.1], "C": [-2, -2], "D": [1, 0]}, has_masks=False)
     said = shared.in_words(model, list("ABCD"))
     assert said == (
         "Most alike by direction of effect (cosine): **A** and **B** (+1.00); "

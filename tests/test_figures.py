@@ -69,6 +69,13 @@ def test_markers_of_a_large_map_are_all_there_and_not_drawn():
     assert marks.marker.maxdisplayed == 1
 
 
+def test_cells_too_narrow_for_symbols_have_none():
+    for n in (figures.MOST_COLUMNS, figures.MOST_COLUMNS + 1):
+        heat, marks = figures.mask_map(pd.DataFrame(np.ones((1, n))), "effect", False).data
+        assert (heat.text is None) == (n > figures.MOST_COLUMNS)
+        assert set(marks.text) == {"+1.00"}  # the hover still says it
+
+
 def test_the_chosen_stand_out_and_every_point_can_be_found():
     frame = pd.DataFrame(
         {

@@ -90,7 +90,7 @@ MAKE = {
     "effect": lambda dark: figures.mask_map(WIDE, "effect", dark),
     "evidence": lambda dark: figures.mask_map(WIDE, "evidence", dark, MARKS),
     "terms": lambda dark: figures.term_map(WIDE, "NES", dark, ["a", "b", "b"], MARKS),
-    "umap": lambda dark: figures.umap(NAMED, GROUPS, dark, labels=True),
+    "umap": lambda dark: figures.umap(NAMED, GROUPS, dark),
     "categories": lambda dark: figures.cell_map(PLACES, GROUPS, LEVELS, "group", dark),
     "amounts": lambda dark: figures.cell_map(PLACES, GROUPS, AMOUNT, "<i>G0</i>, z", dark, True),
     "lasso": lambda dark: figures.cell_map(PLACES, GROUPS, LEVELS, "", dark, taken=[1, 2]),

@@ -295,6 +295,11 @@ def caption(model: Bundle, choice: Choice, wide: pd.DataFrame) -> str:
         if model.model.has_masks:
             parts.append(f"{NEAR}: inactive, yet they speak for it (near misses, below).")
         parts.append("Colours follow the square root, so that small figures are seen.")
+    if choice.value != "probability" and wide.shape[1] > figures.MOST_COLUMNS:
+        parts.append(
+            f"Cells of more than {figures.MOST_COLUMNS} columns are too narrow for symbols: hover "
+            "over one, or hide empty columns."
+        )
     parts.append(
         f"{len(wide)} of {len(model.perturbations)} perturbations, {wide.shape[1]} of "
         f"{model.model.config.n_latent} {what}; rows ordered {ORDERED_BY[choice.rows]}. "
@@ -318,14 +323,20 @@ def entries(model: Bundle, wide: pd.DataFrame) -> None:
         alt="Effect and evidence of each perturbation and mechanism",
         column_config=COLUMNS,
     )
-    cut = (
-        f"**The first {shared.MOST_SENT:,} of {len(shown):,} rows, by {by}; the files have all.** "
-        if len(shown) > shared.MOST_SENT
-        else ""
+    record.caption(
+        f"{cut(shown, by)}Evidence: {MEANING['evidence'][0].lower()}{MEANING['evidence'][1:]} "
+        f"{NATS}"
     )
-    meaning = MEANING["evidence"]
-    record.caption(f"{cut}Evidence: {meaning[0].lower()}{meaning[1:]} {NATS}")
     state.downloads(shown, "masks")
+
+
+def cut(table: pd.DataFrame, by: str) -> str:
+    """How many rows of a table the page shows, where it does not show all."""
+    if len(table) <= shared.MOST_SENT:
+        return ""
+    return (
+        f"**The first {shared.MOST_SENT:,} of {len(table):,} rows, by {by}; the files have all.** "
+    )
 
 
 def near_misses(model: Bundle) -> None:
@@ -349,17 +360,17 @@ def near_misses(model: Bundle) -> None:
         f"model has not seen, were they switched on. By chance alone {by_chance} would pass."
     )
     st.dataframe(
-        shown,
+        shown.head(shared.MOST_SENT),
         hide_index=True,
         placeholder="\u2013",
         alt="Inactive entries that held-out cells speak for",
         column_config=COLUMNS,
     )
     record.caption(
-        "Inactive entries whose evidence exceeds two of its standard errors, most evidence first: "
-        "effects that are likely there, but too small, or seen in too few training cells, to earn "
-        "the price the mask prior asks. Standard errors are over held-out cells; the size "
-        "of the effect was chosen on training cells, from eight."
+        f"{cut(shown, 'evidence')}Inactive entries whose evidence exceeds two of its standard "
+        "errors, most evidence first: effects that are likely there, but too small, or seen in too "
+        "few training cells, to earn the price the mask prior asks. Standard errors are over "
+        "held-out cells; the size of the effect was chosen on training cells, from eight."
     )
     state.downloads(shown, "near_misses")
 
