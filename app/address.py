@@ -588,6 +588,8 @@ def turn(page: str) -> Where | None:
     """Where to turn to instead of running this page as it is: what a session asks for, once."""
     asked: list[Where] = st.session_state.get("asked", [])
     if page == REPORT and asked:
+        if not st.session_state.pop("drawn once", False):
+            return None
         forget(asked[0].page)
         return asked[0]
     if page == REPORT and "saved" in st.session_state:
@@ -610,4 +612,17 @@ def was_asked() -> bool:
 
 
 def n_asked() -> int:
+    """Kept views that a session asks for and that are not drawn yet."""
     return len(st.session_state.get("asked", []))
+
+
+def goes_on() -> bool:
+    """Whether the report, now drawn, has to turn to a page that a session asks for.
+
+    Only a whole run lets go of the widgets of the page before, whose values an address could not
+    set while they are bound.
+    """
+    if st.session_state["page"] != REPORT or not n_asked():
+        return False
+    st.session_state["drawn once"] = True
+    return True
