@@ -11,7 +11,7 @@ import binascii
 import itertools
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import parse_qs, quote, unquote
 
@@ -100,6 +100,32 @@ def read_address(text: str) -> Where:
     """What `as_address` wrote."""
     page, _, query = text.partition("?")
     return Where(page, parse_qs(query, keep_blank_values=True))
+
+
+def pressed(parameter: str, now: str | None, options: Container[str]) -> str | None:
+    """What was clicked last in a figure or a table: just now, by a link, or before.
+
+    `now` is what the figure tells: it goes on telling of a click until there is another. What is
+    none of the options, those of another model, is none.
+    """
+    key = f"pressed {parameter}"
+    if (asked := followed(parameter)) is not None:
+        st.session_state[key] = asked[parameter]
+        if asked[parameter] and asked[parameter] not in options:
+            st.info(f"The address asks for {plain(asked[parameter])}, which is not here.")
+    if now is not None and now != st.session_state.get(f"{key} now"):
+        st.session_state[key] = now
+    st.session_state[f"{key} now"] = now
+    chosen = st.session_state.get(key, "")
+    chosen = chosen if chosen in options else ""
+    write(**{parameter: chosen})
+    return chosen or None
+
+
+def pressed_before(parameter: str) -> str:
+    """What `pressed` will tell where there is no new click."""
+    link: str = st.query_params.get(parameter, "")
+    return link or str(st.session_state.get(f"pressed {parameter}", ""))
 
 
 # One of several: a gene, a perturbation, a mechanism

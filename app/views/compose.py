@@ -469,6 +469,7 @@ def gene_sets(model: Bundle, result: Composition) -> None:
         return
     offered = state.collections()
     left, right = st.columns([3, 2], vertical_alignment="bottom")
+    address.unknown_option("collection", list(offered), "collection")
     name = left.selectbox("Collection", list(offered), key="collection", bind="query-params")
     right.page_link(
         "views/gene_sets.py", label="Add your own sets", icon=":material/arrow_forward:"
