@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import address, basket, sessions, state
+from app import address, basket, sessions, shelf, state
 from samsvae_core.bundle import Bundle
 
 SHOWN = {basket.Picture: "figure", basket.Table: "table"}
@@ -19,7 +19,7 @@ def report(model: Bundle) -> None:
         "and a manifest."
     )
     st.header("Kept views", divider="gray")
-    views = state.kept_views()
+    views = shelf.kept_views()
     if n := address.n_asked():
         whole = len(views) + n
         st.progress(len(views) / whole, f"Drawing kept views again: {len(views)} of {whole}")
@@ -38,7 +38,7 @@ def report(model: Bundle) -> None:
 
 def listed() -> None:
     """A row for each view, in the order of the report."""
-    for place, view in enumerate(state.kept_views()):
+    for place, view in enumerate(shelf.kept_views()):
         with st.container(border=True):
             left, right = st.columns([3, 2], vertical_alignment="center")
             left.markdown(f"**{place + 1}. {state.plain(view.title)}**")
@@ -54,7 +54,7 @@ def listed() -> None:
                     "Up",
                     key=f"up {place}",
                     icon=":material/arrow_upward:",
-                    on_click=state.move_view,
+                    on_click=shelf.move_view,
                     args=(place,),
                     disabled=place == 0,
                     type="tertiary",
@@ -63,7 +63,7 @@ def listed() -> None:
                     "Remove",
                     key=f"drop {place}",
                     icon=":material/close:",
-                    on_click=state.drop_view,
+                    on_click=shelf.drop_view,
                     args=(place,),
                     type="tertiary",
                 )
@@ -77,7 +77,7 @@ def holds(view: basket.Kept) -> str:
 
 
 def take_away(model: Bundle, views: tuple[basket.Kept, ...]) -> None:
-    about = state.about()
+    about = shelf.about()
     with st.container(horizontal=True):
         st.download_button(
             "HTML report",
@@ -91,7 +91,7 @@ def take_away(model: Bundle, views: tuple[basket.Kept, ...]) -> None:
         )
         st.download_button(
             "ZIP with everything",
-            state.everything(model),
+            shelf.everything(model),
             "samsvae_report.zip",
             mime="application/zip",
             key="report zip",
@@ -124,7 +124,7 @@ def session(model: Bundle) -> None:
         )
         st.download_button(
             "Save the session",
-            sessions.written(state.session(model)),
+            sessions.written(shelf.session(model)),
             f"{model.name}.session.json",
             mime="application/json",
             key="session save",
@@ -139,7 +139,7 @@ def session(model: Bundle) -> None:
             return
         try:
             saved = sessions.read(file.getvalue(), state.PAGES)
-            name = state.fitting(saved)
+            name = shelf.fitting(saved)
         except ValueError as error:
             st.error(state.plain(error))
             return
@@ -151,7 +151,7 @@ def session(model: Bundle) -> None:
             "Use it in place of this one",
             key="session use",
             type="primary",
-            on_click=state.restore,
+            on_click=shelf.restore,
             args=(saved,),
         )
 
