@@ -61,7 +61,7 @@ ARGUMENTS += ["--disable-backgrounding-occluded-windows", "--disable-renderer-ba
 ARGUMENTS += ["--disable-background-timer-throttling"]  # every session is looked at
 PATIENCE = 60_000  # milliseconds for one page
 SESSIONS, OPEN = 5, 10  # that compose at once, and that are open while memory is measured
-REPEATS = 6
+REPEATS = 4  # fewer than the steps between the dosages of two sessions
 WATCH = """
 window.seen = {start: 0, last: 0};
 for (const kind of ["keydown", "pointerdown"])
@@ -289,15 +289,17 @@ def measured(browser: Browser, name: str, models: Path | None) -> dict[str, tupl
     """Figures by row of the table, each with a word on its spread."""
     folder = models or bundle.models_folder()
     pair = bundle.read_csv(folder / name / "perturbations.csv")["perturbation"].iloc[[1, 5]]
-    composition = quote(",".join(f"{one}:1" for one in pair))
     found = {}
+
+    def composing(dosage: float) -> str:
+        composition = quote(f"{pair.iloc[0]}:{dosage:g},{pair.iloc[1]}:1")
+        return f"{server}/compose?model={name}&c={composition}"
 
     def opened(address: str) -> Views:
         size = {"width": 1440, "height": 1200}
         return Views(browser.new_context(viewport=size), address)  # type: ignore[arg-type]
 
     with served(models) as (server, pid):
-        compose = f"{server}/compose?model={name}&c={composition}"
         warm = opened(f"{server}/?model={name}")
         links = warm.links()
         for link in links:
@@ -307,23 +309,18 @@ def measured(browser: Browser, name: str, models: Path | None) -> dict[str, tupl
         slowest = max(times, key=lambda link: times[link])
         found["switch of view, median"] = statistics.median(times.values()), ""
         found["switch of view, slowest"] = times[slowest], slowest.rpartition("/")[2]
-        sessions = [opened(compose) for _ in range(SESSIONS)]
+        sessions = [opened(composing(2 - 0.3 * number)) for number in range(SESSIONS)]
         redrawn = []
         for _ in range(REPEATS):
             sessions[0].change_dosage()
             redrawn.append(sessions[0].settle())
         found["composing redrawn"] = median(redrawn)
-        for number, one in enumerate(sessions):
-            for _ in range(number):  # so that no two ask for the same
-                one.change_dosage()
-                one.settle()
         for one in sessions:
             one.change_dosage()
-        found[f"{SESSIONS} sessions composing at once, slowest"] = (
-            max(one.settle() for one in sessions),
-            "",
-        )
-        sessions += [opened(compose) for _ in range(OPEN - SESSIONS)]
+        together = [one.settle() for one in sessions]
+        found[f"{SESSIONS} sessions composing at once, slowest"] = max(together), ""
+        for _ in range(OPEN - SESSIONS):
+            opened(composing(1))
         found[f"memory with {OPEN} sessions (GB)"] = memory(pid), ""
         for context in list(browser.contexts):
             context.close()
