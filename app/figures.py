@@ -556,7 +556,7 @@ def perturbation_map(frame: pd.DataFrame, chosen: list[str], dark: bool) -> go.F
             x=rows["umap_1"],
             y=rows["umap_2"],
             mode="markers+text" if named else "markers",
-            name=group,
+            name=text([group])[0],
             marker={"size": 9 if i < 2 else 13, **marker},
             customdata=list(rows["name"]),
             text=text(rows["name"]),
@@ -601,7 +601,10 @@ def used_effects(entries: pd.DataFrame, titles: dict[int, str], dark: bool) -> g
             mode="markers",
             marker={"size": 11, **marker},
             error_x={"array": reach, "color": INK[dark], "thickness": 1.2, "width": 3},
-            text=text(part["perturbation"]),
+            text=[
+                f"{name}, M{k}"
+                for name, k in zip(text(part["perturbation"]), part["mechanism"], strict=True)
+            ],
             customdata=np.stack([part["effect"] - reach, part["effect"] + reach], axis=-1),
             hovertemplate="%{text}: %{x:+.2f}<br>90 % interval %{customdata[0]:+.2f} to "
             "%{customdata[1]:+.2f}<extra></extra>",
