@@ -735,4 +735,6 @@ def next_view(title: str) -> None:
     """Keep the view, if a session asked for it, and go on; once the page is drawn."""
     if address.was_asked():
         keep_view(title)
-        st.switch_page("views/report.py")
+        st.switch_page("views/report.py", query_params={})
+    if address.goes_on():
+        st.rerun()

@@ -32,7 +32,7 @@ def compose(model: Bundle) -> None:
     without, cells, n_samples = sum_of(model, dosages)
     address.keep_mix(model, dosages)
     result = state.composed(model, dosages, without, n_samples, cells)
-    state.subject(rankings.of_shift(result).name)
+    state.subject(named(result))
     with summary:
         answer(model, result)
     record.header("Predicted shift")
@@ -65,6 +65,12 @@ def compose(model: Bundle) -> None:
     st.code(code.as_python(model, result, begin), language="python", wrap_lines=True)
     if command := code.as_command(model, result, begin):
         st.code(command, language="bash", wrap_lines=True)
+
+
+def named(result: Composition) -> str:
+    """The condition, and the mechanisms taken out of it, in short."""
+    out = address.as_off(set(result.without)).replace(",", ", ")
+    return f"{result.condition} without M {out}" if out else result.condition
 
 
 def introduction(model: Bundle) -> str:
@@ -259,8 +265,7 @@ def comparison(model: Bundle, result: Composition, n: int, cells: tuple[str, ...
     used, others = mechanisms_of(model, dosages)
     without = [k for k in used if k in off] + (others if address.REST in off else [])
     other = state.composed(model, dosages, without, result.n_samples, cells)
-    named = [rankings.of_shift(one).name for one in (result, other)]
-    record.markdown(f"**A**: {state.plain(named[0])}. **B**: {state.plain(named[1])}.")
+    record.markdown(f"**A**: {state.plain(named(result))}. **B**: {state.plain(named(other))}.")
     table = state.difference(model, result, other)
     if not table["difference"].any():
         record.info(
@@ -312,7 +317,7 @@ def side_by_side(model: Bundle, first: Composition, second: Composition, n: int)
         st.columns(2, gap="large"), ("A", "B"), (first, second), strict=True
     ):
         with column:
-            record.subheader(f"{letter}: {state.plain(rankings.of_shift(one).name)}")
+            record.subheader(f"{letter}: {state.plain(named(one))}")
             shifts.badge(one.support)
             rows = one.table.loc[order].rename(columns={"shift": "value"}).assign(label=order)
             rows[["lower", "upper"]] = float("nan")
@@ -343,8 +348,7 @@ def answer(model: Bundle, result: Composition) -> None:
     with st.container(horizontal=True):
         shifts.badge(result.support)
         if result.without:
-            left_out = address.as_off(set(result.without)).replace(",", ", ")
-            st.badge(f"Without M {left_out}: not a prediction of the condition", color="orange")
+            st.badge("Mechanisms left out: not a prediction of the condition", color="orange")
         if result.cells is not None:
             st.badge(f"From {result.n_reference} chosen cells, not from control", color="orange")
     record.markdown(f"{SUPPORT[result.support]} {shifts.nearest_in_words(result)}")
@@ -465,6 +469,7 @@ def gene_sets(model: Bundle, result: Composition) -> None:
         return
     offered = state.collections()
     left, right = st.columns([3, 2], vertical_alignment="bottom")
+    address.unknown_option("collection", list(offered), "collection")
     name = left.selectbox("Collection", list(offered), key="collection", bind="query-params")
     right.page_link(
         "views/gene_sets.py", label="Add your own sets", icon=":material/arrow_forward:"

@@ -134,7 +134,8 @@ def drawn(
         clickable=True,
     )
     record.caption(caption(model, choice, wide))
-    card(model, state.clicked(event), titles)
+    cells = {f"{row}|{k}" for row in model.perturbations.index for k in wide.columns}
+    card(model, address.pressed("cell", state.clicked(event), cells), titles)
 
 
 def part_of(wide: pd.DataFrame) -> pd.DataFrame:
@@ -191,6 +192,12 @@ def controls(model: Bundle) -> Choice:
     column_orders = [by for by in COLUMN_ORDERS if has_masks or by != "users"]
     kind = "" if has_masks else "_dense"
     left, middle, right = st.columns([3, 2, 2], vertical_alignment="bottom")
+    for name, what, options, labels in (
+        ("colour", "colour", values, LABELS),
+        ("rows", "order of rows", orders, ROWS),
+        ("columns", "order of columns", column_orders, COLUMN_ORDERS),
+    ):
+        address.unknown_option(f"{name}{kind}", [labels[option] for option in options], what)
     value = left.segmented_control(
         "Colour",
         values,

@@ -20,6 +20,9 @@ def report(model: Bundle) -> None:
     )
     st.header("Kept views", divider="gray")
     views = state.kept_views()
+    if n := address.n_asked():
+        whole = len(views) + n
+        st.progress(len(views) / whole, f"Drawing kept views again: {len(views)} of {whole}")
     if views:
         listed()
         take_away(model, views)
@@ -129,7 +132,9 @@ def session(model: Bundle) -> None:
             on_click="ignore",
         )
     with right:
-        file = st.file_uploader("Open a session file", type="json", key="session file")
+        file = st.file_uploader(
+            "Open a session file", type="json", key="session file", max_upload_size=20
+        )
         if file is None:
             return
         try:
