@@ -48,7 +48,7 @@ def styled(figure: go.Figure, dark: bool, height: int) -> go.Figure:
         "zerolinewidth": 1,
         "linecolor": FAINT[dark],
         "automargin": True,
-        "title": {"standoff": 12},
+        "title": {"standoff": 12, "font": {"size": 13}},
     }
     figure.update_xaxes(**axis)
     figure.update_yaxes(**axis)
@@ -221,8 +221,9 @@ def clickable(
     styled(figure, dark, height=120 + 20 * len(rows))
     figure.update_layout(hoverdistance=-1, margin_t=60)  # a click anywhere in a cell finds it
     width, height = len(columns) - 0.5, len(rows) - 0.5  # no room beyond the cells
-    figure.update_xaxes(side="top", showgrid=False, title=None, range=[-0.5, width])
-    figure.update_yaxes(showgrid=False, zeroline=False, title=None, range=[height, -0.5])
+    bare = {"showgrid": False, "title": None, "ticks": ""}
+    figure.update_xaxes(side="top", range=[-0.5, width], **bare)
+    figure.update_yaxes(zeroline=False, range=[height, -0.5], **bare)
     return figure
 
 
