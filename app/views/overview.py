@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from itertools import groupby
+
 import pandas as pd
 import streamlit as st
 
 from app import figures, record, scores, state, tour
+from app.basket import Text
 from app.scale import scale
 from samsvae_core.bundle import Bundle
 from samsvae_core.cards import verdict
@@ -30,6 +34,7 @@ ABOUT = {
     "state and its perturbations, with **no shift and no mask** between: it predicts, but does "
     "not say through what.",
 }
+UNESCAPED_BAR = re.compile(r"(?<!\\)\|")  # between the cells of a table in Markdown
 KINDS = {
     scores.ALL: "All",
     "single": "Single",
@@ -41,7 +46,7 @@ KINDS = {
 def overview(model: Bundle) -> None:
     st.title("SAMS-VAE Explorer")
     record.markdown(f"{QUESTION} {ABOUT[model.config['model']]}")
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
         tour.offer()
         st.page_link("views/glossary.py", label="What the words mean", icon=":material/help:")
     headline(model)
@@ -63,8 +68,25 @@ def overview(model: Bundle) -> None:
         cells(model)
     record.header("Model card")
     with st.container(border=True):
-        record.markdown(model.card.partition("\n")[2].replace("\n## ", "\n#### "))
+        card(model.card.partition("\n")[2].replace("\n## ", "\n#### "))
     provenance(model)
+
+
+def card(text: str) -> None:
+    """The model card; its tables as elements that scroll where the screen is narrow."""
+    for is_table, lines in groupby(text.split("\n"), key=lambda line: line.startswith("|")):
+        block = "\n".join(lines)
+        if not block.strip():
+            continue
+        if not is_table:
+            record.markdown(block)
+            continue
+        rows = [
+            [cell.strip() for cell in UNESCAPED_BAR.split(line.strip()[1:-1])]
+            for line in block.split("\n")
+        ]
+        st.table(pd.DataFrame(rows[2:], columns=rows[0]), hide_index=True)
+        state.record(Text(block))
 
 
 def headline(model: Bundle) -> None:

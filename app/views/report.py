@@ -42,8 +42,11 @@ def listed() -> None:
         with st.container(border=True):
             left, right = st.columns([3, 2], vertical_alignment="center")
             left.markdown(f"**{place + 1}. {state.plain(view.title)}**")
-            left.caption(f"{holds(view)} Model {state.plain(view.model)}, {view.when}.")
-            with right.container(horizontal=True, horizontal_alignment="right"):
+            when = f"{view.when[:16].replace('T', ' ')} UTC"
+            left.caption(f"{holds(view)} Model {state.plain(view.model)}, {when}.")
+            with right.container(
+                horizontal=True, horizontal_alignment="right", vertical_alignment="center"
+            ):
                 st.page_link(
                     f"views/{view.page}.py",
                     label="Open",
