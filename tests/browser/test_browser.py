@@ -1,149 +1,91 @@
 """What a person does, in a real Chromium: click, choose, download, follow a link."""
 
 import io
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import openpyxl
 import pandas as pd
 import pytest
 
-from samsvae_core import terms
+from samsvae_core import enrichment, gene_sets, rankings, terms
 from samsvae_core.composition import compose
+from tests.browser.person import (
+    MARKS,
+    choose,
+    click_in,
+    download,
+    press,
+    settled,
+    shows,
+    table,
+    turn_to,
+    visit,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-REQUIRED = os.environ.get("SAMSVAE_BROWSER_REQUIRED") == "1"
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        CHROMIUM is None and not REQUIRED, reason="there is no Chromium on this machine"
-    ),
-]
-
-
-@pytest.fixture(scope="module")
-def server(tiny, tmp_path_factory):
-    """The dashboard on the small bundle, at its own port."""
-    models = tmp_path_factory.mktemp("served")
-    shutil.copytree(tiny.path, models / "tiny")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "app/main.py"]
-    options = ["--server.port", str(port), "--server.headless", "true"]
-    environment = os.environ | {"SAMSVAE_MODELS": str(models)}
-    process = subprocess.Popen(
-        command + options,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    url = f"http://localhost:{port}"
-    try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"{url}/_stcore/health", timeout=1).close()
-                break
-            except OSError:
-                assert process.poll() is None, "the server ended"
-                time.sleep(0.25)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
+pytestmark = MARKS
 
 
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def page(browser, server):
-    """A fresh visitor; a request to anywhere but our server fails the test."""
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
-    tab = context.new_page()
-    outside = []
-    tab.on(
-        "request", lambda r: r.url.startswith((server, "data:", "blob:")) or outside.append(r.url)
-    )
-    yield tab
-    context.close()
-    assert not [url for url in outside if not url.startswith("ws://localhost")]
-
-
-def visit(page, url: str) -> None:
-    page.goto(url)
-    settled(page)
-
-
-def settled(page) -> None:
-    """The page has reached its end and nothing runs any more."""
-    page.wait_for_selector(".st-key-end", timeout=60_000)
-    page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]')
-
-
-def download(page, button: str) -> bytes:
-    with page.expect_download() as started:
-        page.get_by_role("button", name=button, exact=True).first.click()
-    return Path(started.value.path()).read_bytes()
-
-
-def test_a_newcomer_composes_two_perturbations_and_takes_the_table_away(page, server, tiny):
+def test_a_newcomer_takes_the_tour_composes_and_takes_the_enrichment_table_away(page, server, tiny):
     visit(page, server)
+    page.get_by_role("link", name="What the words mean").click()
+    page.get_by_role("heading", name="Glossary").wait_for()
+    shows(page, "A mechanism is active in a perturbation")
+    page.go_back()
+    shows(page, "How good it is on cells")
+    press(page, "tour")
+    shows(page, "1 of 6")
+    for place in range(2, 7):
+        press(page, "tour-next")
+        shows(page, f"{place} of 6")
+    press(page, "tour-end")
+    page.locator(".st-key-tour-box").wait_for(state="detached")
+    page.get_by_test_id("stSidebarNav").get_by_role("link", name="Overview").click()
     page.get_by_role("link", name="Open Compose").click()
-    page.get_by_text("No perturbation is chosen").wait_for()
+    page.get_by_role("button", name="Start over").click()  # the tour left an example there
+    shows(page, "No perturbation is chosen")
     for name in ("P1", "P3"):
-        page.get_by_role("combobox", name="Perturbations").fill(name)
-        page.get_by_role("option", name=name, exact=True).click()
+        choose(page, "Perturbations", name)
         page.get_by_text(f"Dosage of {name}").wait_for()
-        page.keyboard.press("Escape")  # an open list hides the rest of the page from readers
-    settled(page)
-    page.get_by_text("Each part was measured alone").first.wait_for()
+    shows(page, "Each part was measured alone")
     assert "c=P1%3A1%2CP3%3A1" in page.url
-    taken = pd.read_csv(io.BytesIO(download(page, "CSV"))).set_index("gene")
+    composed = table(download(page, "CSV")).set_index("gene")
     expected = compose(tiny, {"P1": 1.0, "P3": 1.0}).table.dropna(axis=1, how="all")
+    columns = [c for c in composed if c in expected]
     pd.testing.assert_frame_equal(
-        taken.loc[expected.index], expected, check_dtype=False, check_like=True
+        composed.loc[expected.index, columns], expected[columns], check_dtype=False
     )
+    page.get_by_role("button", name=re.compile("Test now")).click()
+    page.get_by_role("button", name="ZIP, all files").wait_for()
+    settled(page)
+    with zipfile.ZipFile(io.BytesIO(download(page, "ZIP, all files"))) as packed:
+        enriched = pd.read_csv(packed.open("enrichment.csv"))
+    ranked = rankings.of_shift(compose(tiny, {"P1": 1.0, "P3": 1.0}))
+    same = enrichment.enrich(ranked.scores, [gene_sets.load_collection("hallmark")]).table
+    keys = ["method", "direction", "term"]
+    both = enriched.merge(same, on=keys, suffixes=("", "_here"))
+    assert len(both) == len(enriched) == len(same) > 0
+    assert both["p_value"].tolist() == pytest.approx(both["p_value_here"].tolist())
 
 
 def test_the_downloaded_enrichment_table_is_the_one_shown(page, server, tiny):
     visit(page, f"{server}/mechanism")
     page.get_by_role("heading", name="Gene sets").wait_for()
-    table = terms.grouped(tiny.enrichment("hallmark").table)
-    first = f"M{table['mechanism'].min()}"
+    whole = terms.grouped(tiny.enrichment("hallmark").table)
+    first = f"M{whole['mechanism'].min()}"
     frame = page.get_by_test_id("stDataFrame").filter(has_text="HALLMARK").first
     frame.scroll_into_view_if_needed()
     frame.locator("td", has_text="HALLMARK").first.wait_for(state="attached")
     shown = [cell.text_content() for cell in frame.locator("td[aria-colindex='2']").all()]
-    with page.expect_download() as started:
-        page.get_by_role("button", name="CSV", exact=True).last.click()
-    taken = pd.read_csv(started.value.path())
-    expected = table[(table["mechanism"] == int(first[1:])) & (table["method"] == "gsea")]
+    taken = table(download(page, "CSV", last=True))
+    expected = whole[(whole["mechanism"] == int(first[1:])) & (whole["method"] == "gsea")]
     best = expected.query("group == term")
     assert shown == taken["term"].tolist() == best["term"].tolist()
     assert taken["fdr"].tolist() == pytest.approx(best["fdr"].tolist())
     book = openpyxl.load_workbook(io.BytesIO(download(page, "XLSX")))
     header, *rows = book[f"{first} hallmark"].iter_rows(values_only=True)
-    all_of_it = table[table["mechanism"] == int(first[1:])]
+    all_of_it = whole[whole["mechanism"] == int(first[1:])]
     assert [row[header.index("term")] for row in rows] == all_of_it["term"].tolist()
     assert [row[header.index("p_value")] for row in rows] == pytest.approx(
         all_of_it["p_value"].tolist()
@@ -183,8 +125,7 @@ def test_a_click_on_the_preview_runs_the_test_of_that_mechanism(page, server, ti
     visit(page, f"{server}/gene_sets?collections=reactome")
     plot = page.locator(".js-plotly-plot").first
     plot.locator(".nsewdrag").first.wait_for()
-    box = plot.locator(".scatterlayer .point").first.bounding_box()
-    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    click_in(page, plot.locator(".scatterlayer .point").first)
     page.get_by_role("heading", name="M0 in Reactome").wait_for()
     page.get_by_role("link", name="All of M0").wait_for(timeout=60_000)
     settled(page)
@@ -194,29 +135,9 @@ def test_a_click_on_the_preview_runs_the_test_of_that_mechanism(page, server, ti
     assert "collection=reactome" in page.url
 
 
-def test_a_click_on_the_mask_map_leads_to_the_mechanism(page, server, tiny):
-    visit(page, f"{server}/masks")
-    plot = page.locator(".js-plotly-plot").first
-    plot.locator(".nsewdrag").first.wait_for()
-    point = plot.locator(".scatterlayer .point").nth(1)  # first row, second mechanism
-    box = point.bounding_box()
-    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.get_by_text(re.compile(r"Evidence [+-].* ± .* nats per cell, over [0-9]+ held")).wait_for()
-    page.get_by_role("link", name="Open mechanism M1").click()
-    page.get_by_text("Genes it moves").wait_for()
-    settled(page)
-    assert "/mechanism" in page.url
-    assert page.get_by_role("combobox", name="Mechanism").input_value() == "M1"
-
-
-def test_a_link_shows_the_same_composition_to_another_visitor(page, server, tiny):
-    visit(page, f"{server}/compose?c=P1%3A0.5%2CP2%3A1")
-    taken = pd.read_csv(io.BytesIO(download(page, "CSV"))).set_index("gene")
-    expected = compose(tiny, {"P1": 0.5, "P2": 1.0}).table
-    assert taken["shift"].to_dict() == pytest.approx(expected["shift"].to_dict())
-
-
-def test_a_box_around_cells_gives_their_table_which_outlives_a_change_of_colour(page, server, tiny):
+def test_a_box_around_cells_gives_their_table_and_a_composition_that_starts_from_them(
+    page, server, tiny
+):
     page.set_viewport_size({"width": 1440, "height": 1200})
     visit(page, f"{server}/cells?by=Mechanism&m=M0")
     plot = page.locator(".js-plotly-plot").first
@@ -243,6 +164,16 @@ def test_a_box_around_cells_gives_their_table_which_outlives_a_change_of_colour(
     page.get_by_role("heading", name="Splits").wait_for()
     settled(page)
     assert selected(page)["cell"].tolist() == inside["cell"].tolist()
+    turn_to(page, "Compose")
+    choose(page, "Perturbations", "P1")
+    shows(page, "Dosage of P1")
+    choose(page, "Start from", f"cells selected on Cells ({len(inside)})")
+    shows(page, re.compile("chosen cells, not from control"))
+    expected = compose(tiny, {"P1": 1.0}, cells=inside["cell"].tolist()).table["shift"]
+    shift = table(download(page, "CSV")).set_index("gene")["shift"]
+    assert shift.to_dict() == pytest.approx(expected.to_dict())
+    turn_to(page, "Cells")
+    assert selected(page)["cell"].tolist() == inside["cell"].tolist()
     page.get_by_role("button", name="Select none").click()
     page.get_by_text("No cell is selected").wait_for()
     settled(page)
@@ -250,6 +181,4 @@ def test_a_box_around_cells_gives_their_table_which_outlives_a_change_of_colour(
 
 def selected(page) -> pd.DataFrame:
     """The table of selected cells, the last that the page offers."""
-    with page.expect_download() as started:
-        page.get_by_role("button", name="CSV", exact=True).last.click()
-    return pd.read_csv(started.value.path())
+    return table(download(page, "CSV", last=True))

@@ -1,0 +1,85 @@
+"""What a person does at the dashboard, and when the page is ready for the next thing."""
+
+import io
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+REQUIRED = os.environ.get("SAMSVAE_BROWSER_REQUIRED") == "1"
+MARKS = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        CHROMIUM is None and not REQUIRED, reason="there is no Chromium on this machine"
+    ),
+]
+
+
+def visit(page, url: str) -> None:
+    page.goto(url)
+    settled(page)
+
+
+def settled(page) -> None:
+    """The page has reached its end and nothing runs any more."""
+    page.wait_for_selector(".st-key-end", timeout=60_000)
+    page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]')
+
+
+def shows(page, text: str | re.Pattern[str]) -> None:
+    """The page says so, and has come to rest."""
+    page.get_by_text(text).first.wait_for()
+    settled(page)
+
+
+def address_has(page, part: str) -> None:
+    """What a choice leaves in the address is there, and the page has come to rest."""
+    page.wait_for_url(lambda url: part in url)
+    settled(page)
+
+
+def turn_to(page, name: str) -> None:
+    """Another page, by its link at the side."""
+    page.get_by_test_id("stSidebarNav").get_by_role("link", name=name, exact=True).click()
+    page.get_by_role("heading", name=name, level=1).wait_for()
+    settled(page)
+
+
+def press(page, key: str) -> None:
+    """The button with this key of ours."""
+    page.locator(f".st-key-{key} button").click()
+
+
+def choose(page, box: str, name: str) -> None:
+    """An option of a box, found by typing."""
+    page.get_by_role("combobox", name=box).fill(name)
+    page.get_by_role("option", name=name, exact=True).click()
+    page.keyboard.press("Escape")  # an open list hides the rest of the page from readers
+
+
+def download(page, button: str, last: bool = False) -> bytes:
+    found = page.get_by_role("button", name=button, exact=True)
+    with page.expect_download() as started:
+        (found.last if last else found.first).click()
+    return Path(started.value.path()).read_bytes()
+
+
+def taken(page, key: str) -> bytes:
+    """The file behind the download button with this key of ours."""
+    with page.expect_download() as started:
+        press(page, key)
+    return Path(started.value.path()).read_bytes()
+
+
+def table(content: bytes) -> pd.DataFrame:
+    return pd.read_csv(io.BytesIO(content))
+
+
+def click_in(page, place) -> None:
+    """In the middle of an element that takes no clicks itself, as points of a figure."""
+    box = place.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
