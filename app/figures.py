@@ -26,6 +26,7 @@ MOST_DRAWN = 2_000  # markers over the cells of a map
 MOST_COLUMNS = 60  # of a map with symbols in its cells, and gaps between them
 MOST_LETTERS = 38  # of a title within a figure
 MOST_LABELS = 60  # names beside the points of a map
+BAR_TITLE = {"side": "right", "font": {"size": 13}}  # of a colour bar
 Z90 = 1.645  # half a 90 % interval in standard errors
 FONT = "Source Sans Pro, Source Sans, Helvetica, Arial, sans-serif"
 
@@ -99,7 +100,7 @@ def mask_map(
     limit = max([1e-9, *np.abs(shade[np.isfinite(shade)])]) if signed else 1.0
     columns = [f"M{k}" for k in wide.columns]
     rows = text(wide.index)
-    bar = {"title": {"text": value, "side": "right"}, "thickness": 10, "outlinewidth": 0}
+    bar = {"title": BAR_TITLE | {"text": value}, "thickness": 10, "outlinewidth": 0}
     if value == "evidence":
         at = limit * np.array([-1, -0.5, 0, 0.5, 1])
         bar |= {"tickvals": at, "ticktext": [f"{np.sign(t) * t**2:.2g}" for t in at]}
@@ -251,7 +252,7 @@ def term_map(
         colorscale="RdBu_r",
         zmin=-limit,
         zmax=limit,
-        colorbar={"title": {"text": value, "side": "right"}, "thickness": 10, "outlinewidth": 0},
+        colorbar={"title": BAR_TITLE | {"text": value}, "thickness": 10, "outlinewidth": 0},
     )
     clicks = [f"{name}|{column}" for name in names for column in columns]
     texts = [
@@ -787,7 +788,7 @@ def cell_map(
             "opacity": 0.8,
             "line": {"width": 0.4, "color": NEUTRAL},  # as either end may be the ground's colour
             "colorbar": {
-                "title": {"text": name, "side": "right"},
+                "title": BAR_TITLE | {"text": name},
                 "thickness": 10,
                 "outlinewidth": 0,
             },

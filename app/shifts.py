@@ -22,7 +22,7 @@ BADGE: dict[str, tuple[str, Colour, str]] = {  # words, colour and icon of each 
     "measured": ("Measured", "green", ":material/check_circle:"),
     "singles": ("Predicted from its parts", "blue", ":material/add_circle:"),
     "in combination only": ("A part never seen alone", "orange", ":material/info:"),
-    "dosage": ("Extrapolated dosage", "orange", ":material/warning:"),
+    "dosage": ("Dosage not measured", "orange", ":material/warning:"),
     "never": ("No data on a part", "red", ":material/error:"),
     "control": ("Nothing perturbed", "gray", ":material/remove:"),
 }
