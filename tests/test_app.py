@@ -246,9 +246,12 @@ def test_a_switch_takes_its_mechanism_out_and_puts_it_back(models, tiny):
 
 def test_undo_goes_back_redo_forward_and_starting_over_clears(models):
     page = opened("compose", {"c": "P1:1"})
+    assert page.button(key="undo").disabled
     page.slider(key="dose P1").set_value(0.5).run()
+    assert not page.button(key="undo").disabled, "there is a way back at once"
     page.multiselect(key="compose_names").set_value(["P1", "P3"]).run()
     page.button(key="undo").click().run()
+    assert not page.button(key="redo").disabled
     assert page.multiselect(key="compose_names").value == ["P1"]
     assert page.slider(key="dose P1").value == 0.5
     page.button(key="undo").click().run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from app import address, code, figures, mechanisms, record, sets, shifts, state
 from app.intervals import interval
@@ -22,15 +23,17 @@ MOST_SWITCHES = 30  # mechanisms with a switch of their own; the rest have one t
 def compose(model: Bundle) -> None:
     st.title("Compose")
     record.markdown(introduction(model))
-    dosages = choices(model)
+    dosages, way = choices(model)
     if not dosages:
         address.keep_mix(model, {})
+        steps(way, chosen=False)
         record.info("No perturbation is chosen. Pick one above, or start from an example:")
         examples(model)
         return
     summary = st.container()
     without, cells, n_samples = sum_of(model, dosages)
     address.keep_mix(model, dosages)
+    steps(way, chosen=True)
     result = state.composed(model, dosages, without, n_samples, cells)
     state.subject(named(result))
     with summary:
@@ -92,8 +95,8 @@ def introduction(model: Bundle) -> str:
     )
 
 
-def choices(model: Bundle) -> dict[str, float]:
-    """The perturbations and their dosages, with a way back."""
+def choices(model: Bundle) -> tuple[dict[str, float], DeltaGenerator]:
+    """The perturbations and their dosages, and the place beside them for the `steps`."""
     names = [str(name) for name in model.perturbations.index]
     most = address.MAX_PERTURBATIONS if model.model.composes else 1
     address.initial_mix(model, most)
@@ -106,8 +109,20 @@ def choices(model: Bundle) -> dict[str, float]:
         persist_state="session",
         placeholder="Type a gene, for example STAT1" if "STAT1" in names else "Type a gene",
     )
+    way = right.container(horizontal=True, gap="small")
+    dosages = {}
+    if chosen:
+        columns = st.columns(max(3, len(chosen)))
+        for column, name in zip(columns, chosen, strict=False):
+            with column:
+                dosages[name] = address.dosage(name)
+    return dosages, way
+
+
+def steps(way: DeltaGenerator, chosen: bool) -> None:
+    """Back, forth, and from the start; once it is known which composition this one is."""
     back, forth = address.steps()
-    with right.container(horizontal=True, gap="small"):
+    with way:
         for label, icon, by, n in (("Undo", "undo", -1, back), ("Redo", "redo", 1, forth)):
             st.button(
                 label,
@@ -126,13 +141,6 @@ def choices(model: Bundle) -> dict[str, float]:
             disabled=not chosen,
             type="tertiary",
         )
-    dosages = {}
-    if chosen:
-        columns = st.columns(max(3, len(chosen)))
-        for column, name in zip(columns, chosen, strict=False):
-            with column:
-                dosages[name] = address.dosage(name)
-    return dosages
 
 
 def sum_of(

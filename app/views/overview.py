@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from itertools import groupby
-
 import pandas as pd
 import streamlit as st
 
@@ -34,7 +31,6 @@ ABOUT = {
     "state and its perturbations, with **no shift and no mask** between: it predicts, but does "
     "not say through what.",
 }
-UNESCAPED_BAR = re.compile(r"(?<!\\)\|")  # between the cells of a table in Markdown
 KINDS = {
     scores.ALL: "All",
     "single": "Single",
@@ -74,19 +70,12 @@ def overview(model: Bundle) -> None:
 
 def card(text: str) -> None:
     """The model card; its tables as elements that scroll where the screen is narrow."""
-    for is_table, lines in groupby(text.split("\n"), key=lambda line: line.startswith("|")):
-        block = "\n".join(lines)
-        if not block.strip():
-            continue
-        if not is_table:
+    for block, table in scores.blocks(text):
+        if table is None:
             record.markdown(block)
-            continue
-        rows = [
-            [cell.strip() for cell in UNESCAPED_BAR.split(line.strip()[1:-1])]
-            for line in block.split("\n")
-        ]
-        st.table(pd.DataFrame(rows[2:], columns=rows[0]), hide_index=True)
-        state.record(Text(block))
+        else:
+            st.table(table, hide_index=True)
+            state.record(Text(block))
 
 
 def headline(model: Bundle) -> None:
