@@ -320,13 +320,15 @@ def fetch_enrichr(name: str) -> Collection:
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
-def _matched(_collection: Collection, checksum: str, genes: tuple[str, ...]) -> Match:
-    return gene_sets.match(_collection, genes)
+def _matched(_collection: Collection, _genes: tuple[str, ...], checksum: str) -> Match:
+    return gene_sets.match(_collection, _genes)
 
 
 def matched(collection: Collection, genes: Iterable[str]) -> Match:
     """A collection in the symbols of the model."""
-    return _matched(collection, f"{collection.name} {collection.checksum}", tuple(genes))
+    known = tuple(genes)
+    listed = hashlib.sha256("\n".join(known).encode()).hexdigest()  # at once, unlike the cache
+    return _matched(collection, known, f"{collection.name} {collection.checksum} {listed}")
 
 
 def precomputed(
