@@ -200,7 +200,9 @@ def numbers(result: Composition) -> None:
         shown[OF_SEVERAL] = np.nan  # nothing to interact with
     shown = shown[[name for name in MEANING if shown[name].notna().any()]]
     decimals = {
-        name: st.column_config.NumberColumn(format="%.3f", help=MEANING[name])
+        name: st.column_config.NumberColumn(
+            name.replace("_", " "), format="%.3f", help=MEANING[name]
+        )
         for name in shown.columns
         if name != "gene"
     }
@@ -216,5 +218,6 @@ def numbers(result: Composition) -> None:
     both = "Both intervals are here, whichever is drawn above. " if "lower" in shown else ""
     if "calibrated_lower" not in shown:
         both = ""
-    record.caption(both + " ".join(f"{name}: {MEANING[name].lower()}" for name in told))
+    meanings = [f"{name.replace('_', ' ').capitalize()}: {MEANING[name].lower()}" for name in told]
+    record.caption(both + " ".join(meanings))
     state.downloads(shown, f"shift_{result.condition}")
