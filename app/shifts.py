@@ -67,6 +67,16 @@ def nearest_in_words(result: Composition) -> str:
     )
 
 
+def not_all(table: pd.DataFrame) -> str:
+    """How many genes a figure leaves out, where it leaves some out."""
+    if len(table) <= figures.MOST_POINTS:
+        return ""
+    return (
+        f" Drawn are the {figures.MOST_POINTS:,} of {len(table):,} genes that go farthest; "
+        "words and tables are of all."
+    )
+
+
 def ranked(model: Bundle, table: pd.DataFrame, kind: str | None, n: int) -> None:
     top = table.loc[table["shift"].abs().nlargest(n).index].sort_values("shift", ascending=False)
     frame = top.rename(columns={"shift": "value"}).assign(label=top.index)
@@ -128,13 +138,13 @@ def everything(model: Bundle, table: pd.DataFrame, kind: str | None, n: int) -> 
     unit, height = scale(model).unit, figures.bars_height(n)
     if kind is None:
         state.chart(
-            figures.ranks(table, 10, state.dark(), height, unit),
+            figures.ranks(figures.largest(table), 10, state.dark(), height, unit),
             "ranks",
             "Predicted shift of every gene, from highest to lowest",
         )
         return
     state.chart(
-        figures.volcano(table, 10, state.dark(), height, unit),
+        figures.volcano(figures.largest(table), 10, state.dark(), height, unit),
         "volcano",
         "Predicted shift of every gene against its distance from zero in interval widths",
     )
@@ -147,7 +157,7 @@ def against_observed(model: Bundle, result: Composition) -> None:
     left, right = st.columns([3, 2], gap="large")
     with left:
         state.chart(
-            figures.agreement(table, 8, state.dark(), scale(model).unit),
+            figures.agreement(figures.largest(table), 8, state.dark(), scale(model).unit),
             "observed",
             "Observed against predicted shift, one point per gene",
         )
@@ -169,6 +179,7 @@ def against_observed(model: Bundle, result: Composition) -> None:
                 else "No cell of this condition was trained on: this is foresight. "
             )
             + "Whiskers: 90 % interval from the jackknife standard error over cells."
+            + not_all(table)
         )
 
 
