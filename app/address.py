@@ -11,7 +11,7 @@ import binascii
 import itertools
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import parse_qs, quote, unquote
 
@@ -100,6 +100,32 @@ def read_address(text: str) -> Where:
     """What `as_address` wrote."""
     page, _, query = text.partition("?")
     return Where(page, parse_qs(query, keep_blank_values=True))
+
+
+def pressed(parameter: str, now: str | None, options: Container[str]) -> str | None:
+    """What was clicked last in a figure or a table: just now, by a link, or before.
+
+    `now` is what the figure tells: it goes on telling of a click until there is another. What is
+    none of the options, those of another model, is none.
+    """
+    key = f"pressed {parameter}"
+    if (asked := followed(parameter)) is not None:
+        st.session_state[key] = asked[parameter]
+        if asked[parameter] and asked[parameter] not in options:
+            st.info(f"The address asks for {plain(asked[parameter])}, which is not here.")
+    if now is not None and now != st.session_state.get(f"{key} now"):
+        st.session_state[key] = now
+    st.session_state[f"{key} now"] = now
+    chosen = st.session_state.get(key, "")
+    chosen = chosen if chosen in options else ""
+    write(**{parameter: chosen})
+    return chosen or None
+
+
+def pressed_before(parameter: str) -> str:
+    """What `pressed` will tell where there is no new click."""
+    link: str = st.query_params.get(parameter, "")
+    return link or str(st.session_state.get(f"pressed {parameter}", ""))
 
 
 # One of several: a gene, a perturbation, a mechanism
@@ -588,6 +614,8 @@ def turn(page: str) -> Where | None:
     """Where to turn to instead of running this page as it is: what a session asks for, once."""
     asked: list[Where] = st.session_state.get("asked", [])
     if page == REPORT and asked:
+        if not st.session_state.pop("drawn once", False):
+            return None
         forget(asked[0].page)
         return asked[0]
     if page == REPORT and "saved" in st.session_state:
@@ -610,4 +638,17 @@ def was_asked() -> bool:
 
 
 def n_asked() -> int:
+    """Kept views that a session asks for and that are not drawn yet."""
     return len(st.session_state.get("asked", []))
+
+
+def goes_on() -> bool:
+    """Whether the report, now drawn, has to turn to a page that a session asks for.
+
+    Only a whole run lets go of the widgets of the page before, whose values an address could not
+    set while they are bound.
+    """
+    if st.session_state["page"] != REPORT or not n_asked():
+        return False
+    st.session_state["drawn once"] = True
+    return True

@@ -48,7 +48,7 @@ def styled(figure: go.Figure, dark: bool, height: int) -> go.Figure:
         "zerolinewidth": 1,
         "linecolor": FAINT[dark],
         "automargin": True,
-        "title": {"standoff": 12},
+        "title": {"standoff": 12, "font": {"size": 13}},
     }
     figure.update_xaxes(**axis)
     figure.update_yaxes(**axis)
@@ -221,8 +221,9 @@ def clickable(
     styled(figure, dark, height=120 + 20 * len(rows))
     figure.update_layout(hoverdistance=-1, margin_t=60)  # a click anywhere in a cell finds it
     width, height = len(columns) - 0.5, len(rows) - 0.5  # no room beyond the cells
-    figure.update_xaxes(side="top", showgrid=False, title=None, range=[-0.5, width])
-    figure.update_yaxes(showgrid=False, zeroline=False, title=None, range=[height, -0.5])
+    bare = {"showgrid": False, "title": None, "ticks": ""}
+    figure.update_xaxes(side="top", range=[-0.5, width], **bare)
+    figure.update_yaxes(zeroline=False, range=[height, -0.5], **bare)
     return figure
 
 
@@ -556,7 +557,7 @@ def perturbation_map(frame: pd.DataFrame, chosen: list[str], dark: bool) -> go.F
             x=rows["umap_1"],
             y=rows["umap_2"],
             mode="markers+text" if named else "markers",
-            name=group,
+            name=text([group])[0],
             marker={"size": 9 if i < 2 else 13, **marker},
             customdata=list(rows["name"]),
             text=text(rows["name"]),
@@ -601,7 +602,10 @@ def used_effects(entries: pd.DataFrame, titles: dict[int, str], dark: bool) -> g
             mode="markers",
             marker={"size": 11, **marker},
             error_x={"array": reach, "color": INK[dark], "thickness": 1.2, "width": 3},
-            text=text(part["perturbation"]),
+            text=[
+                f"{name}, M{k}"
+                for name, k in zip(text(part["perturbation"]), part["mechanism"], strict=True)
+            ],
             customdata=np.stack([part["effect"] - reach, part["effect"] + reach], axis=-1),
             hovertemplate="%{text}: %{x:+.2f}<br>90 % interval %{customdata[0]:+.2f} to "
             "%{customdata[1]:+.2f}<extra></extra>",

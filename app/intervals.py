@@ -5,6 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from app import address
+
 CALIBRATED, OWN = "calibrated", "own"
 INTERVALS = {CALIBRATED: "Calibrated 90 %", OWN: "Model's own 90 %"}
 ENDS = {CALIBRATED: ("calibrated_lower", "calibrated_upper"), OWN: ("lower", "upper")}
@@ -20,6 +22,7 @@ def interval(table: pd.DataFrame) -> tuple[str | None, pd.DataFrame]:
         return None, table
     kind = known[0]
     if len(known) > 1:
+        address.unknown_option("interval", [INTERVALS[k] for k in known], "interval")
         kind = st.segmented_control(
             "Interval",
             known,

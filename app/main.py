@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from app import address, search, state, tour
+from app import address, search, shelf, state, tour
 
 ICON = Path(__file__).with_name("icon.png")  # a material icon would be fetched from outside
 pages = {
@@ -26,7 +26,7 @@ if turn := address.turn(page):
     st.switch_page(f"views/{turn.page}.py", query_params=turn.query)
 state.choose_bundle()
 search.box()
-state.side(chosen.title)
+shelf.side(chosen.title)
 tour.box(page)
 chosen.run()
-state.next_view(chosen.title)
+shelf.next_view(chosen.title)

@@ -55,7 +55,7 @@ PIXEL = 1 / 96  # inches
 POINT = 0.75  # points in a pixel
 FONT, SMALL = 13 * POINT, 11 * POINT
 WIDTH, LEAST, MOST_HEIGHT = 680, 300, 3000  # pixels
-CELL, ROW = 34, 13  # a heat map's column; the least room of a label
+CELL, ROW = 37, 13  # a heat map's column; the least room of a label
 LONGEST, LINE = 48, 90  # characters of a label and of a title; the table has the whole
 MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "triangle-down": "v"}
 MARKERS |= {"cross": "P", "x": "X", "line-ns": "|", "line-ew": "_", "star": "*", "hexagon": "h"}
@@ -180,7 +180,8 @@ def _panels(
         with_it = [panel for (key, _), panel in panels.items() if matched in (key, "xaxis")]
         shared = with_it[0] if with_it and layout.get(pair[0], {}).get("matches") else None
         place = grid[rows.index(y[0]), columns.index(x[0])]
-        panels[pair] = page.add_subplot(place, sharex=shared)
+        beside = next((panel for (_, key), panel in panels.items() if key == pair[1]), None)
+        panels[pair] = page.add_subplot(place, sharex=shared, sharey=beside)
     for pair in pairs:
         if pair not in panels:
             below = next((p for (_, y), p in panels.items() if y == over[pair[1]]), None)
@@ -396,6 +397,9 @@ def _dress(at: _Places, letter: str, shown: Shown, length: float) -> None:
         spine.set(edgecolor=NEUTRAL, linewidth=POINT)
     if second and letter == "x":
         return
+    if letter == "y" and _follows(panel):  # its rows are named at the left
+        panel.tick_params("y", length=0, labelleft=False)
+        return
     side = panel.xaxis if letter == "x" else panel.yaxis
     panel.set_axisbelow(True)
     panel.tick_params(letter, length=0, labelsize=FONT, labelcolor=INK[False], pad=5)
@@ -406,11 +410,14 @@ def _dress(at: _Places, letter: str, shown: Shown, length: float) -> None:
         from matplotlib.ticker import PercentFormatter
 
         side.set_major_formatter(PercentFormatter(1, decimals=0))
-    if part.get("showgrid", not second) is not False:
+    if part.get("showgrid", not second) is not False and part.get("visible") is not False:
         panel.grid(axis=letter, which="major", color=FAINT[False], linewidth=POINT)
     if at.names[letter] is not None or part.get("ticktext") is not None:
         _name_ticks(at, letter, shown, length)
     _limit(at, letter)
+    if part.get("visible") is False:
+        side.set_tick_params(labelleft=False, labelbottom=False)
+        return
     crossed = part.get("zeroline", True) is not False and part.get("type") != "log"
     if crossed and at.names[letter] is None and not second:
         low, high = sorted(getattr(panel, f"get_{letter}lim")())
@@ -429,6 +436,12 @@ def _dress(at: _Places, letter: str, shown: Shown, length: float) -> None:
         side.set_tick_params(**{f"label{end}": False for end in ends})
 
 
+def _follows(panel: Axes) -> bool:
+    """Whether its y axis is that of a panel before it."""
+    sharing = panel.get_shared_y_axes().get_siblings(panel)
+    return min(sharing, key=panel.figure.axes.index) is not panel
+
+
 def _limit(at: _Places, letter: str) -> None:
     """Where the axis begins and ends, and which way it goes."""
     part, names = at.axes[letter], at.names[letter]
@@ -442,7 +455,9 @@ def _limit(at: _Places, letter: str) -> None:
     elif turned:
         (at.panel.xaxis if letter == "x" else at.panel.yaxis).set_inverted(True)
     elif part.get("rangemode") == "tozero":
-        limits(**{"bottom" if letter == "y" else "left": 0})
+        first, last = getattr(at.panel.dataLim, f"interval{letter}")
+        low, high = getattr(at.panel, f"get_{letter}lim")()
+        limits(0 if first >= 0 else low, 0 if last <= 0 else high)
 
 
 def _decades(panel: Axes, side: Any, letter: str) -> None:
@@ -484,7 +499,9 @@ def _add_colour_bar(panel: Axes, mappable: Any, part: Mapping[str, Any]) -> None
         return
     bar, page = part.get("colorbar", {}), panel.figure
     slim = max(20, page.get_figheight() / PIXEL / 16)
-    drawn_bar = page.colorbar(mappable, ax=panel, fraction=0.05, aspect=slim, pad=0.02)
+    row = panel.get_subplotspec().rowspan
+    whole = [p for p in page.axes if p.get_subplotspec() and p.get_subplotspec().rowspan == row]
+    drawn_bar = page.colorbar(mappable, ax=whole, fraction=0.05, aspect=slim, pad=0.02)
     drawn_bar.outline.set_visible(False)
     drawn_bar.solids.set(alpha=1)
     drawn_bar.ax.tick_params(length=0, labelsize=FONT * 0.95, labelcolor=INK[False], pad=4)

@@ -5,6 +5,8 @@ A figure that is not defined stays empty (None).
 
 from __future__ import annotations
 
+import re
+from itertools import groupby
 from typing import Any
 
 import pandas as pd
@@ -15,6 +17,7 @@ MODEL = "this model"
 CEILING = "split-half"
 ALL = "all"
 FIGURES = {"pearson": "r", "pearson_top20": "r, top 20 genes", "r2": "R2", "cosine": "cosine"}
+BAR = re.compile(r"(?<!\\)\|")  # between the cells of a table in Markdown
 STATISTICS = {"mean": "mean", "variance": "variance", "zeros": "share of zeros"}
 
 
@@ -145,3 +148,22 @@ def doubles(metrics: Metrics) -> pd.DataFrame:
             for name, row in found["doubles"].items()
         ]
     )
+
+
+def blocks(markdown: str) -> list[tuple[str, pd.DataFrame | None]]:
+    """The tables of a text, each as it is written and as a table, and what stands between them.
+
+    Cells stay Markdown.
+    """
+    found: list[tuple[str, pd.DataFrame | None]] = []
+    for is_table, lines in groupby(markdown.split("\n"), key=lambda line: line.startswith("|")):
+        rows = list(lines)
+        block = "\n".join(rows)
+        if is_table:
+            head, _, *cells = [
+                [cell.strip() for cell in BAR.split(row.strip()[1:-1])] for row in rows
+            ]
+            found.append((block, pd.DataFrame(cells, columns=head)))
+        elif block.strip():
+            found.append((block, None))
+    return found

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 import streamlit as st
 
-from app import figures, record, state
+from app import address, figures, record, state
 from samsvae_core import enrichment, exports, symbols, terms
 from samsvae_core.bundle import Bundle
 from samsvae_core.enrichment import Enrichment, Rules
@@ -171,6 +171,8 @@ def table(
     rows = terms.grouped(result.table)
     rows = rows[rows["mechanism"] == mechanism].sort_values("p_value", kind="stable")
     left, middle, right = st.columns([3, 2, 2], vertical_alignment="bottom")
+    address.unknown_option("test", list(METHODS.values()), "test")
+    address.unknown_option("direction", list(DIRECTIONS.values()), "direction")
     method = left.segmented_control(
         "Test",
         list(METHODS),
@@ -221,9 +223,13 @@ def table(
         f"**{passed} of {len(rows)} tests pass {terms.PASSES:.0%} FDR**, {groups} after similar "
         "ones are taken together. Click a row to see its genes."
     )
+    names = rows.loc[shown.index, "collection"] + "|" + rows.loc[shown.index, "term"]
+    places = {name: place for place, name in reversed(list(enumerate(names)))}
+    before = places.get(address.pressed_before("set"))
     event = st.dataframe(
         shown,
         hide_index=True,
+        selection_default={"selection": {"rows": [] if before is None else [before]}},
         height=380,
         on_select="rerun",
         selection_mode="single-row",
@@ -234,7 +240,9 @@ def table(
     record.caption(POOL + (OVER_ALL if "fdr_all" in shown else "") + CAVEAT)
     state.downloads(shown, f"gene_sets_{exports.label(mechanism)}_{method}")
     clicked = getattr(event, "selection", {}).get("rows", [])
-    row = rows.loc[shown.index[clicked[0] if clicked else 0]]
+    now = str(names.iloc[clicked[0]]) if clicked else None
+    chosen = address.pressed("set", now, places)
+    row = rows.loc[shown.index[places[chosen] if chosen else 0]]
     detail(model, ranked, collections, rows, row, seed)
 
 

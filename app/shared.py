@@ -13,17 +13,7 @@ MOST_CELLS, MOST_ROWS = 20_000, 250  # of a map that is drawn in good time
 MOST_SENT = 5_000  # rows of a table on the page
 N_DIMENSIONS = 6  # of a model without masks, whose perturbations use them all
 WAYS = ("Draw around some", "Click one by one")
-COLUMNS = {
-    "mechanism": st.column_config.TextColumn(width="medium"),
-    "probability": st.column_config.NumberColumn(
-        format="%.3f", help="Posterior probability that the perturbation uses the mechanism."
-    ),
-    "effect": st.column_config.NumberColumn(
-        format="%+.3f", help="Posterior mean, in standard deviations of the basal state."
-    ),
-    "effect_sd": st.column_config.NumberColumn(
-        "effect sd", format="%.3f", help="Posterior standard deviation of the effect."
-    ),
+COLUMNS = mechanisms.COLUMNS | {
     "shared": st.column_config.NumberColumn(help="Mechanisms that both use."),
     "jaccard": st.column_config.NumberColumn(
         "Jaccard",

@@ -14,24 +14,24 @@ from app.intervals import CALIBRATED, INTERVALS, OWN
 from app.scale import scale
 from samsvae_core.agreement import pearson
 from samsvae_core.bundle import Bundle
-from samsvae_core.composition import SUPPORT, Composition
+from samsvae_core.composition import Composition
 
 AT_ONCE = 100_000  # shifts (perturbations x genes) that are composed without being asked for
 Colour = Literal["green", "blue", "orange", "red", "gray"]
-BADGE: dict[str, tuple[Colour, str]] = {  # colour and icon of each support
-    "measured": ("green", ":material/check_circle:"),
-    "singles": ("blue", ":material/add_circle:"),
-    "in combination only": ("orange", ":material/info:"),
-    "dosage": ("orange", ":material/warning:"),
-    "never": ("red", ":material/error:"),
-    "control": ("gray", ":material/remove:"),
+BADGE: dict[str, tuple[str, Colour, str]] = {  # words, colour and icon of each support
+    "measured": ("Measured", "green", ":material/check_circle:"),
+    "singles": ("Predicted from its parts", "blue", ":material/add_circle:"),
+    "in combination only": ("A part never seen alone", "orange", ":material/info:"),
+    "dosage": ("Extrapolated dosage", "orange", ":material/warning:"),
+    "never": ("No data on a part", "red", ":material/error:"),
+    "control": ("Nothing perturbed", "gray", ":material/remove:"),
 }
 
 
 def badge(support: str, label: str = "") -> None:
     """How far the data carry it, at a glance."""
-    colour, icon = BADGE[support]
-    st.badge(label or SUPPORT[support].split(":")[0].rstrip("."), icon=icon, color=colour)
+    words, colour, icon = BADGE[support]
+    st.badge(label or words, icon=icon, color=colour)
 
 
 def in_words(model: Bundle, table: pd.DataFrame, kind: str | None) -> str:

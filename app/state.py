@@ -5,7 +5,6 @@ The only user of caches; with address.py the only one of session state.
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import re
@@ -19,11 +18,10 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from app import address, basket, prints, sessions, traces
+from app import address, prints, traces
 from app.address import plain
-from app.basket import Kept, Picture, Table, Text
+from app.basket import Picture, Table, Text
 from app.batch import Batch
-from app.sessions import Session
 from samsvae_core import bundle as bundles
 from samsvae_core import (
     composition,
@@ -46,7 +44,6 @@ from samsvae_core.partners import rank_pairs
 from samsvae_core.rankings import Ranked
 
 BATCHES = threading.Lock()  # who begins a test
-MOST_KEPT = 30  # views, for the report
 MAX_BATCHES = 32  # of gene-set tests whose results are at hand
 EFFECTS_TURN = threading.Lock()  # who composes every perturbation
 MAX_EFFECTS = 3  # models whose effects are at hand
@@ -93,7 +90,7 @@ def _problem_of(path: Path) -> str:
 @st.cache_data(max_entries=256, show_spinner="Checking the models")
 def _problem(path: str, stamp: tuple[tuple[str, int, int], ...]) -> str:
     try:
-        _load(path, sha256(Path(path) / "manifest.json"))
+        load_bundle(path, sha256(Path(path) / "manifest.json"))
     except (BundleError, OSError) as error:
         return str(error)
     return ""
@@ -140,47 +137,27 @@ def bundle() -> Bundle:
     name = str(st.session_state.get("model"))
     path = found.get(name) or next(iter(found.values()))
     try:
-        return _load(str(path), sha256(path / "manifest.json"))
+        return load_bundle(str(path), sha256(path / "manifest.json"))
     except OSError as error:
         raise BundleError(f"{path} cannot be read ({error}). Choose another model.") from error
 
 
 @st.cache_resource(max_entries=3, show_spinner="Loading the model")
-def _load(path: str, checksum: str) -> Bundle:
+def load_bundle(path: str, checksum: str) -> Bundle:
+    """The bundle in a folder whose manifest has this checksum, remembered."""
     return bundles.load(path)
 
 
 def page(view: Callable[[Bundle], None]) -> None:
     """Run a view; a message made for people is shown as written, anything else surfaces."""
-    st.session_state["drawn"] = []
+    st.session_state["drawing"] = []
     try:
         view(bundle())
     except (BundleError, ValueError) as error:
         st.error(plain(error))
     footer()
+    st.session_state["drawn"] = tuple(st.session_state["drawing"])  # not of a run cut short
     address.remember()
-
-
-def side(title: str) -> None:
-    """Keep what the page shows, at the side of each page that shows something."""
-    n = len(kept_views())
-    with st.sidebar:
-        if st.session_state["page"] not in ("report", "glossary"):
-            st.button(
-                "Keep this view",
-                key="keep view",
-                icon=":material/bookmark_add:",
-                on_click=keep_view,
-                args=(title,),
-                help="Keeps the figures, tables and words of this page, as they are now, for the "
-                "page Report.",
-            )
-        if n:
-            st.page_link(
-                "views/report.py",
-                label=f"{n} view{'' if n == 1 else 's'} kept",
-                icon=":material/bookmarks:",
-            )
 
 
 def footer() -> None:
@@ -201,7 +178,7 @@ def _lock() -> threading.Lock:
     return threading.Lock()
 
 
-@st.cache_data(max_entries=64, show_spinner=False)
+@st.cache_data(max_entries=64, show_spinner="Composing")
 def _compose(
     path: str,
     checksum: str,
@@ -211,7 +188,7 @@ def _compose(
     cells: tuple[str, ...] | None,
 ) -> Composition:
     with _lock():
-        model = _load(path, checksum)
+        model = load_bundle(path, checksum)
         return composition.compose(model, dict(dosages), without, n_samples, cells=cells)
 
 
@@ -231,7 +208,7 @@ def collections() -> Mapping[str, Callable[[], Collection]]:
     """Every collection one may choose, by name: shipped, of Enrichr kept on disk, one's own."""
     shipped = {name: partial(gene_sets.load_collection, name) for name in gene_sets.collections()}
     kept = {name: partial(gene_sets.enrichr, name) for name in gene_sets.cached_enrichr()}
-    own = {name: partial(_itself, own) for name, own in _own_collections().items()}
+    own = {name: partial(_itself, own) for name, own in own_collections().items()}
     return shipped | kept | own
 
 
@@ -239,7 +216,8 @@ def _itself(collection: Collection) -> Collection:
     return collection
 
 
-def _own_collections() -> dict[str, Collection]:
+def own_collections() -> dict[str, Collection]:
+    """Those a person brought in this session, by name."""
     found: dict[str, Collection] = st.session_state.setdefault("own_collections", {})
     return found
 
@@ -251,8 +229,8 @@ def add_collection(content: bytes, name: str) -> Collection:
         raise ValueError(f"{added.name} is the name of a shipped collection; rename the file.")
     if added.name in gene_sets.cached_enrichr():
         raise ValueError(f"{added.name} is the name of an Enrichr library kept here; rename it.")
-    if _own_collections().get(added.name) != added:
-        _own_collections()[added.name] = added
+    if own_collections().get(added.name) != added:
+        own_collections()[added.name] = added
         _choose_collection(added.name)
     return added
 
@@ -294,7 +272,7 @@ def import_names(model: Bundle, content: bytes) -> dict[int, Label]:
 
 @st.cache_data(max_entries=64, show_spinner=False)
 def _curves(path: str, checksum: str, k: int) -> pd.DataFrame:
-    model = _load(path, checksum)
+    model = load_bundle(path, checksum)
     return interpretation.loading_curves(model.model, model.reference, model.genes, [k])
 
 
@@ -342,13 +320,15 @@ def fetch_enrichr(name: str) -> Collection:
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
-def _matched(_collection: Collection, checksum: str, genes: tuple[str, ...]) -> Match:
-    return gene_sets.match(_collection, genes)
+def _matched(_collection: Collection, _genes: tuple[str, ...], checksum: str) -> Match:
+    return gene_sets.match(_collection, _genes)
 
 
 def matched(collection: Collection, genes: Iterable[str]) -> Match:
     """A collection in the symbols of the model."""
-    return _matched(collection, f"{collection.name} {collection.checksum}", tuple(genes))
+    known = tuple(genes)
+    listed = hashlib.sha256("\n".join(known).encode()).hexdigest()  # at once, unlike the cache
+    return _matched(collection, known, f"{collection.name} {collection.checksum} {listed}")
 
 
 def precomputed(
@@ -429,7 +409,7 @@ def _ranked_pairs(
     path: str, checksum: str, genes: tuple[str, ...], given: str | None, unseen: bool, n_best: int
 ) -> pd.DataFrame:
     with _lock():
-        return rank_pairs(_load(path, checksum), genes, given, unseen, n_best)
+        return rank_pairs(load_bundle(path, checksum), genes, given, unseen, n_best)
 
 
 def ranked_pairs(
@@ -594,7 +574,7 @@ def choose_none(model: Bundle) -> None:
 def _network(
     path: str, checksum: str, names: tuple[str, ...], threshold: float
 ) -> interpretation.Network:
-    return interpretation.network(_load(path, checksum).masks, names, threshold)
+    return interpretation.network(load_bundle(path, checksum).masks, names, threshold)
 
 
 def network(model: Bundle, names: Iterable[str], threshold: float) -> interpretation.Network:
@@ -618,51 +598,12 @@ def suggested_names(model: Bundle, known: Enrichment, mechanisms: list[int]) -> 
 
 def record(item: Picture | Table | Text) -> None:
     """Remember what is drawn, in its order, so that the view can be kept."""
-    st.session_state.setdefault("drawn", []).append(item)
+    st.session_state["drawing"].append(item)
 
 
 def subject(text: str) -> None:
     """What the page is about just now: a perturbation, a composition, a gene."""
     st.session_state["subject"] = st.session_state["page"], text
-
-
-def keep_view(title: str) -> None:
-    """Keep what the page shows for the report; a callback, for it is of the run before."""
-    page, text = st.session_state.get("subject", ("", ""))
-    about = f": {text}" if page == st.session_state["page"] and text else ""
-    here, model = address.current(), bundle()
-    view = Kept(
-        title=f"{title}{about}",
-        address=address.as_address(here.page, {**here.query, "model": [model.name]}),
-        model=f"{model.name} ({model.title})",
-        checksum=model.checksum,
-        when=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        items=tuple(st.session_state.get("drawn", ())),
-    )
-    st.session_state["kept"] = basket.add(kept_views(), view)[-MOST_KEPT:]
-
-
-def kept_views() -> tuple[Kept, ...]:
-    found: tuple[Kept, ...] = st.session_state.get("kept", ())
-    return found
-
-
-def where(view: Kept) -> address.Where:
-    """The page of a kept view with its query, but for the model."""
-    found = address.read_address(view.address)
-    return address.Where(found.page, {k: v for k, v in found.query.items() if k != "model"})
-
-
-def drop_view(place: int) -> None:
-    """A callback."""
-    st.session_state["kept"] = tuple(v for i, v in enumerate(kept_views()) if i != place)
-
-
-def move_view(place: int) -> None:
-    """One place up; a callback."""
-    views = list(kept_views())
-    views.insert(max(0, place - 1), views.pop(place))
-    st.session_state["kept"] = tuple(views)
 
 
 def tour() -> int | None:
@@ -673,66 +614,3 @@ def tour() -> int | None:
 
 def set_tour(place: int | None) -> None:
     st.session_state["tour"] = place
-
-
-def about() -> dict[str, str]:
-    """What a report says of itself, beside its views."""
-    return {"address": str(st.context.url or "")}
-
-
-def everything(model: Bundle) -> Callable[[], bytes]:
-    """Makes the zip of all that is kept now; a download is made without a session at hand."""
-    views, told, saved = kept_views(), about(), sessions.written(session(model))
-    return lambda: exports.archive(basket.files(views, told, saved))
-
-
-# Sessions
-
-
-def session(model: Bundle) -> Session:
-    """All that this person chose, on every page."""
-    labels = names(model)[0]
-    return Session(
-        model=model.name,
-        checksum=model.checksum,
-        page=st.session_state["page"],
-        pages=address.pages(),
-        kept=tuple(sessions.Kept(v.title, *where(v)) for v in kept_views()),
-        collections={
-            name: gene_sets.as_gmt(collection) for name, collection in _own_collections().items()
-        },
-        names=json.loads(mechanism_names.export_names(model, labels)) if labels else {},
-    )
-
-
-def fitting(saved: Session) -> str:
-    """The name of the model a session is of; ValueError where it is not among those here."""
-    for name, path in available().items():
-        if sha256(path / "manifest.json") == saved.checksum:
-            return name
-    raise ValueError(
-        f"This session is of the model {saved.model!r} with the checksum {saved.checksum[:12]}, "
-        f"which is not among the models here ({', '.join(available())}). Open the dashboard on "
-        "the folder that holds it."
-    )
-
-
-def restore(saved: Session) -> None:
-    """Make this session that one; a callback. Kept views are drawn again, page by page."""
-    st.session_state["model"] = name = fitting(saved)
-    for key, gmt in saved.collections.items():
-        add_collection(gmt.encode(), key)
-    model = _load(str(available()[name]), saved.checksum)
-    if saved.names:
-        labels = mechanism_names.import_names(model, json.dumps(saved.names).encode())
-        if labels != names(model)[0]:
-            st.session_state[f"names {model.checksum}"] = labels
-    st.session_state["kept"] = ()
-    address.restore(saved.pages, [address.Where(v.page, v.query) for v in saved.kept])
-
-
-def next_view(title: str) -> None:
-    """Keep the view, if a session asked for it, and go on; once the page is drawn."""
-    if address.was_asked():
-        keep_view(title)
-        st.switch_page("views/report.py")

@@ -72,7 +72,8 @@ STEPS = (
 
 def offer() -> None:
     """A way into the tour, where it is not under way."""
-    if state.tour() is None and st.button("Two-minute tour", icon=":material/tour:", key="tour"):
+    shown = state.tour() is not None
+    if not shown and st.button("Two-minute tour", icon=":material/tour:", key="tour offer"):
         go(0)
 
 

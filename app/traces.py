@@ -11,7 +11,7 @@ import base64
 import html
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,10 +73,12 @@ def taken_apart(figure: go.Figure | str) -> Shown:
     clicks = [trace for trace in traces if _for_clicks(trace)]
     holding = [trace for trace in shown if not is_extra(trace)]
     categories = categorical(holding, layout)
+    heat = [trace for trace in holding if trace.get("type") == "heatmap"]
+    mapped = {axis_key(trace, letter) for trace in heat for letter in "xy"}
     parts, layers, start = [], [], 0
     for trace in holding:
         values = _values(trace, clicks, categories)
-        columns = _names(trace, values, layout)
+        columns = _names(trace, values, layout, mapped)
         size = len(next(iter(values.values())))
         part: dict[str, Any] = {SERIES: [plain(trace.get("name") or "", " ")] * size}
         part |= {columns[role]: column for role, column in values.items()}
@@ -228,7 +230,9 @@ def _cells(
         values["y"] = np.array([cell.rpartition("|")[0] for cell in told[0]], dtype=object)
     values["value"] = z.ravel()
     if trace.get("customdata") is not None:
-        values["exact"] = np.concatenate([numbers(row) for row in trace["customdata"]])
+        exact = np.concatenate([numbers(row) for row in trace["customdata"]])
+        if not np.array_equal(exact, values["value"], equal_nan=True):
+            values["exact"] = exact
     if trace.get("text") is not None:
         values["mark"] = [plain(mark or "") for row in trace["text"] for mark in row]
     return values
@@ -239,10 +243,15 @@ def _coordinates(values: Iterable[Any], names: bool) -> np.ndarray:
 
 
 def _names(
-    trace: Mapping[str, Any], values: Mapping[str, Any], layout: Mapping[str, Any]
+    trace: Mapping[str, Any],
+    values: Mapping[str, Any],
+    layout: Mapping[str, Any],
+    mapped: Collection[str],
 ) -> dict[str, str]:
-    """A column's name by role: what the figure calls it, or what it is; no two alike."""
-    heat = trace.get("type") == "heatmap"
+    """A column's name by role: what the figure calls it, or what it is; no two alike.
+
+    The axes that are `mapped` are those of a heat map: they hold its rows and columns.
+    """
     wanted = {
         "colour": plain(title(colour_bar(trace)), " ") or "colour",
         "value": plain(title(colour_bar(trace)), " ") or "value",
@@ -250,7 +259,8 @@ def _names(
     }
     for letter, usual in (("x", "column"), ("y", "row")):
         is_name = not isinstance(values[letter], np.ndarray)
-        usual = usual if heat else "name" if is_name else letter
+        on_map = axis_key(trace, letter) in mapped
+        usual = usual if on_map else "name" if is_name else letter
         usual = "gene" if is_name and _all_italic(trace.get(letter)) else usual
         wanted[letter] = plain(_axis_title(trace, letter, layout), " ") or usual
         wanted |= {

@@ -433,8 +433,7 @@ def support(bundle: Bundle, dosages: Mapping[str, float]) -> str:
     """How far the training data carry a composition: a key of SUPPORT, the worst that holds."""
     if not dosages:
         return "control"
-    trained = bundle.conditions[bundle.conditions["train"] > 0]
-    if condition_name(dosages, bundle.control) in trained.index:
+    if bundle.conditions["train"].get(condition_name(dosages, bundle.control), 0) > 0:
         return "measured"
     cells = bundle.perturbations
     if any(cells.loc[name, "train"] == 0 for name in dosages):

@@ -154,12 +154,15 @@ def mechanisms_of(bundle: Bundle, gene: str) -> pd.DataFrame:
     the gene with the largest loading, and with the smallest.
     """
     table, gene = bundle.loadings, measured(bundle, gene)
-    by_mechanism = table.groupby("mechanism")["loading"]
-    ranked = table.assign(
-        rank_up=by_mechanism.rank(method="min", ascending=False).astype(int),
-        rank_down=by_mechanism.rank(method="min").astype(int),
-    )
-    rows = ranked[ranked["gene"] == gene].reset_index(drop=True)
+    rows = table[table["gene"] == gene].set_index("mechanism")
+    own = table["mechanism"].map(rows["loading"])
+    for column, before in (
+        ("rank_up", table["loading"] > own),
+        ("rank_down", table["loading"] < own),
+    ):
+        rows[column] = 1 + table.loc[before, "mechanism"].value_counts()
+        rows[column] = rows[column].fillna(1).astype(int)
+    rows = rows.reset_index()
     return rows[["mechanism", "loading", "se", "step", "rank_up", "rank_down"]]
 
 

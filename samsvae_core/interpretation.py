@@ -300,19 +300,30 @@ def similar_rows(
             f"{perturbation!r} is none of the {len(names)} perturbations in this table of effects."
         )
     place = names.index(perturbation)
-    frame = pd.DataFrame(
-        {
-            "r_predicted": [pearson(predicted[place], row) for row in predicted],
-            "r_observed": [
-                pearson(observed[place][known], row[known])
-                for row in observed
-                for known in [np.isfinite(observed[place]) & np.isfinite(row)]
-            ],
-            "n_observed": cells,
-        },
-        index=pd.Index(names, name="perturbation"),
-    ).astype({"r_predicted": float, "r_observed": float})
+    columns = {
+        "r_predicted": pearson_of_rows(predicted, place),
+        "r_observed": pearson_of_rows(observed, place),
+        "n_observed": cells,
+    }
+    frame = pd.DataFrame(columns, index=pd.Index(names, name="perturbation"))
     return frame.drop(index=perturbation).sort_values("r_predicted", ascending=False, kind="stable")
+
+
+def pearson_of_rows(rows: Float[np.ndarray, "P G"], place: int) -> Float[np.ndarray, " P"]:
+    """Pearson r of one row with each, over what both have; NaN where either is constant there."""
+    known = np.isfinite(rows) & np.isfinite(rows[place])
+    n = known.sum(1, keepdims=True).clip(1)
+    sides, varies = [], np.full(len(rows), True)
+    for side in (np.broadcast_to(rows[place], rows.shape), rows):
+        varies &= side.max(1, where=known, initial=-np.inf) > side.min(
+            1, where=known, initial=np.inf
+        )
+        side = np.where(known, side, 0.0)
+        sides.append(np.where(known, side - side.sum(1, keepdims=True) / n, 0.0))
+    x, y = sides
+    products = (np.einsum("pg,pg->p", a, b) for a, b in ((x, y), (x, x), (y, y)))
+    xy, xx, yy = (np.where(varies, product, np.nan) for product in products)
+    return np.asarray(xy / np.sqrt(xx * yy))
 
 
 def strengths(masks: pd.DataFrame) -> pd.DataFrame:

@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from scipy.spatial.distance import cosine
 from streamlit.testing.v1 import AppTest
 
-from app import address, scores
+from app import address, scores, sessions
 from samsvae_core import bundle as bundles
 from samsvae_core import (
     effects,
@@ -246,9 +246,12 @@ def test_a_switch_takes_its_mechanism_out_and_puts_it_back(models, tiny):
 
 def test_undo_goes_back_redo_forward_and_starting_over_clears(models):
     page = opened("compose", {"c": "P1:1"})
+    assert page.button(key="undo").disabled
     page.slider(key="dose P1").set_value(0.5).run()
+    assert not page.button(key="undo").disabled, "there is a way back at once"
     page.multiselect(key="compose_names").set_value(["P1", "P3"]).run()
     page.button(key="undo").click().run()
+    assert not page.button(key="redo").disabled
     assert page.multiselect(key="compose_names").value == ["P1"]
     assert page.slider(key="dose P1").value == 0.5
     page.button(key="undo").click().run()
@@ -1766,3 +1769,130 @@ def test_what_was_kept_to_compare_with_is_used_whole_or_not_at_all(models):
     assert finished(page)
     assert "cannot be composed in this model: it does not know NOTHERE" in words(page)
     assert not any("difference" in frame.value for frame in page.dataframe)
+
+
+# What was clicked is in the address
+
+
+def test_a_link_to_a_cell_of_the_mask_map_shows_its_card(models, tiny):
+    entry = tiny.masks[tiny.masks["active"]].iloc[0]
+    cell = f"{entry['perturbation']}|{entry['mechanism']}"
+    page = opened("masks", {"cell": cell})
+    assert finished(page)
+    assert f"Probability {entry['probability']:.3f}" in words(page)
+    assert page.query_params["cell"] in (cell, [cell])
+    page = opened("masks", {"cell": "<b>|99"})
+    assert finished(page)
+    assert "The address asks for <b>|99, which is not here" in words(page)
+    assert "cell" not in page.query_params
+
+
+def test_a_link_to_a_gene_set_shows_its_genes(models, tiny):
+    page = opened("mechanism")
+    shown = next(f.value for f in page.dataframe if "term" in f.value)
+    row = shown.iloc[1]
+    page = opened("mechanism", {"set": f"hallmark|{row['term']}"})
+    assert finished(page)
+    assert f"**{terms.readable(row['term'])}** ({row['direction']})" in words(page)
+
+
+@pytest.mark.parametrize(
+    ("view", "query", "said"),
+    [
+        ("mechanism", {"m": "M99"}, "M99 is no mechanism in use"),
+        ("mechanism", {"collection": "mine"}, "the collection mine, which is not here"),
+        ("gene_sets", {"collections": ["mine", "hallmark"]}, "the collections mine, which is not"),
+        ("compose", {"c": "P1:1", "interval": "own"}, "the interval own, which is not here"),
+        ("cells", {"cells": "nonsense"}, "none of this model"),
+        ("cells", {"by": "nonsense"}, "the colour nonsense, which is not here"),
+        ("masks", {"colour": "nonsense"}, "the colour nonsense, which is not here"),
+        ("overview", {"model": "<b>"}, "the model <b>, which is not here"),
+    ],
+)
+def test_what_an_address_asks_for_in_vain_is_said(models, view, query, said):
+    page = opened(view, query)
+    assert finished(page)
+    assert said in words(page)
+
+
+# Kept views, and sessions
+
+
+def kept(page: AppTest) -> list:
+    return list(page.session_state["kept"])
+
+
+def test_a_view_is_kept_with_what_it_shows(models, tiny):
+    page = opened("compose", {"c": "P1:1,P2:0.5"})
+    shown = table_with(page, "shift")
+    page.button(key="keep view").click().run()
+    (view,) = kept(page)
+    assert view.title == "Compose: P1+P2:0.5"
+    assert view.checksum == tiny.checksum
+    tables = {item.name: item.frame for item in view.items if hasattr(item, "frame")}
+    pd.testing.assert_frame_equal(
+        tables["shift_P1+P2:0.5"].reset_index(drop=True), shown.reset_index(drop=True)
+    )
+    drawn = [json.loads(item.json)["data"] for item in view.items if hasattr(item, "json")]
+    assert drawn == [figure["data"] for figure in figures(page)]
+    page.button(key="keep view").click().run()
+    assert len(kept(page)) == 1  # the same view again
+
+
+def saved_session(tiny: Bundle, **changed: object) -> bytes:
+    pages = {
+        "compose": {"c": ["P1:1,P3:0.5"], "n_genes": ["30"]},
+        "masks": {"colour": ["Signed effect"]},
+    }
+    views = (
+        sessions.Kept("Compose: P1+P2:0.5", "compose", {"c": ["P1:1,P2:0.5"], "off": ["rest"]}),
+        sessions.Kept("Masks", "masks", {"rows": ["Name"]}),
+        sessions.Kept("Compose: P3", "compose", {"c": ["P3:1"]}),
+    )
+    own = {"mine": "SET ONE\tnone\t" + "\t".join(tiny.genes[:10]) + "\n"}
+    session = sessions.Session(tiny.name, tiny.checksum, "report", pages, views, own, {})
+    return sessions.written(session._replace(**changed))
+
+
+def uploaded(content: bytes) -> AppTest:
+    page = opened("report")
+    page.file_uploader[0].set_value([("s.json", content, "application/json")]).run()
+    return page
+
+
+def test_a_session_draws_its_views_again_and_shows_its_pages(models, tiny):
+    page = uploaded(saved_session(tiny))
+    assert "3 kept views, 1 gene-set files" in words(page)
+    page.button(key="session use").click().run()
+    assert finished(page)
+    views = kept(page)
+    titles = [view.title.partition(" without ")[0] for view in views]
+    assert titles == ["Compose: P1+P2:0.5", "Masks", "Compose: P3"]
+    first = compose(tiny, {"P1": 1.0, "P2": 0.5}, without=unused(tiny, ["P1", "P2"]))
+    table = next(i.frame for i in views[0].items if getattr(i, "name", "") == "shift_P1+P2:0.5")
+    assert table.set_index("gene")["shift"].to_dict() == pytest.approx(
+        first.table["shift"].to_dict()
+    )
+    page.switch_page("views/compose.py").run()
+    assert finished(page)
+    assert page.multiselect(key="compose_names").value == ["P1", "P3"]
+    assert page.slider(key="n_genes").value == 30
+    page.switch_page("views/masks.py").run()
+    assert page.segmented_control(key="colour").value == "effect"
+    page.switch_page("views/gene_sets.py").run()
+    assert "mine" in page.multiselect(key="collections").options
+
+
+def unused(bundle: Bundle, names: list[str]) -> list[int]:
+    active = interpretation.matrix(bundle.masks, "active").loc[names].any()
+    return [int(k) for k in active.index[~active]]
+
+
+def test_a_session_of_another_model_and_a_damaged_one_say_so(models, tiny):
+    page = uploaded(saved_session(tiny, checksum="0" * 64, model="<b>other"))
+    assert "of the model '<b>other'" in page.error[0].value.replace("\\", "")
+    assert "<b>" not in page.error[0].value
+    assert not [button for button in page.button if button.key == "session use"]
+    page = uploaded(saved_session(tiny)[:-9])
+    assert "cannot be read as JSON" in page.error[0].value
+    assert finished(page)

@@ -70,6 +70,37 @@ WALK = pd.DataFrame(
         "running_es": [0.5, -0.5, 0.0],
     }
 )
+SUM = pd.DataFrame({"A": [1.0, -0.5], "<b>": [0.25, 0.0], "sum": [1.25, -0.5]})
+SPOTS = NAMED.assign(uses=[True, False] * 15)
+ENTRIES = pd.DataFrame(
+    {
+        "perturbation": ["A", "<i>", "A"],
+        "mechanism": [0, 0, 2],
+        "effect": [1.0, -2.0, 0.5],
+        "effect_sd": [0.1, 0.2, 0.3],
+        "place": [0, 1, 0],
+    }
+)
+NODES = pd.DataFrame(
+    {
+        "kind": ["perturbation", "perturbation", "mechanism"],
+        "name": ["A", "<b>", "M0"],
+        "degree": [1, 1, 2],
+        "x": [0.0, 2.0, 1.0],
+        "y": [0.0, 0.0, 4.0],
+    }
+)
+EDGES = pd.DataFrame(
+    {"perturbation": ["A", "<b>"], "mechanism": 0, "effect": [3.0, -1.0], "effect_sd": 0.1}
+)
+CELLS = pd.Series([300, 20, 7], index=WIDE.index)
+TREE = pd.DataFrame(
+    {
+        "place": [0, 0, 1, 1, np.nan, 0.5, 0.5, 2, 2],
+        "height": [0, 0.3, 0.3, 0, np.nan, 0.3, 0.7, 0.7, 0],
+    }
+)
+TITLES = {0: "M0: <b>one", 4: "M4: two"}
 
 
 def observed(dark):
@@ -89,6 +120,12 @@ MAKE = {
     "probability": lambda dark: figures.mask_map(WIDE.abs(), "probability", dark),
     "effect": lambda dark: figures.mask_map(WIDE, "effect", dark),
     "evidence": lambda dark: figures.mask_map(WIDE, "evidence", dark, MARKS),
+    "titled": lambda dark: figures.mask_map(WIDE, "effect", dark, None, TITLES, CELLS, TREE),
+    "cells beside": lambda dark: figures.mask_map(WIDE.abs(), "probability", dark, cells=CELLS),
+    "contributions": lambda dark: figures.contributions(SUM, list(TITLES.values()), dark),
+    "perturbations": lambda dark: figures.perturbation_map(SPOTS, [GENES[3], GENES[28]], dark),
+    "used effects": lambda dark: figures.used_effects(ENTRIES, TITLES, dark),
+    "network": lambda dark: figures.network(NODES, EDGES, TITLES, dark),
     "terms": lambda dark: figures.term_map(WIDE, "NES", dark, ["a", "b", "b"], MARKS),
     "umap": lambda dark: figures.umap(NAMED, GROUPS, dark),
     "categories": lambda dark: figures.cell_map(PLACES, GROUPS, LEVELS, "group", dark),
@@ -289,6 +326,85 @@ def test_marks_are_written_into_their_cells():
     assert list(prints.data(figure)["mark"]) == ["+", "", "", "x", "", ""]
     written = prints.painted(figure).axes[0].texts
     assert [(t.get_text(), *t.get_position()) for t in written] == [("+", 0, 0), ("x", 1, 1)]
+
+
+def test_bars_and_the_tree_stand_beside_the_rows_they_are_of():
+    figure = MAKE["titled"](False)
+    table = prints.data(figure)
+    assert list(table) == ["row", "column", "mark", "effect", "cells"]
+    cells = table["cells"].dropna()
+    assert list(table.loc[cells.index, "row"]) == list(WIDE.index)
+    assert list(cells) == list(CELLS)
+    page = prints.painted(figure)
+    grid, bars, tree, scale = page.axes
+    assert [bar.get_width() for bar in bars.patches] == list(CELLS)
+    middles = [bar.get_y() + bar.get_height() / 2 for bar in bars.patches]
+    np.testing.assert_allclose(middles, range(3))
+    np.testing.assert_array_equal(lines(page)[0], TREE[["height", "place"]])
+    assert grid.get_ylim() == bars.get_ylim() == tree.get_ylim() == (2.5, -0.5)
+    assert names_of(grid.yaxis) == list(WIDE.index)
+    page.draw_without_rendering()
+    starts = [panel.get_position().x0 for panel in (grid, bars, tree, scale)]
+    assert starts == sorted(starts)
+    seen = [tick.label1.get_visible() for tick in bars.yaxis.get_major_ticks()]
+    assert not any(seen), "the names stand at the left of the map, once"
+
+
+def test_contributions_are_a_row_each_with_their_sum():
+    table = prints.data(MAKE["contributions"](False))
+    back = table.pivot_table(index="row", columns="column", values="value", sort=False)
+    np.testing.assert_array_equal(back[list(SUM)], SUM)
+    assert list(back.index) == list(TITLES.values())
+    assert list(table["mark"]) == ["+1.00", "+0.25", "+1.25", "-0.50", "+0.00", "-0.50"]
+
+
+def test_perturbations_on_their_map_are_each_in_the_table_once():
+    table = prints.data(MAKE["perturbations"](False)).set_index("label")
+    assert sorted(table.index) == sorted(GENES)
+    np.testing.assert_array_equal(table.loc[GENES, ["UMAP 1", "UMAP 2"]], PLACES)
+    assert table.loc[GENES[28], "series"] == "<b>&x"  # as text
+    assert set(table["series"]) == {"uses some mechanism", "uses none", GENES[3], GENES[28]}
+
+
+def test_effects_of_the_chosen_name_their_mechanism_and_are_drawn_whole_on_both_sides_of_zero():
+    figure = MAKE["used effects"](False)
+    table = prints.data(figure).set_index("label")
+    labels = ["A, M0", "<i>, M0", "A, M2"]
+    name = "effect (basal standard deviations)"
+    reach = figures.Z90 * ENTRIES["effect_sd"]
+    for column, expected in (
+        (name, ENTRIES["effect"]),
+        (f"{name}, lower", ENTRIES["effect"] - reach),
+        (f"{name}, upper", ENTRIES["effect"] + reach),
+    ):
+        np.testing.assert_allclose(table.loc[labels, column], expected)
+    panel = prints.painted(figure).axes[0]
+    low, high = panel.get_xlim()
+    assert low < table[f"{name}, lower"].min()
+    assert high > table[f"{name}, upper"].max()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_axis_that_shall_hold_zero_begins_or_ends_there(sign):
+    figure = go.Figure(go.Scatter(x=[2 * sign, 3 * sign], y=[0, 1], mode="markers"))
+    panel = prints.painted(figure.update_xaxes(rangemode="tozero")).axes[0]
+    assert 0 in panel.get_xlim()
+    assert min(map(abs, panel.get_xlim())) == 0 < 3 < max(map(abs, panel.get_xlim()))
+
+
+def test_the_network_has_its_nodes_as_data_and_no_axes():
+    figure = MAKE["network"](False)
+    table = prints.data(figure)
+    np.testing.assert_array_equal(table[["x", "y"]], NODES[["x", "y"]])
+    assert list(table["label"]) == list(NODES["name"])
+    page = prints.painted(figure)
+    np.testing.assert_array_equal(in_order(points(page)), in_order(NODES[["x", "y"]]))
+    panel = page.axes[0]
+    for side in (panel.xaxis, panel.yaxis):
+        assert not any(t.label1.get_visible() for t in side.get_major_ticks())
+        assert not any(t.gridline.get_visible() for t in side.get_major_ticks())
+    ends = [line.get_xydata()[:2].tolist() for line in panel.lines]
+    assert ends == [[[0, 0], [1, 4]], [[2, 0], [1, 4]]]
 
 
 def test_values_whose_colours_follow_a_function_of_them_are_in_the_table_too():

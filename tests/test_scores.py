@@ -98,3 +98,12 @@ def test_coverage_and_pairs_have_a_row_for_what_was_measured():
     assert scores.doubles({"interaction": None}).empty
     assert scores.coverage({}).empty
     assert scores.predictive({}).empty
+
+
+def test_tables_within_a_text_are_taken_apart_from_it_cell_by_cell():
+    table = "| a | b |\n|---|---|\n| 1 \\| 2 | *x* |\n|  | y |"
+    found = scores.blocks(f"Before.\n\n{table}\n\nAfter.")
+    assert [text.strip() for text, _ in found] == ["Before.", table, "After."]
+    assert [cells is None for _, cells in found] == [True, False, True]
+    expected = pd.DataFrame([["1 \\| 2", "*x*"], ["", "y"]], columns=["a", "b"])
+    pd.testing.assert_frame_equal(found[1][1], expected)

@@ -82,6 +82,7 @@ def cells(model: Bundle) -> None:
 
 def colouring(model: Bundle, frame: pd.DataFrame) -> Colour:
     left, right = st.columns([2, 3], gap="large", vertical_alignment="top")
+    address.unknown_option("by", list(BY.values()), "colour")
     by = left.segmented_control(
         "Colour by",
         list(BY),
@@ -233,6 +234,7 @@ def maps(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
         known = [PERTURBED]
     first = PERTURBED
     if len(known) > 1:
+        address.unknown_option("map", [TITLES[k] for k in known], "map")
         first = st.segmented_control(
             "Take cells from",
             known,

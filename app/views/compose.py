@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from app import address, code, figures, mechanisms, record, sets, shifts, state
 from app.intervals import interval
@@ -22,17 +23,19 @@ MOST_SWITCHES = 30  # mechanisms with a switch of their own; the rest have one t
 def compose(model: Bundle) -> None:
     st.title("Compose")
     record.markdown(introduction(model))
-    dosages = choices(model)
+    dosages, way = choices(model)
     if not dosages:
         address.keep_mix(model, {})
+        steps(way, chosen=False)
         record.info("No perturbation is chosen. Pick one above, or start from an example:")
         examples(model)
         return
     summary = st.container()
     without, cells, n_samples = sum_of(model, dosages)
     address.keep_mix(model, dosages)
+    steps(way, chosen=True)
     result = state.composed(model, dosages, without, n_samples, cells)
-    state.subject(rankings.of_shift(result).name)
+    state.subject(named(result))
     with summary:
         answer(model, result)
     record.header("Predicted shift")
@@ -67,6 +70,12 @@ def compose(model: Bundle) -> None:
         st.code(command, language="bash", wrap_lines=True)
 
 
+def named(result: Composition) -> str:
+    """The condition, and the mechanisms taken out of it, in short."""
+    out = address.as_off(set(result.without)).replace(",", ", ")
+    return f"{result.condition} without M {out}" if out else result.condition
+
+
 def introduction(model: Bundle) -> str:
     if not model.model.composes:
         return (
@@ -86,8 +95,8 @@ def introduction(model: Bundle) -> str:
     )
 
 
-def choices(model: Bundle) -> dict[str, float]:
-    """The perturbations and their dosages, with a way back."""
+def choices(model: Bundle) -> tuple[dict[str, float], DeltaGenerator]:
+    """The perturbations and their dosages, and the place beside them for the `steps`."""
     names = [str(name) for name in model.perturbations.index]
     most = address.MAX_PERTURBATIONS if model.model.composes else 1
     address.initial_mix(model, most)
@@ -100,8 +109,20 @@ def choices(model: Bundle) -> dict[str, float]:
         persist_state="session",
         placeholder="Type a gene, for example STAT1" if "STAT1" in names else "Type a gene",
     )
+    way = right.container(horizontal=True, gap="small")
+    dosages = {}
+    if chosen:
+        columns = st.columns(max(3, len(chosen)))
+        for column, name in zip(columns, chosen, strict=False):
+            with column:
+                dosages[name] = address.dosage(name)
+    return dosages, way
+
+
+def steps(way: DeltaGenerator, chosen: bool) -> None:
+    """Back, forth, and from the start; once it is known which composition this one is."""
     back, forth = address.steps()
-    with right.container(horizontal=True, gap="small"):
+    with way:
         for label, icon, by, n in (("Undo", "undo", -1, back), ("Redo", "redo", 1, forth)):
             st.button(
                 label,
@@ -120,13 +141,6 @@ def choices(model: Bundle) -> dict[str, float]:
             disabled=not chosen,
             type="tertiary",
         )
-    dosages = {}
-    if chosen:
-        columns = st.columns(max(3, len(chosen)))
-        for column, name in zip(columns, chosen, strict=False):
-            with column:
-                dosages[name] = address.dosage(name)
-    return dosages
 
 
 def sum_of(
@@ -259,8 +273,7 @@ def comparison(model: Bundle, result: Composition, n: int, cells: tuple[str, ...
     used, others = mechanisms_of(model, dosages)
     without = [k for k in used if k in off] + (others if address.REST in off else [])
     other = state.composed(model, dosages, without, result.n_samples, cells)
-    named = [rankings.of_shift(one).name for one in (result, other)]
-    record.markdown(f"**A**: {state.plain(named[0])}. **B**: {state.plain(named[1])}.")
+    record.markdown(f"**A**: {state.plain(named(result))}. **B**: {state.plain(named(other))}.")
     table = state.difference(model, result, other)
     if not table["difference"].any():
         record.info(
@@ -312,7 +325,7 @@ def side_by_side(model: Bundle, first: Composition, second: Composition, n: int)
         st.columns(2, gap="large"), ("A", "B"), (first, second), strict=True
     ):
         with column:
-            record.subheader(f"{letter}: {state.plain(rankings.of_shift(one).name)}")
+            record.subheader(f"{letter}: {state.plain(named(one))}")
             shifts.badge(one.support)
             rows = one.table.loc[order].rename(columns={"shift": "value"}).assign(label=order)
             rows[["lower", "upper"]] = float("nan")
@@ -343,8 +356,7 @@ def answer(model: Bundle, result: Composition) -> None:
     with st.container(horizontal=True):
         shifts.badge(result.support)
         if result.without:
-            left_out = address.as_off(set(result.without)).replace(",", ", ")
-            st.badge(f"Without M {left_out}: not a prediction of the condition", color="orange")
+            st.badge("Mechanisms left out: not a prediction of the condition", color="orange")
         if result.cells is not None:
             st.badge(f"From {result.n_reference} chosen cells, not from control", color="orange")
     record.markdown(f"{SUPPORT[result.support]} {shifts.nearest_in_words(result)}")
@@ -465,6 +477,7 @@ def gene_sets(model: Bundle, result: Composition) -> None:
         return
     offered = state.collections()
     left, right = st.columns([3, 2], vertical_alignment="bottom")
+    address.unknown_option("collection", list(offered), "collection")
     name = left.selectbox("Collection", list(offered), key="collection", bind="query-params")
     right.page_link(
         "views/gene_sets.py", label="Add your own sets", icon=":material/arrow_forward:"

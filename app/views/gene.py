@@ -76,7 +76,7 @@ def card(model: Bundle, name: str) -> None:
     known = annotation(name)
     record.subheader(f"*{state.plain(name)}*")
     if known.name:
-        record.markdown(f"**{state.plain(known.name)}**")
+        record.markdown(state.plain(known.name))
     parts = {
         "Current symbol": f"*{state.plain(known.current)}*" if known.current != name else "",
         "Other names": ", ".join(f"*{state.plain(alias)}*" for alias in known.aliases),

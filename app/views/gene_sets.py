@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import figures, record, sets, state
+from app import address, figures, record, sets, state
 from samsvae_core import enrichment, rankings, terms
 from samsvae_core.bundle import Bundle
 from samsvae_core.enrichment import Enrichment, Rules
@@ -60,6 +60,7 @@ def gene_sets(model: Bundle) -> None:
 def choose(model: Bundle) -> dict[str, Collection]:
     """The collections chosen, and what each has in common with the model."""
     offered = state.collections()
+    address.unknown_option("collections", list(offered), "collections")
     names = st.multiselect(
         "Collections",
         list(offered),

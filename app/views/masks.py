@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import address, figures, record, shared, state
+from app import address, figures, mechanisms, record, shared, state
 from samsvae_core import interpretation
 from samsvae_core.bundle import Bundle
 
@@ -134,7 +134,8 @@ def drawn(
         clickable=True,
     )
     record.caption(caption(model, choice, wide))
-    card(model, state.clicked(event), titles)
+    cells = {f"{row}|{k}" for row in model.perturbations.index for k in wide.columns}
+    card(model, address.pressed("cell", state.clicked(event), cells), titles)
 
 
 def part_of(wide: pd.DataFrame) -> pd.DataFrame:
@@ -164,25 +165,6 @@ def nothing(model: Bundle) -> None:
     st.page_link("views/compose.py", label="Open Compose", icon=":material/arrow_forward:")
 
 
-COLUMNS = {
-    "probability": st.column_config.NumberColumn(format="%.3f", help=MEANING["probability"]),
-    "effect": st.column_config.NumberColumn(format="%+.3f", help=MEANING["effect"]),
-    "effect_sd": st.column_config.NumberColumn(
-        "effect sd", format="%.3f", help="Posterior standard deviation of the effect."
-    ),
-    "evidence": st.column_config.NumberColumn(format="%+.3f", help=MEANING["evidence"]),
-    "evidence_se": st.column_config.NumberColumn(
-        "evidence se",
-        format="%.3f",
-        help="Standard error of the evidence over held-out cells, in nats per cell. Empty with one "
-        "cell.",
-    ),
-    "evidence_n": st.column_config.NumberColumn(
-        "held-out cells", help="Cells by which the evidence was measured, at most 1,024."
-    ),
-}
-
-
 def controls(model: Bundle) -> Choice:
     """The colour and the name at hand; order, threshold and what is hidden behind a button."""
     has_masks = model.model.has_masks
@@ -191,6 +173,12 @@ def controls(model: Bundle) -> Choice:
     column_orders = [by for by in COLUMN_ORDERS if has_masks or by != "users"]
     kind = "" if has_masks else "_dense"
     left, middle, right = st.columns([3, 2, 2], vertical_alignment="bottom")
+    for name, what, options, labels in (
+        ("colour", "colour", values, LABELS),
+        ("rows", "order of rows", orders, ROWS),
+        ("columns", "order of columns", column_orders, COLUMN_ORDERS),
+    ):
+        address.unknown_option(f"{name}{kind}", [labels[option] for option in options], what)
     value = left.segmented_control(
         "Colour",
         values,
@@ -321,7 +309,7 @@ def entries(model: Bundle, wide: pd.DataFrame) -> None:
         height=420,
         placeholder="\u2013",
         alt="Effect and evidence of each perturbation and mechanism",
-        column_config=COLUMNS,
+        column_config=mechanisms.COLUMNS,
     )
     record.caption(
         f"{cut(shown, by)}Evidence: {MEANING['evidence'][0].lower()}{MEANING['evidence'][1:]} "
@@ -364,7 +352,7 @@ def near_misses(model: Bundle) -> None:
         hide_index=True,
         placeholder="\u2013",
         alt="Inactive entries that held-out cells speak for",
-        column_config=COLUMNS,
+        column_config=mechanisms.COLUMNS,
     )
     record.caption(
         f"{cut(shown, 'evidence')}Inactive entries whose evidence exceeds two of its standard "

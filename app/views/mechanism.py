@@ -267,6 +267,7 @@ def straightness(model: Bundle, k: int) -> None:
 def gene_sets(model: Bundle, k: int) -> None:
     offered = state.collections()
     left, right = st.columns([3, 2], vertical_alignment="bottom")
+    address.unknown_option("collection", list(offered), "collection")
     name = left.selectbox("Collection", list(offered), key="collection", bind="query-params")
     right.page_link(
         "views/gene_sets.py", label="All mechanisms, your own sets", icon=":material/arrow_forward:"

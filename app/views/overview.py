@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from app import figures, record, scores, state, tour
+from app.basket import Text
 from app.scale import scale
 from samsvae_core.bundle import Bundle
 from samsvae_core.cards import verdict
@@ -41,7 +42,7 @@ KINDS = {
 def overview(model: Bundle) -> None:
     st.title("SAMS-VAE Explorer")
     record.markdown(f"{QUESTION} {ABOUT[model.config['model']]}")
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
         tour.offer()
         st.page_link("views/glossary.py", label="What the words mean", icon=":material/help:")
     headline(model)
@@ -63,8 +64,18 @@ def overview(model: Bundle) -> None:
         cells(model)
     record.header("Model card")
     with st.container(border=True):
-        record.markdown(model.card.partition("\n")[2].replace("\n## ", "\n#### "))
+        card(model.card.partition("\n")[2].replace("\n## ", "\n#### "))
     provenance(model)
+
+
+def card(text: str) -> None:
+    """The model card; its tables as elements that scroll where the screen is narrow."""
+    for block, table in scores.blocks(text):
+        if table is None:
+            record.markdown(block)
+        else:
+            st.table(table, hide_index=True)
+            state.record(Text(block))
 
 
 def headline(model: Bundle) -> None:

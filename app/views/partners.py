@@ -81,6 +81,7 @@ def listed(model: Bundle) -> tuple[list[str], str]:
             record.info("Write one or more genes of this model, by any of their names.")
         return known, "my list"
     left, right = st.columns([2, 3], gap="large")
+    address.unknown_option("collection", list(offered), "collection")
     collection = left.selectbox("Collection", list(offered), key="collection", bind="query-params")
     sets = state.usable_sets(offered[collection](), model.genes)
     if not sets:

@@ -93,7 +93,7 @@ def summary(
     known = annotation(name)
     record.subheader(state.plain(name))
     if known.name:
-        record.markdown(f"**{state.plain(known.name)}**")
+        record.markdown(state.plain(known.name))
     shifts.badge(result.support, ALONE[result.support])
     said = [
         mechanisms_in_words(model, name),

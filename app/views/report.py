@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import address, basket, sessions, state
+from app import address, basket, sessions, shelf, state
 from samsvae_core.bundle import Bundle
 
 SHOWN = {basket.Picture: "figure", basket.Table: "table"}
@@ -19,7 +19,10 @@ def report(model: Bundle) -> None:
         "and a manifest."
     )
     st.header("Kept views", divider="gray")
-    views = state.kept_views()
+    views = shelf.kept_views()
+    if n := address.n_asked():
+        whole = len(views) + n
+        st.progress(len(views) / whole, f"Drawing kept views again: {len(views)} of {whole}")
     if views:
         listed()
         take_away(model, views)
@@ -35,12 +38,15 @@ def report(model: Bundle) -> None:
 
 def listed() -> None:
     """A row for each view, in the order of the report."""
-    for place, view in enumerate(state.kept_views()):
+    for place, view in enumerate(shelf.kept_views()):
         with st.container(border=True):
             left, right = st.columns([3, 2], vertical_alignment="center")
             left.markdown(f"**{place + 1}. {state.plain(view.title)}**")
-            left.caption(f"{holds(view)} Model {state.plain(view.model)}, {view.when}.")
-            with right.container(horizontal=True, horizontal_alignment="right"):
+            when = f"{view.when[:16].replace('T', ' ')} UTC"
+            left.caption(f"{holds(view)} Model {state.plain(view.model)}, {when}.")
+            with right.container(
+                horizontal=True, horizontal_alignment="right", vertical_alignment="center"
+            ):
                 st.page_link(
                     f"views/{view.page}.py",
                     label="Open",
@@ -51,7 +57,7 @@ def listed() -> None:
                     "Up",
                     key=f"up {place}",
                     icon=":material/arrow_upward:",
-                    on_click=state.move_view,
+                    on_click=shelf.move_view,
                     args=(place,),
                     disabled=place == 0,
                     type="tertiary",
@@ -60,7 +66,7 @@ def listed() -> None:
                     "Remove",
                     key=f"drop {place}",
                     icon=":material/close:",
-                    on_click=state.drop_view,
+                    on_click=shelf.drop_view,
                     args=(place,),
                     type="tertiary",
                 )
@@ -74,7 +80,7 @@ def holds(view: basket.Kept) -> str:
 
 
 def take_away(model: Bundle, views: tuple[basket.Kept, ...]) -> None:
-    about = state.about()
+    about = shelf.about()
     with st.container(horizontal=True):
         st.download_button(
             "HTML report",
@@ -88,7 +94,7 @@ def take_away(model: Bundle, views: tuple[basket.Kept, ...]) -> None:
         )
         st.download_button(
             "ZIP with everything",
-            state.everything(model),
+            shelf.everything(model),
             "samsvae_report.zip",
             mime="application/zip",
             key="report zip",
@@ -121,7 +127,7 @@ def session(model: Bundle) -> None:
         )
         st.download_button(
             "Save the session",
-            sessions.written(state.session(model)),
+            sessions.written(shelf.session(model)),
             f"{model.name}.session.json",
             mime="application/json",
             key="session save",
@@ -129,12 +135,14 @@ def session(model: Bundle) -> None:
             on_click="ignore",
         )
     with right:
-        file = st.file_uploader("Open a session file", type="json", key="session file")
+        file = st.file_uploader(
+            "Open a session file", type="json", key="session file", max_upload_size=20
+        )
         if file is None:
             return
         try:
             saved = sessions.read(file.getvalue(), state.PAGES)
-            name = state.fitting(saved)
+            name = shelf.fitting(saved)
         except ValueError as error:
             st.error(state.plain(error))
             return
@@ -146,7 +154,7 @@ def session(model: Bundle) -> None:
             "Use it in place of this one",
             key="session use",
             type="primary",
-            on_click=state.restore,
+            on_click=shelf.restore,
             args=(saved,),
         )
 
