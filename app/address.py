@@ -31,12 +31,17 @@ REST = "rest"  # of mechanisms: those that none of the chosen perturbations uses
 CONTROL, SELECTED = "control cells", "cells selected on Cells"  # where a composition starts
 LONGEST = 8192  # characters of a selection of cells in an address
 MOST_STEPS = 100  # compositions that undo goes back
+LINKED = re.compile(r"(?<=http)(?=://)|(?<=https)(?=://)|(?<=www)(?=\.)|(?=@)", re.IGNORECASE)
 MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:])")
 
 
 def plain(name: object) -> str:
-    """A name from a file, so that Markdown shows it as it is."""
-    return MARKDOWN.sub(r"\\\1", str(name))
+    """A name from a file, so that Markdown shows it as it is.
+
+    What looks like an address would become a link in spite of backslashes: a sign that is not seen
+    parts it.
+    """
+    return MARKDOWN.sub(r"\\\1", LINKED.sub("\u2060", str(name)))
 
 
 # Reading and writing the address

@@ -15,9 +15,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-INK = {False: "#1c2733", True: "#e6ebf0"}  # text, by dark mode
+INK = {False: "#101820", True: "#e6ebf0"}  # text, by dark mode
 FAINT = {False: "#dde3e9", True: "#2c3844"}  # grid and borders
-UP, DOWN, NEUTRAL = "#b2431f", "#1f6fb2", "#8a97a5"  # contrast of 3:1 or more on both grounds
+UP, DOWN, NEUTRAL = "#b2431f", "#1f6fb2", "#8593a1"  # contrast of 3:1 or more on both grounds
 OKABE_ITO = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"]
 SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x"]
 REST = "all other cells"  # of a category: grey, below the others

@@ -7,6 +7,7 @@ import streamlit as st
 from app import address, search, shelf, state, tour
 
 ICON = Path(__file__).with_name("icon.png")  # a material icon would be fetched from outside
+STYLE = Path(__file__).with_name("style.css")
 pages = {
     name: st.Page(
         f"views/{name}.py",
@@ -21,6 +22,7 @@ page = next(name for name, known in pages.items() if known == chosen)
 st.set_page_config(
     page_title=f"{chosen.title} - SAMS-VAE Explorer", page_icon=str(ICON), layout="wide"
 )
+st.html(STYLE)
 address.arrive(page)
 if turn := address.turn(page):
     st.switch_page(f"views/{turn.page}.py", query_params=turn.query)

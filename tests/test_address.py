@@ -1,6 +1,7 @@
 """What an address holds can be written and read back; what it should not hold is refused."""
 
 import base64
+import re
 import zlib
 
 import numpy as np
@@ -76,3 +77,10 @@ def test_names_from_files_are_shown_as_text():
     assert address.plain("<b>*x*</b> [l](u) $y$ :red[z]") == (
         r"\<b\>\*x\*\</b\> \[l\]\(u\) \$y\$ \:red\[z\]"
     )
+
+
+@pytest.mark.parametrize("name", ["http://a.org", "HTTPS://a.org", "see www.a.org", "me@a.org"])
+def test_a_name_that_looks_like_an_address_is_parted_unseen(name):
+    shown = address.plain(name).replace("\\", "")
+    assert shown.replace("\u2060", "") == name
+    assert not re.search(r"https?://|www\.|[a-z]@", shown, re.IGNORECASE)

@@ -18,6 +18,9 @@ MARKS = [
     ),
 ]
 
+ONCE = """() => document.querySelectorAll('.st-key-end').length === 1
+    && !document.querySelector('[data-stale="true"]')"""  # nothing left of the run before
+
 
 def visit(page, url: str) -> None:
     page.goto(url)
@@ -28,6 +31,7 @@ def settled(page) -> None:
     """The page has reached its end and nothing runs any more."""
     page.wait_for_selector(".st-key-end", timeout=60_000)
     page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]')
+    page.wait_for_function(ONCE)
 
 
 def shows(page, text: str | re.Pattern[str]) -> None:
@@ -51,7 +55,7 @@ def turn_to(page, name: str) -> None:
 
 def press(page, key: str) -> None:
     """The button with this key of ours."""
-    page.locator(f".st-key-{key} button").click()
+    page.locator(f".st-key-{key} button:visible").first.click()
 
 
 def choose(page, box: str, name: str) -> None:
