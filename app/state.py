@@ -81,14 +81,14 @@ def _problem_of(path: Path) -> str:
     """Why a bundle cannot be opened, if it cannot; looked at anew when a file of it changes."""
     try:
         files = sorted(file for file in path.rglob("*") if file.is_file())
-        stamp = tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
+        stamp = " ".join(f"{f} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files)
     except OSError as error:
         return f"{path} cannot be read ({error.strerror}). Copy the bundle again."
     return _problem(str(path), stamp)
 
 
 @st.cache_data(max_entries=256, show_spinner="Checking the models")
-def _problem(path: str, stamp: tuple[tuple[str, int, int], ...]) -> str:
+def _problem(path: str, stamp: str) -> str:
     try:
         load_bundle(path, sha256(Path(path) / "manifest.json"))
     except (BundleError, OSError) as error:
