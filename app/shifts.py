@@ -22,7 +22,7 @@ BADGE: dict[str, tuple[str, Colour, str]] = {  # words, colour and icon of each 
     "measured": ("Measured", "green", ":material/check_circle:"),
     "singles": ("Predicted from its parts", "blue", ":material/add_circle:"),
     "in combination only": ("A part never seen alone", "orange", ":material/info:"),
-    "dosage": ("Extrapolated dosage", "orange", ":material/warning:"),
+    "dosage": ("Dosage not measured", "orange", ":material/warning:"),
     "never": ("No data on a part", "red", ":material/error:"),
     "control": ("Nothing perturbed", "gray", ":material/remove:"),
 }
@@ -64,6 +64,16 @@ def nearest_in_words(result: Composition) -> str:
         f"Nearest measured condition: **{plain(near.condition)}**, {near.distance:.2f} basal "
         f"standard deviations (sd) away in latent space; the composition itself moves "
         f"{near.length:.2f} sd from control."
+    )
+
+
+def not_all(table: pd.DataFrame) -> str:
+    """How many genes a figure leaves out, where it leaves some out."""
+    if len(table) <= figures.MOST_POINTS:
+        return ""
+    return (
+        f" Drawn are the {figures.MOST_POINTS:,} of {len(table):,} genes that go farthest; "
+        "words and tables are of all."
     )
 
 
@@ -128,13 +138,13 @@ def everything(model: Bundle, table: pd.DataFrame, kind: str | None, n: int) -> 
     unit, height = scale(model).unit, figures.bars_height(n)
     if kind is None:
         state.chart(
-            figures.ranks(table, 10, state.dark(), height, unit),
+            figures.ranks(figures.largest(table), 10, state.dark(), height, unit),
             "ranks",
             "Predicted shift of every gene, from highest to lowest",
         )
         return
     state.chart(
-        figures.volcano(table, 10, state.dark(), height, unit),
+        figures.volcano(figures.largest(table), 10, state.dark(), height, unit),
         "volcano",
         "Predicted shift of every gene against its distance from zero in interval widths",
     )
@@ -147,7 +157,7 @@ def against_observed(model: Bundle, result: Composition) -> None:
     left, right = st.columns([3, 2], gap="large")
     with left:
         state.chart(
-            figures.agreement(table, 8, state.dark(), scale(model).unit),
+            figures.agreement(figures.largest(table), 8, state.dark(), scale(model).unit),
             "observed",
             "Observed against predicted shift, one point per gene",
         )
@@ -169,6 +179,7 @@ def against_observed(model: Bundle, result: Composition) -> None:
                 else "No cell of this condition was trained on: this is foresight. "
             )
             + "Whiskers: 90 % interval from the jackknife standard error over cells."
+            + not_all(table)
         )
 
 
@@ -200,7 +211,9 @@ def numbers(result: Composition) -> None:
         shown[OF_SEVERAL] = np.nan  # nothing to interact with
     shown = shown[[name for name in MEANING if shown[name].notna().any()]]
     decimals = {
-        name: st.column_config.NumberColumn(format="%.3f", help=MEANING[name])
+        name: st.column_config.NumberColumn(
+            name.replace("_", " "), format="%.3f", help=MEANING[name]
+        )
         for name in shown.columns
         if name != "gene"
     }
@@ -216,5 +229,6 @@ def numbers(result: Composition) -> None:
     both = "Both intervals are here, whichever is drawn above. " if "lower" in shown else ""
     if "calibrated_lower" not in shown:
         both = ""
-    record.caption(both + " ".join(f"{name}: {MEANING[name].lower()}" for name in told))
+    meanings = [f"{name.replace('_', ' ').capitalize()}: {MEANING[name].lower()}" for name in told]
+    record.caption(both + " ".join(meanings))
     state.downloads(shown, f"shift_{result.condition}")

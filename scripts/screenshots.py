@@ -43,8 +43,7 @@ WIDE, NARROW = {"width": 1440, "height": 1200}, {"width": 420, "height": 900}
 SIZES = {"": WIDE, "-narrow": NARROW}
 SCHEMES = {"": "light", "-dark": "dark"}
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-COLOURS = 255  # of a picture: enough for flat pages, at a third of the size
-STILL = 1.0  # seconds without any change
+STILL = 0.8  # seconds without any change
 PATIENCE = 90  # seconds
 # What a reader would wait for: the script, its figures, its fonts; and a picture of all sizes.
 STATE = """() => {
@@ -147,11 +146,10 @@ def settle(page: Page) -> None:
 
 
 def smaller(content: bytes) -> bytes:
-    """The same picture with a palette."""
-    with Image.open(io.BytesIO(content)) as picture:
-        found = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    """The same picture in fewer bytes; all its colours, as a palette would show in colour bars."""
     packed = io.BytesIO()
-    found.save(packed, "png", optimize=True)
+    with Image.open(io.BytesIO(content)) as picture:
+        picture.convert("RGB").save(packed, "png", optimize=True)
     return packed.getvalue()
 
 

@@ -280,3 +280,17 @@ def test_the_running_sum_marks_the_genes_of_the_set():
     line, hits = figures.running_sum(walk, "SET", dark=False).data
     assert list(line.y) == [0.5, -0.5, 0.0]
     assert list(hits.text) == ["A", "C"]
+
+
+def test_of_many_genes_those_that_go_or_went_farthest_are_drawn_in_their_order():
+    n = figures.MOST_POINTS + 500
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"shift": rng.normal(size=n), "observed": rng.normal(size=n)})
+    drawn = figures.largest(table)
+    size = table.abs().max(axis=1)
+    assert len(drawn) == figures.MOST_POINTS
+    assert size[drawn.index].min() >= size.drop(drawn.index).max()
+    assert drawn.index.is_monotonic_increasing
+    assert figures.largest(table[:10]).equals(table[:10])
+    ties = pd.DataFrame({"shift": np.ones(n)})
+    assert len(figures.largest(ties)) == figures.MOST_POINTS

@@ -51,7 +51,8 @@ def compose(model: Bundle) -> None:
     with right:
         record.subheader("All genes")
         shifts.everything(model, table, kind, n)
-    record.caption(f"{scale(model).shift} {shifts.whiskers(model, result, kind)}")
+    said = f"{scale(model).shift} {shifts.whiskers(model, result, kind)}"
+    record.caption(said + shifts.not_all(table))
     record.header("Predicted and observed")
     measured(model, result)
     if sum(dose != 0 for dose in dosages.values()) > 1:
@@ -177,7 +178,7 @@ def sum_of(
             )
         with right:
             if model.model.has_shifts:
-                contributions(model, dosages, used, without)
+                contributions(model, dosages, used, without, labels)
             else:
                 record.caption(f"{model.title} has no mechanisms to take out of a sum.")
     return without, cells, DRAWS[draws or "64 draws"]
@@ -208,7 +209,11 @@ def starting_cells(model: Bundle) -> tuple[str, ...] | None:
 
 
 def contributions(
-    model: Bundle, dosages: dict[str, float], used: list[int], without: list[int]
+    model: Bundle,
+    dosages: dict[str, float],
+    used: list[int],
+    without: list[int],
+    labels: dict[int, str],
 ) -> None:
     """Which perturbation moves which mechanism how far, and what is left in the sum."""
     if not used:
@@ -217,7 +222,6 @@ def contributions(
     effect = matrix(model.masks, "effect").loc[list(dosages), used]
     table = pd.DataFrame({name: dose * effect.loc[name] for name, dose in dosages.items()})
     table["sum"] = table.sum(axis=1).where([k not in without for k in used], 0.0)
-    labels = mechanisms.titles(model, used)
     state.chart(
         figures.contributions(table, [labels[k] for k in used], state.dark()),
         "contributions",
@@ -430,7 +434,7 @@ def interaction(model: Bundle, result: Composition, n: int) -> None:
             drawn = both[["interaction", "observed_interaction", "observed_interaction_se"]]
             drawn = drawn.set_axis(["shift", "observed", "observed_se"], axis=1)
             state.chart(
-                figures.agreement(drawn, 8, state.dark(), unit, "interaction"),
+                figures.agreement(figures.largest(drawn), 8, state.dark(), unit, "interaction"),
                 "observed_interaction",
                 "Observed against predicted interaction, one point per gene",
             )
@@ -454,6 +458,7 @@ def interaction(model: Bundle, result: Composition, n: int) -> None:
             else ""
         )
         + foreseen(model)
+        + (shifts.not_all(table) if known else "")
     )
 
 

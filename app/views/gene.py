@@ -196,14 +196,16 @@ MEANING = {  # in the order of the table
     "support": " ".join(f"{name}: {words}" for name, words in SUPPORT.items() if name != "control"),
 }
 MOVED_COLUMNS = {
-    name: st.column_config.NumberColumn(format="%+.3f", help=meaning)
+    name: st.column_config.NumberColumn(name.replace("_", " "), format="%+.3f", help=meaning)
     for name, meaning in MEANING.items()
 } | {
     "perturbation": st.column_config.TextColumn(help=MEANING["perturbation"]),
-    "observed_se": st.column_config.NumberColumn(format="%.3f", help=MEANING["observed_se"]),
+    "observed_se": st.column_config.NumberColumn(
+        "observed se", format="%.3f", help=MEANING["observed_se"]
+    ),
     "n_observed": st.column_config.NumberColumn("cells", help=MEANING["n_observed"]),
     "probability_of_sign": st.column_config.NumberColumn(
-        format="%.3f", help=MEANING["probability_of_sign"]
+        "probability of sign", format="%.3f", help=MEANING["probability_of_sign"]
     ),
     "support": st.column_config.TextColumn(help=MEANING["support"]),
 }

@@ -81,7 +81,7 @@ def card(text: str) -> None:
 def headline(model: Bundle) -> None:
     n_cells = int(model.conditions[["train", "validation", "test"]].to_numpy().sum())
     per = model.masks.groupby("perturbation")["active"].sum()
-    columns = st.columns(4)
+    columns = st.columns(5)
     columns[0].metric("Cells", f"{n_cells:,}", help="Cells used: train, validation and test.")
     has_masks, n_latent = model.model.has_masks, model.model.config.n_latent
     columns[1].metric(
@@ -103,8 +103,18 @@ def headline(model: Bundle) -> None:
         columns[2].metric(
             "Latent dimensions", f"{n_latent}", help=f"{model.title} has no mask to choose some."
         )
-    bound = model.metrics.get("iwelbo")
+    found = model.metrics.get("average_effects")
     columns[3].metric(
+        "Held-out r",
+        "undefined" if not found or found["pearson"] is None else f"{found['pearson']:.2f}",
+        help=f"Pearson r between predicted and measured average effects of held-out cells, over "
+        f"{found['n_conditions']} conditions and {len(model.genes):,} genes. Beside simple "
+        "baselines below."
+        if found
+        else "No cells were held out that average effects could be measured on.",
+    )
+    bound = model.metrics.get("iwelbo")
+    columns[4].metric(
         "Held-out bound",
         f"{bound['test']:.2f}" if bound else "none",
         help=(
@@ -120,11 +130,12 @@ def headline(model: Bundle) -> None:
 
 def where_next() -> None:
     steps = (
+        ("views/perturbation.py", "Perturbation", "What does one perturbation do?"),
         ("views/masks.py", "Masks", "Which mechanisms does each perturbation use?"),
         ("views/compose.py", "Compose", "What would two or more perturbations do together?"),
         ("views/mechanism.py", "Mechanism", "Which genes and pathways does a mechanism move?"),
     )
-    for column, (page, name, question) in zip(st.columns(3), steps, strict=True):
+    for column, (page, name, question) in zip(st.columns(4), steps, strict=True):
         with column.container(border=True):
             record.markdown(f"**{question}**")
             st.page_link(page, label=f"Open {name}", icon=":material/arrow_forward:")

@@ -124,7 +124,7 @@ def bars(model: Bundle, found: pd.DataFrame, name: str) -> None:
         f"Pairs by their predicted mean shift of {name}",
     )
     record.caption(
-        f"Mean over the genes of the predicted shift, at dosage 1; {scale(model).shift} Whiskers: "
+        f"Mean over the genes of the predicted shift, at dosage 1. {scale(model).shift} Whiskers: "
         "the model's own 90 % interval over 64 posterior draws, too narrow as a rule: it leaves "
         "out how wrong the model may be on pairs it has not seen (Overview tells how wrong it was "
         "on held-out ones). All pairs are screened at their mean effects, the "
@@ -156,7 +156,11 @@ def rows(found: pd.DataFrame, name: str, question: str) -> None:
         key=f"pairs {question}",
         alt="Pairs of perturbations by their predicted shift of the genes",
         column_config={
-            column: st.column_config.NumberColumn(format="%+.3f", help=meaning)
+            column: st.column_config.NumberColumn(
+                column.replace("_", " "),
+                format="%.3f" if column == "probability_of_sign" else "%+.3f",
+                help=meaning,
+            )
             for column, meaning in MEANING.items()
         },
     )

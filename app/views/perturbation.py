@@ -343,7 +343,8 @@ def predicted(model: Bundle, result: Composition, table: pd.DataFrame, kind: str
     with right:
         record.subheader("All genes")
         shifts.everything(model, table, kind, n)
-    record.caption(f"{scale(model).shift} At dosage 1. {shifts.whiskers(model, result, kind)}")
+    said = f"{scale(model).shift} At dosage 1. {shifts.whiskers(model, result, kind)}"
+    record.caption(said + shifts.not_all(table))
 
 
 def observed(model: Bundle, name: str, result: Composition) -> None:
