@@ -50,6 +50,8 @@ def plain(name: object) -> str:
 def arrive(page: str) -> None:
     """Tell which page is run, before it is: a page come to anew shows what it showed before."""
     st.session_state["arrived"] = st.session_state.get("page") != page
+    st.session_state["cut off"] = st.session_state.get("under way", False)
+    st.session_state["under way"] = True
     st.session_state["page"] = page
 
 
@@ -57,11 +59,15 @@ def followed(*keys: str) -> dict[str, str] | None:
     """The values of a link, or of a way back, that the page did not write itself; None if it did.
 
     Nothing at all is a value too, where a person went back to it; on a page just come to it is
-    none, for what was looked at there before is shown.
+    none, for what was looked at there before is shown. Who presses two buttons in quick succession
+    cuts the first run off, and the second comes with the address as it was before the first.
     """
     asked = {key: st.query_params.get(key, "") for key in keys}
     written = st.session_state.get("written", {})
     if asked == {key: written.get(key, "") for key in keys}:
+        return None
+    before = written | st.session_state.get("before", {})
+    if st.session_state.get("cut off") and asked == {key: before.get(key, "") for key in keys}:
         return None
     if not any(asked.values()) and st.session_state.get("arrived", True):
         return None
@@ -71,6 +77,10 @@ def followed(*keys: str) -> dict[str, str] | None:
 def write(**values: str) -> None:
     """Put values into the address; empty ones leave it. One step for the back button."""
     written = st.session_state.setdefault("written", {})
+    before = st.session_state.setdefault("before", {})
+    for key, value in values.items():
+        if written.get(key, "") != value:
+            before.setdefault(key, written.get(key, ""))
     written |= values
     changed = {k: v for k, v in values.items() if st.query_params.get(k, "") != v}
     if changed:  # an empty list is no parameter, and takes no message of its own as del does
@@ -593,6 +603,7 @@ def pages() -> dict[str, dict[str, list[str]]]:
 
 def remember() -> None:
     """Note the page's query, now that all of it is drawn."""
+    st.session_state["under way"], st.session_state["before"] = False, {}
     query = {key: st.query_params.get_all(key) for key in st.query_params if key != "model"}
     pages()[st.session_state["page"]] = {key: values for key, values in query.items() if values}
 

@@ -1896,3 +1896,17 @@ def test_a_session_of_another_model_and_a_damaged_one_say_so(models, tiny):
     page = uploaded(saved_session(tiny)[:-9])
     assert "cannot be read as JSON" in page.error[0].value
     assert finished(page)
+
+
+@pytest.mark.parametrize("cut_off", [True, False])
+def test_an_address_that_is_behind_a_run_cut_off_is_no_way_back(models, cut_off):
+    page = opened("compose", {"c": "P1:1"})
+    page.pills(key="compose_in").unselect(page.pills(key="compose_in").value[0]).run()
+    off = page.pills(key="compose_in").value
+    page.session_state["under way"] = cut_off
+    page.session_state["before"] = {"off": ""} if cut_off else {}
+    page.query_params.clear()  # as a browser sends it that has not heard of the first yet
+    page.query_params["c"] = "P1:1"
+    page.run()
+    assert finished(page)
+    assert (page.pills(key="compose_in").value == off) is cut_off

@@ -34,7 +34,7 @@ def test_a_newcomer_takes_the_tour_composes_and_takes_the_enrichment_table_away(
     shows(page, "A mechanism is active in a perturbation")
     page.go_back()
     shows(page, "How good it is on cells")
-    press(page, "tour")
+    press(page, "tour-offer")
     for place in range(1, 6):
         shows(page, f"{place} of 6: ")
         press(page, "tour-next")
