@@ -1,7 +1,7 @@
 """What the address of a page holds beyond its bound widgets: a link shows the same to anyone.
 
-Beside state.py the only user of session state and of the URL. A value that is a page's first
-choice stays out of the address, so that the browser's back button finds its way.
+The only user of the URL; with state.py and shelf.py the only one of session state. A value that is
+a page's first choice stays out of the address, so that the browser's back button finds its way.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CONTROL, SELECTED = "control cells", "cells selected on Cells"  # where a compos
 LONGEST = 8192  # characters of a selection of cells in an address
 MOST_STEPS = 100  # compositions that undo goes back
 LINKED = re.compile(r"(?<=http)(?=://)|(?<=https)(?=://)|(?<=www)(?=\.)|(?=@)", re.IGNORECASE)
-MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:])")
+MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:&])")
 
 
 def plain(name: object) -> str:
@@ -49,6 +49,9 @@ def plain(name: object) -> str:
 
 def arrive(page: str) -> None:
     """Tell which page is run, before it is: a page come to anew shows what it showed before."""
+    st.session_state["all of it"] = st.session_state.pop("sent", False)
+    if st.session_state.get("keeping") != page:
+        st.session_state.pop("keeping", None)  # somebody went elsewhere
     st.session_state["arrived"] = st.session_state.get("page") != page
     st.session_state["cut off"] = st.session_state.get("under way", False)
     st.session_state["under way"] = True
@@ -63,6 +66,8 @@ def followed(*keys: str) -> dict[str, str] | None:
     cuts the first run off, and the second comes with the address as it was before the first.
     """
     asked = {key: st.query_params.get(key, "") for key in keys}
+    if st.session_state.get("all of it"):  # of a session: what is not there is a first choice
+        return asked
     written = st.session_state.get("written", {})
     if asked == {key: written.get(key, "") for key in keys}:
         return None
@@ -123,7 +128,7 @@ def pressed(parameter: str, now: str | None, options: Container[str]) -> str | N
     `now` is what the figure tells: it goes on telling of a click until there is another. What is
     none of the options, those of another model, is none.
     """
-    key = f"pressed {parameter}"
+    key = f"pressed {parameter} {st.session_state.get('model')}"
     if (asked := followed(parameter)) is not None:
         st.session_state[key] = asked[parameter]
         if asked[parameter] and asked[parameter] not in options:
@@ -140,7 +145,8 @@ def pressed(parameter: str, now: str | None, options: Container[str]) -> str | N
 def pressed_before(parameter: str) -> str:
     """What `pressed` will tell where there is no new click."""
     link: str = st.query_params.get(parameter, "")
-    return link or str(st.session_state.get(f"pressed {parameter}", ""))
+    key = f"pressed {parameter} {st.session_state.get('model')}"
+    return link or str(st.session_state.get(key, ""))
 
 
 # One of several: a gene, a perturbation, a mechanism
@@ -207,6 +213,10 @@ def initial_mechanism(options: list[str]) -> None:
             raise ValueError(f"{link} is no mechanism in use in this model.")
         return link
 
+    model = st.session_state.get("model")  # numbers mean something within one model only
+    if st.session_state.get("m of", model) != model:
+        st.session_state.pop(MECHANISM.key, None)
+    st.session_state["m of"] = model
     initial(MECHANISM, options, options[0], named)
 
 
@@ -448,7 +458,7 @@ def switches(used: list[int], others: list[int], titles: Mapping[int, str]) -> l
     off: set[int | str] = st.session_state["compose_off"]
     names: list[int | str] = [*used, *([REST] if others else [])]
     labels: dict[int | str, str] = {REST: f"the other {len(others)}"}
-    labels |= {k: shortened(titles[k]) for k in used}
+    labels |= {k: plain(shortened(titles[k])) for k in used}
 
     def changed() -> None:
         on = set(st.session_state["compose_in"])
@@ -500,6 +510,13 @@ def start(model: Bundle, conditions: Mapping[str, int]) -> str:
             "them on the page Cells.",
         )
     )
+
+
+def start_from_control() -> None:
+    """Where a model does not hold its cells' states, a composition starts from control cells."""
+    if st.session_state.get("compose_from", CONTROL) != CONTROL:
+        st.info("This model does not hold the states of its cells: started from control cells.")
+        st.session_state["compose_from"] = CONTROL
 
 
 def starting_condition() -> str:
@@ -613,44 +630,46 @@ def restore(saved: Mapping[str, dict[str, list[str]]], asked: Sequence[Where]) -
 
     A callback, of a page that has none of their widgets.
     """
-    for page in pages():
-        forget(page)
-    for key in ("written", "steps", "compared", "compose_names", "pages", "waiting"):
+    forget()
+    for key in ("written", "steps", "compared", "pages", "waiting", "keeping"):
         st.session_state.pop(key, None)
     st.session_state["saved"], st.session_state["asked"] = dict(saved), list(asked)
 
 
-def forget(page: str) -> None:
-    """Bring the widgets of a page back to their defaults, before they are drawn."""
-    for key in pages().get(page, {}):
-        st.session_state.pop(key, None)
+def forget() -> None:
+    """Bring the bound widgets of every page back to their defaults, before they are drawn."""
+    for query in pages().values():
+        for key in query:
+            st.session_state.pop(key, None)
 
 
 def turn(page: str) -> Where | None:
-    """Where to turn to instead of running this page as it is: what a session asks for, once."""
+    """Where to turn to instead of running this page as it is: what a session asks for, once.
+
+    A page that is come to by a link shows what the link says.
+    """
     asked: list[Where] = st.session_state.get("asked", [])
     if page == REPORT and asked:
         if not st.session_state.pop("drawn once", False):
             return None
-        forget(asked[0].page)
-        return asked[0]
+        forget()
+        st.session_state["keeping"], st.session_state["sent"] = asked[0].page, True
+        return asked.pop(0)
     if page == REPORT and "saved" in st.session_state:
         st.session_state["waiting"] = st.session_state.pop("saved")
-        for other in pages():
-            forget(other)
-    if asked:
+        forget()
+    if "keeping" in st.session_state:
         return None
     query = st.session_state.get("waiting", {}).pop(page, None)
-    return None if query is None else Where(page, query)
+    if query is None or set(st.query_params) - {"model"}:
+        return None
+    st.session_state["sent"] = True
+    return Where(page, query)
 
 
 def was_asked() -> bool:
-    """Whether the page just drawn is the next that a session asked for; done with it, if so."""
-    asked: list[Where] = st.session_state.get("asked", [])
-    if not asked or asked[0].page != st.session_state["page"]:
-        return False
-    asked.pop(0)
-    return True
+    """Whether the page just drawn is one that a session asked for; done with it, if so."""
+    return bool(st.session_state.pop("keeping", "") == st.session_state["page"])
 
 
 def n_asked() -> int:

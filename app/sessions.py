@@ -15,9 +15,9 @@ from samsvae_core.bundle import to_json, version
 
 SCHEMA = 1
 MAX_BYTES = 20 * 2**20
-MAX_VALUE = 20_000  # characters of one value of an address
-MAX_KEPT = 100
-KEY = re.compile(r"[A-Za-z0-9_]{1,40}")
+MAX_VALUE = 500_000  # characters of one value of an address
+MAX_KEPT = 30  # views
+KEY = re.compile(r"[^\x00-\x1f<>]{1,200}")
 
 Query = dict[str, list[str]]
 
@@ -28,6 +28,7 @@ class Kept(NamedTuple):
     title: str
     page: str
     query: Query
+    checksum: str  # of its model
 
 
 class Session(NamedTuple):
@@ -35,7 +36,6 @@ class Session(NamedTuple):
 
     model: str
     checksum: str
-    page: str
     pages: dict[str, Query]
     kept: tuple[Kept, ...]
     collections: dict[str, str]
@@ -43,14 +43,20 @@ class Session(NamedTuple):
 
 
 def written(session: Session) -> bytes:
-    """The file."""
+    """The file; ValueError for a session that is too large for one."""
     content = {
         "schema": SCHEMA,
         "made_with": f"SAMS-VAE Explorer {version('samsvae-explorer')}",
         **session._asdict(),
         "kept": [view._asdict() for view in session.kept],
     }
-    return to_json(content)
+    file = to_json(content)
+    if len(file) > MAX_BYTES:
+        raise ValueError(
+            f"This session would be a file of {len(file):,} bytes, and 20 MB is the most: your own "
+            "gene sets are too large to be saved with it."
+        )
+    return file
 
 
 def read(content: bytes, pages: Sequence[str]) -> Session:
@@ -74,7 +80,6 @@ def read(content: bytes, pages: Sequence[str]) -> Session:
         return Session(
             model=_text(found["model"]),
             checksum=_text(found["checksum"]),
-            page=_page(found["page"], pages),
             pages={_page(page, pages): _query(q) for page, q in _mapping(found["pages"]).items()},
             kept=tuple(_kept(view, pages) for view in _list(found["kept"])[:MAX_KEPT]),
             collections={
@@ -92,6 +97,10 @@ def read(content: bytes, pages: Sequence[str]) -> Session:
 def _text(value: object, longest: int = MAX_VALUE) -> str:
     if not isinstance(value, str) or len(value) > longest:
         raise ValueError(f"expected a text of at most {longest:,} characters")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("it holds half of a character") from None
     return value
 
 
@@ -124,4 +133,9 @@ def _query(value: object) -> Query:
 
 def _kept(value: object, pages: Sequence[str]) -> Kept:
     view = _mapping(value)
-    return Kept(_text(view["title"]), _page(view["page"], pages), _query(view["query"]))
+    return Kept(
+        _text(view["title"]),
+        _page(view["page"], pages),
+        _query(view["query"]),
+        _text(view["checksum"]),
+    )

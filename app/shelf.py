@@ -18,8 +18,7 @@ from samsvae_core import exports, gene_sets
 from samsvae_core import names as mechanism_names
 from samsvae_core.bundle import Bundle
 from samsvae_core.files import sha256
-
-MOST_KEPT = 30  # views
+from samsvae_core.names import Label
 
 
 def side(title: str) -> None:
@@ -46,18 +45,23 @@ def side(title: str) -> None:
 
 def keep_view(title: str) -> None:
     """Keep what the page shows for the report; a callback, for it is of the run before."""
-    page, text = st.session_state.get("subject", ("", ""))
-    about = f": {text}" if page == st.session_state["page"] and text else ""
-    here, model = address.current(), state.bundle()
+    if st.session_state.get("shown") is None:
+        st.toast("The page was not drawn yet. Press Keep this view once it is.")
+        return
+    (about, here, items), model = st.session_state["shown"], state.bundle()
     view = Kept(
-        title=f"{title}{about}",
+        title=f"{title}: {about}" if about else title,
         address=address.as_address(here.page, {**here.query, "model": [model.name]}),
         model=f"{model.name} ({model.title})",
         checksum=model.checksum,
         when=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        items=st.session_state.get("drawn", ()),
+        items=items,
     )
-    st.session_state["kept"] = basket.add(kept_views(), view)[-MOST_KEPT:]
+    kept = basket.add(kept_views(), view)
+    if len(kept) > sessions.MAX_KEPT:
+        st.toast(f"{sessions.MAX_KEPT} views can be kept. Remove one on the page Report first.")
+        return
+    st.session_state["kept"] = kept
 
 
 def kept_views() -> tuple[Kept, ...]:
@@ -88,9 +92,9 @@ def about() -> dict[str, str]:
     return {"address": str(st.context.url or "")}
 
 
-def everything(model: Bundle) -> Callable[[], bytes]:
+def everything(saved: bytes) -> Callable[[], bytes]:
     """Makes the zip of all that is kept now; a download is made without a session at hand."""
-    views, told, saved = kept_views(), about(), sessions.written(session(model))
+    views, told = kept_views(), about()
     return lambda: exports.archive(basket.files(views, told, saved))
 
 
@@ -98,23 +102,28 @@ def everything(model: Bundle) -> Callable[[], bytes]:
 
 
 def session(model: Bundle) -> Session:
-    """All that this person chose, on every page."""
-    labels, own = state.names(model)[0], state.own_collections()
+    """All that this person chose, on every page. ValueError where a file cannot hold it."""
+    given, own = state.names(model)[0], state.own_collections()
     return Session(
         model=model.name,
         checksum=model.checksum,
-        page=st.session_state["page"],
         pages=address.pages(),
-        kept=tuple(sessions.Kept(v.title, *where(v)) for v in kept_views()),
+        kept=tuple(sessions.Kept(v.title, *where(v), v.checksum) for v in kept_views()),
         collections={name: gene_sets.as_gmt(collection) for name, collection in own.items()},
-        names=json.loads(mechanism_names.export_names(model, labels)) if labels else {},
+        names=json.loads(mechanism_names.export_names(model, given)) if given else {},
     )
 
 
 def fitting(saved: Session) -> str:
-    """The name of the model a session is of; ValueError where it is not among those here."""
+    """The name of the model a session is of, once all in it is known to be usable here.
+
+    ValueError where it is not among those here, and for gene sets and names that cannot be used.
+    """
     for name, path in state.available().items():
         if sha256(path / "manifest.json") == saved.checksum:
+            for key, gmt in saved.collections.items():
+                state.brought_collection(gmt.encode(), key)
+            labels(saved, state.load_bundle(str(path), saved.checksum))
             return name
     here = ", ".join(state.available())
     raise ValueError(
@@ -127,15 +136,28 @@ def fitting(saved: Session) -> str:
 def restore(saved: Session) -> None:
     """Make this session that one; a callback. Kept views are drawn again, page by page."""
     st.session_state["model"] = name = fitting(saved)
+    state.own_collections().clear()
     for key, gmt in saved.collections.items():
         state.add_collection(gmt.encode(), key)
+    st.session_state.pop("collections", None)  # which are chosen is in the address
     model = state.load_bundle(str(state.available()[name]), saved.checksum)
-    if saved.names:
-        labels = mechanism_names.import_names(model, json.dumps(saved.names).encode())
-        if labels != state.names(model)[0]:
-            st.session_state[f"names {model.checksum}"] = labels
+    st.session_state.pop(f"names {model.checksum}", None)
+    if (found := labels(saved, model)) and found != state.names(model)[0]:
+        st.session_state[f"names {model.checksum}"] = found
     st.session_state["kept"] = ()
-    address.restore(saved.pages, [address.Where(v.page, v.query) for v in saved.kept])
+    address.restore(saved.pages, [address.Where(v.page, v.query) for v in drawable(saved)])
+
+
+def drawable(saved: Session) -> list[sessions.Kept]:
+    """The kept views of the session's own model; those of others are left out."""
+    return [view for view in saved.kept if view.checksum == saved.checksum]
+
+
+def labels(saved: Session, model: Bundle) -> dict[int, Label]:
+    """The names of mechanisms in a session; ValueError for those of another model."""
+    if not saved.names:
+        return {}
+    return mechanism_names.import_names(model, json.dumps(saved.names).encode())
 
 
 def next_view(title: str) -> None:

@@ -1,6 +1,6 @@
 """What pages share: the chosen bundle, caches, and what is drawn.
 
-The only user of caches; with address.py the only one of session state.
+The only user of caches; with address.py and shelf.py the only one of session state.
 """
 
 from __future__ import annotations
@@ -150,14 +150,16 @@ def load_bundle(path: str, checksum: str) -> Bundle:
 
 def page(view: Callable[[Bundle], None]) -> None:
     """Run a view; a message made for people is shown as written, anything else surfaces."""
-    st.session_state["drawing"] = []
+    st.session_state["drawing"], st.session_state["shown"] = [], None
     try:
         view(bundle())
     except (BundleError, ValueError) as error:
         st.error(plain(error))
     footer()
-    st.session_state["drawn"] = tuple(st.session_state["drawing"])  # not of a run cut short
     address.remember()
+    about = st.session_state.get("subject", ("", ""))
+    named = about[1] if about[0] == st.session_state["page"] else ""
+    st.session_state["shown"] = named, address.current(), tuple(st.session_state["drawing"])
 
 
 def footer() -> None:
@@ -174,7 +176,7 @@ def footer() -> None:
 
 @st.cache_resource
 def _lock() -> threading.Lock:
-    """Torch's random state is one for all sessions; who draws, draws alone."""
+    """One composition at a time: each takes every processor, so two at once gain nothing."""
     return threading.Lock()
 
 
@@ -222,13 +224,19 @@ def own_collections() -> dict[str, Collection]:
     return found
 
 
-def add_collection(content: bytes, name: str) -> Collection:
-    """A GMT file a person brought, for this session. ValueError for a name that is taken."""
+def brought_collection(content: bytes, name: str) -> Collection:
+    """The sets in a GMT file. ValueError for a name that is taken, and for what is no such file."""
     added = gene_sets.parse_gmt(content, re.sub(r"\.gmt(\.gz)?$", "", name, flags=re.IGNORECASE))
     if added.name in gene_sets.collections():
         raise ValueError(f"{added.name} is the name of a shipped collection; rename the file.")
     if added.name in gene_sets.cached_enrichr():
         raise ValueError(f"{added.name} is the name of an Enrichr library kept here; rename it.")
+    return added
+
+
+def add_collection(content: bytes, name: str) -> Collection:
+    """A GMT file a person brought, for this session. Raises as `brought_collection`."""
+    added = brought_collection(content, name)
     if own_collections().get(added.name) != added:
         own_collections()[added.name] = added
         _choose_collection(added.name)
@@ -408,8 +416,7 @@ def export_files(
 def _ranked_pairs(
     path: str, checksum: str, genes: tuple[str, ...], given: str | None, unseen: bool, n_best: int
 ) -> pd.DataFrame:
-    with _lock():
-        return rank_pairs(load_bundle(path, checksum), genes, given, unseen, n_best)
+    return rank_pairs(load_bundle(path, checksum), genes, given, unseen, n_best)
 
 
 def ranked_pairs(
@@ -424,9 +431,18 @@ def usable_sets(collection: Collection, genes: Iterable[str]) -> dict[str, tuple
     return gene_sets.usable_sets(matched(collection, genes).collection, genes)
 
 
-def difference(model: Bundle, first: Composition, second: Composition) -> pd.DataFrame:
+@st.cache_data(max_entries=32, show_spinner="Comparing")
+def _difference(
+    _first: Composition, _second: Composition, path: str, checksum: str, key: str
+) -> pd.DataFrame:
     with _lock():
-        return composition.compare(model, first, second)
+        return composition.compare(load_bundle(path, checksum), _first, _second)
+
+
+def difference(model: Bundle, first: Composition, second: Composition) -> pd.DataFrame:
+    """`compare`, remembered by bundle and by what was composed."""
+    asked = [(c.dosages, c.without, c.cells, c.n_samples, c.seed) for c in (first, second)]
+    return _difference(first, second, str(model.path), model.checksum, repr(asked))
 
 
 def clicked(event: object) -> str | None:

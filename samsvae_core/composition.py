@@ -127,7 +127,7 @@ def compose(
     basal states with the perturbations minus the level of the same states without. At most 128 of
     them are used, drawn evenly. Only the posterior means of their states are kept, so each stands
     where its mean is, with a scale of 0; the effects are drawn as ever. Calibrated intervals are
-    NaN then: they were checked on shifts from control cells.
+    NaN then, and with mechanisms taken out: they were checked on whole shifts from control cells.
 
     `observed_interaction` is measured, all splits pooled, and NaN unless the n perturbations were
     measured together and each alone at its dosage here: level(A+B+..) - level(A) - level(B) - ..
@@ -169,7 +169,7 @@ def compose(
     observed = bundle.observed_shift(name) if given else None
     table["observed"] = np.nan if observed is None else observed["shift"]
     table["observed_se"] = np.nan if observed is None else observed["se"]
-    reach = half_width(bundle, draws[0]) if used is None else np.nan
+    reach = half_width(bundle, draws[0]) if used is None and not without else np.nan
     table["calibrated_lower"], table["calibrated_upper"] = (
         table["shift"] - reach,
         table["shift"] + reach,

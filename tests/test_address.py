@@ -73,6 +73,10 @@ def test_a_link_written_by_hand_is_read_leniently():
     assert address.read_link("A,B:x,:,C:9") == {"A": 1.0, "B": 1.0, "C": 2.0}
 
 
+def test_entities_in_names_are_shown_as_they_are():
+    assert address.plain("A&lt;b") == r"A\&lt;b"
+
+
 def test_names_from_files_are_shown_as_text():
     assert address.plain("<b>*x*</b> [l](u) $y$ :red[z]") == (
         r"\<b\>\*x\*\</b\> \[l\]\(u\) \$y\$ \:red\[z\]"

@@ -1147,6 +1147,7 @@ def test_a_gene_page_is_there_while_every_perturbation_is_composed(models, monke
 
 
 def test_composing_all_that_fails_says_why_and_can_be_tried_again(models, monkeypatch):
+    monkeypatch.setattr("app.everything.MOMENT", 60.0)  # others may be at it just now
     rewritten(bundles.load(models / "tiny"), bundles.EFFECTS, None)
 
     def broken(*args, progress, cancelled):
@@ -1845,12 +1846,18 @@ def saved_session(tiny: Bundle, **changed: object) -> bytes:
         "masks": {"colour": ["Signed effect"]},
     }
     views = (
-        sessions.Kept("Compose: P1+P2:0.5", "compose", {"c": ["P1:1,P2:0.5"], "off": ["rest"]}),
-        sessions.Kept("Masks", "masks", {"rows": ["Name"]}),
-        sessions.Kept("Compose: P3", "compose", {"c": ["P3:1"]}),
+        sessions.Kept(title, page, query, checksum)
+        for title, page, query, checksum in (
+            ("", "compose", {"c": ["P1:1,P2:0.5"], "off": ["rest"]}, tiny.checksum),
+            ("", "masks", {"rows": ["Name"]}, tiny.checksum),
+            ("", "compose", {"c": ["P3:1"]}, tiny.checksum),
+            ("", "gene", {"g": ["CCL5"]}, tiny.checksum),
+            ("", "gene", {}, tiny.checksum),
+            ("", "gene", {}, "0" * 64),
+        )
     )
     own = {"mine": "SET ONE\tnone\t" + "\t".join(tiny.genes[:10]) + "\n"}
-    session = sessions.Session(tiny.name, tiny.checksum, "report", pages, views, own, {})
+    session = sessions.Session(tiny.name, tiny.checksum, pages, views, own, {})
     return sessions.written(session._replace(**changed))
 
 
@@ -1862,25 +1869,52 @@ def uploaded(content: bytes) -> AppTest:
 
 def test_a_session_draws_its_views_again_and_shows_its_pages(models, tiny):
     page = uploaded(saved_session(tiny))
-    assert "3 kept views, 1 gene-set files" in words(page)
+    assert "5 kept views, 1 gene-set files" in words(page)
+    assert "1 kept views are of another model" in words(page)
     page.button(key="session use").click().run()
     assert finished(page)
     views = kept(page)
     titles = [view.title.partition(" without ")[0] for view in views]
-    assert titles == ["Compose: P1+P2:0.5", "Masks", "Compose: P3"]
+    first_gene = opened("gene").selectbox(key="gene").value
+    wanted = ["Compose: P1+P2:0.5", "Masks", "Compose: P3", "Gene: CCL5", f"Gene: {first_gene}"]
+    assert titles == wanted
     first = compose(tiny, {"P1": 1.0, "P2": 0.5}, without=unused(tiny, ["P1", "P2"]))
     table = next(i.frame for i in views[0].items if getattr(i, "name", "") == "shift_P1+P2:0.5")
     assert table.set_index("gene")["shift"].to_dict() == pytest.approx(
         first.table["shift"].to_dict()
     )
+    page.query_params.clear()  # as the menu does
     page.switch_page("views/compose.py").run()
     assert finished(page)
     assert page.multiselect(key="compose_names").value == ["P1", "P3"]
     assert page.slider(key="n_genes").value == 30
+    page.query_params.clear()
     page.switch_page("views/masks.py").run()
     assert page.segmented_control(key="colour").value == "effect"
+    page.query_params.clear()
     page.switch_page("views/gene_sets.py").run()
     assert "mine" in page.multiselect(key="collections").options
+    assert page.multiselect(key="collections").value == ["hallmark", "reactome"]
+
+
+def test_a_link_is_followed_to_a_page_that_a_session_has_not_shown_yet(models, tiny):
+    page = uploaded(saved_session(tiny, kept=()))
+    page.button(key="session use").click().run()
+    page.switch_page("views/compose.py")
+    page.query_params["c"] = "P2:1"
+    page.run()
+    assert page.multiselect(key="compose_names").value == ["P2"]
+
+
+def test_a_session_with_sets_that_cannot_be_used_here_is_refused_whole(models, tiny):
+    page = uploaded(saved_session(tiny, collections={"hallmark": "A\tx\tG1\n"}))
+    assert "the name of a shipped collection" in page.error[0].value
+    page = uploaded(saved_session(tiny, collections={"mine": "A"}))
+    assert page.error
+    page = uploaded(saved_session(tiny, names={"schema": 99, "mechanisms": {}}))
+    assert "another version" in page.error[0].value
+    assert not [button for button in page.button if button.key == "session use"]
+    assert finished(page)
 
 
 def unused(bundle: Bundle, names: list[str]) -> list[int]:

@@ -11,9 +11,8 @@ PAGES = ("overview", "compose", "report")
 SESSION = Session(
     model="papalexi2021",
     checksum="ab" * 32,
-    page="report",
     pages={"compose": {"c": ["STAT1:1"], "collections": ["hallmark", "mine"]}, "overview": {}},
-    kept=(Kept("Compose: STAT1", "compose", {"c": ["STAT1:1"]}),),
+    kept=(Kept("Compose: STAT1", "compose", {"c": ["STAT1:1"]}, "ab" * 32),),
     collections={"mine": "A\tnone\tSTAT1\tIRF1\n"},
     names={},
 )
@@ -21,6 +20,17 @@ SESSION = Session(
 
 def test_a_session_is_read_back_as_it_was_written():
     assert sessions.read(sessions.written(SESSION), PAGES) == SESSION
+
+
+def test_odd_names_of_parameters_and_long_values_come_back():
+    pages = {"partners": {"set_my-sets of ChIP X": ["B"], "background": ["G " * 20_000]}}
+    session = SESSION._replace(pages={**pages, "compose": {}})
+    assert sessions.read(sessions.written(session), (*PAGES, "partners")) == session
+
+
+def test_a_session_too_large_for_a_file_is_not_written():
+    with pytest.raises(ValueError, match="too large to be saved"):
+        sessions.written(SESSION._replace(collections={"mine": "x" * (sessions.MAX_BYTES + 1)}))
 
 
 def changed(**values: object) -> bytes:
@@ -36,12 +46,12 @@ def changed(**values: object) -> bytes:
         (b"[]", "names no model"),
         (b'{"pages": {}}', "names no model"),
         (changed(schema=2), "another version"),
-        (changed(page="/etc/passwd"), "does not exist"),
         (changed(pages={"../../x": {}}), "does not exist"),
         (changed(pages={"compose": {"<script>": ["1"]}}), "parameter"),
         (changed(pages={"compose": {"c": "STAT1"}}), "expected a list"),
         (changed(pages={"compose": {"c": [1]}}), "expected a text"),
-        (changed(pages={"compose": {"c": ["x" * 30_000]}}), "at most 20,000"),
+        (changed(pages={"compose": {"c": ["x" * 600_000]}}), "at most 500,000"),
+        (changed(pages={"compose": {"c": ["\ud800"]}}), "half of a character"),
         (changed(kept=[{"title": "t", "page": "compose"}]), "query"),
         (changed(kept={}), "expected a list"),
         (changed(collections=[]), "expected names and values"),

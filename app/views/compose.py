@@ -197,6 +197,7 @@ def mechanisms_of(model: Bundle, dosages: dict[str, float]) -> tuple[list[int], 
 def starting_cells(model: Bundle) -> tuple[str, ...] | None:
     """Names of the cells whose basal states are shifted; None: the reference control cells."""
     if not knows_states(model):
+        address.start_from_control()
         return None
     counts = model.cells["condition"].value_counts()
     where = {str(name): int(counts[name]) for name in model.conditions.index if name in counts}
@@ -399,7 +400,7 @@ def interaction(model: Bundle, result: Composition, n: int) -> None:
     known = table["observed_interaction"].notna().any() and not result.without
     unit = scale(model).unit
     bends = float(table["interaction"].abs().max())
-    if bends == 0:
+    if bends == 0 and not known:
         record.info("The predicted interaction is zero for every gene.")
         return
     top = table.loc[table["interaction"].abs().nlargest(n).index]
@@ -442,7 +443,7 @@ def interaction(model: Bundle, result: Composition, n: int) -> None:
             why = (
                 "Mechanisms are left out, so this is no prediction of what was observed."
                 if result.without
-                else "The combination and each of its parts alone, at dosage 1, would have to be "
+                else "The combination and each of its parts alone, at its dosage, would have to be "
                 "measured to compare with."
             )
             record.info(f"There is no observed interaction here. {why}")
@@ -457,6 +458,7 @@ def interaction(model: Bundle, result: Composition, n: int) -> None:
             if known
             else ""
         )
+        + ("" if result.cells is None else "The prediction starts from other cells than control. ")
         + foreseen(model)
         + (shifts.not_all(table) if known else "")
     )

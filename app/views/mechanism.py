@@ -235,7 +235,9 @@ def straightness(model: Bundle, k: int) -> None:
     curves = state.curves(model, k)
     row = interpretation.linearity(curves).loc[k]
     icon = ":material/trending_flat:" if row["linear"] else ":material/moving:"
-    record.markdown(f"{icon} {state.plain(row['words'])}")
+    with st.container(horizontal=True):
+        st.markdown(icon, width="content")
+        record.markdown(state.plain(row["words"]))
     with st.expander("Loadings at other steps and in the other direction"):
         multiples = sorted(curves["multiple"].unique())
         by_step = {

@@ -334,7 +334,7 @@ def predicted(model: Bundle, result: Composition, table: pd.DataFrame, kind: str
         record.info("Nothing moves: the predicted shift of every gene is zero.")
         return
     n = st.slider(
-        "Genes in the ranking", 10, 60, 24, 2, key="n_genes", persist_state="session", width=440
+        "Genes in the ranking", 10, 60, 24, 2, key="n_genes", bind="query-params", width=440
     )
     left, right = st.columns(2, gap="large")
     with left:
@@ -394,7 +394,7 @@ def nearest(model: Bundle, name: str) -> None:
         or st.toggle(
             "Compare their shifts of expression, too",
             key="nearest_shifts",
-            persist_state="session",
+            bind="query-params",
             help=f"Composes all {n:,} perturbations, once for this model: a minute or two.",
         )
     ):

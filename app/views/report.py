@@ -23,9 +23,14 @@ def report(model: Bundle) -> None:
     if n := address.n_asked():
         whole = len(views) + n
         st.progress(len(views) / whole, f"Drawing kept views again: {len(views)} of {whole}")
+    try:
+        saved = sessions.written(shelf.session(model))
+    except ValueError as error:
+        st.warning(state.plain(error))
+        saved = b""
     if views:
         listed()
-        take_away(model, views)
+        take_away(views, saved)
     else:
         st.info(
             "Nothing is kept yet. Go to a page, make it show what you want, and press Keep this "
@@ -33,7 +38,7 @@ def report(model: Bundle) -> None:
         )
         st.page_link("views/compose.py", label="Open Compose", icon=":material/arrow_forward:")
     st.header("Session", divider="gray")
-    session(model)
+    session(model, saved)
 
 
 def listed() -> None:
@@ -79,7 +84,7 @@ def holds(view: basket.Kept) -> str:
     return ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for word, n in counts.items()) + "."
 
 
-def take_away(model: Bundle, views: tuple[basket.Kept, ...]) -> None:
+def take_away(views: tuple[basket.Kept, ...], saved: bytes) -> None:
     about = shelf.about()
     with st.container(horizontal=True):
         st.download_button(
@@ -94,7 +99,7 @@ def take_away(model: Bundle, views: tuple[basket.Kept, ...]) -> None:
         )
         st.download_button(
             "ZIP with everything",
-            shelf.everything(model),
+            shelf.everything(saved),
             "samsvae_report.zip",
             mime="application/zip",
             key="report zip",
@@ -117,7 +122,7 @@ def take_away(model: Bundle, views: tuple[basket.Kept, ...]) -> None:
     )
 
 
-def session(model: Bundle) -> None:
+def session(model: Bundle, written: bytes) -> None:
     left, right = st.columns(2, gap="large")
     with left:
         st.markdown(
@@ -127,12 +132,13 @@ def session(model: Bundle) -> None:
         )
         st.download_button(
             "Save the session",
-            sessions.written(shelf.session(model)),
+            written,
             f"{model.name}.session.json",
             mime="application/json",
             key="session save",
             icon=":material/save:",
             on_click="ignore",
+            disabled=not written,
         )
     with right:
         file = st.file_uploader(
@@ -148,8 +154,11 @@ def session(model: Bundle) -> None:
             return
         st.markdown(
             f"A session of **{state.plain(name)}**: {len(saved.pages)} pages, "
-            f"{len(saved.kept)} kept views, {len(saved.collections)} gene-set files of your own."
+            f"{len(shelf.drawable(saved))} kept views, {len(saved.collections)} gene-set files of "
+            "your own."
         )
+        if others := len(saved.kept) - len(shelf.drawable(saved)):
+            st.caption(f"{others} kept views are of another model and cannot be drawn again here.")
         st.button(
             "Use it in place of this one",
             key="session use",
