@@ -18,7 +18,7 @@ import pandas as pd
 import plotly.colors
 import plotly.graph_objects as go
 
-from app.figures import FAINT, INK, MOST_SVG, NEUTRAL
+from app.figures import FAINT, INK, NEUTRAL
 from app.traces import (
     SELECTED,
     Layer,
@@ -44,6 +44,7 @@ Kind = Literal["svg", "png", "pdf"]
 Axes: TypeAlias = Any  # those of matplotlib, whose annotations are narrower than what it takes
 Written: TypeAlias = Any  # a text of matplotlib
 MAKER = "SAMS-VAE Explorer"
+MOST_VECTOR = 10_000  # points or cells; more are a picture inside the file
 NO_DATE: dict[str, dict[str, Any]] = {
     "svg": {"Date": None, "Creator": MAKER},
     "pdf": {"CreationDate": None, "Creator": MAKER, "Producer": None},
@@ -209,11 +210,11 @@ def _draw_cells(at: _Places, layer: Layer, rows: pd.DataFrame) -> None:
         vmin=trace.get("zmin", known.min() if known.size else 0),
         vmax=trace.get("zmax", known.max() if known.size else 1),
         edgecolors="white",
-        linewidth=1 if trace.get("xgap") and values.size <= MOST_SVG else 0,
-        rasterized=values.size > MOST_SVG,
+        linewidth=1 if trace.get("xgap") and values.size <= MOST_VECTOR else 0,
+        rasterized=values.size > MOST_VECTOR,
     )
     _add_colour_bar(at.panel, mesh, trace)
-    if "mark" not in layer.columns or values.size > MOST_SVG:  # too small to be read
+    if "mark" not in layer.columns or values.size > MOST_VECTOR:  # too small to be read
         return
     shades = mesh.cmap(mesh.norm(values.ravel()))[:, :3] @ [0.299, 0.587, 0.114]
     middles = [(edge[1:] + edge[:-1]) / 2 for edge in edges]
@@ -330,7 +331,7 @@ def _draw_markers(
             s=_once((size[chosen] * POINT) ** 2),
             marker=MARKERS.get(shape, "o"),
             zorder=3,
-            rasterized=len(rows) > MOST_SVG,
+            rasterized=len(rows) > MOST_VECTOR,
             **style,
         )
     if "colour" in columns and len(rows):
