@@ -33,6 +33,7 @@ PREDICTED = ("shift", "lower", "upper", "probability_of_sign", "sd")
 OBSERVED = ("observed", "observed_se")
 ARRAYS = (*PREDICTED, *OBSERVED)  # genes x perturbations, single precision
 RECIPE = "1"  # another one for every change of the numbers
+ABOUT = "recipe and sha256"  # what is said of a file in it
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,11 @@ def observed_alone(
 
 
 def packed(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """As the content of a file, with a checksum of the arrays and the recipe among its metadata."""
-    about = {"recipe": RECIPE, "sha256": checksum(arrays)}
+    """As the content of a file, with the recipe and a checksum of the arrays in its metadata.
+
+    In one entry, for several would be written in an order that differs from run to run.
+    """
+    about = {ABOUT: f"{RECIPE} {checksum(arrays)}"}
     return save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, about)
 
 
@@ -174,20 +178,16 @@ def cache_file(bundle: Bundle) -> Path:
 def opened(bundle: Bundle, path: Path, trusted: bool) -> Effects:
     """The file, its layout checked, and its content unless `trusted`; ValueError for another."""
     with safe_open(path, framework="np") as file:
-        about = file.metadata() or {}
+        recipe, _, digest = (file.metadata() or {}).get(ABOUT, "").partition(" ")
         arrays = {name: file.get_slice(name) for name in ARRAYS}
         cells = file.get_tensor("n_observed")
         shape = [len(bundle.genes), len(bundle.perturbations)]
         found = {(*array.get_shape(), array.get_dtype()) for array in arrays.values()}
-        if (
-            about.get("recipe") != RECIPE
-            or found != {(*shape, "F32")}
-            or cells.shape != (shape[1],)
-        ):
+        if recipe != RECIPE or found != {(*shape, "F32")} or cells.shape != (shape[1],):
             raise ValueError(f"{path} holds other effects.")
         if not trusted:
             whole = {name: file.get_tensor(name) for name in ARRAYS} | {"n_observed": cells}
-            if checksum(whole) != about.get("sha256"):
+            if checksum(whole) != digest:
                 raise ValueError(f"{path} is damaged.")
     return Effects(bundle, arrays, cells)
 

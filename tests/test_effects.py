@@ -159,3 +159,8 @@ def test_one_gene_is_read_and_no_more(tiny, monkeypatch):
     monkeypatch.setattr(effects.Effects, "matrix", never)
     monkeypatch.setattr(bundles.Bundle, "observed", property(partial(never)))
     assert len(found.of_gene(tiny.genes[0])) == len(tiny.perturbations)
+
+
+def test_the_same_effects_are_the_same_bytes_every_time():
+    arrays = {name: np.arange(6, dtype=np.float32).reshape(2, 3) for name in effects.ARRAYS}
+    assert len({effects.packed(arrays) for _ in range(20)}) == 1
