@@ -1817,6 +1817,20 @@ def test_what_an_address_asks_for_in_vain_is_said(models, view, query, said):
     assert said in words(page)
 
 
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_bound_choice_that_is_none_of_its_options_is_said(models, view):
+    query = {"c": "P1:1"} if view == "compose" else {}
+    page = opened(view, query)
+    choices = [
+        each
+        for each in (*page.selectbox, *page.multiselect, *page.segmented_control, *page.pills)
+        if each.proto.query_param_key
+    ]
+    for each in choices:
+        other = opened(view, query | {each.proto.query_param_key: "nonsense"})
+        assert "nonsense, which is not here" in words(other), each.proto.query_param_key
+
+
 # Kept views, and sessions
 
 

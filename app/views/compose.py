@@ -178,6 +178,7 @@ def sum_of(
                             type="tertiary",
                         )
             cells = starting_cells(model)
+            address.unknown_option("draws", list(DRAWS), "number")
             draws = st.segmented_control(
                 "Draws",
                 list(DRAWS),
