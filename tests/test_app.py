@@ -325,6 +325,12 @@ def test_compose_without_a_choice_offers_an_example(models):
 
 def test_the_mask_map_shows_every_probability_of_the_table(models, tiny):
     page = opened("masks")
+    used = interpretation.active_mechanisms(tiny.masks)
+    marks = figures(page)[0]["data"][1]
+    assert len(marks["customdata"]) == len(tiny.perturbations) * len(used)
+    hidden = tiny.model.config.n_latent - len(used)
+    assert f"({hidden} that nothing uses are hidden)" in words(page)
+    page.toggle(key="unused").set_value(False).run()
     marks = figures(page)[0]["data"][1]
     assert len(marks["customdata"]) == len(tiny.masks)
     shown = dict(zip(marks["customdata"], marks["text"], strict=True))
@@ -657,6 +663,7 @@ def test_values_that_are_no_counts_are_nowhere_called_log2(shown):
 
 def test_the_masks_table_has_the_evidence_of_every_entry(models, tiny):
     page = opened("masks")
+    page.toggle(key="unused").set_value(False).run()
     table = table_with(page, "evidence").set_index(["perturbation", "mechanism"]).sort_index()
     expected = tiny.masks.set_index(["perturbation", "mechanism"]).sort_index()
     pd.testing.assert_frame_equal(table[expected.columns], expected)
