@@ -11,12 +11,13 @@ Axes: S Monte Carlo samples, N cells, G genes, O outcomes: the genes, and maybe 
 from __future__ import annotations
 
 from functools import cache
-from importlib.util import find_spec
+from subprocess import SubprocessError
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import softplus
 
 BLOCK = 1 << 18  # numbers worked on at a time: 1 MB, which stays in a core's cache
 
@@ -33,17 +34,40 @@ def nb_log_prob(
     log NB(x) = x log(odds) - (x + r) log(1 + odds) + [lgamma(x + r) - lgamma(r) - lgamma(x + 1)].
     The bracket does not depend on the sample: it is taken once per cell and gene.
     """
-    if logits.is_cuda and has_triton():
+    given = logits, log_concentration, log_library, x
+    if logits.device.type == "cpu":
+        return MeanTerms.apply(*given) + CountTerms.apply(log_concentration, x)
+    if logits.dtype != torch.float64 and kernels_work():
         from samsvae_core import kernels
 
-        return kernels.nb_log_prob(logits, log_concentration, log_library, x)
-    given = CountTerms.apply(log_concentration, x)  # (N,)
-    return MeanTerms.apply(logits, log_concentration, log_library, x) + given
+        return kernels.nb_log_prob(*given)
+    return plain_log_prob(*given)
+
+
+def plain_log_prob(
+    logits: Float[Tensor, "S N O"],
+    log_concentration: Float[Tensor, " G"],
+    log_library: Float[Tensor, "N 1"],
+    x: Float[Tensor, "N G"],
+) -> Float[Tensor, "S N"]:
+    """The same as one would write it, for devices without kernels and for tests."""
+    r = log_concentration.exp()
+    bracket = torch.lgamma(x + r) - torch.lgamma(r) - torch.lgamma(x + 1)  # (N, G)
+    log_odds = logits.log_softmax(-1)[..., : len(r)] + (log_library - log_concentration)
+    return (x * log_odds - (x + r) * softplus(log_odds)).sum(-1) + bracket.sum(-1)
 
 
 @cache
-def has_triton() -> bool:
-    return find_spec("triton") is not None
+def kernels_work() -> bool:
+    """Whether Triton is there and compiles; it needs a C compiler, which a machine may lack."""
+    try:
+        from samsvae_core import kernels
+
+        one = torch.ones(1, 1, device="cuda")
+        kernels.nb_log_prob(one[None], one[0], one, one)
+    except (ImportError, RuntimeError, OSError, SubprocessError):
+        return False
+    return True
 
 
 class CountTerms(torch.autograd.Function):
@@ -92,8 +116,8 @@ class MeanTerms(torch.autograd.Function):
             total = exp.sum(-1, keepdim=True)
             log_total[s, rows] = (total.log() + top)[:, 0]
             odds = exp[:, :n_genes].mul_(log_library[rows].exp() / total).div_(r)
-            softplus = odds.log1p_()
-            value = (row[:, :n_genes] - softplus).mul_(counts).sum(-1) - softplus @ r
+            odds.log1p_()
+            value = (row[:, :n_genes] - odds).mul_(counts).sum(-1) - odds @ r
             log_prob[s, rows] = value - depth[rows] * log_total[s, rows] + per_cell[rows]
         ctx.save_for_backward(logits, log_total, r, log_library, x)
         return log_prob
@@ -131,6 +155,4 @@ def blocks(logits: Float[Tensor, "S N O"]) -> list[tuple[int, slice]]:
     """Of each sample, some cells at a time."""
     n_samples, n_cells, n_outcomes = logits.shape
     size = max(1, BLOCK // n_outcomes)
-    return [
-        (s, slice(i, i + size)) for i in range(0, n_cells, size) for s in range(n_samples)
-    ]
+    return [(s, slice(i, i + size)) for i in range(0, n_cells, size) for s in range(n_samples)]

@@ -241,7 +241,10 @@ class SAMSVAE(nn.Module):
             self.decoder.out.bias.copy_(torch.where(far, loc, self.decoder.out.bias))
 
     def effects(
-        self, n_samples: int, anneal: float = 1.0, D: Float[Tensor, "N T"] | None = None
+        self,
+        n_samples: int,
+        anneal: float | Tensor = 1.0,
+        D: Float[Tensor, "N T"] | None = None,
     ) -> Effects:
         """Draw mask and embedding from q. `anneal` in [0, 1] scales the evidence asked for.
 
