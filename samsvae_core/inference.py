@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
@@ -124,11 +124,8 @@ class HostRows:
 class DenseRows:
     """Rows of a matrix kept dense, counts in one or two bytes."""
 
-    def __init__(self, matrix: sp.csr_matrix, device: torch.device) -> None:
-        sparse = SparseRows(matrix, device)
-        self.matrix = torch.empty(matrix.shape, dtype=sparse.value.dtype, device=device)
-        for index in torch.arange(len(self.matrix), device=device).split(ROWS_AT_ONCE):
-            self.matrix[index] = sparse[index].to(self.matrix.dtype)
+    def __init__(self, matrix: Shaped[Tensor, "N width"]) -> None:
+        self.matrix = matrix
 
     def __getitem__(self, index: Int[Tensor, " N"]) -> Float[Tensor, "N width"]:
         return self.matrix.index_select(0, index).float()
@@ -165,9 +162,18 @@ def resident(matrix: sp.csr_matrix, device: torch.device) -> Rows:
     if device.type == "cpu":
         return HostRows(matrix)
     n_bytes = matrix.shape[0] * matrix.shape[1] * compact_type(matrix.data).itemsize
+    rows = SparseRows(matrix, device)
     free, _ = torch.cuda.mem_get_info(device)
-    rows = DenseRows if n_bytes < DENSE_SHARE * free else SparseRows
-    return rows(matrix, device)
+    return dense(rows) if n_bytes < DENSE_SHARE * free else rows
+
+
+def dense(rows: SparseRows) -> DenseRows:
+    """The same rows, filled in."""
+    n_rows, device = len(rows.start) - 1, rows.start.device
+    matrix = torch.empty(n_rows, rows.width, dtype=rows.value.dtype, device=device)
+    for index in torch.arange(n_rows, device=device).split(ROWS_AT_ONCE):
+        matrix[index] = rows[index].to(matrix.dtype)
+    return DenseRows(matrix)
 
 
 def compact_type(values: np.ndarray) -> torch.dtype:
