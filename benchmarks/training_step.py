@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import signal
 import statistics
 import tempfile
@@ -143,10 +142,10 @@ def on_the_cpu(quick: bool) -> None:
     for n_genes in (2000,) if quick else (2000, 5000):
         size = replace(CPU_SIZE, n_genes=n_genes)
         seconds = times_in_turn(size, 3 if quick else 7)
-        memory = [peak_memory(size, name) for name in ("textbook", "library")]
+        peaks = [peak_memory(size, name) for name in ("textbook", "library")]
         slow, fast, least = seconds
         print(f"{n_genes:6,} {slow:9.3f} {fast:9.3f} {slow / fast:6.1f} {least:7.3f} "
-              f"{memory[0]:12,.0f} {memory[1]:11,.0f} {memory[1] / memory[0]:6.2f}",
+              f"{peaks[0]:12,.0f} {peaks[1]:11,.0f} {peaks[1] / peaks[0]:6.2f}",
               flush=True)  # fmt: skip
 
 
@@ -199,10 +198,17 @@ def measured_memory(size: Size, name: str) -> float:
     run = step_of(name, size, cells)
     with patch.object(cells, "batch", lambda index: Cells.batch(cells, index[:8])):
         run()  # libraries are loaded, Adam has its moments
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = memory("VmRSS")
     for _ in range(2):
         run()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return memory("VmHWM") - before
+
+
+def memory(what: str) -> float:
+    """MB of this process, now (VmRSS) or at most (VmHWM); Linux says so."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(what)) / 1024
 
 
 # On a CUDA device
