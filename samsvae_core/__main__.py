@@ -702,9 +702,17 @@ def bundles(
 def dashboard(
     folder: Annotated[Path | None, typer.Argument(help="Your own bundles.")] = None,
     port: Annotated[int, typer.Option(help="Port to serve on.")] = 8501,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Folder with .h5ad files to choose from; repeatable.")
+    ] = None,
 ) -> None:
     """Open the dashboard, on the shipped models or on the bundles in a folder."""
     environment = dict(os.environ)
+    for place in data or []:
+        if not place.is_dir():
+            raise ValueError(f"{place} is not a folder. Name one that holds .h5ad files.")
+    if data:
+        environment["SAMSVAE_DATA_DIRS"] = os.pathsep.join(str(place.resolve()) for place in data)
     if folder is not None:
         if not folder.is_dir():
             raise ValueError(f"{folder} is not a folder. Name one that holds bundles.")
