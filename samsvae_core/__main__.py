@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS_PER_LINE = 10
+LESS_MEMORY = "Keep fewer cells or genes, or use a machine with more memory."
 
 app = typer.Typer(
     help="Sparse mechanisms of genetic perturbations in single cells.",
@@ -75,6 +76,8 @@ def validate(
     """Say what a file holds and how it would be read, without training."""
     import json
 
+    import numpy as np
+
     from samsvae_core.data import describe, summary
 
     cells = read(
@@ -89,7 +92,25 @@ def validate(
         continuous=is_gaussian(likelihood),
     )
     found = summary(cells)
+    if as_json:
+        names, sizes = np.unique(cells.conditions, return_counts=True)
+        found["conditions"] = dict(zip(names.tolist(), sizes.tolist(), strict=True))
     typer.echo(json.dumps(found, indent=1) if as_json else describe(found))
+
+
+@app.command()
+def inspect(
+    data: DataFile,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a file offers to choose from: columns and their labels, layers, tables."""
+    import json
+
+    from samsvae_core.inspection import describe
+    from samsvae_core.inspection import inspect as look
+
+    found = look(data)
+    typer.echo(json.dumps(found) if as_json else describe(found))
 
 
 @app.command()
@@ -808,6 +829,11 @@ def main() -> None:
         if os.environ.get("SAMSVAE_DEBUG"):
             raise
         typer.echo(f"Error: {error}", err=True)
+        raise SystemExit(2) from None
+    except MemoryError as error:
+        if os.environ.get("SAMSVAE_DEBUG"):
+            raise
+        typer.echo(f"Error: There is not enough memory here ({error}). {LESS_MEMORY}", err=True)
         raise SystemExit(2) from None
 
 

@@ -12,7 +12,9 @@ CORE, APP = ROOT / "samsvae_core", ROOT / "app"
 LEVELS = [  # a module may import those of levels before its own
     {"files"},
     {"data", "model", "symbols", "agreement", "rotation", "prerank"},
+    {"h5file"},
     {"h5ad", "splits", "baselines", "gene_sets"},
+    {"inspection"},
     {"simulate", "variants", "inference", "enrichment", "predictive", "terms"},
     {"training", "bundle", "evidence"},
     {"calibration"},
