@@ -34,7 +34,6 @@ PROC = Path("/proc")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 ON_GPU = "cuda", "cublas", "cudnn"
-ENDED = ("finished", "stopped", "failed")
 
 
 # Processes
@@ -110,7 +109,7 @@ def read_object(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _write(run: Path, content: dict[str, Any]) -> None:
+def write_status(run: Path, content: dict[str, Any]) -> None:
     """Whole or not at all; on a full disk in place, which takes no room."""
     text = (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
     try:
@@ -140,7 +139,7 @@ class Record:
     def say(self, state: str, **more: Any) -> None:
         self.content |= {"state": state, **more}
         self.content["seconds"] = round(self.seconds + time.monotonic() - self.began, 1)
-        _write(self.run, self.content)
+        write_status(self.run, self.content)
 
     def epoch_done(self, epoch: int, step: int) -> None:
         """Note an epoch, and the pace of steps since the first one of this process ended."""
