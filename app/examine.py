@@ -97,10 +97,7 @@ def _why(code: int, err: str, path: Path) -> str:
     """The message of a command that failed, without the server's folders, in words of the page."""
     said = [line.removeprefix("Error: ") for line in err.splitlines() if line.startswith("Error: ")]
     if code == 2 and said:
-        message = said[-1].replace(str(path), path.name)
-        for option, words in IN_WORDS.items():
-            message = message.replace(option, words)
-        return message
+        return in_words(said[-1].replace(str(path), path.name))
     LOGGER.error("reading %s ended with %s: %s", path, code, err[-2_000:])
     if code == -signal.SIGKILL:
         return (
@@ -111,3 +108,10 @@ def _why(code: int, err: str, path: Path) -> str:
         f"{path.name} cannot be read: it made the reader end ({code}). It is probably damaged: "
         "load it where it was made and save it again with write_h5ad."
     )
+
+
+def in_words(message: str) -> str:
+    """A message of the command line for the page: its options as the page calls them."""
+    for option, words in IN_WORDS.items():
+        message = message.replace(option, words)
+    return message
