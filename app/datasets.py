@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
@@ -26,13 +26,15 @@ ROOT = Path(__file__).resolve().parents[1]
 UPLOADS = "uploads"  # the folder, and how ids of what is in it begin
 INCOMING = ".incoming"  # within it: files that are not whole yet
 STALE = 24 * 3600  # seconds after which what is not whole was given up
-PIECE = 2**20  # bytes in memory while a file is written
-UPLOAD_MB, TOTAL_MB = 2_000, 20_000  # of one upload, of all; in MB of 10^6 bytes
-SPARE = 500 * 10**6  # bytes of the disk that uploads leave free
+MB = 2**20  # bytes, as Streamlit counts
+PIECE = MB  # bytes in memory while a file is written
+UPLOAD_MB, TOTAL_MB = 2_000, 20_000  # of one upload, of all
+SPARE = 500 * MB  # bytes of the disk that uploads leave free
 DEEPEST, MOST_FILES, MOST_LOOKED_AT = 4, 1_000, 20_000  # of a folder that is listed
 MOST_GENES = 10**6  # characters of a list of genes
 NAME = re.compile(r"[^A-Za-z0-9._-]+")
 UPLOADING = threading.Lock()  # one file at a time, so that the limit of all of them holds
+NO_DELIMITER = "none"  # labels stay whole; as an address says it, where "" would be nothing
 # Of each option of the reader: its parameter in the address, and its default.
 READ = {
     "perturbation_key": ("key", ""),
@@ -93,15 +95,19 @@ class Reading:
         more = self.arguments() if verb == "train" else self.reading_arguments()
         return shlex.join(["samsvae", verb, str(resolve(self.data)), *more])
 
+    def with_genes(self, top: int, genes: str = "") -> Reading:
+        """The same, of the most variable genes, of all (0), or of a list."""
+        return replace(self, top_genes=top, genes=genes)
+
     def as_query(self) -> dict[str, str]:
-        """The reading in an address, by its parameters; what is as usual stays out."""
+        """The reading in an address, by its parameters; what the reader takes itself stays out."""
         query = {"data": self.data}
         query |= {
-            parameter: getattr(self, option)
+            parameter: getattr(self, option) or NO_DELIMITER
             for option, (parameter, first) in {**READ, "genes": ("genes", "")}.items()
             if getattr(self, option) != first
         }
-        return query | ({"top": str(self.top_genes)} if self.top_genes else {})
+        return query | {"top": str(self.top_genes)}
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> Reading:
@@ -111,6 +117,8 @@ class Reading:
             for option, (parameter, _) in {**READ, "genes": ("genes", "")}.items()
             if parameter in query
         }
+        if known.get("delimiter") == NO_DELIMITER:
+            known["delimiter"] = ""
         top = query.get("top", "")
         return cls(
             data=str(query.get("data", "")),
@@ -234,7 +242,7 @@ def _limit(variable: str, usual: int) -> int:
     text = os.environ.get(variable) or str(usual)
     if not re.fullmatch(r"\d{1,9}", text):
         raise OutputError(f"{variable} is {text!r}; expected whole megabytes, such as {usual}.")
-    return int(text) * 10**6
+    return int(text) * MB
 
 
 def used() -> int:
@@ -336,6 +344,11 @@ def save_genes(text: str) -> str:
     name = f"genes-{hashlib.sha256(content).hexdigest()[:12]}.txt"
     atomic_write(uploads_folder() / name, content)
     return f"{UPLOADS}/{name}"
+
+
+def listed_genes(genes: str) -> list[str]:
+    """The names in a list that `save_genes` kept."""
+    return resolve(genes, ".txt").read_text(encoding="utf-8").split()
 
 
 def delete(data: str) -> None:

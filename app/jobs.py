@@ -29,6 +29,7 @@ from samsvae_core.files import OutputError, atomic_write
 from samsvae_core.run import JOB, alive, process, read_object, read_status, write_status
 
 ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = (sys.executable, "-m", "samsvae_core")
 LOCK = ".queue.lock"
 NICE = 10  # trainings give way to pages
 LONGEST_LOG, KEPT_LOG = 2_000_000, 200_000  # bytes
@@ -60,7 +61,7 @@ def submit(
     if not is_name(name):
         raise OutputError(
             f"{name[:80]!r} is no name for a run: expected up to 64 letters, digits, dots, dashes "
-            "and underscores, and another name than uploads."
+            "and underscores, a letter or digit first, and another name than uploads."
         )
     with _turn(folder):
         jobs = listed(folder)
@@ -218,7 +219,7 @@ def _launch(job: Job) -> None:
         log = os.open(job.path / LOG, flags, 0o644)
         try:
             child = subprocess.Popen(
-                [sys.executable, "-m", "samsvae_core", *command(job)],
+                [*PROGRAM, *command(job)],
                 cwd=ROOT,
                 env=os.environ | {"PYTHONUNBUFFERED": "1"} | _thread_limits(),
                 stdin=subprocess.DEVNULL,

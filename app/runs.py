@@ -20,7 +20,7 @@ from samsvae_core.run import JOB, STATUS, alive, process, read_object, read_stat
 from samsvae_core.training import Progress
 
 LOG = "log.txt"
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
 TAKEN = ("uploads",)  # names of folders that are no runs
 LONGEST_HISTORY = 20_000_000  # bytes
 CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\n\t\x20-\x7e\x80-\U0010ffff]|[\x80-\x9f]")
@@ -58,7 +58,7 @@ def find(folder: Path, name: str) -> Job | None:
 
 
 def is_name(name: str) -> bool:
-    return bool(NAME.fullmatch(name)) and name not in TAKEN
+    return bool(NAME.fullmatch(name)) and name.lower() not in TAKEN
 
 
 def listed(folder: Path) -> list[Job]:

@@ -739,6 +739,28 @@ def bundles(
         )
 
 
+@app.command()
+def pack(bundle: BundleFolder, output: Output) -> None:
+    """Put a bundle into one zip file, to hand on."""
+    from samsvae_core.zipped import pack as packed
+
+    packed(bundle, output)
+    typer.echo(f"Wrote {output}: {output.stat().st_size:,} bytes.")
+
+
+@app.command()
+def unpack(
+    file: Annotated[Path, typer.Argument(help="A zip that pack made.")],
+    folder: Annotated[Path, typer.Argument(help="Where bundles are; it becomes one of them.")],
+) -> None:
+    """Check the bundle in a zip, and put it among others."""
+    from samsvae_core.zipped import unpack as unpacked
+
+    with file.open("rb") as content:
+        made = unpacked(content, folder, file.stem)
+    typer.echo(f"Wrote {made}.")
+
+
 @app.command("app")
 def dashboard(
     folder: Annotated[Path | None, typer.Argument(help="Your own bundles.")] = None,

@@ -131,8 +131,13 @@ def _check_size(file: h5py.File, name: str) -> None:
 
 
 def memory_here() -> int:
-    """Bytes of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes of memory of this machine, or of the container, if it has a limit."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:  # no container
+        return machine
+    return min(machine, int(limit)) if limit.isdecimal() else machine
 
 
 def _format(file: h5py.File) -> str:

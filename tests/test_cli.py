@@ -210,7 +210,7 @@ def test_every_verb_is_listed(samsvae):
         "enrich",
         "gene",
     ]
-    for verb in [*verbs, "embed", "bundles", "app"]:
+    for verb in [*verbs, "embed", "bundles", "pack", "unpack", "app"]:
         assert verb in out
 
 

@@ -106,12 +106,12 @@ def test_any_name_becomes_a_safe_one(runs, name):
 
 def test_an_upload_over_the_limits_is_refused(runs, monkeypatch):
     monkeypatch.setenv("SAMSVAE_UPLOAD_MB", "1")
-    with pytest.raises(OutputError, match="1,000,000 is the most for an upload"):
-        keep(bytes(1_000_001))
+    with pytest.raises(OutputError, match="1,048,576 is the most for an upload"):
+        keep(bytes(2**20 + 1))
     monkeypatch.setenv("SAMSVAE_UPLOADS_TOTAL_MB", "1")
     keep(bytes(600_000))
-    with pytest.raises(OutputError, match="uploads take 600,000 of 1,000,000 bytes"):
-        keep(bytes(600_001))
+    with pytest.raises(OutputError, match="uploads take 600,000 of 1,048,576 bytes"):
+        keep(bytes(500_000))
     monkeypatch.setattr(datasets, "SPARE", 10**18)
     with pytest.raises(OutputError, match=r"the disk has .* bytes free"):
         keep()
