@@ -18,8 +18,10 @@ from urllib.parse import parse_qs, quote, unquote
 import numpy as np
 import streamlit as st
 
+from app import datasets
 from samsvae_core import composition
 from samsvae_core.bundle import Bundle
+from samsvae_core.data import DataError
 from samsvae_core.genes import measured
 from samsvae_core.symbols import known_genes
 
@@ -223,6 +225,34 @@ def initial_mechanism(options: list[str]) -> None:
 def go_to_perturbation(name: str) -> None:
     """Show another one, from code; the widget picks it up on the next run."""
     st.query_params["p"] = name
+
+
+# A list of genes, kept by its id
+
+
+def gene_list(text: str) -> str:
+    """The id of the list of genes to keep: of a text, else of a link that was followed; or "".
+
+    The form is genes=ID. Raises DataError for a text that is no list.
+    """
+    if (asked := followed("genes")) is not None:
+        st.session_state["linked genes"] = asked["genes"]
+    linked = str(st.session_state.get("linked genes", ""))
+    if text.strip():
+        linked = datasets.save_genes(text)
+    elif linked:
+        try:
+            datasets.resolve(linked, ".txt")
+        except DataError:
+            st.info(f"The list of genes {plain(linked)} is not here any more; all are kept.")
+            linked = ""
+    write(genes=linked)
+    return linked
+
+
+def forget_genes() -> None:
+    """Keep all genes; a callback."""
+    st.session_state["linked genes"] = st.session_state["data genes"] = ""
 
 
 # Several conditions, of a map of cells or of perturbations

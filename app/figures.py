@@ -814,6 +814,40 @@ def cell_map(
     return figure
 
 
+def cells_per_condition(cells: pd.Series, control: str, dark: bool) -> go.Figure:
+    """Cells of each condition, by its name, the most first; logarithmic, control in its own colour.
+
+    Names are written below the bars while there are few enough of them.
+    """
+    cells = cells.sort_values(ascending=False, kind="stable")
+    figure = go.Figure()
+    is_control = cells.index == control
+    for name, rows, colour in (
+        ("perturbed", ~is_control, OKABE_ITO[0]),
+        (f"control ({text([control])[0]})", is_control, OKABE_ITO[1]),
+    ):
+        if rows.any():
+            figure.add_bar(
+                x=text(cells.index[rows]),
+                y=cells[rows],
+                name=name,
+                marker_color=colour,
+                hovertemplate="%{x}: %{y:,} cells<extra></extra>",
+            )
+    styled(figure, dark, height=340)
+    figure.update_xaxes(
+        type="category",
+        categoryorder="array",
+        categoryarray=text(cells.index),
+        showticklabels=len(cells) <= MOST_COLUMNS,
+        title=f"{len(cells):,} conditions",
+        showgrid=False,
+    )
+    figure.update_yaxes(type="log", title="cells", dtick=1)
+    figure.update_layout(bargap=0.15)
+    return figure
+
+
 def history(frame: pd.DataFrame, dark: bool, masks: bool = True) -> go.Figure:
     """Bounds of training and validation cells by epoch, and the active mask entries."""
     figure = go.Figure()

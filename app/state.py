@@ -18,11 +18,15 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
+from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from app import address, prints, traces
+from app import address, datasets, examine, prints, traces
 from app.address import plain
 from app.basket import Picture, Table, Text
 from app.batch import Batch
+from app.datasets import Reading
 from samsvae_core import bundle as bundles
 from samsvae_core import (
     composition,
@@ -36,6 +40,7 @@ from samsvae_core import (
 from samsvae_core import names as mechanism_names
 from samsvae_core.bundle import Bundle, BundleError
 from samsvae_core.composition import Composition
+from samsvae_core.data import DataError
 from samsvae_core.effects import Effects, places, whole_effects
 from samsvae_core.enrichment import Enrichment, Rules
 from samsvae_core.files import OutputError, sha256
@@ -43,6 +48,7 @@ from samsvae_core.gene_sets import Collection, Match
 from samsvae_core.names import Label
 from samsvae_core.partners import rank_pairs
 from samsvae_core.rankings import Ranked
+from samsvae_core.zipped import unpack
 
 BATCHES = threading.Lock()  # who begins a test
 MAX_BATCHES = 32  # of gene-set tests whose results are at hand
@@ -58,9 +64,11 @@ PAGES = (  # as they are called in the address and among the views, in their ord
     "cells",
     "partners",
     "gene_sets",
+    "data",
     "report",
     "glossary",
 )
+WITHOUT_MODEL = ("data",)  # pages that show no model: nothing of them is kept for a report
 FIRST = "papalexi2021"  # what the dashboard opens on, where it is there
 
 
@@ -75,7 +83,9 @@ def available() -> dict[str, Path]:
 
 
 def _found() -> dict[str, Path]:
-    return bundles.list_bundles(bundles.models_folder())
+    """Bundles by name: those trained or brought here, and those of the models folder."""
+    own = bundles.list_bundles(datasets.runs_folder())
+    return own | bundles.list_bundles(bundles.models_folder())
 
 
 def _problem_of(path: Path) -> str:
@@ -154,9 +164,14 @@ def load_bundle(path: str, checksum: str) -> Bundle:
 
 def page(view: Callable[[Bundle], None]) -> None:
     """Run a view; a message made for people is shown as written, anything else surfaces."""
+    page_without_model(lambda: view(bundle()))
+
+
+def page_without_model(view: Callable[[], None]) -> None:
+    """Run a view that needs no model, as `page` does."""
     st.session_state["drawing"], st.session_state["shown"] = [], None
     try:
-        view(bundle())
+        view()
     except (BundleError, ValueError) as error:
         st.error(plain(error))
     footer()
@@ -176,6 +191,111 @@ def footer() -> None:
     except BundleError:
         pass
     st.container(key="end").caption(" · ".join(parts))
+
+
+# Data files
+
+
+def inspected(data: str) -> dict[str, Any]:
+    """What a data file offers to choose from, remembered. Raises DataError."""
+    return _told(*_inspected(data, _stamp(data)))
+
+
+def validated(reading: Reading) -> dict[str, Any]:
+    """What a data file holds when read so, remembered. Raises DataError."""
+    return _told(*_validated(reading, _stamp(reading.data)))
+
+
+def _stamp(data: str) -> str:
+    """Another one once a file has changed."""
+    path = datasets.resolve(data)
+    about = path.stat()
+    return f"{path} {about.st_size} {about.st_mtime_ns}"
+
+
+def _told(found: dict[str, Any], problem: str) -> dict[str, Any]:
+    if problem:
+        raise DataError(problem)
+    return found
+
+
+@st.cache_data(max_entries=32, show_spinner="Looking into the file")
+def _inspected(data: str, stamp: str) -> tuple[dict[str, Any], str]:
+    try:
+        return examine.inspected(data), ""
+    except DataError as error:
+        return {}, str(error)
+
+
+@st.cache_data(max_entries=64, show_spinner="Reading the file")
+def _validated(reading: Reading, stamp: str) -> tuple[dict[str, Any], str]:
+    try:
+        return examine.validated(reading), ""
+    except DataError as error:
+        return {}, str(error)
+
+
+def uploader_key(kind: str) -> str:
+    """The key of an uploader, another one after each file: so it is empty again."""
+    return f"{kind} upload {st.session_state.get(f'{kind} uploads', 0)}"
+
+
+def said(kind: str) -> tuple[bool, str]:
+    """Whether the last upload of this kind went well, and what there is to say of it, once."""
+    found: tuple[bool, str] = st.session_state.pop(f"{kind} said", (True, ""))
+    return found
+
+
+def keep_data() -> None:
+    """Keep an uploaded data file on disk and choose it; a callback of its uploader."""
+
+    def kept(file: UploadedFile) -> str:
+        st.session_state["data"] = datasets.save(file, file.name, file.size)
+        return f"{file.name} was kept, and is chosen."
+
+    _take("data", kept)
+
+
+def keep_model() -> None:
+    """Unpack an uploaded bundle and choose it; a callback of its uploader."""
+
+    def kept(file: UploadedFile) -> str:
+        folder = datasets.runs_folder()
+        name = unpack(file, folder, datasets.safe_stem(file.name.removesuffix(".zip"))).name
+        if name in bundles.list_bundles(bundles.models_folder()):
+            raise BundleError(
+                f"A model called {name} is shipped here already. Rename the folder in the zip."
+            )
+        st.session_state["model"] = name
+        return f"{name} is among the models now, and is chosen."
+
+    _take("model", kept)
+
+
+def _take(kind: str, kept: Callable[[UploadedFile], str]) -> None:
+    """Do with an upload what is to be done, and let go of it: Streamlit holds it in memory."""
+    key = uploader_key(kind)
+    file: UploadedFile | None = st.session_state[key]
+    if file is None:
+        return
+    try:
+        st.session_state[f"{kind} said"] = True, kept(file)
+    except (BundleError, DataError, OutputError) as error:
+        st.session_state[f"{kind} said"] = False, str(error)
+    st.session_state[f"{kind} uploads"] = st.session_state.get(f"{kind} uploads", 0) + 1
+    context = get_script_run_ctx()
+    if context and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
+        context.uploaded_file_mgr.remove_file(context.session_id, file.file_id)
+    file.close()
+
+
+def remove_data(data: str) -> None:
+    """Remove an upload; a callback."""
+    try:
+        datasets.delete(data)
+        st.session_state["data said"] = True, f"{data} was removed."
+    except (DataError, OSError) as error:
+        st.session_state["data said"] = False, str(error)
 
 
 @st.cache_resource

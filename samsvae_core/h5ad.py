@@ -4,10 +4,8 @@ A label "A+B" becomes a row of dosages with a one for A and for B; control cells
 What was found, chosen or left alone on the way is told in `CellData.source`, never done silently.
 """
 
-import importlib.metadata
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +16,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from samsvae_core.data import CellData, DataError, constant_genes, nearest, some
+from samsvae_core.h5file import names_in, opened, read_element
 
 # The first group with a column that holds a control label decides: genes before their guides.
 PERTURBATION_KEYS = (
@@ -41,11 +40,6 @@ CONTROL = re.compile(rf"{CONTROL_WORD}(?:[+_|;,]+{CONTROL_WORD})*", re.IGNORECAS
 SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9.\-]{0,14}")
 ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}(\.\d+)?")
 MISSING = {"", "nan", "NaN", "NA", "<NA>", "None"}
-# What h5py and anndata raise on damaged files; SystemError comes from names that are no UTF-8.
-DAMAGE = (
-    *(OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError),
-    *(SystemError, MemoryError),
-)
 LARGE_DOSAGE = 10.0  # units: the model's prior of an effect is 1 per unit of dosage
 LARGEST_COUNT = 2**24  # whole numbers are exact in float32 up to here
 
@@ -93,13 +87,13 @@ def read_h5ad(
             " factor scales counts only. Leave it out, or read raw counts."
         )
     path = Path(path)
-    with _open(path) as file:
-        obs = _table(file, "obs")
+    with opened(path) as file:
+        obs = table_of(file, "obs")
         counts = (_values if continuous else _counts)(file, layer, obs.index)
         if dosage_key is not None and dosage_key not in obs:
             design = _design_from_table(file, dosage_key, obs, control)
         else:
-            key = _perturbation_key(obs, perturbation_key, control)
+            key = perturbation_key_of(obs, perturbation_key, control)
             design = _design_from_labels(obs, key, control, delimiter, dosage_key)
     conditions = _conditions(design.dosages, design.perturbations, design.control)
     taken = design.source["perturbation_key"]
@@ -134,106 +128,23 @@ def read_h5ad(
         control=design.control,
         has_size_factor=bool((library > totals).any()),
         source=source,
-        replicates=None if replicate_key is None else _texts(obs[replicate_key]).astype(str),
+        replicates=None if replicate_key is None else texts_of(obs[replicate_key]).astype(str),
         is_counts=not continuous,
     )
 
 
-# Reading
+# Tables
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[h5py.File]:
-    if not path.exists():
-        raise DataError(f"There is no file {path}. Give the path of an .h5ad file.")
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; expected an .h5ad file. Save it with write_h5ad.")
-    try:
-        with path.open("rb") as raw:
-            start = raw.read(16)
-        if not h5py.is_hdf5(path):
-            raise DataError(
-                f"{path} is not an .h5ad file: expected HDF5, found a file that begins with"
-                f" {start!r}. Save the data with anndata's write_h5ad."
-            )
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be opened: {error}. It may not have been copied or downloaded to its"
-            " end; fetch it again."
-        ) from error
-    with file:
-        _check_layout(file)
-        yield file
-
-
-def _check_layout(file: h5py.File) -> None:
-    """Refuse what is no AnnData, and what would make the reader open other files."""
-    found: dict[str, object] = {}
-    try:
-        file.visititems_links(lambda name, link: found.update({name: link}))
-        links = [name for name, link in found.items() if _leads_away(file, name, link)]
-    except DAMAGE as error:
-        raise DataError(f"{file.filename} is damaged: {error}. Fetch or write it again.") from error
-    if links:
-        raise DataError(
-            f"{file.filename} refers to other places or files ({some(links)}); such files are not"
-            " read. Load it where it was made and save it again with write_h5ad."
-        )
-    if not {"obs", "var"} <= set(file):
-        raise DataError(
-            f"{file.filename} is HDF5 but no .h5ad: expected obs, var and X, found"
-            f" {some(file, 6)}. Read it with scanpy and save it with write_h5ad."
-        )
-
-
-def _leads_away(file: h5py.File, name: str, link: object) -> bool:
-    if not isinstance(link, h5py.HardLink):
-        return True
-    item = file[name]
-    return isinstance(item, h5py.Dataset) and bool(item.external or item.is_virtual)
-
-
-def _read(file: h5py.File, name: str) -> Any:
-    """One element of the file, with every way of failing to read it turned into a message."""
-    from anndata._io.specs.registry import IORegistryError
-    from anndata.io import read_elem
-
-    try:
-        return read_elem(file[name])
-    except (*DAMAGE, IORegistryError) as error:
-        why = (str(error).strip() or "no details").splitlines()[0]
-        raise DataError(
-            f"{name} of {file.filename} cannot be read: {type(error).__name__}, {why}. The file was"
-            f" written as {_format(file)}, read with anndata"
-            f" {importlib.metadata.version('anndata')}. Fetch it again if it is incomplete;"
-            " otherwise load it where it was made and save it again, or upgrade anndata."
-        ) from error
-
-
-def _format(file: h5py.File) -> str:
-    """The format that the file says it has; anndata's own version is not recorded."""
-    try:
-        return " ".join(str(file.attrs.get(f"encoding-{of}", "?")) for of in ("type", "version"))
-    except OSError:
-        return "an unreadable format"
-
-
-def _keys(file: h5py.File, name: str) -> list[str]:
-    """Names in a group of the file; none where it is absent."""
-    group = file.get(name)
-    return list(group) if isinstance(group, h5py.Group) else []
-
-
-def _table(file: h5py.File, name: str) -> pd.DataFrame:
+def table_of(file: h5py.File, name: str) -> pd.DataFrame:
     """`obs`, `var` or `raw/var` with its names as unique strings."""
-    frame = _read(file, name)
+    frame = read_element(file, name)
     if not isinstance(frame, pd.DataFrame):
         raise DataError(
             f"{name} of {file.filename} is not a table as anndata has written since 0.7."
             " Load the file with anndata and save it again."
         )
-    names = pd.Index(_texts(frame.index), dtype=object)
+    names = pd.Index(texts_of(frame.index), dtype=object)
     kind = "cell" if name == "obs" else "gene"
     if not len(names):
         raise DataError(f"{file.filename} has no {kind}s: {name} is empty. Give a file with data.")
@@ -246,7 +157,7 @@ def _table(file: h5py.File, name: str) -> pd.DataFrame:
     return frame.set_axis(names, axis=0)
 
 
-def _texts(values: pd.Series | pd.Index) -> np.ndarray:
+def texts_of(values: pd.Series | pd.Index) -> np.ndarray:
     """Labels as stripped text, "" where missing."""
     codes, known = pd.factorize(values)  # missing is -1, the last place
     texts = [(name.decode() if isinstance(name, bytes) else str(name)).strip() for name in known]
@@ -259,14 +170,14 @@ def _texts(values: pd.Series | pd.Index) -> np.ndarray:
 def _counts(file: h5py.File, layer: str | None, cells: pd.Index) -> _Counts:
     """The first matrix of raw counts among X, layers/counts and raw/X; only `layer` if given."""
     layers = _layers(file, layer)
-    panel = _table(file, "var").index
+    panel = table_of(file, "var").index
     problems: list[str] = []
     for place in ["X", "layers/counts", "raw/X"] if layer is None else [f"layers/{layer}"]:
-        values = _read(file, place) if place in file else None
+        values = read_element(file, place) if place in file else None
         if values is None:
             problems.append(f"There is no {place}.")
             continue
-        genes = _table(file, "raw/var").index if place == "raw/X" else panel
+        genes = table_of(file, "raw/var").index if place == "raw/X" else panel
         matrix = _csr(values, place, (len(cells), len(genes)))
         if problem := _count_problem(matrix, place, cells, genes):
             problems.append(problem)
@@ -289,13 +200,13 @@ def _values(file: h5py.File, layer: str | None, cells: pd.Index) -> _Counts:
     """X, or `layer` if given, as it is: any finite numbers."""
     layers = _layers(file, layer)
     place = "X" if layer is None else f"layers/{layer}"
-    values = _read(file, place) if place in file else None
+    values = read_element(file, place) if place in file else None
     if values is None:
         raise DataError(
             f"There is no {place}. Name the layer that holds the values with --layer (layers here:"
             f" {some(layers, 10) or 'none'})."
         )
-    genes = _table(file, "var").index
+    genes = table_of(file, "var").index
     matrix = _csr(values, place, (len(cells), len(genes)))
     with np.errstate(over="ignore"):
         matrix = matrix.astype(np.float32)
@@ -313,7 +224,7 @@ def _values(file: h5py.File, layer: str | None, cells: pd.Index) -> _Counts:
 
 def _layers(file: h5py.File, layer: str | None) -> list[str]:
     """Names of the layers, `layer` among them."""
-    layers = _keys(file, "layers")
+    layers = names_in(file, "layers")
     if layer is not None and layer not in layers:
         raise DataError(f"There is no layer {layer!r}. {nearest(layer, layers)}")
     return layers
@@ -395,7 +306,9 @@ def _matrix_notes(counts: _Counts, what: str) -> list[str]:
 
 def _size_factor(obs: pd.DataFrame, key: str, totals: np.ndarray) -> np.ndarray:
     _check_column(obs, key, "--size-factor-key")
-    values = pd.to_numeric(pd.Series(_texts(obs[key])), errors="coerce").to_numpy(dtype=np.float64)
+    values = pd.to_numeric(pd.Series(texts_of(obs[key])), errors="coerce").to_numpy(
+        dtype=np.float64
+    )
     bad = ~(np.isfinite(values) & (values > 0) & (values >= totals))
     if bad.any():
         raise DataError(
@@ -426,18 +339,18 @@ def _check_column(obs: pd.DataFrame, key: str, option: str) -> None:
         )
 
 
-def _perturbation_key(obs: pd.DataFrame, key: str | None, control: str | None) -> str:
+def perturbation_key_of(obs: pd.DataFrame, key: str | None, control: str | None) -> str:
     """The column given, or else of the usual ones the one with a control label."""
     if key is not None:
         _check_column(obs, key, "--perturbation-key")
         return key
     usual = [name for group in PERTURBATION_KEYS for name in group]
-    texts = {name: _texts(obs[name]) for name in obs.columns if str(name).lower() in usual}
+    texts = {name: texts_of(obs[name]) for name in obs.columns if str(name).lower() in usual}
     ranked = sorted(texts, key=lambda name: usual.index(name.lower()))
     for group in PERTURBATION_KEYS:
         found = {}
         for name in (name for name in ranked if name.lower() in group):
-            if controls := _control_labels(texts[name], control):
+            if controls := control_labels(by_frequency(texts[name]), control):
                 found[name] = np.where(np.isin(texts[name], controls), "control", texts[name])
         if any((labels != next(iter(found.values()))).any() for labels in found.values()):
             raise DataError(
@@ -463,7 +376,7 @@ def _replicate_key(
     """
     if key is not None:
         _check_column(obs, key, "--replicate-key")
-        if not (_texts(obs[key]) != "").any():
+        if not (texts_of(obs[key]) != "").any():
             raise DataError(
                 f"Column {key!r}, given as --replicate-key, has no label in any cell; expected each"
                 " cell's replicate. Name another column."
@@ -471,7 +384,7 @@ def _replicate_key(
         return key
     usual = [name for name in obs.columns if str(name).lower() in REPLICATE_KEYS]
     for name in sorted(usual, key=lambda name: REPLICATE_KEYS.index(name.lower())):
-        labels = pd.Series(_texts(obs[name])).replace("", None)
+        labels = pd.Series(texts_of(obs[name])).replace("", None)
         n_labels = labels.nunique()
         if name == perturbation_key or not FEWEST_REPLICATES <= n_labels <= MOST_REPLICATES:
             continue
@@ -480,16 +393,20 @@ def _replicate_key(
     return None
 
 
-def _control_labels(labels: np.ndarray, control: str | None) -> list[str]:
-    """Labels of control cells, the most frequent first."""
-    known = pd.Series(labels).value_counts().index
+def by_frequency(labels: np.ndarray) -> list[str]:
+    """Each label once, the most frequent first."""
+    return list(pd.Series(labels).value_counts().index)
+
+
+def control_labels(known: Sequence[str], control: str | None) -> list[str]:
+    """The labels of control cells among those `known`, in their order."""
     if control is not None:
         return [control] if control in known else []
     return [label for label in known if CONTROL.fullmatch(label)]
 
 
-def _no_control(labels: np.ndarray, key: str, control: str | None) -> str:
-    known = pd.Series(labels).value_counts().index
+def no_control(known: Sequence[str], key: str, control: str | None) -> str:
+    """What to say where no label of a column is one of control cells."""
     if control is not None:
         found = f"No cell of column {key!r} is labelled {control!r}, given as --control."
         return f"{found} {nearest(control, known)}"
@@ -503,17 +420,18 @@ def _no_control(labels: np.ndarray, key: str, control: str | None) -> str:
 def _design_from_labels(
     obs: pd.DataFrame, key: str, control: str | None, delimiter: str, dosage_key: str | None
 ) -> _Design:
-    labels = _texts(obs[key])
+    labels = texts_of(obs[key])
     if (labels == "").any():
         raise DataError(
             f"{(labels == '').sum():,} cells have no label in column {key!r}"
             f" ({some(obs.index[labels == ''])}). Label them, or drop them from the file."
         )
-    controls = _control_labels(labels, control)
+    frequent = by_frequency(labels)
+    controls = control_labels(frequent, control)
     if not controls:
-        raise DataError(_no_control(labels, key, control))
-    known = set(labels)
-    parts = {label: _parts(label, known, controls, delimiter) for label in known}
+        raise DataError(no_control(frequent, key, control))
+    known = set(frequent)
+    parts = {label: parts_of(label, known, controls, delimiter) for label in known}
     doses = _doses(obs, dosage_key, labels, parts, delimiter)
     rows = [_row(parts[label], dose) for label, dose in zip(labels, doses, strict=True)]
     dosages, perturbations = _dosage_matrix(rows)
@@ -522,12 +440,12 @@ def _design_from_labels(
     notes = [*_label_notes(parts, controls, delimiter), *_dosage_notes(dosages)]
     if n := sum(any(parts[label]) and not row for label, row in zip(labels, rows, strict=True)):
         notes.append(f"{n:,} cells have dosage 0 and count as control.")
-    name = control or _first_word(controls[0], delimiter)
+    name = control or first_word(controls[0], delimiter)
     source = {"perturbation_key": key, "control_labels": controls}
     return _Design(dosages, perturbations, name, source, notes)
 
 
-def _parts(label: str, known: set[str], controls: list[str], delimiter: str) -> list[str]:
+def parts_of(label: str, known: set[str], controls: list[str], delimiter: str) -> list[str]:
     """The label's perturbations, "" for a control; a label that only looks composed stays whole."""
     if label in controls:
         return [""]
@@ -539,7 +457,7 @@ def _parts(label: str, known: set[str], controls: list[str], delimiter: str) -> 
     return ["" if nothing else part for part, nothing in zip(parts, is_control, strict=True)]
 
 
-def _first_word(label: str, delimiter: str) -> str:
+def first_word(label: str, delimiter: str) -> str:
     """GEARS's "ctrl+ctrl" is "ctrl"; "non_targeting" stays whole."""
     words = label.split(delimiter) if delimiter else [label]
     return words[0] if all(CONTROL.fullmatch(word) for word in words) else label
@@ -575,7 +493,7 @@ def _doses(
     """For each cell a dosage for each part of its label; 1 where no column is given."""
     if key is None:
         return [(1.0,) * len(parts[label]) for label in labels]
-    texts = _texts(obs[key])
+    texts = texts_of(obs[key])
     parsed = {
         (label, text): _parse_dose(text, parts[label], delimiter)
         for label, text in set(zip(labels, texts, strict=True))
@@ -671,17 +589,17 @@ def _design_from_table(
 
 def _dosage_table(file: h5py.File, key: str, obs: pd.DataFrame) -> tuple[Any, np.ndarray]:
     """The table of obsm and the names of its columns."""
-    known = _keys(file, "obsm")
+    known = names_in(file, "obsm")
     if key not in known:
         raise DataError(
             f"Neither obs nor obsm has {key!r}, given as --dosage-key."
             f" {nearest(key, [*obs.columns, *known])}"
         )
-    table = _read(file, f"obsm/{key}")
+    table = read_element(file, f"obsm/{key}")
     if isinstance(table, pd.DataFrame):
-        return table.to_numpy(), _texts(table.columns)
-    if f"{key}_names" in _keys(file, "uns"):
-        return table, _texts(pd.Index(np.ravel(_read(file, f"uns/{key}_names"))))
+        return table.to_numpy(), texts_of(table.columns)
+    if f"{key}_names" in names_in(file, "uns"):
+        return table, texts_of(pd.Index(np.ravel(read_element(file, f"uns/{key}_names"))))
     raise DataError(
         f"obsm[{key!r}] does not name its columns. Store it as a DataFrame, or the names of the"
         f" perturbations as uns[{key + '_names'!r}]."

@@ -47,6 +47,7 @@ class Screen(NamedTuple):
 def _own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAMSVAE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("SAMSVAE_RUNS", str(tmp_path_factory.mktemp("runs")))
         patch.setenv("NUMBA_NUM_THREADS", "1")
         yield
 

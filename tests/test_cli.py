@@ -200,6 +200,7 @@ def test_every_verb_is_listed(samsvae):
     _, out, _ = samsvae("--help")
     verbs = [
         "validate",
+        "inspect",
         "simulate",
         "train",
         "evaluate",
@@ -209,7 +210,7 @@ def test_every_verb_is_listed(samsvae):
         "enrich",
         "gene",
     ]
-    for verb in [*verbs, "embed", "bundles", "app"]:
+    for verb in [*verbs, "embed", "bundles", "pack", "unpack", "app"]:
         assert verb in out
 
 
@@ -228,6 +229,28 @@ def test_simulated_cells_are_valid_and_the_same_for_the_same_seed(samsvae, tmp_p
     code, out, _ = samsvae("validate", tmp_path / "new" / "one.h5ad")
     assert code == 0
     assert "60 cells x 12 genes" in out
+
+
+def test_inspect_lists_columns_and_validate_cells_of_conditions(samsvae, screen):
+    code, out, _ = samsvae("inspect", screen.path, "--json")
+    suggested = json.loads(out)["suggested"]
+    assert (code, suggested["perturbation_key"], suggested["control"]) == (
+        0,
+        screen.data.source["perturbation_key"],
+        screen.data.control,
+    )
+    assert "Column 'perturbation'" in samsvae("inspect", screen.path)[1]
+    _, out, _ = samsvae("validate", screen.path, "--json")
+    conditions = pd.Series(screen.data.conditions).value_counts().to_dict()
+    assert json.loads(out)["conditions"] == conditions
+
+
+def test_too_little_memory_is_a_message(refused, screen, monkeypatch):
+    def full(*_, **__):
+        raise MemoryError("Unable to allocate 1 TiB")
+
+    monkeypatch.setattr(cli, "read", full)
+    assert "not enough memory here (Unable to allocate 1 TiB)" in refused("validate", screen.path)
 
 
 def test_a_trained_model_is_a_bundle_with_the_settings_asked_for(trained):

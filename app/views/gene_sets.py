@@ -123,6 +123,7 @@ def add() -> None:
             type=["gmt", "gz", "txt"],
             accept_multiple_files=True,
             key="gmt",
+            max_upload_size=64,
             help="A line for each set: name, description, genes, with tabs between. Kept for this "
             "session only.",
         )

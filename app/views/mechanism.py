@@ -104,7 +104,9 @@ def naming(model: Bundle, k: int, labels: dict[int, Label], problem: str) -> Non
             icon=":material/download:",
             on_click="ignore",
         )
-        file = right.file_uploader("Names from a file", type="json", key="names upload")
+        file = right.file_uploader(
+            "Names from a file", type="json", key="names upload", max_upload_size=1
+        )
         if file and right.button("Use these names", key="use names"):
             try:
                 brought = state.import_names(model, file.getvalue())

@@ -1,0 +1,359 @@
+"""Where data files come from, uploads and the operator's folders, and how one is to be read.
+
+Knows nothing of Streamlit. An id such as "uploads/screen-1f2e3d4c5b6a.h5ad" names a file; only
+`resolve` turns one into a path, and only below the folders that the operator allows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple
+
+from samsvae_core.data import DataError
+from samsvae_core.files import OutputError, atomic_write
+
+ROOT = Path(__file__).resolve().parents[1]
+UPLOADS = "uploads"  # the folder, and how ids of what is in it begin
+INCOMING = ".incoming"  # within it: files that are not whole yet
+STALE = 24 * 3600  # seconds after which what is not whole was given up
+MB = 2**20  # bytes, as Streamlit counts
+PIECE = MB  # bytes in memory while a file is written
+UPLOAD_MB, TOTAL_MB = 2_000, 20_000  # of one upload, of all
+SPARE = 500 * MB  # bytes of the disk that uploads leave free
+DEEPEST, MOST_FILES, MOST_LOOKED_AT = 4, 1_000, 20_000  # of a folder that is listed
+MOST_GENES = 10**6  # characters of a list of genes
+NAME = re.compile(r"[^A-Za-z0-9._-]+")
+UPLOADING = threading.Lock()  # one file at a time, so that the limit of all of them holds
+NO_DELIMITER = "none"  # labels stay whole; as an address says it, where "" would be nothing
+# Of each option of the reader: its parameter in the address, and its default.
+READ = {
+    "perturbation_key": ("key", ""),
+    "control": ("control", ""),
+    "delimiter": ("delimiter", "+"),
+    "layer": ("layer", ""),
+    "size_factor_key": ("size", ""),
+    "dosage_key": ("dosage", ""),
+    "replicate_key": ("replicate", ""),
+    "likelihood": ("likelihood", "counts"),
+}
+PARAMETERS = ("data", "genes", "top", *(parameter for parameter, _ in READ.values()))
+
+
+class Found(NamedTuple):
+    """A file that can be chosen; size in bytes, `modified` in seconds since 1970."""
+
+    data: str  # its id
+    size: int
+    modified: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A data file and how to read it; "" stands for what the reader is to find or leave out."""
+
+    data: str  # id of an .h5ad file
+    perturbation_key: str = ""
+    control: str = ""
+    delimiter: str = "+"
+    layer: str = ""
+    size_factor_key: str = ""
+    dosage_key: str = ""
+    replicate_key: str = ""
+    likelihood: str = "counts"
+    top_genes: int = 0  # 0: all genes, or those of the list
+    genes: str = ""  # id of a list of genes, kept by `save_genes`
+
+    def arguments(self) -> list[str]:
+        """What follows `samsvae train DATA`; raises DataError where the list of genes is gone."""
+        chosen = self.reading_arguments()
+        if self.genes:
+            chosen += ["--genes", str(resolve(self.genes, ".txt"))]
+        if self.top_genes:
+            chosen += ["--top-genes", str(self.top_genes)]
+        return chosen
+
+    def reading_arguments(self) -> list[str]:
+        """What follows `samsvae validate DATA`: all but the choice of genes."""
+        return [
+            f"--{option.replace('_', '-')}={value}"
+            for option, (_, first) in READ.items()
+            if (value := getattr(self, option)) != first
+        ]
+
+    def command(self, verb: str = "validate") -> str:
+        """A command line that reads the same, for a shell."""
+        more = self.arguments() if verb == "train" else self.reading_arguments()
+        return shlex.join(["samsvae", verb, str(resolve(self.data)), *more])
+
+    def with_genes(self, top: int, genes: str = "") -> Reading:
+        """The same, of the most variable genes, of all (0), or of a list."""
+        return replace(self, top_genes=top, genes=genes)
+
+    def as_query(self) -> dict[str, str]:
+        """The reading in an address, by its parameters; what the reader takes itself stays out."""
+        query = {"data": self.data}
+        query |= {
+            parameter: getattr(self, option) or NO_DELIMITER
+            for option, (parameter, first) in {**READ, "genes": ("genes", "")}.items()
+            if getattr(self, option) != first
+        }
+        return query | {"top": str(self.top_genes)}
+
+    @classmethod
+    def from_query(cls, query: Mapping[str, str]) -> Reading:
+        """What `as_query` wrote; a number that is none is left out. Ids are not checked here."""
+        known = {
+            option: str(query[parameter])
+            for option, (parameter, _) in {**READ, "genes": ("genes", "")}.items()
+            if parameter in query
+        }
+        if known.get("delimiter") == NO_DELIMITER:
+            known["delimiter"] = ""
+        top = query.get("top", "")
+        return cls(
+            data=str(query.get("data", "")),
+            top_genes=int(top) if re.fullmatch(r"[1-9]\d{0,5}", top) else 0,
+            **known,
+        )
+
+
+# Places
+
+
+def runs_folder() -> Path:
+    """Where trainings and uploads are kept: SAMSVAE_RUNS, or `runs` beside the checkout."""
+    return Path(os.environ.get("SAMSVAE_RUNS") or ROOT / "runs").expanduser()
+
+
+def uploads_folder() -> Path:
+    return runs_folder() / UPLOADS
+
+
+def folders() -> dict[str, Path]:
+    """Folders whose files can be chosen, by the first part of their ids: uploads first.
+
+    The others are named in SAMSVAE_DATA_DIRS, with os.pathsep between.
+    """
+    found = {UPLOADS: uploads_folder()}
+    for text in os.environ.get("SAMSVAE_DATA_DIRS", "").split(os.pathsep):
+        if text.strip():
+            path = Path(text.strip()).expanduser()
+            name, n = path.resolve().name or "root", 1
+            label = name
+            while label in found:
+                n += 1
+                label = f"{name} {n}"
+            found[label] = path
+    return found
+
+
+def resolve(data: str, ending: str = ".h5ad") -> Path:
+    """The file that an id names, all links followed; DataError for anything else.
+
+    The message is the same whether there is no such file or none that may be read.
+    """
+    folder, _, rest = data.partition("/")
+    root = folders().get(folder)
+    try:
+        if root is not None and rest and "\\" not in rest and not _hidden(rest):
+            path, inside = (root / rest).resolve(strict=True), root.resolve(strict=True)
+            if path.is_relative_to(inside) and path.is_file() and path.suffix == ending:
+                return path
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ):  # gone, a name no file system takes, links in a ring
+        pass
+    raise DataError(
+        f"There is no file {data[:200]!r} among the data here. Choose one of the list, or upload "
+        "it."
+    )
+
+
+def _hidden(rest: str) -> bool:
+    """Whether a part of an id is "..", or begins with a dot as what is not whole yet does."""
+    parts = PurePosixPath(rest).parts
+    return rest.startswith("/") or any(part.startswith(".") for part in parts)
+
+
+def listing() -> list[Found]:
+    """Every .h5ad file that can be chosen, uploads first, newest first among them.
+
+    Folders are looked into DEEPEST levels deep, links to folders are not followed, and after
+    MOST_FILES files, or MOST_LOOKED_AT names, a folder's search ends.
+    """
+    found = []
+    for label, root in folders().items():
+        each = _files(label, root)
+        by_date = label == UPLOADS
+        found += sorted(each, key=(lambda f: (-f.modified, f.data)) if by_date else _by_id)
+    return found
+
+
+def _by_id(file: Found) -> str:
+    return file.data
+
+
+def _files(label: str, root: Path) -> list[Found]:
+    found: list[Found] = []
+    looked_at = 0
+    for where, inner, names in os.walk(root):
+        here = Path(where).relative_to(root)
+        inner[:] = sorted(n for n in inner if not n.startswith(".")) * (len(here.parts) < DEEPEST)
+        for name in sorted(names):
+            looked_at += 1
+            if looked_at > MOST_LOOKED_AT or len(found) >= MOST_FILES:
+                return found
+            if name.endswith(".h5ad"):
+                data = f"{label}/{(here / name).as_posix()}"
+                try:
+                    about = resolve(data).stat()
+                except (DataError, OSError):  # leads away, or has gone
+                    continue
+                found.append(Found(data, about.st_size, about.st_mtime))
+    return found
+
+
+# Uploads
+
+
+def largest_upload() -> int:
+    """Bytes of one upload: SAMSVAE_UPLOAD_MB."""
+    return _limit("SAMSVAE_UPLOAD_MB", UPLOAD_MB)
+
+
+def largest_total() -> int:
+    """Bytes of all uploads together: SAMSVAE_UPLOADS_TOTAL_MB."""
+    return _limit("SAMSVAE_UPLOADS_TOTAL_MB", TOTAL_MB)
+
+
+def _limit(variable: str, usual: int) -> int:
+    text = os.environ.get(variable) or str(usual)
+    if not re.fullmatch(r"\d{1,9}", text):
+        raise OutputError(f"{variable} is {text!r}; expected whole megabytes, such as {usual}.")
+    return int(text) * MB
+
+
+def used() -> int:
+    """Bytes that uploads take, those under way included."""
+    total = 0
+    for where, _, names in os.walk(uploads_folder()):
+        for name in names:
+            try:
+                total += Path(where, name).lstat().st_size
+            except OSError:  # has gone since
+                continue
+    return total
+
+
+def safe_stem(name: str, longest: int = 60) -> str:
+    """A file's name without folders and ending, with nothing that a shell or a path minds."""
+    stem = re.split(r"[/\\]", name)[-1].removesuffix(".h5ad")
+    return NAME.sub("_", stem).strip("._-")[:longest] or "data"
+
+
+def save(file: BinaryIO, name: str, size: int) -> str:
+    """Keep an upload, written in pieces; its id. The same content is kept once.
+
+    Raises OutputError where it is too large, or the disk too full. Nothing is left then.
+    """
+    with UPLOADING:
+        folder = _room_for(name, size)
+        temporary = None
+        try:
+            descriptor, temporary = tempfile.mkstemp(dir=folder / INCOMING)
+            checksum = hashlib.sha256()
+            with os.fdopen(descriptor, "wb") as written:
+                while piece := file.read(PIECE):
+                    checksum.update(piece)
+                    written.write(piece)
+                    if written.tell() > size:
+                        raise OutputError(f"{name} is longer than was said. Upload it again.")
+                written.flush()
+                os.fsync(written.fileno())
+            if missing := size - Path(temporary).stat().st_size:
+                raise OutputError(f"{name} lacks its last {missing:,} bytes. Upload it again.")
+            data = f"{safe_stem(name)}-{checksum.hexdigest()[:12]}.h5ad"
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(folder / data)
+        except OSError as error:
+            raise OutputError(
+                f"{name} cannot be kept: {error.strerror or error}. Remove uploads, or ask who "
+                "runs this server."
+            ) from error
+        finally:
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
+    return f"{UPLOADS}/{data}"
+
+
+def _room_for(name: str, size: int) -> Path:
+    """The folder of uploads, if there is room for one more."""
+    folder = uploads_folder()
+    try:
+        (folder / INCOMING).mkdir(parents=True, exist_ok=True)
+        for left in (folder / INCOMING).iterdir():
+            if time.time() - left.lstat().st_mtime > STALE:
+                left.unlink(missing_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise OutputError(
+            f"Uploads cannot be kept in {folder}: {error.strerror or error}. Set SAMSVAE_RUNS to a "
+            "folder that can be written to."
+        ) from error
+    if size > largest_upload():
+        raise OutputError(
+            f"{name} has {size:,} bytes; {largest_upload():,} is the most for an upload here. Put "
+            "it where the server reads data from, or keep fewer cells or genes in it."
+        )
+    if used() + size > largest_total():
+        raise OutputError(
+            f"There is no room for {name}: uploads take {used():,} of {largest_total():,} bytes. "
+            "Remove some that are not needed."
+        )
+    if free < size + SPARE:
+        raise OutputError(
+            f"There is no room for {name}: the disk has {free:,} bytes free. Remove uploads that "
+            "are not needed."
+        )
+    return folder
+
+
+def save_genes(text: str) -> str:
+    """Keep a list of genes, one to a line or with commas, spaces or semicolons between; its id.
+
+    Raises DataError for a list of none, or one too long.
+    """
+    if len(text) > MOST_GENES:
+        raise DataError(f"The list has {len(text):,} characters; {MOST_GENES:,} is the most.")
+    genes = list(dict.fromkeys(g for g in re.split(r"[\s,;]+", text.replace("\0", " ")) if g))
+    if not genes:
+        raise DataError("The list names no genes; give one name to a line.")
+    content = "".join(f"{gene}\n" for gene in genes).encode(errors="replace")
+    name = f"genes-{hashlib.sha256(content).hexdigest()[:12]}.txt"
+    atomic_write(uploads_folder() / name, content)
+    return f"{UPLOADS}/{name}"
+
+
+def listed_genes(genes: str) -> list[str]:
+    """The names in a list that `save_genes` kept."""
+    return resolve(genes, ".txt").read_text(encoding="utf-8").split()
+
+
+def delete(data: str) -> None:
+    """Remove an upload. Raises DataError for a file that is none."""
+    path = resolve(data)
+    if not data.startswith(f"{UPLOADS}/"):
+        raise DataError(f"{data!r} is in a folder of the operator; only uploads can be removed.")
+    path.unlink(missing_ok=True)

@@ -1,0 +1,117 @@
+"""Looks into a data file in a process of its own, so that a hostile file can harm nothing else.
+
+What is run are the commands that a person would run: `samsvae inspect` and `samsvae validate`. The
+process has a limit of memory and of time; the server's own memory does not grow. Knows nothing of
+Streamlit.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from app.datasets import ROOT, Reading, resolve
+from samsvae_core.data import DataError
+from samsvae_core.h5file import memory_here
+
+LOGGER = logging.getLogger(__name__)
+SECONDS = 300  # reading a file of 2 GB takes a minute
+SHARE = 0.8  # of the memory here, for one process
+TURN = threading.Semaphore(2)  # files looked into at once
+IN_WORDS = {  # options of the command line, as the page calls them
+    "--perturbation-key": "the box Column of perturbations",
+    "--control": "the box Control label",
+    "--layer": "the box Counts from",
+    "--size-factor-key": "the box Size factor",
+    "--dosage-key": "the box Dosages",
+    "--replicate-key": "the box Replicates",
+    "--likelihood gaussian": "the choice Values as they are",
+    "--top-genes": "the box Most variable genes",
+    "--genes": "the list of genes",
+}
+
+
+def inspected(data: str) -> dict[str, Any]:
+    """What a file offers to choose from, as `samsvae_core.inspection.inspect`. Raises DataError."""
+    return _asked("inspect", resolve(data), [])
+
+
+def validated(reading: Reading) -> dict[str, Any]:
+    """What a file holds, read so, as `samsvae_core.data.summary`, and the cells per condition.
+
+    Raises DataError.
+    """
+    return _asked("validate", resolve(reading.data), reading.reading_arguments())
+
+
+def _asked(verb: str, path: Path, options: list[str]) -> dict[str, Any]:
+    """What the command prints as JSON; its message as a DataError."""
+    command = [sys.executable, "-m", "samsvae_core", verb, str(path), "--json", *options]
+    with TURN:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+        _limit_memory(process.pid)
+        try:
+            out, err = process.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise DataError(
+                f"{path.name} was not read within {SECONDS} seconds. It may be damaged; if it is "
+                "large, keep fewer cells or genes."
+            ) from None
+    if process.returncode == 0:
+        answer: dict[str, Any] = json.loads(out)
+        return answer
+    raise DataError(_why(process.returncode, err, path))
+
+
+def _limit_memory(pid: int) -> None:
+    if hasattr(resource, "prlimit"):  # Linux
+        limit = int(SHARE * memory_here())
+        try:
+            resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
+        except (OSError, ValueError) as error:  # it has ended already, or may not be limited here
+            LOGGER.debug("no limit of memory: %s", error)
+
+
+def _why(code: int, err: str, path: Path) -> str:
+    """The message of a command that failed, without the server's folders, in words of the page."""
+    said = [line.removeprefix("Error: ") for line in err.splitlines() if line.startswith("Error: ")]
+    if code == 2 and said:
+        return in_words(said[-1].replace(str(path), path.name))
+    LOGGER.error("reading %s ended with %s: %s", path, code, err[-2_000:])
+    if code == -signal.SIGKILL:
+        return (
+            f"{path.name} needs more memory than there is here. Keep fewer cells or genes, save it "
+            "with sparse matrices, or use a larger machine."
+        )
+    return (
+        f"{path.name} cannot be read: it made the reader end ({code}). It is probably damaged: "
+        "load it where it was made and save it again with write_h5ad."
+    )
+
+
+def in_words(message: str) -> str:
+    """A message of the command line for the page: its options as the page calls them."""
+    for option, words in IN_WORDS.items():
+        message = message.replace(option, words)
+    return message

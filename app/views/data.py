@@ -1,0 +1,425 @@
+"""One's own data: choose a file, see how it is read, and mend that before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from app import address, datasets, figures, state
+from app.datasets import NO_DELIMITER, Reading
+from app.examine import in_words
+from samsvae_core.data import DataError, some
+from samsvae_core.inspection import DELIMITERS, label_table
+
+BY_ITSELF = "found by itself"
+NONE = "none"
+MANY_GENES = 2_000  # of more than these, the most variable are suggested
+MOST_ROWS = 2_000  # of the preview
+KINDS = {
+    "control": "control",
+    "single": "single perturbation",
+    "combination": "combination",
+    "kept whole": "kept whole: its parts are no names",
+    "no label": "no label: name these cells, or drop them",
+}
+
+
+def data() -> None:
+    st.title("Data")
+    st.markdown(
+        "Bring a screen of your own: cells with raw counts and the perturbation of each, as an "
+        ".h5ad file. Nothing is trained before you have seen how the file is read."
+    )
+    chosen = choose()
+    if chosen:
+        try:
+            one(chosen, state.inspected(chosen))
+        except DataError as error:
+            st.error(state.plain(error))
+    st.header("A model made elsewhere", divider="gray")
+    bring_model()
+
+
+# Which file
+
+
+def choose() -> str:
+    """The id of the file that is chosen; "" where there is none."""
+    left, right = st.columns(2, gap="large")
+    with left:
+        largest = max(1, datasets.largest_upload() // datasets.MB)
+        st.file_uploader(
+            "Upload an .h5ad file",
+            type="h5ad",
+            key=state.uploader_key("data"),
+            max_upload_size=largest,
+            on_change=state.keep_data,
+            help="It is kept on the server, where anyone who can open this page can choose it, "
+            "until it is removed.",
+        )
+        st.caption(
+            f"{size(datasets.largest_upload())} at most; all uploads take "
+            f"{size(datasets.used())} of {size(datasets.largest_total())}."
+        )
+        went_well("data")
+    with right:
+        found = {file.data: file for file in datasets.listing()}
+        if not found:
+            st.info(
+                "There is no data here yet. Upload a file, or open the dashboard with "
+                "`samsvae app --data FOLDER`. To try it out: `samsvae simulate cells.h5ad`."
+            )
+            return ""
+        address.unknown_option("data", list(found), "data file")
+        chosen: str | None = st.selectbox(
+            "Data file",
+            list(found),
+            index=None,
+            key="data",
+            bind="query-params",
+            placeholder="Choose one",
+            help="Uploads, the newest first, and files in the folders that whoever runs this "
+            "server has named.",
+        )
+        if chosen is None:
+            return ""
+        file = found[chosen]
+        when = pd.Timestamp(file.modified, unit="s").strftime("%Y-%m-%d %H:%M UTC")
+        st.caption(f"{size(file.size)}, {when}")
+        if chosen.startswith(f"{datasets.UPLOADS}/"):
+            with st.popover("Remove", icon=":material/delete:", type="tertiary"):
+                st.markdown(f"Remove {state.plain(chosen)} from the server?")
+                st.button(
+                    "Remove it for everyone",
+                    key="remove data",
+                    on_click=state.remove_data,
+                    args=(chosen,),
+                )
+    return chosen
+
+
+def size(n_bytes: int) -> str:
+    unit = next((u for u in ("GB", "MB", "kB") if n_bytes >= UNITS[u]), "bytes")
+    return f"{n_bytes:,} bytes" if unit == "bytes" else f"{n_bytes / UNITS[unit]:,.1f} {unit}"
+
+
+UNITS = {"GB": 2**30, "MB": 2**20, "kB": 2**10}
+
+
+def went_well(kind: str) -> None:
+    well, message = state.said(kind)
+    if message:
+        (st.success if well else st.error)(state.plain(message))
+
+
+# How it is read
+
+
+def one(name: str, found: Mapping[str, Any]) -> None:
+    """A file that can be opened: how it is read, what it holds, what to do with it."""
+    st.header("How it is read", divider="gray")
+    reading = options(name, found)
+    if reading is None:
+        st.info("Choose the column that says which perturbation each cell has.")
+        return
+    st.header("Genes", divider="gray")
+    reading = genes(reading, found)
+    st.header("What it holds", divider="gray")
+    try:
+        report = state.validated(reading)
+    except DataError as error:
+        st.error(state.plain(error))
+        st.markdown("Change how the file is read above, or mend the file, and it is read again.")
+        same(reading)
+        return
+    holds(report)
+    same(reading)
+    if "train" in state.PAGES:
+        st.page_link(
+            "views/train.py",
+            label="Train on this data",
+            icon=":material/arrow_forward:",
+            query_params=reading.as_query(),
+        )
+
+
+def options(name: str, found: Mapping[str, Any]) -> Reading | None:
+    """The choices, each beside what it does to the labels; None while no column is chosen."""
+    columns = {column["name"]: column for column in found["columns"]}
+    suggested = found["suggested"]
+    left, right = st.columns([2, 3], gap="large")
+    with left:
+        key = column_of_perturbations(list(columns), suggested)
+        if key is None:
+            return None
+        labels: dict[str, int] = columns[key]["labels"]
+        delimiters = [*DELIMITERS, NO_DELIMITER]
+        first = suggested["delimiter"] if key == suggested["perturbation_key"] else "+"
+        chosen = {
+            "control": bound(
+                "control", "Control label", [BY_ITSELF, *filter(None, labels)], CONTROL
+            ),
+            "layer": bound("layer", "Counts from", [BY_ITSELF, *found["layers"]], LAYER),
+        }
+        delimiter = bound("delimiter", "Between parts of a combination", delimiters, BETWEEN, first)
+        with st.expander("More choices"):
+            chosen |= further(found, columns)
+    told = {option: value for option, value in chosen.items() if value not in (BY_ITSELF, NONE)}
+    reading = Reading.from_query({"data": name, "key": key, "delimiter": delimiter, **told})
+    with right:
+        if reading.dosage_key in found["tables"]:
+            st.info(f"The table {state.plain(reading.dosage_key)} takes the place of the labels.")
+        else:
+            preview(labels, reading, int(columns[key]["n_labels"]))
+    return reading
+
+
+CONTROL = (
+    "Cells without a perturbation. Found by itself: ctrl, control, non-targeting, NT and such."
+)
+BETWEEN = (
+    "A label is parted there only if each part is a label of its own, a control word, or looks "
+    "like a gene symbol. none: labels stay whole."
+)
+LAYER = "Found by itself: X, or else the layer counts, or raw, whichever holds counts first."
+
+
+def column_of_perturbations(columns: list[str], suggested: Mapping[str, str]) -> str | None:
+    if not columns:
+        raise DataError(
+            "obs of this file has no column; expected one with the perturbation of each cell. Add "
+            "it and save the file again."
+        )
+    key = suggested["perturbation_key"]
+    address.unknown_option("key", columns, "column")
+    chosen: str | None = st.selectbox(
+        "Column of perturbations",
+        columns,
+        index=columns.index(key) if key else None,
+        key="key",
+        bind="query-params",
+        placeholder="Choose a column of obs",
+    )
+    if suggested["problem"]:
+        why = f"Taken because it has control cells: {key}. " if key and chosen == key else ""
+        st.caption(state.plain(f"{why}No column has a usual name, or several have."))
+    return chosen
+
+
+def bound(key: str, label: str, choices: list[str], about: str, first: str = "") -> str:
+    """A box whose choice is in the address, unless it is the first one."""
+    choices = list(dict.fromkeys(choices))
+    address.unknown_option(key, choices, label.lower())
+    place = choices.index(first) if first in choices else 0
+    return str(st.selectbox(label, choices, place, key=key, bind="query-params", help=about))
+
+
+def further(found: Mapping[str, Any], columns: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What few need: values that are no counts, size factors, dosages, replicates."""
+    numbers = [name for name, column in columns.items() if column["is_number"]]
+    return {
+        "likelihood": bound(
+            "likelihood",
+            "Values",
+            ["counts", "gaussian"],
+            "counts: raw counts, whole numbers. gaussian: any values as they are, such as "
+            "log-normalised ones; models of counts are better where there are counts.",
+        ),
+        "size": bound(
+            "size",
+            "Size factor",
+            [NONE, *numbers],
+            "Each cell's total count over all genes, where the file holds only some of them.",
+        ),
+        "dosage": bound(
+            "dosage",
+            "Dosages",
+            [NONE, *columns, *found["tables"]],
+            "A column with the dosage of each label, or a table of dosages by perturbation.",
+        ),
+        "replicate": bound(
+            "replicate",
+            "Replicates",
+            [BY_ITSELF, *columns],
+            "Biological replicates, to score each of them apart. No model sees them.",
+        ),
+    }
+
+
+def preview(labels: Mapping[str, int], reading: Reading, n_labels: int) -> None:
+    """How each label of the column is read, as it is now."""
+    if not labels:
+        st.warning(
+            f"Column {state.plain(reading.perturbation_key)} has {n_labels:,} different labels: it "
+            "tells cells apart rather than perturbations."
+        )
+        return
+    try:
+        table = label_table(
+            labels, reading.perturbation_key, reading.control or None, reading.delimiter
+        )
+    except DataError as error:
+        st.warning(state.plain(in_words(str(error))))
+        table = pd.DataFrame({"label": list(labels), "cells": list(labels.values())})
+    else:
+        counts = table["kind"].value_counts()
+        st.markdown(
+            "  \n".join(
+                f"**{counts[kind]:,}** {words}" for kind, words in KINDS.items() if kind in counts
+            )
+        )
+        table = table.rename(columns={"label": "label in the file", "condition": "read as"})
+    st.dataframe(
+        table.head(MOST_ROWS),
+        hide_index=True,
+        height=320,
+        alt="How each label is read",
+    )
+    if len(table) > MOST_ROWS:
+        st.caption(f"The first {MOST_ROWS:,} of {len(table):,} labels, those with most cells.")
+
+
+# Genes
+
+
+def genes(reading: Reading, found: Mapping[str, Any]) -> Reading:
+    """All of them, the most variable, or those of a list."""
+    n_genes = int(found["n_genes"])
+    left, right = st.columns(2, gap="large")
+    top = int(
+        left.number_input(
+            "Most variable genes",
+            0,
+            n_genes,
+            MANY_GENES if n_genes > MANY_GENES else 0,
+            step=100,
+            key="top",
+            bind="query-params",
+            help="By the variance of analytic Pearson residuals (Lause et al. 2021), of the "
+            "training cells alone. 0 keeps all genes.",
+        )
+    )
+    kept = f"the {top:,} most variable" if top else "all"
+    left.caption(f"Of {n_genes:,} genes, {kept} are modelled.")
+    with right:
+        listed = gene_list()
+    if not listed:
+        return reading.with_genes(top)
+    names = datasets.listed_genes(listed)
+    known = set(found["genes"])
+    absent = [name for name in names if name not in known]
+    n_here = len(names) - len(absent)
+    message = f"{n_here:,} of {len(names):,} genes of the list are in the file."
+    if absent:
+        message += f" Not in it: {some(absent, 5)}."
+    (right.success if n_here else right.error)(state.plain(message))
+    return reading.with_genes(min(top, n_here), listed)
+
+
+def gene_list() -> str:
+    """The id of a list of genes; "" where all may be modelled."""
+    with st.expander("Only genes of a list"):
+        text = st.text_area(
+            "Names, one to a line or with commas between",
+            key="data genes",
+            persist_state="session",
+            placeholder="STAT1\nIRF1",
+        )
+        file = st.file_uploader("Or a text file", type=["txt", "csv"], max_upload_size=1)
+    if file is not None:
+        text = file.getvalue().decode(errors="replace")
+    listed = address.gene_list(text)
+    if listed and file is None:
+        st.button("Keep all genes", key="all genes", on_click=address.forget_genes)
+    return listed
+
+
+# What it holds
+
+
+def holds(report: Mapping[str, Any]) -> None:
+    """The validation report: counts, conditions, and what is odd."""
+    columns = st.columns(5)
+    for column, (label, value, about) in zip(columns, figures_of(report), strict=True):
+        column.metric(label, value, help=about)
+    cells = pd.Series(report["conditions"], dtype=int)
+    state.chart(
+        figures.cells_per_condition(cells, report["control"], state.dark()),
+        "cells_per_condition",
+        "Cells of each condition, the most first",
+    )
+    few = cells[cells < FEW]
+    if len(few):
+        st.warning(
+            f"{len(few):,} conditions have fewer than {FEW} cells "
+            f"({state.plain(some(few.index))}): little can be learned of them."
+        )
+    for note in report["notes"]:
+        st.markdown(f"- {state.plain(in_words(note))}")
+    if suggestion := report["size_factor_suggestion"]:
+        st.markdown(
+            f"- Column **{state.plain(suggestion)}** counts more genes than are here: consider it "
+            "as the size factor, under More choices."
+        )
+    table = cells.rename_axis("condition").rename("cells").sort_values(ascending=False)
+    state.downloads(table.reset_index(), "cells_per_condition")
+
+
+FEW = 20  # cells of a condition
+
+
+def figures_of(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    n_constant, n_empty = report["n_constant_genes"], report["n_empty_cells"]
+    source = report["counts_from"]
+    return [
+        ("Cells", f"{report['n_cells']:,}", f"{n_empty:,} of them have no count."),
+        (
+            "Genes",
+            f"{report['n_genes']:,}",
+            f"{n_constant:,} have the same count in every cell. Values are those of {source}.",
+        ),
+        (
+            "Perturbations",
+            f"{report['n_perturbations']:,}",
+            f"{report['n_single']:,} are measured alone.",
+        ),
+        (
+            "Combinations",
+            f"{report['n_combinations']:,}",
+            "Conditions with several perturbations in one cell.",
+        ),
+        (
+            "Control cells",
+            f"{report['n_control_cells']:,}",
+            "Cells without a perturbation: what shifts are measured against.",
+        ),
+    ]
+
+
+def same(reading: Reading) -> None:
+    with st.expander("The same from the shell"):
+        st.code(reading.command(), language="bash")
+
+
+# A model made elsewhere
+
+
+def bring_model() -> None:
+    st.markdown(
+        "A model that was trained on another machine, as the zip that `samsvae pack` or the page "
+        "Train makes. It is checked, file by file, before it is among the models."
+    )
+    st.file_uploader(
+        "Open a model (zip)",
+        type="zip",
+        key=state.uploader_key("model"),
+        max_upload_size=max(1, datasets.largest_upload() // datasets.MB),
+        on_change=state.keep_model,
+    )
+    went_well("model")
+
+
+state.page_without_model(data)

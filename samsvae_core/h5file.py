@@ -1,0 +1,154 @@
+"""An HDF5 file of anyone, opened so that it cannot lead elsewhere or fill memory."""
+
+import importlib.metadata
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from samsvae_core.data import DataError, some
+
+# What h5py and anndata raise on damaged files; SystemError comes from names that are no UTF-8.
+DAMAGE = (
+    *(OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError),
+    *(SystemError, MemoryError),
+)
+MOST_ITEMS = 100_000  # groups and arrays of a file; an honest one has some hundreds
+SMALL = 64 * 2**20  # bytes of an array that are never too many
+DENSEST = 300  # bytes read for one stored: honest counts stay below 100, nothing stored has no end
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    if not path.exists():
+        raise DataError(f"There is no file {path}. Give the path of an .h5ad file.")
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; expected an .h5ad file. Save it with write_h5ad.")
+    try:
+        with path.open("rb") as raw:
+            start = raw.read(16)
+        if not h5py.is_hdf5(path):
+            raise DataError(
+                f"{path} is not an .h5ad file: expected HDF5, found a file that begins with"
+                f" {start!r}. Save the data with anndata's write_h5ad."
+            )
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be opened: {error}. It may not have been copied or downloaded to its"
+            " end; fetch it again."
+        ) from error
+    with file:
+        _check_layout(file)
+        yield file
+
+
+def _check_layout(file: h5py.File) -> None:
+    """Refuse what is no AnnData, and what would make the reader open other files."""
+    found: dict[str, object] = {}
+
+    def note(name: str, link: object) -> bool | None:
+        found[name] = link
+        return True if len(found) > MOST_ITEMS else None  # True ends the visit
+
+    try:
+        if file.visititems_links(note):
+            raise DataError(
+                f"{file.filename} holds more than {MOST_ITEMS:,} groups and arrays; no .h5ad file"
+                " needs so many. Load it where it was made and save only what is needed."
+            )
+        links = [name for name, link in found.items() if _leads_away(file, name, link)]
+    except DAMAGE as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{file.filename} is damaged: {error}. Fetch or write it again.") from error
+    if links:
+        raise DataError(
+            f"{file.filename} refers to other places or files ({some(links)}); such files are not"
+            " read. Load it where it was made and save it again with write_h5ad."
+        )
+    if not {"obs", "var"} <= set(file):
+        raise DataError(
+            f"{file.filename} is HDF5 but no .h5ad: expected obs, var and X, found"
+            f" {some(file, 6)}. Read it with scanpy and save it with write_h5ad."
+        )
+
+
+def _leads_away(file: h5py.File, name: str, link: object) -> bool:
+    if not isinstance(link, h5py.HardLink):
+        return True
+    item = file[name]
+    return isinstance(item, h5py.Dataset) and bool(item.external or item.is_virtual)
+
+
+def read_element(file: h5py.File, name: str) -> Any:
+    """One element of the file, with every way of failing to read it turned into a message."""
+    from anndata._io.specs.registry import IORegistryError
+    from anndata.io import read_elem
+
+    try:
+        _check_size(file, name)
+        return read_elem(file[name])
+    except (*DAMAGE, IORegistryError) as error:
+        if isinstance(error, DataError):
+            raise
+        why = (str(error).strip() or "no details").splitlines()[0]
+        raise DataError(
+            f"{name} of {file.filename} cannot be read: {type(error).__name__}, {why}. The file was"
+            f" written as {_format(file)}, read with anndata"
+            f" {importlib.metadata.version('anndata')}. Fetch it again if it is incomplete;"
+            " otherwise load it where it was made and save it again, or upgrade anndata."
+        ) from error
+
+
+def _check_size(file: h5py.File, name: str) -> None:
+    """Refuse an element that would take absurdly more memory than it takes in the file.
+
+    Told by shapes and types alone, before any of it is read.
+    """
+    arrays: list[h5py.Dataset] = [file[name]] if isinstance(file[name], h5py.Dataset) else []
+    if not arrays:
+        file[name].visititems(
+            lambda _, item: arrays.append(item) if isinstance(item, h5py.Dataset) else None
+        )
+    read = sum(int(array.nbytes) for array in arrays)
+    stored = sum(int(array.id.get_storage_size()) for array in arrays)
+    memory = memory_here()
+    if read > SMALL and read > DENSEST * stored:
+        raise DataError(
+            f"{name} of {file.filename} says that it holds {read:,} bytes, of which {stored:,} are"
+            " in the file: it is damaged, or nearly empty. Fetch it again, or save it with"
+            " sparse matrices."
+        )
+    if read > memory:
+        raise DataError(
+            f"{name} of {file.filename} takes {read:,} bytes of memory, and {memory:,} are here."
+            " Keep fewer cells or genes, save it with sparse matrices, or use a larger machine."
+        )
+
+
+def memory_here() -> int:
+    """Bytes of memory of this machine, or of the container, if it has a limit."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:  # no container
+        return machine
+    return min(machine, int(limit)) if limit.isdecimal() else machine
+
+
+def _format(file: h5py.File) -> str:
+    """The format that the file says it has; anndata's own version is not recorded."""
+    try:
+        return " ".join(str(file.attrs.get(f"encoding-{of}", "?")) for of in ("type", "version"))
+    except OSError:
+        return "an unreadable format"
+
+
+def names_in(file: h5py.File, name: str) -> list[str]:
+    """Names in a group of the file; none where it is absent."""
+    group = file.get(name)
+    return list(group) if isinstance(group, h5py.Group) else []

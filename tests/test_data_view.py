@@ -1,0 +1,311 @@
+"""The page Data, without a browser: a file of any kind is shown, or refused in one message."""
+
+import io
+import json
+import sys
+import zipfile
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from app import datasets, examine
+from app.datasets import Reading
+from samsvae_core import __main__ as cli
+from samsvae_core import bundle as bundles
+from samsvae_core.data import DataError
+from samsvae_core.h5ad import read_h5ad
+from samsvae_core.zipped import pack
+from tests.test_app import figures, finished, opened, words
+from tests.test_h5ad import BAD_FILES, LABELS, write
+
+pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch):
+    """Runs of its own, and no model but what a test brings."""
+    monkeypatch.setenv("SAMSVAE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("SAMSVAE_MODELS", str(tmp_path / "models"))
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """Files are looked into within this process: a process of its own is tested by test_examine."""
+    monkeypatch.setattr(examine, "_asked", told)
+
+
+def told(verb, path, options):
+    """What the command would print, or say."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["samsvae", verb, str(path), "--json", *options])
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+            cli.main()
+    if ended.value.code:
+        raise DataError(examine._why(ended.value.code, err.getvalue(), path))
+    return json.loads(out.getvalue())
+
+
+def kept(path: Path, name="screen.h5ad") -> str:
+    content = path.read_bytes()
+    return datasets.save(io.BytesIO(content), name, len(content))
+
+
+def shown(data, **query):
+    return opened("data", {"data": data, **query})
+
+
+def unusual(path: Path, screen) -> Path:
+    """The small screen, its column of perturbations called by no usual name, parted by "_"."""
+    cells = anndata.read_h5ad(screen.path)
+    cells.obs["Treatment (final)"] = cells.obs["perturbation"].astype(str).str.replace("+", "_")
+    del cells.obs["perturbation"]
+    cells.obs["plate"] = np.where(np.arange(len(cells)) % 2, "a", "b")
+    cells.write_h5ad(path)
+    return path
+
+
+def table(page) -> pd.DataFrame:
+    return page.dataframe[0].value
+
+
+def test_says_what_to_do_where_there_is_no_data_and_no_model():
+    page = opened("data")
+    assert finished(page)
+    assert not page.error
+    assert "There is no data here yet" in words(page)
+    assert "2.0 GB at most; all uploads take 0 bytes of 19.5 GB" in words(page)
+
+
+def test_shows_what_a_file_holds_before_anything_starts(screen, at_once):
+    page = shown(kept(screen.path))
+    assert finished(page)
+    assert not page.error
+    metrics = {metric.label: metric.value for metric in page.metric}
+    n_control = (screen.data.conditions == screen.data.control).sum()
+    assert metrics == {
+        "Cells": "600",
+        "Genes": "40",
+        "Perturbations": "6",
+        "Combinations": "2",
+        "Control cells": str(n_control),
+    }
+    bars = figures(page)[0]["data"]
+    assert sum(sum(bar["y"]) for bar in bars if isinstance(bar["y"], list)) in (0, 600)
+    assert set(table(page)["kind"]) == {"control", "single", "combination"}
+    assert int(table(page)["cells"].sum()) == 600
+
+
+def test_an_unusual_column_is_suggested_and_can_be_changed(screen, tmp_path, at_once):
+    data = kept(unusual(tmp_path / "odd.h5ad", screen))
+    page = shown(data)
+    assert page.selectbox(key="key").value == "Treatment (final)"
+    assert page.selectbox(key="delimiter").value == "_"
+    assert (table(page)["kind"] == "combination").sum() == 2
+    page.selectbox(key="delimiter").set_value("none").run()
+    assert (table(page)["kind"] == "combination").sum() == 0
+    assert "--delimiter=" in page.code[0].value
+    page.selectbox(key="key").set_value("plate").run()
+    assert finished(page)
+    assert "no control cells" in page.warning[0].value
+    assert "Column 'plate' has no control cells" in page.error[0].value.replace("\\", "")
+    page.selectbox(key="control").set_value("a").run()
+    assert not page.error
+    assert {m.label: m.value for m in page.metric}["Control cells"] == "300"
+
+
+def test_what_is_shown_is_what_the_command_reads(screen, tmp_path, at_once):
+    data = kept(unusual(tmp_path / "odd.h5ad", screen))
+    page = shown(data, delimiter="_")
+    preview = table(page).set_index("label in the file")["read as"]
+    reading = Reading(data, perturbation_key="Treatment (final)", delimiter="_")
+    assert page.code[0].value == reading.command()
+    cells = read_h5ad(
+        datasets.resolve(data), perturbation_key="Treatment (final)", delimiter="_"
+    ).conditions
+    labels = anndata.read_h5ad(datasets.resolve(data)).obs["Treatment (final)"].astype(str)
+    assert list(preview.loc[labels]) == list(cells)
+
+
+def test_a_link_shows_its_reading(screen, tmp_path, at_once):
+    data = kept(unusual(tmp_path / "odd.h5ad", screen))
+    genes = datasets.save_genes(f"{screen.data.genes[0]}, {screen.data.genes[5]}, NOGENE")
+    reading = Reading(
+        data, perturbation_key="plate", control="b", delimiter="", top_genes=2, genes=genes
+    )
+    page = shown(**reading.as_query())
+    assert page.selectbox(key="key").value == "plate"
+    assert page.selectbox(key="control").value == "b"
+    assert page.selectbox(key="delimiter").value == "none"
+    assert page.number_input(key="top").value == 2
+    assert "2 of 3 genes of the list are in the file. Not in it: NOGENE." in said(page)
+    assert page.code[0].value == reading.command()
+
+
+def said(page) -> str:
+    return " ".join(box.value for box in [*page.success, *page.error]).replace("\\", "")
+
+
+def test_odd_links_are_said(screen, at_once):
+    data = kept(screen.path)
+    page = shown("uploads/../../etc/passwd")
+    assert finished(page)
+    assert "asks for the data file uploads/../../etc/passwd, which is not here" in words(page)
+    page = shown(data, key="nothing", genes="uploads/../secret.txt")
+    assert finished(page)
+    assert not page.error
+    assert "asks for the column nothing" in words(page)
+    assert "is not here any more; all are kept" in words(page)
+
+
+# Bad data, as in test_h5ad, through the page
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_file_gets_its_message_on_the_page(tmp_path, case, at_once):
+    content, _ = BAD_FILES[case]
+    page = shown(kept(write(tmp_path / "bad.h5ad", **content)))
+    assert finished(page)
+    assert not page.exception
+    if case in ("no column", "several columns"):  # a column can be chosen on the page
+        assert "Column of perturbations" in [box.label for box in page.selectbox]
+        return
+    assert len(page.error) == 1
+    message = page.error[0].value.replace("\\", "")
+    assert "--" not in message
+    assert str(tmp_path) not in message
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def text(path):
+    path.write_text("cell,gene\n")
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def other(path):
+    path.unlink()
+    with h5py.File(path, "w") as raw:
+        raw["matrix/data"] = [1, 2]
+
+
+def linked(path):
+    with h5py.File(path, "a") as raw:
+        del raw["X"]
+        raw["X"] = h5py.ExternalLink("/etc/passwd", "X")
+
+
+def huge(path):
+    with h5py.File(path, "a") as raw:
+        del raw["X"]
+        raw.create_dataset("X", (12, 10**12), "f4", chunks=(12, 1000)).attrs.update(
+            {"encoding-type": "array", "encoding-version": "0.2.0"}
+        )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (cut_short, "cannot be opened"),
+        (text, "is not an .h5ad file"),
+        (empty, "is not an .h5ad file"),
+        (other, "is HDF5 but no .h5ad"),
+        (linked, "refers to other places or files (X)"),
+        (huge, "says that it holds"),
+    ],
+)
+def test_a_file_that_is_none_is_refused_on_the_page(tmp_path, spoil, message):
+    path = write(tmp_path / "bad.h5ad")
+    spoil(path)
+    page = shown(kept(path))
+    assert finished(page)
+    assert len(page.error) == 1
+    assert message in page.error[0].value.replace("\\", "")
+    assert str(tmp_path) not in page.error[0].value
+
+
+def test_names_from_files_are_shown_as_text(tmp_path, at_once):
+    odd = "<img src=x onerror=alert(1)> [a](http://x.org) **b**"
+    labels = [odd if label == "SET" else label for label in LABELS]
+    data = kept(write(tmp_path / "odd.h5ad", labels, obs={odd: labels}))
+    page = shown(data, key=odd)
+    assert finished(page)
+    assert odd in set(table(page)["label in the file"])
+    assert not any(odd in part.value for part in [*page.markdown, *page.caption, *page.warning])
+
+
+# Uploads
+
+
+def upload(page, name, content, at=0, kind="application/octet-stream"):
+    return page.file_uploader[at].set_value([(name, content, kind)]).run()
+
+
+def test_an_upload_is_kept_chosen_and_can_be_removed(screen, runs, at_once):
+    page = upload(opened("data"), "mine.h5ad", screen.path.read_bytes())
+    assert finished(page)
+    assert "mine.h5ad was kept, and is chosen" in said(page)
+    chosen = page.selectbox(key="data").value
+    assert datasets.resolve(chosen).read_bytes() == screen.path.read_bytes()
+    assert page.metric[0].value == "600"
+    page.button(key="remove data").click().run()
+    assert finished(page)
+    assert "was removed" in said(page)
+    assert not list(runs.rglob("*.h5ad"))
+
+
+def test_an_upload_without_room_is_refused_in_one_message(screen, runs, monkeypatch):
+    monkeypatch.setenv("SAMSVAE_UPLOADS_TOTAL_MB", "0")
+    page = upload(opened("data"), "mine.h5ad", screen.path.read_bytes())
+    assert finished(page)
+    assert len(page.error) == 1
+    assert "There is no room for mine.h5ad" in said(page)
+    assert not list(runs.rglob("*.h5ad"))
+
+
+def test_a_list_of_genes_is_carried_to_training(tmp_path, at_once):
+    page = shown(kept(write(tmp_path / "a.h5ad")))
+    page.text_area(key="data genes").set_value("G0\nG3").run()
+    assert "2 of 2 genes of the list are in the file" in said(page)
+    page.number_input(key="top").set_value(1).run()
+    assert finished(page)
+    page.text_area(key="data genes").set_value("nothing").run()
+    assert "0 of 1 genes" in said(page)
+
+
+# Models made elsewhere
+
+
+@pytest.fixture
+def zipped(tiny, tmp_path):
+    return pack(tiny.path, tmp_path / "zips" / "tiny.zip").read_bytes()
+
+
+def test_a_model_made_elsewhere_is_among_the_models(zipped, tiny, runs):
+    page = upload(opened("data"), "tiny.zip", zipped, 1, "application/zip")
+    assert finished(page)
+    assert "tiny is among the models now" in said(page)
+    assert bundles.load(runs / "tiny").checksum == tiny.checksum
+    assert opened("overview").sidebar.selectbox[0].options == ["tiny"]
+
+
+def test_a_zip_that_is_no_model_is_refused_and_leaves_nothing(zipped, runs):
+    made = io.BytesIO(zipped)
+    with zipfile.ZipFile(made, "a") as file:
+        file.writestr("../../evil.txt", "x")
+    for content in (made.getvalue(), zipped[:5000], b"no zip"):
+        page = upload(opened("data"), "tiny.zip", content, 1, "application/zip")
+        assert finished(page)
+        assert len(page.error) == 1
+    assert not [path for path in runs.parent.rglob("*") if path.name in ("evil.txt", "tiny")]
