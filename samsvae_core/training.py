@@ -2,18 +2,19 @@
 
 Everything starts on and a decoder is learned. Then the latent space is turned to its sparsest
 basis, and the evidence asked of a mask entry rises from 0 to its full value until two thirds of the
-steps: mechanisms that do not earn their keep switch off (docs/model.md). "Best" and early stopping
-count from there on; then, too, the learning rates fall, so that the final parameters are an average
-rather than a snapshot.
+steps: mechanisms that do not earn their keep switch off (docs/model.md). Early stopping counts from
+there on; then, too, the learning rates fall, so that the final parameters are an average rather
+than a snapshot.
 
-While it runs it writes history.csv and checkpoints/{last,best}.safetensors into the run folder.
-Knows nothing of pages or command lines.
+While it runs it writes history.csv and checkpoints/last.safetensors into the run folder. Knows
+nothing of pages or command lines.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from samsvae_core.variants import MODELS
 
 VALIDATION_BATCH = 2048  # cells; bounds memory, does not change the figure
 UNRECORDED = 3  # first steps on a CUDA device
+PAUSE = 5.0  # seconds between two writings of a checkpoint, at least; a kill loses as much
 VALIDATION_SAMPLES = 2  # per cell: epochs compare, whatever the particles of training
 
 
@@ -111,30 +113,57 @@ def fit(
     """Train `model` in place to its final, pruned parameters; returns the history.
 
     Goes on from RUN/checkpoints/last.safetensors if there is one: on CPU with the same history, to
-    the bit, as if never stopped. A Stop raised by `on_epoch` passes through, after the epoch has
-    been kept. Raises TrainingError where the loss is not finite.
+    the bit, as if never stopped. Whatever ends it, a Stop raised by `on_epoch` too, passes through
+    after the last whole epoch has been kept. Raises TrainingError where the loss is not finite.
     """
-    last, best = (run / "checkpoints" / f"{name}.safetensors" for name in ("last", "best"))
+    keeper = Keeper(run)
     devices = [train.device] if train.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), quick_products(train.device):
         torch.manual_seed(config.seed)
         optimizer = new_optimizer(model, config)
-        history = restore(last, model, optimizer) if last.exists() else []
+        history = restore(keeper.last, model, optimizer) if keeper.last.exists() else []
         steps = Steps(model, optimizer, train, config)
-        while not finished(history, config):
-            progress = train_epoch(steps, history)
-            bound = predictive_bound(model, validation, VALIDATION_SAMPLES)
-            check_finite("validation bound", bound, progress.epoch, progress.step, config)
-            progress = progress._replace(validation_bound=bound)
-            history.append(progress)
-            state = checkpoint(model, optimizer, history)
-            if progress == best_epoch(history):
-                atomic_write(best, state)
-            # history before checkpoint: killed in between, the epoch is only trained again
-            atomic_write(run / "history.csv", pd.DataFrame(history).to_csv(index=False).encode())
-            atomic_write(last, state)
-            on_epoch(progress)
+        try:
+            while not finished(history, config):
+                progress = train_epoch(steps, history)
+                bound = predictive_bound(model, validation, VALIDATION_SAMPLES)
+                check_finite("validation bound", bound, progress.epoch, progress.step, config)
+                progress = progress._replace(validation_bound=bound)
+                history.append(progress)
+                keeper.keep(checkpoint(model, optimizer), history)
+                on_epoch(progress)
+        finally:
+            keeper.write()
     return history
+
+
+class Keeper:
+    """Keeps the last whole epoch: on the device at once, in the run folder every now and then."""
+
+    def __init__(self, run: Path) -> None:
+        self.history, self.last = run / "history.csv", run / "checkpoints" / "last.safetensors"
+        self.kept: tuple[dict[str, Tensor], list[Progress]] | None = None  # not written yet
+        self.due = 0.0
+
+    def keep(self, state: dict[str, Tensor], history: list[Progress]) -> None:
+        self.kept = state, list(history)
+        if time.monotonic() >= self.due:
+            self.write()
+
+    def write(self) -> None:
+        """Write what is not yet, then none for PAUSE, or longer where writing takes long."""
+        if self.kept is None:
+            return
+        began = time.monotonic()
+        state, history = self.kept
+        tensors = {name: value.cpu().contiguous() for name, value in state.items()}
+        content = save(tensors, metadata={"history": json.dumps(history)})
+        # history before checkpoint: killed in between, the epochs are only trained again
+        atomic_write(self.history, pd.DataFrame(history).to_csv(index=False).encode())
+        atomic_write(self.last, content)
+        self.kept = None
+        ended = time.monotonic()
+        self.due = ended + PAUSE * max(1.0, 2 * (ended - began))
 
 
 @contextmanager
@@ -337,17 +366,16 @@ def finished(history: list[Progress], config: TrainConfig) -> bool:
     return history[-1].step >= config.steps or stalled
 
 
-def checkpoint(model: SAMSVAE, optimizer: torch.optim.Adam, history: list[Progress]) -> bytes:
-    """Weights, Adam's moments, random state and history as one safetensors file."""
+def checkpoint(model: SAMSVAE, optimizer: torch.optim.Adam) -> dict[str, Tensor]:
+    """Copies of the weights, Adam's moments and the random state, where they are."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{i}.{name}": value for name, value in state.items()}
+    tensors = {name: value.clone() for name, value in tensors.items()}
     tensors["rng.cpu"] = torch.get_rng_state()
-    device = model.device
-    if device.type == "cuda":
-        tensors["rng.cuda"] = torch.cuda.get_rng_state(device)
-    contiguous = {name: value.cpu().contiguous() for name, value in tensors.items()}
-    return save(contiguous, metadata={"history": json.dumps(history)})
+    if model.device.type == "cuda":
+        tensors["rng.cuda"] = torch.cuda.get_rng_state(model.device)
+    return tensors
 
 
 def restore(path: Path, model: SAMSVAE, optimizer: torch.optim.Adam) -> list[Progress]:
