@@ -20,7 +20,15 @@ from jaxtyping import Float
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
-from samsvae_core import bundle, effects, enrichment, evaluation, gene_sets, interpretation
+from samsvae_core import (
+    bundle,
+    effects,
+    enrichment,
+    evaluation,
+    gene_sets,
+    interpretation,
+    parallel,
+)
 from samsvae_core.bundle import Bundle, read_json, suited, to_json, write_manifest
 from samsvae_core.calibration import pooled_level, reference_cells
 from samsvae_core.cards import bends_in_words, model_card
@@ -146,36 +154,58 @@ def resume(
     settings = read_settings(run)
     refuse_finished(run)
     with recorded(run) as status:
-        config = ModelConfig(**settings["model_config"])
-        train_config = TrainConfig(**settings["train_config"])
-        name = settings["model"]
-        data = aligned(data, run)
-        check_same(checksums(data), settings.get("checksums"))
-        parts = split(data, run / "split.csv")
-        data = suited(data, name)
-        data, parts = data.subset(parts != UNUSED), parts[parts != UNUSED]
+        data, parts = cells_of(data, run, settings)
+        parallel.wait()  # the others read what the run is
 
         def report(progress: Progress) -> None:
             status.epoch_done(progress.epoch, progress.step)
             on_epoch(progress)
 
-        steps = {} if settings["frontier"] else {"steps": train_config.steps}
+        steps = {} if settings["frontier"] else {"steps": settings["train_config"]["steps"]}
         status.say("training", device=str(device), **steps)
+        model = trained(data, parts, run, settings, device, report)
         if settings["frontier"]:
-            model, level = train_frontier(
-                data, parts, run, config, train_config, name, device, report
-            )
-            settings["model_config"]["mask_evidence"] = level
+            settings["model_config"]["mask_evidence"] = model.config.mask_evidence
             atomic_write(run / "config.json", to_json(settings))
-        else:
-            model = new_model(data.subset(parts == "train"), config, train_config.seed, name)
-            train_cells = Cells(data.subset(parts == "train"), device)
-            validation = Cells(data.subset(parts == "validation"), device)
-            fit(model.to(device), train_cells, validation, train_config, run, report)
         status.say("making tables")
         build_bundle(model.cpu(), data, parts, run, str(device), cell_values)
         shutil.rmtree(run / "frontier", ignore_errors=True)
     return bundle.load(run)
+
+
+def follow(data: CellData, run: Path, device: torch.device) -> None:
+    """The part of another process than the first in training a run: no file is written."""
+    settings = read_settings(run)
+    trained(*cells_of(data, run, settings), run, settings, device)
+
+
+def cells_of(data: CellData, run: Path, settings: dict[str, Any]) -> tuple[CellData, np.ndarray]:
+    """The run's cells with their part of the split; raises DataError where they are not those."""
+    data = aligned(data, run)
+    check_same(checksums(data), settings.get("checksums"))
+    parts = split(data, run / "split.csv")
+    data = suited(data, settings["model"])
+    return data.subset(parts != UNUSED), parts[parts != UNUSED]
+
+
+def trained(
+    data: CellData,
+    parts: np.ndarray,
+    run: Path,
+    settings: dict[str, Any],
+    device: torch.device,
+    on_epoch: Callable[[Progress], None] = lambda _: None,
+) -> SAMSVAE:
+    """The run's model, trained from where its checkpoint left it."""
+    config, name = ModelConfig(**settings["model_config"]), settings["model"]
+    train_config = TrainConfig(**settings["train_config"])
+    if settings["frontier"]:
+        return train_frontier(data, parts, run, config, train_config, name, device, on_epoch)
+    cells = data.subset(parts == "train")
+    model = new_model(cells, config, train_config.seed, name).to(device)
+    validation = Cells(data.subset(parts == "validation"), device)
+    fit(model, Cells(cells, device), validation, train_config, run, on_epoch)
+    return model
 
 
 def checksums(data: CellData) -> dict[str, str]:

@@ -27,11 +27,12 @@ import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
+from samsvae_core import parallel
 from samsvae_core.data import CellData
 from samsvae_core.files import atomic_write
-from samsvae_core.inference import Batch, Cells, cell_terms, elbo
+from samsvae_core.inference import Batch, Cells, Elbo, cell_terms, elbo
 from samsvae_core.model import ACTIVE, SAMSVAE, ModelConfig
 from samsvae_core.rotation import sparsest_rotation
 from samsvae_core.variants import MODELS
@@ -114,27 +115,45 @@ def fit(
 
     Goes on from RUN/checkpoints/last.safetensors if there is one: on CPU with the same history, to
     the bit, as if never stopped. Whatever ends it, a Stop raised by `on_epoch` too, passes through
-    after the last whole epoch has been kept. Raises TrainingError where the loss is not finite.
+    after the last whole epoch has been kept. Raises TrainingError where the loss is not finite. Of
+    several processes (`parallel`) each calls this with all cells; the first one writes.
     """
     keeper = Keeper(run)
     devices = [train.device] if train.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), quick_products(train.device):
+    with (
+        torch.random.fork_rng(devices=devices),
+        quick_products(train.device),
+        parallel.told(),
+    ):
         torch.manual_seed(config.seed)
         optimizer = new_optimizer(model, config)
         history = restore(keeper.last, model, optimizer) if keeper.last.exists() else []
+        parallel.check_same("checkpoints, of epochs", len(history))
         steps = Steps(model, optimizer, train, config)
         try:
             while not finished(history, config):
                 progress = train_epoch(steps, history)
-                bound = predictive_bound(model, validation, VALIDATION_SAMPLES)
+                bound = validation_bound(model, validation)
                 check_finite("validation bound", bound, progress.epoch, progress.step, config)
                 progress = progress._replace(validation_bound=bound)
                 history.append(progress)
-                keeper.keep(checkpoint(model, optimizer), history)
-                on_epoch(progress)
+                if parallel.first():
+                    keeper.keep(checkpoint(model, optimizer), history)
+                tell(on_epoch, progress)
         finally:
             keeper.write()
     return history
+
+
+def tell(on_epoch: Callable[[Progress], None], progress: Progress) -> None:
+    """Call back; where one process is to stop, all do."""
+    stop = False
+    try:
+        on_epoch(progress)
+    except Stop:
+        stop = True
+    if parallel.anyone(stop):
+        raise Stop
 
 
 class Keeper:
@@ -195,12 +214,14 @@ def train_epoch(steps: Steps, history: list[Progress]) -> Progress:
     batches = torch.randperm(len(steps.cells), device=device).split(config.batch_size)
     batches = batches[: config.steps - step]
     sums = torch.zeros(4, device=device)  # no figure leaves the device before the epoch ends
-    for index in batches:
-        step += 1
-        if model.asks_evidence and step == math.ceil(config.dense * config.steps):
-            model.rotate(sparsest_rotation(model.effect_moments()[0]))
-        sums += steps.take(index, step) * len(index)
-    bound, kl_basal, kl_effects, norm = (sums / sum(map(len, batches))).tolist()
+    with parallel.own_draws(device):
+        for index in batches:
+            step += 1
+            if model.asks_evidence and step == math.ceil(config.dense * config.steps):
+                model.rotate(parallel.of_first(sparsest_rotation(model.effect_moments()[0])))
+            sums += steps.take(index, step) * len(index)
+    sums = parallel.total(sums) / (parallel.size() * sum(map(len, batches)))
+    bound, kl_basal, kl_effects, norm = sums.tolist()
     check_finite("loss", bound + norm, number, step, config)
     active = model.mask_probability().detach() > ACTIVE
     return Progress(
@@ -217,19 +238,32 @@ def train_epoch(steps: Steps, history: list[Progress]) -> Progress:
     )
 
 
+class Bound(nn.Module):
+    """The bound as a module, of which DistributedDataParallel averages the gradients."""
+
+    def __init__(self, model: SAMSVAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, n_cells: int, particles: int, anneal: float | Tensor) -> Elbo:
+        return elbo(self.model, batch, n_cells, particles, anneal)
+
+
 class Steps:
     """Takes training steps. On a CUDA device one is recorded (a CUDA graph), then played again.
 
     What changes from step to step, the cells, the share of the evidence and the learning rates,
     then lies in tensors that the recorded step reads; a step is hundreds of kernels, and starting
     them one by one would take longer than they do. The last batch of an epoch, which is smaller, is
-    not recorded, nor are the first steps, in which libraries choose their kernels.
+    not recorded, nor are the first steps, in which libraries choose their kernels, nor those of
+    several processes, which could not notice in a recorded step that one of them is lost.
     """
 
     def __init__(
         self, model: SAMSVAE, optimizer: torch.optim.Adam, cells: Cells, config: TrainConfig
     ) -> None:
         self.model, self.optimizer, self.cells, self.config = model, optimizer, cells, config
+        self.bound = parallel.averaged(Bound(model))
         self.taken = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.anneal = torch.zeros((), device=cells.device)
@@ -243,7 +277,7 @@ class Steps:
         if self.cells.device.type != "cuda":
             return self.run(index, share)
         self.anneal.fill_(share)
-        if len(index) < self.config.batch_size:
+        if len(index) < self.config.batch_size or parallel.size() > 1:
             return self.run(index, self.anneal)
         self.index.copy_(index)
         if self.taken < UNRECORDED:
@@ -266,23 +300,29 @@ class Steps:
         return terms
 
     def run(self, index: Int[Tensor, " N"], anneal: float | Tensor) -> Tensor:
+        index, weight = parallel.share(index)
         batch, n_cells = self.cells.batch(index), len(self.cells)
-        return train_step(self.model, self.optimizer, batch, n_cells, self.config, anneal)
+        return train_step(self.bound, self.optimizer, batch, n_cells, self.config, anneal, weight)
 
 
 def train_step(
-    model: SAMSVAE,
+    bound_of: nn.Module,
     optimizer: torch.optim.Adam,
     batch: Batch,
     n_cells: int,
     config: TrainConfig,
     anneal: float | Tensor,
+    weight: float = 1.0,
 ) -> Tensor:
-    """Bound, its two KL terms and the gradient norm of one step, still on the device."""
-    bound = elbo(model, batch, n_cells, config.particles, anneal)
+    """Bound, its two KL terms and the gradient norm of one step, still on the device.
+
+    `weight` is that of the batch where it is one process's share of a larger one.
+    """
+    bound = bound_of(batch, n_cells, config.particles, anneal)
+    bound = bound._replace(log_px=weight * bound.log_px, kl_basal=weight * bound.kl_basal)
     optimizer.zero_grad()
     (-bound.total).backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+    norm = torch.nn.utils.clip_grad_norm_(bound_of.parameters(), config.clip_norm)
     optimizer.step()
     return torch.stack([bound.total, bound.kl_basal, bound.kl_effects, norm]).detach()
 
@@ -327,6 +367,12 @@ def parameter_groups(model: SAMSVAE, config: TrainConfig) -> list[dict[str, Any]
         (embeddings, config.embedding_learning_rate),
     ]
     return [{"params": parameters, "lr": rate, "full_lr": rate} for parameters, rate in groups]
+
+
+def validation_bound(model: SAMSVAE, cells: Cells) -> float:
+    """The predictive bound by which epochs compare, the same in all processes."""
+    bound = torch.tensor(predictive_bound(model, cells, VALIDATION_SAMPLES), device=cells.device)
+    return parallel.of_first(bound.double()).item()
 
 
 def predictive_bound(model: SAMSVAE, cells: Cells, n_samples: int) -> float:
