@@ -6,9 +6,10 @@
     python benchmarks/scale.py --plot growth.svg      # the same as a figure
 
 The defaults of `samsvae train` (512 cells a step, 1 particle, 20 mechanisms, 400 hidden units) on
-random counts, 10 % of them not zero. Time of an epoch: that of STEPS steps, times its number of
-steps; memory: of the counts as they lie on the device. Then steps of one process and of two that
-share each batch, on the CPU with one thread each.
+random counts, 10 % of them not zero. Time of an epoch: the median of STEPS steps, times its number
+of steps; on the CPU processor time of one core, which other programs change little. Memory: of the
+counts as they lie on the device. Then, on the clock, steps of one process and of two that share
+each batch, with one thread each.
 Expected: docs/scale.md.
 """
 
@@ -21,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,24 +89,27 @@ def steps_of(data: CellData, device: torch.device) -> tuple[Steps, TrainConfig]:
     return Steps(model, new_optimizer(model, config), Cells(data, device), config), config
 
 
-def seconds_a_step(steps: Steps, config: TrainConfig) -> float:
+def seconds_a_step(
+    steps: Steps, config: TrainConfig, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Median, of steps on batches in random order."""
     device, found = steps.cells.device, []
     with quick_products(device):
         for i in range(STEPS + 5):
             index = torch.randint(len(steps.cells), (config.batch_size,), device=device)
-            began = time.perf_counter()
+            began = clock()
             steps.take(index, 1)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if i >= 5:  # the first are warm-up, and recorded on a card
-                found.append(time.perf_counter() - began)
+                found.append(clock() - began)
     return statistics.median(found)
 
 
 def growth(n_cells: int, n_genes: int, device: torch.device) -> Growth:
     steps, config = steps_of(random_cells(n_cells, n_genes), device)
-    step = seconds_a_step(steps, config)
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    step = seconds_a_step(steps, config, clock)
     counts = steps.cells.counts
     tensors = [a for a in vars(counts).values() if isinstance(a, torch.Tensor)]
     matrix = getattr(counts, "matrix", None)
@@ -189,6 +194,7 @@ def main() -> None:
         member(given.member)
         return
     device = torch.device(given.device)
+    torch.set_num_threads(1)
     sizes = [(n, BASE_GENES) for n in MANY_CELLS] + [(BASE_CELLS, g) for g in MANY_GENES[1:]]
     if given.quick:
         sizes = [(n // 10, g // 10) for n, g in sizes]

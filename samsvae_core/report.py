@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -46,6 +46,7 @@ from samsvae_core.variants import MODELS
 N_EMBEDDED = 6000  # cells in the UMAP; more are no more readable
 UMAP_NEIGHBOURS = 15
 N_LATENT = 50  # latent dimensions kept of each of these cells; of more, those in use
+PIECE = 1 << 20  # numbers copied at a time
 SAMPLE_SEED = (0, 1)  # apart from those of splits, whose first cells it would draw
 COLLECTIONS = ("hallmark", "reactome", "wikipathways")
 
@@ -211,24 +212,26 @@ def trained(
 def checksums(data: CellData) -> dict[str, str]:
     """Of what a model is trained on, so that a run goes on with the same data."""
     names = data.perturbations.tolist()
-    parts: dict[str, list[Any]] = {
+    parts: dict[str, Iterable[Any]] = {
         "cells": ["\n".join(data.cells.tolist()).encode()],
         "counts": as_buffers(data.counts),
         "perturbations": ["\n".join(names).encode(), *as_buffers(data.dosages)],
-        "library sizes": [data.library],
+        "library sizes": [np.ascontiguousarray(data.library).data],
     }
     found = {what: hashlib.sha256() for what in parts}
     for what, checksum in found.items():
         for part in parts[what]:
-            checksum.update(part if isinstance(part, bytes) else np.ascontiguousarray(part).data)
+            checksum.update(part)
     return {what: checksum.hexdigest() for what, checksum in found.items()}
 
 
-def as_buffers(table: sp.csr_matrix) -> list[np.ndarray]:
-    """A sparse matrix as its arrays, the same for the same values."""
-    rows = table.tocsr(copy=True)
-    rows.sort_indices()
-    return [rows.indptr.astype(np.int64), rows.indices.astype(np.int64), rows.data]
+def as_buffers(table: sp.csr_matrix) -> Iterator[memoryview]:
+    """A sparse matrix as its arrays, the same for the same values; a piece at a time."""
+    rows = table if table.has_sorted_indices else table.sorted_indices()
+    for array in (rows.indptr, rows.indices):
+        for i in range(0, len(array), PIECE):
+            yield array[i : i + PIECE].astype(np.int64).data
+    yield np.ascontiguousarray(rows.data).data
 
 
 def check_same(found: Mapping[str, str], expected: Mapping[str, str] | None) -> None:

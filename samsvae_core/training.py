@@ -38,6 +38,7 @@ from samsvae_core.rotation import sparsest_rotation
 from samsvae_core.variants import MODELS
 
 VALIDATION_BATCH = 2048  # cells; bounds memory, does not change the figure
+ROWS_AT_ONCE = 1 << 16  # in double precision while moments are summed
 UNRECORDED = 3  # first steps on a CUDA device
 PAUSE = 5.0  # seconds between two writings of a checkpoint, at least; a kill loses as much
 VALIDATION_SAMPLES = 2  # per cell: epochs compare, whatever the particles of training
@@ -89,10 +90,7 @@ def new_model(data: CellData, config: ModelConfig, seed: int, name: str = "sams-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MODELS[name](config)
-    values = (data.counts.log1p() if data.is_counts else data.counts).astype(np.float64)
-    mean = np.asarray(values.mean(axis=0)).ravel()
-    mean_square = np.asarray(values.multiply(values).mean(axis=0)).ravel()
-    scale = np.sqrt(np.maximum(mean_square - mean**2, 0))
+    mean, scale = moments(data)
     cells = np.asarray((data.dosages != 0).sum(axis=0)).ravel()
     loc, width, per = (torch.as_tensor(a, dtype=torch.float32) for a in (mean, scale, cells))
     model.fit_buffers(loc, width, per, len(data.cells))
@@ -101,6 +99,17 @@ def new_model(data: CellData, config: ModelConfig, seed: int, name: str = "sams-
         others = max(1.0, float(data.library.sum(dtype=float)) - panel)
         model.decoder.out.bias.data[-1] += math.log(config.n_genes * others / panel)
     return model
+
+
+def moments(data: CellData) -> tuple[Float[np.ndarray, " G"], Float[np.ndarray, " G"]]:
+    """Mean and standard deviation per gene of what the encoder reads, some rows at a time."""
+    sums = np.zeros((2, len(data.genes)))
+    for i in range(0, len(data.cells), ROWS_AT_ONCE):
+        rows = data.counts[i : i + ROWS_AT_ONCE].astype(np.float64)
+        values = rows.log1p() if data.is_counts else rows
+        sums += [np.asarray(a.sum(axis=0)).ravel() for a in (values, values.multiply(values))]
+    mean, mean_square = sums / len(data.cells)
+    return mean, np.sqrt(np.maximum(mean_square - mean**2, 0))
 
 
 def fit(

@@ -344,7 +344,9 @@ def test_a_run_is_finished_by_its_steps_or_its_patience():
 # The start
 
 
-def test_the_encoder_is_standardised_by_the_training_cells():
+@pytest.mark.parametrize("rows", [7, 1 << 16])
+def test_the_encoder_is_standardised_by_the_training_cells(rows, monkeypatch):
+    monkeypatch.setattr(training, "ROWS_AT_ONCE", rows)
     data = screen()
     model = new_model(data, MODEL, 0)
     log_x = np.log1p(data.counts.toarray().astype(float))
