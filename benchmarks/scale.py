@@ -144,6 +144,9 @@ def plot(rows: list[Growth], path: Path) -> None:
         x, y = np.array(line).T
         axis.loglog(x, y, "o-", color="#0b6fa4")
         axis.loglog(x, y[0] * x / x[0], ":", color="0.6", label="in proportion")
+        axis.set_xticks(x, [f"{int(v):,}" for v in x])
+        axis.set_yticks([1, 3, 10, 30], ["1", "3", "10", "30"])
+        axis.minorticks_off()
         axis.set_xlabel(name.removeprefix("n_") + f" ({held:,} {other.removeprefix('n_')})")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("seconds an epoch")
