@@ -20,6 +20,9 @@ from __future__ import annotations
 
 import argparse
 import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as `samsvae` has it, for both kinds of step
+
 import signal
 import statistics
 import tempfile

@@ -188,7 +188,9 @@ def _counts(file: h5py.File, layer: str | None, cells: pd.Index) -> _Counts:
             problems.append(f"{place} holds no count but 0: no gene is detected in any cell.")
             continue
         notes = [f"Counts are taken from {place}. {problems[0]}"] if problems else []
-        return _Counts(matrix.astype(np.float32, copy=False), genes.to_numpy(dtype=str), place, notes)
+        return _Counts(
+            matrix.astype(np.float32, copy=False), genes.to_numpy(dtype=str), place, notes
+        )
     raise DataError(
         f"{problems[0]} Put raw counts into X, or name the layer that holds them with --layer"
         f" (layers here: {some(layers, 10) or 'none'}). Values that are not counts can be modelled"

@@ -114,6 +114,7 @@ def total(value: Tensor) -> Tensor:
 def of_first(value: Tensor) -> Tensor:
     """The first process's."""
     if together():
+        value = value.contiguous()
         dist.broadcast(value, 0)
     return value
 

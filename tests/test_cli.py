@@ -776,3 +776,11 @@ def test_structure_needs_something_to_compare(refused, trained, tmp_path):
     )
     listed.write_text("perturbation,group\nP1,a\nP2,a\nX,b\nY,b\n")
     assert "at least 2 groups" in refused("structure", trained, "--groups", listed)
+
+
+def test_threads_that_wait_leave_their_core_to_others(monkeypatch):
+    for given, expected in (({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")):
+        monkeypatch.setattr(cli, "app", lambda: None)
+        monkeypatch.setattr(cli.os, "environ", given)
+        cli.main()
+        assert given["OMP_WAIT_POLICY"] == expected
