@@ -17,6 +17,7 @@ DAMAGE = (
     *(SystemError, MemoryError),
 )
 MOST_ITEMS = 100_000  # groups and arrays of a file; an honest one has some hundreds
+DEEPEST = 50  # groups within each other; each takes time to be found, by its whole path
 SMALL = 64 * 2**20  # bytes of an array that are never too many
 DENSEST = 300  # bytes read for one stored: honest counts stay below 100, nothing stored has no end
 
@@ -52,13 +53,15 @@ def _check_layout(file: h5py.File) -> None:
 
     def note(name: str, link: object) -> bool | None:
         found[name] = link
-        return True if len(found) > MOST_ITEMS else None  # True ends the visit
+        too_much = len(found) > MOST_ITEMS or name.count("/") > DEEPEST
+        return True if too_much else None  # True ends the visit
 
     try:
         if file.visititems_links(note):
             raise DataError(
-                f"{file.filename} holds more than {MOST_ITEMS:,} groups and arrays; no .h5ad file"
-                " needs so many. Load it where it was made and save only what is needed."
+                f"{file.filename} holds more than {MOST_ITEMS:,} groups and arrays, or more than"
+                f" {DEEPEST} within each other; no .h5ad file needs so many. Load it where it was"
+                " made and save only what is needed."
             )
         links = [name for name, link in found.items() if _leads_away(file, name, link)]
     except DAMAGE as error:
