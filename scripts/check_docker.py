@@ -31,7 +31,19 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-KNOWN = "FROM ARG ENV WORKDIR COPY RUN USER VOLUME EXPOSE HEALTHCHECK CMD".split()
+KNOWN = [
+    "FROM",
+    "ARG",
+    "ENV",
+    "WORKDIR",
+    "COPY",
+    "RUN",
+    "USER",
+    "VOLUME",
+    "EXPOSE",
+    "HEALTHCHECK",
+    "CMD",
+]
 PATIENCE = 90  # seconds until the server answers
 BASES = ("", "lab/samsvae")
 OF_TORCH = re.compile(r"nvidia-|cuda-|triton$")  # which a build of torch brings, pinned by it
@@ -44,7 +56,7 @@ INSTALLED = (
 )
 
 
-class Wrong(Exception):  # noqa: N818  # what the check found, not a fault of it
+class Wrong(Exception):  # what the check found, not a fault of it
     """What does not hold, in words."""
 
 
@@ -302,7 +314,7 @@ def serve(image: Image, python: Path, visit: bool) -> None:
             other = {**more, "STREAMLIT_SERVER_BASE_URL_PATH": "" if base else "elsewhere"}
             if healthy(image, python, other):
                 raise Wrong("The health command is content with another base path.")
-            if visit:
+            if visit and base:
                 url = f"http://127.0.0.1:{port}/{base}".rstrip("/")
                 told = run([str(python), str(VISITOR), url], image, python, {})
                 say(f"a visitor is served: {told.strip()}")
