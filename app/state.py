@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -18,7 +19,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from app import address, prints, traces
+from app import address, logs, prints, traces
 from app.address import plain
 from app.basket import Picture, Table, Text
 from app.batch import Batch
@@ -92,6 +93,7 @@ def _problem(path: str, stamp: str) -> str:
     try:
         load_bundle(path, sha256(Path(path) / "manifest.json"))
     except (BundleError, OSError) as error:
+        logs.refused("bundle refused", str(error), model=Path(path).name)
         return str(error)
     return ""
 
@@ -145,7 +147,11 @@ def bundle() -> Bundle:
 @st.cache_resource(max_entries=3, show_spinner="Loading the model")
 def load_bundle(path: str, checksum: str) -> Bundle:
     """The bundle in a folder whose manifest has this checksum, remembered."""
-    return bundles.load(path)
+    began = time.monotonic()
+    loaded = bundles.load(path)
+    seconds = round(time.monotonic() - began, 3)
+    logs.event("bundle opened", model=loaded.name, checksum=checksum[:12], seconds=seconds)
+    return loaded
 
 
 def page(view: Callable[[Bundle], None]) -> None:

@@ -131,6 +131,7 @@ def opened(view: str, query: dict[str, str] | None = None) -> AppTest:
 def finished(page: AppTest) -> bool:
     """Whether the page reached its last line; one that dies of a panic shows no exception."""
     assert not page.exception
+    assert not [error.value for error in page.error if "Something went wrong" in error.value]
     return any("SAMS-VAE Explorer" in caption.value for caption in page.caption)
 
 
