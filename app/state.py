@@ -5,6 +5,7 @@ The only user of caches; with address.py and shelf.py the only one of session st
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import re
@@ -151,6 +152,8 @@ def load_bundle(path: str, checksum: str) -> Bundle:
     loaded = bundles.load(path)
     seconds = round(time.monotonic() - began, 3)
     logs.event("bundle opened", model=loaded.name, checksum=checksum[:12], seconds=seconds)
+    gc.collect()
+    gc.freeze()  # what is here to stay is not looked through again: it held every session up
     return loaded
 
 
@@ -605,14 +608,20 @@ def network(model: Bundle, names: Iterable[str], threshold: float) -> interpreta
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def _suggested_names(_known: Enrichment, key: str, mechanisms: tuple[int, ...]) -> pd.DataFrame:
-    return terms.suggested_names(_known.table, list(mechanisms))
+def _suggested_names(
+    _model: Bundle, _collections: Mapping[str, Collection], key: str, mechanisms: tuple[int, ...]
+) -> pd.DataFrame | None:
+    ranked = rankings.of_mechanisms(_model, list(mechanisms))
+    known = precomputed(_model, ranked, _collections, enrichment.USUAL)
+    return None if known is None else terms.suggested_names(known.table, list(mechanisms))
 
 
-def suggested_names(model: Bundle, known: Enrichment, mechanisms: list[int]) -> pd.DataFrame:
-    """Names from what the bundle holds (all of `known` is), remembered."""
-    key = f"{model.checksum} {sorted(known.notes['collection'].unique())}"
-    return _suggested_names(known, key, tuple(mechanisms))
+def suggested_names(model: Bundle, mechanisms: list[int]) -> pd.DataFrame | None:
+    """Names from the gene sets that came with the bundle, where it has any; remembered."""
+    offered = collections()
+    chosen = {name: offered[name]() for name in model.collections if name in offered}
+    key = f"{model.checksum} {sorted((c.name, c.checksum) for c in chosen.values())}"
+    return _suggested_names(model, chosen, key, tuple(mechanisms))
 
 
 # What a page shows, and what is kept of it

@@ -25,7 +25,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "images"
 MODEL = "model=papalexi2021"
-COMPOSED = f"/compose?c=STAT1%3A1%2CSMAD4%3A1&{MODEL}"
+COMPOSED = f"/compose?c=STAT1%3A1%2CSMAD4%3A1&part=Volcano&{MODEL}"
 VIEWS = {
     "overview": f"/?{MODEL}",
     "perturbation": f"/perturbation?p=STAT1&{MODEL}",

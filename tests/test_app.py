@@ -298,14 +298,15 @@ def test_a_composition_starts_from_selected_cells_and_the_link_keeps_them(models
 def test_interaction_is_shown_beside_what_was_observed(models, tiny):
     pair = next(name for name in tiny.conditions.index if name.count("+") == 1)
     names = pair.split("+")
-    page = opened("compose", {"c": ",".join(f"{name}:1" for name in names)})
+    both = ",".join(f"{name}:1" for name in names)
+    page = opened("compose", {"c": both, "part": "Interaction"})
     assert finished(page)
     table = compose(tiny, dict.fromkeys(names, 1.0)).table
     r = np.corrcoef(table["interaction"], table["observed_interaction"])[0, 1]
     shown = next(m for m in page.metric if m.label == "Pearson r over genes, interaction")
     assert shown.value == f"{r:.2f}"
-    page = opened("compose", {"c": "P1:1"})
-    assert "Interaction" not in [header.value for header in page.header]
+    page = opened("compose", {"c": "P1:1", "part": "Interaction"})
+    assert "nothing to interact with" in page.info[-1].value
 
 
 def test_unknown_names_in_a_link_are_said_and_left_out(models):
@@ -459,7 +460,7 @@ def test_no_collection_and_no_mechanism_are_said(models, shown):
 
 
 def test_the_shift_of_a_composition_is_tested_when_asked(models, tiny):
-    page = opened("compose", {"c": "P1:1,P2:0.5"})
+    page = opened("compose", {"c": "P1:1,P2:0.5", "part": "Gene sets"})
     page.button(key="run shift hallmark").click().run()
     page = ended(page)
     assert finished(page)
@@ -1694,8 +1695,8 @@ def test_what_each_perturbation_contributes_is_its_effect_times_its_dosage(model
 
 
 def test_two_compositions_are_compared_on_the_same_draws_and_the_link_keeps_both(models, tiny):
-    page = opened("compose", {"c": "P1:1,P2:1"})
-    next(b for b in page.button if b.label.startswith("Keep this one")).click().run()
+    page = opened("compose", {"c": "P1:1,P2:1", "part": "A against B"})
+    page.button(key="keep b").click().run()
     assert "A and B are the same" in words(page)
     assert page.query_params["b"] in ("P1:1,P2:1", ["P1:1,P2:1"])
     page.multiselect(key="compose_names").set_value(["P1"]).run()
@@ -1704,7 +1705,7 @@ def test_two_compositions_are_compared_on_the_same_draws_and_the_link_keeps_both
     expected = compare(tiny, one, two)["difference"]
     shown = table_with(page, "difference").set_index("gene")["difference"]
     assert shown.to_dict() == pytest.approx(expected.to_dict(), abs=1e-6)
-    again = opened("compose", {"c": "P1:1", "b": "P1:1,P2:1"})
+    again = opened("compose", {"c": "P1:1", "b": "P1:1,P2:1", "part": "A against B"})
     shown = table_with(again, "difference").set_index("gene")["difference"]
     assert shown.to_dict() == pytest.approx(expected.to_dict(), abs=1e-6)
     next(b for b in again.button if b.label == "Compare no more").click().run()
@@ -1767,7 +1768,7 @@ def test_a_link_to_the_whole_composition_puts_mechanisms_back(models, tiny):
 
 
 def test_what_was_kept_to_compare_with_is_used_whole_or_not_at_all(models):
-    page = opened("compose", {"c": "P1:1", "b": "P1:1,NOTHERE:1"})
+    page = opened("compose", {"c": "P1:1", "b": "P1:1,NOTHERE:1", "part": "A against B"})
     assert finished(page)
     assert "cannot be composed in this model: it does not know NOTHERE" in words(page)
     assert not any("difference" in frame.value for frame in page.dataframe)
@@ -1815,6 +1816,20 @@ def test_what_an_address_asks_for_in_vain_is_said(models, view, query, said):
     page = opened(view, query)
     assert finished(page)
     assert said in words(page)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_bound_choice_that_is_none_of_its_options_is_said(models, view):
+    query = {"c": "P1:1"} if view == "compose" else {}
+    page = opened(view, query)
+    choices = [
+        each
+        for each in (*page.selectbox, *page.multiselect, *page.segmented_control, *page.pills)
+        if each.proto.query_param_key
+    ]
+    for each in choices:
+        other = opened(view, query | {each.proto.query_param_key: "nonsense"})
+        assert "nonsense, which is not here" in words(other), each.proto.query_param_key
 
 
 # Kept views, and sessions
