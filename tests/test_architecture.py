@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 CORE, APP = ROOT / "samsvae_core", ROOT / "app"
 LEVELS = [  # a module may import those of levels before its own
     {"files"},
+    {"cache"},
     {"data", "model", "symbols", "agreement", "rotation", "prerank"},
     {"h5ad", "splits", "baselines", "gene_sets"},
     {"simulate", "variants", "inference", "enrichment", "predictive", "terms"},
