@@ -61,6 +61,7 @@ PAGES = (  # as they are called in the address and among the views, in their ord
     "gene_sets",
     "report",
     "glossary",
+    "system",
 )
 FIRST = "papalexi2021"  # what the dashboard opens on, where it is there
 
@@ -73,6 +74,12 @@ def available() -> dict[str, Path]:
     """Bundles in the models folder that are whole, by name, the one to open on first."""
     found = {name: path for name, path in _found().items() if not _problem_of(path)}
     return dict(sorted(found.items(), key=lambda item: item[0] != FIRST))
+
+
+def broken() -> dict[str, str]:
+    """Why each of the others cannot be opened."""
+    problems = {name: _problem_of(path) for name, path in _found().items()}
+    return {name: problem for name, problem in problems.items() if problem}
 
 
 def _found() -> dict[str, Path]:
@@ -102,7 +109,7 @@ def _problem(path: str, stamp: str) -> str:
 def choose_bundle() -> None:
     """The picker of the sidebar; what is chosen is in the URL, what cannot be is told why."""
     found = available()
-    broken = {name: _problem_of(path) for name, path in _found().items() if name not in found}
+    unusable = broken()
     if found:
         address.unknown_option("model", list(found), "model")
         st.sidebar.selectbox(
@@ -120,9 +127,9 @@ def choose_bundle() -> None:
             f"{chosen.title} on {n:,} cells, {len(chosen.genes):,} genes, "
             f"{len(chosen.perturbations)} {what}"
         )
-    if broken and found:
-        with st.sidebar.expander(f"{len(broken)} cannot be opened", icon=":material/error:"):
-            for name, problem in broken.items():
+    if unusable and found:
+        with st.sidebar.expander(f"{len(unusable)} cannot be opened", icon=":material/error:"):
+            for name, problem in unusable.items():
                 st.caption(f"**{plain(name)}**: {plain(problem)}")
 
 
@@ -169,6 +176,17 @@ def page(view: Callable[[Bundle], None]) -> None:
     about = st.session_state.get("subject", ("", ""))
     named = about[1] if about[0] == st.session_state["page"] else ""
     st.session_state["shown"] = named, address.current(), tuple(st.session_state["drawing"])
+
+
+def page_of_server(view: Callable[[], None]) -> None:
+    """Run a view that needs no model; messages as in `page`. It keeps nothing for the report."""
+    st.session_state["drawing"], st.session_state["shown"] = [], None
+    try:
+        view()
+    except ValueError as error:
+        st.error(plain(error))
+    footer()
+    address.remember()
 
 
 def footer() -> None:
