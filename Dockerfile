@@ -3,9 +3,11 @@
 FROM python:3.11-slim-bookworm
 
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-# What is written goes below /data, the volume, and /tmp; the rest may be read-only.
+# What is written goes below /data, the volume, and /tmp; the rest may be read-only. Uploads are
+# parted from their forms in TMPDIR: not in /tmp, which may be memory.
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 \
     SAMSVAE_RUNS=/data/runs SAMSVAE_DATA_DIRS=/data/files SAMSVAE_CACHE=/data/cache \
+    TMPDIR=/data/tmp \
     NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib \
     STREAMLIT_SERVER_ADDRESS=0.0.0.0 STREAMLIT_SERVER_PORT=8501 STREAMLIT_SERVER_HEADLESS=true
 
@@ -21,7 +23,7 @@ COPY .streamlit ./.streamlit
 COPY pretrained ./pretrained
 RUN pip install --no-deps -e .
 RUN useradd --uid 1000 --create-home samsvae \
- && mkdir -p /data/runs /data/files /data/cache && chown -R samsvae:samsvae /data
+ && mkdir -p /data/runs /data/files /data/cache /data/tmp && chown -R samsvae:samsvae /data
 USER samsvae
 
 VOLUME /data

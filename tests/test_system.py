@@ -59,9 +59,9 @@ def test_the_cache_is_measured_and_emptied(here):
     (here / "cache" / "effects").mkdir(parents=True)
     (here / "cache" / "effects" / "a.safetensors").write_bytes(b"x" * 3_000_000)
     page = opened()
-    assert "The cache holds 3 MB" in words(page)
+    assert "The cache holds 3.0 MB" in words(page)
     page.button(key="clear cache").click().run()
-    assert "The cache holds 0 MB" in words(page)
+    assert "The cache holds 0.0 MB" in words(page)
     assert not list((here / "cache" / "effects").iterdir())
 
 

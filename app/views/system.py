@@ -14,7 +14,7 @@ STATES = ("reading", "training", "making tables")  # of a run that goes on
 
 def system() -> None:
     st.title("System")
-    st.markdown("What this server is, what it has left, and what it holds visitors to.")
+    st.markdown("What this server is, what it has left and its limits.")
     left, right = st.columns(2, gap="large")
     with left:
         machine()
@@ -49,7 +49,7 @@ def space() -> None:
     )
     n = cache.size()
     st.markdown(
-        f"The cache holds {n / 1e6:,.0f} MB: shifts of models and results of gene-set tests, which "
+        f"The cache holds {n / 1e6:,.1f} MB: shifts of models and results of gene-set tests, which "
         "can all be made again. When it is full, what was used longest ago goes first."
     )
     st.button(
