@@ -25,7 +25,7 @@ def side(title: str) -> None:
     """Keep what the page shows, at the side of each page that shows something."""
     n = len(kept_views())
     with st.sidebar:
-        if st.session_state["page"] not in ("report", "glossary", "system"):
+        if st.session_state["page"] not in ("report", "glossary", *state.WITHOUT_MODEL):
             st.button(
                 "Keep this view",
                 key="keep view",

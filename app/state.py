@@ -63,6 +63,7 @@ PAGES = (  # as they are called in the address and among the views, in their ord
     "glossary",
     "system",
 )
+WITHOUT_MODEL = ("system",)  # pages that show no model: nothing of them is kept for a report
 FIRST = "papalexi2021"  # what the dashboard opens on, where it is there
 
 
@@ -166,9 +167,14 @@ def load_bundle(path: str, checksum: str) -> Bundle:
 
 def page(view: Callable[[Bundle], None]) -> None:
     """Run a view; a message made for people is shown as written, anything else surfaces."""
+    page_without_model(lambda: view(bundle()))
+
+
+def page_without_model(view: Callable[[], None]) -> None:
+    """Run a view that needs no model, as `page` does."""
     st.session_state["drawing"], st.session_state["shown"] = [], None
     try:
-        view(bundle())
+        view()
     except (BundleError, ValueError) as error:
         st.error(plain(error))
     footer()
@@ -176,17 +182,6 @@ def page(view: Callable[[Bundle], None]) -> None:
     about = st.session_state.get("subject", ("", ""))
     named = about[1] if about[0] == st.session_state["page"] else ""
     st.session_state["shown"] = named, address.current(), tuple(st.session_state["drawing"])
-
-
-def page_of_server(view: Callable[[], None]) -> None:
-    """Run a view that needs no model; messages as in `page`. It keeps nothing for the report."""
-    st.session_state["drawing"], st.session_state["shown"] = [], None
-    try:
-        view()
-    except ValueError as error:
-        st.error(plain(error))
-    footer()
-    address.remember()
 
 
 def footer() -> None:

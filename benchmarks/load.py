@@ -48,6 +48,7 @@ N_CORES = 2
 PAGES = sorted(p.stem for p in (ROOT / "app" / "views").glob("*.py") if p.stem != "__init__")
 FIRST = "overview"  # whose address is that of the dashboard
 SLIDER = "n_genes"  # of Compose and Perturbation
+NICE = 10  # as trainings that are started from a page
 TRAINED = ("--cells", "20000", "--genes", "1000", "--perturbations", "50")  # of the data
 
 
@@ -122,6 +123,7 @@ def training(folder: Path) -> Iterator[Callable[[], str]]:
         env=env,
         stdout=subprocess.DEVNULL,
     )
+    os.setpriority(os.PRIO_PROCESS, began.pid, NICE)
     try:
         while not (run / "history.csv").exists():
             if began.poll() is not None:

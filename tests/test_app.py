@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from scipy.spatial.distance import cosine
 from streamlit.testing.v1 import AppTest
 
-from app import address, scores, sessions
+from app import address, scores, sessions, state
 from samsvae_core import bundle as bundles
 from samsvae_core import (
     effects,
@@ -55,7 +55,7 @@ VIEWS = [
     "glossary",
     "system",
 ]
-OF_A_MODEL = [view for view in VIEWS if view != "system"]  # the others need none
+OF_A_MODEL = [view for view in VIEWS if view not in state.WITHOUT_MODEL]
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
 
 
@@ -328,6 +328,12 @@ def test_compose_without_a_choice_offers_an_example(models):
 
 def test_the_mask_map_shows_every_probability_of_the_table(models, tiny):
     page = opened("masks")
+    used = interpretation.active_mechanisms(tiny.masks)
+    marks = figures(page)[0]["data"][1]
+    assert len(marks["customdata"]) == len(tiny.perturbations) * len(used)
+    hidden = tiny.model.config.n_latent - len(used)
+    assert f"({hidden} that nothing uses are hidden)" in words(page)
+    page.toggle(key="unused").set_value(False).run()
     marks = figures(page)[0]["data"][1]
     assert len(marks["customdata"]) == len(tiny.masks)
     shown = dict(zip(marks["customdata"], marks["text"], strict=True))
@@ -660,6 +666,7 @@ def test_values_that_are_no_counts_are_nowhere_called_log2(shown):
 
 def test_the_masks_table_has_the_evidence_of_every_entry(models, tiny):
     page = opened("masks")
+    page.toggle(key="unused").set_value(False).run()
     table = table_with(page, "evidence").set_index(["perturbation", "mechanism"]).sort_index()
     expected = tiny.masks.set_index(["perturbation", "mechanism"]).sort_index()
     pd.testing.assert_frame_equal(table[expected.columns], expected)

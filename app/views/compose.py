@@ -235,6 +235,7 @@ def contributions(
         return
     effect = matrix(model.masks, "effect").loc[list(dosages), used]
     table = pd.DataFrame({name: dose * effect.loc[name] for name, dose in dosages.items()})
+    table = table.rename(columns={name: f"{name} (perturbation)" for name in ("sum", "mechanism")})
     table["sum"] = table.sum(axis=1).where([k not in without for k in used], 0.0)
     state.chart(
         figures.contributions(table, [labels[k] for k in used], state.dark()),
@@ -335,8 +336,8 @@ def comparison(shown: Shown) -> None:
         state.downloads(both, "a_minus_b")
     record.caption(
         f"Difference of the predicted shifts, A minus B, on the same {result.n_samples} posterior "
-        "draws and basal states, so that what they share cancels out; whiskers: the model's own "
-        "90 % interval, too narrow as a rule. The address keeps both."
+        "draws and from the same cells, so that what they share cancels out; whiskers: the model's "
+        "own 90 % interval, too narrow as a rule. The address keeps both."
     )
 
 

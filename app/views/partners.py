@@ -96,6 +96,7 @@ def listed(model: Bundle) -> tuple[list[str], str]:
     term = right.selectbox(
         f"Set (of {len(sets):,} with 5 or more measured genes)",
         list(labels),
+        index=list(labels).index(max(sorted(sets), key=lambda term: len(sets[term]))),
         format_func=labels.__getitem__,
         key=f"set_{collection}",
         bind="query-params",

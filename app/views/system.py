@@ -118,4 +118,4 @@ def gib(n: int | None) -> str:
     return "\u2013" if n is None else f"{n / GIB:.1f} GiB"
 
 
-state.page_of_server(system)
+state.page_without_model(system)
