@@ -8,8 +8,12 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 \
     SAMSVAE_RUNS=/data/runs SAMSVAE_DATA_DIRS=/data/files SAMSVAE_CACHE=/data/cache \
     TMPDIR=/data/tmp \
-    NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib \
+    NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib TRITON_CACHE_DIR=/data/cache/triton \
     STREAMLIT_SERVER_ADDRESS=0.0.0.0 STREAMLIT_SERVER_PORT=8501 STREAMLIT_SERVER_HEADLESS=true
+
+# On a GPU, training is quicker with a C compiler, by which Triton builds what launches its kernels.
+RUN case "$TORCH_INDEX" in */cpu) ;; *) apt-get update \
+ && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*;; esac
 
 WORKDIR /srv/samsvae
 COPY requirements.txt ./
