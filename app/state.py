@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from app import address, datasets, examine, prints, traces
+from app import address, datasets, examine, logs, prints, traces
 from app.address import plain
 from app.basket import Picture, Table, Text
 from app.batch import Batch
@@ -67,8 +68,9 @@ PAGES = (  # as they are called in the address and among the views, in their ord
     "data",
     "report",
     "glossary",
+    "system",
 )
-WITHOUT_MODEL = ("data",)  # pages that show no model: nothing of them is kept for a report
+WITHOUT_MODEL = ("data", "system")  # they show no model: nothing of them is kept for a report
 FIRST = "papalexi2021"  # what the dashboard opens on, where it is there
 
 
@@ -80,6 +82,12 @@ def available() -> dict[str, Path]:
     """Bundles in the models folder that are whole, by name, the one to open on first."""
     found = {name: path for name, path in _found().items() if not _problem_of(path)}
     return dict(sorted(found.items(), key=lambda item: item[0] != FIRST))
+
+
+def broken() -> dict[str, str]:
+    """Why each of the others cannot be opened."""
+    problems = {name: _problem_of(path) for name, path in _found().items()}
+    return {name: problem for name, problem in problems.items() if problem}
 
 
 def _found() -> dict[str, Path]:
@@ -103,6 +111,7 @@ def _problem(path: str, stamp: str) -> str:
     try:
         load_bundle(path, sha256(Path(path) / "manifest.json"))
     except (BundleError, OSError) as error:
+        logs.refused("bundle refused", str(error), model=Path(path).name)
         return str(error)
     return ""
 
@@ -110,7 +119,7 @@ def _problem(path: str, stamp: str) -> str:
 def choose_bundle() -> None:
     """The picker of the sidebar; what is chosen is in the URL, what cannot be is told why."""
     found = available()
-    broken = {name: _problem_of(path) for name, path in _found().items() if name not in found}
+    unusable = broken()
     if found:
         address.unknown_option("model", list(found), "model")
         st.sidebar.selectbox(
@@ -128,9 +137,9 @@ def choose_bundle() -> None:
             f"{chosen.title} on {n:,} cells, {len(chosen.genes):,} genes, "
             f"{len(chosen.perturbations)} {what}"
         )
-    if broken and found:
-        with st.sidebar.expander(f"{len(broken)} cannot be opened", icon=":material/error:"):
-            for name, problem in broken.items():
+    if unusable and found:
+        with st.sidebar.expander(f"{len(unusable)} cannot be opened", icon=":material/error:"):
+            for name, problem in unusable.items():
                 st.caption(f"**{plain(name)}**: {plain(problem)}")
 
 
@@ -156,7 +165,10 @@ def bundle() -> Bundle:
 @st.cache_resource(max_entries=3, show_spinner="Loading the model")
 def load_bundle(path: str, checksum: str) -> Bundle:
     """The bundle in a folder whose manifest has this checksum, remembered."""
+    began = time.monotonic()
     loaded = bundles.load(path)
+    seconds = round(time.monotonic() - began, 3)
+    logs.event("bundle opened", model=loaded.name, checksum=checksum[:12], seconds=seconds)
     gc.collect()
     gc.freeze()  # what is here to stay is not looked through again: it held every session up
     return loaded

@@ -38,6 +38,7 @@ VIEWS = {
     "gene_sets": f"/gene_sets?{MODEL}",
     "report": COMPOSED,  # where the first of its views is kept
     "glossary": f"/glossary?{MODEL}",
+    "system": f"/system?{MODEL}",
 }
 WIDE, NARROW = {"width": 1440, "height": 1200}, {"width": 420, "height": 900}
 SIZES = {"": WIDE, "-narrow": NARROW}

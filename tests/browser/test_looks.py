@@ -24,6 +24,7 @@ PAGES = (
     "gene_sets",
     "report",
     "glossary",
+    "system",
 )
 FITS = """() => [document.scrollingElement, document.querySelector('[data-testid="stMain"]')]
     .every(part => part.scrollWidth <= part.clientWidth)"""
