@@ -906,7 +906,7 @@ def training_state(frame: pd.DataFrame, dark: bool) -> go.Figure:
     styled(figure, dark, height=420)
     figure.update_xaxes(title_text="epoch", row=2, col=1)
     figure.update_yaxes(title_text="mechanisms", rangemode="tozero", row=1, col=1)
-    figure.update_yaxes(title_text="norm", type="log", row=2, col=1)
+    figure.update_yaxes(title_text="norm", type="log", dtick="D2", row=2, col=1)
     figure.update_layout(legend={"y": -0.22, "yanchor": "top"})
     return figure
 

@@ -106,10 +106,10 @@ def n_genes_of(reading: Reading, report: Mapping[str, Any]) -> int:
 
 
 def choices(reading: Reading, report: Mapping[str, Any]) -> Settings:
-    kind = listed("kind", "Model", KINDS)
-    encoder = listed("posterior", "Posterior of cells", POSTERIORS)
+    kind = listed("train_model", "Model", KINDS)
+    encoder = listed("train_posterior", "Posterior of cells", POSTERIORS)
     n_latent = number(
-        "latents",
+        "train_latents",
         "Mechanisms to start from",
         int(np.clip(report["n_perturbations"], 5, 20)),
         (1, 200),
@@ -125,7 +125,7 @@ def choices(reading: Reading, report: Mapping[str, Any]) -> Settings:
             10.0,
             0.16,
             0.04,
-            key="evidence",
+            key="train_evidence",
             bind="query-params",
             help="In nats per cell that has the perturbation: the prior of the mask. More gives "
             "sparser masks; 0.16 found the true ones best in simulations.",
@@ -133,18 +133,22 @@ def choices(reading: Reading, report: Mapping[str, Any]) -> Settings:
     n_cells = int(report["n_cells"])
     batch_size = 512
     with st.expander("More choices"):
-        split = listed("split", "Held-out cells", SPLITS)
+        split = listed("train_split", "Held-out cells", SPLITS)
         batch_size = number(
-            "batch", "Cells per step", 512, (16, 8192), "Fewer take less memory and are noisier."
+            "train_batch",
+            "Cells per step",
+            512,
+            (16, 8192),
+            "Fewer take less memory and are noisier.",
         )
         hidden = number(
-            "hidden", "Hidden units", 400, (1, 4096), "Of each network; 400 as published."
+            "train_hidden", "Hidden units", 400, (1, 4096), "Of each network; 400 as published."
         )
-        seed = number("training_seed", "Seed", 0, (0, 2**31), "Same seed, same result on a CPU.")
+        seed = number("train_seed", "Seed", 0, (0, 2**31), "Same seed, same result on a CPU.")
     n_train = 0.64 * n_cells
     per_epoch = max(1, int(np.ceil(n_train / batch_size)))
     steps = number(
-        "steps",
+        "train_steps",
         "Steps",
         max(LEAST_STEPS, EPOCHS * per_epoch),
         (1, 1_000_000),
@@ -204,12 +208,12 @@ def start(reading: Reading, settings: Settings) -> None:
     device = found.device if found else "cpu"
     if device == "cuda" and found:
         devices = ["cuda", "cpu"]
-        address.unknown_option("device", devices, "device")
+        address.unknown_option("train_device", devices, "device")
         device = str(
             st.selectbox(
                 "Device",
                 devices,
-                key="device",
+                key="train_device",
                 bind="query-params",
                 help=f"cuda: {found.named}, {found.memory / 1e9:.0f} GB.",
             )
@@ -359,7 +363,7 @@ def one(job: Job) -> None:
 
 def progress_words(job: Job) -> str:
     if job.state == "finished":
-        return f"{job.step:,} steps done; trained for {pace.in_words(job.seconds)}"
+        return f"{job.step:,} steps; it took {pace.in_words(job.seconds)}"
     if job.phase == "making tables":
         return "The last step is done: tables, enrichment and maps of cells are made"
     if not job.steps:
