@@ -19,6 +19,7 @@ import numpy as np
 import streamlit as st
 
 from app import datasets
+from app.datasets import Reading
 from samsvae_core import composition
 from samsvae_core.bundle import Bundle
 from samsvae_core.data import DataError
@@ -225,6 +226,27 @@ def initial_mechanism(options: list[str]) -> None:
 def go_to_perturbation(name: str) -> None:
     """Show another one, from code; the widget picks it up on the next run."""
     st.query_params["p"] = name
+
+
+# How a data file is read, on the page Train
+
+
+def note_reading(reading: Reading) -> None:
+    """What the page Data shows is what the page Train starts from."""
+    st.session_state["reading"] = reading.as_query()
+
+
+def reading() -> Reading | None:
+    """The data to train on: of a link, or as the page Data showed them last; None before that.
+
+    It is in the address, so that a reload finds it again.
+    """
+    query: dict[str, str] = {key: st.query_params.get(key, "") for key in datasets.PARAMETERS}
+    if not query["data"]:
+        query = st.session_state.get("reading", {})
+        write(**query)
+    known = {key: value for key, value in query.items() if value}
+    return Reading.from_query(known) if known.get("data") else None
 
 
 # A list of genes, kept by its id

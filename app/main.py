@@ -19,7 +19,11 @@ pages = {
 }
 logs.start()
 inside = guard.allowed()
-chosen = st.navigation(list(pages.values()), position="sidebar" if inside else "hidden")
+chosen = st.navigation(
+    {title: [pages[name] for name in names] for title, names in state.SECTIONS.items()},
+    position="sidebar" if inside else "hidden",
+    expanded=True,
+)
 page = next(name for name, known in pages.items() if known == chosen)
 st.set_page_config(
     page_title=f"{chosen.title} - SAMS-VAE Explorer", page_icon=str(ICON), layout="wide"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import io
 import json
 import re
 import threading
@@ -23,11 +24,13 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from app import address, datasets, examine, logs, prints, traces
+from app import address, datasets, examine, jobs, logs, prints, traces
 from app.address import plain
 from app.basket import Picture, Table, Text
 from app.batch import Batch
 from app.datasets import Reading
+from app.pace import Pace, measured
+from app.runs import Job
 from samsvae_core import bundle as bundles
 from samsvae_core import (
     composition,
@@ -49,28 +52,20 @@ from samsvae_core.gene_sets import Collection, Match
 from samsvae_core.names import Label
 from samsvae_core.partners import rank_pairs
 from samsvae_core.rankings import Ranked
-from samsvae_core.zipped import unpack
+from samsvae_core.zipped import MANIFEST, unpack, write_zip
 
 BATCHES = threading.Lock()  # who begins a test
 MAX_BATCHES = 32  # of gene-set tests whose results are at hand
 EFFECTS_TURN = threading.Lock()  # who composes every perturbation
 MAX_EFFECTS = 3  # models whose effects are at hand
-PAGES = (  # as they are called in the address and among the views, in their order
-    "overview",
-    "perturbation",
-    "masks",
-    "compose",
-    "mechanism",
-    "gene",
-    "cells",
-    "partners",
-    "gene_sets",
-    "data",
-    "report",
-    "glossary",
-    "system",
-)
-WITHOUT_MODEL = ("data", "system")  # they show no model: nothing of them is kept for a report
+SECTIONS = {  # pages as they are called in the address and among the views, in their order
+    "Explore": ("overview", "perturbation", "masks", "mechanism", "gene", "cells"),
+    "Predict": ("compose", "partners", "gene_sets"),
+    "Your own screen": ("data", "train"),
+    "More": ("report", "glossary", "system"),
+}
+PAGES = tuple(page for section in SECTIONS.values() for page in section)
+WITHOUT_MODEL = SECTIONS["Your own screen"] + ("system",)  # nothing of them is kept for a report
 FIRST = "papalexi2021"  # what the dashboard opens on, where it is there
 
 
@@ -308,6 +303,52 @@ def remove_data(data: str) -> None:
         st.session_state["data said"] = True, f"{data} was removed."
     except (DataError, OSError) as error:
         st.session_state["data said"] = False, str(error)
+
+
+# Trainings
+
+
+@st.cache_resource(show_spinner="Timing a few steps on this machine")
+def pace() -> Pace | None:
+    """How fast trainings are here, found out once."""
+    return measured(jobs.n_threads())
+
+
+def runs() -> list[Job]:
+    """Every run, the newest first; what is next is started."""
+    return jobs.look(datasets.runs_folder())
+
+
+def start_run(name: str, reading: Reading, arguments: list[str], device: str) -> None:
+    """Put a training into the queue and show it; a callback."""
+    try:
+        if name in bundles.list_bundles(bundles.models_folder()):
+            raise OutputError(f"A model called {name} is here already. Choose another name.")
+        path = datasets.resolve(reading.data)
+        jobs.submit(datasets.runs_folder(), name, path, arguments, device)
+        st.session_state["run"] = name
+    except (DataError, OutputError) as error:
+        st.session_state["run said"] = str(error)
+
+
+def change_run(change: Callable[..., object], name: str, *options: object) -> None:
+    """Stop, resume or discard a run; a callback."""
+    try:
+        change(datasets.runs_folder(), name, *options)
+    except OutputError as error:
+        st.session_state["run said"] = str(error)
+
+
+def run_said() -> str:
+    """What there is to say of the last change, once."""
+    return str(st.session_state.pop("run said", ""))
+
+
+def packed(path: Path) -> bytes:
+    """A bundle as one zip."""
+    file = io.BytesIO()
+    write_zip(path, [*bundles.read_manifest(path)["files"], MANIFEST], file)
+    return file.getvalue()
 
 
 @st.cache_resource
@@ -621,6 +662,12 @@ def chart(figure: go.Figure, name: str, alt: str, clickable: bool = False) -> An
     )
     saving(figure, name, alt)
     return event
+
+
+def live_chart(figure: go.Figure, name: str, alt: str) -> None:
+    """A figure that is drawn again and again by itself: nothing of it is kept for a report."""
+    config = _buttons(name, ["select2d", "lasso2d", "autoScale2d"])
+    st.plotly_chart(figure, theme=None, config=config, alt=alt, key=name)
 
 
 def saving(figure: go.Figure, name: str, alt: str) -> None:

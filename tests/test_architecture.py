@@ -18,7 +18,7 @@ LEVELS = [  # a module may import those of levels before its own
     {"inspection"},
     {"simulate", "variants", "inference", "enrichment", "predictive", "terms"},
     {"training", "bundle", "evidence"},
-    {"calibration", "zipped"},
+    {"calibration", "run", "zipped"},
     {"interpretation", "composition", "evaluation"},
     {"frontier", "cards", "effects", "genes", "names", "partners"},
     {"report", "exports"},
