@@ -42,7 +42,8 @@ UMAP = (
 )
 TERMS = {  # one sentence each
     "shift": "A predicted shift is what the perturbations change in the decoded expression of a "
-    "gene, averaged over reference control cells.",
+    "gene, averaged over reference control cells and posterior draws; how many of each is told "
+    "with the figure, and the draws have the seed 0.",
     "dosage": "The latent shifts of perturbations, each times its dosage, are added up and decoded "
     "together.",
     "interval": "Intervals are 90 % intervals: the model's own, from draws of its posterior, or "
@@ -198,7 +199,7 @@ def files(kept: Sequence[Kept], about: Mapping[str, str], session: bytes) -> dic
         )
     if sheets:
         found["tables.xlsx"] = exports.workbook_of(sheets)
-    found["methods.md"] = methods(kept, about).encode()
+    found["methods.md"] = methods(kept).encode()
     found["session.json"] = session
     found["README.txt"] = _guide(kept, folders, notes).encode()
     manifest = {
@@ -215,24 +216,19 @@ def files(kept: Sequence[Kept], about: Mapping[str, str], session: bytes) -> dic
     return found | {"manifest.json": to_json(manifest)}
 
 
-def methods(kept: Sequence[Kept], about: Mapping[str, str]) -> str:
+def methods(kept: Sequence[Kept]) -> str:
     """Markdown: software and models, what the terms of the kept views mean, and what to cite."""
     models = dict.fromkeys((view.model, view.checksum) for view in kept)
     named = "; ".join(f"{as_text(m)} (checksum {as_text(c[:12])})" for m, c in models)
     told = list(dict.fromkeys(term for view in kept for term in TOLD.get(view.page, ())))
     if any(_is_of_sets(item) for view in kept for item in view.items):
         told = list(dict.fromkeys([*told, "sets"]))
-    draws = (
-        f" Predictions took {as_text(about['draws'])} posterior draws" if "draws" in about else ""
-    )
-    seed = f" (seed {as_text(about['seed'])})" if draws and "seed" in about else ""
     lines = [
         "# Methods",
         "",
         f"Made with SAMS-VAE Explorer {version('samsvae-explorer')} from "
         f"{'the model' if len(models) == 1 else 'the models'} {named}. SAMS-VAE is the sparse "
-        "additive mechanism shift variational autoencoder of Bereket and Karaletsos (2023)."
-        + (f"{draws}{seed}." if draws else ""),
+        "additive mechanism shift variational autoencoder of Bereket and Karaletsos (2023).",
         "",
         " ".join(TERMS[term] for term in told),
         "",
@@ -306,7 +302,7 @@ def _report(kept: Sequence[Kept], about: Mapping[str, str], printed: Sequence[_P
             else:
                 parts.append(paper.prose(item.markdown))
         parts.append("</section>")
-    how = methods(kept, about).replace("\n## ", "\n### ").replace("# Methods", "## Methods", 1)
+    how = methods(kept).replace("\n## ", "\n### ").replace("# Methods", "## Methods", 1)
     parts.append(f'<section id="methods">{paper.prose(how)}</section></main>')
     parts.append(f'<footer class="made">{html.escape(made)}</footer>')
     return paper.page(heading, "\n".join(parts), figures)

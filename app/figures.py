@@ -843,7 +843,8 @@ def cells_per_condition(cells: pd.Series, control: str, dark: bool) -> go.Figure
         title=f"{len(cells):,} conditions",
         showgrid=False,
     )
-    figure.update_yaxes(type="log", title="cells", dtick=1)
+    most = np.log10(max(cells.max(), 1)) if len(cells) else 0.0
+    figure.update_yaxes(type="log", title="cells", dtick=1, range=[0, most + 0.1])
     figure.update_layout(bargap=0.15)
     return figure
 

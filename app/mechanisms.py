@@ -9,9 +9,8 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from app import figures, state
-from samsvae_core import interpretation, rankings
+from samsvae_core import interpretation
 from samsvae_core.bundle import Bundle
-from samsvae_core.enrichment import USUAL
 
 UNNAMED = "unnamed"
 WHISKERS = (
@@ -49,13 +48,11 @@ COLUMNS = {
 
 def suggestions(model: Bundle, mechanisms: list[int]) -> dict[int, dict[str, str]]:
     """A name for each and the evidence for it, from the gene sets that came with the bundle."""
-    offered = state.collections()
-    chosen = {name: offered[name]() for name in model.collections if name in offered}
-    known = state.precomputed(model, rankings.of_mechanisms(model, mechanisms), chosen, USUAL)
-    if known is None:
+    rows = state.suggested_names(model, mechanisms)
+    if rows is None:
         nothing = "no collection shares enough genes with this model"
         return {k: {"name": UNNAMED, "evidence": nothing} for k in mechanisms}
-    rows = state.suggested_names(model, known, mechanisms).astype(str)
+    rows = rows.astype(str)
     rows["evidence"] = rows["evidence"].str.rstrip(".")
     return {k: dict(rows.loc[k]) for k in mechanisms}
 

@@ -44,7 +44,8 @@ def box() -> None:
         st.sidebar.caption(f"Nothing in this model is called {state.plain(text)}.")
     for number, hit in enumerate(found):
         label = f"{state.plain(hit.label)} ({state.plain(hit.kind)})"
-        if st.sidebar.button(label, key=f"hit {number} {hit.page} {hit.label}", type="tertiary"):
+        key = f"hit {number} {hit.page} {hit.label}"
+        if st.sidebar.button(label, key=key, icon=":material/arrow_forward:", type="tertiary"):
             if hit.page == "gene_sets":
                 state.show_collection(hit.query["collections"])
             query = {key: value for key, value in hit.query.items() if key != "collections"}

@@ -16,6 +16,7 @@ from samsvae_core.rankings import Certainty, Ranked
 
 METHODS = {"gsea": "Ranked (GSEA)", "ora": "Top genes (over-representation)"}
 DIRECTIONS = {"both": "Both", "up": "Up", "down": "Down"}
+TOP_BY = ("a number", "those certain to move")
 MOMENT = 1.0  # seconds within which a quick test ends before a page is drawn with a bar
 POOL = (
     "FDR: Benjamini-Hochberg over the tests of one mechanism and collection, both directions in "
@@ -103,16 +104,17 @@ def rules(model: Bundle) -> tuple[Rules, Certainty | None]:
             help="Smaller sets say little, larger ones nothing in particular.",
         )
         seed = left.number_input("Seed", 0, 2**31, 0, key="seed", bind="query-params")
+        address.unknown_option("top_by", TOP_BY, "choice of top genes")
         by = middle.segmented_control(
             "Top genes are",
-            ["a number", "those certain to move"],
-            default="a number",
+            TOP_BY,
+            default=TOP_BY[0],
             required=True,
             key="top_by",
             bind="query-params",
         )
         certainty, n_top = None, enrichment.USUAL.n_top
-        if by == "those certain to move":
+        if by == TOP_BY[1]:
             probability = middle.slider(
                 "Probability of sign, at least",
                 0.5,

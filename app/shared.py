@@ -62,6 +62,7 @@ def choose(model: Bundle) -> list[str]:
         used = model.masks.groupby("perturbation")["active"].any()
         frame = model.perturbations_umap.rename(columns={"perturbation": "name"})
         frame = frame.assign(uses=frame["name"].map(used).astype(bool))
+        address.unknown_option("choose_by", WAYS, "way to choose")
         way = st.segmented_control(
             "Choose on the map",
             WAYS,

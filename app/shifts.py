@@ -16,6 +16,7 @@ from samsvae_core.agreement import pearson
 from samsvae_core.bundle import Bundle
 from samsvae_core.composition import Composition
 
+DIAMONDS = "Diamonds: observed, with a 90 % interval from the jackknife error over cells."
 AT_ONCE = 100_000  # shifts (perturbations x genes) that are composed without being asked for
 Colour = Literal["green", "blue", "orange", "red", "gray"]
 BADGE: dict[str, tuple[str, Colour, str]] = {  # words, colour and icon of each support
@@ -77,14 +78,37 @@ def not_all(table: pd.DataFrame) -> str:
     )
 
 
-def ranked(model: Bundle, table: pd.DataFrame, kind: str | None, n: int) -> None:
+def comparable(result: Composition) -> bool:
+    """Whether what was observed is of the same condition, from the same start."""
+    return result.n_observed > 0 and not result.without and result.cells is None
+
+
+def fit_in_words(result: Composition) -> str:
+    """How close the prediction is to what was measured, where it was."""
+    if not comparable(result):
+        return ""
+    both = result.table.dropna(subset=["observed"])
+    r = pearson(both["shift"].to_numpy(), both["observed"].to_numpy())
+    if r is None:
+        return ""
+    return (
+        f"Predicted and observed shifts correlate with r {r:.2f} over {len(both):,} genes "
+        f"({result.n_observed:,} cells)."
+    )
+
+
+def ranked(
+    model: Bundle, result: Composition, table: pd.DataFrame, kind: str | None, n: int
+) -> None:
+    """The largest shifts as bars, with diamonds where they were observed."""
     top = table.loc[table["shift"].abs().nlargest(n).index].sort_values("shift", ascending=False)
     frame = top.rename(columns={"shift": "value"}).assign(label=top.index)
-    state.chart(
-        figures.bars(frame, f"predicted shift ({scale(model).unit})", state.dark()),
-        "shifts",
-        "Genes with the largest predicted shifts" + (" and their 90 % intervals" if kind else ""),
-    )
+    figure = figures.bars(frame, f"predicted shift ({scale(model).unit})", state.dark())
+    said = "Genes with the largest predicted shifts" + (" and their 90 % intervals" if kind else "")
+    if comparable(result):
+        figures.add_observed(figure, frame, state.dark())
+        said += ", with what was observed"
+    state.chart(figure, "shifts", said)
 
 
 def whiskers(model: Bundle, result: Composition, kind: str | None) -> str:
@@ -94,18 +118,26 @@ def whiskers(model: Bundle, result: Composition, kind: str | None) -> str:
     if model.model.has_posterior:
         bars += f" and {result.n_samples} posterior draws"
     if kind is None:
-        return f"{bars}. No whiskers: this model has no interval to show."
+        measured = f" {DIAMONDS}" if comparable(result) else ""
+        return f"{bars}. No whiskers: this model has no interval to show.{measured}"
     meaning = {
         OWN: "the model's own 90 % interval, from the posterior draws of this one training; too "
         "narrow as a rule, as it leaves out how wrong the model may be",
         CALIBRATED: "the calibrated 90 % interval, ± 1.645 times the root of the variance of the "
         "draws plus the model's squared error for that gene, learned on validation cells",
     }
-    height = (
-        "Right: how many half-widths of this interval a shift is away from zero; above 1 the "
-        "interval excludes zero if it is symmetric."
+    measured = f" {DIAMONDS}" if comparable(result) else ""
+    return f"{bars}; whiskers: {meaning[kind]}.{measured} {held(model, result)}"
+
+
+def clearness(kind: str | None) -> str:
+    """What the height of a gene among all genes is."""
+    if kind is None:
+        return "Genes by rank: this model has no interval that could say which shifts are certain."
+    return (
+        "Height: how many half-widths of the interval chosen above a shift is away from zero; "
+        "above 1 the interval excludes zero if it is symmetric."
     )
-    return f"{bars}; whiskers: {meaning[kind]}. {held(model, result)} {height}"
 
 
 def held(model: Bundle, result: Composition) -> str:
@@ -204,7 +236,7 @@ OF_SEVERAL = ["sum_of_singles", "interaction", "interaction_lower", "interaction
 OF_SEVERAL += ["observed_interaction", "observed_interaction_se"]
 
 
-def numbers(result: Composition) -> None:
+def numbers(result: Composition, height: int = 420) -> None:
     """What is shown is what is downloaded; columns that are empty throughout are left out."""
     shown = result.table.reset_index().sort_values("shift", key=np.abs, ascending=False)
     if sum(dose != 0 for dose in result.dosages.values()) < 2:
@@ -220,7 +252,7 @@ def numbers(result: Composition) -> None:
     st.dataframe(
         shown,
         hide_index=True,
-        height=420,
+        height=height,
         column_config=decimals,
         placeholder="\u2013",
         alt="Predicted shift of every gene with interval, interaction and observation",

@@ -5,11 +5,13 @@ The only user of caches; with address.py and shelf.py the only one of session st
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -22,7 +24,7 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from app import address, datasets, examine, jobs, prints, traces
+from app import address, datasets, examine, jobs, logs, prints, traces
 from app.address import plain
 from app.basket import Picture, Table, Text
 from app.batch import Batch
@@ -56,22 +58,14 @@ BATCHES = threading.Lock()  # who begins a test
 MAX_BATCHES = 32  # of gene-set tests whose results are at hand
 EFFECTS_TURN = threading.Lock()  # who composes every perturbation
 MAX_EFFECTS = 3  # models whose effects are at hand
-PAGES = (  # as they are called in the address and among the views, in their order
-    "overview",
-    "perturbation",
-    "masks",
-    "compose",
-    "mechanism",
-    "gene",
-    "cells",
-    "partners",
-    "gene_sets",
-    "data",
-    "train",
-    "report",
-    "glossary",
-)
-WITHOUT_MODEL = ("data", "train")  # pages that show no model: nothing of them is kept for a report
+SECTIONS = {  # pages as they are called in the address and among the views, in their order
+    "Explore": ("overview", "perturbation", "masks", "mechanism", "gene", "cells"),
+    "Predict": ("compose", "partners", "gene_sets"),
+    "Your own screen": ("data", "train"),
+    "More": ("report", "glossary", "system"),
+}
+PAGES = tuple(page for section in SECTIONS.values() for page in section)
+WITHOUT_MODEL = SECTIONS["Your own screen"] + ("system",)  # nothing of them is kept for a report
 FIRST = "papalexi2021"  # what the dashboard opens on, where it is there
 
 
@@ -83,6 +77,12 @@ def available() -> dict[str, Path]:
     """Bundles in the models folder that are whole, by name, the one to open on first."""
     found = {name: path for name, path in _found().items() if not _problem_of(path)}
     return dict(sorted(found.items(), key=lambda item: item[0] != FIRST))
+
+
+def broken() -> dict[str, str]:
+    """Why each of the others cannot be opened."""
+    problems = {name: _problem_of(path) for name, path in _found().items()}
+    return {name: problem for name, problem in problems.items() if problem}
 
 
 def _found() -> dict[str, Path]:
@@ -106,6 +106,7 @@ def _problem(path: str, stamp: str) -> str:
     try:
         load_bundle(path, sha256(Path(path) / "manifest.json"))
     except (BundleError, OSError) as error:
+        logs.refused("bundle refused", str(error), model=Path(path).name)
         return str(error)
     return ""
 
@@ -113,7 +114,7 @@ def _problem(path: str, stamp: str) -> str:
 def choose_bundle() -> None:
     """The picker of the sidebar; what is chosen is in the URL, what cannot be is told why."""
     found = available()
-    broken = {name: _problem_of(path) for name, path in _found().items() if name not in found}
+    unusable = broken()
     if found:
         address.unknown_option("model", list(found), "model")
         st.sidebar.selectbox(
@@ -131,9 +132,9 @@ def choose_bundle() -> None:
             f"{chosen.title} on {n:,} cells, {len(chosen.genes):,} genes, "
             f"{len(chosen.perturbations)} {what}"
         )
-    if broken and found:
-        with st.sidebar.expander(f"{len(broken)} cannot be opened", icon=":material/error:"):
-            for name, problem in broken.items():
+    if unusable and found:
+        with st.sidebar.expander(f"{len(unusable)} cannot be opened", icon=":material/error:"):
+            for name, problem in unusable.items():
                 st.caption(f"**{plain(name)}**: {plain(problem)}")
 
 
@@ -159,7 +160,13 @@ def bundle() -> Bundle:
 @st.cache_resource(max_entries=3, show_spinner="Loading the model")
 def load_bundle(path: str, checksum: str) -> Bundle:
     """The bundle in a folder whose manifest has this checksum, remembered."""
-    return bundles.load(path)
+    began = time.monotonic()
+    loaded = bundles.load(path)
+    seconds = round(time.monotonic() - began, 3)
+    logs.event("bundle opened", model=loaded.name, checksum=checksum[:12], seconds=seconds)
+    gc.collect()
+    gc.freeze()  # what is here to stay is not looked through again: it held every session up
+    return loaded
 
 
 def page(view: Callable[[Bundle], None]) -> None:
@@ -775,14 +782,20 @@ def network(model: Bundle, names: Iterable[str], threshold: float) -> interpreta
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def _suggested_names(_known: Enrichment, key: str, mechanisms: tuple[int, ...]) -> pd.DataFrame:
-    return terms.suggested_names(_known.table, list(mechanisms))
+def _suggested_names(
+    _model: Bundle, _collections: Mapping[str, Collection], key: str, mechanisms: tuple[int, ...]
+) -> pd.DataFrame | None:
+    ranked = rankings.of_mechanisms(_model, list(mechanisms))
+    known = precomputed(_model, ranked, _collections, enrichment.USUAL)
+    return None if known is None else terms.suggested_names(known.table, list(mechanisms))
 
 
-def suggested_names(model: Bundle, known: Enrichment, mechanisms: list[int]) -> pd.DataFrame:
-    """Names from what the bundle holds (all of `known` is), remembered."""
-    key = f"{model.checksum} {sorted(known.notes['collection'].unique())}"
-    return _suggested_names(known, key, tuple(mechanisms))
+def suggested_names(model: Bundle, mechanisms: list[int]) -> pd.DataFrame | None:
+    """Names from the gene sets that came with the bundle, where it has any; remembered."""
+    offered = collections()
+    chosen = {name: offered[name]() for name in model.collections if name in offered}
+    key = f"{model.checksum} {sorted((c.name, c.checksum) for c in chosen.values())}"
+    return _suggested_names(model, chosen, key, tuple(mechanisms))
 
 
 # What a page shows, and what is kept of it

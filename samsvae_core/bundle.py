@@ -278,7 +278,13 @@ class Bundle:
         width = self.model.config.n_latent if self.model.has_shifts else 0
         found = np.zeros((len(self.perturbations), width))
         rows = self.perturbations.index.get_indexer(pd.Index(self.masks["perturbation"]))
-        found[rows, self.masks["mechanism"].to_numpy(int)] = self.masks["effect"]
+        columns = pd.to_numeric(self.masks["mechanism"], errors="coerce").to_numpy(float)
+        values = pd.to_numeric(self.masks["effect"], errors="coerce").to_numpy(float)
+        if (rows < 0).any() or not np.isin(columns, np.arange(width)).all():
+            raise BundleError(
+                f"{self.path / 'masks.csv'} has rows of no perturbation or mechanism of this model."
+            )
+        found[rows, columns.astype(int)] = values
         return found
 
     @cached_property
@@ -534,7 +540,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; raises BundleError for anything else."""
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read as JSON ({error}).") from error
     if not isinstance(content, dict):
         raise BundleError(f"{path} holds no JSON object.")

@@ -248,7 +248,7 @@ def _csr(values: Any, place: str, shape: tuple[int, int]) -> sp.csr_matrix:
     if sp.issparse(matrix):
         try:
             matrix.check_format(full_check=True)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise DataError(f"{place} is damaged: {error}. Fetch or write it again.") from error
     small = matrix.dtype.kind == "b" or matrix.dtype.itemsize == 2  # SciPy has no float16
     matrix = sp.csr_matrix(matrix.astype(np.float32) if small else matrix)

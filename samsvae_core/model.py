@@ -31,6 +31,8 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import leaky_relu, linear, softplus
 
+from samsvae_core.likelihood import nb_log_prob
+
 ACTIVE = 0.5  # posterior probability above which a perturbation uses a mechanism
 MASK_START = 2.0  # logit of the masks at the start: on (0.88), and still able to move
 MIN_EVIDENCE = 5.0  # nats in all: below it a handful of cells could switch a mechanism on
@@ -72,23 +74,18 @@ class Effects(NamedTuple):
 class NegativeBinomials(NamedTuple):
     """p(x | z) of every cell and gene, up to its library."""
 
-    log_proportion: Float[Tensor, "S N G"]
+    logits: Float[Tensor, "S N O"]  # outcomes: the genes, and maybe all others in one
     log_concentration: Float[Tensor, " G"]
     log_library: Float[Tensor, "N 1"]
 
-    def log_prob(self, x: Float[Tensor, "N G"]) -> Float[Tensor, "S N"]:
-        """Log p(x | z), summed over genes, in nats.
+    @property
+    def log_proportion(self) -> Float[Tensor, "S N G"]:
+        """Log of the share of each gene in the cell's transcripts."""
+        return self.logits.log_softmax(-1)[..., : len(self.log_concentration)]
 
-        With a = log(mean / concentration) and r = concentration,
-        log NB(x) = x a - (x + r) softplus(a) + [lgamma(x + r) - lgamma(r) - lgamma(x + 1)];
-        the bracket does not depend on the sample and is computed once per cell.
-        """
-        concentration = self.log_concentration.exp()
-        per_cell = (
-            torch.lgamma(x + concentration) - torch.lgamma(concentration) - torch.lgamma(x + 1)
-        ).sum(-1)  # (N,)
-        a = self.log_proportion + (self.log_library - self.log_concentration)  # (S, N, G)
-        return (x * a - (x + concentration) * softplus(a)).sum(-1) + per_cell
+    def log_prob(self, x: Float[Tensor, "N G"]) -> Float[Tensor, "S N"]:
+        """Log p(x | z), summed over genes, in nats."""
+        return nb_log_prob(self.logits, self.log_concentration, self.log_library, x)
 
     def sample(self) -> Float[Tensor, "S N G"]:
         """Counts. Only posterior predictive checks ask for them; training never does."""
@@ -244,7 +241,10 @@ class SAMSVAE(nn.Module):
             self.decoder.out.bias.copy_(torch.where(far, loc, self.decoder.out.bias))
 
     def effects(
-        self, n_samples: int, anneal: float = 1.0, D: Float[Tensor, "N T"] | None = None
+        self,
+        n_samples: int,
+        anneal: float | Tensor = 1.0,
+        D: Float[Tensor, "N T"] | None = None,
     ) -> Effects:
         """Draw mask and embedding from q. `anneal` in [0, 1] scales the evidence asked for.
 
@@ -337,7 +337,7 @@ class SAMSVAE(nn.Module):
             noise = (self.log_noise.exp() + self.noise_floor).log()
             return Normals(self.decoder(z), noise)
         return NegativeBinomials(
-            self.log_proportions(z),
+            self.decoder(z),
             self.log_concentration,
             library.clamp_min(EMPTY_CELL).log(),
         )

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -35,6 +36,7 @@ from samsvae_core.rotation import sparsest_rotation
 from samsvae_core.variants import MODELS
 
 VALIDATION_BATCH = 2048  # cells; bounds memory, does not change the figure
+UNRECORDED = 3  # first steps on a CUDA device
 VALIDATION_SAMPLES = 2  # per cell: epochs compare, whatever the particles of training
 
 
@@ -114,12 +116,13 @@ def fit(
     """
     last, best = (run / "checkpoints" / f"{name}.safetensors" for name in ("last", "best"))
     devices = [train.device] if train.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), quick_products(train.device):
         torch.manual_seed(config.seed)
-        optimizer = torch.optim.Adam(parameter_groups(model, config))
+        optimizer = new_optimizer(model, config)
         history = restore(last, model, optimizer) if last.exists() else []
+        steps = Steps(model, optimizer, train, config)
         while not finished(history, config):
-            progress = train_epoch(model, optimizer, train, config, history)
+            progress = train_epoch(steps, history)
             bound = predictive_bound(model, validation, VALIDATION_SAMPLES)
             check_finite("validation bound", bound, progress.epoch, progress.step, config)
             progress = progress._replace(validation_bound=bound)
@@ -134,25 +137,40 @@ def fit(
     return history
 
 
-def train_epoch(
-    model: SAMSVAE,
-    optimizer: torch.optim.Adam,
-    train: Cells,
-    config: TrainConfig,
-    history: list[Progress],
-) -> Progress:
+@contextmanager
+def quick_products(device: torch.device) -> Iterator[None]:
+    """On a CUDA device, matrix products of operands rounded to 10 bits (tf32)."""
+    before = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def new_optimizer(model: SAMSVAE, config: TrainConfig) -> torch.optim.Adam:
+    """Adam; on a CUDA device in one kernel, with learning rates that live there."""
+    groups = parameter_groups(model, config)
+    if model.device.type != "cuda":
+        return torch.optim.Adam(groups)
+    for group in groups:
+        group["lr"] = torch.tensor(group["full_lr"], device=model.device)
+    return torch.optim.Adam(groups, fused=True, capturable=True)
+
+
+def train_epoch(steps: Steps, history: list[Progress]) -> Progress:
     """One pass over the training cells in random order, or what is left of the steps."""
+    model, config, device = steps.model, steps.config, steps.cells.device
     step, number = (history[-1].step, history[-1].epoch + 1) if history else (0, 1)
-    batches = torch.randperm(len(train)).to(train.device).split(config.batch_size)
+    batches = torch.randperm(len(steps.cells), device=device).split(config.batch_size)
     batches = batches[: config.steps - step]
-    sums = torch.zeros(4, device=train.device)  # no figure leaves the device before the epoch ends
+    sums = torch.zeros(4, device=device)  # no figure leaves the device before the epoch ends
     for index in batches:
         step += 1
-        set_learning_rates(optimizer, config, step)
         if model.asks_evidence and step == math.ceil(config.dense * config.steps):
             model.rotate(sparsest_rotation(model.effect_moments()[0]))
-        terms = train_step(model, optimizer, train.batch(index), len(train), config, step)
-        sums += terms * len(index)
+        sums += steps.take(index, step) * len(index)
     bound, kl_basal, kl_effects, norm = (sums / sum(map(len, batches))).tolist()
     check_finite("loss", bound + norm, number, step, config)
     active = model.mask_probability().detach() > ACTIVE
@@ -170,16 +188,69 @@ def train_epoch(
     )
 
 
+class Steps:
+    """Takes training steps. On a CUDA device one is recorded (a CUDA graph), then played again.
+
+    What changes from step to step, the cells, the share of the evidence and the learning rates,
+    then lies in tensors that the recorded step reads; a step is hundreds of kernels, and starting
+    them one by one would take longer than they do. The last batch of an epoch, which is smaller, is
+    not recorded, nor are the first steps, in which libraries choose their kernels.
+    """
+
+    def __init__(
+        self, model: SAMSVAE, optimizer: torch.optim.Adam, cells: Cells, config: TrainConfig
+    ) -> None:
+        self.model, self.optimizer, self.cells, self.config = model, optimizer, cells, config
+        self.taken = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.anneal = torch.zeros((), device=cells.device)
+        self.index = torch.zeros(config.batch_size, dtype=torch.int64, device=cells.device)
+        self.terms = torch.zeros(4, device=cells.device)
+
+    def take(self, index: Int[Tensor, " N"], step: int) -> Tensor:
+        """Step number `step`, on the cells at `index`; returns the terms of `train_step`."""
+        set_learning_rates(self.optimizer, self.config, step)
+        share = annealed(self.config, step)
+        if self.cells.device.type != "cuda":
+            return self.run(index, share)
+        self.anneal.fill_(share)
+        if len(index) < self.config.batch_size:
+            return self.run(index, self.anneal)
+        self.index.copy_(index)
+        if self.taken < UNRECORDED:
+            self.taken += 1
+            return self.warm_up()
+        if self.graph is None:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.terms = self.run(self.index, self.anneal)
+        self.graph.replay()
+        return self.terms
+
+    def warm_up(self) -> Tensor:
+        """A step on a stream of its own, as must be before one is recorded."""
+        stream = torch.cuda.Stream(self.cells.device)
+        stream.wait_stream(torch.cuda.current_stream(self.cells.device))
+        with torch.cuda.stream(stream):
+            terms = self.run(self.index, self.anneal)
+        torch.cuda.current_stream(self.cells.device).wait_stream(stream)
+        return terms
+
+    def run(self, index: Int[Tensor, " N"], anneal: float | Tensor) -> Tensor:
+        batch, n_cells = self.cells.batch(index), len(self.cells)
+        return train_step(self.model, self.optimizer, batch, n_cells, self.config, anneal)
+
+
 def train_step(
     model: SAMSVAE,
     optimizer: torch.optim.Adam,
     batch: Batch,
     n_cells: int,
     config: TrainConfig,
-    step: int,
+    anneal: float | Tensor,
 ) -> Tensor:
     """Bound, its two KL terms and the gradient norm of one step, still on the device."""
-    bound = elbo(model, batch, n_cells, config.particles, annealed(config, step))
+    bound = elbo(model, batch, n_cells, config.particles, anneal)
     optimizer.zero_grad()
     (-bound.total).backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
@@ -210,7 +281,11 @@ def set_learning_rates(optimizer: torch.optim.Adam, config: TrainConfig, step: i
     after = max(0.0, step - start) / max(1.0, config.steps - start)
     share = 1 - (1 - config.final_learning_rate) * after
     for group in optimizer.param_groups:
-        group["lr"] = share * group["full_lr"]
+        rate = share * group["full_lr"]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def parameter_groups(model: SAMSVAE, config: TrainConfig) -> list[dict[str, Any]]:

@@ -66,7 +66,10 @@ class CorrelatedSAMSVAE(SAMSVAE):
         return Normal(loc, log_scale.exp(), validate_args=False)
 
     def effects(
-        self, n_samples: int, anneal: float = 1.0, D: Float[Tensor, "N T"] | None = None
+        self,
+        n_samples: int,
+        anneal: float | Tensor = 1.0,
+        D: Float[Tensor, "N T"] | None = None,
     ) -> Effects:
         """With `D`, embeddings are drawn for the perturbations in the mini-batch only.
 
@@ -78,7 +81,8 @@ class CorrelatedSAMSVAE(SAMSVAE):
         which, weight = everyone, torch.ones_like(everyone, dtype=mask.dtype)
         if D is not None:
             count = (D != 0).sum(0)
-            which = count.nonzero()[:, 0]
+            if D.device.type == "cpu":  # elsewhere to ask would be to wait; all are drawn
+                which = count.nonzero()[:, 0]
             weight = count[which] / len(D) * self.cells[-1] / self.cells[which]
         q_embedding = self.embedding_given(mask[:, which], which)
         prior = Normal(0.0, self.config.embedding_scale)
@@ -131,7 +135,10 @@ class CPAVAE(SAMSVAE):
         return []
 
     def effects(
-        self, n_samples: int, anneal: float = 1.0, D: Float[Tensor, "N T"] | None = None
+        self,
+        n_samples: int,
+        anneal: float | Tensor = 1.0,
+        D: Float[Tensor, "N T"] | None = None,
     ) -> Effects:
         q_embedding = Normal(
             self.embedding_loc, self.embedding_log_scale.exp(), validate_args=False
@@ -175,7 +182,10 @@ class SVAEPlus(SAMSVAE):
         return [self.embedding_loc]
 
     def effects(
-        self, n_samples: int, anneal: float = 1.0, D: Float[Tensor, "N T"] | None = None
+        self,
+        n_samples: int,
+        anneal: float | Tensor = 1.0,
+        D: Float[Tensor, "N T"] | None = None,
     ) -> Effects:
         mask = straight_through_bernoulli(self.mask_logits, n_samples)
         # -log Beta(p; 1, b) = -log b - (b - 1) log(1 - p), and -log(1 - sigmoid(f)) = softplus(f)
@@ -234,7 +244,7 @@ class ConditionalVAE(SAMSVAE):
         return []
 
     def effects(
-        self, n_samples: int, anneal: float = 1.0, D: Float[Tensor, "N T"] | None = None
+        self, n_samples: int, anneal: float | Tensor = 1.0, D: Float[Tensor, "N T"] | None = None
     ) -> Dosages:
         nothing = self.mask_probability().expand(n_samples, -1, -1)
         return Dosages(nothing, nothing, nothing.sum())

@@ -87,7 +87,12 @@ STATES = (
     State("masks, a cell clicked", "masks", click_a_mask),
     State("masks, comparing", "masks?chosen=STAT1%2CSTAT2"),
     State("compose, empty", "compose"),
-    State("compose", COMPOSED + "&off=0&b=STAT1%3A1"),
+    State("compose, observed", "compose?c=STAT1%3A1"),
+    State("compose, volcano", COMPOSED + "&part=Volcano"),
+    State("compose, interaction", COMPOSED + "&part=Interaction"),
+    State("compose, two", COMPOSED + "&off=0&b=STAT1%3A1&part=A+against+B"),
+    State("compose, gene sets", COMPOSED + "&part=Gene+sets"),
+    State("compose, code", COMPOSED + "&part=Code"),
     State("compose, saving a figure", COMPOSED, open_save),
     State("mechanism", "mechanism"),
     State("gene", "gene"),
@@ -97,6 +102,7 @@ STATES = (
     State("report, empty", "report"),
     State("report", "gene", keep),
     State("glossary", "glossary"),
+    State("system", "system"),
 )
 
 

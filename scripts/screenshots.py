@@ -25,7 +25,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "images"
 MODEL = "model=papalexi2021"
-COMPOSED = f"/compose?c=STAT1%3A1%2CSMAD4%3A1&{MODEL}"
+COMPOSED = f"/compose?c=STAT1%3A1%2CSMAD4%3A1&part=Volcano&{MODEL}"
 VIEWS = {
     "overview": f"/?{MODEL}",
     "perturbation": f"/perturbation?p=STAT1&{MODEL}",
@@ -38,6 +38,7 @@ VIEWS = {
     "gene_sets": f"/gene_sets?{MODEL}",
     "report": COMPOSED,  # where the first of its views is kept
     "glossary": f"/glossary?{MODEL}",
+    "system": f"/system?{MODEL}",
 }
 WIDE, NARROW = {"width": 1440, "height": 1200}, {"width": 420, "height": 900}
 SIZES = {"": WIDE, "-narrow": NARROW}

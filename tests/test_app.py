@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from scipy.spatial.distance import cosine
 from streamlit.testing.v1 import AppTest
 
-from app import address, scores, sessions
+from app import address, scores, sessions, state
 from samsvae_core import bundle as bundles
 from samsvae_core import (
     effects,
@@ -53,7 +53,9 @@ VIEWS = [
     "cells",
     "report",
     "glossary",
+    "system",
 ]
+OF_A_MODEL = [view for view in VIEWS if view not in state.WITHOUT_MODEL]
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
 
 
@@ -131,6 +133,7 @@ def opened(view: str, query: dict[str, str] | None = None) -> AppTest:
 def finished(page: AppTest) -> bool:
     """Whether the page reached its last line; one that dies of a panic shows no exception."""
     assert not page.exception
+    assert not [error.value for error in page.error if "Something went wrong" in error.value]
     return any("SAMS-VAE Explorer" in caption.value for caption in page.caption)
 
 
@@ -146,7 +149,7 @@ def test_every_view_reaches_its_end_without_an_error(models, view):
     assert page.title
 
 
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("view", OF_A_MODEL)
 def test_every_view_says_so_where_there_is_no_model(tmp_path, monkeypatch, view):
     monkeypatch.setenv("SAMSVAE_MODELS", str(tmp_path))
     page = opened(view)
@@ -155,7 +158,7 @@ def test_every_view_says_so_where_there_is_no_model(tmp_path, monkeypatch, view)
     assert "samsvae train" in page.error[0].value.replace("\\", "")
 
 
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("view", OF_A_MODEL)
 def test_every_view_says_what_is_wrong_with_a_damaged_model(models, view):
     (models / "tiny" / "masks.csv").write_text("perturbation\n")
     page = opened(view)
@@ -297,14 +300,15 @@ def test_a_composition_starts_from_selected_cells_and_the_link_keeps_them(models
 def test_interaction_is_shown_beside_what_was_observed(models, tiny):
     pair = next(name for name in tiny.conditions.index if name.count("+") == 1)
     names = pair.split("+")
-    page = opened("compose", {"c": ",".join(f"{name}:1" for name in names)})
+    both = ",".join(f"{name}:1" for name in names)
+    page = opened("compose", {"c": both, "part": "Interaction"})
     assert finished(page)
     table = compose(tiny, dict.fromkeys(names, 1.0)).table
     r = np.corrcoef(table["interaction"], table["observed_interaction"])[0, 1]
     shown = next(m for m in page.metric if m.label == "Pearson r over genes, interaction")
     assert shown.value == f"{r:.2f}"
-    page = opened("compose", {"c": "P1:1"})
-    assert "Interaction" not in [header.value for header in page.header]
+    page = opened("compose", {"c": "P1:1", "part": "Interaction"})
+    assert "nothing to interact with" in page.info[-1].value
 
 
 def test_unknown_names_in_a_link_are_said_and_left_out(models):
@@ -324,6 +328,12 @@ def test_compose_without_a_choice_offers_an_example(models):
 
 def test_the_mask_map_shows_every_probability_of_the_table(models, tiny):
     page = opened("masks")
+    used = interpretation.active_mechanisms(tiny.masks)
+    marks = figures(page)[0]["data"][1]
+    assert len(marks["customdata"]) == len(tiny.perturbations) * len(used)
+    hidden = tiny.model.config.n_latent - len(used)
+    assert f"({hidden} that nothing uses are hidden)" in words(page)
+    page.toggle(key="unused").set_value(False).run()
     marks = figures(page)[0]["data"][1]
     assert len(marks["customdata"]) == len(tiny.masks)
     shown = dict(zip(marks["customdata"], marks["text"], strict=True))
@@ -458,7 +468,7 @@ def test_no_collection_and_no_mechanism_are_said(models, shown):
 
 
 def test_the_shift_of_a_composition_is_tested_when_asked(models, tiny):
-    page = opened("compose", {"c": "P1:1,P2:0.5"})
+    page = opened("compose", {"c": "P1:1,P2:0.5", "part": "Gene sets"})
     page.button(key="run shift hallmark").click().run()
     page = ended(page)
     assert finished(page)
@@ -656,6 +666,7 @@ def test_values_that_are_no_counts_are_nowhere_called_log2(shown):
 
 def test_the_masks_table_has_the_evidence_of_every_entry(models, tiny):
     page = opened("masks")
+    page.toggle(key="unused").set_value(False).run()
     table = table_with(page, "evidence").set_index(["perturbation", "mechanism"]).sort_index()
     expected = tiny.masks.set_index(["perturbation", "mechanism"]).sort_index()
     pd.testing.assert_frame_equal(table[expected.columns], expected)
@@ -1693,8 +1704,8 @@ def test_what_each_perturbation_contributes_is_its_effect_times_its_dosage(model
 
 
 def test_two_compositions_are_compared_on_the_same_draws_and_the_link_keeps_both(models, tiny):
-    page = opened("compose", {"c": "P1:1,P2:1"})
-    next(b for b in page.button if b.label.startswith("Keep this one")).click().run()
+    page = opened("compose", {"c": "P1:1,P2:1", "part": "A against B"})
+    page.button(key="keep b").click().run()
     assert "A and B are the same" in words(page)
     assert page.query_params["b"] in ("P1:1,P2:1", ["P1:1,P2:1"])
     page.multiselect(key="compose_names").set_value(["P1"]).run()
@@ -1703,7 +1714,7 @@ def test_two_compositions_are_compared_on_the_same_draws_and_the_link_keeps_both
     expected = compare(tiny, one, two)["difference"]
     shown = table_with(page, "difference").set_index("gene")["difference"]
     assert shown.to_dict() == pytest.approx(expected.to_dict(), abs=1e-6)
-    again = opened("compose", {"c": "P1:1", "b": "P1:1,P2:1"})
+    again = opened("compose", {"c": "P1:1", "b": "P1:1,P2:1", "part": "A against B"})
     shown = table_with(again, "difference").set_index("gene")["difference"]
     assert shown.to_dict() == pytest.approx(expected.to_dict(), abs=1e-6)
     next(b for b in again.button if b.label == "Compare no more").click().run()
@@ -1766,7 +1777,7 @@ def test_a_link_to_the_whole_composition_puts_mechanisms_back(models, tiny):
 
 
 def test_what_was_kept_to_compare_with_is_used_whole_or_not_at_all(models):
-    page = opened("compose", {"c": "P1:1", "b": "P1:1,NOTHERE:1"})
+    page = opened("compose", {"c": "P1:1", "b": "P1:1,NOTHERE:1", "part": "A against B"})
     assert finished(page)
     assert "cannot be composed in this model: it does not know NOTHERE" in words(page)
     assert not any("difference" in frame.value for frame in page.dataframe)
@@ -1814,6 +1825,20 @@ def test_what_an_address_asks_for_in_vain_is_said(models, view, query, said):
     page = opened(view, query)
     assert finished(page)
     assert said in words(page)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_bound_choice_that_is_none_of_its_options_is_said(models, view):
+    query = {"c": "P1:1"} if view == "compose" else {}
+    page = opened(view, query)
+    choices = [
+        each
+        for each in (*page.selectbox, *page.multiselect, *page.segmented_control, *page.pills)
+        if each.proto.query_param_key
+    ]
+    for each in choices:
+        other = opened(view, query | {each.proto.query_param_key: "nonsense"})
+        assert "nonsense, which is not here" in words(other), each.proto.query_param_key
 
 
 # Kept views, and sessions

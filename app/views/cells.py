@@ -203,6 +203,7 @@ def by_mechanism(model: Bundle, frame: pd.DataFrame) -> Colour:
     address.keep(address.MECHANISM, mechanism, kept[0])
     which = BASAL
     if model.model.has_shifts:
+        address.unknown_option("latent", [name.capitalize() for name in STATES], "state")
         which = right.segmented_control(
             "State",
             list(STATES),

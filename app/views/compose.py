@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -47,28 +50,37 @@ def compose(model: Bundle) -> None:
     left, right = st.columns(2, gap="large")
     with left:
         record.subheader("Largest")
-        shifts.ranked(model, table, kind, n)
+        shifts.ranked(model, result, table, kind, n)
     with right:
         record.subheader("All genes")
-        shifts.everything(model, table, kind, n)
-    said = f"{scale(model).shift} {shifts.whiskers(model, result, kind)}"
-    record.caption(said + shifts.not_all(table))
-    record.header("Predicted and observed")
-    measured(model, result)
-    if sum(dose != 0 for dose in dosages.values()) > 1:
-        record.header("Interaction")
-        interaction(model, result, n)
-    record.header("All numbers")
-    shifts.numbers(result)
-    record.header("Against another composition")
-    comparison(model, result, n, cells)
-    record.header("Gene sets of this shift")
-    gene_sets(model, result)
-    record.header("As Python, as a command")
-    begin = address.starting_condition()
-    st.code(code.as_python(model, result, begin), language="python", wrap_lines=True)
-    if command := code.as_command(model, result, begin):
-        st.code(command, language="bash", wrap_lines=True)
+        shifts.numbers(result, figures.bars_height(n) - 20)
+    record.caption(f"{scale(model).shift} {shifts.whiskers(model, result, kind)}")
+    PARTS[part()](Shown(model, result, table, kind, n))
+
+
+class Shown(NamedTuple):
+    """What every part of the page below the prediction is about."""
+
+    model: Bundle
+    result: Composition
+    table: pd.DataFrame  # of the result, with the ends of the interval of that kind
+    kind: str | None
+    n: int  # genes in a ranking
+
+
+def part() -> str:
+    """Which of the `PARTS` is drawn: one at a time, so that a slider is followed at once."""
+    address.unknown_option("part", list(PARTS), "part")
+    chosen = st.segmented_control(
+        "Look closer",
+        list(PARTS),
+        default=next(iter(PARTS)),
+        required=True,
+        key="part",
+        bind="query-params",
+    )
+    record.header(str(chosen))
+    return str(chosen)
 
 
 def named(result: Composition) -> str:
@@ -166,6 +178,7 @@ def sum_of(
                             type="tertiary",
                         )
             cells = starting_cells(model)
+            address.unknown_option("draws", list(DRAWS), "number")
             draws = st.segmented_control(
                 "Draws",
                 list(DRAWS),
@@ -222,6 +235,7 @@ def contributions(
         return
     effect = matrix(model.masks, "effect").loc[list(dosages), used]
     table = pd.DataFrame({name: dose * effect.loc[name] for name, dose in dosages.items()})
+    table = table.rename(columns={name: f"{name} (perturbation)" for name in ("sum", "mechanism")})
     table["sum"] = table.sum(axis=1).where([k not in without for k in used], 0.0)
     state.chart(
         figures.contributions(table, [labels[k] for k in used], state.dark()),
@@ -249,12 +263,19 @@ def contributions(
     )
 
 
-def comparison(model: Bundle, result: Composition, n: int, cells: tuple[str, ...] | None) -> None:
+def clearness(shown: Shown) -> None:
+    """Every gene by its shift and by how clear it is."""
+    shifts.everything(shown.model, shown.table, shown.kind, shown.n)
+    record.caption(shifts.clearness(shown.kind) + shifts.not_all(shown.table))
+
+
+def comparison(shown: Shown) -> None:
     """The composition above (A) against another (B) kept before, on the same draws."""
+    model, result, n = shown.model, shown.result, shown.n
     kept = address.compared(model, address.MAX_PERTURBATIONS if model.model.composes else 1)
     with st.container(horizontal=True):
         st.button(
-            "Keep this one as B",
+            "Use this one as B",
             icon=":material/push_pin:",
             key="keep b",
             on_click=address.compare_with,
@@ -270,14 +291,14 @@ def comparison(model: Bundle, result: Composition, n: int, cells: tuple[str, ...
             )
     if kept is None:
         record.caption(
-            "Keep the composition above as B, then change it: what is above becomes A, and the "
+            "Take the composition above as B, then change it: what is above becomes A, and the "
             "difference between the two is shown here."
         )
         return
     dosages, off = kept
     used, others = mechanisms_of(model, dosages)
     without = [k for k in used if k in off] + (others if address.REST in off else [])
-    other = state.composed(model, dosages, without, result.n_samples, cells)
+    other = state.composed(model, dosages, without, result.n_samples, result.cells)
     record.markdown(f"**A**: {state.plain(named(result))}. **B**: {state.plain(named(other))}.")
     table = state.difference(model, result, other)
     if not table["difference"].any():
@@ -299,24 +320,24 @@ def comparison(model: Bundle, result: Composition, n: int, cells: tuple[str, ...
         )
     with numbers:
         record.subheader("Numbers")
-        shown = table.rename(columns={"first": "A", "second": "B"}).reset_index()
-        shown = shown.sort_values("difference", key=abs, ascending=False).dropna(axis=1, how="all")
+        both = table.rename(columns={"first": "A", "second": "B"}).reset_index()
+        both = both.sort_values("difference", key=abs, ascending=False).dropna(axis=1, how="all")
         st.dataframe(
-            shown,
+            both,
             hide_index=True,
             height=figures.bars_height(n) - 60,
             alt="Shift of every gene in both compositions, and their difference",
             column_config={
                 name: st.column_config.NumberColumn(format="%+.3f")
-                for name in shown.columns
+                for name in both.columns
                 if name != "gene"
             },
         )
-        state.downloads(shown, "a_minus_b")
+        state.downloads(both, "a_minus_b")
     record.caption(
         f"Difference of the predicted shifts, A minus B, on the same {result.n_samples} posterior "
-        "draws and basal states, so that what they share cancels out; whiskers: the model's own "
-        "90 % interval, too narrow as a rule. The address keeps both."
+        "draws and from the same cells, so that what they share cancels out; whiskers: the model's "
+        "own 90 % interval, too narrow as a rule. The address keeps both."
     )
 
 
@@ -364,7 +385,8 @@ def answer(model: Bundle, result: Composition) -> None:
             st.badge("Mechanisms left out: not a prediction of the condition", color="orange")
         if result.cells is not None:
             st.badge(f"From {result.n_reference} chosen cells, not from control", color="orange")
-    record.markdown(f"{SUPPORT[result.support]} {shifts.nearest_in_words(result)}")
+    said = (SUPPORT[result.support], shifts.nearest_in_words(result), shifts.fit_in_words(result))
+    record.markdown(" ".join(said))
     off_panel = [
         state.plain(name)
         for name in result.dosages
@@ -377,7 +399,8 @@ def answer(model: Bundle, result: Composition) -> None:
         )
 
 
-def measured(model: Bundle, result: Composition) -> None:
+def measured(shown: Shown) -> None:
+    model, result = shown.model, shown.result
     if result.n_observed == 0:
         record.info(
             f"{state.plain(result.condition)} was not measured, so there is nothing to compare "
@@ -394,9 +417,12 @@ def measured(model: Bundle, result: Composition) -> None:
     shifts.against_observed(model, result)
 
 
-def interaction(model: Bundle, result: Composition, n: int) -> None:
+def interaction(shown: Shown) -> None:
     """The whole minus the sum of its parts: predicted, and where it was measured, observed."""
-    table = result.table
+    model, result, table, n = shown.model, shown.result, shown.result.table, shown.n
+    if sum(dose != 0 for dose in result.dosages.values()) < 2:
+        record.info("One perturbation alone has nothing to interact with. Add another above.")
+        return
     known = table["observed_interaction"].notna().any() and not result.without
     unit = scale(model).unit
     bends = float(table["interaction"].abs().max())
@@ -477,8 +503,9 @@ def foreseen(model: Bundle) -> str:
     )
 
 
-def gene_sets(model: Bundle, result: Composition) -> None:
+def gene_sets(shown: Shown) -> None:
     """The two tests on the predicted shift, when asked for."""
+    model, result = shown.model, shown.result
     if result.support == "control":
         record.info("Nothing is perturbed, so there is no shift to test.")
         return
@@ -497,5 +524,22 @@ def gene_sets(model: Bundle, result: Composition) -> None:
     sets.table(model, ranked, chosen, found, "shift", result.condition)
     sets.take_away(model, ranked, chosen, found, USUAL, f"shift {name}")
 
+
+def as_code(shown: Shown) -> None:
+    """The same numbers from Python and from the shell."""
+    begin = address.starting_condition()
+    st.code(code.as_python(shown.model, shown.result, begin), language="python", wrap_lines=True)
+    if command := code.as_command(shown.model, shown.result, begin):
+        st.code(command, language="bash", wrap_lines=True)
+
+
+PARTS: dict[str, Callable[[Shown], None]] = {
+    "Observed": measured,
+    "Volcano": clearness,
+    "Interaction": interaction,
+    "A against B": comparison,
+    "Gene sets": gene_sets,
+    "Code": as_code,
+}
 
 state.page(compose)

@@ -20,10 +20,10 @@ MANY_GENES = 2_000  # of more than these, the most variable are suggested
 MOST_ROWS = 2_000  # of the preview
 KINDS = {
     "control": "control",
-    "single": "single perturbation",
-    "combination": "combination",
-    "kept whole": "kept whole: its parts are no names",
-    "no label": "no label: name these cells, or drop them",
+    "single": "single perturbations",
+    "combination": "combinations",
+    "kept whole": "kept whole: their parts are no names",
+    "no label": "without a label: name these cells, or drop them",
 }
 
 
@@ -162,9 +162,9 @@ def options(name: str, found: Mapping[str, Any]) -> Reading | None:
             "control": bound(
                 "control", "Control label", [BY_ITSELF, *filter(None, labels)], CONTROL
             ),
-            "layer": bound("layer", "Counts from", [BY_ITSELF, *found["layers"]], LAYER),
         }
         delimiter = bound("delimiter", "Between parts of a combination", delimiters, BETWEEN, first)
+        chosen["layer"] = bound("layer", "Counts from", [BY_ITSELF, *found["layers"]], LAYER)
         with st.expander("More choices"):
             chosen |= further(found, columns)
     told = {option: value for option, value in chosen.items() if value not in (BY_ITSELF, NONE)}
@@ -204,8 +204,10 @@ def column_of_perturbations(columns: list[str], suggested: Mapping[str, str]) ->
         placeholder="Choose a column of obs",
     )
     if suggested["problem"]:
-        why = f"Taken because it has control cells: {key}. " if key and chosen == key else ""
-        st.caption(state.plain(f"{why}No column has a usual name, or several have."))
+        taken = " This one has a label of control cells." if key and chosen == key else ""
+        st.caption(
+            f"No column, or more than one, has a name that perturbations usually have.{taken}"
+        )
     return chosen
 
 

@@ -157,6 +157,7 @@ def add() -> None:
 
 def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rules: Rules) -> None:
     """Rank sums of everything at once; a click runs the real test of that mechanism."""
+    address.unknown_option("previewed", [state.plain(each) for each in chosen], "collection")
     name = st.segmented_control(
         "Collection shown",
         list(chosen),
@@ -285,6 +286,7 @@ def results(
             "do)." + (f" The first {MOST_TERMS} of {len(kept)}." if len(kept) > MOST_TERMS else "")
         )
     labels = {exportable: f"M{exportable}" for exportable in ranked.scores.columns}
+    address.unknown_option("sets_of", list(labels.values()), "mechanism")
     k = st.segmented_control(
         "Mechanism",
         list(labels),

@@ -68,7 +68,8 @@ class Choice(NamedTuple):
     rows: str
     columns: str
     threshold: float
-    hide: bool
+    unused: bool  # mechanisms that no perturbation has above the threshold are left out
+    idle: bool  # perturbations that have none are
     search: str
 
 
@@ -151,7 +152,7 @@ def part_of(wide: pd.DataFrame) -> pd.DataFrame:
     rows = wide.iloc[start : start + most]
     right.markdown(
         f"**Rows {start + 1} to {start + len(rows)} of {len(wide)}.** More would be too small to "
-        "read. Hide empty rows and columns, or find a perturbation, to see less."
+        "read. Hide perturbations that use none, or find a perturbation, to see less."
     )
     return rows
 
@@ -207,7 +208,7 @@ def controls(model: Bundle) -> Choice:
             bind="query-params",
             help="Number of users: perturbations with a mask above the threshold, most first.",
         )
-        threshold, hide = 0.5, False
+        threshold, unused, idle = 0.5, False, False
         if has_masks:
             threshold = st.slider(
                 "Active above",
@@ -219,13 +220,17 @@ def controls(model: Bundle) -> Choice:
                 bind="query-params",
                 help="Mask probability from which an entry counts for order, hiding and network.",
             )
-            hide = st.toggle("Hide empty rows and columns", key="hide", bind="query-params")
+            unused = st.toggle(
+                "Hide mechanisms nothing uses", value=True, key="unused", bind="query-params"
+            )
+            idle = st.toggle("Hide perturbations that use none", key="idle", bind="query-params")
     return Choice(
         value or values[0],
         rows or orders[0],
         columns or column_orders[0],
         float(threshold),
-        bool(hide),
+        bool(unused),
+        bool(idle),
         search.strip(),
     )
 
@@ -236,8 +241,10 @@ def ordered(model: Bundle, choice: Choice) -> tuple[pd.DataFrame, pd.DataFrame]:
     probability = interpretation.matrix(table, "probability")
     above = probability > choice.threshold
     alike = probability if model.model.has_masks else interpretation.matrix(table, "effect")
-    if choice.hide:
-        alike = alike.loc[above.any(axis=1), above.any(axis=0)]
+    if choice.unused and above.any(axis=None):
+        alike = alike.loc[:, above.any(axis=0)]
+    if choice.idle:
+        alike = alike[above.any(axis=1)]
     if choice.search:
         alike = alike[alike.index.str.contains(choice.search, case=False, regex=False)]
     names, line = alike.index, pd.DataFrame()
@@ -286,11 +293,14 @@ def caption(model: Bundle, choice: Choice, wide: pd.DataFrame) -> str:
     if choice.value != "probability" and wide.shape[1] > figures.MOST_COLUMNS:
         parts.append(
             f"Cells of more than {figures.MOST_COLUMNS} columns are too narrow for symbols: hover "
-            "over one, or hide empty columns."
+            "over one, or hide mechanisms that nothing uses."
         )
+    hidden = model.model.config.n_latent - wide.shape[1]
     parts.append(
         f"{len(wide)} of {len(model.perturbations)} perturbations, {wide.shape[1]} of "
-        f"{model.model.config.n_latent} {what}; rows ordered {ORDERED_BY[choice.rows]}. "
+        f"{model.model.config.n_latent} {what}"
+        + (f" ({hidden} that nothing uses are hidden)" if hidden else "")
+        + f"; rows ordered {ORDERED_BY[choice.rows]}. "
         "Bars: training cells of the perturbation."
     )
     return " ".join(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import figures, record, scores, state, tour
+from app import address, figures, record, scores, state, tour
 from app.basket import Text
 from app.scale import scale
 from samsvae_core.bundle import Bundle
@@ -192,6 +192,8 @@ def average_effects(model: Bundle) -> None:
     effects, kind = metrics["average_effects"], scores.ALL
     kinds = scores.kinds(metrics)
     if len(kinds) > 1:
+        labels = [KINDS.get(name, name) for name in (scores.ALL, *kinds)]
+        address.unknown_option("kind", labels, "kind of conditions")
         kind = (
             st.segmented_control(
                 "Conditions",

@@ -13,6 +13,7 @@ from samsvae_core.composition import SUPPORT
 
 ANY = "any other"
 N_BEST = 20
+WAYS = ("A known set", "My own list")
 N_BARS = 20
 
 
@@ -33,9 +34,11 @@ def partners(model: Bundle) -> None:
     if not genes:
         return
     left, right = st.columns([2, 3], gap="large", vertical_alignment="bottom")
+    names = [ANY, *map(str, model.perturbations.index)]
+    address.unknown_option("pair_with", names, "perturbation")
     given = left.selectbox(
         "One of the two is",
-        [ANY, *map(str, model.perturbations.index)],
+        names,
         key="pair_with",
         bind="query-params",
     )
@@ -61,15 +64,16 @@ def partners(model: Bundle) -> None:
 def listed(model: Bundle) -> tuple[list[str], str]:
     """The genes to be moved: of a known set, or one's own list."""
     offered = state.collections()
+    address.unknown_option("genes_from", WAYS, "kind of list")
     how = st.segmented_control(
         "Genes",
-        ["A known set", "My own list"],
-        default="A known set",
+        WAYS,
+        default=WAYS[0],
         required=True,
         key="genes_from",
         bind="query-params",
     )
-    if how == "My own list":
+    if how == WAYS[1]:
         text = st.text_area(
             "Gene symbols", key="gene_list", bind="query-params", placeholder="STAT1 IRF1 JAK2"
         )
@@ -87,10 +91,13 @@ def listed(model: Bundle) -> tuple[list[str], str]:
     if not sets:
         record.info("No set of this collection has 5 or more measured genes. Choose another.")
         return [], ""
+    labels = {term: f"{terms.readable(term)} ({len(sets[term])})" for term in sorted(sets)}
+    address.unknown_option(f"set_{collection}", list(labels.values()), "gene set")
     term = right.selectbox(
         f"Set (of {len(sets):,} with 5 or more measured genes)",
-        sorted(sets),
-        format_func=lambda term: f"{terms.readable(term)} ({len(sets[term])})",
+        list(labels),
+        index=list(labels).index(max(sorted(sets), key=lambda term: len(sets[term]))),
+        format_func=labels.__getitem__,
         key=f"set_{collection}",
         bind="query-params",
     )

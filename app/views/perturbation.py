@@ -339,11 +339,12 @@ def predicted(model: Bundle, result: Composition, table: pd.DataFrame, kind: str
     left, right = st.columns(2, gap="large")
     with left:
         record.subheader("Largest")
-        shifts.ranked(model, table, kind, n)
+        shifts.ranked(model, result, table, kind, n)
     with right:
         record.subheader("All genes")
         shifts.everything(model, table, kind, n)
-    said = f"{scale(model).shift} At dosage 1. {shifts.whiskers(model, result, kind)}"
+    said = f"{scale(model).shift} At dosage 1. {shifts.whiskers(model, result, kind)} "
+    said += f"Right: {shifts.clearness(kind)[0].lower()}{shifts.clearness(kind)[1:]}"
     record.caption(said + shifts.not_all(table))
 
 

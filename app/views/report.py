@@ -109,7 +109,7 @@ def take_away(views: tuple[basket.Kept, ...], saved: bytes) -> None:
         )
         st.download_button(
             "Methods text",
-            lambda: basket.methods(views, about).encode(),
+            lambda: basket.methods(views).encode(),
             "methods.md",
             mime="text/markdown",
             key="report methods",

@@ -56,6 +56,7 @@ def test_a_newcomer_takes_the_tour_composes_and_takes_the_enrichment_table_away(
     pd.testing.assert_frame_equal(
         composed.loc[expected.index, columns], expected[columns], check_dtype=False
     )
+    page.get_by_role("radio", name="Gene sets").click()
     page.get_by_role("button", name=re.compile("Test now")).click()
     page.get_by_role("button", name="ZIP, all files").wait_for()
     settled(page)

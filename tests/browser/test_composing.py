@@ -84,7 +84,7 @@ def test_the_back_button_of_the_browser_goes_through_compositions_and_pages(page
 def test_two_compositions_are_compared_and_a_link_shows_all_of_it_to_another(
     page, another, server, tiny
 ):
-    visit(page, f"{server}/compose?c=P1%3A1%2CP2%3A1")
+    visit(page, f"{server}/compose?c=P1%3A1%2CP2%3A1&part=A+against+B")
     press(page, "keep-b")
     shows(page, "A and B are the same")
     slider = page.get_by_role("slider", name="Dosage of P1")
@@ -113,8 +113,8 @@ def test_two_compositions_are_compared_and_a_link_shows_all_of_it_to_another(
 
 def test_two_visitors_compose_at_once_and_each_sees_their_own(page, another, server, tiny):
     friend = another()
-    page.goto(f"{server}/compose?c=P1%3A1")
-    friend.goto(f"{server}/compose?c=P2%3A1%2CP4%3A0.5")
+    page.goto(f"{server}/compose?c=P1%3A1&part=A+against+B")
+    friend.goto(f"{server}/compose?c=P2%3A1%2CP4%3A0.5&part=A+against+B")
     for tab in (friend, page):
         settled(tab)
     press(page, "keep-b")

@@ -15,7 +15,8 @@ PAGES = (
     "",
     "perturbation?p=P1",
     "masks?chosen=P1%2CP2%2CP3",
-    "compose?c=P1%3A1%2CP2%3A1&b=P3%3A1",
+    "compose?c=P1%3A1%2CP2%3A1&b=P3%3A1&part=A+against+B",
+    "compose?c=P1%3A1%2CP2%3A1&part=Interaction",
     "mechanism",
     "gene",
     "cells",
@@ -23,6 +24,7 @@ PAGES = (
     "gene_sets",
     "report",
     "glossary",
+    "system",
 )
 FITS = """() => [document.scrollingElement, document.querySelector('[data-testid="stMain"]')]
     .every(part => part.scrollWidth <= part.clientWidth)"""

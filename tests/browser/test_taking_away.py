@@ -39,6 +39,8 @@ def test_a_figure_is_saved_as_svg_png_and_data_and_all_say_the_same(page, server
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
     assert min(struct.unpack(">II", png[16:24])) > 300
     data = table(taken(page, "shifts-figure-csv"))
+    assert set(data["series"]) == {"predicted", "observed"}
+    data = data[data["series"] == "predicted"]
     assert data["gene"].tolist() == genes
     x = next(name for name in data if name.startswith("predicted shift") and "," not in name)
     assert data[x].tolist() == pytest.approx(drawn["x"])
