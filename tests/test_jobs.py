@@ -39,8 +39,9 @@ def ended_all(folder):
             content = run_folder.read_object(job.path / name)
             if run_folder.alive(content) and content["pid"] != os.getpid():
                 os.kill(content["pid"], signal.SIGKILL)
-    for child in jobs._children.values():
-        child.wait(20)
+    for _, child in jobs._children:
+        child.kill()
+        child.wait()
     jobs._children.clear()
 
 
