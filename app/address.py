@@ -239,12 +239,15 @@ def note_reading(reading: Reading) -> None:
 def reading() -> Reading | None:
     """The data to train on: of a link, or as the page Data showed them last; None before that.
 
-    It is in the address, so that a reload finds it again.
+    The latter is written as on=QUERY, so that a reload finds it again: the parameters of the page
+    Data itself are bound to its widgets for as long as one comes from there.
     """
-    query: dict[str, str] = {key: st.query_params.get(key, "") for key in datasets.PARAMETERS}
-    if not query["data"]:
+    query = {key: st.query_params.get(key, "") for key in datasets.PARAMETERS}
+    if not query["data"] and (kept := st.query_params.get("on")):
+        query = {key: values[-1] for key, values in parse_qs(kept).items()}
+    elif not query["data"]:
         query = st.session_state.get("reading", {})
-        write(**query)
+        write(on=as_address("", query).removeprefix("?"))
     known = {key: value for key, value in query.items() if value}
     return Reading.from_query(known) if known.get("data") else None
 

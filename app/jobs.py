@@ -36,7 +36,7 @@ LONGEST_LOG, KEPT_LOG = 2_000_000, 200_000  # bytes
 MOST_WAITING = 50
 SPARE = 200 * 10**6  # bytes of the disk without which nothing is begun
 FIGURES = ("step", "steps", "epoch", "seconds", "step_seconds")  # of a status, kept by the next
-_children: dict[Path, subprocess.Popen[bytes]] = {}  # of this server, to hear how they end
+_children: list[tuple[Path, subprocess.Popen[bytes]]] = []  # of this server: how do they end?
 _reaping = threading.Lock()
 
 
@@ -239,7 +239,7 @@ def _launch(job: Job) -> None:
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, child.pid, NICE)
     with _reaping:
-        _children[job.path.resolve()] = child
+        _children.append((job.path, child))
     if known := process(child.pid):
         _change_job(job.path, **known._asdict())
 
@@ -252,10 +252,9 @@ def _thread_limits() -> dict[str, str]:
 def _reap() -> None:
     """Hear how processes ended that this server has started, and note it."""
     with _reaping:
-        ended = {path: child for path, child in _children.items() if child.poll() is not None}
-        for path in ended:
-            del _children[path]
-    for path, child in ended.items():
+        ended = [(path, child) for path, child in _children if child.poll() is not None]
+        _children[:] = [known for known in _children if known not in ended]
+    for path, child in ended:
         if read_object(path / JOB).get("pid") == child.pid:
             with contextlib.suppress(OutputError):
                 _change_job(path, exit=child.returncode)

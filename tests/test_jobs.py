@@ -29,15 +29,19 @@ def folder(tmp_path, monkeypatch):
     place = tmp_path / "runs"
     place.mkdir()
     yield place
-    for job in runs.listed(place):
-        for content in (
-            run_folder.read_status(job.path),
-            run_folder.read_object(job.path / "job.json"),
-        ):
+    ended_all(place)
+
+
+def ended_all(folder):
+    """No process of these runs goes on."""
+    for job in runs.listed(folder):
+        for name in ("job.json", "status.json"):
+            content = run_folder.read_object(job.path / name)
             if run_folder.alive(content) and content["pid"] != os.getpid():
                 os.kill(content["pid"], signal.SIGKILL)
-    for child in jobs._children.values():
-        child.wait(20)
+    for _, child in jobs._children:
+        child.kill()
+        child.wait()
     jobs._children.clear()
 
 
