@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from app import logs
 from app.runs import BUSY, LOG, Job, find, is_name, listed
 from samsvae_core.files import OutputError, atomic_write
 from samsvae_core.run import JOB, alive, process, read_object, read_status, write_status
@@ -235,7 +236,9 @@ def _launch(job: Job) -> None:
         with contextlib.suppress(OutputError):
             _change_job(job.path, asked="nothing")
             write_status(job.path, status | {"state": "failed", "message": message})
+        logs.refused("job refused", str(error), run=job.name)
         return
+    logs.event("job started", run=job.name, pid=child.pid, device=job.device)
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, child.pid, NICE)
     with _reaping:
@@ -255,6 +258,7 @@ def _reap() -> None:
         ended = [(path, child) for path, child in _children if child.poll() is not None]
         _children[:] = [known for known in _children if known not in ended]
     for path, child in ended:
+        logs.event("job ended", run=path.name, pid=child.pid, exit=child.returncode)
         if read_object(path / JOB).get("pid") == child.pid:
             with contextlib.suppress(OutputError):
                 _change_job(path, exit=child.returncode)

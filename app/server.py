@@ -1,30 +1,28 @@
-"""What the server is and has: versions, device, memory, disk, runs and limits.
+"""What the server is and has: versions, device, memory, disk and limits.
 
 Knows nothing of Streamlit. What cannot be found out here is None, and a page shows a dash.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
+from app import datasets
 from samsvae_core import cache
 from samsvae_core.bundle import version
 from samsvae_core.files import OutputError, cache_folder
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("streamlit", "torch", "anndata", "plotly", "gseapy", "umap-learn")
 SMI = ("nvidia-smi", "--query-gpu=name,memory.total,memory.used", "--format=csv,noheader,nounits")
 PATIENCE = 5  # seconds for nvidia-smi
-LARGEST = 10**6  # bytes of a status that is read
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -43,17 +41,6 @@ class Place(NamedTuple):
     path: Path
     free: int | None
     total: int | None
-
-
-class Run(NamedTuple):
-    """A training as its folder tells of it."""
-
-    name: str
-    state: str
-    step: float | None
-    steps: float | None
-    device: str
-    seconds: float | None  # trained so far
 
 
 def versions() -> dict[str, str]:
@@ -119,15 +106,10 @@ def read(path: Path) -> str:
         return ""
 
 
-def runs_folder() -> Path:
-    """Where trainings and uploads are kept: SAMSVAE_RUNS, or `runs` beside the checkout."""
-    return Path(os.environ.get("SAMSVAE_RUNS") or ROOT / "runs").expanduser()
-
-
 def places() -> list[Place]:
     """Folders that the server writes to."""
     return [
-        place("Runs and uploads", runs_folder()),
+        place("Runs and uploads", datasets.runs_folder()),
         place("Cache", cache_folder()),
     ]
 
@@ -144,35 +126,18 @@ def place(what: str, path: Path) -> Place:
     return Place(what, path, disk.free, disk.total)
 
 
-def runs() -> list[Run]:
-    """Every folder with a status.json, those that were changed last first."""
-    found = []
-    for path in runs_folder().glob("*/status.json"):
-        try:
-            with path.open("rb") as file:
-                told = json.loads(file.read(LARGEST))
-            changed = path.stat().st_mtime
-        except (OSError, ValueError, RecursionError):
-            continue
-        if isinstance(told, dict):
-            found.append((changed, read_run(path.parent.name, told)))
-    return [run for _, run in sorted(found, key=lambda pair: -pair[0])]
-
-
-def read_run(name: str, told: dict[str, Any]) -> Run:
-    """What a status tells; anything that is no number where one belongs is left out."""
-    step, steps, seconds = (
-        value if isinstance(value := told.get(key), (int, float)) else None
-        for key in ("step", "steps", "seconds")
-    )
-    state, device = (str(told.get(key, ""))[:40] for key in ("state", "device"))
-    return Run(name, state, step, steps, device, seconds)
-
-
 def limits() -> dict[str, str]:
     """Limits in force by the variable that sets each; what is no number is said."""
+    asked = {
+        datasets.LARGEST_UPLOAD: datasets.largest_upload,
+        datasets.LARGEST_TOTAL: datasets.largest_total,
+        cache.LIMIT: cache.limit,
+    }
+    return {variable: megabytes(limit) for variable, limit in asked.items()}
+
+
+def megabytes(limit: Callable[[], int]) -> str:
     try:
-        most = f"{cache.limit() / 1e6:,.0f} MB"
+        return f"{limit() / 2**20:,.0f} MB"
     except OutputError as error:
-        most = str(error)
-    return {"SAMSVAE_CACHE_MB": most}
+        return str(error)

@@ -287,7 +287,9 @@ def _take(kind: str, kept: Callable[[UploadedFile], str]) -> None:
         return
     try:
         st.session_state[f"{kind} said"] = True, kept(file)
+        logs.event("upload accepted", kind=kind, file=file.name, n_bytes=file.size)
     except (BundleError, DataError, OutputError) as error:
+        logs.refused("upload refused", str(error), kind=kind, file=file.name, n_bytes=file.size)
         st.session_state[f"{kind} said"] = False, str(error)
     st.session_state[f"{kind} uploads"] = st.session_state.get(f"{kind} uploads", 0) + 1
     context = get_script_run_ctx()

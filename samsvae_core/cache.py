@@ -13,7 +13,7 @@ from typing import NamedTuple
 from samsvae_core.files import cache_folder, megabytes
 
 FOLDERS = ("effects", "enrichment")  # whose files can be made again
-USUAL_MB = 2_000  # twenty large models with their shifts
+LIMIT, USUAL_MB = "SAMSVAE_CACHE_MB", 2_000  # twenty large models with their shifts
 
 
 class Kept(NamedTuple):
@@ -26,7 +26,7 @@ class Kept(NamedTuple):
 
 def limit() -> int:
     """Bytes that may be kept: SAMSVAE_CACHE_MB."""
-    return megabytes("SAMSVAE_CACHE_MB", USUAL_MB)
+    return megabytes(LIMIT, USUAL_MB)
 
 
 def files() -> list[Kept]:

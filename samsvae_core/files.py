@@ -67,11 +67,11 @@ def cache_folder() -> Path:
 
 
 def megabytes(variable: str, usual: int) -> int:
-    """Bytes that an environment variable sets in megabytes of 10^6; OutputError for no number."""
+    """Bytes that an environment variable sets in MB of 2^20; OutputError for no number."""
     text = os.environ.get(variable) or str(usual)
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise OutputError(f"{variable} is {text!r}; expected whole megabytes, such as {usual}.")
-    return int(text) * 10**6
+    return int(text) * 2**20
 
 
 def sha256(path: Path) -> str:

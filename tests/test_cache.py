@@ -32,7 +32,7 @@ def test_what_was_used_longest_ago_goes_first_and_the_newest_stays(folder, monke
     assert cache.make_room(third) == 400_000
     assert [first.exists(), second.exists(), third.exists()] == [True, False, True]
     assert cache.make_room(third) == 0
-    huge = kept(folder, "effects/d", 2_000_000, 0)
+    huge = kept(folder, "effects/d", 2**21, 0)
     cache.make_room(huge)
     assert [kept.path for kept in cache.files()] == [huge]
 
@@ -48,7 +48,7 @@ def test_downloads_and_other_files_are_never_removed(folder, monkeypatch):
 
 
 def test_effects_keep_within_the_limit_and_are_still_readable(folder, monkeypatch, tiny):
-    old = kept(folder, "effects/old", 1_000_000, 1)
+    old = kept(folder, "effects/old", 2**20, 1)
     monkeypatch.setenv("SAMSVAE_CACHE_MB", "1")
     monkeypatch.setattr(effects, "places", lambda bundle: [(effects.cache_file(bundle), False)])
     found = effects.whole_effects(tiny)
@@ -63,8 +63,8 @@ def test_a_limit_that_is_no_number_is_said(monkeypatch):
     with pytest.raises(OutputError, match="expected whole megabytes, such as 2000"):
         cache.limit()
     monkeypatch.setenv("SAMSVAE_CACHE_MB", "")
-    assert cache.limit() == 2_000 * 10**6
-    assert megabytes("SAMSVAE_NOT_SET", 3) == 3_000_000
+    assert cache.limit() == 2_000 * 2**20
+    assert megabytes("SAMSVAE_NOT_SET", 3) == 3 * 2**20
 
 
 def test_a_cache_that_is_nowhere_is_empty(monkeypatch):

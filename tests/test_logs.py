@@ -2,10 +2,11 @@
 
 import json
 import logging
+import sys
 
 import pytest
 
-from app import logs
+from app import jobs, logs
 
 
 @pytest.fixture
@@ -58,3 +59,16 @@ def test_an_error_is_found_under_its_number(lines):
     assert (line["id"], line["type"], line["page"]) == (number, "KeyError", "gene")
     assert line["where"][-1].endswith("breaks")
     assert len(line["message"]) <= logs.LONGEST
+
+
+def test_trainings_are_told(lines, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "PROGRAM", (sys.executable, "-c", ""))
+    (tmp_path / "a.h5ad").write_bytes(b"")
+    jobs.submit(tmp_path / "runs", "mine", tmp_path / "a.h5ad", [])
+    for child in list(jobs._children.values()):
+        child.wait(60)
+    jobs.look(tmp_path / "runs")
+    started, ended = lines()
+    assert (started["event"], started["run"], started["device"]) == ("job started", "mine", "cpu")
+    assert (ended["event"], ended["run"], ended["exit"]) == ("job ended", "mine", 0)
+    assert started["pid"] == ended["pid"]

@@ -9,7 +9,13 @@ from app import logs, server, state
 from samsvae_core import cache
 
 GIB = 2**30
-STATES = ("reading", "training", "making tables")  # of a run that goes on
+GROUPS = {
+    "running": ("running", "stopping"),
+    "waiting": ("waiting",),
+    "done": ("finished",),
+    "ended early": ("stopped", "failed", "dead"),
+}
+COLUMNS = ["name", "state", "device", "step", "steps", "seconds"]
 
 
 def system() -> None:
@@ -49,8 +55,8 @@ def space() -> None:
     )
     n = cache.size()
     st.markdown(
-        f"The cache holds {n / 1e6:,.1f} MB: shifts of models and results of gene-set tests, which "
-        "can all be made again. When it is full, what was used longest ago goes first."
+        f"The cache holds {n / 2**20:,.1f} MB: shifts of models and results of gene-set tests, "
+        "which can be made again. When it is full, what was used longest ago goes first."
     )
     st.button(
         "Clear the cache",
@@ -65,7 +71,7 @@ def clear() -> None:
     """A callback."""
     removed = cache.clear()
     logs.event("cache cleared", n_bytes=removed)
-    st.toast(f"{removed / 1e6:,.0f} MB were removed.")
+    st.toast(f"{removed / 2**20:,.1f} MB were removed.")
 
 
 def models() -> None:
@@ -79,22 +85,22 @@ def models() -> None:
 
 def trainings() -> None:
     st.header("Trainings", divider="gray")
-    runs = server.runs()
-    if not runs:
+    found = state.runs()
+    if not found:
         st.markdown("There is no run yet.")
         return
-    going = [run for run in runs if run.state in STATES]
-    st.markdown(f"{len(going)} of {len(runs)} go on, as their folders tell.")
+    n = {state: sum(job.state in states for job in found) for state, states in GROUPS.items()}
+    st.markdown(", ".join(f"{number} {state}" for state, number in n.items()) + ".")
     st.dataframe(
-        pd.DataFrame(runs),
+        pd.DataFrame(found)[COLUMNS],
         hide_index=True,
-        placeholder="\u2013",
-        alt="Runs with their state, steps, device and seconds of training",
+        alt="Runs with their state, device, steps and seconds of training",
         column_config={
             "name": "run",
             "seconds": st.column_config.NumberColumn("trained", format="%d s"),
         },
     )
+    st.page_link("views/train.py", label="Open Train", icon=":material/arrow_forward:")
 
 
 def told() -> None:
