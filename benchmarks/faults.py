@@ -154,8 +154,9 @@ def killed(place: Place, n: int) -> Row:
             os.kill(child.pid or 0, signal.SIGKILL)
             child.join()
             done += 1
-            continue
-        if child.exitcode != 0:
+            if not (run / "manifest.json").exists():  # else it was finished and about to end
+                continue
+        elif child.exitcode != 0:
             return Row(f"SIGKILL of the trainer, {n} times", said(run), "a run", False)
         finished += 1
         right += same(place, run)
