@@ -25,6 +25,11 @@ from typing import Any, NamedTuple
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import gseapy  # noqa: F401 - what a trainer needs is imported once, before they are forked
+import numpy as np
+import pandas as pd
+import torch._dynamo  # noqa: F401
+
 from app import jobs, runs
 from samsvae_core import __main__ as cli
 from samsvae_core import bundle, report
@@ -35,7 +40,7 @@ from samsvae_core.simulate import Design, simulate, write_h5ad
 ROOT = Path(__file__).resolve().parents[1]
 FORK = multiprocessing.get_context("fork")  # a trainer starts at once, torch is imported already
 SETTINGS = ["--steps", "120", "--latents", "3", "--hidden", "8", "--batch-size", "64"]
-LONG = ["--steps", "4000", *SETTINGS[2:]]
+LONG = ["--steps", "4000"]
 SAME = ("weights.safetensors", "masks.csv", "history.csv")
 NOTHING = "nothing"
 # Few tables: what is tried here is what happens before them.
@@ -59,6 +64,7 @@ class Place(NamedTuple):
 
     folder: Path
     data: Path
+    settings: list[str]
     whole: Path
     seconds: float  # that it took
 
@@ -142,14 +148,15 @@ def killed(place: Place, n: int) -> Row:
         begun = (run / "config.json").exists()
         if run.exists() and not begun:  # killed before it was a run: as a job, it starts again
             (run / "job.json").write_text("{}")
-        child = trainer(place.data, run, *(["--resume"] if begun else SETTINGS))
+        child = trainer(place.data, run, *(["--resume"] if begun else place.settings))
         child.join(moments.uniform(0.02, place.seconds) if done < n else 120)
         if child.is_alive():
             os.kill(child.pid or 0, signal.SIGKILL)
             child.join()
             done += 1
-            continue
-        if child.exitcode != 0:
+            if not (run / "manifest.json").exists():  # else it was finished and about to end
+                continue
+        elif child.exitcode != 0:
             return Row(f"SIGKILL of the trainer, {n} times", said(run), "a run", False)
         finished += 1
         right += same(place, run)
@@ -167,7 +174,7 @@ def killed(place: Place, n: int) -> Row:
 
 def stopped(place: Place) -> Row:
     run = place.folder / "stopped"
-    child = trainer(place.data, run, *SETTINGS)
+    child = trainer(place.data, run, *place.settings)
     until(lambda: epoch(run) >= 2)
     os.kill(child.pid or 0, signal.SIGTERM)
     code = ended(child)
@@ -190,7 +197,7 @@ def server_killed(place: Place) -> Row:
         "folder, data, *options = sys.argv[1:]\n"
         "jobs.submit(Path(folder), 'a', Path(data), options)\nos.kill(os.getpid(), signal.SIGKILL)"
     )
-    command = [sys.executable, "-c", program, str(folder), str(place.data), *SETTINGS]
+    command = [sys.executable, "-c", program, str(folder), str(place.data), *place.settings]
     code = subprocess.run(command, cwd=ROOT, check=False).returncode
     until(lambda: state(folder, "a") in runs.ENDED)
     ok = code == -signal.SIGKILL and same(place, folder / "a")
@@ -216,7 +223,7 @@ def two_starts(place: Place) -> Row:
         jobs.PROGRAM = (sys.executable, "-c", PROGRAM)
         go.wait()
         try:
-            jobs.submit(folder, "a", place.data, SETTINGS)
+            jobs.submit(folder, "a", place.data, place.settings)
             answers.put("started")
         except OutputError as error:
             answers.put(str(error))
@@ -239,7 +246,7 @@ def two_starts(place: Place) -> Row:
 
 def second_trainer(place: Place) -> Row:
     run = place.folder / "second"
-    first = trainer(place.data, run, *LONG)
+    first = trainer(place.data, run, *place.settings, *LONG)
     until(lambda: epoch(run) >= 1)
     (run.parent / "second.log").write_text("")
     code = ended(trainer(place.data, run, "--resume"))
@@ -257,9 +264,14 @@ def training_job(place: Place, name: str) -> Iterator[tuple[Path, int]]:
     folder = place.folder / name
     run = folder / "a"
     run.mkdir(parents=True)
-    content = {"data": str(place.data), "arguments": LONG, "asked": "started", "place": 1}
+    content = {
+        "data": str(place.data),
+        "arguments": [*place.settings, *LONG],
+        "asked": "started",
+        "place": 1,
+    }
     (run / "job.json").write_text(json.dumps(content))
-    child = trainer(place.data, run, *LONG)
+    child = trainer(place.data, run, *place.settings, *LONG)
     until(lambda: epoch(run) >= 2)
     try:
         yield folder, child.pid or 0
@@ -304,7 +316,7 @@ def size_limit() -> None:
 
 def limited(place: Place) -> Row:
     run = place.folder / "limited"
-    code = ended(trainer(place.data, run, *SETTINGS, first=size_limit))
+    code = ended(trainer(place.data, run, *place.settings, first=size_limit))
     return full("RLIMIT_FSIZE reached", place, run, code)
 
 
@@ -330,7 +342,7 @@ def disk_full(place: Place) -> Row | None:
         run = disk / "run"
         log = place.folder / "disk.log"
         (disk / "run.log").symlink_to(log)
-        code = ended(trainer(place.data, run, *SETTINGS))
+        code = ended(trainer(place.data, run, *place.settings))
         larger = ["mount", "-o", "remount,size=50m", str(disk)]
         subprocess.run(larger, check=True, capture_output=True)
         return full("Disk full (a tmpfs), then room made", place, run, code)
@@ -342,7 +354,7 @@ def below_a_file(place: Place) -> Row:
     (place.folder / "file").write_text("mine")
     run = place.folder / "file" / "run"
     try:
-        jobs.submit(run.parent, "a", place.data, SETTINGS)
+        jobs.submit(run.parent, "a", place.data, place.settings)
         answer = "started"
     except OutputError as error:
         answer = str(error)
@@ -356,7 +368,9 @@ def memory_limit() -> None:
 
 def out_of_memory(place: Place) -> Row:
     run = place.folder / "memory"
-    child = trainer(place.data, run, *SETTINGS[:4], "--hidden", "60000000", first=memory_limit)
+    child = trainer(
+        place.data, run, *place.settings[:4], "--hidden", "60000000", first=memory_limit
+    )
     code, answer = ended(child), said(run)
     state = run_folder.read_status(run).get("state")
     ok = code == 2 and "not enough memory" in answer and state == "failed"
@@ -365,7 +379,7 @@ def out_of_memory(place: Place) -> Row:
 
 def diverged(place: Place) -> Row:
     run = place.folder / "diverged"
-    code = ended(trainer(place.data, run, *SETTINGS, "--learning-rate", "1e30"))
+    code = ended(trainer(place.data, run, *place.settings, "--learning-rate", "1e30"))
     answer = said(run)
     ok = code == 2 and "Lower --learning-rate" in answer
     return Row("The loss becomes NaN", f"ended with {code}: {answer}", "the epoch", ok)
@@ -375,7 +389,7 @@ def damaged(place: Place) -> Row:
     """Garbage in what is told of a run; what it goes on from is whole."""
     run = place.folder / "damaged" / "a"
     run.parent.mkdir()
-    child = trainer(place.data, run, *SETTINGS)
+    child = trainer(place.data, run, *place.settings)
     until(lambda: epoch(run) >= 2)
     os.kill(child.pid or 0, signal.SIGKILL)
     child.join()
@@ -390,7 +404,7 @@ def damaged(place: Place) -> Row:
 
 def checkpoint_damaged(place: Place) -> Row:
     run = place.folder / "checkpoint"
-    child = trainer(place.data, run, *SETTINGS)
+    child = trainer(place.data, run, *place.settings)
     until(lambda: epoch(run) >= 2)
     os.kill(child.pid or 0, signal.SIGKILL)
     child.join()
@@ -457,11 +471,14 @@ def prepared(folder: Path) -> Place:
     data = folder / "cells.h5ad"
     drawn, truth = simulate(Design(400, 30, 5, 3, 2, depth=1000.0))
     write_h5ad(drawn, truth, data)
-    whole = folder / "whole"
+    parts = np.where(np.arange(400) % 5, "train", "validation")  # none is tested on: no metrics
+    split = folder / "split.csv"
+    pd.DataFrame({"cell": drawn.cells, "split": parts}).to_csv(split, index=False)
+    settings, whole = [*SETTINGS, "--split", str(split)], folder / "whole"
     began = time.monotonic()
-    if ended(trainer(data, whole, *SETTINGS)):
+    if ended(trainer(data, whole, *settings)):
         raise RuntimeError(said(whole))
-    return Place(folder, data, whole, time.monotonic() - began)
+    return Place(folder, data, settings, whole, time.monotonic() - began)
 
 
 def table(rows: list[Row]) -> str:
