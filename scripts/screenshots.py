@@ -36,6 +36,7 @@ VIEWS = {
     "cells": f"/cells?{MODEL}",
     "partners": f"/partners?{MODEL}",
     "gene_sets": f"/gene_sets?{MODEL}",
+    "data": f"/data?data=data%2Fnorman2019_k562_subset.h5ad&{MODEL}",
     "report": COMPOSED,  # where the first of its views is kept
     "glossary": f"/glossary?{MODEL}",
 }
