@@ -885,6 +885,33 @@ def history(frame: pd.DataFrame, dark: bool, masks: bool = True) -> go.Figure:
     return figure
 
 
+def training_state(frame: pd.DataFrame, dark: bool) -> go.Figure:
+    """Mechanisms in use by epoch, and the gradient norm below, on a logarithmic axis."""
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.12)
+    for row, (column, name, colour, dash) in enumerate(
+        (
+            ("mechanisms", "mechanisms in use", OKABE_ITO[2], "solid"),
+            ("gradient_norm", "gradient norm before clipping", OKABE_ITO[3], "dash"),
+        ),
+        start=1,
+    ):
+        figure.add_scatter(
+            x=frame["epoch"],
+            y=frame[column],
+            name=name,
+            mode="lines",
+            line={"color": colour, "dash": dash},
+            row=row,
+            col=1,
+        )
+    styled(figure, dark, height=420)
+    figure.update_xaxes(title_text="epoch", row=2, col=1)
+    figure.update_yaxes(title_text="mechanisms", rangemode="tozero", row=1, col=1)
+    figure.update_yaxes(title_text="norm", type="log", dtick="D2", row=2, col=1)
+    figure.update_layout(legend={"y": -0.22, "yanchor": "top"})
+    return figure
+
+
 def calibration(frame: pd.DataFrame, dark: bool) -> go.Figure:
     """Nominal against observed share, a line per statistic: columns statistic, nominal, observed.
 

@@ -5,11 +5,15 @@ A user's mistake ends with one message and exit code 2, never with a traceback.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import math
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,11 +24,11 @@ if TYPE_CHECKING:
     import torch
 
     from samsvae_core.data import CellData
+    from samsvae_core.run import Stopper
     from samsvae_core.training import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS_PER_LINE = 10
-LESS_MEMORY = "Keep fewer cells or genes, or use a machine with more memory."
 
 app = typer.Typer(
     help="Sparse mechanisms of genetic perturbations in single cells.",
@@ -205,12 +209,15 @@ def train(
     ] = False,
 ) -> None:
     """Train a model and keep it, with all its tables, as a bundle in --output."""
+    from contextlib import ExitStack
     from dataclasses import replace
 
     import torch
 
     from samsvae_core import report
     from samsvae_core.data import gene_panel, read_genes
+    from samsvae_core.files import new_output
+    from samsvae_core.run import is_prepared, recorded
     from samsvae_core.splits import split as split_cells
     from samsvae_core.training import TrainConfig
     from samsvae_core.variants import MODELS
@@ -227,57 +234,70 @@ def train(
     where = chosen_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
-    if resume:
-        options = report.read_options(output)
-        finished = report.resume(read(data, **options), output, where, progress_line)
-    else:
-        cells = read(
-            data,
-            perturbation_key=perturbation_key,
-            control=control,
-            delimiter=delimiter,
-            layer=layer,
-            size_factor_key=size_factor_key,
-            dosage_key=dosage_key,
-            replicate_key=replicate_key,
-            continuous=is_gaussian(likelihood),
-        )
-        if genes is not None:
-            cells = gene_panel(cells, genes=read_genes(genes))
-        parts = split_cells(cells, split, seed, fraction)
-        if top_genes is not None:  # by what may be known of them: the training cells
-            kept = gene_panel(cells.subset(parts == "train"), top=top_genes).genes
-            cells = gene_panel(cells, genes=kept.tolist())
-        if epochs is not None:
-            steps = epochs * -(-int((parts == "train").sum()) // batch_size)
-        settings = TrainConfig(
-            steps=steps,
-            batch_size=batch_size,
-            particles=particles,
-            learning_rate=learning_rate,
-            seed=seed,
-        )
-        if mask_prior is not None:
-            settings = replace(settings, dense=0.0, anneal=0.0)
-        options = {
-            "n_latent": latents,
-            "n_hidden": hidden,
-            "mask_evidence": None if mask_prior is not None else mask_evidence,
-            "encoder": encoder,
-        }
-        if mask_prior is not None:
-            options["mask_prior"] = mask_prior
-        finished = report.train(
-            cells,
-            parts,
-            output,
-            options,
-            settings,
-            where,
-            progress_line,
-            model=model,
-            frontier=frontier,
-        )
+    if not resume and not is_prepared(output):
+        new_output(output)
+
+    def on_epoch(progress: Progress) -> None:
+        progress_line(progress)
+        stopper.epoch_done()
+
+    with ExitStack() as stack:
+        stopper = stack.enter_context(stopping(data, output))
+        if resume:
+            report.read_settings(output)
+        if resume or is_prepared(output):  # what ends the run is kept there, bad data included
+            stack.enter_context(recorded(output))
+        if resume:
+            options = report.read_options(output)
+            finished = report.resume(read(data, **options), output, where, on_epoch)
+        else:
+            cells = read(
+                data,
+                perturbation_key=perturbation_key,
+                control=control,
+                delimiter=delimiter,
+                layer=layer,
+                size_factor_key=size_factor_key,
+                dosage_key=dosage_key,
+                replicate_key=replicate_key,
+                continuous=is_gaussian(likelihood),
+            )
+            if genes is not None:
+                cells = gene_panel(cells, genes=read_genes(genes))
+            parts = split_cells(cells, split, seed, fraction)
+            if top_genes is not None:  # by what may be known of them: the training cells
+                kept = gene_panel(cells.subset(parts == "train"), top=top_genes).genes
+                cells = gene_panel(cells, genes=kept.tolist())
+            if epochs is not None:
+                steps = epochs * -(-int((parts == "train").sum()) // batch_size)
+            settings = TrainConfig(
+                steps=steps,
+                batch_size=batch_size,
+                particles=particles,
+                learning_rate=learning_rate,
+                seed=seed,
+            )
+            if mask_prior is not None:
+                settings = replace(settings, dense=0.0, anneal=0.0)
+            options = {
+                "n_latent": latents,
+                "n_hidden": hidden,
+                "mask_evidence": None if mask_prior is not None else mask_evidence,
+                "encoder": encoder,
+            }
+            if mask_prior is not None:
+                options["mask_prior"] = mask_prior
+            finished = report.train(
+                cells,
+                parts,
+                output,
+                options,
+                settings,
+                where,
+                on_epoch,
+                model=model,
+                frontier=frontier,
+            )
     from samsvae_core.cards import metrics_in_words
     from samsvae_core.interpretation import active_mechanisms
 
@@ -760,6 +780,8 @@ def dashboard(
         if not folder.is_dir():
             raise ValueError(f"{folder} is not a folder. Name one that holds bundles.")
         environment["SAMSVAE_MODELS"] = str(folder.resolve())
+        if os.access(folder, os.W_OK):  # what is trained on the pages goes there, too
+            environment.setdefault("SAMSVAE_RUNS", str(folder.resolve()))
     command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.port", str(port)]
     raise typer.Exit(subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode)
 
@@ -812,6 +834,28 @@ def named_once(given: list[tuple[str, float]]) -> dict[str, float]:
     return dosages
 
 
+@contextmanager
+def stopping(data: Path, output: Path) -> Iterator[Stopper]:
+    """While a run trains: signals to stop are heard, and answered with how to go on."""
+    import shlex
+
+    from samsvae_core.run import read_status, stoppable
+    from samsvae_core.training import Stop
+
+    try:
+        with stoppable() as stopper:
+            yield stopper
+    except (Stop, KeyboardInterrupt):
+        if not (output / "config.json").is_file():
+            typer.echo("Stopped before the run began. Start it again with the same command.")
+        else:
+            epoch = read_status(output).get("epoch", 0)
+            command = ["samsvae", "train", str(data), "--output", str(output), "--resume"]
+            typer.echo(f"Stopped; what was trained up to epoch {epoch} is kept. Go on with:")
+            typer.echo(shlex.join(command))
+        raise typer.Exit(128 + (stopper.asked or signal.SIGINT)) from None
+
+
 def progress_line(progress: Progress) -> None:
     if progress.epoch % EPOCHS_PER_LINE == 1:
         typer.echo(
@@ -847,15 +891,19 @@ def main() -> None:
     """Run the command line; a user's mistake is one message and exit code 2."""
     try:
         app()
-    except (ValueError, OSError) as error:  # such as a file that may not be read
+    except Exception as error:
         if os.environ.get("SAMSVAE_DEBUG"):
             raise
-        typer.echo(f"Error: {error}", err=True)
-        raise SystemExit(2) from None
-    except MemoryError as error:
-        if os.environ.get("SAMSVAE_DEBUG"):
+        from samsvae_core.run import is_full, is_memory, reason
+
+        if isinstance(error, (ValueError, OSError)) and not is_full(error):
+            message = str(error)  # such as a file that may not be read
+        elif is_full(error) or is_memory(error):
+            message = reason(error)
+        else:
             raise
-        typer.echo(f"Error: There is not enough memory here ({error}). {LESS_MEMORY}", err=True)
+        with contextlib.suppress(OSError):  # a disk that is full takes no message either
+            typer.echo(f"Error: {message}", err=True)
         raise SystemExit(2) from None
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
-import os
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 import torch
 from jaxtyping import Float
 from safetensors.numpy import save as save_arrays
@@ -30,8 +30,9 @@ from samsvae_core.files import OutputError, atomic_write, new_output
 from samsvae_core.frontier import train_frontier
 from samsvae_core.inference import Cells
 from samsvae_core.model import SAMSVAE, ModelConfig
+from samsvae_core.run import is_prepared, recorded, refuse_finished
 from samsvae_core.splits import SPLITS, UNUSED, split
-from samsvae_core.training import Progress, Stop, TrainConfig, TrainingError, fit, new_model
+from samsvae_core.training import Progress, TrainConfig, fit, new_model
 from samsvae_core.variants import MODELS
 
 N_EMBEDDED = 6000  # cells in the UMAP; more are no more readable
@@ -73,7 +74,8 @@ def train(
     `build_bundle`. Raises OutputError where `run` exists already, and DataError for a split without
     validation cells or without controls to train on.
     """
-    new_output(run)
+    if not is_prepared(run):
+        new_output(run)
     check_split(data, parts)
     evidence = model_config.get("mask_evidence", ModelConfig.mask_evidence)
     if frontier and not (MODELS[model].can_ask_evidence and evidence is not None):
@@ -97,11 +99,25 @@ def train(
         "data": data.source,
         "control": data.control,
         "origin": asdict(origin),
+        "checksums": checksums(data),
     }
-    write_csv(run / "split.csv", pd.DataFrame({"cell": data.cells, "split": parts}))
-    write_csv(run / "genes.csv", pd.DataFrame({"gene": data.genes}))
-    atomic_write(run / "config.json", to_json(settings))
-    return resume(data, run, device, on_epoch, cell_values)
+    make_folder(run)
+    with recorded(run):
+        if (run / "config.json").exists():  # made since by another process
+            raise OutputError(f"{run} exists already. Name another output.")
+        write_csv(run / "split.csv", pd.DataFrame({"cell": data.cells, "split": parts}))
+        write_csv(run / "genes.csv", pd.DataFrame({"gene": data.genes}))
+        atomic_write(run / "config.json", to_json(settings))
+        return resume(data, run, device, on_epoch, cell_values)
+
+
+def make_folder(run: Path) -> None:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write {run}: {error.strerror}. Choose another place for the output."
+        ) from error
 
 
 def check_split(data: CellData, parts: np.ndarray) -> None:
@@ -122,26 +138,29 @@ def resume(
     on_epoch: Callable[[Progress], None] = lambda _: None,
     cell_values: bool = True,
 ) -> Bundle:
-    """Go on with a run where its last checkpoint left it, and make its bundle."""
+    """Go on with a run where its last checkpoint left it, and make its bundle.
+
+    Its status.json tells how far it is, and how it ended. Raises DataError where the data are not
+    those it was started with.
+    """
     settings = read_settings(run)
-    if (run / "manifest.json").exists():
-        raise OutputError(f"{run} is finished: it is a bundle already. Nothing to resume.")
-    config = ModelConfig(**settings["model_config"])
-    train_config = TrainConfig(**settings["train_config"])
-    name = settings["model"]
-    data = aligned(data, run)
-    parts = split(data, run / "split.csv")
-    data = suited(data, name)
-    data, parts = data.subset(parts != UNUSED), parts[parts != UNUSED]
-    status: dict[str, Any] = {"steps": train_config.steps, "pid": os.getpid()}
+    refuse_finished(run)
+    with recorded(run) as status:
+        config = ModelConfig(**settings["model_config"])
+        train_config = TrainConfig(**settings["train_config"])
+        name = settings["model"]
+        data = aligned(data, run)
+        check_same(checksums(data), settings.get("checksums"))
+        parts = split(data, run / "split.csv")
+        data = suited(data, name)
+        data, parts = data.subset(parts != UNUSED), parts[parts != UNUSED]
 
-    def report(progress: Progress) -> None:
-        status.update(state="training", epoch=progress.epoch, step=progress.step)
-        atomic_write(run / "status.json", to_json(status))
-        on_epoch(progress)
+        def report(progress: Progress) -> None:
+            status.epoch_done(progress.epoch, progress.step)
+            on_epoch(progress)
 
-    began = time.monotonic()
-    try:
+        steps = {} if settings["frontier"] else {"steps": train_config.steps}
+        status.say("training", device=str(device), **steps)
         if settings["frontier"]:
             model, level = train_frontier(
                 data, parts, run, config, train_config, name, device, report
@@ -153,30 +172,43 @@ def resume(
             train_cells = Cells(data.subset(parts == "train"), device)
             validation = Cells(data.subset(parts == "validation"), device)
             fit(model.to(device), train_cells, validation, train_config, run, report)
-        status["state"] = "making tables"
-        atomic_write(run / "status.json", to_json(status))
+        status.say("making tables")
         build_bundle(model.cpu(), data, parts, run, str(device), cell_values)
         shutil.rmtree(run / "frontier", ignore_errors=True)
-        status["state"] = "finished"
-    except (Stop, KeyboardInterrupt):
-        status["state"] = "stopped"
-        raise
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        message = (
-            f"Memory ran out at {train_config.batch_size} cells a step on {device} ({error}). "
-            "Start a new run with a smaller --batch-size, fewer --particles or fewer genes."
-        )
-        status.update(state="failed", message=message)
-        raise TrainingError(message) from error
-    except (TrainingError, DataError, OutputError) as error:
-        status.update(state="failed", message=str(error))
-        raise
-    finally:
-        if status.get("state") not in ("finished", "stopped"):
-            status["state"] = "failed"  # whatever it was that ended it
-        status["seconds"] = round(time.monotonic() - began, 1)
-        atomic_write(run / "status.json", to_json(status))
     return bundle.load(run)
+
+
+def checksums(data: CellData) -> dict[str, str]:
+    """Of what a model is trained on, so that a run goes on with the same data."""
+    names = data.perturbations.tolist()
+    parts: dict[str, list[Any]] = {
+        "cells": ["\n".join(data.cells.tolist()).encode()],
+        "counts": as_buffers(data.counts),
+        "perturbations": ["\n".join(names).encode(), *as_buffers(data.dosages)],
+        "library sizes": [data.library],
+    }
+    found = {what: hashlib.sha256() for what in parts}
+    for what, checksum in found.items():
+        for part in parts[what]:
+            checksum.update(part if isinstance(part, bytes) else np.ascontiguousarray(part).data)
+    return {what: checksum.hexdigest() for what, checksum in found.items()}
+
+
+def as_buffers(table: sp.csr_matrix) -> list[np.ndarray]:
+    """A sparse matrix as its arrays, the same for the same values."""
+    rows = table.tocsr(copy=True)
+    rows.sort_indices()
+    return [rows.indptr.astype(np.int64), rows.indices.astype(np.int64), rows.data]
+
+
+def check_same(found: Mapping[str, str], expected: Mapping[str, str] | None) -> None:
+    """Raise DataError where the data differ from what a run has noted; earlier ones noted none."""
+    wrong = [what for what in found if expected and found[what] != expected.get(what)]
+    if wrong:
+        raise DataError(
+            f"The {' and the '.join(wrong)} are not those the run was started with. Resume with "
+            "the same file, or start a new run."
+        )
 
 
 def read_settings(run: Path) -> dict[str, Any]:

@@ -102,6 +102,7 @@ STATES = (
     State("report, empty", "report"),
     State("report", "gene", keep),
     State("glossary", "glossary"),
+    State("system", "system"),
 )
 
 

@@ -39,6 +39,7 @@ VIEWS = {
     "data": f"/data?data=data%2Fnorman2019_k562_subset.h5ad&{MODEL}",
     "report": COMPOSED,  # where the first of its views is kept
     "glossary": f"/glossary?{MODEL}",
+    "system": f"/system?{MODEL}",
 }
 WIDE, NARROW = {"width": 1440, "height": 1200}, {"width": 420, "height": 900}
 SIZES = {"": WIDE, "-narrow": NARROW}

@@ -11,14 +11,14 @@ ROOT = Path(__file__).parents[1]
 CORE, APP = ROOT / "samsvae_core", ROOT / "app"
 LEVELS = [  # a module may import those of levels before its own
     {"files", "kernels"},
-    {"likelihood"},
+    {"likelihood", "cache"},
     {"data", "model", "symbols", "agreement", "rotation", "prerank"},
     {"h5file"},
     {"h5ad", "splits", "baselines", "gene_sets"},
     {"inspection"},
     {"simulate", "variants", "inference", "enrichment", "predictive", "terms"},
     {"training", "bundle", "evidence"},
-    {"calibration", "zipped"},
+    {"calibration", "run", "zipped"},
     {"interpretation", "composition", "evaluation"},
     {"frontier", "cards", "effects", "genes", "names", "partners"},
     {"report", "exports"},

@@ -136,13 +136,13 @@ def one(name: str, found: Mapping[str, Any]) -> None:
         return
     holds(report)
     same(reading)
-    if "train" in state.PAGES:
-        st.page_link(
-            "views/train.py",
-            label="Train on this data",
-            icon=":material/arrow_forward:",
-            query_params=reading.as_query(),
-        )
+    address.note_reading(reading)
+    st.page_link(
+        "views/train.py",
+        label="Train on this data",
+        icon=":material/arrow_forward:",
+        query_params=reading.as_query(),
+    )
 
 
 def options(name: str, found: Mapping[str, Any]) -> Reading | None:

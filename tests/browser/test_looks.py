@@ -25,6 +25,7 @@ PAGES = (
     "data",
     "report",
     "glossary",
+    "system",
 )
 FITS = """() => [document.scrollingElement, document.querySelector('[data-testid="stMain"]')]
     .every(part => part.scrollWidth <= part.clientWidth)"""

@@ -1,0 +1,449 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from app import jobs, runs
+from samsvae_core import run as run_folder
+from samsvae_core.files import OutputError
+from samsvae_core.training import Progress
+
+TRAINER = Path(__file__).with_name("trainer.py")
+GARBAGE = [b"", b"\xff\xfe\x00garbage", b"[1, 2]", b"{", b'{"pid": "x", "steps": []}', b"null"]
+GARBAGE += [b'{"pid": 1e99, "step": -1, "steps": NaN, "epoch": true, "state": 7, "place": "a"}']
+GARBAGE += [b'{"arguments": {}, "data": 3, "asked": ["start"], "device": 5}', b"[" * 100_000]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty runs folder, where jobs are trained by the stand-in; none outlives the test."""
+    monkeypatch.setattr(jobs, "PROGRAM", (sys.executable, str(TRAINER)))
+    place = tmp_path / "runs"
+    place.mkdir()
+    yield place
+    ended_all(place)
+
+
+def ended_all(folder):
+    """No process of these runs goes on."""
+    for job in runs.listed(folder):
+        for name in ("job.json", "status.json"):
+            content = run_folder.read_object(job.path / name)
+            if run_folder.alive(content) and content["pid"] != os.getpid():
+                os.kill(content["pid"], signal.SIGKILL)
+    for _, child in jobs._children:
+        child.kill()
+        child.wait()
+    jobs._children.clear()
+
+
+def submit(folder, name="a", **options):
+    return jobs.submit(folder, name, folder / "cells.h5ad", ["--steps", "100"], **options)
+
+
+def become(folder, name, state, phase=None):
+    """Look until the run is so; the run then."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        found = {job.name: job for job in jobs.look(folder)}[name]
+        if found.state == state and phase in (None, found.phase):
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"{name} is {found.state} {found.phase}, not {state}")
+
+
+def training(folder, name="a"):
+    return become(folder, name, "running", "training")
+
+
+def pid_of(job):
+    return run_folder.read_status(job.path)["pid"]
+
+
+def end(folder, name, state="finished"):
+    (folder / name / "end").write_text(state)
+    return become(folder, name, state)
+
+
+def starts(folder, name="a"):
+    return (folder / name / "starts.txt").read_text().splitlines()
+
+
+# The queue
+
+
+def test_a_job_is_started_with_what_was_asked_and_is_seen_to_train(folder):
+    submit(folder)
+    job = training(folder)
+    assert (job.step, job.steps, job.epoch, job.seconds_left) == (40, 100, 4, 30)
+    assert job.data == str(folder / "cells.h5ad")
+    assert starts(folder) == [
+        f"train {job.data} --output={job.path} --device=cpu --threads {jobs.n_threads()} "
+        "--steps 100"
+    ]
+    assert os.getsid(pid_of(job)) == pid_of(job)
+    assert os.getpriority(os.PRIO_PROCESS, pid_of(job)) == jobs.NICE
+    assert end(folder, "a").state == "finished"
+    assert runs.end_of_log(job.path) == "training\n"
+
+
+def test_one_runs_at_a_time_on_a_device_and_others_wait_in_their_order(folder):
+    for name in ("c", "a", "b"):
+        submit(folder, name)
+    submit(folder, "gpu", device="cuda")
+    training(folder, "c")
+    training(folder, "gpu")  # another device
+    assert [(j.name, j.state) for j in jobs.look(folder) if j.state == "waiting"] == [
+        ("b", "waiting"),
+        ("a", "waiting"),
+    ]
+    end(folder, "c", "failed")
+    training(folder, "a")
+    assert runs.find(folder, "b").state == "waiting"
+    jobs.stop(folder, "b")
+    end(folder, "a")
+    assert become(folder, "b", "stopped").step == 0
+    assert not (folder / "b" / "starts.txt").exists()
+
+
+def test_a_run_of_the_command_line_keeps_the_device_busy(folder):
+    (folder / "mine").mkdir()
+    (folder / "mine" / "status.json").write_text(
+        json.dumps({"state": "training", **run_folder.process(os.getpid())._asdict()})
+    )
+    assert submit(folder).state == "waiting"
+    assert runs.find(folder, "mine").state == "running"
+    assert not runs.find(folder, "mine").is_own
+
+
+def test_many_who_start_the_same_at_once_start_it_once(folder):
+    gate, made = threading.Barrier(8), []
+
+    def visitor():
+        gate.wait()
+        try:
+            made.append(submit(folder).name)
+        except OutputError as error:
+            made.append(str(error))
+        jobs.look(folder)
+
+    threads = [threading.Thread(target=visitor) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(made)[:7] == ["There is a run a already. Choose another name."] * 7
+    training(folder)
+    assert len(starts(folder)) == 1
+    end(folder, "a", "failed")
+    gate = threading.Barrier(8)
+
+    def again():
+        gate.wait()
+        jobs.resume(folder, "a")
+
+    threads = [threading.Thread(target=again) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    training(folder)
+    assert len(starts(folder)) == 2
+
+
+def test_a_folder_is_trained_in_by_one_process_only(tmp_path):
+    program = (
+        "import fcntl, os, sys, time\n"
+        "fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)\n"
+        "print('held', flush=True)\ntime.sleep(60)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(OutputError, match="Another process"), run_folder.recorded(tmp_path):
+            pass
+        assert not (tmp_path / "status.json").exists()
+        other.kill()  # the system takes the lock from whoever ends
+        other.wait()
+    with run_folder.recorded(tmp_path):
+        assert run_folder.read_status(tmp_path)["pid"] == os.getpid()
+    assert run_folder.read_status(tmp_path)["state"] == "finished"
+
+
+def test_too_many_do_not_wait(folder, monkeypatch):
+    monkeypatch.setattr(jobs, "MOST_WAITING", 1)
+    submit(folder, "a")
+    submit(folder, "b")
+    with pytest.raises(OutputError, match="1 runs wait already"):
+        submit(folder, "c")
+    assert not (folder / "c").exists()
+
+
+# Ends
+
+
+def test_a_stopped_run_is_resumed_with_its_settings(folder):
+    submit(folder)
+    training(folder)
+    assert jobs.stop(folder, "a").state in ("stopping", "stopped")
+    assert become(folder, "a", "stopped").epoch == 4
+    assert jobs.resume(folder, "a").state == "running"
+    job = training(folder)
+    assert starts(folder)[1].endswith("--resume")
+    assert "--steps" not in starts(folder)[1]
+    assert jobs.resume(folder, "a").state == "running"  # nothing happens twice
+    assert len(starts(folder)) == 2
+    assert job.message == ""
+
+
+def test_a_run_is_stopped_at_once_on_demand(folder):
+    submit(folder)
+    pid = pid_of(training(folder))
+    jobs.stop(folder, "a", at_once=True)
+    assert become(folder, "a", "stopped").message == ""
+    assert run_folder.process(pid) is None
+
+
+def test_a_failed_run_says_why(folder):
+    submit(folder)
+    training(folder)
+    assert end(folder, "a", "failed").message == "The loss became nan."
+
+
+def test_a_killed_run_is_dead_says_so_and_is_resumed(folder):
+    submit(folder)
+    os.kill(pid_of(training(folder)), signal.SIGKILL)
+    job = become(folder, "a", "dead")
+    assert "signal 9), most often because memory ran out" in jobs.look(folder)[0].message
+    assert "the 4 epochs trained so far are kept" in job.message
+    jobs.resume(folder, "a")
+    training(folder)
+
+
+def test_a_job_outlives_the_server_that_started_it(folder):
+    program = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom app import jobs\n"
+        "folder, trainer = map(Path, sys.argv[1:])\n"
+        "jobs.PROGRAM = (sys.executable, str(trainer))\n"
+        "jobs.submit(folder, 'a', folder / 'cells.h5ad', [])\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    command = [sys.executable, "-c", program, str(folder), str(TRAINER)]
+    ended = subprocess.run(command, check=False, cwd=TRAINER.parents[1])
+    assert ended.returncode == -signal.SIGKILL
+    job = training(folder)
+    assert run_folder.process(pid_of(job)) is not None
+    assert end(folder, "a").state == "finished"
+    assert len(starts(folder)) == 1
+
+
+def test_a_number_used_again_is_not_the_process(folder):
+    """A process that is none of ours has the number: the run is dead, and nothing is signalled."""
+    submit(folder)
+    os.kill(pid_of(training(folder)), signal.SIGKILL)
+    become(folder, "a", "dead")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        for name in ("job.json", "status.json"):
+            path = folder / "a" / name
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": other.pid}))
+        assert runs.find(folder, "a").state == "dead"
+        jobs.stop(folder, "a", at_once=True)
+        assert other.poll() is None
+        other.communicate(b"\n")
+    assert other.returncode == 0
+
+
+def test_a_process_that_has_ended_unheard_is_not_alive():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        known = run_folder.process(child.pid)
+        assert run_folder.alive(known._asdict())
+        child.stdin.close()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie from here on
+        assert Path(f"/proc/{child.pid}/stat").exists()
+        assert not run_folder.alive(known._asdict())
+
+
+def test_processes_are_known_where_there_is_no_proc(monkeypatch, tmp_path):
+    monkeypatch.setattr(run_folder, "PROC", tmp_path / "none")
+    said = subprocess.CompletedProcess([], 0, "S    Fri Nov 27 02:20:00 2026\n")
+    monkeypatch.setattr(run_folder.subprocess, "run", lambda *_, **__: said)
+    found = run_folder.process(7)
+    assert found == run_folder.Process(7, "Fri Nov 27 02:20:00 2026", "")
+    assert run_folder.alive(found._asdict())
+    assert not run_folder.alive(found._replace(started="Fri Nov 27 02:20:01 2026")._asdict())
+
+
+def test_a_run_from_another_machine_is_not_taken_for_a_living_one(folder):
+    submit(folder)
+    job = training(folder)
+    path = folder / "copy"
+    path.mkdir()
+    content = run_folder.read_status(job.path)
+    (path / "status.json").write_text(json.dumps(content | {"boot": "of another machine"}))
+    copy = runs.find(folder, "copy")
+    assert copy.state == "dead"
+    assert "comes from another machine" in copy.message
+    with pytest.raises(OutputError, match=r"was not started here. .*--resume"):
+        jobs.resume(folder, "copy")
+
+
+@pytest.mark.parametrize("years", [-30, 30])
+def test_a_clock_that_moves_changes_nothing(folder, monkeypatch, years):
+    submit(folder, "a")
+    training(folder, "a")
+    submit(folder, "b")
+    moved = time.time() + years * 365 * 86400
+    for path in folder.rglob("*"):
+        os.utime(path, (moved, moved))
+    monkeypatch.setattr(time, "time", lambda: moved)
+    submit(folder, "c")
+    found = [(job.name, job.state) for job in jobs.look(folder)]
+    assert found == [("c", "waiting"), ("b", "waiting"), ("a", "running")]
+    assert runs.find(folder, "a").seconds_left == 30
+    end(folder, "a")
+    training(folder, "b")
+
+
+def test_a_job_that_cannot_be_started_says_so(folder, monkeypatch):
+    monkeypatch.setattr(jobs, "PROGRAM", (str(folder / "no such program"),))
+    job = submit(folder)
+    assert job.state == "failed"
+    assert "could not be started" in job.message
+
+
+# What is found in folders
+
+
+@pytest.mark.parametrize("content", GARBAGE)
+@pytest.mark.parametrize("name", ["job.json", "status.json"])
+def test_damaged_files_are_no_error(folder, name, content):
+    path = folder / "a"
+    path.mkdir()
+    (path / "job.json").write_text('{"data": "/d.h5ad", "arguments": [], "asked": "nothing"}')
+    (path / "status.json").write_text('{"state": "stopped", "epoch": 3}')
+    (path / name).write_bytes(content)
+    (job,) = jobs.look(folder)
+    assert job.state in ("stopped", "dead")
+    assert not (path / "log.txt").exists()
+    jobs.stop(folder, "a")
+    jobs.discard(folder, "a")
+    assert jobs.look(folder) == []
+
+
+def write_history(path, text):
+    (path / "history.csv").write_bytes(text)
+    return runs.history(path)
+
+
+def test_a_history_is_read_as_far_as_it_can_be(tmp_path):
+    rows = [Progress(i, 10 * i, -5.0 - i, 1, 1, -6.0, 7, 3, 0.5, 0.0) for i in (1, 2, 3)]
+    whole = pd.DataFrame(rows).to_csv(index=False).encode()
+    found = write_history(tmp_path, whole)
+    np.testing.assert_array_equal(found.to_numpy(float), np.array(rows, dtype=float))
+    head, _, rest = whole.partition(b"\n")
+    first, _, others = rest.partition(b"\n")
+    for text, n in (
+        (whole[:-12], 2),  # broken off
+        (whole + b"4,nan,x,,,\n", 3),
+        (whole + b"1,2,3,4,5,6,7,8,9,10,11,12\n", 3),
+        (head + b"\n" + first + b"\n" + first + b"\n" + others, 3),
+        (whole.replace(b"-6.0", b"inf"), 0),
+        (b"\x00\xff" * 100, 0),
+        (b"", 0),
+        (b"a,b\n1,2\n", 0),
+        (b'"epoch,step\n1,2', 0),
+    ):
+        assert len(write_history(tmp_path, text)) == n, text
+    (tmp_path / "history.csv").unlink()
+    assert runs.history(tmp_path).empty
+
+
+def test_the_end_of_a_log_is_plain_text_and_a_long_one_is_shortened(folder, monkeypatch):
+    submit(folder)
+    job = training(folder)
+    with (job.path / "log.txt").open("ab") as log:
+        log.write(b"\x1b[31mred\x1b[0m \x07<b>\xff\x9b ok\r\n" * 3)
+    assert runs.end_of_log(job.path) == "training\n" + "red <b>\ufffd\ufffd ok\n" * 3
+    assert runs.end_of_log(job.path, 30).startswith("red")
+    monkeypatch.setattr(jobs, "LONGEST_LOG", 1000)
+    monkeypatch.setattr(jobs, "KEPT_LOG", 100)
+    with (job.path / "log.txt").open("ab") as log:
+        log.write(b"line\n" * 300)
+    jobs.look(folder)
+    assert (job.path / "log.txt").read_bytes() == b"line\n" * 20
+    (job.path / "log.txt").unlink()
+    (job.path / "log.txt").symlink_to("/etc/hostname")
+    assert runs.end_of_log(job.path) == ""
+
+
+# Names and places
+
+
+NO_NAMES = ["", ".", "..", "../a", "a/b", "/tmp/a", "-a", ".a", "a.", "a\n", "a b", "a\0", "a\\b"]
+NO_NAMES += ["x" * 65, "uploads", "Uploads", "\u00e9", "~", "%2e%2e"]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_names_that_are_none_are_refused_everywhere(folder, name):
+    with pytest.raises(OutputError, match="is no name for a run"):
+        submit(folder, name)
+    for ask in (jobs.resume, jobs.stop, jobs.discard):
+        with pytest.raises(OutputError, match="There is no run"):
+            ask(folder, name)
+    assert runs.find(folder, name) is None
+    assert {path.name for path in folder.iterdir()} <= {jobs.LOCK}
+
+
+def test_discarding_removes_a_run_and_follows_no_link(folder, tmp_path):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "status.json").write_text('{"state": "stopped"}')
+    submit(folder)
+    training(folder)
+    with pytest.raises(OutputError, match="Stop it first"):
+        jobs.discard(folder, "a")
+    end(folder, "a", "failed")
+    (folder / "a" / "inside").symlink_to(kept)
+    (folder / "link").symlink_to(kept)
+    for ask in (jobs.discard, jobs.resume):
+        with pytest.raises(OutputError, match="There is no run 'link'"):
+            ask(folder, "link")
+    jobs.discard(folder, "a")
+    assert (kept / "status.json").exists()
+    assert {path.name for path in folder.iterdir()} == {jobs.LOCK, "link"}
+
+
+def test_only_finished_runs_of_these_pages_are_discarded(folder):
+    submit(folder)
+    training(folder)
+    end(folder, "a")
+    (folder / "shipped").mkdir()
+    for name in ("manifest.json", "status.json"):
+        (folder / "shipped" / name).write_text('{"state": "finished"}')
+    with pytest.raises(OutputError, match="was not trained from here"):
+        jobs.discard(folder, "shipped")
+    jobs.discard(folder, "a")
+    assert [job.name for job in jobs.look(folder)] == ["shipped"]
+
+
+def test_a_place_below_a_file_is_said_and_only_looked_at(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match="Set SAMSVAE_RUNS"):
+        submit(tmp_path / "file" / "runs")
+    assert jobs.look(tmp_path / "file" / "runs") == []
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_disk_with_no_room_begins_nothing(folder, monkeypatch):
+    monkeypatch.setattr(jobs, "SPARE", 10**18)
+    with pytest.raises(OutputError, match="MB free"):
+        submit(folder)
+    assert jobs.look(folder) == []
