@@ -332,7 +332,9 @@ def test_a_copy_of_one_organism_is_not_given_for_another(shelf):
 
 
 @pytest.mark.parametrize("name", ["Mine_2020.gmt.gz", "Mine_2020.json"])
-@pytest.mark.parametrize("content", [b"", b"[1]", gzip.compress(b"other\t\tSTAT1\n", mtime=0), b"\x1f\x8b"])
+@pytest.mark.parametrize(
+    "content", [b"", b"[1]", gzip.compress(b"other\t\tSTAT1\n", mtime=0), b"\x1f\x8b"]
+)
 def test_a_damaged_copy_is_downloaded_again(shelf, name, content):
     first = enrichr("Mine_2020")
     whole = (shelf / name).read_bytes()
