@@ -24,7 +24,7 @@ from samsvae_core.h5file import memory_here
 
 LOGGER = logging.getLogger(__name__)
 SECONDS = 20  # for any file, and
-BYTES_A_SECOND = 10 * 2**20  # more of a large one: a slow disk, and packed counts
+BYTES_A_SECOND = 5 * 2**20  # more of a large one: a slow disk, and packed counts
 SHARE = 0.8  # of the memory here, for one process
 TURN = threading.Semaphore(2)  # files looked into at once
 IN_WORDS = {  # options of the command line, as the page calls them

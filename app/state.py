@@ -267,12 +267,9 @@ def keep_model() -> None:
     """Unpack an uploaded bundle and choose it; a callback of its uploader."""
 
     def kept(file: UploadedFile) -> str:
-        folder = datasets.runs_folder()
-        name = unpack(file, folder, datasets.safe_stem(file.name.removesuffix(".zip"))).name
-        if name in bundles.list_bundles(bundles.models_folder()):
-            raise BundleError(
-                f"A model called {name} is shipped here already. Rename the folder in the zip."
-            )
+        folder, shipped = datasets.runs_folder(), bundles.list_bundles(bundles.models_folder())
+        stem = datasets.safe_stem(file.name.removesuffix(".zip"))
+        name = unpack(file, folder, stem, shipped).name
         st.session_state["model"] = name
         return f"{name} is among the models now, and is chosen."
 

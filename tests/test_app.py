@@ -326,13 +326,18 @@ def test_compose_without_a_choice_offers_an_example(models):
     assert finished(page)
 
 
+def test_mechanisms_that_nothing_uses_are_hidden_until_asked_for(monkeypatch):
+    monkeypatch.setenv("SAMSVAE_MODELS", str(ROOT / "pretrained"))
+    page = opened("masks", {"model": "papalexi2021"})
+    assert len(figures(page)[0]["data"][1]["customdata"]) == 25 * 4
+    assert "(16 that nothing uses are hidden)" in words(page)
+    page.toggle(key="unused").set_value(False).run()
+    assert len(figures(page)[0]["data"][1]["customdata"]) == 25 * 20
+    assert "are hidden" not in words(page)
+
+
 def test_the_mask_map_shows_every_probability_of_the_table(models, tiny):
     page = opened("masks")
-    used = interpretation.active_mechanisms(tiny.masks)
-    marks = figures(page)[0]["data"][1]
-    assert len(marks["customdata"]) == len(tiny.perturbations) * len(used)
-    hidden = tiny.model.config.n_latent - len(used)
-    assert f"({hidden} that nothing uses are hidden)" in words(page)
     page.toggle(key="unused").set_value(False).run()
     marks = figures(page)[0]["data"][1]
     assert len(marks["customdata"]) == len(tiny.masks)

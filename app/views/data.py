@@ -12,7 +12,7 @@ from app import address, datasets, figures, state
 from app.datasets import NO_DELIMITER, Reading
 from app.examine import in_words
 from samsvae_core.data import DataError, some
-from samsvae_core.inspection import DELIMITERS, label_table
+from samsvae_core.inspection import DELIMITERS, label_table, suggested_delimiter
 
 BY_ITSELF = "found by itself"
 NONE = "none"
@@ -67,12 +67,6 @@ def choose() -> str:
         went_well("data")
     with right:
         found = {file.data: file for file in datasets.listing()}
-        if not found:
-            st.info(
-                "There is no data here yet. Upload a file, or open the dashboard with "
-                "`samsvae app --data FOLDER`. To try it out: `samsvae simulate cells.h5ad`."
-            )
-            return ""
         address.unknown_option("data", list(found), "data file")
         chosen: str | None = st.selectbox(
             "Data file",
@@ -80,10 +74,15 @@ def choose() -> str:
             index=None,
             key="data",
             bind="query-params",
-            placeholder="Choose one",
+            placeholder="Choose one" if found else "There is none yet",
             help="Uploads, the newest first, and files in the folders that whoever runs this "
             "server has named.",
         )
+        if not found:
+            st.info(
+                "There is no data here yet. Upload a file, or open the dashboard with "
+                "`samsvae app --data FOLDER`. To try it out: `samsvae simulate cells.h5ad`."
+            )
         if chosen is None:
             return ""
         file = found[chosen]
@@ -157,7 +156,7 @@ def options(name: str, found: Mapping[str, Any]) -> Reading | None:
             return None
         labels: dict[str, int] = columns[key]["labels"]
         delimiters = [*DELIMITERS, NO_DELIMITER]
-        first = suggested["delimiter"] if key == suggested["perturbation_key"] else "+"
+        first = suggested_delimiter(labels)
         chosen = {
             "control": bound(
                 "control", "Control label", [BY_ITSELF, *filter(None, labels)], CONTROL
@@ -268,11 +267,8 @@ def preview(labels: Mapping[str, int], reading: Reading, n_labels: int) -> None:
         table = pd.DataFrame({"label": list(labels), "cells": list(labels.values())})
     else:
         counts = table["kind"].value_counts()
-        st.markdown(
-            "  \n".join(
-                f"**{counts[kind]:,}** {words}" for kind, words in KINDS.items() if kind in counts
-            )
-        )
+        told = [f"**{counts[kind]:,}** {words}" for kind, words in KINDS.items() if kind in counts]
+        st.container(key="preview").markdown("  \n".join(told))
         table = table.rename(columns={"label": "label in the file", "condition": "read as"})
     st.dataframe(
         table.head(MOST_ROWS),

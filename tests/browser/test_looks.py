@@ -22,6 +22,7 @@ PAGES = (
     "cells",
     "partners",
     "gene_sets",
+    "data",
     "report",
     "glossary",
     "system",
