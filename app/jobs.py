@@ -182,7 +182,13 @@ def _turn(folder: Path) -> Iterator[None]:
             "folder that can be written to."
         ) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            raise OutputError(
+                f"The file system of {folder} has no locks ({error.strerror}), which keep two "
+                "trainings apart. Set SAMSVAE_RUNS to a folder on another one."
+            ) from error
         yield
     finally:
         os.close(descriptor)

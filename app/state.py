@@ -325,6 +325,7 @@ def start_run(name: str, reading: Reading, arguments: list[str], device: str) ->
             raise OutputError(f"A model called {name} is here already. Choose another name.")
         path = datasets.resolve(reading.data)
         jobs.submit(datasets.runs_folder(), name, path, arguments, device)
+        logs.event("training asked for", run=name, data=reading.data, device=device)
         st.session_state["run"] = name
     except (DataError, OutputError) as error:
         st.session_state["run said"] = str(error)
@@ -334,6 +335,7 @@ def change_run(change: Callable[..., object], name: str, *options: object) -> No
     """Stop, resume or discard a run; a callback."""
     try:
         change(datasets.runs_folder(), name, *options)
+        logs.event("training changed", run=name, change=change.__name__)
     except OutputError as error:
         st.session_state["run said"] = str(error)
 

@@ -442,6 +442,18 @@ def test_a_place_below_a_file_is_said_and_only_looked_at(tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_place_without_locks_is_said(folder, monkeypatch):
+    def none(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(jobs.fcntl, "flock", none)
+    with pytest.raises(OutputError, match="has no locks"):
+        submit(folder)
+    assert jobs.look(folder) == []
+    with run_folder.recorded(folder):  # one who trains there knows what they do
+        assert run_folder.read_status(folder)["state"] == "reading"
+
+
 def test_a_disk_with_no_room_begins_nothing(folder, monkeypatch):
     monkeypatch.setattr(jobs, "SPARE", 10**18)
     with pytest.raises(OutputError, match="MB free"):
