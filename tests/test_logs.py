@@ -65,7 +65,7 @@ def test_trainings_are_told(lines, tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "PROGRAM", (sys.executable, "-c", ""))
     (tmp_path / "a.h5ad").write_bytes(b"")
     jobs.submit(tmp_path / "runs", "mine", tmp_path / "a.h5ad", [])
-    for child in list(jobs._children.values()):
+    for _, child in list(jobs._children):
         child.wait(60)
     jobs.look(tmp_path / "runs")
     started, ended = lines()
