@@ -461,6 +461,12 @@ def assemble(path: Path, manifest: dict[str, Any]) -> Bundle:
     }
     if sizes != expected:
         raise BundleError(f"{path}: its config expects {expected} rows, found {sizes}.")
+    for table, columns in (
+        (conditions, ["train", "validation", "test"]),
+        (perturbations, ["train", "validation", "test", "dosage_min", "dosage_max"]),
+    ):
+        if wrong := [c for c in columns if not pd.api.types.is_numeric_dtype(table[c])]:
+            raise BundleError(f"{path}: {', '.join(wrong)} of {table.index.name}s are no numbers.")
     with torch.device("meta"):  # no memory is taken before the shapes have been compared
         model = MODELS[config["model"]](model_config)
     model.load_state_dict(load_tensors((path / "weights.safetensors").read_bytes()), assign=True)

@@ -191,3 +191,38 @@ def test_texts_that_hold_the_mark_of_a_heap_do_no_harm(file):
         write(file, perturbation=["ctrl", "KLF1", "GCOL\x01"] * 4, other=[mark[:4]] * 12)
     )
     assert found["n_cells"] == 12
+
+
+def soft(raw):
+    del raw["X"]
+    raw["X"] = h5py.SoftLink("/layers/umi")
+
+
+def virtual(raw):
+    del raw["X"]
+    layout = h5py.VirtualLayout((12, 5), "f4")
+    layout[:] = h5py.VirtualSource("other.h5ad", "X", (12, 5))
+    raw.create_virtual_dataset("X", layout)
+
+
+def deep_within(raw):
+    raw["uns/a/b"] = h5py.ExternalLink("/etc/passwd", "/")
+
+
+@pytest.mark.parametrize("change", [soft, virtual, deep_within])
+def test_what_refers_elsewhere_is_refused_before_anything_is_read(file, change):
+    with h5py.File(write(file, perturbation=LABELS), "a") as raw:
+        change(raw)
+    for read in (inspect, read_h5ad):
+        with pytest.raises(DataError, match="refers to other places or files"):
+            read(file)
+
+
+def test_references_in_place_of_numbers_are_refused(file):
+    with h5py.File(write(file, perturbation=LABELS), "a") as raw:
+        del raw["X"]
+        raw.create_dataset("X", (12, 5), h5py.ref_dtype).attrs.update(
+            {"encoding-type": "array", "encoding-version": "0.2.0"}
+        )
+    with pytest.raises(DataError, match="expected numbers"):
+        read_h5ad(file)
