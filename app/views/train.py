@@ -39,7 +39,7 @@ STATES = {
     "stopping": (":material/pending:", "Stops at the end of this epoch"),
     "stopped": (":material/pause:", "Stopped"),
     "failed": (":material/error:", "Failed"),
-    "dead": (":material/heart_broken:", "Its process is gone"),
+    "dead": (":material/power_off:", "Its process is gone"),
     "finished": (":material/check_circle:", "Finished"),
 }
 
