@@ -69,7 +69,8 @@ def pid_of(job):
 
 
 def end(folder, name, state="finished"):
-    (folder / name / "end").write_text(state)
+    (folder / name / "end.new").write_text(state)
+    (folder / name / "end.new").rename(folder / name / "end")  # never seen empty
     return become(folder, name, state)
 
 

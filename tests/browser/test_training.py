@@ -48,6 +48,7 @@ def epochs(folder, name) -> list[int]:
 
 def test_from_an_upload_to_a_model_in_another_server(visitor, screen_file, folder, tmp_path):
     context = visitor()
+    context.set_default_timeout(2 * MINUTES)  # a training takes the machine
     page = context.new_page()
     models = tmp_path / "models"
     models.mkdir()
