@@ -204,7 +204,11 @@ class Bundle:
 
     @cached_property
     def card(self) -> str:
-        return (self.path / "card.md").read_text(encoding="utf-8")
+        path = self.path / "card.md"
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleError(f"{path} cannot be read ({error}). Copy the bundle again.") from error
 
     @property
     def collections(self) -> list[str]:

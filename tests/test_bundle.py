@@ -245,6 +245,13 @@ def test_a_mask_of_no_mechanism_is_refused(copied):
         _ = bundle.effects
 
 
+def test_a_card_that_is_no_text_is_refused(copied):
+    (copied / "card.md").write_bytes(b"\xa6\xff")
+    bundle = load(sign(copied))
+    with pytest.raises(BundleError, match=r"card\.md cannot be read"):
+        _ = bundle.card
+
+
 def test_json_that_is_too_deep_is_refused(copied):
     (copied / "config.json").write_bytes(b"[" * 100_000)
     assert_refused(sign(copied), "cannot be read as JSON")
