@@ -214,7 +214,7 @@ def train(
 
     import torch
 
-    from samsvae_core import report
+    from samsvae_core import parallel, report
     from samsvae_core.data import gene_panel, read_genes
     from samsvae_core.files import new_output
     from samsvae_core.run import is_prepared, recorded
@@ -234,7 +234,7 @@ def train(
     where = chosen_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
-    if not resume and not is_prepared(output):
+    if parallel.first_started() and not resume and not is_prepared(output):
         new_output(output)
 
     def on_epoch(progress: Progress) -> None:
@@ -242,7 +242,11 @@ def train(
         stopper.epoch_done()
 
     with ExitStack() as stack:
+        if not parallel.first_started():
+            follow(data, output, where)
+            return
         stopper = stack.enter_context(stopping(data, output))
+        where = stack.enter_context(parallel.group(where))
         if resume:
             report.read_settings(output)
         if resume or is_prepared(output):  # what ends the run is kept there, bad data included
@@ -832,6 +836,19 @@ def named_once(given: list[tuple[str, float]]) -> dict[str, float]:
     if len(dosages) < len(given):
         raise ValueError(f"A perturbation is named twice: {' '.join(name for name, _ in given)}.")
     return dosages
+
+
+def follow(data: Path, output: Path, where: torch.device) -> None:
+    """Take part in a training whose first process writes, says how it goes, and when to stop."""
+    from samsvae_core import parallel, report
+    from samsvae_core.training import Stop
+
+    with parallel.group(where) as where, contextlib.suppress(Stop):
+        parallel.wait()  # until the first has written what the run is
+        cells = read(data, **report.read_options(output))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        report.follow(cells, output, where)
 
 
 @contextmanager

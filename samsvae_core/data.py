@@ -50,6 +50,8 @@ class CellData:
     def subset(self, index: np.ndarray | Sequence[int]) -> "CellData":
         """The cells at `index` (positions or booleans), all genes and perturbations kept."""
         index = np.asarray(index)
+        if index.dtype == bool and index.all():  # of a million cells a copy takes gigabytes
+            return self
         return replace(
             self,
             counts=self.counts[index],

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from samsvae_core import parallel
 from samsvae_core.agreement import pearson
 from samsvae_core.baselines import observed_effects
 from samsvae_core.data import CellData, DataError
@@ -40,8 +41,8 @@ def train_frontier(
     name: str,
     device: torch.device,
     on_epoch: Callable[[Progress], None] = lambda _: None,
-) -> tuple[SAMSVAE, float]:
-    """Train every level in RUN/frontier, write frontier.csv; returns the chosen model, its level.
+) -> SAMSVAE:
+    """Train every level in RUN/frontier, write frontier.csv; returns the chosen model.
 
     history.csv is that of the dense start, then of the chosen level. What was trained before an
     interruption is not trained again. frontier.csv has a row per level: mask_evidence, active,
@@ -73,9 +74,10 @@ def train_frontier(
     table["effect_r"] = [validation_r(models[level], data, parts) for level in EVIDENCE]
     chosen = float(table.loc[table["chosen"], "mask_evidence"].iloc[0])
     whole = pd.DataFrame([*history, *later(histories[chosen], history[-1])])
-    atomic_write(run / "frontier.csv", table.to_csv(index=False).encode())
-    atomic_write(run / "history.csv", whole.to_csv(index=False).encode())
-    return models[chosen], chosen
+    if parallel.first():
+        atomic_write(run / "frontier.csv", table.to_csv(index=False).encode())
+        atomic_write(run / "history.csv", whole.to_csv(index=False).encode())
+    return models[chosen]
 
 
 def fresh(data: CellData, parts: np.ndarray, config: ModelConfig, seed: int, name: str) -> SAMSVAE:

@@ -188,7 +188,9 @@ def _counts(file: h5py.File, layer: str | None, cells: pd.Index) -> _Counts:
             problems.append(f"{place} holds no count but 0: no gene is detected in any cell.")
             continue
         notes = [f"Counts are taken from {place}. {problems[0]}"] if problems else []
-        return _Counts(matrix.astype(np.float32), genes.to_numpy(dtype=str), place, notes)
+        return _Counts(
+            matrix.astype(np.float32, copy=False), genes.to_numpy(dtype=str), place, notes
+        )
     raise DataError(
         f"{problems[0]} Put raw counts into X, or name the layer that holds them with --layer"
         f" (layers here: {some(layers, 10) or 'none'}). Values that are not counts can be modelled"
@@ -209,7 +211,7 @@ def _values(file: h5py.File, layer: str | None, cells: pd.Index) -> _Counts:
     genes = table_of(file, "var").index
     matrix = _csr(values, place, (len(cells), len(genes)))
     with np.errstate(over="ignore"):
-        matrix = matrix.astype(np.float32)
+        matrix = matrix.astype(np.float32, copy=False)
     bad = ~np.isfinite(matrix.data)
     if bad.any():
         raise DataError(

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +20,15 @@ from jaxtyping import Float
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
-from samsvae_core import bundle, effects, enrichment, evaluation, gene_sets, interpretation
+from samsvae_core import (
+    bundle,
+    effects,
+    enrichment,
+    evaluation,
+    gene_sets,
+    interpretation,
+    parallel,
+)
 from samsvae_core.bundle import Bundle, read_json, suited, to_json, write_manifest
 from samsvae_core.calibration import pooled_level, reference_cells
 from samsvae_core.cards import bends_in_words, model_card
@@ -38,6 +46,7 @@ from samsvae_core.variants import MODELS
 N_EMBEDDED = 6000  # cells in the UMAP; more are no more readable
 UMAP_NEIGHBOURS = 15
 N_LATENT = 50  # latent dimensions kept of each of these cells; of more, those in use
+PIECE = 1 << 20  # numbers copied at a time
 SAMPLE_SEED = (0, 1)  # apart from those of splits, whose first cells it would draw
 COLLECTIONS = ("hallmark", "reactome", "wikipathways")
 
@@ -146,59 +155,83 @@ def resume(
     settings = read_settings(run)
     refuse_finished(run)
     with recorded(run) as status:
-        config = ModelConfig(**settings["model_config"])
-        train_config = TrainConfig(**settings["train_config"])
-        name = settings["model"]
-        data = aligned(data, run)
-        check_same(checksums(data), settings.get("checksums"))
-        parts = split(data, run / "split.csv")
-        data = suited(data, name)
-        data, parts = data.subset(parts != UNUSED), parts[parts != UNUSED]
+        data, parts = cells_of(data, run, settings)
+        parallel.wait()  # the others read what the run is
 
         def report(progress: Progress) -> None:
             status.epoch_done(progress.epoch, progress.step)
             on_epoch(progress)
 
-        steps = {} if settings["frontier"] else {"steps": train_config.steps}
+        steps = {} if settings["frontier"] else {"steps": settings["train_config"]["steps"]}
         status.say("training", device=str(device), **steps)
+        model = trained(data, parts, run, settings, device, report)
         if settings["frontier"]:
-            model, level = train_frontier(
-                data, parts, run, config, train_config, name, device, report
-            )
-            settings["model_config"]["mask_evidence"] = level
+            settings["model_config"]["mask_evidence"] = model.config.mask_evidence
             atomic_write(run / "config.json", to_json(settings))
-        else:
-            model = new_model(data.subset(parts == "train"), config, train_config.seed, name)
-            train_cells = Cells(data.subset(parts == "train"), device)
-            validation = Cells(data.subset(parts == "validation"), device)
-            fit(model.to(device), train_cells, validation, train_config, run, report)
         status.say("making tables")
         build_bundle(model.cpu(), data, parts, run, str(device), cell_values)
         shutil.rmtree(run / "frontier", ignore_errors=True)
     return bundle.load(run)
 
 
+def follow(data: CellData, run: Path, device: torch.device) -> None:
+    """The part of another process than the first in training a run: no file is written."""
+    settings = read_settings(run)
+    trained(*cells_of(data, run, settings), run, settings, device)
+
+
+def cells_of(data: CellData, run: Path, settings: dict[str, Any]) -> tuple[CellData, np.ndarray]:
+    """The run's cells with their part of the split; raises DataError where they are not those."""
+    data = aligned(data, run)
+    check_same(checksums(data), settings.get("checksums"))
+    parts = split(data, run / "split.csv")
+    data = suited(data, settings["model"])
+    return data.subset(parts != UNUSED), parts[parts != UNUSED]
+
+
+def trained(
+    data: CellData,
+    parts: np.ndarray,
+    run: Path,
+    settings: dict[str, Any],
+    device: torch.device,
+    on_epoch: Callable[[Progress], None] = lambda _: None,
+) -> SAMSVAE:
+    """The run's model, trained from where its checkpoint left it."""
+    config, name = ModelConfig(**settings["model_config"]), settings["model"]
+    train_config = TrainConfig(**settings["train_config"])
+    if settings["frontier"]:
+        return train_frontier(data, parts, run, config, train_config, name, device, on_epoch)
+    cells = data.subset(parts == "train")
+    model = new_model(cells, config, train_config.seed, name).to(device)
+    validation = Cells(data.subset(parts == "validation"), device)
+    fit(model, Cells(cells, device), validation, train_config, run, on_epoch)
+    return model
+
+
 def checksums(data: CellData) -> dict[str, str]:
     """Of what a model is trained on, so that a run goes on with the same data."""
     names = data.perturbations.tolist()
-    parts: dict[str, list[Any]] = {
+    parts: dict[str, Iterable[Any]] = {
         "cells": ["\n".join(data.cells.tolist()).encode()],
         "counts": as_buffers(data.counts),
         "perturbations": ["\n".join(names).encode(), *as_buffers(data.dosages)],
-        "library sizes": [data.library],
+        "library sizes": [np.ascontiguousarray(data.library).data],
     }
     found = {what: hashlib.sha256() for what in parts}
     for what, checksum in found.items():
         for part in parts[what]:
-            checksum.update(part if isinstance(part, bytes) else np.ascontiguousarray(part).data)
+            checksum.update(part)
     return {what: checksum.hexdigest() for what, checksum in found.items()}
 
 
-def as_buffers(table: sp.csr_matrix) -> list[np.ndarray]:
-    """A sparse matrix as its arrays, the same for the same values."""
-    rows = table.tocsr(copy=True)
-    rows.sort_indices()
-    return [rows.indptr.astype(np.int64), rows.indices.astype(np.int64), rows.data]
+def as_buffers(table: sp.csr_matrix) -> Iterator[memoryview]:
+    """A sparse matrix as its arrays, the same for the same values; a piece at a time."""
+    rows = table if table.has_sorted_indices else table.sorted_indices()
+    for array in (rows.indptr, rows.indices):
+        for i in range(0, len(array), PIECE):
+            yield array[i : i + PIECE].astype(np.int64).data
+    yield np.ascontiguousarray(rows.data).data
 
 
 def check_same(found: Mapping[str, str], expected: Mapping[str, str] | None) -> None:

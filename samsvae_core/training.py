@@ -2,18 +2,19 @@
 
 Everything starts on and a decoder is learned. Then the latent space is turned to its sparsest
 basis, and the evidence asked of a mask entry rises from 0 to its full value until two thirds of the
-steps: mechanisms that do not earn their keep switch off (docs/model.md). "Best" and early stopping
-count from there on; then, too, the learning rates fall, so that the final parameters are an average
-rather than a snapshot.
+steps: mechanisms that do not earn their keep switch off (docs/model.md). Early stopping counts from
+there on; then, too, the learning rates fall, so that the final parameters are an average rather
+than a snapshot.
 
-While it runs it writes history.csv and checkpoints/{last,best}.safetensors into the run folder.
-Knows nothing of pages or command lines.
+While it runs it writes history.csv and checkpoints/last.safetensors into the run folder. Knows
+nothing of pages or command lines.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,17 +27,20 @@ import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
+from samsvae_core import parallel
 from samsvae_core.data import CellData
 from samsvae_core.files import atomic_write
-from samsvae_core.inference import Batch, Cells, cell_terms, elbo
+from samsvae_core.inference import Batch, Cells, Elbo, cell_terms, elbo
 from samsvae_core.model import ACTIVE, SAMSVAE, ModelConfig
 from samsvae_core.rotation import sparsest_rotation
 from samsvae_core.variants import MODELS
 
 VALIDATION_BATCH = 2048  # cells; bounds memory, does not change the figure
+ROWS_AT_ONCE = 1 << 16  # in double precision while moments are summed
 UNRECORDED = 3  # first steps on a CUDA device
+PAUSE = 5.0  # seconds between two writings of a checkpoint, at least; a kill loses as much
 VALIDATION_SAMPLES = 2  # per cell: epochs compare, whatever the particles of training
 
 
@@ -86,10 +90,7 @@ def new_model(data: CellData, config: ModelConfig, seed: int, name: str = "sams-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MODELS[name](config)
-    values = (data.counts.log1p() if data.is_counts else data.counts).astype(np.float64)
-    mean = np.asarray(values.mean(axis=0)).ravel()
-    mean_square = np.asarray(values.multiply(values).mean(axis=0)).ravel()
-    scale = np.sqrt(np.maximum(mean_square - mean**2, 0))
+    mean, scale = moments(data)
     cells = np.asarray((data.dosages != 0).sum(axis=0)).ravel()
     loc, width, per = (torch.as_tensor(a, dtype=torch.float32) for a in (mean, scale, cells))
     model.fit_buffers(loc, width, per, len(data.cells))
@@ -98,6 +99,17 @@ def new_model(data: CellData, config: ModelConfig, seed: int, name: str = "sams-
         others = max(1.0, float(data.library.sum(dtype=float)) - panel)
         model.decoder.out.bias.data[-1] += math.log(config.n_genes * others / panel)
     return model
+
+
+def moments(data: CellData) -> tuple[Float[np.ndarray, " G"], Float[np.ndarray, " G"]]:
+    """Mean and standard deviation per gene of what the encoder reads, some rows at a time."""
+    sums = np.zeros((2, len(data.genes)))
+    for i in range(0, len(data.cells), ROWS_AT_ONCE):
+        rows = data.counts[i : i + ROWS_AT_ONCE].astype(np.float64)
+        values = rows.log1p() if data.is_counts else rows
+        sums += [np.asarray(a.sum(axis=0)).ravel() for a in (values, values.multiply(values))]
+    mean, mean_square = sums / len(data.cells)
+    return mean, np.sqrt(np.maximum(mean_square - mean**2, 0))
 
 
 def fit(
@@ -111,30 +123,75 @@ def fit(
     """Train `model` in place to its final, pruned parameters; returns the history.
 
     Goes on from RUN/checkpoints/last.safetensors if there is one: on CPU with the same history, to
-    the bit, as if never stopped. A Stop raised by `on_epoch` passes through, after the epoch has
-    been kept. Raises TrainingError where the loss is not finite.
+    the bit, as if never stopped. Whatever ends it, a Stop raised by `on_epoch` too, passes through
+    after the last whole epoch has been kept. Raises TrainingError where the loss is not finite. Of
+    several processes (`parallel`) each calls this with all cells; the first one writes.
     """
-    last, best = (run / "checkpoints" / f"{name}.safetensors" for name in ("last", "best"))
+    keeper = Keeper(run)
     devices = [train.device] if train.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), quick_products(train.device):
+    with (
+        torch.random.fork_rng(devices=devices),
+        quick_products(train.device),
+        parallel.told(),
+    ):
         torch.manual_seed(config.seed)
         optimizer = new_optimizer(model, config)
-        history = restore(last, model, optimizer) if last.exists() else []
+        history = restore(keeper.last, model, optimizer) if keeper.last.exists() else []
+        parallel.check_same("checkpoints, of epochs", len(history))
         steps = Steps(model, optimizer, train, config)
-        while not finished(history, config):
-            progress = train_epoch(steps, history)
-            bound = predictive_bound(model, validation, VALIDATION_SAMPLES)
-            check_finite("validation bound", bound, progress.epoch, progress.step, config)
-            progress = progress._replace(validation_bound=bound)
-            history.append(progress)
-            state = checkpoint(model, optimizer, history)
-            if progress == best_epoch(history):
-                atomic_write(best, state)
-            # history before checkpoint: killed in between, the epoch is only trained again
-            atomic_write(run / "history.csv", pd.DataFrame(history).to_csv(index=False).encode())
-            atomic_write(last, state)
-            on_epoch(progress)
+        try:
+            while not finished(history, config):
+                progress = train_epoch(steps, history)
+                bound = validation_bound(model, validation)
+                check_finite("validation bound", bound, progress.epoch, progress.step, config)
+                progress = progress._replace(validation_bound=bound)
+                history.append(progress)
+                if parallel.first():
+                    keeper.keep(checkpoint(model, optimizer), history)
+                tell(on_epoch, progress)
+        finally:
+            keeper.write()
     return history
+
+
+def tell(on_epoch: Callable[[Progress], None], progress: Progress) -> None:
+    """Call back; where one process is to stop, all do."""
+    stop = False
+    try:
+        on_epoch(progress)
+    except Stop:
+        stop = True
+    if parallel.anyone(stop):
+        raise Stop
+
+
+class Keeper:
+    """Keeps the last whole epoch: on the device at once, in the run folder every now and then."""
+
+    def __init__(self, run: Path) -> None:
+        self.history, self.last = run / "history.csv", run / "checkpoints" / "last.safetensors"
+        self.kept: tuple[dict[str, Tensor], list[Progress]] | None = None  # not written yet
+        self.due = 0.0
+
+    def keep(self, state: dict[str, Tensor], history: list[Progress]) -> None:
+        self.kept = state, list(history)
+        if time.monotonic() >= self.due:
+            self.write()
+
+    def write(self) -> None:
+        """Write what is not yet, then none for PAUSE, or longer where writing takes long."""
+        if self.kept is None:
+            return
+        began = time.monotonic()
+        state, history = self.kept
+        tensors = {name: value.cpu().contiguous() for name, value in state.items()}
+        content = save(tensors, metadata={"history": json.dumps(history)})
+        # history before checkpoint: killed in between, the epochs are only trained again
+        atomic_write(self.history, pd.DataFrame(history).to_csv(index=False).encode())
+        atomic_write(self.last, content)
+        self.kept = None
+        ended = time.monotonic()
+        self.due = ended + PAUSE * max(1.0, 2 * (ended - began))
 
 
 @contextmanager
@@ -166,12 +223,14 @@ def train_epoch(steps: Steps, history: list[Progress]) -> Progress:
     batches = torch.randperm(len(steps.cells), device=device).split(config.batch_size)
     batches = batches[: config.steps - step]
     sums = torch.zeros(4, device=device)  # no figure leaves the device before the epoch ends
-    for index in batches:
-        step += 1
-        if model.asks_evidence and step == math.ceil(config.dense * config.steps):
-            model.rotate(sparsest_rotation(model.effect_moments()[0]))
-        sums += steps.take(index, step) * len(index)
-    bound, kl_basal, kl_effects, norm = (sums / sum(map(len, batches))).tolist()
+    with parallel.own_draws(device):
+        for index in batches:
+            step += 1
+            if model.asks_evidence and step == math.ceil(config.dense * config.steps):
+                model.rotate(parallel.of_first(sparsest_rotation(model.effect_moments()[0])))
+            sums += steps.take(index, step) * len(index)
+    sums = parallel.total(sums) / (parallel.size() * sum(map(len, batches)))
+    bound, kl_basal, kl_effects, norm = sums.tolist()
     check_finite("loss", bound + norm, number, step, config)
     active = model.mask_probability().detach() > ACTIVE
     return Progress(
@@ -188,19 +247,32 @@ def train_epoch(steps: Steps, history: list[Progress]) -> Progress:
     )
 
 
+class Bound(nn.Module):
+    """The bound as a module, of which DistributedDataParallel averages the gradients."""
+
+    def __init__(self, model: SAMSVAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, n_cells: int, particles: int, anneal: float | Tensor) -> Elbo:
+        return elbo(self.model, batch, n_cells, particles, anneal)
+
+
 class Steps:
     """Takes training steps. On a CUDA device one is recorded (a CUDA graph), then played again.
 
     What changes from step to step, the cells, the share of the evidence and the learning rates,
     then lies in tensors that the recorded step reads; a step is hundreds of kernels, and starting
     them one by one would take longer than they do. The last batch of an epoch, which is smaller, is
-    not recorded, nor are the first steps, in which libraries choose their kernels.
+    not recorded, nor are the first steps, in which libraries choose their kernels, nor those of
+    several processes, which could not notice in a recorded step that one of them is lost.
     """
 
     def __init__(
         self, model: SAMSVAE, optimizer: torch.optim.Adam, cells: Cells, config: TrainConfig
     ) -> None:
         self.model, self.optimizer, self.cells, self.config = model, optimizer, cells, config
+        self.bound = parallel.averaged(Bound(model))
         self.taken = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.anneal = torch.zeros((), device=cells.device)
@@ -214,7 +286,7 @@ class Steps:
         if self.cells.device.type != "cuda":
             return self.run(index, share)
         self.anneal.fill_(share)
-        if len(index) < self.config.batch_size:
+        if len(index) < self.config.batch_size or parallel.size() > 1:
             return self.run(index, self.anneal)
         self.index.copy_(index)
         if self.taken < UNRECORDED:
@@ -237,23 +309,29 @@ class Steps:
         return terms
 
     def run(self, index: Int[Tensor, " N"], anneal: float | Tensor) -> Tensor:
+        index, weight = parallel.share(index)
         batch, n_cells = self.cells.batch(index), len(self.cells)
-        return train_step(self.model, self.optimizer, batch, n_cells, self.config, anneal)
+        return train_step(self.bound, self.optimizer, batch, n_cells, self.config, anneal, weight)
 
 
 def train_step(
-    model: SAMSVAE,
+    bound_of: nn.Module,
     optimizer: torch.optim.Adam,
     batch: Batch,
     n_cells: int,
     config: TrainConfig,
     anneal: float | Tensor,
+    weight: float = 1.0,
 ) -> Tensor:
-    """Bound, its two KL terms and the gradient norm of one step, still on the device."""
-    bound = elbo(model, batch, n_cells, config.particles, anneal)
+    """Bound, its two KL terms and the gradient norm of one step, still on the device.
+
+    `weight` is that of the batch where it is one process's share of a larger one.
+    """
+    bound = bound_of(batch, n_cells, config.particles, anneal)
+    bound = bound._replace(log_px=weight * bound.log_px, kl_basal=weight * bound.kl_basal)
     optimizer.zero_grad()
     (-bound.total).backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+    norm = torch.nn.utils.clip_grad_norm_(bound_of.parameters(), config.clip_norm)
     optimizer.step()
     return torch.stack([bound.total, bound.kl_basal, bound.kl_effects, norm]).detach()
 
@@ -300,6 +378,12 @@ def parameter_groups(model: SAMSVAE, config: TrainConfig) -> list[dict[str, Any]
     return [{"params": parameters, "lr": rate, "full_lr": rate} for parameters, rate in groups]
 
 
+def validation_bound(model: SAMSVAE, cells: Cells) -> float:
+    """The predictive bound by which epochs compare, the same in all processes."""
+    bound = torch.tensor(predictive_bound(model, cells, VALIDATION_SAMPLES), device=cells.device)
+    return parallel.of_first(bound.double()).item()
+
+
 def predictive_bound(model: SAMSVAE, cells: Cells, n_samples: int) -> float:
     """Bound on log p(x) of these cells under q(effects), without its KL, in nats per cell."""
     return cell_bounds(model, cells, n_samples).mean().item()
@@ -337,17 +421,16 @@ def finished(history: list[Progress], config: TrainConfig) -> bool:
     return history[-1].step >= config.steps or stalled
 
 
-def checkpoint(model: SAMSVAE, optimizer: torch.optim.Adam, history: list[Progress]) -> bytes:
-    """Weights, Adam's moments, random state and history as one safetensors file."""
+def checkpoint(model: SAMSVAE, optimizer: torch.optim.Adam) -> dict[str, Tensor]:
+    """Copies of the weights, Adam's moments and the random state, where they are."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{i}.{name}": value for name, value in state.items()}
+    tensors = {name: value.clone() for name, value in tensors.items()}
     tensors["rng.cpu"] = torch.get_rng_state()
-    device = model.device
-    if device.type == "cuda":
-        tensors["rng.cuda"] = torch.cuda.get_rng_state(device)
-    contiguous = {name: value.cpu().contiguous() for name, value in tensors.items()}
-    return save(contiguous, metadata={"history": json.dumps(history)})
+    if model.device.type == "cuda":
+        tensors["rng.cuda"] = torch.cuda.get_rng_state(model.device)
+    return tensors
 
 
 def restore(path: Path, model: SAMSVAE, optimizer: torch.optim.Adam) -> list[Progress]:

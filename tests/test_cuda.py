@@ -123,13 +123,24 @@ def test_a_recorded_step_is_the_step(screen):
         torch.testing.assert_close(found[0][1][name], value, rtol=1e-2, atol=1e-3)
 
 
-def test_training_reaches_the_bound_of_the_cpu_and_what_it_learned_holds_there(screen, tmp_path):
-    history, model = fitted(screen, CUDA, tmp_path / "cuda")
-    expected, _ = fitted(screen, CPU, tmp_path / "cpu")
-    assert len(history) == len(expected)
-    # other draws: in nats per cell, where training raises it by more than 10
-    assert history[-1].validation_bound > history[0].validation_bound + 10
-    assert abs(history[-1].validation_bound - expected[-1].validation_bound) < 1.5
+def test_training_reaches_the_bound_of_the_cpu(screen, tmp_path):
+    """On average over seeds, for draws differ.
+
+    On the CPU the last bound of 8 seeds has mean -122.0 and standard deviation 1.4 (the first:
+    -159): four standard deviations of a difference between means of four are 4 nats.
+    """
+    reached = {}
+    for device in (CPU, CUDA):
+        runs = [
+            fitted(screen, device, tmp_path / f"{device}{seed}", replace(CONFIG, seed=seed))[0]
+            for seed in range(4)
+        ]
+        reached[device] = np.mean([history[-1].validation_bound for history in runs])
+    assert abs(reached[CUDA] - reached[CPU]) < 4
+
+
+def test_what_a_model_learned_on_a_card_holds_on_the_cpu(screen, tmp_path):
+    _, model = fitted(screen, CUDA, tmp_path, replace(CONFIG, steps=48))
     z, x = torch.randn(2, 40, 3), torch.as_tensor(screen.counts[:40].toarray())
     library = x.sum(1, keepdim=True)
     with torch.no_grad():

@@ -1,3 +1,4 @@
+import itertools
 import json
 from dataclasses import replace
 
@@ -348,6 +349,21 @@ def test_a_run_without_its_manifest_gets_its_tables_anew_and_trains_no_further(
     anew = report.resume(screen.data, copied)
     assert anew.has_cell_values
     assert anew.manifest["files"] == before.manifest["files"]
+
+
+def test_checksums_are_of_values_not_of_how_they_lie_in_memory(screen, monkeypatch):
+    data = screen.data
+    expected = report.checksums(data)
+    monkeypatch.setattr(report, "PIECE", 100)
+    x = data.counts
+    order = np.concatenate([np.arange(i, j)[::-1] for i, j in itertools.pairwise(x.indptr)])
+    turned = sp.csr_matrix((x.data[order], x.indices[order], x.indptr), x.shape)
+    assert not turned.has_sorted_indices
+    assert report.checksums(replace(data, counts=turned)) == expected
+    changed = data.counts.copy()
+    changed.data[-1] += 1
+    other = report.checksums(replace(data, counts=changed))
+    assert [what for what in expected if other[what] != expected[what]] == ["counts"]
 
 
 # The frontier

@@ -50,6 +50,11 @@ def train(run, config=CONFIG, on_epoch=lambda _: None, model_config=MODEL):
     return history, model
 
 
+@pytest.fixture(autouse=True)
+def written_at_every_epoch(monkeypatch):
+    monkeypatch.setattr(training, "PAUSE", 0.0)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run that was never stopped."""
@@ -83,16 +88,20 @@ def deadly(*arguments):
     return step(*arguments)
 
 training.train_step = deadly
+training.PAUSE = {pause}
 test_training.train(Path({run!r}))
 """
 
 
-def test_a_killed_run_resumes_as_if_never_killed(tmp_path, whole, request):
+@pytest.mark.parametrize(("pause", "written"), [(0.0, [1, 2, 3]), (1e9, [1])])
+def test_a_killed_run_resumes_as_if_never_killed(tmp_path, whole, request, pause, written):
     tests = str(request.path.parent)
-    program = CHILD.format(tests=tests, root=str(request.config.rootpath), run=str(tmp_path))
+    program = CHILD.format(
+        tests=tests, root=str(request.config.rootpath), run=str(tmp_path), pause=pause
+    )
     ended = subprocess.run([sys.executable, "-c", program], check=False)
     assert ended.returncode == -signal.SIGKILL
-    assert pd.read_csv(tmp_path / "history.csv")["epoch"].tolist() == [1, 2, 3]
+    assert pd.read_csv(tmp_path / "history.csv")["epoch"].tolist() == written
     assert_same(train(tmp_path), whole)
     kept = pd.read_csv(tmp_path / "history.csv", float_precision="round_trip")
     pd.testing.assert_frame_equal(kept, pd.DataFrame(whole[0]), check_exact=True)
@@ -124,6 +133,27 @@ def test_a_run_stopped_by_its_callback_resumes_as_if_never_stopped(tmp_path, who
     with pytest.raises(Stop):
         train(tmp_path, on_epoch=stop)
     assert_same(train(tmp_path), whole)
+
+
+def test_between_writings_the_last_whole_epoch_outlives_what_ends_the_run(
+    tmp_path, whole, monkeypatch
+):
+    monkeypatch.setattr(training, "PAUSE", 1e9)
+    calls, step = [], training.train_step
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 15:  # the third step of the fourth epoch
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path)
+    assert len(pd.read_csv(tmp_path / "history.csv")) == 3
+    assert_same(train(tmp_path), whole)
+    assert len(pd.read_csv(tmp_path / "history.csv")) == 6
 
 
 def test_a_finished_run_is_only_read_again(tmp_path, whole):
@@ -284,14 +314,6 @@ def test_an_epoch_is_best_only_once_annealing_has_ended():
     assert best_epoch(history) == history[2]
 
 
-def test_the_best_checkpoint_is_the_first_one_kept_after_annealing(tmp_path):
-    best, when = tmp_path / "checkpoints" / "best.safetensors", []
-    history, _ = train(tmp_path, on_epoch=lambda p: when.append((p.anneal, best.exists())))
-    assert any(anneal < 1 for anneal, _ in when)
-    assert all(exists == (anneal >= 1) for anneal, exists in when)
-    assert best_epoch(history) is not None
-
-
 @pytest.mark.parametrize("anneal", [0.25, 0.5])
 def test_a_run_that_stands_still_stops_patience_epochs_after_annealing(tmp_path, anneal):
     config = replace(
@@ -322,7 +344,9 @@ def test_a_run_is_finished_by_its_steps_or_its_patience():
 # The start
 
 
-def test_the_encoder_is_standardised_by_the_training_cells():
+@pytest.mark.parametrize("rows", [7, 1 << 16])
+def test_the_encoder_is_standardised_by_the_training_cells(rows, monkeypatch):
+    monkeypatch.setattr(training, "ROWS_AT_ONCE", rows)
     data = screen()
     model = new_model(data, MODEL, 0)
     log_x = np.log1p(data.counts.toarray().astype(float))

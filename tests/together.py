@@ -1,0 +1,118 @@
+"""What each of two processes does in tests/test_parallel.py, by the first argument."""
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from safetensors.torch import save_file
+
+from samsvae_core import parallel, training
+from samsvae_core.inference import Cells
+from samsvae_core.model import ModelConfig
+from samsvae_core.simulate import Design, simulate
+from samsvae_core.splits import split
+from samsvae_core.training import Steps, Stop, TrainConfig, fit, new_model, new_optimizer
+from samsvae_core.variants import MODELS
+
+CPU = torch.device("cpu")
+MODEL = ModelConfig(n_genes=20, n_perturbations=4, n_latent=3, n_hidden=8)
+CONFIG = TrainConfig(steps=16, batch_size=33, particles=2, learning_rate=1e-2)
+SIZES = 32, 33, 1, 20  # of batches: odd ones are shared unevenly, of one cell a process gets none
+
+
+def screen():
+    design = Design(n_cells=120, n_genes=20, n_perturbations=4, n_latent=3, n_combinations=1)
+    return simulate(replace(design, seed=3))[0]
+
+
+def weights_after_steps(name):
+    """Of a model after a step on each batch; all draws are constants."""
+
+    def normal(shape, dtype=torch.float32, device=None):
+        return torch.full(shape, 0.5)
+
+    def uniform(*shape, device=None):
+        return torch.full(shape, 0.3)
+
+    data = screen()
+    model = new_model(data, MODEL, parallel.rank(), name)  # the first's is what counts
+    optimizer = new_optimizer(model, CONFIG)
+    with (
+        patch("torch.distributions.normal._standard_normal", normal),
+        patch("torch.rand", uniform),
+    ):
+        steps = Steps(model, optimizer, Cells(data, CPU), CONFIG)
+        generator = torch.Generator().manual_seed(0)
+        # the KL of correlated effects is estimated from a batch: exactly so where shares are even
+        for size in SIZES if name != "correlated-sams-vae" else (32, 20):
+            steps.take(torch.randint(120, (size,), generator=generator), 1)
+    return {f"{name}.{key}": value for key, value in model.state_dict().items()}
+
+
+def fitted(run, on_epoch=lambda _: None):
+    data = screen()
+    parts = split(data)
+    train, validation = (data.subset(parts == part) for part in ("train", "validation"))
+    model = new_model(train, MODEL, CONFIG.seed)
+    history = fit(model, Cells(train, CPU), Cells(validation, CPU), CONFIG, run, on_epoch)
+    return history, model.state_dict()
+
+
+def stop(progress):
+    if progress.epoch == 2 and parallel.first():
+        raise Stop
+
+
+def steps(folder):
+    weights = {}
+    for name in MODELS:
+        weights |= weights_after_steps(name)
+    save_file(weights, folder / f"{parallel.rank()}.safetensors")
+
+
+def resume(folder):
+    whole = fitted(folder / "whole")
+    stopped = False
+    try:
+        fitted(folder / "stopped", stop)
+    except Stop:
+        stopped = True
+    assert stopped
+    parallel.wait()  # until the first has written
+    again = fitted(folder / "stopped")
+    assert again[0] == whole[0]
+    assert all(torch.equal(again[1][name], value) for name, value in whole[1].items())
+    save_file(whole[1], folder / f"{parallel.rank()}.safetensors")
+
+
+def die(folder):
+    taken, step = [], training.train_step
+
+    def deadly(*arguments):
+        taken.append(1)
+        if len(taken) == 7 and not parallel.first():  # in the third epoch
+            os._exit(1)
+        return step(*arguments)
+
+    with patch.object(training, "train_step", deadly):
+        fitted(folder)
+
+
+def differ(folder):
+    """Each has a run folder of its own, and only one of them a checkpoint."""
+    if parallel.first():
+        with patch.object(parallel, "together", lambda: False):
+            fitted(folder / "0")
+    fitted(folder / str(parallel.rank()))
+
+
+if __name__ == "__main__":
+    what, folder = sys.argv[1:]
+    try:
+        with parallel.group(CPU):
+            {"steps": steps, "resume": resume, "die": die, "differ": differ}[what](Path(folder))
+    except parallel.LostError as error:
+        sys.exit(f"Error: {error}")
