@@ -9,11 +9,14 @@ BIN := .venv/bin
 app: .venv/installed
 	$(BIN)/samsvae app
 
+# A file of tests at a time on every processor; each test then has one of its own.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
 test: .venv/tools
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: .venv/tools
-	$(BIN)/python -m pytest -m ""
+	$(PYTEST) -m ""
 
 check: .venv/tools
 	$(BIN)/ruff format --check .

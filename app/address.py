@@ -19,6 +19,7 @@ import numpy as np
 import streamlit as st
 
 from app import datasets
+from app.datasets import Reading
 from samsvae_core import composition
 from samsvae_core.bundle import Bundle
 from samsvae_core.data import DataError
@@ -225,6 +226,30 @@ def initial_mechanism(options: list[str]) -> None:
 def go_to_perturbation(name: str) -> None:
     """Show another one, from code; the widget picks it up on the next run."""
     st.query_params["p"] = name
+
+
+# How a data file is read, on the page Train
+
+
+def note_reading(reading: Reading) -> None:
+    """What the page Data shows is what the page Train starts from."""
+    st.session_state["reading"] = reading.as_query()
+
+
+def reading() -> Reading | None:
+    """The data to train on: of a link, or as the page Data showed them last; None before that.
+
+    The latter is written as on=QUERY, so that a reload finds it again: the parameters of the page
+    Data itself are bound to its widgets for as long as one comes from there.
+    """
+    query = {key: st.query_params.get(key, "") for key in datasets.PARAMETERS}
+    if not query["data"] and (kept := st.query_params.get("on")):
+        query = {key: values[-1] for key, values in parse_qs(kept).items()}
+    elif not query["data"]:
+        query = st.session_state.get("reading", {})
+        write(on=as_address("", query).removeprefix("?"))
+    known = {key: value for key, value in query.items() if value}
+    return Reading.from_query(known) if known.get("data") else None
 
 
 # A list of genes, kept by its id

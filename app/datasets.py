@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 from samsvae_core.data import DataError
-from samsvae_core.files import OutputError, atomic_write
+from samsvae_core.files import OutputError, atomic_write, megabytes
 
 ROOT = Path(__file__).resolve().parents[1]
 UPLOADS = "uploads"  # the folder, and how ids of what is in it begin
@@ -28,6 +28,7 @@ INCOMING = ".incoming"  # within it: files that are not whole yet
 STALE = 24 * 3600  # seconds after which what is not whole was given up
 MB = 2**20  # bytes, as Streamlit counts
 PIECE = MB  # bytes in memory while a file is written
+LARGEST_UPLOAD, LARGEST_TOTAL = "SAMSVAE_UPLOAD_MB", "SAMSVAE_UPLOADS_TOTAL_MB"
 UPLOAD_MB, TOTAL_MB = 2_000, 20_000  # of one upload, of all
 SPARE = 500 * MB  # bytes of the disk that uploads leave free
 DEEPEST, MOST_FILES, MOST_LOOKED_AT = 4, 1_000, 20_000  # of a folder that is listed
@@ -230,19 +231,12 @@ def _files(label: str, root: Path) -> list[Found]:
 
 def largest_upload() -> int:
     """Bytes of one upload: SAMSVAE_UPLOAD_MB."""
-    return _limit("SAMSVAE_UPLOAD_MB", UPLOAD_MB)
+    return megabytes(LARGEST_UPLOAD, UPLOAD_MB)
 
 
 def largest_total() -> int:
     """Bytes of all uploads together: SAMSVAE_UPLOADS_TOTAL_MB."""
-    return _limit("SAMSVAE_UPLOADS_TOTAL_MB", TOTAL_MB)
-
-
-def _limit(variable: str, usual: int) -> int:
-    text = os.environ.get(variable) or str(usual)
-    if not re.fullmatch(r"\d{1,9}", text):
-        raise OutputError(f"{variable} is {text!r}; expected whole megabytes, such as {usual}.")
-    return int(text) * MB
+    return megabytes(LARGEST_TOTAL, TOTAL_MB)
 
 
 def used() -> int:

@@ -23,7 +23,8 @@ from samsvae_core.data import DataError
 from samsvae_core.h5file import memory_here
 
 LOGGER = logging.getLogger(__name__)
-SECONDS = 300  # reading a file of 2 GB takes a minute
+SECONDS = 20  # for any file, and
+BYTES_A_SECOND = 5 * 2**20  # more of a large one: a slow disk, and packed counts
 SHARE = 0.8  # of the memory here, for one process
 TURN = threading.Semaphore(2)  # files looked into at once
 IN_WORDS = {  # options of the command line, as the page calls them
@@ -55,6 +56,7 @@ def validated(reading: Reading) -> dict[str, Any]:
 def _asked(verb: str, path: Path, options: list[str]) -> dict[str, Any]:
     """What the command prints as JSON; its message as a DataError."""
     command = [sys.executable, "-m", "samsvae_core", verb, str(path), "--json", *options]
+    seconds = SECONDS + path.stat().st_size / BYTES_A_SECOND
     with TURN:
         process = subprocess.Popen(
             command,
@@ -70,13 +72,13 @@ def _asked(verb: str, path: Path, options: list[str]) -> dict[str, Any]:
         )
         _limit_memory(process.pid)
         try:
-            out, err = process.communicate(timeout=SECONDS)
+            out, err = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
             raise DataError(
-                f"{path.name} was not read within {SECONDS} seconds. It may be damaged; if it is "
-                "large, keep fewer cells or genes."
+                f"{path.name} was not read within {seconds:.0f} seconds. It may be damaged; if it "
+                "is large, keep fewer cells or genes."
             ) from None
     if process.returncode == 0:
         answer: dict[str, Any] = json.loads(out)

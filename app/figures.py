@@ -843,7 +843,8 @@ def cells_per_condition(cells: pd.Series, control: str, dark: bool) -> go.Figure
         title=f"{len(cells):,} conditions",
         showgrid=False,
     )
-    figure.update_yaxes(type="log", title="cells", dtick=1)
+    most = np.log10(max(cells.max(), 1)) if len(cells) else 0.0
+    figure.update_yaxes(type="log", title="cells", dtick=1, range=[0, most + 0.1])
     figure.update_layout(bargap=0.15)
     return figure
 
@@ -880,6 +881,33 @@ def history(frame: pd.DataFrame, dark: bool, masks: bool = True) -> go.Figure:
     styled(figure, dark, height=420)
     if masks:
         figure.update_layout(yaxis2={"showgrid": False, "rangemode": "tozero", "tickmode": "auto"})
+    figure.update_layout(legend={"y": -0.22, "yanchor": "top"})
+    return figure
+
+
+def training_state(frame: pd.DataFrame, dark: bool) -> go.Figure:
+    """Mechanisms in use by epoch, and the gradient norm below, on a logarithmic axis."""
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.12)
+    for row, (column, name, colour, dash) in enumerate(
+        (
+            ("mechanisms", "mechanisms in use", OKABE_ITO[2], "solid"),
+            ("gradient_norm", "gradient norm before clipping", OKABE_ITO[3], "dash"),
+        ),
+        start=1,
+    ):
+        figure.add_scatter(
+            x=frame["epoch"],
+            y=frame[column],
+            name=name,
+            mode="lines",
+            line={"color": colour, "dash": dash},
+            row=row,
+            col=1,
+        )
+    styled(figure, dark, height=420)
+    figure.update_xaxes(title_text="epoch", row=2, col=1)
+    figure.update_yaxes(title_text="mechanisms", rangemode="tozero", row=1, col=1)
+    figure.update_yaxes(title_text="norm", type="log", dtick="D2", row=2, col=1)
     figure.update_layout(legend={"y": -0.22, "yanchor": "top"})
     return figure
 

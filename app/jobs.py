@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from app import logs
 from app.runs import BUSY, LOG, Job, find, is_name, listed
 from samsvae_core.files import OutputError, atomic_write
 from samsvae_core.run import JOB, alive, process, read_object, read_status, write_status
@@ -36,7 +37,7 @@ LONGEST_LOG, KEPT_LOG = 2_000_000, 200_000  # bytes
 MOST_WAITING = 50
 SPARE = 200 * 10**6  # bytes of the disk without which nothing is begun
 FIGURES = ("step", "steps", "epoch", "seconds", "step_seconds")  # of a status, kept by the next
-_children: dict[Path, subprocess.Popen[bytes]] = {}  # of this server, to hear how they end
+_children: list[tuple[Path, subprocess.Popen[bytes]]] = []  # of this server: how do they end?
 _reaping = threading.Lock()
 
 
@@ -181,7 +182,13 @@ def _turn(folder: Path) -> Iterator[None]:
             "folder that can be written to."
         ) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            raise OutputError(
+                f"The file system of {folder} has no locks ({error.strerror}), which keep two "
+                "trainings apart. Set SAMSVAE_RUNS to a folder on another one."
+            ) from error
         yield
     finally:
         os.close(descriptor)
@@ -235,11 +242,13 @@ def _launch(job: Job) -> None:
         with contextlib.suppress(OutputError):
             _change_job(job.path, asked="nothing")
             write_status(job.path, status | {"state": "failed", "message": message})
+        logs.refused("job refused", str(error), run=job.name)
         return
+    logs.event("job started", run=job.name, pid=child.pid, device=job.device)
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, child.pid, NICE)
     with _reaping:
-        _children[job.path.resolve()] = child
+        _children.append((job.path, child))
     if known := process(child.pid):
         _change_job(job.path, **known._asdict())
 
@@ -252,10 +261,10 @@ def _thread_limits() -> dict[str, str]:
 def _reap() -> None:
     """Hear how processes ended that this server has started, and note it."""
     with _reaping:
-        ended = {path: child for path, child in _children.items() if child.poll() is not None}
-        for path in ended:
-            del _children[path]
-    for path, child in ended.items():
+        ended = [(path, child) for path, child in _children if child.poll() is not None]
+        _children[:] = [known for known in _children if known not in ended]
+    for path, child in ended:
+        logs.event("job ended", run=path.name, pid=child.pid, exit=child.returncode)
         if read_object(path / JOB).get("pid") == child.pid:
             with contextlib.suppress(OutputError):
                 _change_job(path, exit=child.returncode)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from app import address, search, shelf, state, tour
+from app import address, guard, logs, search, shelf, state, tour
 
 ICON = Path(__file__).with_name("icon.png")  # a material icon would be fetched from outside
 STYLE = Path(__file__).with_name("style.css")
@@ -17,18 +17,29 @@ pages = {
     )
     for name in state.PAGES
 }
-chosen = st.navigation(list(pages.values()))
+logs.start()
+inside = guard.allowed()
+chosen = st.navigation(
+    {title: [pages[name] for name in names] for title, names in state.SECTIONS.items()},
+    position="sidebar" if inside else "hidden",
+    expanded=True,
+)
 page = next(name for name, known in pages.items() if known == chosen)
 st.set_page_config(
     page_title=f"{chosen.title} - SAMS-VAE Explorer", page_icon=str(ICON), layout="wide"
 )
 st.html(STYLE)
-address.arrive(page)
-if turn := address.turn(page):
-    st.switch_page(f"views/{turn.page}.py", query_params=turn.query)
-state.choose_bundle()
-search.box()
-shelf.side(chosen.title)
-tour.box(page)
-chosen.run()
-shelf.next_view(chosen.title)
+if not inside:
+    guard.door()
+    st.stop()
+with guard.errors(page):
+    address.arrive(page)
+    if turn := address.turn(page):
+        st.switch_page(f"views/{turn.page}.py", query_params=turn.query)
+    state.choose_bundle()
+    search.box()
+    shelf.side(chosen.title)
+    tour.box(page)
+    guard.sign_out()
+    chosen.run()
+    shelf.next_view(chosen.title)

@@ -25,6 +25,7 @@ TAKEN = ("uploads",)  # names of folders that are no runs
 LONGEST_HISTORY = 20_000_000  # bytes
 CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\n\t\x20-\x7e\x80-\U0010ffff]|[\x80-\x9f]")
 BUSY = ("running", "stopping")
+ENDED = ("finished", "stopped", "failed")  # of a status
 
 
 class Job(NamedTuple):
@@ -102,13 +103,13 @@ def _job(path: Path) -> Job | None:
 
 
 def _state(path: Path, job: dict[str, Any], status: dict[str, Any]) -> str:
-    if alive(status) or alive(job):
+    ended = status.get("state")
+    if (alive(status) or alive(job)) and ended not in ENDED:  # else its process only goes home
         return "stopping" if job.get("stop") else "running"
     if (path / "manifest.json").is_file():
         return "finished"
     if job.get("asked") == "start":
         return "waiting"
-    ended = status.get("state")
     if ended in ("stopped", "failed"):
         return str(ended)
     return "stopped" if job.get("asked") == "nothing" or job.get("stop") else "dead"

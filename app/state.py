@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import io
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -22,11 +24,13 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from app import address, datasets, examine, prints, traces
+from app import address, datasets, examine, jobs, logs, prints, traces
 from app.address import plain
 from app.basket import Picture, Table, Text
 from app.batch import Batch
 from app.datasets import Reading
+from app.pace import Pace, measured
+from app.runs import Job
 from samsvae_core import bundle as bundles
 from samsvae_core import (
     composition,
@@ -48,27 +52,20 @@ from samsvae_core.gene_sets import Collection, Match
 from samsvae_core.names import Label
 from samsvae_core.partners import rank_pairs
 from samsvae_core.rankings import Ranked
-from samsvae_core.zipped import unpack
+from samsvae_core.zipped import MANIFEST, unpack, write_zip
 
 BATCHES = threading.Lock()  # who begins a test
 MAX_BATCHES = 32  # of gene-set tests whose results are at hand
 EFFECTS_TURN = threading.Lock()  # who composes every perturbation
 MAX_EFFECTS = 3  # models whose effects are at hand
-PAGES = (  # as they are called in the address and among the views, in their order
-    "overview",
-    "perturbation",
-    "masks",
-    "compose",
-    "mechanism",
-    "gene",
-    "cells",
-    "partners",
-    "gene_sets",
-    "data",
-    "report",
-    "glossary",
-)
-WITHOUT_MODEL = ("data",)  # pages that show no model: nothing of them is kept for a report
+SECTIONS = {  # pages as they are called in the address and among the views, in their order
+    "Explore": ("overview", "perturbation", "masks", "mechanism", "gene", "cells"),
+    "Predict": ("compose", "partners", "gene_sets"),
+    "Your own screen": ("data", "train"),
+    "More": ("report", "glossary", "system"),
+}
+PAGES = tuple(page for section in SECTIONS.values() for page in section)
+WITHOUT_MODEL = SECTIONS["Your own screen"] + ("system",)  # nothing of them is kept for a report
 FIRST = "papalexi2021"  # what the dashboard opens on, where it is there
 
 
@@ -80,6 +77,12 @@ def available() -> dict[str, Path]:
     """Bundles in the models folder that are whole, by name, the one to open on first."""
     found = {name: path for name, path in _found().items() if not _problem_of(path)}
     return dict(sorted(found.items(), key=lambda item: item[0] != FIRST))
+
+
+def broken() -> dict[str, str]:
+    """Why each of the others cannot be opened."""
+    problems = {name: _problem_of(path) for name, path in _found().items()}
+    return {name: problem for name, problem in problems.items() if problem}
 
 
 def _found() -> dict[str, Path]:
@@ -103,6 +106,7 @@ def _problem(path: str, stamp: str) -> str:
     try:
         load_bundle(path, sha256(Path(path) / "manifest.json"))
     except (BundleError, OSError) as error:
+        logs.refused("bundle refused", str(error), model=Path(path).name)
         return str(error)
     return ""
 
@@ -110,7 +114,7 @@ def _problem(path: str, stamp: str) -> str:
 def choose_bundle() -> None:
     """The picker of the sidebar; what is chosen is in the URL, what cannot be is told why."""
     found = available()
-    broken = {name: _problem_of(path) for name, path in _found().items() if name not in found}
+    unusable = broken()
     if found:
         address.unknown_option("model", list(found), "model")
         st.sidebar.selectbox(
@@ -128,9 +132,9 @@ def choose_bundle() -> None:
             f"{chosen.title} on {n:,} cells, {len(chosen.genes):,} genes, "
             f"{len(chosen.perturbations)} {what}"
         )
-    if broken and found:
-        with st.sidebar.expander(f"{len(broken)} cannot be opened", icon=":material/error:"):
-            for name, problem in broken.items():
+    if unusable and found:
+        with st.sidebar.expander(f"{len(unusable)} cannot be opened", icon=":material/error:"):
+            for name, problem in unusable.items():
                 st.caption(f"**{plain(name)}**: {plain(problem)}")
 
 
@@ -156,7 +160,10 @@ def bundle() -> Bundle:
 @st.cache_resource(max_entries=3, show_spinner="Loading the model")
 def load_bundle(path: str, checksum: str) -> Bundle:
     """The bundle in a folder whose manifest has this checksum, remembered."""
+    began = time.monotonic()
     loaded = bundles.load(path)
+    seconds = round(time.monotonic() - began, 3)
+    logs.event("bundle opened", model=loaded.name, checksum=checksum[:12], seconds=seconds)
     gc.collect()
     gc.freeze()  # what is here to stay is not looked through again: it held every session up
     return loaded
@@ -260,12 +267,9 @@ def keep_model() -> None:
     """Unpack an uploaded bundle and choose it; a callback of its uploader."""
 
     def kept(file: UploadedFile) -> str:
-        folder = datasets.runs_folder()
-        name = unpack(file, folder, datasets.safe_stem(file.name.removesuffix(".zip"))).name
-        if name in bundles.list_bundles(bundles.models_folder()):
-            raise BundleError(
-                f"A model called {name} is shipped here already. Rename the folder in the zip."
-            )
+        folder, shipped = datasets.runs_folder(), bundles.list_bundles(bundles.models_folder())
+        stem = datasets.safe_stem(file.name.removesuffix(".zip"))
+        name = unpack(file, folder, stem, shipped).name
         st.session_state["model"] = name
         return f"{name} is among the models now, and is chosen."
 
@@ -280,7 +284,9 @@ def _take(kind: str, kept: Callable[[UploadedFile], str]) -> None:
         return
     try:
         st.session_state[f"{kind} said"] = True, kept(file)
+        logs.event("upload accepted", kind=kind, file=file.name, n_bytes=file.size)
     except (BundleError, DataError, OutputError) as error:
+        logs.refused("upload refused", str(error), kind=kind, file=file.name, n_bytes=file.size)
         st.session_state[f"{kind} said"] = False, str(error)
     st.session_state[f"{kind} uploads"] = st.session_state.get(f"{kind} uploads", 0) + 1
     context = get_script_run_ctx()
@@ -296,6 +302,54 @@ def remove_data(data: str) -> None:
         st.session_state["data said"] = True, f"{data} was removed."
     except (DataError, OSError) as error:
         st.session_state["data said"] = False, str(error)
+
+
+# Trainings
+
+
+@st.cache_resource(show_spinner="Timing a few steps on this machine")
+def pace() -> Pace | None:
+    """How fast trainings are here, found out once."""
+    return measured(jobs.n_threads())
+
+
+def runs() -> list[Job]:
+    """Every run, the newest first; what is next is started."""
+    return jobs.look(datasets.runs_folder())
+
+
+def start_run(name: str, reading: Reading, arguments: list[str], device: str) -> None:
+    """Put a training into the queue and show it; a callback."""
+    try:
+        if name in bundles.list_bundles(bundles.models_folder()):
+            raise OutputError(f"A model called {name} is here already. Choose another name.")
+        path = datasets.resolve(reading.data)
+        jobs.submit(datasets.runs_folder(), name, path, arguments, device)
+        logs.event("training asked for", run=name, data=reading.data, device=device)
+        st.session_state["run"] = name
+    except (DataError, OutputError) as error:
+        st.session_state["run said"] = str(error)
+
+
+def change_run(change: Callable[..., object], name: str, *options: object) -> None:
+    """Stop, resume or discard a run; a callback."""
+    try:
+        change(datasets.runs_folder(), name, *options)
+        logs.event("training changed", run=name, change=change.__name__)
+    except OutputError as error:
+        st.session_state["run said"] = str(error)
+
+
+def run_said() -> str:
+    """What there is to say of the last change, once."""
+    return str(st.session_state.pop("run said", ""))
+
+
+def packed(path: Path) -> bytes:
+    """A bundle as one zip."""
+    file = io.BytesIO()
+    write_zip(path, [*bundles.read_manifest(path)["files"], MANIFEST], file)
+    return file.getvalue()
 
 
 @st.cache_resource
@@ -609,6 +663,12 @@ def chart(figure: go.Figure, name: str, alt: str, clickable: bool = False) -> An
     )
     saving(figure, name, alt)
     return event
+
+
+def live_chart(figure: go.Figure, name: str, alt: str) -> None:
+    """A figure that is drawn again and again by itself: nothing of it is kept for a report."""
+    config = _buttons(name, ["select2d", "lasso2d", "autoScale2d"])
+    st.plotly_chart(figure, theme=None, config=config, alt=alt, key=name)
 
 
 def saving(figure: go.Figure, name: str, alt: str) -> None:

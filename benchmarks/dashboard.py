@@ -8,9 +8,9 @@ genes x 200 mechanisms x 700 perturbations, is simulated the first time and kept
 has a server of its own and a browser of 1440 x 1200. Every view is opened once before anything is
 timed. Times are from the key or click to the last change of the page, once the script has ended and
 nothing has changed for 0.4 s: figures are drawn by then. What tables write for screen readers, into
-their canvas and 0.2 s after they are drawn, is not waited for. First paint: from the address to the title
-of the view, in a browser that has nothing cached. Browser and server share the cores. Ends with an
-error where a page does. Expected: every row within its goal on 2 free cores.
+their canvas and 0.2 s after they are drawn, is not waited for. First paint: from the address to the
+title of the view, in a browser that has nothing cached. Browser and server share the cores. Ends
+with an error where a page does. Expected: every row within its goal on 2 free cores.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ window.seen = {start: 0, last: 0};
 for (const kind of ["keydown", "pointerdown"])
   addEventListener(kind, () => { seen.start = performance.now(); }, true);
 const drawn = record => !(record.target.parentElement ?? record.target).closest?.("canvas");
-new MutationObserver(records => { if (records.some(drawn)) seen.last = performance.now(); }).observe(
+new MutationObserver(all => { if (all.some(drawn)) seen.last = performance.now(); }).observe(
   document, {subtree: true, childList: true, attributes: true, characterData: true});
 new MutationObserver((_, own) => {
   if (document.querySelector("[data-testid=stMain] h1")) {

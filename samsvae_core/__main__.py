@@ -784,6 +784,8 @@ def dashboard(
         if not folder.is_dir():
             raise ValueError(f"{folder} is not a folder. Name one that holds bundles.")
         environment["SAMSVAE_MODELS"] = str(folder.resolve())
+        if os.access(folder, os.W_OK):  # what is trained on the pages goes there, too
+            environment.setdefault("SAMSVAE_RUNS", str(folder.resolve()))
     command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.port", str(port)]
     raise typer.Exit(subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode)
 

@@ -204,7 +204,11 @@ class Bundle:
 
     @cached_property
     def card(self) -> str:
-        return (self.path / "card.md").read_text(encoding="utf-8")
+        path = self.path / "card.md"
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleError(f"{path} cannot be read ({error}). Copy the bundle again.") from error
 
     @property
     def collections(self) -> list[str]:
@@ -278,7 +282,13 @@ class Bundle:
         width = self.model.config.n_latent if self.model.has_shifts else 0
         found = np.zeros((len(self.perturbations), width))
         rows = self.perturbations.index.get_indexer(pd.Index(self.masks["perturbation"]))
-        found[rows, self.masks["mechanism"].to_numpy(int)] = self.masks["effect"]
+        columns = pd.to_numeric(self.masks["mechanism"], errors="coerce").to_numpy(float)
+        values = pd.to_numeric(self.masks["effect"], errors="coerce").to_numpy(float)
+        if (rows < 0).any() or not np.isin(columns, np.arange(width)).all():
+            raise BundleError(
+                f"{self.path / 'masks.csv'} has rows of no perturbation or mechanism of this model."
+            )
+        found[rows, columns.astype(int)] = values
         return found
 
     @cached_property
@@ -455,6 +465,12 @@ def assemble(path: Path, manifest: dict[str, Any]) -> Bundle:
     }
     if sizes != expected:
         raise BundleError(f"{path}: its config expects {expected} rows, found {sizes}.")
+    for table, columns in (
+        (conditions, ["train", "validation", "test"]),
+        (perturbations, ["train", "validation", "test", "dosage_min", "dosage_max"]),
+    ):
+        if wrong := [c for c in columns if not pd.api.types.is_numeric_dtype(table[c])]:
+            raise BundleError(f"{path}: {', '.join(wrong)} of {table.index.name}s are no numbers.")
     with torch.device("meta"):  # no memory is taken before the shapes have been compared
         model = MODELS[config["model"]](model_config)
     model.load_state_dict(load_tensors((path / "weights.safetensors").read_bytes()), assign=True)
@@ -534,7 +550,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; raises BundleError for anything else."""
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read as JSON ({error}).") from error
     if not isinstance(content, dict):
         raise BundleError(f"{path} holds no JSON object.")

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from samsvae_core import cache
 from samsvae_core.bundle import EFFECTS, Bundle, Reference
 from samsvae_core.calibration import WITHIN, predicted_shifts
 from samsvae_core.composition import summary
@@ -158,7 +159,10 @@ def kept(bundle: Bundle) -> Effects | None:
     """
     for path, trusted in places(bundle):
         try:
-            return opened(bundle, path, trusted)
+            found = opened(bundle, path, trusted)
+            if not trusted:
+                cache.use(path)
+            return found
         except (SafetensorError, OSError, KeyError, TypeError, ValueError):
             continue
     return None
@@ -206,6 +210,7 @@ def whole_effects(
     arrays = make(bundle.model, bundle.reference, alone, lock, progress, cancelled)
     try:
         atomic_write(cache_file(bundle), packed(arrays))
+        cache.make_room(cache_file(bundle))
         return opened(bundle, cache_file(bundle), trusted=True)
     except (OutputError, OSError, SafetensorError):  # no place for it: it stays in memory
         return Effects(bundle, arrays, arrays["n_observed"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -63,6 +64,14 @@ def cache_folder() -> Path:
         return Path(os.environ.get("SAMSVAE_CACHE", "~/.cache/samsvae")).expanduser()
     except RuntimeError:  # no home
         return Path(os.devnull, "samsvae")
+
+
+def megabytes(variable: str, usual: int) -> int:
+    """Bytes that an environment variable sets in MB of 2^20; OutputError for no number."""
+    text = os.environ.get(variable) or str(usual)
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise OutputError(f"{variable} is {text!r}; expected whole megabytes, such as {usual}.")
+    return int(text) * 2**20
 
 
 def sha256(path: Path) -> str:

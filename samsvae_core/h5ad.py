@@ -249,14 +249,35 @@ def _csr(values: Any, place: str, shape: tuple[int, int]) -> sp.csr_matrix:
         raise DataError(f"{place} is {matrix.shape}; expected {shape}. Write the file again.")
     if sp.issparse(matrix):
         try:
+            _check_indices(matrix)
             matrix.check_format(full_check=True)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise DataError(f"{place} is damaged: {error}. Fetch or write it again.") from error
     small = matrix.dtype.kind == "b" or matrix.dtype.itemsize == 2  # SciPy has no float16
     matrix = sp.csr_matrix(matrix.astype(np.float32) if small else matrix)
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
     return matrix
+
+
+def _check_indices(matrix: Any) -> None:
+    """Raise ValueError for indices that lead out of a sparse matrix.
+
+    SciPy's own check takes differences in the type of the file: those of unsigned numbers are never
+    negative, and those of small ones may overflow.
+    """
+    indices, starts, n_values = matrix.indices, matrix.indptr, len(matrix.data)
+    by_row = matrix.format == "csr"
+    n_lines, n_others = matrix.shape if by_row else matrix.shape[::-1]
+    if indices.dtype.kind not in "iu" or starts.dtype.kind not in "iu":
+        raise ValueError(f"indices are of type {indices.dtype}, {starts.dtype}, not whole numbers")
+    if len(starts) != n_lines + 1 or len(indices) != n_values:
+        raise ValueError(f"{len(starts)} starts and {len(indices)} indices of {n_values} values")
+    places = starts.astype(np.int64)  # what is too large becomes negative
+    if places[0] != 0 or places[-1] > n_values or (np.diff(places) < 0).any():
+        raise ValueError("its starts do not go up to the number of values")
+    if n_values and not 0 <= int(indices.min()) <= int(indices.max()) < n_others:
+        raise ValueError(f"an index is none of 0 to {n_others - 1:,}")
 
 
 def _count_problem(matrix: sp.csr_matrix, place: str, cells: pd.Index, genes: pd.Index) -> str:

@@ -1,13 +1,16 @@
 """An HDF5 file of anyone, opened so that it cannot lead elsewhere or fill memory."""
 
 import importlib.metadata
+import mmap
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from samsvae_core.data import DataError, some
 
@@ -17,6 +20,10 @@ DAMAGE = (
     *(SystemError, MemoryError),
 )
 MOST_ITEMS = 100_000  # groups and arrays of a file; an honest one has some hundreds
+DEEPEST = 50  # groups within each other; each takes time to be found, by its whole path
+HEAP = b"GCOL\x01\0\0\0"  # begins a heap of texts in HDF5
+TEXT = np.dtype([("length", "<u4"), ("heap", "<u8"), ("object", "<u4")])  # where one is
+OBJECT = struct.Struct("<H6xQ")
 SMALL = 64 * 2**20  # bytes of an array that are never too many
 DENSEST = 300  # bytes read for one stored: honest counts stay below 100, nothing stored has no end
 
@@ -35,6 +42,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
                 f"{path} is not an .h5ad file: expected HDF5, found a file that begins with"
                 f" {start!r}. Save the data with anndata's write_h5ad."
             )
+        _check_heaps(path)
         file = h5py.File(path, "r")
     except OSError as error:
         raise DataError(
@@ -46,19 +54,49 @@ def opened(path: Path) -> Iterator[h5py.File]:
         yield file
 
 
+def _check_heaps(path: Path) -> None:
+    """Refuse a file in which HDF5 would look for a text without end.
+
+    Texts lie in heaps: after 16 bytes, objects that begin with a number, 6 bytes and their size.
+    Number 0 is what is free, its size that of all of it, so there 0 bytes lead back to itself; and
+    so does a size that 64 bits cannot hold any more once it is rounded up.
+    """
+    if not path.stat().st_size:
+        return
+    with path.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        start = content.find(HEAP)
+        while start >= 0:
+            place = start + len(HEAP)
+            size = int.from_bytes(content[place : place + 8], "little")
+            end = min(start + size, len(content))
+            place += 8
+            while place + 16 <= end:
+                number, n_bytes = OBJECT.unpack_from(content, place)
+                taken = 16 + (n_bytes + 7) // 8 * 8 if number else n_bytes
+                if not 0 < taken < 2**63:
+                    raise DataError(
+                        f"{path} is damaged: its texts cannot be read ({place:,} bytes from the"
+                        " start). Load it where it was made and save it again with write_h5ad."
+                    )
+                place += taken
+            start = content.find(HEAP, start + len(HEAP))
+
+
 def _check_layout(file: h5py.File) -> None:
     """Refuse what is no AnnData, and what would make the reader open other files."""
     found: dict[str, object] = {}
 
     def note(name: str, link: object) -> bool | None:
         found[name] = link
-        return True if len(found) > MOST_ITEMS else None  # True ends the visit
+        too_much = len(found) > MOST_ITEMS or name.count("/") > DEEPEST
+        return True if too_much else None  # True ends the visit
 
     try:
         if file.visititems_links(note):
             raise DataError(
-                f"{file.filename} holds more than {MOST_ITEMS:,} groups and arrays; no .h5ad file"
-                " needs so many. Load it where it was made and save only what is needed."
+                f"{file.filename} holds more than {MOST_ITEMS:,} groups and arrays, or more than"
+                f" {DEEPEST} within each other; no .h5ad file needs so many. Load it where it was"
+                " made and save only what is needed."
             )
         links = [name for name, link in found.items() if _leads_away(file, name, link)]
     except DAMAGE as error:
@@ -107,20 +145,22 @@ def read_element(file: h5py.File, name: str) -> Any:
 def _check_size(file: h5py.File, name: str) -> None:
     """Refuse an element that would take absurdly more memory than it takes in the file.
 
-    Told by shapes and types alone, before any of it is read.
+    Told before any of it is read, by shapes, types, and the lengths that texts say they have.
     """
     arrays: list[h5py.Dataset] = [file[name]] if isinstance(file[name], h5py.Dataset) else []
     if not arrays:
         file[name].visititems(
             lambda _, item: arrays.append(item) if isinstance(item, h5py.Dataset) else None
         )
-    read = sum(int(array.nbytes) for array in arrays)
+    read = sum(int(array.nbytes) + _length_of_texts(file, array) for array in arrays)
     stored = sum(int(array.id.get_storage_size()) for array in arrays)
+    if any(is_text(array) for array in arrays):  # they lie anywhere in the file
+        stored = max(stored, file.id.get_filesize())
     memory = memory_here()
     if read > SMALL and read > DENSEST * stored:
         raise DataError(
-            f"{name} of {file.filename} says that it holds {read:,} bytes, of which {stored:,} are"
-            " in the file: it is damaged, or nearly empty. Fetch it again, or save it with"
+            f"{name} of {file.filename} says that it holds {read:,} bytes, and {stored:,} are in"
+            " the file: it is damaged, or nearly empty. Fetch it again, or save it with"
             " sparse matrices."
         )
     if read > memory:
@@ -128,6 +168,22 @@ def _check_size(file: h5py.File, name: str) -> None:
             f"{name} of {file.filename} takes {read:,} bytes of memory, and {memory:,} are here."
             " Keep fewer cells or genes, save it with sparse matrices, or use a larger machine."
         )
+
+
+def is_text(array: h5py.Dataset) -> bool:
+    """Whether its values are texts of any length, which lie elsewhere in the file."""
+    kind = h5py.check_string_dtype(array.dtype)
+    return kind is not None and kind.length is None
+
+
+def _length_of_texts(file: h5py.File, array: h5py.Dataset) -> int:
+    """Bytes that the texts of an array say they have; 0 where that is packed."""
+    offset = array.id.get_offset() if is_text(array) else None
+    if offset is None:
+        return 0
+    n_texts = min(array.size, file.id.get_filesize() // TEXT.itemsize)
+    told = np.fromfile(file.filename, TEXT, n_texts, offset=offset)["length"]
+    return int(told.sum(dtype=np.int64))
 
 
 def memory_here() -> int:

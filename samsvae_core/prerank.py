@@ -20,6 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from samsvae_core import cache
 from samsvae_core.files import OutputError, atomic_write, cache_folder
 
 LOGGER = logging.getLogger(__name__)
@@ -230,6 +231,7 @@ def _remembered(key: str) -> list[Answer] | None:
     if hashlib.sha256(text.encode()).hexdigest() != checksum:
         LOGGER.warning("%s is damaged and is made again", _place(key))
         return None
+    cache.use(_place(key))
     return json.loads(text)
 
 
@@ -238,5 +240,6 @@ def _remember(key: str, answers: list[Answer]) -> None:
     checksum = hashlib.sha256(text.encode()).hexdigest()
     try:
         atomic_write(_place(key), f"{checksum}\n{text}".encode())
+        cache.make_room(_place(key))
     except OutputError:
         LOGGER.warning("Not kept for the next time: %s; set SAMSVAE_CACHE.", _place(key).parent)

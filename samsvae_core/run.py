@@ -179,6 +179,8 @@ def recorded(run: Path) -> Iterator[Record]:
                 f"Another process (number {pid}) trains in {run}. Wait until it has ended, or stop "
                 "it first."
             ) from None
+        except OSError:  # a file system without locks: whoever trains there looks to it
+            pass
         refuse_finished(run)
         record = _records[path] = Record(run)
         try:

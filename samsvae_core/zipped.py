@@ -14,6 +14,7 @@ import stat
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Collection
 from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 
@@ -68,17 +69,19 @@ def write_zip(path: Path, names: list[str], file: BufferedIOBase) -> None:
             packed.write(path / name, f"{path.name}/{name}")
 
 
-def unpack(file: BufferedIOBase, folder: Path, name: str) -> Path:
+def unpack(file: BufferedIOBase, folder: Path, name: str, taken: Collection[str] = ()) -> Path:
     """The bundle in a zip, as a new folder in `folder`. Raises BundleError for anything else.
 
-    It is called by the folder within the zip, or by `name`. A bundle that is there already, with
-    the same manifest, is left as it is.
+    It is called by the folder within the zip, or by `name`; names that are `taken` elsewhere are
+    refused. A bundle that is there already, with the same manifest, is left as it is.
     """
     try:
         with zipfile.ZipFile(file) as packed:
             entries = _entries(packed)
             top = _top(list(entries))
             called = bundle_name(top or name)
+            if called in taken:
+                raise BundleError(another(called))
             files = {entry.removeprefix(f"{top}/"): info for entry, info in entries.items()}
             _check_manifest(packed, files)
             return _unpacked(packed, files, folder, called)
@@ -86,6 +89,10 @@ def unpack(file: BufferedIOBase, folder: Path, name: str) -> Path:
         raise BundleError(f"This is no zip that can be read ({error}). {DAMAGED}") from error
     except OSError as error:
         raise OutputError(f"Cannot unpack into {folder}: {error.strerror or error}.") from error
+
+
+def another(name: str) -> str:
+    return f"There is a model called {name} already. Rename the folder in the zip."
 
 
 def bundle_name(text: str) -> str:
@@ -204,10 +211,7 @@ def _unpacked(
         if target.exists():
             if inside(target / MANIFEST, folder) and sha256(target / MANIFEST) == made.checksum:
                 return target
-            raise BundleError(
-                f"There is another model called {name} already. Rename the folder in the zip, or "
-                "remove that model first."
-            )
+            raise BundleError(another(name))
         place.rename(target)
         return target
     finally:

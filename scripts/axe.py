@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
 SERIOUS = ("serious", "critical")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+DATA = Path(os.environ.get("SAMSVAE_DATA", ROOT.parent / "shared" / "data"))
+SCREEN = f"data={DATA.name}%2Fpapalexi2021_thp1.h5ad"
 COMPOSED = "compose?c=STAT1%3A1%2CSMAD4%3A1"
 
 
@@ -101,7 +103,12 @@ STATES = (
     State("gene sets", "gene_sets"),
     State("report, empty", "report"),
     State("report", "gene", keep),
+    State("data, empty", "data"),
+    State("data", f"data?{SCREEN}"),
+    State("train, empty", "train"),
+    State("train", f"train?{SCREEN}&key=perturbation"),
     State("glossary", "glossary"),
+    State("system", "system"),
 )
 
 
@@ -220,7 +227,8 @@ def dashboard() -> Iterator[str]:
     server = subprocess.Popen(
         [*command, "--server.port", port],
         cwd=ROOT,
-        env=os.environ | {"SAMSVAE_MODELS": str(ROOT / "pretrained")},
+        env=os.environ
+        | {"SAMSVAE_MODELS": str(ROOT / "pretrained"), "SAMSVAE_DATA_DIRS": str(DATA)},
         stdout=subprocess.DEVNULL,
     )
     try:

@@ -3,6 +3,7 @@
 python scripts/screenshots.py            # writes docs/images/*.png; needs Chromium and playwright
 python scripts/screenshots.py masks      # those of one view
 
+The views of data need the file papalexi2021_thp1.h5ad in SAMSVAE_DATA (default ../shared/data).
 Each view is taken from its top, wide and narrow, light and dark, once nothing on it moves any more.
 """
 
@@ -25,6 +26,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "images"
 MODEL = "model=papalexi2021"
+DATA = Path(os.environ.get("SAMSVAE_DATA", ROOT.parent / "shared" / "data"))
+SCREEN = f"data={DATA.name}%2Fpapalexi2021_thp1.h5ad"
 COMPOSED = f"/compose?c=STAT1%3A1%2CSMAD4%3A1&part=Volcano&{MODEL}"
 VIEWS = {
     "overview": f"/?{MODEL}",
@@ -36,8 +39,11 @@ VIEWS = {
     "cells": f"/cells?{MODEL}",
     "partners": f"/partners?{MODEL}",
     "gene_sets": f"/gene_sets?{MODEL}",
+    "data": f"/data?{SCREEN}",
+    "train": f"/train?{SCREEN}&key=perturbation",
     "report": COMPOSED,  # where the first of its views is kept
     "glossary": f"/glossary?{MODEL}",
+    "system": f"/system?{MODEL}",
 }
 WIDE, NARROW = {"width": 1440, "height": 1200}, {"width": 420, "height": 900}
 SIZES = {"": WIDE, "-narrow": NARROW}
@@ -70,7 +76,12 @@ def main() -> None:
         port = str(free.getsockname()[1])
     command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.headless=true"]
     with tempfile.TemporaryDirectory() as cache:  # names and results of a fresh installation
-        place = os.environ | {"SAMSVAE_CACHE": cache}
+        own = {
+            "SAMSVAE_CACHE": cache,
+            "SAMSVAE_RUNS": f"{cache}/runs",
+            "SAMSVAE_DATA_DIRS": str(DATA),
+        }
+        place = os.environ | own
         server = subprocess.Popen([*command, "--server.port", port], cwd=ROOT, env=place)
         try:
             wait_for(f"http://localhost:{port}/_stcore/health")

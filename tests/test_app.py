@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from scipy.spatial.distance import cosine
 from streamlit.testing.v1 import AppTest
 
-from app import address, scores, sessions
+from app import address, scores, sessions, state
 from samsvae_core import bundle as bundles
 from samsvae_core import (
     effects,
@@ -53,7 +53,9 @@ VIEWS = [
     "cells",
     "report",
     "glossary",
+    "system",
 ]
+OF_A_MODEL = [view for view in VIEWS if view not in state.WITHOUT_MODEL]
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
 
 
@@ -131,6 +133,7 @@ def opened(view: str, query: dict[str, str] | None = None) -> AppTest:
 def finished(page: AppTest) -> bool:
     """Whether the page reached its last line; one that dies of a panic shows no exception."""
     assert not page.exception
+    assert not [error.value for error in page.error if "Something went wrong" in error.value]
     return any("SAMS-VAE Explorer" in caption.value for caption in page.caption)
 
 
@@ -146,7 +149,7 @@ def test_every_view_reaches_its_end_without_an_error(models, view):
     assert page.title
 
 
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("view", OF_A_MODEL)
 def test_every_view_says_so_where_there_is_no_model(tmp_path, monkeypatch, view):
     monkeypatch.setenv("SAMSVAE_MODELS", str(tmp_path))
     page = opened(view)
@@ -155,7 +158,7 @@ def test_every_view_says_so_where_there_is_no_model(tmp_path, monkeypatch, view)
     assert "samsvae train" in page.error[0].value.replace("\\", "")
 
 
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("view", OF_A_MODEL)
 def test_every_view_says_what_is_wrong_with_a_damaged_model(models, view):
     (models / "tiny" / "masks.csv").write_text("perturbation\n")
     page = opened(view)
@@ -323,13 +326,18 @@ def test_compose_without_a_choice_offers_an_example(models):
     assert finished(page)
 
 
+def test_mechanisms_that_nothing_uses_are_hidden_until_asked_for(monkeypatch):
+    monkeypatch.setenv("SAMSVAE_MODELS", str(ROOT / "pretrained"))
+    page = opened("masks", {"model": "papalexi2021"})
+    assert len(figures(page)[0]["data"][1]["customdata"]) == 25 * 4
+    assert "(16 that nothing uses are hidden)" in words(page)
+    page.toggle(key="unused").set_value(False).run()
+    assert len(figures(page)[0]["data"][1]["customdata"]) == 25 * 20
+    assert "are hidden" not in words(page)
+
+
 def test_the_mask_map_shows_every_probability_of_the_table(models, tiny):
     page = opened("masks")
-    used = interpretation.active_mechanisms(tiny.masks)
-    marks = figures(page)[0]["data"][1]
-    assert len(marks["customdata"]) == len(tiny.perturbations) * len(used)
-    hidden = tiny.model.config.n_latent - len(used)
-    assert f"({hidden} that nothing uses are hidden)" in words(page)
     page.toggle(key="unused").set_value(False).run()
     marks = figures(page)[0]["data"][1]
     assert len(marks["customdata"]) == len(tiny.masks)

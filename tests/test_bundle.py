@@ -226,6 +226,37 @@ def test_a_manifest_that_leads_out_of_its_folder_is_refused(copied, name):
     assert_refused(copied, "lacks .*, which its manifest lists")
 
 
+def test_names_in_place_of_numbers_are_refused(copied):
+    for name, column in (("conditions", "train"), ("perturbations", "dosage_max")):
+        whole = (copied / f"{name}.csv").read_text()
+        table = pd.read_csv(copied / f"{name}.csv")
+        table[column] = "many"
+        table.to_csv(copied / f"{name}.csv", index=False)
+        assert_refused(sign(copied), f"{column} of {name} are no numbers")
+        (copied / f"{name}.csv").write_text(whole)
+
+
+def test_a_mask_of_no_mechanism_is_refused(copied):
+    table = pd.read_csv(copied / "masks.csv")
+    table.loc[0, "mechanism"] = -(2**40)
+    table.to_csv(copied / "masks.csv", index=False)
+    bundle = load(sign(copied))
+    with pytest.raises(BundleError, match="rows of no perturbation or mechanism"):
+        _ = bundle.effects
+
+
+def test_a_card_that_is_no_text_is_refused(copied):
+    (copied / "card.md").write_bytes(b"\xa6\xff")
+    bundle = load(sign(copied))
+    with pytest.raises(BundleError, match=r"card\.md cannot be read"):
+        _ = bundle.card
+
+
+def test_json_that_is_too_deep_is_refused(copied):
+    (copied / "config.json").write_bytes(b"[" * 100_000)
+    assert_refused(sign(copied), "cannot be read as JSON")
+
+
 def test_weights_of_a_wrong_shape_are_refused(copied):
     weights = load_file(copied / "weights.safetensors")
     weights["mask_logits"] = weights["mask_logits"][:, :3].clone()

@@ -751,6 +751,23 @@ def test_an_app_folder_that_is_none_is_refused(refused, tmp_path):
     assert "is not a folder" in refused("app", tmp_path / "absent")
 
 
+@pytest.mark.parametrize("given", ["", "/elsewhere"])
+def test_what_is_trained_in_the_app_goes_to_its_folder(samsvae, tmp_path, monkeypatch, given):
+    seen = {}
+
+    def served(command, env, **_):
+        seen.update(env)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.delenv("SAMSVAE_RUNS")
+    if given:
+        monkeypatch.setenv("SAMSVAE_RUNS", given)
+    monkeypatch.setattr(cli.subprocess, "run", served)
+    assert samsvae("app", tmp_path)[0] == 0
+    assert seen["SAMSVAE_MODELS"] == str(tmp_path)
+    assert seen["SAMSVAE_RUNS"] == (given or str(tmp_path))
+
+
 # Structure
 
 

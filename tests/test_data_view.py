@@ -252,8 +252,9 @@ def upload(page, name, content, at=0, kind="application/octet-stream"):
     return page.file_uploader[at].set_value([(name, content, kind)]).run()
 
 
-def test_an_upload_is_kept_chosen_and_can_be_removed(screen, runs, at_once):
+def test_an_upload_is_kept_chosen_and_can_be_removed(screen, runs, at_once, caplog):
     page = upload(opened("data"), "mine.h5ad", screen.path.read_bytes())
+    assert "upload accepted" in caplog.messages
     assert finished(page)
     assert "mine.h5ad was kept, and is chosen" in said(page)
     chosen = page.selectbox(key="data").value
@@ -265,9 +266,10 @@ def test_an_upload_is_kept_chosen_and_can_be_removed(screen, runs, at_once):
     assert not list(runs.rglob("*.h5ad"))
 
 
-def test_an_upload_without_room_is_refused_in_one_message(screen, runs, monkeypatch):
+def test_an_upload_without_room_is_refused_in_one_message(screen, runs, monkeypatch, caplog):
     monkeypatch.setenv("SAMSVAE_UPLOADS_TOTAL_MB", "0")
     page = upload(opened("data"), "mine.h5ad", screen.path.read_bytes())
+    assert "upload refused" in caplog.messages
     assert finished(page)
     assert len(page.error) == 1
     assert "There is no room for mine.h5ad" in said(page)

@@ -42,7 +42,7 @@ def test_a_damaged_file_is_told_without_the_folders_of_the_server(uploaded, tmp_
 
 def test_a_file_that_takes_too_long_is_given_up(uploaded, monkeypatch):
     monkeypatch.setattr(examine, "SECONDS", 0.01)
-    with pytest.raises(DataError, match=r"was not read within 0\.01 seconds"):
+    with pytest.raises(DataError, match="was not read within 0 seconds"):
         examine.inspected(uploaded)
 
 

@@ -294,3 +294,21 @@ def test_of_many_genes_those_that_go_or_went_farthest_are_drawn_in_their_order()
     assert figures.largest(table[:10]).equals(table[:10])
     ties = pd.DataFrame({"shift": np.ones(n)})
     assert len(figures.largest(ties)) == figures.MOST_POINTS
+
+
+def test_cells_of_conditions_are_ordered_with_control_apart():
+    cells = pd.Series({"A": 5, "<b>": 30, "ctrl": 10, "A+B": 1})
+    figure = figures.cells_per_condition(cells, "ctrl", dark=False)
+    perturbed, control = figure.data
+    assert list(perturbed.x) == ["&lt;b&gt;", "A", "A+B"]
+    assert list(perturbed.y) == [30, 5, 1]
+    assert (list(control.x), list(control.y)) == (["ctrl"], [10])
+    assert list(figure.layout.xaxis.categoryarray) == ["&lt;b&gt;", "ctrl", "A", "A+B"]
+    assert figure.layout.yaxis.range[0] == 0  # one cell, on a logarithmic axis
+
+
+@pytest.mark.parametrize("cells", [{"ctrl": 3}, {"A": 3}, {f"P{i}": 1 for i in range(500)}])
+def test_cells_of_one_condition_or_of_very_many_are_drawn(cells):
+    figure = figures.cells_per_condition(pd.Series(cells), "ctrl", dark=True)
+    assert sum(len(bar.x) for bar in figure.data) == len(cells)
+    assert figure.layout.xaxis.showticklabels == (len(cells) < 100)

@@ -667,6 +667,30 @@ def test_wrong_indices_of_a_sparse_matrix_are_refused(file, place):
         read_h5ad(file)
 
 
+@pytest.mark.parametrize("store", [sp.csr_matrix, sp.csc_matrix])
+@pytest.mark.parametrize(
+    ("place", "at", "value", "kind"),
+    [
+        ("indptr", 2, 2**64 - 1, "u8"),
+        ("indptr", 2, 0, "u8"),  # goes down, which unsigned differences do not show
+        ("indptr", -1, -(2**31), "i4"),  # a difference of which overflows
+        ("indptr", 0, 3, "i4"),
+        ("indices", 0, 2**32 - 1, "u4"),
+        ("indices", 0, -1, "i8"),
+        ("indptr", 1, 1, "bool"),
+        ("indices", 1, 1, "f8"),
+    ],
+)
+def test_indices_that_lead_out_of_a_matrix_are_refused(file, store, place, at, value, kind):
+    with h5py.File(write(file, X=store(COUNTS)), "a") as raw:
+        found = np.array(raw[f"X/{place}"]).astype(kind)
+        found[at] = value
+        del raw[f"X/{place}"]
+        raw[f"X/{place}"] = found
+    with pytest.raises(DataError, match=r"X (is damaged|of .* cannot be read)"):
+        read_h5ad(file)
+
+
 def test_words_in_place_of_counts_are_refused(file):
     with h5py.File(write(file), "a") as raw:
         del raw["X"]

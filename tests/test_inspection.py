@@ -128,7 +128,7 @@ def test_an_array_of_which_nothing_is_stored_is_refused(file):
         del raw["X"]
         huge = raw.create_dataset("X", (12, 10**12), "f4", chunks=(12, 1000))
         huge.attrs.update(attributes)
-    with pytest.raises(DataError, match=r"X of .* says that it holds .* bytes, of which 0 are in"):
+    with pytest.raises(DataError, match=r"X of .* says that it holds .* bytes, and 0 are in"):
         read_h5ad(file)
 
 
@@ -156,3 +156,73 @@ def test_a_file_of_too_many_parts_is_refused(file, monkeypatch):
     monkeypatch.setattr(h5file, "MOST_ITEMS", 5)
     with pytest.raises(DataError, match="more than 5 groups and arrays"):
         inspect(file)
+
+
+def test_a_file_of_groups_deep_within_each_other_is_refused_at_once(file):
+    write(file, perturbation=LABELS)
+    with h5py.File(file, "a") as raw:
+        raw.create_group("uns" + "/a" * 1000)
+    with pytest.raises(DataError, match="more than 50 within each other"):
+        inspect(file)
+
+
+def test_a_heap_of_texts_in_which_hdf5_would_not_end_is_refused(file):
+    content = bytearray(write(file, perturbation=LABELS).read_bytes())
+    heap = content.index(h5file.HEAP)
+    content[heap + 16 : heap + 40] = bytes(24)  # the first object: nothing, of no size
+    file.write_bytes(content)
+    with pytest.raises(DataError, match="its texts cannot be read"):
+        inspect(file)
+
+
+def test_texts_that_say_they_are_longer_than_the_file_are_refused(file):
+    with h5py.File(write(file, perturbation=LABELS), "r") as raw:
+        place = raw["obs/_index"].id.get_offset()
+    content = bytearray(file.read_bytes())
+    content[place : place + 4] = b"\xff" * 4
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"obs of .* says that it holds 4,294,"):
+        inspect(file)
+
+
+def test_texts_that_hold_the_mark_of_a_heap_do_no_harm(file):
+    mark = h5file.HEAP.decode(errors="replace")
+    found = inspect(
+        write(file, perturbation=["ctrl", "KLF1", "GCOL\x01"] * 4, other=[mark[:4]] * 12)
+    )
+    assert found["n_cells"] == 12
+
+
+def soft(raw):
+    del raw["X"]
+    raw["X"] = h5py.SoftLink("/layers/umi")
+
+
+def virtual(raw):
+    del raw["X"]
+    layout = h5py.VirtualLayout((12, 5), "f4")
+    layout[:] = h5py.VirtualSource("other.h5ad", "X", (12, 5))
+    raw.create_virtual_dataset("X", layout)
+
+
+def deep_within(raw):
+    raw["uns/a/b"] = h5py.ExternalLink("/etc/passwd", "/")
+
+
+@pytest.mark.parametrize("change", [soft, virtual, deep_within])
+def test_what_refers_elsewhere_is_refused_before_anything_is_read(file, change):
+    with h5py.File(write(file, perturbation=LABELS), "a") as raw:
+        change(raw)
+    for read in (inspect, read_h5ad):
+        with pytest.raises(DataError, match="refers to other places or files"):
+            read(file)
+
+
+def test_references_in_place_of_numbers_are_refused(file):
+    with h5py.File(write(file, perturbation=LABELS), "a") as raw:
+        del raw["X"]
+        raw.create_dataset("X", (12, 5), h5py.ref_dtype).attrs.update(
+            {"encoding-type": "array", "encoding-version": "0.2.0"}
+        )
+    with pytest.raises(DataError, match="expected numbers"):
+        read_h5ad(file)

@@ -29,15 +29,19 @@ def folder(tmp_path, monkeypatch):
     place = tmp_path / "runs"
     place.mkdir()
     yield place
-    for job in runs.listed(place):
-        for content in (
-            run_folder.read_status(job.path),
-            run_folder.read_object(job.path / "job.json"),
-        ):
+    ended_all(place)
+
+
+def ended_all(folder):
+    """No process of these runs goes on."""
+    for job in runs.listed(folder):
+        for name in ("job.json", "status.json"):
+            content = run_folder.read_object(job.path / name)
             if run_folder.alive(content) and content["pid"] != os.getpid():
                 os.kill(content["pid"], signal.SIGKILL)
-    for child in jobs._children.values():
-        child.wait(20)
+    for _, child in jobs._children:
+        child.kill()
+        child.wait()
     jobs._children.clear()
 
 
@@ -65,7 +69,8 @@ def pid_of(job):
 
 
 def end(folder, name, state="finished"):
-    (folder / name / "end").write_text(state)
+    (folder / name / "end.new").write_text(state)
+    (folder / name / "end.new").rename(folder / name / "end")  # never seen empty
     return become(folder, name, state)
 
 
@@ -436,6 +441,18 @@ def test_a_place_below_a_file_is_said_and_only_looked_at(tmp_path):
         submit(tmp_path / "file" / "runs")
     assert jobs.look(tmp_path / "file" / "runs") == []
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_place_without_locks_is_said(folder, monkeypatch):
+    def none(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(jobs.fcntl, "flock", none)
+    with pytest.raises(OutputError, match="has no locks"):
+        submit(folder)
+    assert jobs.look(folder) == []
+    with run_folder.recorded(folder):  # one who trains there knows what they do
+        assert run_folder.read_status(folder)["state"] == "reading"
 
 
 def test_a_disk_with_no_room_begins_nothing(folder, monkeypatch):

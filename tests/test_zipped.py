@@ -76,7 +76,13 @@ def test_a_zip_made_by_another_program_with_its_folders_is_taken(whole, folder):
 def test_the_same_bundle_again_changes_nothing_and_another_is_refused(whole, folder, kept_apart):
     first = unpack(io.BytesIO(whole), folder, "given")
     assert unpack(io.BytesIO(whole), folder, "given") == first
-    refused(kept_apart, folder, "another model called tiny already")
+    refused(kept_apart, folder, "a model called tiny already")
+
+
+def test_a_name_that_is_taken_elsewhere_is_refused(whole, folder):
+    with pytest.raises(BundleError, match="a model called tiny already"):
+        unpack(io.BytesIO(whole), folder, "given", ["tiny"])
+    assert not folder.exists()
 
 
 @pytest.fixture

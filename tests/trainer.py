@@ -34,9 +34,9 @@ signal.signal(signal.SIGTERM, stop)
 with (run / "starts.txt").open("a") as file:
     file.write(" ".join(sys.argv[1:]) + "\n")
 (run / "config.json").write_text("{}")
-say("training", step_seconds=0.5)
 sys.stdout.write("training\n")
 sys.stdout.flush()
+say("training", step_seconds=0.5)
 while not (run / "end").exists():
     time.sleep(0.01)
 state = (run / "end").read_text()

@@ -12,7 +12,7 @@ from app import address, datasets, figures, state
 from app.datasets import NO_DELIMITER, Reading
 from app.examine import in_words
 from samsvae_core.data import DataError, some
-from samsvae_core.inspection import DELIMITERS, label_table
+from samsvae_core.inspection import DELIMITERS, label_table, suggested_delimiter
 
 BY_ITSELF = "found by itself"
 NONE = "none"
@@ -20,10 +20,10 @@ MANY_GENES = 2_000  # of more than these, the most variable are suggested
 MOST_ROWS = 2_000  # of the preview
 KINDS = {
     "control": "control",
-    "single": "single perturbation",
-    "combination": "combination",
-    "kept whole": "kept whole: its parts are no names",
-    "no label": "no label: name these cells, or drop them",
+    "single": "single perturbations",
+    "combination": "combinations",
+    "kept whole": "kept whole: their parts are no names",
+    "no label": "without a label: name these cells, or drop them",
 }
 
 
@@ -67,12 +67,6 @@ def choose() -> str:
         went_well("data")
     with right:
         found = {file.data: file for file in datasets.listing()}
-        if not found:
-            st.info(
-                "There is no data here yet. Upload a file, or open the dashboard with "
-                "`samsvae app --data FOLDER`. To try it out: `samsvae simulate cells.h5ad`."
-            )
-            return ""
         address.unknown_option("data", list(found), "data file")
         chosen: str | None = st.selectbox(
             "Data file",
@@ -80,10 +74,15 @@ def choose() -> str:
             index=None,
             key="data",
             bind="query-params",
-            placeholder="Choose one",
+            placeholder="Choose one" if found else "There is none yet",
             help="Uploads, the newest first, and files in the folders that whoever runs this "
             "server has named.",
         )
+        if not found:
+            st.info(
+                "There is no data here yet. Upload a file, or open the dashboard with "
+                "`samsvae app --data FOLDER`. To try it out: `samsvae simulate cells.h5ad`."
+            )
         if chosen is None:
             return ""
         file = found[chosen]
@@ -137,13 +136,13 @@ def one(name: str, found: Mapping[str, Any]) -> None:
         return
     holds(report)
     same(reading)
-    if "train" in state.PAGES:
-        st.page_link(
-            "views/train.py",
-            label="Train on this data",
-            icon=":material/arrow_forward:",
-            query_params=reading.as_query(),
-        )
+    address.note_reading(reading)
+    st.page_link(
+        "views/train.py",
+        label="Train on this data",
+        icon=":material/arrow_forward:",
+        query_params=reading.as_query(),
+    )
 
 
 def options(name: str, found: Mapping[str, Any]) -> Reading | None:
@@ -157,14 +156,14 @@ def options(name: str, found: Mapping[str, Any]) -> Reading | None:
             return None
         labels: dict[str, int] = columns[key]["labels"]
         delimiters = [*DELIMITERS, NO_DELIMITER]
-        first = suggested["delimiter"] if key == suggested["perturbation_key"] else "+"
+        first = suggested_delimiter(labels)
         chosen = {
             "control": bound(
                 "control", "Control label", [BY_ITSELF, *filter(None, labels)], CONTROL
             ),
-            "layer": bound("layer", "Counts from", [BY_ITSELF, *found["layers"]], LAYER),
         }
         delimiter = bound("delimiter", "Between parts of a combination", delimiters, BETWEEN, first)
+        chosen["layer"] = bound("layer", "Counts from", [BY_ITSELF, *found["layers"]], LAYER)
         with st.expander("More choices"):
             chosen |= further(found, columns)
     told = {option: value for option, value in chosen.items() if value not in (BY_ITSELF, NONE)}
@@ -204,8 +203,10 @@ def column_of_perturbations(columns: list[str], suggested: Mapping[str, str]) ->
         placeholder="Choose a column of obs",
     )
     if suggested["problem"]:
-        why = f"Taken because it has control cells: {key}. " if key and chosen == key else ""
-        st.caption(state.plain(f"{why}No column has a usual name, or several have."))
+        taken = " This one has a label of control cells." if key and chosen == key else ""
+        st.caption(
+            f"No column, or more than one, has a name that perturbations usually have.{taken}"
+        )
     return chosen
 
 
@@ -266,11 +267,8 @@ def preview(labels: Mapping[str, int], reading: Reading, n_labels: int) -> None:
         table = pd.DataFrame({"label": list(labels), "cells": list(labels.values())})
     else:
         counts = table["kind"].value_counts()
-        st.markdown(
-            "  \n".join(
-                f"**{counts[kind]:,}** {words}" for kind, words in KINDS.items() if kind in counts
-            )
-        )
+        told = [f"**{counts[kind]:,}** {words}" for kind, words in KINDS.items() if kind in counts]
+        st.container(key="preview").markdown("  \n".join(told))
         table = table.rename(columns={"label": "label in the file", "condition": "read as"})
     st.dataframe(
         table.head(MOST_ROWS),

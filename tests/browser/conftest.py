@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -50,9 +52,9 @@ def rename(path: Path) -> None:
     bundles.write_manifest(path, manifest["data"], "cpu")
 
 
-@pytest.fixture(scope="package")
-def server(served):
-    """The dashboard on these bundles, at its own port."""
+@contextmanager
+def dashboard(**environment: str) -> Iterator[str]:
+    """A server at its own port, with these variables; yields its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -61,7 +63,7 @@ def server(served):
     process = subprocess.Popen(
         command + options,
         cwd=ROOT,
-        env=os.environ | {"SAMSVAE_MODELS": str(served)},
+        env=os.environ | environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -78,6 +80,13 @@ def server(served):
     finally:
         process.terminate()
         process.wait(timeout=20)
+
+
+@pytest.fixture(scope="package")
+def server(served):
+    """The dashboard on these bundles."""
+    with dashboard(SAMSVAE_MODELS=str(served)) as url:
+        yield url
 
 
 @pytest.fixture(scope="package")

@@ -22,8 +22,10 @@ PAGES = (
     "cells",
     "partners",
     "gene_sets",
+    "data",
     "report",
     "glossary",
+    "system",
 )
 FITS = """() => [document.scrollingElement, document.querySelector('[data-testid="stMain"]')]
     .every(part => part.scrollWidth <= part.clientWidth)"""

@@ -1,0 +1,143 @@
+"""What the server is and has: versions, device, memory, disk and limits.
+
+Knows nothing of Streamlit. What cannot be found out here is None, and a page shows a dash.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from app import datasets
+from samsvae_core import cache
+from samsvae_core.bundle import version
+from samsvae_core.files import OutputError, cache_folder
+
+PACKAGES = ("streamlit", "torch", "anndata", "plotly", "gseapy", "umap-learn")
+SMI = ("nvidia-smi", "--query-gpu=name,memory.total,memory.used", "--format=csv,noheader,nounits")
+PATIENCE = 5  # seconds for nvidia-smi
+CGROUP = Path("/sys/fs/cgroup")
+
+
+class Gpu(NamedTuple):
+    """A GPU; bytes."""
+
+    name: str
+    total: int
+    used: int
+
+
+class Place(NamedTuple):
+    """A folder that is written to, and the disk below it; bytes."""
+
+    what: str
+    path: Path
+    free: int | None
+    total: int | None
+
+
+def versions() -> dict[str, str]:
+    """Of the program, Python and the packages that matter, by name."""
+    own = version("samsvae-explorer") or "not installed as a package"
+    found = {name: version(name) or "missing" for name in PACKAGES}
+    return {"SAMS-VAE Explorer": own, "Python": platform.python_version(), **found}
+
+
+def cores() -> tuple[float, int]:
+    """Processors that may be used, as far as the system says, and threads that torch uses."""
+    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
+    n = float(len(affinity(0)) if affinity else os.cpu_count() or 1)
+    quota, _, period = read(CGROUP / "cpu.max").partition(" ")
+    if quota.isdigit() and period.strip().isdigit():
+        n = min(n, int(quota) / int(period))
+    return n, torch.get_num_threads()
+
+
+def gpus() -> list[Gpu]:
+    """What the NVIDIA driver tells; asked of it, as torch would hold memory from then on."""
+    if shutil.which(SMI[0]) is None:
+        return []
+    try:
+        told = subprocess.run(SMI, capture_output=True, text=True, timeout=PATIENCE, check=True)
+        rows = [line.rsplit(",", 2) for line in told.stdout.splitlines() if line.strip()]
+        return [Gpu(name.strip(), int(a) * 2**20, int(b) * 2**20) for name, a, b in rows]
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return []
+
+
+def device() -> str:
+    """What trains here, in words."""
+    if torch.cuda.is_available():
+        return f"CUDA {torch.version.cuda}, {torch.cuda.device_count()} GPU"
+    if gpus():
+        return "CPU: there is a GPU, but this build of torch cannot use it"
+    return "CPU: there is no GPU that torch can use"
+
+
+def memory() -> tuple[int | None, int | None]:
+    """Bytes that this server holds, and that it may have."""
+    held = number(read(Path("/proc/self/status")), "VmRSS:")
+    whole = number(read(Path("/proc/meminfo")), "MemTotal:")
+    most = read(CGROUP / "memory.max").strip()
+    if most.isdigit():
+        whole = min(whole or int(most), int(most))
+    return held, whole
+
+
+def number(text: str, name: str) -> int | None:
+    """The kB on the line of this name, in bytes."""
+    for line in text.splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def places() -> list[Place]:
+    """Folders that the server writes to."""
+    return [
+        place("Runs and uploads", datasets.runs_folder()),
+        place("Cache", cache_folder()),
+    ]
+
+
+def place(what: str, path: Path) -> Place:
+    """A folder, or the one that it would be made in, with its disk."""
+    there = path
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    try:
+        disk = shutil.disk_usage(there)
+    except OSError:
+        return Place(what, path, None, None)
+    return Place(what, path, disk.free, disk.total)
+
+
+def limits() -> dict[str, str]:
+    """Limits in force by the variable that sets each; what is no number is said."""
+    asked = {
+        datasets.LARGEST_UPLOAD: datasets.largest_upload,
+        datasets.LARGEST_TOTAL: datasets.largest_total,
+        cache.LIMIT: cache.limit,
+    }
+    return {variable: megabytes(limit) for variable, limit in asked.items()}
+
+
+def megabytes(limit: Callable[[], int]) -> str:
+    try:
+        return f"{limit() / 2**20:,.0f} MB"
+    except OutputError as error:
+        return str(error)

@@ -1,0 +1,188 @@
+"""The trainings of this server on a page: one as it is now, what can be done with it, the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from app import address, figures, jobs, pace, runs, state
+from app.runs import Job
+
+MOMENT = 2  # seconds between looks at a run
+STATES = {
+    "waiting": (":material/hourglass_empty:", "Waits for its turn"),
+    "running": (":material/play_arrow:", "Running"),
+    "stopping": (":material/pending:", "Stops at the end of this epoch"),
+    "stopped": (":material/pause:", "Stopped"),
+    "failed": (":material/error:", "Failed"),
+    "dead": (":material/power_off:", "Its process is gone"),
+    "finished": (":material/check_circle:", "Finished"),
+}
+
+
+def following() -> None:
+    """Which run is shown; the rest looks again by itself."""
+    st.header("Trainings", divider="gray")
+    found = {job.name: job for job in state.runs()}
+    if not found:
+        st.info("Nothing has been trained here yet.")
+        return
+    address.unknown_option("run", list(found), "training")
+    busy = [name for name, job in found.items() if job.state in runs.BUSY]
+    names = list(found)
+    chosen = st.selectbox(
+        "Training",
+        names,
+        names.index(busy[0]) if busy else 0,
+        key="run",
+        bind="query-params",
+        help="The newest first.",
+    )
+    live(str(chosen), tuple(job.state for job in found.values()))
+
+
+@st.fragment(run_every=MOMENT)
+def live(name: str, states: tuple[str, ...]) -> None:
+    """A run as it is now, and the queue."""
+    found = state.runs()
+    job = next((job for job in found if job.name == name), None)
+    if job is None or tuple(job.state for job in found) != states:
+        st.rerun()  # what is chosen from, and models to open, are others now
+        return
+    one(job)
+    if len(found) > 1:
+        st.subheader("All trainings")
+        st.dataframe(table(found), hide_index=True, alt="Every training with its state")
+
+
+def table(found: list[Job]) -> pd.DataFrame:
+    """Those that run, then those that wait, in the order of the queue, then the others."""
+    order = sorted(found, key=lambda job: (*ORDER.get(job.state, (2,)), sign(job) * job.place))
+    return pd.DataFrame(
+        {
+            "training": [job.name for job in order],
+            "state": [STATES[job.state][1] for job in order],
+            "device": [job.device for job in order],
+            "epoch": [job.epoch for job in order],
+            "done": [f"{done(job):.0%}" for job in order],
+        }
+    )
+
+
+ORDER = {"running": (0,), "stopping": (0,), "waiting": (1,)}
+
+
+def sign(job: Job) -> int:
+    return 1 if job.state == "waiting" else -1
+
+
+def done(job: Job) -> float:
+    return 1.0 if job.state == "finished" else min(1.0, job.step / job.steps) if job.steps else 0.0
+
+
+def one(job: Job) -> None:
+    icon, words = STATES[job.state]
+    phase = f", {job.phase}" if job.phase in ("reading", "making tables") else ""
+    st.markdown(f"{icon} **{words}{phase}** on {job.device}, epoch {job.epoch:,}")
+    st.progress(done(job), progress_words(job))
+    if job.message:
+        (st.error if job.state == "failed" else st.warning)(state.plain(job.message))
+    buttons(job)
+    history = runs.history(job.path)
+    if len(history) > 1:
+        curves(history)
+    elif job.state in runs.BUSY:
+        st.caption("Curves are drawn after the second epoch.")
+    log = runs.end_of_log(job.path)
+    with st.expander("End of the log", expanded=job.state in ("failed", "dead")):
+        st.code(log or "Nothing yet.", language=None, wrap_lines=True)
+
+
+def progress_words(job: Job) -> str:
+    if job.state == "finished":
+        return f"{job.step:,} steps; it took {pace.in_words(job.seconds)}"
+    if job.phase == "making tables":
+        return "The last step is done: tables, enrichment and maps of cells are made"
+    if not job.steps:
+        return "Not a step yet" if job.step == 0 else f"{job.step:,} steps"
+    left = "" if np.isnan(job.seconds_left) else f", about {pace.in_words(job.seconds_left)} left"
+    going = left if job.state == "running" else ""
+    return f"{job.step:,} of {job.steps:,} steps{going}"
+
+
+def buttons(job: Job) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if job.state in ("running", "waiting"):
+            act("Stop", "stop", jobs.stop, job)
+        if job.state == "stopping":
+            act("Stop at once", "stop_now", jobs.stop, job, True)
+        if job.state in ("stopped", "failed", "dead") and job.is_own:
+            act("Resume", "resume", jobs.resume, job, device_now(job))
+        if job.state in ("stopped", "failed", "dead") and not job.is_own:
+            st.caption(state.plain(jobs.how_to_resume(job)))
+        if job.state == "finished":
+            finished(job)
+        if job.state not in runs.BUSY and (job.is_own or job.state != "finished"):
+            with st.popover("Discard", icon=":material/delete:", type="tertiary"):
+                st.markdown(f"Remove {state.plain(job.name)} and all its files, for everyone?")
+                act("Remove it", "discard", jobs.discard, job)
+
+
+def device_now(job: Job) -> str:
+    """That of the run, if it is here."""
+    if job.device == "cpu":
+        return "cpu"
+    found = state.pace()
+    return found.device if found else "cpu"
+
+
+def act(label: str, key: str, change: Callable[..., object], job: Job, *options: object) -> None:
+    icons = {"resume": ":material/play_arrow:", "discard": ":material/delete:"}
+    st.button(
+        label,
+        key=f"{key}_run",
+        icon=icons.get(key, ":material/stop:"),
+        on_click=state.change_run,
+        args=(change, job.name, *options),
+    )
+
+
+def finished(job: Job) -> None:
+    """Where the model opens, and the zip to hand on."""
+    for page, label in (("overview", "Open it"), ("compose", "Open it in Compose")):
+        st.page_link(
+            f"views/{page}.py",
+            label=label,
+            icon=":material/arrow_forward:",
+            query_params={"model": job.name},
+        )
+    st.download_button(
+        "Download",
+        lambda: state.packed(job.path),
+        f"{job.name}.zip",
+        mime="application/zip",
+        key="download_run",
+        icon=":material/download:",
+        on_click="ignore",
+        help="The model with all its tables as one zip: open it elsewhere on the page Data.",
+    )
+
+
+def curves(history: pd.DataFrame) -> None:
+    left, right = st.columns(2, gap="large")
+    dark = state.dark()
+    with left:
+        state.live_chart(
+            figures.history(history, dark),
+            "training_bounds",
+            "Bounds of training and validation cells and active mask entries by epoch",
+        )
+    with right:
+        state.live_chart(
+            figures.training_state(history, dark),
+            "training_state",
+            "Mechanisms in use and gradient norm by epoch",
+        )

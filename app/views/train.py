@@ -1,0 +1,271 @@
+"""Train a model on one's own data, and follow the trainings of this server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import streamlit as st
+
+from app import address, jobs, pace, runs, state, trainings
+from app.datasets import Reading
+from samsvae_core.data import DataError
+from samsvae_core.training import TrainConfig
+from samsvae_core.variants import MODELS
+
+KINDS = {
+    "sams-vae": "a sparse set of mechanisms for each perturbation; combinations add up",
+    "correlated-sams-vae": "as SAMS-VAE, and how far a shift goes may depend on its mask",
+    "cpa-vae": "a dense shift for each perturbation, without masks",
+    "svae-plus": "a sparse shift for each whole treatment; it composes nothing",
+    "conditional-vae": "no latent shifts: it predicts, and does not say through what",
+}
+POSTERIORS = {
+    "correlated": "reads the cell and its shift; fits better",
+    "mean-field": "reads the cell alone; simpler, a little faster",
+}
+SPLITS = {
+    "random": "a fifth of the cells of each condition is tested on",
+    "combinations": "a quarter of the combinations is held out whole",
+}
+LEAST_STEPS, EPOCHS = 6_000, 30  # of a training, unless one says otherwise
+
+
+def train() -> None:
+    st.title("Train")
+    st.markdown(
+        "A training is a process of its own: it goes on when this page is closed, and is found "
+        "here again. When it is done, the model opens in every other page."
+    )
+    if message := state.run_said():
+        st.error(state.plain(message))
+    reading = address.reading()
+    if reading is None:
+        st.info("Choose the data first: the page Data shows how a file is read.")
+        st.page_link("views/data.py", label="Choose data", icon=":material/arrow_forward:")
+    else:
+        try:
+            new_run(reading)
+        except DataError as error:
+            st.error(state.plain(error))
+            back_to_data(reading)
+    trainings.following()
+
+
+def back_to_data(reading: Reading) -> None:
+    st.page_link(
+        "views/data.py",
+        label="Change the data",
+        icon=":material/arrow_back:",
+        query_params=reading.as_query(),
+    )
+
+
+# A new run
+
+
+class Settings(NamedTuple):
+    """What is chosen, as options of `samsvae train`, and what estimates need of it."""
+
+    options: dict[str, str]
+    size: pace.Size
+
+
+def new_run(reading: Reading) -> None:
+    """Settings with defaults from the data, what they will take, and the button that starts."""
+    report = state.validated(reading)
+    st.header("A new model", divider="gray")
+    st.markdown(
+        f"On **{state.plain(reading.data)}**: {report['n_cells']:,} cells, "
+        f"{n_genes_of(reading, report):,} genes, {report['n_perturbations']:,} perturbations, "
+        f"{report['n_combinations']:,} combinations."
+    )
+    back_to_data(reading)
+    left, right = st.columns(2, gap="large")
+    with left:
+        settings = choices(reading, report)
+    with right:
+        start(reading, settings)
+
+
+def n_genes_of(reading: Reading, report: Mapping[str, Any]) -> int:
+    return min(reading.top_genes or report["n_genes"], int(report["n_genes"]))
+
+
+def choices(reading: Reading, report: Mapping[str, Any]) -> Settings:
+    kind = listed("train_model", "Model", KINDS)
+    encoder = listed("train_posterior", "Posterior of cells", POSTERIORS)
+    n_latent = number(
+        "train_latents",
+        "Mechanisms to start from",
+        int(np.clip(report["n_perturbations"], 5, 20)),
+        (1, 200),
+        "Latent dimensions. Those that earn nothing switch off, so a few too many do no harm: 20, "
+        "or as many as there are perturbations.",
+    )
+    has_masks = MODELS[kind].can_ask_evidence
+    evidence = 0.16
+    if has_masks:
+        evidence = st.number_input(
+            "Evidence a mask entry must bring",
+            0.0,
+            10.0,
+            0.16,
+            0.04,
+            key="train_evidence",
+            bind="query-params",
+            help="In nats per cell that has the perturbation: the prior of the mask. More gives "
+            "sparser masks; 0.16 found the true ones best in simulations.",
+        )
+    n_cells = int(report["n_cells"])
+    batch_size = 512
+    with st.expander("More choices"):
+        split = listed("train_split", "Held-out cells", SPLITS)
+        batch_size = number(
+            "train_batch",
+            "Cells per step",
+            512,
+            (16, 8192),
+            "Fewer take less memory and are noisier.",
+        )
+        hidden = number(
+            "train_hidden", "Hidden units", 400, (1, 4096), "Of each network; 400 as published."
+        )
+        seed = number("train_seed", "Seed", 0, (0, 2**31), "Same seed, same result on a CPU.")
+    n_train = 0.64 * n_cells
+    per_epoch = max(1, int(np.ceil(n_train / batch_size)))
+    steps = number(
+        "train_steps",
+        "Steps",
+        max(LEAST_STEPS, EPOCHS * per_epoch),
+        (1, 1_000_000),
+        f"6,000, or {EPOCHS} passes over the training cells where those are more. Masks settle "
+        "until two thirds of them.",
+    )
+    st.caption(f"About {steps / per_epoch:,.0f} epochs of {per_epoch:,} steps.")
+    options = {
+        "--model": kind,
+        "--encoder": encoder,
+        "--latents": str(n_latent),
+        "--steps": str(steps),
+        "--hidden": str(hidden),
+        "--batch-size": str(batch_size),
+        "--split": split,
+        "--seed": str(seed),
+    }
+    if has_masks:
+        options["--mask-evidence"] = f"{evidence:g}"
+    size = pace.Size(
+        n_cells, n_genes_of(reading, report), report["median_counts"], steps, batch_size, hidden
+    )
+    return Settings(options, size)
+
+
+def listed(key: str, label: str, about: Mapping[str, str]) -> str:
+    """A choice of a few, each with its line of help."""
+    address.unknown_option(key, list(about), label.lower())
+    chosen = str(st.selectbox(label, list(about), key=key, bind="query-params"))
+    st.caption(f"{chosen}: {about[chosen]}.")
+    return chosen
+
+
+def number(key: str, label: str, first: int, limits: tuple[int, int], about: str) -> int:
+    low, high = limits
+    return int(
+        st.number_input(label, low, high, first, 1, key=key, bind="query-params", help=about)
+    )
+
+
+USUAL = {
+    "--model": "sams-vae",
+    "--encoder": "correlated",
+    "--latents": "20",
+    "--steps": str(TrainConfig.steps),
+    "--hidden": "400",
+    "--batch-size": str(TrainConfig.batch_size),
+    "--split": "random",
+    "--seed": "0",
+    "--mask-evidence": "0.16",
+}
+
+
+def start(reading: Reading, settings: Settings) -> None:
+    """What it will take, the same command for a shell, and the button."""
+    found = state.pace()
+    device = found.device if found else "cpu"
+    if device == "cuda" and found:
+        devices = ["cuda", "cpu"]
+        address.unknown_option("train_device", devices, "device")
+        device = str(
+            st.selectbox(
+                "Device",
+                devices,
+                key="train_device",
+                bind="query-params",
+                help=f"cuda: {found.named}, {found.memory / 1e9:.0f} GB.",
+            )
+        )
+        st.caption(f"A GPU is here: {state.plain(found.named)}, {found.memory / 1e9:.0f} GB.")
+    else:
+        n = jobs.n_threads()
+        st.markdown(
+            f"**No CUDA GPU is found here**: training takes {n} processor core"
+            f"{'' if n == 1 else 's'}, and leaves one to the pages."
+        )
+    estimate(found, settings.size, device)
+    taken = [job.name for job in state.runs()]
+    free = free_name(reading, settings.options["--model"], taken)
+    name = st.text_input(
+        "Name of the run",
+        free,
+        key=f"name {free}",
+        max_chars=64,
+        help="Letters, digits, dots, dashes and underscores. The model is called so, too.",
+    )
+    options = [f"{key}={value}" for key, value in settings.options.items() if value != USUAL[key]]
+    arguments = [*reading.arguments(), *options]
+    st.button(
+        "Start training",
+        key="start",
+        icon=":material/play_arrow:",
+        type="primary",
+        on_click=state.start_run,
+        args=(name, reading, arguments, device),
+        disabled=not runs.is_name(name),
+    )
+    if not runs.is_name(name):
+        st.caption("This is no name for a run.")
+    with st.expander("The same from the shell"):
+        given = f" --output runs/{name}" if runs.is_name(name) else ""
+        st.code(" ".join([reading.command("train") + given, *options]), language="bash")
+
+
+def free_name(reading: Reading, kind: str, taken: list[str]) -> str:
+    stem = reading.data.rpartition("/")[2].removesuffix(".h5ad")
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in stem)
+    first = f"{kept.strip('._-')[:36] or 'run'}-{kind}"
+    names = [first, *(f"{first}-{n}" for n in range(2, len(taken) + 3))]
+    return next(name for name in names if name not in taken)
+
+
+def estimate(found: pace.Pace | None, size: pace.Size, device: str) -> None:
+    """Time and memory, said to be guesses."""
+    columns = st.columns(2)
+    needed = pace.memory(size)
+    if found is not None and found.device == device:
+        time = pace.in_words(pace.seconds(found, size))
+        columns[0].metric("Time, about", time, help="From a few steps timed on this machine.")
+    columns[1].metric("Memory, up to about", f"{needed / 1e9:.1f} GB")
+    st.caption(
+        "Estimates: what else runs here slows it down, and it ends sooner where the fit no longer "
+        "improves. Tables and maps of cells take a minute or more after the last step."
+    )
+    if found is not None and needed > 0.8 * found.memory and found.device == device:
+        st.warning(
+            f"This may not fit into the {found.memory / 1e9:.1f} GB here. Keep fewer genes or "
+            "cells, or fewer cells per step."
+        )
+
+
+state.page_without_model(train)

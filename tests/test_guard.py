@@ -1,0 +1,140 @@
+"""Who may see a page, and what a page that breaks shows."""
+
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from app import guard, logs, state
+from benchmarks.visitor import Visitor
+
+MAIN = str(Path(__file__).resolve().parents[1] / "app" / "main.py")
+ONE = {"redirect_uri": "https://x/oauth2callback", "cookie_secret": "s", "client_id": "c"}
+pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
+
+
+@pytest.fixture
+def opened(tiny, monkeypatch):
+    monkeypatch.setenv("SAMSVAE_MODELS", str(tiny.path.parent))
+    page = AppTest.from_file(MAIN, default_timeout=60)
+    page.switch_page("views/glossary.py")
+    return page
+
+
+def test_without_sign_in_set_up_everybody_may_pass(opened):
+    opened.run()
+    assert [title.value for title in opened.title] == ["Glossary"]
+    assert "Sign out" not in [button.label for button in opened.button]
+
+
+@pytest.mark.parametrize(
+    ("user", "passes"),
+    [
+        ({}, True),
+        ({"email": "a@b"}, True),
+        ({"is_logged_in": False}, False),
+        ({"is_logged_in": True}, True),
+    ],
+)
+def test_who_is_not_signed_in_may_not_pass_where_one_signs_in(user, passes):
+    assert guard.may_pass(user) is passes
+
+
+def test_a_visitor_who_is_not_signed_in_sees_a_button_and_nothing_else(opened, monkeypatch):
+    monkeypatch.setattr(guard, "can_sign_in", lambda: True)
+    monkeypatch.setattr(guard, "may_pass", lambda _: False)
+    opened.secrets["auth"] = ONE
+    opened.run()
+    assert not opened.exception
+    assert [title.value for title in opened.title] == ["SAMS-VAE Explorer"]
+    assert [button.label for button in opened.button] == ["Sign in"]
+    assert not opened.sidebar.children
+
+
+def test_without_authlib_the_door_stays_shut(opened, monkeypatch):
+    monkeypatch.setattr(guard, "can_sign_in", lambda: False)
+    monkeypatch.setattr(guard, "may_pass", lambda _: False)
+    opened.secrets["auth"] = ONE
+    opened.run()
+    assert "Nobody can sign in" in opened.error[0].value
+    assert not opened.button
+
+
+def test_secrets_that_cannot_be_read_shut_the_door(opened, monkeypatch, tmp_path):
+    file = tmp_path / "secrets.toml"
+    file.write_text("[auth\n")
+    monkeypatch.setattr(guard, "broken", lambda: guard.unreadable([str(file)], loaded=False))
+    opened.run()
+    assert "its file of secrets cannot be read" in opened.error[0].value
+    assert [title.value for title in opened.title] == ["SAMS-VAE Explorer"]
+    assert guard.unreadable([str(file)], loaded=True) == ""
+    assert guard.unreadable([str(tmp_path / "none.toml")], loaded=False) == ""
+
+
+def test_several_providers_have_a_button_each():
+    several = {"cookie_secret": "s", "client_kwargs": {"prompt": "login"}}
+    several |= {"google": {"client_id": "a"}, "lab": {"client_id": "b"}}
+    assert guard.providers(ONE) == [None]
+    assert guard.providers(several) == ["google", "lab"]
+
+
+def test_a_page_that_breaks_shows_a_number_and_nothing_of_the_error(opened, monkeypatch):
+    told = []
+
+    def breaks():
+        raise RuntimeError("a secret of the server")
+
+    monkeypatch.setattr(state, "footer", breaks)
+    known = logs.error
+    monkeypatch.setattr(
+        logs, "error", lambda p, **f: told.append((known(p, **f), f)) or told[-1][0]
+    )
+    opened.run()
+    assert not opened.exception
+    ((number, fields),) = told
+    assert fields == {"page": "glossary"}
+    assert f"**{number}**" in opened.error[0].value
+    assert "secret" not in str(opened.main)
+
+
+def test_visitors_see_no_details_of_errors_that_streamlit_catches():
+    assert st.get_option("client.showErrorDetails") == "none"
+
+
+@pytest.mark.parametrize(
+    ("secrets", "said"),
+    [
+        ('[auth]\ncookie_secret = "long enough"\n', "a package is missing"),
+        ("[auth\n", "its file of secrets cannot be read"),
+    ],
+)
+def test_a_real_server_keeps_its_door_shut(tmp_path, secrets, said):
+    if guard.can_sign_in():
+        pytest.skip("Authlib is installed here")
+    (tmp_path / "secrets.toml").write_text(secrets)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "streamlit", "run", MAIN, "--server.headless=true"]
+    given = ["--server.port", port, "--secrets.files", str(tmp_path / "secrets.toml")]
+    server = subprocess.Popen(command + given, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(240):
+            try:
+                with Visitor(f"http://localhost:{port}") as visitor:
+                    came = visitor.go("compose", "c=P1%3A1")
+                break
+            except OSError:
+                assert server.poll() is None
+                time.sleep(0.25)
+        assert came.problem.startswith("Nobody can sign in")
+        assert said in came.problem
+        assert came.elements <= 3  # the style, the title, and this
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
