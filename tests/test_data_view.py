@@ -236,7 +236,7 @@ def test_a_file_that_is_none_is_refused_on_the_page(tmp_path, spoil, message):
 
 
 def test_names_from_files_are_shown_as_text(tmp_path, at_once):
-    odd = "<img src=x onerror=alert(1)> [a](http://x.org) **b**"
+    odd = "<img src=x onerror=alert(1)> [a](javascript:b) **c**"
     labels = [odd if label == "SET" else label for label in LABELS]
     data = kept(write(tmp_path / "odd.h5ad", labels, obs={odd: labels}))
     page = shown(data, key=odd)
