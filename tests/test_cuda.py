@@ -147,7 +147,9 @@ def test_what_a_model_learned_on_a_card_holds_on_the_cpu(screen, tmp_path):
         there = model.decode(z.to(CUDA), library.to(CUDA)).log_prob(x.to(CUDA)).cpu()
         effects = [a.cpu() for a in model.effect_moments()]
         model.cpu()
-        torch.testing.assert_close(model.decode(z, library).log_prob(x), there, rtol=1e-5, atol=0)
+        here = model.decode(z, library).log_prob(x)
+        # single precision: the sum over genes is small beside its terms
+        torch.testing.assert_close(here, there, rtol=1e-4, atol=0)
         for found, moment in zip(model.effect_moments(), effects, strict=True):
             torch.testing.assert_close(found, moment)
 
