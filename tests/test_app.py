@@ -55,6 +55,7 @@ VIEWS = [
     "glossary",
     "system",
 ]
+WHOLE = {"unused": "false"}  # masks, with the mechanisms that nothing uses
 OF_A_MODEL = [view for view in VIEWS if view not in state.WITHOUT_MODEL]
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
 
@@ -337,8 +338,7 @@ def test_mechanisms_that_nothing_uses_are_hidden_until_asked_for(monkeypatch):
 
 
 def test_the_mask_map_shows_every_probability_of_the_table(models, tiny):
-    page = opened("masks")
-    page.toggle(key="unused").set_value(False).run()
+    page = opened("masks", WHOLE)
     marks = figures(page)[0]["data"][1]
     assert len(marks["customdata"]) == len(tiny.masks)
     shown = dict(zip(marks["customdata"], marks["text"], strict=True))
@@ -670,8 +670,7 @@ def test_values_that_are_no_counts_are_nowhere_called_log2(shown):
 
 
 def test_the_masks_table_has_the_evidence_of_every_entry(models, tiny):
-    page = opened("masks")
-    page.toggle(key="unused").set_value(False).run()
+    page = opened("masks", WHOLE)
     table = table_with(page, "evidence").set_index(["perturbation", "mechanism"]).sort_index()
     expected = tiny.masks.set_index(["perturbation", "mechanism"]).sort_index()
     pd.testing.assert_frame_equal(table[expected.columns], expected)
@@ -703,7 +702,7 @@ def test_a_model_without_near_misses_says_so(models):
 
 
 def test_the_map_may_be_coloured_by_evidence(models, tiny):
-    page = opened("masks")
+    page = opened("masks", WHOLE)
     page.segmented_control(key="colour").select("evidence").run()
     assert finished(page)
     heat, marks = figures(page)[0]["data"][:2]
@@ -745,7 +744,7 @@ def rows_and_columns(page: AppTest) -> tuple[list[str], list[str]]:
     ],
 )
 def test_rows_of_the_map_are_in_the_order_asked_for_and_keep_their_values(models, tiny, label, key):
-    page = opened("masks", {"rows": label})
+    page = opened("masks", WHOLE | {"rows": label})
     rows, columns = rows_and_columns(page)
     by = key(tiny)
     assert rows == sorted(tiny.perturbations.index, key=by.__getitem__)  # stable: ties as before
@@ -758,7 +757,7 @@ def test_rows_of_the_map_are_in_the_order_asked_for_and_keep_their_values(models
 
 
 def test_columns_of_the_map_may_go_by_their_users(models, tiny):
-    _, columns = rows_and_columns(opened("masks", {"columns": "Number of users"}))
+    _, columns = rows_and_columns(opened("masks", WHOLE | {"columns": "Number of users"}))
     users = (probabilities(tiny) > 0.5).sum(axis=0)
     assert columns == [f"M{k}" for k in sorted(users.index, key=lambda k: -users[k])]
 
@@ -790,7 +789,7 @@ def test_a_long_table_is_cut_on_the_page_and_says_so(models, monkeypatch):
     from app import shared
 
     monkeypatch.setattr(shared, "MOST_SENT", 5)
-    page = opened("masks")
+    page = opened("masks", WHOLE)
     assert len(table_with(page, "evidence")) == 5
     assert "The first 5 of 24 rows, by probability; the files have all." in words(page)
 
