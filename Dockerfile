@@ -5,7 +5,7 @@ FROM python:3.11-slim-bookworm
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # What is written goes below /data, the volume, and /tmp; the rest may be read-only. Uploads are
 # parted from their forms in TMPDIR: not in /tmp, which may be memory.
-ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 \
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 MALLOC_ARENA_MAX=2 \
     SAMSVAE_RUNS=/data/runs SAMSVAE_DATA_DIRS=/data/files SAMSVAE_CACHE=/data/cache \
     TMPDIR=/data/tmp \
     NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib TRITON_CACHE_DIR=/data/cache/triton \

@@ -252,7 +252,9 @@ def served(models: Path | None) -> Iterator[tuple[str, int]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.headless=true"]
-    own = {"SAMSVAE_MODELS": str(models)} if models else {}
+    own = {"MALLOC_ARENA_MAX": "2"}  # as `samsvae app` does
+    if models:
+        own["SAMSVAE_MODELS"] = str(models)
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     server = subprocess.Popen(
         [*command, "--server.port", str(port)],
