@@ -96,6 +96,15 @@ def test_defaults_come_from_the_data_and_the_command_is_shown(data):
     )
 
 
+def test_no_more_steps_are_suggested_than_may_be_chosen(data, monkeypatch):
+    report = examine.validated(datasets.Reading(data, "perturbation"))
+    many = report | {"n_cells": 10**7}
+    monkeypatch.setattr(examine, "validated", lambda reading: many)
+    page = shown(data, key="perturbation", train_batch="16")
+    assert not page.exception
+    assert page.number_input(key="train_steps").value == 1_000_000
+
+
 def test_a_training_is_started_as_asked_and_followed(data, folder):
     page = shown(data)
     page.selectbox(key="train_model").select("svae-plus").run()

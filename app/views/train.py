@@ -30,6 +30,7 @@ SPLITS = {
     "combinations": "a quarter of the combinations is held out whole",
 }
 LEAST_STEPS, EPOCHS = 6_000, 30  # of a training, unless one says otherwise
+MOST_STEPS = 1_000_000
 
 
 def train() -> None:
@@ -138,8 +139,8 @@ def choices(reading: Reading, report: Mapping[str, Any]) -> Settings:
     steps = number(
         "train_steps",
         "Steps",
-        max(LEAST_STEPS, EPOCHS * per_epoch),
-        (1, 1_000_000),
+        min(MOST_STEPS, max(LEAST_STEPS, EPOCHS * per_epoch)),
+        (1, MOST_STEPS),
         f"6,000, or {EPOCHS} passes over the training cells where those are more. Masks settle "
         "until two thirds of them.",
     )
