@@ -120,6 +120,14 @@ def test_an_unusual_column_is_suggested_and_can_be_changed(screen, tmp_path, at_
     assert {m.label: m.value for m in page.metric}["Control cells"] == "300"
 
 
+def test_a_control_label_called_none_can_be_chosen(tmp_path, at_once):
+    labels = ["none" if label == "ctrl" else label for label in LABELS]
+    page = shown(kept(write(tmp_path / "a.h5ad", labels)), control="none")
+    assert finished(page)
+    assert not page.error
+    assert "--control=none" in page.code[0].value
+
+
 def test_what_is_shown_is_what_the_command_reads(screen, tmp_path, at_once):
     data = kept(unusual(tmp_path / "odd.h5ad", screen))
     page = shown(data, delimiter="_")

@@ -166,7 +166,8 @@ def options(name: str, found: Mapping[str, Any]) -> Reading | None:
         chosen["layer"] = bound("layer", "Counts from", [BY_ITSELF, *found["layers"]], LAYER)
         with st.expander("More choices"):
             chosen |= further(found, columns)
-    told = {option: value for option, value in chosen.items() if value not in (BY_ITSELF, NONE)}
+    unset = {"size": NONE, "dosage": NONE}  # elsewhere "none" may be a name like any other
+    told = {key: value for key, value in chosen.items() if value != unset.get(key, BY_ITSELF)}
     reading = Reading.from_query({"data": name, "key": key, "delimiter": delimiter, **told})
     with right:
         if reading.dosage_key in found["tables"]:
