@@ -102,6 +102,14 @@ def test_shows_what_a_file_holds_before_anything_starts(screen, at_once):
     assert int(table(page)["cells"].sum()) == 600
 
 
+def test_the_button_below_leads_to_training_on_this_data(screen, at_once):
+    page = shown(kept(screen.path), delimiter="_")
+    page.button(key="train on").click().run()
+    assert finished(page)
+    assert [title.value for title in page.title] == ["Train"]
+    assert "--delimiter=_" in page.code[0].value
+
+
 def test_an_unusual_column_is_suggested_and_can_be_changed(screen, tmp_path, at_once):
     data = kept(unusual(tmp_path / "odd.h5ad", screen))
     page = shown(data)

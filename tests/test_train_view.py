@@ -78,6 +78,9 @@ def test_says_what_to_do_where_no_data_is_chosen():
     assert not page.error
     assert "Choose the data first" in words(page)
     assert "Nothing has been trained here yet" in words(page)
+    button(page, "choose data").click().run()
+    assert finished(page)
+    assert [title.value for title in page.title] == ["Data"]
 
 
 def test_defaults_come_from_the_data_and_the_command_is_shown(data):

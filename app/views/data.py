@@ -137,12 +137,11 @@ def one(name: str, found: Mapping[str, Any]) -> None:
     holds(report)
     same(reading)
     address.note_reading(reading)
-    st.page_link(
-        "views/train.py",
-        label="Train on this data",
-        icon=":material/arrow_forward:",
-        query_params=reading.as_query(),
-    )
+    if st.button(
+        "Train on this data", key="train on", icon=":material/arrow_forward:", type="primary"
+    ):
+        on = address.as_address("", reading.as_query()).removeprefix("?")
+        st.switch_page("views/train.py", query_params={"on": on})  # others are bound here
 
 
 def options(name: str, found: Mapping[str, Any]) -> Reading | None:

@@ -44,7 +44,10 @@ def train() -> None:
     reading = address.reading()
     if reading is None:
         st.info("Choose the data first: the page Data shows how a file is read.")
-        st.page_link("views/data.py", label="Choose data", icon=":material/arrow_forward:")
+        if st.button(
+            "Choose data", key="choose data", icon=":material/arrow_forward:", type="primary"
+        ):
+            st.switch_page("views/data.py", query_params={})
     else:
         try:
             new_run(reading)
