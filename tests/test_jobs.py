@@ -229,6 +229,13 @@ def test_a_killed_run_is_dead_says_so_and_is_resumed(folder):
     training(folder)
 
 
+def test_an_error_before_a_run_begins_is_not_taken_for_a_kill(folder, monkeypatch):
+    monkeypatch.setattr(jobs, "PROGRAM", (sys.executable, "-c", "raise SystemExit(2)"))
+    submit(folder)
+    become(folder, "a", "dead")
+    assert "ended with an error (exit 2)" in jobs.look(folder)[0].message
+
+
 def test_a_job_outlives_the_server_that_started_it(folder):
     program = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom app import jobs\n"
