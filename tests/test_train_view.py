@@ -99,6 +99,15 @@ def test_defaults_come_from_the_data_and_the_command_is_shown(data):
     )
 
 
+def test_genes_of_a_list_are_counted_as_far_as_the_file_has_them(data, screen, monkeypatch):
+    genes = datasets.save_genes(f"{screen.data.genes[0]}, {screen.data.genes[5]}, NOGENE")
+    once, read = [], examine.validated
+    monkeypatch.setattr(examine, "validated", lambda reading: once.append(1) or read(reading))
+    assert "600 cells, 2 genes" in words(shown(data, key="perturbation", genes=genes))
+    assert "600 cells, 2 genes" in words(shown(data, key="perturbation", genes=genes, top="30"))
+    assert len(once) == 1
+
+
 def test_no_more_steps_are_suggested_than_may_be_chosen(data, monkeypatch):
     report = examine.validated(datasets.Reading(data, "perturbation"))
     many = report | {"n_cells": 10**7}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import streamlit as st
 
-from app import address, jobs, pace, runs, state, trainings
+from app import address, datasets, jobs, pace, runs, state, trainings
 from app.datasets import Reading
 from samsvae_core.data import DataError
 from samsvae_core.training import TrainConfig
@@ -94,7 +94,12 @@ def new_run(reading: Reading) -> None:
 
 
 def n_genes_of(reading: Reading, report: Mapping[str, Any]) -> int:
-    return min(reading.top_genes or report["n_genes"], int(report["n_genes"]))
+    """Those that are modelled: of the file, or of the list as far as the file has them."""
+    n = int(report["n_genes"])
+    if reading.genes:
+        known = set(state.inspected(reading.data)["genes"])
+        n = sum(name in known for name in datasets.listed_genes(reading.genes))
+    return min(reading.top_genes or n, n)
 
 
 def choices(reading: Reading, report: Mapping[str, Any]) -> Settings:
