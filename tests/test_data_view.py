@@ -302,6 +302,16 @@ def test_a_list_of_genes_is_carried_to_training(tmp_path, at_once):
     assert "0 of 1 genes" in said(page)
 
 
+def test_one_gene_alone_is_refused_and_a_list_of_one_is_taken_whole(tmp_path, at_once):
+    page = shown(kept(write(tmp_path / "a.h5ad")), top="1")
+    assert "One gene is too few" in page.error[0].value
+    assert not [b for b in page.button if b.key == "train on"]
+    page.text_area(key="data genes").set_value("G0").run()
+    assert finished(page)
+    assert not page.error
+    assert "Of 1 genes of the list, all are modelled." in words(page)
+
+
 # Models made elsewhere
 
 
