@@ -38,13 +38,13 @@ def folder(tmp_path, monkeypatch):
     on(monkeypatch, CPU)
     yield place
     ended_all(place)
-    state.pace.clear()
+    state._pace.clear()
 
 
 def on(monkeypatch, found):
     """As if the machine were so."""
     monkeypatch.setattr(state, "measured", lambda threads: found)
-    state.pace.clear()
+    state._pace.clear()
 
 
 @pytest.fixture
@@ -226,6 +226,16 @@ def test_a_gpu_is_taken_where_there_is_one(data, folder, monkeypatch):
     (job,) = jobs.look(folder)
     training(folder, job.name)
     assert "--device=cuda" in starts(folder, job.name)[0]
+
+
+def test_a_timing_that_failed_hides_no_gpu_and_is_tried_again(data, monkeypatch):
+    on(monkeypatch, None)
+    monkeypatch.setattr(pace, "device", lambda: "cuda")
+    page = shown(data)
+    assert page.selectbox(key="train_device").value == "cuda"
+    assert "A GPU is here: it could not be timed" in words(page)
+    monkeypatch.setattr(state, "measured", lambda threads: GPU)
+    assert "H100" in words(page.run())
 
 
 def test_data_that_cannot_be_read_are_refused_in_words(folder):

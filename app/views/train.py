@@ -202,8 +202,9 @@ USUAL = {
 def start(reading: Reading, settings: Settings) -> None:
     """What it will take, the same command for a shell, and the button."""
     found = state.pace()
-    device = found.device if found else "cpu"
-    if device == "cuda" and found:
+    device = found.device if found else pace.device()
+    if device == "cuda":
+        about = f"{found.named}, {found.memory / 1e9:.0f} GB" if found else "it could not be timed"
         devices = ["cuda", "cpu"]
         address.unknown_option("train_device", devices, "device")
         device = str(
@@ -212,10 +213,10 @@ def start(reading: Reading, settings: Settings) -> None:
                 devices,
                 key="train_device",
                 bind="query-params",
-                help=f"cuda: {found.named}, {found.memory / 1e9:.0f} GB.",
+                help=f"cuda: {about}.",
             )
         )
-        st.caption(f"A GPU is here: {state.plain(found.named)}, {found.memory / 1e9:.0f} GB.")
+        st.caption(f"A GPU is here: {state.plain(about)}.")
     else:
         n = jobs.n_threads()
         st.markdown(
