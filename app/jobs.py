@@ -27,6 +27,7 @@ from typing import Any
 from app import logs
 from app.runs import BUSY, LOG, Job, find, is_name, listed
 from samsvae_core.files import OutputError, atomic_write
+from samsvae_core.machine import whole_cores
 from samsvae_core.run import JOB, alive, process, read_object, read_status, write_status
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -163,8 +164,7 @@ def command(job: Job) -> list[str]:
 
 def n_threads() -> int:
     """All processors but one, which is left to pages."""
-    known = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (known or 1) - 1)
+    return max(1, whole_cores() - 1)
 
 
 # Under the lock

@@ -68,6 +68,13 @@ def measured(threads: int) -> Pace | None:
         return None
 
 
+def device() -> str:
+    """What trains here, whether or not it could be timed: cuda or cpu."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def seconds(pace: Pace, size: Size) -> float:
     """Of all steps and of the validation after each epoch."""
     n_train, n_validation = 0.64 * size.n_cells, 0.16 * size.n_cells

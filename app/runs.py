@@ -120,6 +120,12 @@ def _message(state: str, job: dict[str, Any], status: dict[str, Any]) -> str:
         return _text(status.get("message")) or "It ended with an error; see the end of its log."
     if state != "dead":
         return ""
+    code = job.get("exit")
+    if isinstance(code, int) and code > 0 and status.get("state") in (None, "starting"):
+        return (
+            f"It ended with an error (exit {code}) before it began; the end of its log says which. "
+            "Start a new one when that is mended."
+        )
     now = process(os.getpid())
     if now and (status.get("boot") or job.get("boot") or now.boot) != now.boot:
         why = "The machine was restarted, or the folder comes from another machine."

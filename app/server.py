@@ -5,7 +5,6 @@ Knows nothing of Streamlit. What cannot be found out here is None, and a page sh
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ from typing import NamedTuple
 import torch
 
 from app import datasets
-from samsvae_core import cache
+from samsvae_core import cache, machine
 from samsvae_core.bundle import version
 from samsvae_core.files import OutputError, cache_folder
 
@@ -52,12 +51,7 @@ def versions() -> dict[str, str]:
 
 def cores() -> tuple[float, int]:
     """Processors that may be used, as far as the system says, and threads that torch uses."""
-    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
-    n = float(len(affinity(0)) if affinity else os.cpu_count() or 1)
-    quota, _, period = read(CGROUP / "cpu.max").partition(" ")
-    if quota.isdigit() and period.strip().isdigit():
-        n = min(n, int(quota) / int(period))
-    return n, torch.get_num_threads()
+    return machine.cores(CGROUP), torch.get_num_threads()
 
 
 def gpus() -> list[Gpu]:

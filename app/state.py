@@ -210,7 +210,8 @@ def inspected(data: str) -> dict[str, Any]:
 
 def validated(reading: Reading) -> dict[str, Any]:
     """What a data file holds when read so, remembered. Raises DataError."""
-    return _told(*_validated(reading, _stamp(reading.data)))
+    every_gene = reading.with_genes(0)  # which genes are kept changes nothing of it
+    return _told(*_validated(every_gene, _stamp(reading.data)))
 
 
 def _stamp(data: str) -> str:
@@ -307,10 +308,24 @@ def remove_data(data: str) -> None:
 # Trainings
 
 
+class NoPaceError(RuntimeError):
+    """The pace could not be found out this time."""
+
+
 @st.cache_resource(show_spinner="Timing a few steps on this machine")
+def _pace() -> Pace:
+    found = measured(jobs.n_threads())
+    if found is None:
+        raise NoPaceError  # not remembered: another time it may work
+    return found
+
+
 def pace() -> Pace | None:
-    """How fast trainings are here, found out once."""
-    return measured(jobs.n_threads())
+    """How fast trainings are here, found out once; None while that cannot be found out."""
+    try:
+        return _pace()
+    except NoPaceError:
+        return None
 
 
 def runs() -> list[Job]:

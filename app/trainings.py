@@ -133,10 +133,7 @@ def buttons(job: Job) -> None:
 
 def device_now(job: Job) -> str:
     """That of the run, if it is here."""
-    if job.device == "cpu":
-        return "cpu"
-    found = state.pace()
-    return found.device if found else "cpu"
+    return "cpu" if job.device == "cpu" else pace.device()
 
 
 def act(label: str, key: str, change: Callable[..., object], job: Job, *options: object) -> None:

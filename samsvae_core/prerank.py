@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from samsvae_core import cache
 from samsvae_core.files import OutputError, atomic_write, cache_folder
+from samsvae_core.machine import whole_cores
 
 LOGGER = logging.getLogger(__name__)
 RECIPE = 2  # to be raised when results change, so that cached ones are made again
@@ -82,7 +83,7 @@ def prerank(
     asked = {key: ranking for key, ranking in unique.items() if key not in found}
     if progress is not None:
         progress(Progress(len(found), len(unique)))
-    for key, answer in _ask(asked, seed, n_processes or os.cpu_count() or 1, cancelled):
+    for key, answer in _ask(asked, seed, n_processes or whole_cores(), cancelled):
         found[key] = answer
         if not isinstance(answer, str):  # another time a failure may work
             _remember(key, answer)

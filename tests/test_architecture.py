@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CORE, APP = ROOT / "samsvae_core", ROOT / "app"
 LEVELS = [  # a module may import those of levels before its own
-    {"files", "kernels", "parallel"},
+    {"files", "kernels", "machine", "parallel"},
     {"likelihood", "cache"},
     {"data", "model", "symbols", "agreement", "rotation", "prerank"},
     {"h5file"},

@@ -102,6 +102,14 @@ def test_shows_what_a_file_holds_before_anything_starts(screen, at_once):
     assert int(table(page)["cells"].sum()) == 600
 
 
+def test_the_button_below_leads_to_training_on_this_data(screen, at_once):
+    page = shown(kept(screen.path), delimiter="_")
+    page.button(key="train on").click().run()
+    assert finished(page)
+    assert [title.value for title in page.title] == ["Train"]
+    assert "--delimiter=_" in page.code[0].value
+
+
 def test_an_unusual_column_is_suggested_and_can_be_changed(screen, tmp_path, at_once):
     data = kept(unusual(tmp_path / "odd.h5ad", screen))
     page = shown(data)
@@ -118,6 +126,14 @@ def test_an_unusual_column_is_suggested_and_can_be_changed(screen, tmp_path, at_
     page.selectbox(key="control").set_value("a").run()
     assert not page.error
     assert {m.label: m.value for m in page.metric}["Control cells"] == "300"
+
+
+def test_a_control_label_called_none_can_be_chosen(tmp_path, at_once):
+    labels = ["none" if label == "ctrl" else label for label in LABELS]
+    page = shown(kept(write(tmp_path / "a.h5ad", labels)), control="none")
+    assert finished(page)
+    assert not page.error
+    assert "--control=none" in page.code[0].value
 
 
 def test_what_is_shown_is_what_the_command_reads(screen, tmp_path, at_once):
@@ -284,6 +300,16 @@ def test_a_list_of_genes_is_carried_to_training(tmp_path, at_once):
     assert finished(page)
     page.text_area(key="data genes").set_value("nothing").run()
     assert "0 of 1 genes" in said(page)
+
+
+def test_one_gene_alone_is_refused_and_a_list_of_one_is_taken_whole(tmp_path, at_once):
+    page = shown(kept(write(tmp_path / "a.h5ad")), top="1")
+    assert "One gene is too few" in page.error[0].value
+    assert not [b for b in page.button if b.key == "train on"]
+    page.text_area(key="data genes").set_value("G0").run()
+    assert finished(page)
+    assert not page.error
+    assert "Of 1 genes of the list, all are modelled." in words(page)
 
 
 # Models made elsewhere

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from app import jobs, runs
+from samsvae_core import machine
 from samsvae_core import run as run_folder
 from samsvae_core.files import OutputError
 from samsvae_core.training import Progress
@@ -94,6 +95,16 @@ def test_a_job_is_started_with_what_was_asked_and_is_seen_to_train(folder):
     assert os.getpriority(os.PRIO_PROCESS, pid_of(job)) == jobs.NICE
     assert end(folder, "a").state == "finished"
     assert runs.end_of_log(job.path) == "training\n"
+
+
+def test_a_container_trains_with_the_processors_that_it_has(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    assert (machine.whole_cores(), jobs.n_threads()) == (64, 63)
+    (tmp_path / "cpu.max").write_text("450000 100000\n")
+    assert (machine.whole_cores(), jobs.n_threads()) == (4, 3)
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    assert (machine.whole_cores(), jobs.n_threads()) == (1, 1)
 
 
 def test_one_runs_at_a_time_on_a_device_and_others_wait_in_their_order(folder):
@@ -227,6 +238,13 @@ def test_a_killed_run_is_dead_says_so_and_is_resumed(folder):
     assert "the 4 epochs trained so far are kept" in job.message
     jobs.resume(folder, "a")
     training(folder)
+
+
+def test_an_error_before_a_run_begins_is_not_taken_for_a_kill(folder, monkeypatch):
+    monkeypatch.setattr(jobs, "PROGRAM", (sys.executable, "-c", "raise SystemExit(2)"))
+    submit(folder)
+    become(folder, "a", "dead")
+    assert "ended with an error (exit 2)" in jobs.look(folder)[0].message
 
 
 def test_a_job_outlives_the_server_that_started_it(folder):

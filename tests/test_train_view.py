@@ -38,13 +38,13 @@ def folder(tmp_path, monkeypatch):
     on(monkeypatch, CPU)
     yield place
     ended_all(place)
-    state.pace.clear()
+    state._pace.clear()
 
 
 def on(monkeypatch, found):
     """As if the machine were so."""
     monkeypatch.setattr(state, "measured", lambda threads: found)
-    state.pace.clear()
+    state._pace.clear()
 
 
 @pytest.fixture
@@ -78,6 +78,9 @@ def test_says_what_to_do_where_no_data_is_chosen():
     assert not page.error
     assert "Choose the data first" in words(page)
     assert "Nothing has been trained here yet" in words(page)
+    button(page, "choose data").click().run()
+    assert finished(page)
+    assert [title.value for title in page.title] == ["Data"]
 
 
 def test_defaults_come_from_the_data_and_the_command_is_shown(data):
@@ -94,6 +97,24 @@ def test_defaults_come_from_the_data_and_the_command_is_shown(data):
         f"samsvae train {path} --perturbation-key=perturbation --top-genes 30 "
         f"--output runs/{name} --latents=6"
     )
+
+
+def test_genes_of_a_list_are_counted_as_far_as_the_file_has_them(data, screen, monkeypatch):
+    genes = datasets.save_genes(f"{screen.data.genes[0]}, {screen.data.genes[5]}, NOGENE")
+    once, read = [], examine.validated
+    monkeypatch.setattr(examine, "validated", lambda reading: once.append(1) or read(reading))
+    assert "600 cells, 2 genes" in words(shown(data, key="perturbation", genes=genes))
+    assert "600 cells, 2 genes" in words(shown(data, key="perturbation", genes=genes, top="30"))
+    assert len(once) == 1
+
+
+def test_no_more_steps_are_suggested_than_may_be_chosen(data, monkeypatch):
+    report = examine.validated(datasets.Reading(data, "perturbation"))
+    many = report | {"n_cells": 10**7}
+    monkeypatch.setattr(examine, "validated", lambda reading: many)
+    page = shown(data, key="perturbation", train_batch="16")
+    assert not page.exception
+    assert page.number_input(key="train_steps").value == 1_000_000
 
 
 def test_a_training_is_started_as_asked_and_followed(data, folder):
@@ -205,6 +226,16 @@ def test_a_gpu_is_taken_where_there_is_one(data, folder, monkeypatch):
     (job,) = jobs.look(folder)
     training(folder, job.name)
     assert "--device=cuda" in starts(folder, job.name)[0]
+
+
+def test_a_timing_that_failed_hides_no_gpu_and_is_tried_again(data, monkeypatch):
+    on(monkeypatch, None)
+    monkeypatch.setattr(pace, "device", lambda: "cuda")
+    page = shown(data)
+    assert page.selectbox(key="train_device").value == "cuda"
+    assert "A GPU is here: it could not be timed" in words(page)
+    monkeypatch.setattr(state, "measured", lambda threads: GPU)
+    assert "H100" in words(page.run())
 
 
 def test_data_that_cannot_be_read_are_refused_in_words(folder):

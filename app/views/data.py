@@ -126,6 +126,8 @@ def one(name: str, found: Mapping[str, Any]) -> None:
         return
     st.header("Genes", divider="gray")
     reading = genes(reading, found)
+    if reading is None:
+        return
     st.header("What it holds", divider="gray")
     try:
         report = state.validated(reading)
@@ -137,12 +139,11 @@ def one(name: str, found: Mapping[str, Any]) -> None:
     holds(report)
     same(reading)
     address.note_reading(reading)
-    st.page_link(
-        "views/train.py",
-        label="Train on this data",
-        icon=":material/arrow_forward:",
-        query_params=reading.as_query(),
-    )
+    if st.button(
+        "Train on this data", key="train on", icon=":material/arrow_forward:", type="primary"
+    ):
+        on = address.as_address("", reading.as_query()).removeprefix("?")
+        st.switch_page("views/train.py", query_params={"on": on})  # others are bound here
 
 
 def options(name: str, found: Mapping[str, Any]) -> Reading | None:
@@ -166,7 +167,8 @@ def options(name: str, found: Mapping[str, Any]) -> Reading | None:
         chosen["layer"] = bound("layer", "Counts from", [BY_ITSELF, *found["layers"]], LAYER)
         with st.expander("More choices"):
             chosen |= further(found, columns)
-    told = {option: value for option, value in chosen.items() if value not in (BY_ITSELF, NONE)}
+    unset = {"size": NONE, "dosage": NONE}  # elsewhere "none" may be a name like any other
+    told = {key: value for key, value in chosen.items() if value != unset.get(key, BY_ITSELF)}
     reading = Reading.from_query({"data": name, "key": key, "delimiter": delimiter, **told})
     with right:
         if reading.dosage_key in found["tables"]:
@@ -283,8 +285,8 @@ def preview(labels: Mapping[str, int], reading: Reading, n_labels: int) -> None:
 # Genes
 
 
-def genes(reading: Reading, found: Mapping[str, Any]) -> Reading:
-    """All of them, the most variable, or those of a list."""
+def genes(reading: Reading, found: Mapping[str, Any]) -> Reading | None:
+    """All of them, the most variable, or those of a list; None for a number that is none."""
     n_genes = int(found["n_genes"])
     left, right = st.columns(2, gap="large")
     top = int(
@@ -300,21 +302,25 @@ def genes(reading: Reading, found: Mapping[str, Any]) -> Reading:
             "training cells alone. 0 keeps all genes.",
         )
     )
-    kept = f"the {top:,} most variable" if top else "all"
-    left.caption(f"Of {n_genes:,} genes, {kept} are modelled.")
     with right:
         listed = gene_list()
-    if not listed:
-        return reading.with_genes(top)
-    names = datasets.listed_genes(listed)
-    known = set(found["genes"])
-    absent = [name for name in names if name not in known]
-    n_here = len(names) - len(absent)
-    message = f"{n_here:,} of {len(names):,} genes of the list are in the file."
-    if absent:
-        message += f" Not in it: {some(absent, 5)}."
-    (right.success if n_here else right.error)(state.plain(message))
-    return reading.with_genes(min(top, n_here), listed)
+    n_here, of_list = n_genes, ""
+    if listed:
+        names = datasets.listed_genes(listed)
+        known = set(found["genes"])
+        absent = [name for name in names if name not in known]
+        n_here, of_list = len(names) - len(absent), " of the list"
+        message = f"{n_here:,} of {len(names):,} genes of the list are in the file."
+        if absent:
+            message += f" Not in it: {some(absent, 5)}."
+        (right.success if n_here else right.error)(state.plain(message))
+    if top == 1 < n_here:
+        left.error("One gene is too few: keep 2 or more, or 0 for all.")
+        return None
+    top = min(top, n_here) if n_here > 1 else 0
+    kept = f"the {top:,} most variable" if top else "all"
+    left.caption(f"Of {n_here:,} genes{of_list}, {kept} are modelled.")
+    return reading.with_genes(top, listed)
 
 
 def gene_list() -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import streamlit as st
 
-from app import address, jobs, pace, runs, state, trainings
+from app import address, datasets, jobs, pace, runs, state, trainings
 from app.datasets import Reading
 from samsvae_core.data import DataError
 from samsvae_core.training import TrainConfig
@@ -30,6 +30,7 @@ SPLITS = {
     "combinations": "a quarter of the combinations is held out whole",
 }
 LEAST_STEPS, EPOCHS = 6_000, 30  # of a training, unless one says otherwise
+MOST_STEPS = 1_000_000
 
 
 def train() -> None:
@@ -43,7 +44,10 @@ def train() -> None:
     reading = address.reading()
     if reading is None:
         st.info("Choose the data first: the page Data shows how a file is read.")
-        st.page_link("views/data.py", label="Choose data", icon=":material/arrow_forward:")
+        if st.button(
+            "Choose data", key="choose data", icon=":material/arrow_forward:", type="primary"
+        ):
+            st.switch_page("views/data.py", query_params={})
     else:
         try:
             new_run(reading)
@@ -90,7 +94,12 @@ def new_run(reading: Reading) -> None:
 
 
 def n_genes_of(reading: Reading, report: Mapping[str, Any]) -> int:
-    return min(reading.top_genes or report["n_genes"], int(report["n_genes"]))
+    """Those that are modelled: of the file, or of the list as far as the file has them."""
+    n = int(report["n_genes"])
+    if reading.genes:
+        known = set(state.inspected(reading.data)["genes"])
+        n = sum(name in known for name in datasets.listed_genes(reading.genes))
+    return min(reading.top_genes or n, n)
 
 
 def choices(reading: Reading, report: Mapping[str, Any]) -> Settings:
@@ -138,8 +147,8 @@ def choices(reading: Reading, report: Mapping[str, Any]) -> Settings:
     steps = number(
         "train_steps",
         "Steps",
-        max(LEAST_STEPS, EPOCHS * per_epoch),
-        (1, 1_000_000),
+        min(MOST_STEPS, max(LEAST_STEPS, EPOCHS * per_epoch)),
+        (1, MOST_STEPS),
         f"6,000, or {EPOCHS} passes over the training cells where those are more. Masks settle "
         "until two thirds of them.",
     )
@@ -193,8 +202,9 @@ USUAL = {
 def start(reading: Reading, settings: Settings) -> None:
     """What it will take, the same command for a shell, and the button."""
     found = state.pace()
-    device = found.device if found else "cpu"
-    if device == "cuda" and found:
+    device = found.device if found else pace.device()
+    if device == "cuda":
+        about = f"{found.named}, {found.memory / 1e9:.0f} GB" if found else "it could not be timed"
         devices = ["cuda", "cpu"]
         address.unknown_option("train_device", devices, "device")
         device = str(
@@ -203,10 +213,10 @@ def start(reading: Reading, settings: Settings) -> None:
                 devices,
                 key="train_device",
                 bind="query-params",
-                help=f"cuda: {found.named}, {found.memory / 1e9:.0f} GB.",
+                help=f"cuda: {about}.",
             )
         )
-        st.caption(f"A GPU is here: {state.plain(found.named)}, {found.memory / 1e9:.0f} GB.")
+        st.caption(f"A GPU is here: {state.plain(about)}.")
     else:
         n = jobs.n_threads()
         st.markdown(

@@ -55,7 +55,7 @@ def test_an_upload_is_mended_on_the_page_and_goes_on_to_training(page, server, u
     link = page.url
     visit(page, link)  # the link alone shows the same
     assert label_counts(page) == {"control": 1, "single": 6, "combinations": 2}
-    page.get_by_role("link", name="Train on this data").click()
+    page.get_by_role("button", name="Train on this data").click()
     page.get_by_role("heading", name="Train", level=1).wait_for()
     shows(page, "600 cells, 40 genes, 6 perturbations, 2 combinations")
 

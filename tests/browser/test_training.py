@@ -58,7 +58,7 @@ def test_from_an_upload_to_a_model_in_another_server(visitor, screen_file, folde
         shows(page, "was kept, and is chosen")
         choose(page, "Column of perturbations", KEY)
         settled(page)
-        page.get_by_role("link", name="Train on this data").click()
+        page.get_by_role("button", name="Train on this data").click()
         page.get_by_role("button", name="Start training").wait_for()
         page.get_by_text("More choices").click()
         for label, value in (("Cells per step", 64), ("Hidden units", 32), ("Steps", EPOCHS * 15)):
