@@ -18,7 +18,17 @@ from collections.abc import Collection
 from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 
-from samsvae_core.bundle import FILES, OPTIONAL, BundleError, inside, load, read_manifest
+import pyarrow
+
+from samsvae_core.bundle import (
+    FILES,
+    OPTIONAL,
+    BundleError,
+    check_table,
+    inside,
+    load,
+    read_manifest,
+)
 from samsvae_core.data import some
 from samsvae_core.files import OutputError, new_output, sha256
 
@@ -205,6 +215,9 @@ def _unpacked(
             _write(packed, info, place / entry)
         try:
             made = load(place)
+            for entry in files:
+                if entry.endswith(".parquet"):
+                    _check_table(place / entry, entry)
         except BundleError as error:
             raise BundleError(str(error).replace(f"{temporary}/", "")) from None
         target = folder / name
@@ -216,6 +229,13 @@ def _unpacked(
         return target
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_table(path: Path, entry: str) -> None:
+    try:
+        check_table(path, texts=True)
+    except (ValueError, pyarrow.ArrowException) as error:
+        raise BundleError(f"{entry} in the zip cannot be read ({error}). {DAMAGED}") from error
 
 
 def _write(packed: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> None:
