@@ -577,7 +577,8 @@ def models_folder() -> Path:
 
 def list_bundles(folder: Path) -> dict[str, Path]:
     """Folders with a manifest, by name; whether they are sound is found out on loading."""
-    return {p.parent.name: p.parent for p in sorted(folder.glob("*/manifest.json"))}
+    found = sorted(folder.glob("*/manifest.json"))
+    return {p.parent.name: p.parent for p in found if not p.parent.name.startswith(".")}
 
 
 def version(package: str) -> str | None:

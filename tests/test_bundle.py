@@ -491,6 +491,8 @@ def test_weights_are_not_read_before_their_shapes_are_compared(copied, monkeypat
 def test_bundles_are_listed_by_name_and_other_folders_are_not(tiny, tmp_path, monkeypatch):
     assert list_bundles(tiny.path.parent) == {"tiny": tiny.path}
     (tmp_path / "notes").mkdir()
+    (tmp_path / ".discarded-1").mkdir()
+    (tmp_path / ".discarded-1" / "manifest.json").write_text("{}")
     assert list_bundles(tmp_path) == {}
     assert list_bundles(tmp_path / "absent") == {}
     monkeypatch.setenv("SAMSVAE_MODELS", str(tmp_path))
