@@ -95,7 +95,16 @@ def unpack(file: BufferedIOBase, folder: Path, name: str, taken: Collection[str]
             files = {entry.removeprefix(f"{top}/"): info for entry, info in entries.items()}
             _check_manifest(packed, files)
             return _unpacked(packed, files, folder, called)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (BundleError, OutputError):
+        raise
+    except (  # ValueError: a name that is no text, a file before the beginning
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+    ) as error:
         raise BundleError(f"This is no zip that can be read ({error}). {DAMAGED}") from error
     except OSError as error:
         raise OutputError(f"Cannot unpack into {folder}: {error.strerror or error}.") from error
