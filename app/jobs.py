@@ -33,6 +33,7 @@ from samsvae_core.run import JOB, alive, process, read_object, read_status, writ
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = (sys.executable, "-m", "samsvae_core")
 LOCK = ".queue.lock"
+DISCARDED = ".discarded-"  # how names begin of what is being removed
 NICE = 10  # trainings give way to pages
 LONGEST_LOG, KEPT_LOG = 2_000_000, 200_000  # bytes
 MOST_WAITING = 50
@@ -146,8 +147,10 @@ def discard(folder: Path, name: str) -> None:
             raise OutputError(f"{name} is {job.state}. Stop it first, then discard it.")
         if job.state == "finished" and not job.is_own:
             raise OutputError(f"{name} was not trained from here; remove its folder yourself.")
-        away = folder / f".discarded-{secrets.token_hex(8)}"
+        away = folder / f"{DISCARDED}{secrets.token_hex(8)}"
         try:
+            for left in folder.glob(f"{DISCARDED}*"):
+                shutil.rmtree(left, ignore_errors=True)
             job.path.rename(away)
             shutil.rmtree(away)
         except OSError as error:

@@ -289,11 +289,12 @@ def _take(kind: str, kept: Callable[[UploadedFile], str]) -> None:
     except (BundleError, DataError, OutputError) as error:
         logs.refused("upload refused", str(error), kind=kind, file=file.name, n_bytes=file.size)
         st.session_state[f"{kind} said"] = False, str(error)
-    st.session_state[f"{kind} uploads"] = st.session_state.get(f"{kind} uploads", 0) + 1
-    context = get_script_run_ctx()
-    if context and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
-        context.uploaded_file_mgr.remove_file(context.session_id, file.file_id)
-    file.close()
+    finally:
+        st.session_state[f"{kind} uploads"] = st.session_state.get(f"{kind} uploads", 0) + 1
+        context = get_script_run_ctx()
+        if context and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
+            context.uploaded_file_mgr.remove_file(context.session_id, file.file_id)
+        file.close()
 
 
 def remove_data(data: str) -> None:

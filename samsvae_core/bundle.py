@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import scipy.sparse as sp
 import torch
 from jaxtyping import Float, Float32
@@ -63,6 +65,10 @@ NAMES = (
     "cell",
     "split",
 )  # columns that are text whatever they look like
+MOST_VALUES = 10**8  # of a table: rows x columns; 5,000 genes of 700 conditions have 4 * 10**7
+MOST_TEXT = 2**30  # bytes of all texts of a table, repeated ones each time
+MOST_TENSORS = 2**29  # bytes of a file of tensors that is read whole
+TYPES = {"BOOLEAN", "INT32", "INT64", "FLOAT", "DOUBLE", "BYTE_ARRAY"}  # of columns, in Parquet
 ROUNDED = 1e-5  # relative error of a dosage as labels of conditions tell it
 ANEW = (
     "Make its tables anew: remove manifest.json from a run that has its checkpoints and go on with "
@@ -227,6 +233,7 @@ class Bundle:
         """Gene sets of every active mechanism, by both methods."""
         path = self.path / "enrichment" / f"{collection}.parquet"
         try:
+            check_table(path)
             return read_parquet(path)
         except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
             raise BundleError(f"{path} cannot be read ({error}). Copy the bundle again.") from error
@@ -360,6 +367,8 @@ class Bundle:
     def _table(self, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
         path = self.path / name
         try:
+            if path.suffix == ".parquet":
+                check_table(path)
             frame = pd.read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
         except (OSError, ValueError, pyarrow.ArrowException) as error:
             raise BundleError(f"{path} cannot be read ({error}). Copy the bundle again.") from error
@@ -473,15 +482,52 @@ def assemble(path: Path, manifest: dict[str, Any]) -> Bundle:
             raise BundleError(f"{path}: {', '.join(wrong)} of {table.index.name}s are no numbers.")
     with torch.device("meta"):  # no memory is taken before the shapes have been compared
         model = MODELS[config["model"]](model_config)
-    model.load_state_dict(load_tensors((path / "weights.safetensors").read_bytes()), assign=True)
+    expected_shapes = {name: list(part.shape) for name, part in model.state_dict().items()}
+    with safe_open(path / "weights.safetensors", framework="pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    for name in sorted({*expected_shapes, *shapes}):
+        if (there := shapes.get(name)) != (wanted := expected_shapes.get(name)):
+            raise ValueError(f"weights {name} have the shape {there}, expected {wanted}")
+    model.load_state_dict(_tensors(path / "weights.safetensors"), assign=True)
     model.eval().requires_grad_(False)
-    tensors = load_tensors((path / "reference.safetensors").read_bytes())
+    tensors = _tensors(path / "reference.safetensors")
     reference = Reference(tensors["loc"], tensors["scale"], tensors["library"])
     shape = (len(reference.library), model_config.n_latent)
     found = [tuple(part.shape) for part in reference]
     if found != [shape, shape, shape[:1]] or not shape[0]:
         raise BundleError(f"{path}: reference cells of shapes {found}.")
     return Bundle(path, manifest, config, model, reference, genes, perturbations, conditions)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, unless they are more than a model has."""
+    if (size := path.stat().st_size) > MOST_TENSORS:
+        raise ValueError(f"{path.name} has {size:,} bytes; {MOST_TENSORS:,} is the most")
+    return load_tensors(path.read_bytes())
+
+
+def check_table(path: Path, texts: bool = False) -> None:
+    """Raise ValueError for a Parquet file that would fill the memory; a small one may.
+
+    With `texts` also for one whose texts would, which takes a look at all of them.
+    """
+    with pq.ParquetFile(path) as file:
+        about = file.metadata
+        if (n := about.num_rows * about.num_columns) > MOST_VALUES:
+            raise ValueError(f"it holds {n:,} values; {MOST_VALUES:,} is the most")
+        columns = [about.schema.column(i) for i in range(about.num_columns)]
+        if any(c.max_repetition_level or c.physical_type not in TYPES for c in columns):
+            raise ValueError("it holds columns of a kind that no bundle has")
+        named = [c.path for c in columns if c.physical_type == "BYTE_ARRAY"]
+    if texts and named:
+        total = 0
+        with pq.ParquetFile(path, read_dictionary=named) as file:
+            for batch in file.iter_batches(columns=named):
+                for column in batch.columns:
+                    lengths = pc.binary_length(column.dictionary).take(column.indices)
+                    total += pc.sum(lengths.cast("int64")).as_py() or 0
+                if total > MOST_TEXT:
+                    raise ValueError(f"its texts have more than {MOST_TEXT:,} bytes")
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -531,7 +577,8 @@ def models_folder() -> Path:
 
 def list_bundles(folder: Path) -> dict[str, Path]:
     """Folders with a manifest, by name; whether they are sound is found out on loading."""
-    return {p.parent.name: p.parent for p in sorted(folder.glob("*/manifest.json"))}
+    found = sorted(folder.glob("*/manifest.json"))
+    return {p.parent.name: p.parent for p in found if not p.parent.name.startswith(".")}
 
 
 def version(package: str) -> str | None:

@@ -18,7 +18,17 @@ from collections.abc import Collection
 from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 
-from samsvae_core.bundle import FILES, OPTIONAL, BundleError, inside, load, read_manifest
+import pyarrow
+
+from samsvae_core.bundle import (
+    FILES,
+    OPTIONAL,
+    BundleError,
+    check_table,
+    inside,
+    load,
+    read_manifest,
+)
 from samsvae_core.data import some
 from samsvae_core.files import OutputError, new_output, sha256
 
@@ -85,7 +95,16 @@ def unpack(file: BufferedIOBase, folder: Path, name: str, taken: Collection[str]
             files = {entry.removeprefix(f"{top}/"): info for entry, info in entries.items()}
             _check_manifest(packed, files)
             return _unpacked(packed, files, folder, called)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (BundleError, OutputError):
+        raise
+    except (  # ValueError: a name that is no text, a file before the beginning
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+    ) as error:
         raise BundleError(f"This is no zip that can be read ({error}). {DAMAGED}") from error
     except OSError as error:
         raise OutputError(f"Cannot unpack into {folder}: {error.strerror or error}.") from error
@@ -205,6 +224,9 @@ def _unpacked(
             _write(packed, info, place / entry)
         try:
             made = load(place)
+            for entry in files:
+                if entry.endswith(".parquet"):
+                    _check_table(place / entry, entry)
         except BundleError as error:
             raise BundleError(str(error).replace(f"{temporary}/", "")) from None
         target = folder / name
@@ -216,6 +238,13 @@ def _unpacked(
         return target
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_table(path: Path, entry: str) -> None:
+    try:
+        check_table(path, texts=True)
+    except (ValueError, pyarrow.ArrowException) as error:
+        raise BundleError(f"{entry} in the zip cannot be read ({error}). {DAMAGED}") from error
 
 
 def _write(packed: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> None:

@@ -465,12 +465,34 @@ def test_damaged_values_of_cells_are_named_when_asked_for(copied, change, shape)
         damaged.cell_values(damaged.genes[20])
 
 
+@pytest.mark.parametrize("texts", [False, True])
+def test_a_small_table_that_would_fill_the_memory_is_not_read(copied, monkeypatch, texts):
+    path = copied / "observed.parquet"
+    pd.DataFrame({"condition": ["x" * 100] * 1000, "se": 0.0}).to_parquet(path)
+    if texts:
+        monkeypatch.setattr(bundles, "MOST_TEXT", 99_999)
+        with pytest.raises(ValueError, match="more than 99,999 bytes"):
+            bundles.check_table(path, texts=True)
+    else:
+        monkeypatch.setattr(bundles, "MOST_VALUES", 1999)
+        with pytest.raises(BundleError, match="2,000 values; 1,999 is the most"):
+            _ = load(sign(copied)).observed
+
+
+def test_weights_are_not_read_before_their_shapes_are_compared(copied, monkeypatch):
+    save_file({"zeros": torch.zeros(100)}, copied / "weights.safetensors")
+    monkeypatch.setattr(bundles, "load_tensors", lambda content: 1 / 0)
+    assert_refused(sign(copied), "not a bundle of this version: weights")
+
+
 # Finding bundles
 
 
 def test_bundles_are_listed_by_name_and_other_folders_are_not(tiny, tmp_path, monkeypatch):
     assert list_bundles(tiny.path.parent) == {"tiny": tiny.path}
     (tmp_path / "notes").mkdir()
+    (tmp_path / ".discarded-1").mkdir()
+    (tmp_path / ".discarded-1" / "manifest.json").write_text("{}")
     assert list_bundles(tmp_path) == {}
     assert list_bundles(tmp_path / "absent") == {}
     monkeypatch.setenv("SAMSVAE_MODELS", str(tmp_path))

@@ -440,6 +440,15 @@ def test_discarding_removes_a_run_and_follows_no_link(folder, tmp_path):
     assert {path.name for path in folder.iterdir()} == {jobs.LOCK, "link"}
 
 
+def test_discarding_removes_what_an_earlier_one_left(folder):
+    (folder / ".discarded-1").mkdir()
+    (folder / ".discarded-1" / "manifest.json").write_text("{}")
+    (folder / "a").mkdir()
+    (folder / "a" / "status.json").write_text('{"state": "stopped"}')
+    jobs.discard(folder, "a")
+    assert {path.name for path in folder.iterdir()} == {jobs.LOCK}
+
+
 def test_only_finished_runs_of_these_pages_are_discarded(folder):
     submit(folder)
     training(folder)

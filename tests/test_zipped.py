@@ -191,6 +191,16 @@ def test_a_zip_cut_short_is_refused(whole, folder, share):
     refused(whole[: int(share * len(whole))], folder, "no zip that can be read")
 
 
+def test_a_name_that_is_no_text_and_a_place_before_the_beginning_are_refused(whole, folder):
+    flagged = zipped_again(contents(whole) | {"tiny/\u00e9\u00e9": b"x"})
+    refused(
+        flagged.replace("\u00e9\u00e9".encode(), b"\xff\xfe\xff\xfe"), folder, "no zip that can"
+    )
+    end = whole.rfind(b"PK\x05\x06") + 16
+    after = (int.from_bytes(whole[end : end + 4], "little") + 1).to_bytes(4, "little")
+    refused(whole[:end] + after + whole[end + 4 :], folder, "no zip that can be read")
+
+
 def test_an_encrypted_zip_is_refused(whole, folder):
     content = bytearray(whole)
     place = content.rfind(b"PK\x01\x02")
@@ -223,3 +233,14 @@ def test_packing_what_is_no_bundle_is_refused(tmp_path):
     with pytest.raises(BundleError, match="is no bundle"):
         pack(tmp_path, tmp_path / "a.zip")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_upload_is_let_go_of_whatever_happens(monkeypatch):
+    from app import state
+
+    file = io.BytesIO(b"x")
+    monkeypatch.setattr(state.st, "session_state", {"model upload 0": file})
+    with pytest.raises(ZeroDivisionError):
+        state._take("model", lambda kept: 1 / 0)
+    assert file.closed
+    assert state.uploader_key("model") == "model upload 1"
