@@ -22,6 +22,7 @@ from typing import BinaryIO, NamedTuple
 from app.runs import listed
 from samsvae_core.data import DataError, some
 from samsvae_core.files import OutputError, atomic_write, megabytes
+from samsvae_core.run import JOB, STATUS
 
 ROOT = Path(__file__).resolve().parents[1]
 UPLOADS = "uploads"  # the folder, and how ids of what is in it begin
@@ -243,9 +244,14 @@ def largest_total() -> int:
 
 
 def used() -> int:
-    """Bytes that uploads take, those under way included."""
+    """Bytes that uploads take, those under way and models that were brought included."""
     total = 0
-    for where, _, names in os.walk(uploads_folder()):
+    brought = (found.parent for found in runs_folder().glob("*/manifest.json"))
+    places = [
+        uploads_folder(),
+        *(p for p in brought if not any((p / name).exists() for name in (JOB, STATUS))),  # no run
+    ]
+    for where, _, names in (step for place in places for step in os.walk(place)):
         for name in names:
             try:
                 total += Path(where, name).lstat().st_size
