@@ -19,8 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from samsvae_core.data import DataError
+from app.runs import listed
+from samsvae_core.data import DataError, some
 from samsvae_core.files import OutputError, atomic_write, megabytes
+from samsvae_core.run import JOB, STATUS
 
 ROOT = Path(__file__).resolve().parents[1]
 UPLOADS = "uploads"  # the folder, and how ids of what is in it begin
@@ -33,6 +35,7 @@ UPLOAD_MB, TOTAL_MB = 2_000, 20_000  # of one upload, of all
 SPARE = 500 * MB  # bytes of the disk that uploads leave free
 DEEPEST, MOST_FILES, MOST_LOOKED_AT = 4, 1_000, 20_000  # of a folder that is listed
 MOST_GENES = 10**6  # characters of a list of genes
+GENES = re.compile(rf"{UPLOADS}/genes-[0-9a-f]{{12}}\.txt")  # ids of lists of genes
 NAME = re.compile(r"[^A-Za-z0-9._-]+")
 UPLOADING = threading.Lock()  # one file at a time, so that the limit of all of them holds
 NO_DELIMITER = "none"  # labels stay whole; as an address says it, where "" would be nothing
@@ -166,7 +169,8 @@ def resolve(data: str, ending: str = ".h5ad") -> Path:
     folder, _, rest = data.partition("/")
     root = folders().get(folder)
     try:
-        if root is not None and rest and "\\" not in rest and not _hidden(rest):
+        allowed = ending != ".txt" or GENES.fullmatch(data)
+        if root is not None and allowed and rest and "\\" not in rest and not _hidden(rest):
             path, inside = (root / rest).resolve(strict=True), root.resolve(strict=True)
             if path.is_relative_to(inside) and path.is_file() and path.suffix == ending:
                 return path
@@ -240,9 +244,14 @@ def largest_total() -> int:
 
 
 def used() -> int:
-    """Bytes that uploads take, those under way included."""
+    """Bytes that uploads take, those under way and models that were brought included."""
     total = 0
-    for where, _, names in os.walk(uploads_folder()):
+    brought = (found.parent for found in runs_folder().glob("*/manifest.json"))
+    places = [
+        uploads_folder(),
+        *(p for p in brought if not any((p / name).exists() for name in (JOB, STATUS))),  # no run
+    ]
+    for where, _, names in (step for place in places for step in os.walk(place)):
         for name in names:
             try:
                 total += Path(where, name).lstat().st_size
@@ -336,7 +345,9 @@ def save_genes(text: str) -> str:
         raise DataError("The list names no genes; give one name to a line.")
     content = "".join(f"{gene}\n" for gene in genes).encode(errors="replace")
     name = f"genes-{hashlib.sha256(content).hexdigest()[:12]}.txt"
-    atomic_write(uploads_folder() / name, content)
+    with UPLOADING:
+        if not (uploads_folder() / name).exists():
+            atomic_write(_room_for("the list of genes", len(content)) / name, content)
     return f"{UPLOADS}/{name}"
 
 
@@ -350,4 +361,12 @@ def delete(data: str) -> None:
     path = resolve(data)
     if not data.startswith(f"{UPLOADS}/"):
         raise DataError(f"{data!r} is in a folder of the operator; only uploads can be removed.")
+    if needed := [
+        job.name
+        for job in listed(runs_folder())
+        if job.state != "finished" and job.data and Path(job.data) == path
+    ]:
+        raise DataError(
+            f"{data} is needed by runs that have not finished: {some(needed)}. Discard them first."
+        )
     path.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from samsvae_core.h5file import memory_here
 LOGGER = logging.getLogger(__name__)
 SECONDS = 20  # for any file, and
 BYTES_A_SECOND = 5 * 2**20  # more of a large one: a slow disk, and packed counts
+MOST_BYTES = 64 * 2**20  # of an answer: a million genes have 20
 SHARE = 0.8  # of the memory here, for one process
 TURN = threading.Semaphore(2)  # files looked into at once
 IN_WORDS = {  # options of the command line, as the page calls them
@@ -57,40 +59,46 @@ def _asked(verb: str, path: Path, options: list[str]) -> dict[str, Any]:
     """What the command prints as JSON; its message as a DataError."""
     command = [sys.executable, "-m", "samsvae_core", verb, str(path), "--json", *options]
     seconds = SECONDS + path.stat().st_size / BYTES_A_SECOND
-    with TURN:
+    with TURN, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=out,
+            stderr=err,
             start_new_session=True,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
         )
-        _limit_memory(process.pid)
+        _limit(process.pid)
         try:
-            out, err = process.communicate(timeout=seconds)
+            process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            process.wait()
             raise DataError(
                 f"{path.name} was not read within {seconds:.0f} seconds. It may be damaged; if it "
                 "is large, keep fewer cells or genes."
             ) from None
-    if process.returncode == 0:
-        answer: dict[str, Any] = json.loads(out)
-        return answer
-    raise DataError(_why(process.returncode, err, path))
+        if max(os.fstat(file.fileno()).st_size for file in (out, err)) >= MOST_BYTES:
+            raise DataError(
+                f"{path.name} has more names and labels than can be shown. Keep fewer genes and "
+                "columns, or shorten their names."
+            )
+        for file in (out, err):
+            file.seek(0)
+        if process.returncode == 0:
+            answer: dict[str, Any] = json.loads(out.read())
+            return answer
+        raise DataError(_why(process.returncode, err.read().decode(errors="replace"), path))
 
 
-def _limit_memory(pid: int) -> None:
+def _limit(pid: int) -> None:
+    """Limit the memory of a process, and what it writes."""
     if hasattr(resource, "prlimit"):  # Linux
         limit = int(SHARE * memory_here())
         try:
             resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (MOST_BYTES, MOST_BYTES))
         except (OSError, ValueError) as error:  # it has ended already, or may not be limited here
             LOGGER.debug("no limit of memory: %s", error)
 

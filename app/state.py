@@ -270,7 +270,8 @@ def keep_model() -> None:
     def kept(file: UploadedFile) -> str:
         folder, shipped = datasets.runs_folder(), bundles.list_bundles(bundles.models_folder())
         stem = datasets.safe_stem(file.name.removesuffix(".zip"))
-        name = unpack(file, folder, stem, shipped).name
+        room = datasets.largest_total() - datasets.used()
+        name = unpack(file, folder, stem, shipped, room).name
         st.session_state["model"] = name
         return f"{name} is among the models now, and is chosen."
 

@@ -27,6 +27,7 @@ from samsvae_core.h5ad import (
 )
 from samsvae_core.h5file import names_in, opened
 
+LONGEST = 1_000  # characters of a name or label
 MOST_LABELS = 5_000  # of a column; one with more tells cells apart, not perturbations
 DELIMITERS = ("+", "_", "|", ";", ",", "&", "/", ":")
 
@@ -43,6 +44,18 @@ def inspect(path: Path | str) -> dict[str, Any]:
         columns = [_column(str(name), obs[name]) for name in obs.columns]
         matrices = [place for place in ("X", "raw/X") if place in file]
         layers, tables = names_in(file, "layers"), names_in(file, "obsm")
+    for what, names in (
+        ("genes", var.index),
+        ("columns", obs.columns),
+        ("layers", layers),
+        ("tables", tables),
+        ("labels", (label for column in columns for label in column["labels"])),
+    ):
+        if max((len(str(name)) for name in names), default=0) > LONGEST:
+            raise DataError(
+                f"{path.name} has {what} with names of more than {LONGEST:,} characters. "
+                "Shorten them, or leave out what is no name."
+            )
     key, problem = _suggested_key(obs, columns)
     labels: dict[str, int] = next(
         (column["labels"] for column in columns if column["name"] == key), {}

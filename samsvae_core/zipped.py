@@ -12,6 +12,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Collection
@@ -37,6 +38,9 @@ MOST_ENTRIES = 500
 DENSEST = 200  # bytes unpacked for one packed: tables of bundles stay below 50
 SMALL = 16 * 2**20  # bytes of a file that are never too many
 LONGEST_MANIFEST = 2**20
+INCOMING = ".incoming"  # where nobody looks for bundles
+STALE = 24 * 3600  # seconds after which what is in there was given up
+SPARE = 500 * 2**20  # bytes of the disk that are left free
 PIECE = 2**20  # bytes at a time
 MANIFEST = "manifest.json"
 ENRICHMENT = re.compile(r"enrichment/[A-Za-z0-9][A-Za-z0-9_.-]{0,199}\.parquet")
@@ -79,11 +83,18 @@ def write_zip(path: Path, names: list[str], file: BufferedIOBase) -> None:
             packed.write(path / name, f"{path.name}/{name}")
 
 
-def unpack(file: BufferedIOBase, folder: Path, name: str, taken: Collection[str] = ()) -> Path:
+def unpack(
+    file: BufferedIOBase,
+    folder: Path,
+    name: str,
+    taken: Collection[str] = (),
+    room: int = MOST_BYTES,
+) -> Path:
     """The bundle in a zip, as a new folder in `folder`. Raises BundleError for anything else.
 
     It is called by the folder within the zip, or by `name`; names that are `taken` elsewhere are
-    refused. A bundle that is there already, with the same manifest, is left as it is.
+    refused, and more bytes than `room`. A bundle that is there already, with the same manifest, is
+    left as it is.
     """
     try:
         with zipfile.ZipFile(file) as packed:
@@ -94,6 +105,7 @@ def unpack(file: BufferedIOBase, folder: Path, name: str, taken: Collection[str]
                 raise BundleError(another(called))
             files = {entry.removeprefix(f"{top}/"): info for entry, info in entries.items()}
             _check_manifest(packed, files)
+            _check_room(sum(info.file_size for info in files.values()), folder, room)
             return _unpacked(packed, files, folder, called)
     except (BundleError, OutputError):
         raise
@@ -108,6 +120,21 @@ def unpack(file: BufferedIOBase, folder: Path, name: str, taken: Collection[str]
         raise BundleError(f"This is no zip that can be read ({error}). {DAMAGED}") from error
     except OSError as error:
         raise OutputError(f"Cannot unpack into {folder}: {error.strerror or error}.") from error
+
+
+def _check_room(size: int, folder: Path, room: int) -> None:
+    """Raise OutputError where files of this size find none; remove what was given up before."""
+    incoming = folder / INCOMING
+    incoming.mkdir(parents=True, exist_ok=True)
+    for left in incoming.iterdir():
+        if time.time() - left.lstat().st_mtime > STALE:
+            shutil.rmtree(left, ignore_errors=True)
+    free = min(room, shutil.disk_usage(folder).free - SPARE)
+    if size > free:
+        raise OutputError(
+            f"There is no room for the model: it takes {size:,} bytes, and {max(free, 0):,} are "
+            "left here. Remove uploads or runs that are not needed."
+        )
 
 
 def another(name: str) -> str:
@@ -215,9 +242,7 @@ def _unpacked(
     packed: zipfile.ZipFile, files: dict[str, zipfile.ZipInfo], folder: Path, name: str
 ) -> Path:
     """Written beside its place, checked, and moved there."""
-    incoming = folder / ".incoming"  # where nobody looks for bundles
-    incoming.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=incoming))
+    temporary = Path(tempfile.mkdtemp(dir=folder / INCOMING))
     try:
         place = temporary / name
         for entry, info in files.items():

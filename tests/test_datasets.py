@@ -1,4 +1,5 @@
 import io
+import json
 import os
 from dataclasses import fields, replace
 
@@ -179,6 +180,24 @@ def test_a_list_of_genes_is_kept_by_its_content():
     for text in ("", " ,;\n", "x" * (datasets.MOST_GENES + 1)):
         with pytest.raises(DataError):
             datasets.save_genes(text)
+
+
+def test_a_list_of_genes_needs_room_and_is_no_other_file(lab, monkeypatch):
+    with pytest.raises(DataError, match="There is no file"):
+        datasets.resolve("lab/notes.txt", ".txt")
+    monkeypatch.setattr(datasets, "largest_total", lambda: 3)
+    with pytest.raises(OutputError, match="no room for the list of genes"):
+        datasets.save_genes("STAT1")
+
+
+def test_an_upload_that_a_run_needs_is_not_removed(runs):
+    data = keep()
+    (runs / "a").mkdir()
+    job = {"data": str(datasets.resolve(data)), "arguments": [], "asked": "nothing"}
+    (runs / "a" / "job.json").write_text(json.dumps(job))
+    with pytest.raises(DataError, match="needed by runs that have not finished: a"):
+        datasets.delete(data)
+    assert datasets.resolve(data).exists()
 
 
 # Folders of the operator

@@ -70,3 +70,9 @@ def test_a_file_that_needs_too_much_memory_is_told(uploaded, monkeypatch):
 def test_every_end_has_its_message(code, err, message):
     with pytest.raises(DataError, match=message):
         raise DataError(examine._why(code, err, Path("/srv/a.h5ad")))
+
+
+def test_an_answer_that_is_too_long_is_not_read(uploaded, monkeypatch):
+    monkeypatch.setattr(examine, "MOST_BYTES", 100)
+    with pytest.raises(DataError, match="more names and labels than can be shown"):
+        examine.inspected(uploaded)

@@ -1,4 +1,5 @@
 import json
+from contextlib import nullcontext
 
 import anndata
 import h5py
@@ -110,6 +111,13 @@ def test_a_preview_says_why_there_is_no_control():
 def test_cells_without_a_label_are_shown_as_such():
     table = label_table({"ctrl": 2, "": 3}, "x")
     assert list(table["kind"]) == ["control", "no label"]
+
+
+@pytest.mark.parametrize(("n", "refused"), [(1_000, False), (1_001, True)])
+def test_a_label_of_more_than_a_thousand_characters_is_refused(tmp_path, n, refused):
+    path = write(tmp_path / "long.h5ad", gene=["control"] * (len(COUNTS) - 1) + ["x" * n])
+    with pytest.raises(DataError, match="labels with names of") if refused else nullcontext():
+        inspect(path)
 
 
 def test_is_told_in_a_few_lines(file):

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import stat
 import zipfile
 import zlib
@@ -244,3 +245,20 @@ def test_an_upload_is_let_go_of_whatever_happens(monkeypatch):
         state._take("model", lambda kept: 1 / 0)
     assert file.closed
     assert state.uploader_key("model") == "model upload 1"
+
+
+def test_a_model_without_room_is_refused_and_what_was_given_up_removed(whole, folder, monkeypatch):
+    from app import datasets
+
+    left = folder / ".incoming" / "left"
+    left.mkdir(parents=True)
+    os.utime(left, (0, 0))
+    with pytest.raises(OutputError, match="no room for the model"):
+        unpack(io.BytesIO(whole), folder, "given", room=10)
+    assert not left.exists()
+    path = unpack(io.BytesIO(whole), folder, "given")
+    monkeypatch.setenv("SAMSVAE_RUNS", str(folder))
+    assert datasets.used() == sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+    monkeypatch.setattr(zipped, "SPARE", 2**60)
+    with pytest.raises(OutputError, match="no room for the model"):
+        unpack(io.BytesIO(whole), folder, "given")
