@@ -120,7 +120,11 @@ class Excepted(NamedTuple):
     reason: str
 
 
-EXCEPTIONS: tuple[Excepted, ...] = ()
+SECTIONS = "Streamlit puts the pages of a section into a div between the list and its items"
+EXCEPTIONS: tuple[Excepted, ...] = (
+    Excepted("list", 'data-testid="stSidebarNavItems"', SECTIONS),
+    Excepted("listitem", '<li class="st-emotion-cache-1ag8dug', SECTIONS),
+)
 
 
 OURS = "ours"
