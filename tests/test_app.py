@@ -115,6 +115,14 @@ def rewritten(bundle: Bundle, name: str, frame: pd.DataFrame | None) -> None:
     bundles.write_manifest(bundle.path, bundle.manifest["data"], "cpu")
 
 
+def uncomposed(models: Path) -> None:
+    """No shifts of all are kept of the bundle, nor of an equal one of a test before it."""
+    rewritten(bundles.load(models / "tiny"), bundles.EFFECTS, None)
+    bundle = bundles.load(models / "tiny")
+    state.forget_effects(bundle)
+    effects.cache_file(bundle).unlink(missing_ok=True)
+
+
 @pytest.fixture
 def models(tiny, tmp_path, monkeypatch) -> Path:
     """A folder with one bundle that a test may damage."""
@@ -1137,7 +1145,7 @@ def test_a_gene_that_no_perturbation_moves_is_told_of(models, tiny, monkeypatch)
 def test_a_gene_page_is_there_while_every_perturbation_is_composed(models, monkeypatch):
     """All but what moves it, with how far that is; and that, too, once it is known."""
     monkeypatch.setattr("app.everything.MOMENT", 0.05)
-    rewritten(bundles.load(models / "tiny"), bundles.EFFECTS, None)
+    uncomposed(models)
     go = threading.Event()
 
     def slowly(*args, progress, cancelled):
@@ -1163,7 +1171,7 @@ def test_a_gene_page_is_there_while_every_perturbation_is_composed(models, monke
 
 def test_composing_all_that_fails_says_why_and_can_be_tried_again(models, monkeypatch):
     monkeypatch.setattr("app.everything.MOMENT", 60.0)  # others may be at it just now
-    rewritten(bundles.load(models / "tiny"), bundles.EFFECTS, None)
+    uncomposed(models)
 
     def broken(*args, progress, cancelled):
         raise ValueError("observed.parquet cannot be read")
@@ -1436,7 +1444,7 @@ def test_a_perturbation_of_the_conditional_vae_is_compared_by_shifts_alone(shown
 def test_a_large_model_composes_all_perturbations_only_when_asked(models, monkeypatch):
     monkeypatch.setattr("app.shifts.AT_ONCE", 100)
     monkeypatch.setattr("app.everything.BRIEF", 60.0)
-    rewritten(bundles.load(models / "tiny"), bundles.EFFECTS, None)
+    uncomposed(models)
     page = opened("perturbation", {"p": "P2"})
     assert finished(page)
     assert "r_observed" not in page.dataframe[-1].value
