@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import plotly.io as pio
 from plotly.subplots import make_subplots
 
 INK = {False: "#101820", True: "#e6ebf0"}  # text, by dark mode
@@ -42,8 +43,8 @@ def italic(genes: pd.Series | pd.Index | list[str]) -> list[str]:
     return [f"<i>{name}</i>" for name in text(genes)]
 
 
-def styled(figure: go.Figure, dark: bool, height: int) -> go.Figure:
-    """The one look of all figures: transparent ground, quiet grid, room for labels."""
+def look(dark: bool) -> go.layout.Template:
+    """What all figures have in common: transparent ground, quiet grid, room for labels."""
     axis = {
         "gridcolor": FAINT[dark],
         "zerolinecolor": NEUTRAL,
@@ -52,10 +53,9 @@ def styled(figure: go.Figure, dark: bool, height: int) -> go.Figure:
         "automargin": True,
         "title": {"standoff": 12, "font": {"size": 13}},
     }
-    axes = [key for key in figure.layout.to_plotly_json() if key[1:5] == "axis"]
-    figure.update_layout(  # all at once: each call takes milliseconds
-        dict.fromkeys({"xaxis", "yaxis", *axes}, axis),
-        height=height,
+    layout = go.Layout(
+        xaxis=axis,
+        yaxis=axis,
         font={"family": FONT, "size": 13, "color": INK[dark]},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
@@ -71,7 +71,16 @@ def styled(figure: go.Figure, dark: bool, height: int) -> go.Figure:
         dragmode=False,
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": NEUTRAL, "activecolor": INK[dark]},
     )
-    return figure
+    return go.layout.Template(layout=layout)
+
+
+LOOKS = look(dark=False), look(dark=True)
+pio.templates.default = None  # ours instead: set in each figure, Plotly's own would cost 7 kB more
+
+
+def styled(figure: go.Figure, dark: bool, height: int) -> go.Figure:
+    """The one look of all figures."""
+    return figure.update_layout(template=LOOKS[dark], height=height)
 
 
 SIGNED = ("effect", "evidence")  # what a mask map can show, beside "probability"

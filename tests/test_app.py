@@ -965,7 +965,7 @@ def test_split_half_is_told_as_the_ceiling(models):
 
 
 def test_overview_draws_the_predictive_checks_with_their_table(models, tiny):
-    page = opened("overview")
+    page = opened("overview", {"held_out": "Whole distribution"})
     checks = tiny.metrics["predictive_checks"]
     curve = next(f for f in figures(page) if f["data"][0].get("name") == "as it should be")
     assert decoded(curve["data"][1]["y"]).tolist() == checks["mean"]["inside"]
@@ -980,8 +980,9 @@ def test_overview_shows_coverage_interaction_and_replicates_where_there_are_any(
     names = [tab.label for tab in page.tabs]
     assert {"Intervals", "Interaction", "Replicates", "Each condition"} <= set(names)
     assert "How sparse" not in names
-    rows = table_with(page, "replicate")
+    rows = table_with(opened("overview", {"held_out": "Replicates"}), "replicate")
     assert set(rows["replicate"]) == {"left", "right"}
+    page = opened("overview", {"held_out": "Intervals"})
     held = table_with(page, "own, with sampling error")
     assert held["shifts"].tolist() == [
         model.metrics["coverage"][kind]["n"] for kind in held["conditions of"]
@@ -993,14 +994,15 @@ def test_overview_without_replicates_or_interaction_has_no_tabs_for_them(models)
     metrics = {**model.metrics, "interaction": None}
     (model.path / "metrics.json").write_bytes(bundles.to_json(metrics))
     bundles.write_manifest(model.path, model.manifest["data"], "cpu")
-    page = opened("overview")
+    page = opened("overview", {"held_out": "Interaction"})
     assert finished(page)
     assert not {"Interaction", "Replicates"} & {tab.label for tab in page.tabs}
+    assert "The address asks for the part Interaction, which is not here." in words(page)
 
 
 def test_the_frontier_is_drawn_with_its_table(shown):
     model = shown("frontier")
-    page = opened("overview")
+    page = opened("overview", {"held_out": "How sparse"})
     assert "How sparse" in [tab.label for tab in page.tabs]
     pd.testing.assert_frame_equal(table_with(page, "mask_evidence"), model.frontier)
     drawn = next(f for f in figures(page) if "diamond" in str(f["data"][0].get("marker")))

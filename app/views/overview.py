@@ -142,7 +142,7 @@ def where_next() -> None:
 
 
 def held_out(model: Bundle) -> None:
-    """One tab per question; what was not measured has none."""
+    """One tab per question, drawn when it is open; what was not measured has none."""
     metrics = model.metrics
     shown = {}
     if "not_available" in metrics:
@@ -161,9 +161,12 @@ def held_out(model: Bundle) -> None:
     views = {name: view for name, view in shown.items() if view is not None}
     if not views:
         return
-    for tab, view in zip(st.tabs(list(views)), views.values(), strict=True):
-        with tab:
-            view(model)
+    address.unknown_option("held_out", list(views), "part")
+    tabs = st.tabs(list(views), key="held_out", on_change="rerun", bind="query-params")
+    for tab, view in zip(tabs, views.values(), strict=True):
+        if tab.open:
+            with tab:
+                view(model)
 
 
 DECIMALS = {
