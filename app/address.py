@@ -249,7 +249,12 @@ def reading() -> Reading | None:
         query = st.session_state.get("reading", {})
         write(on=as_address("", query).removeprefix("?"))
     known = {key: value for key, value in query.items() if value}
-    return Reading.from_query(known) if known.get("data") else None
+    if not known.get("data"):
+        return None
+    found = Reading.from_query(known)
+    if (top := known.get("top", "0")) != str(found.top_genes):
+        st.info(f"The address asks for {plain(top)} most variable genes; all are kept instead.")
+    return found
 
 
 # A list of genes, kept by its id

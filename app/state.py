@@ -307,6 +307,16 @@ def remove_data(data: str) -> None:
         st.session_state["data said"] = False, str(error)
 
 
+def remove_model(name: str) -> None:
+    """Remove a model that was brought; a callback."""
+    try:
+        jobs.remove_model(datasets.runs_folder(), name)
+        logs.event("model removed", model=name)
+        st.session_state["model said"] = True, f"{name} was removed."
+    except OutputError as error:
+        st.session_state["model said"] = False, str(error)
+
+
 # Trainings
 
 
