@@ -120,7 +120,12 @@ def buttons(job: Job) -> None:
         if job.state == "stopping":
             act("Stop at once", "stop_now", jobs.stop, job, True)
         if job.state in ("stopped", "failed", "dead") and job.is_own:
-            act("Resume", "resume", jobs.resume, job, device_now(job))
+            device = device_now(job)
+            act("Resume", "resume", jobs.resume, job, device)
+            if device != job.device:
+                st.caption(
+                    "It was trained on a GPU, and none is found here: it goes on on the CPU."
+                )
         if job.state in ("stopped", "failed", "dead") and not job.is_own:
             st.caption(state.plain(jobs.how_to_resume(job)))
         if job.state == "finished":

@@ -164,6 +164,19 @@ def test_curves_keep_their_zoom_from_one_epoch_to_the_next(folder):
     assert seen == [["mine", "mine"]] * 2
 
 
+@pytest.mark.parametrize(("here", "said"), [("cpu", True), ("cuda", False)])
+def test_a_run_of_a_gpu_says_that_it_goes_on_without_one(folder, monkeypatch, here, said):
+    run = folder / "mine"
+    run.mkdir()
+    (run / "status.json").write_text('{"state": "stopped", "device": "cuda:0"}')
+    job = {"data": "x.h5ad", "arguments": [], "device": "cuda", "asked": "nothing"}
+    (run / "job.json").write_text(json.dumps(job))
+    monkeypatch.setattr(pace, "device", lambda: here)
+    page = opened("train", {"run": "mine"})
+    assert finished(page)
+    assert ("it goes on on the CPU" in words(page)) is said
+
+
 def test_a_second_one_waits_visibly_and_can_leave_the_queue(data, folder):
     page = shown(data)
     button(page, "start").click().run()
