@@ -680,7 +680,7 @@ def downloads(table: pd.DataFrame, name: str) -> None:
 
 
 def _separated(table: pd.DataFrame, separator: str) -> bytes:
-    return table.to_csv(index=False, sep=separator).encode()
+    return exports.separated(table, separator)
 
 
 def chart(figure: go.Figure, name: str, alt: str, clickable: bool = False) -> Any:
