@@ -428,8 +428,8 @@ def _guide(kept: Sequence[Kept], folders: Sequence[str], notes: Sequence[str]) -
         "manifest.json  versions, date, address and checksum of each view, sha256 of each file",
         "",
         "A folder for each view, with figures as SVG and PNG, their data as CSV, and tables as CSV",
-        "and TSV. Numbers have all their digits, and names are as in the data, but that an apostrophe",
-        "stands before a text that a spreadsheet would take for a formula:",
+        "and TSV. Numbers have all their digits and names are as in the data; an apostrophe is put",
+        "before a text that a spreadsheet would take for a formula:",
         "",
     ]
     for folder, view in zip(folders, kept, strict=True):
