@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, quote, unquote
 import numpy as np
 import streamlit as st
 
-from app import datasets
+from app import datasets, guard
 from app.datasets import Reading
 from samsvae_core import composition
 from samsvae_core.bundle import Bundle
@@ -249,7 +249,12 @@ def reading() -> Reading | None:
         query = st.session_state.get("reading", {})
         write(on=as_address("", query).removeprefix("?"))
     known = {key: value for key, value in query.items() if value}
-    return Reading.from_query(known) if known.get("data") else None
+    if not known.get("data"):
+        return None
+    found = Reading.from_query(known)
+    if (top := known.get("top", "0")) != str(found.top_genes):
+        st.info(f"The address asks for {plain(top)} most variable genes; all are kept instead.")
+    return found
 
 
 # A list of genes, kept by its id
@@ -275,6 +280,7 @@ def gene_list(text: str) -> str:
     return linked
 
 
+@guard.errors()
 def forget_genes() -> None:
     """Keep all genes; a callback."""
     st.session_state["linked genes"] = st.session_state["data genes"] = ""
@@ -515,6 +521,7 @@ def switches(used: list[int], others: list[int], titles: Mapping[int, str]) -> l
     labels: dict[int | str, str] = {REST: f"the other {len(others)}"}
     labels |= {k: plain(shortened(titles[k])) for k in used}
 
+    @guard.errors()
     def changed() -> None:
         on = set(st.session_state["compose_in"])
         st.session_state["compose_off"] = (off - set(names)) | (set(names) - on)
@@ -538,6 +545,7 @@ def shortened(name: str, longest: int = 28) -> str:
     return name if len(name) <= longest else f"{name[: longest - 1].rstrip()}\u2026"
 
 
+@guard.errors()
 def switch_all(on: bool, used: list[int]) -> None:
     st.session_state["compose_off"] = set() if on else {*used, REST}
 
@@ -599,6 +607,7 @@ def steps() -> tuple[int, int]:
     return max(0, place), max(0, len(done) - 1 - place)
 
 
+@guard.errors()
 def step(by: int) -> None:
     """Go back or forward among compositions; a callback, for it sets widgets."""
     done, place = st.session_state["steps"]
@@ -607,11 +616,13 @@ def step(by: int) -> None:
     show_mix(done[place])
 
 
+@guard.errors()
 def start_over() -> None:
     """Nothing chosen, every mechanism in, from control cells; a callback."""
     show_mix(Mix())
 
 
+@guard.errors()
 def start_composition(names: list[str]) -> None:
     """Begin a composition from code; a callback."""
     show_mix(Mix(as_link(dict.fromkeys(names, 1.0))))
@@ -647,6 +658,7 @@ def compared(
     return dosages, read_off(off)
 
 
+@guard.errors()
 def compare_with(model: Bundle, mix: Mix) -> None:
     """Keep this composition to compare others with; the empty one, to compare no more."""
     st.session_state["compared"] = Other(mix, model.checksum)

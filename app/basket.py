@@ -180,8 +180,8 @@ def files(kept: Sequence[Kept], about: Mapping[str, str], session: bytes) -> dic
                 found |= {f"{path}.{kind}": content for kind, content in still.files.items()}
                 notes += [f"{path}: {still.note}"] if still.note else []
             else:
-                found[f"{path}.csv"] = item.frame.to_csv(index=False).encode()
-                found[f"{path}.tsv"] = item.frame.to_csv(index=False, sep="\t").encode()
+                found[f"{path}.csv"] = exports.separated(item.frame)
+                found[f"{path}.tsv"] = exports.separated(item.frame, "\t")
                 if 0 < len(item.frame.columns) < COLUMNS and len(item.frame) <= exports.ROWS:
                     name = exports.sheet_name(f"{folder[:2]} {item.name}".strip(), sheets)
                     sheets[name] = _for_excel(item.frame)
@@ -259,7 +259,7 @@ def _printed_all(kept: Sequence[Kept], kinds: Sequence[prints.Kind]) -> list[_Pr
 def _printed(picture: Picture, kinds: Sequence[prints.Kind]) -> _Printed:
     """Its data and its picture; of a figure that is too odd for them the figure itself as JSON."""
     try:
-        data = {"csv": prints.data(picture.json).to_csv(index=False).encode()}
+        data = {"csv": exports.separated(prints.data(picture.json))}
     except ODD as error:
         return _Printed({"json": picture.json.encode()}, f"kept as Plotly's JSON only. {error}")
     try:
@@ -333,7 +333,7 @@ def _table_in_words(item: Table) -> str:
     rows = zip(*(_cells(column.head(SHOWN), column) for column in columns), strict=True)
     total = f"{len(frame):,} {'row' if len(frame) == 1 else 'rows'}"
     part = f"The first {SHOWN} of {total}" if len(frame) > SHOWN else total.capitalize()
-    link = _link(frame.to_csv(index=False).encode(), item.name, f"all {total}")
+    link = _link(exports.separated(frame), item.name, f"all {total}")
     return (
         f"<h3>{paper.name(item.name)}</h3>"
         + paper.table([paper.name(column) for column in frame.columns], rows, is_number)
@@ -428,7 +428,8 @@ def _guide(kept: Sequence[Kept], folders: Sequence[str], notes: Sequence[str]) -
         "manifest.json  versions, date, address and checksum of each view, sha256 of each file",
         "",
         "A folder for each view, with figures as SVG and PNG, their data as CSV, and tables as CSV",
-        "and TSV, in which names are exactly as in the data and numbers have all their digits:",
+        "and TSV. Numbers have all their digits and names are as in the data; an apostrophe is put",
+        "before a text that a spreadsheet would take for a formula:",
         "",
     ]
     for folder, view in zip(folders, kept, strict=True):

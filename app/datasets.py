@@ -19,10 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from app.runs import listed
+from app.runs import brought, listed
 from samsvae_core.data import DataError, some
 from samsvae_core.files import OutputError, atomic_write, megabytes
-from samsvae_core.run import JOB, STATUS
 
 ROOT = Path(__file__).resolve().parents[1]
 UPLOADS = "uploads"  # the folder, and how ids of what is in it begin
@@ -115,7 +114,10 @@ class Reading:
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> Reading:
-        """What `as_query` wrote; a number that is none is left out. Ids are not checked here."""
+        """What `as_query` wrote; a number of genes that is none, or one alone, is left out.
+
+        Ids are not checked here.
+        """
         known = {
             option: str(query[parameter])
             for option, (parameter, _) in {**READ, "genes": ("genes", "")}.items()
@@ -126,7 +128,7 @@ class Reading:
         top = query.get("top", "")
         return cls(
             data=str(query.get("data", "")),
-            top_genes=int(top) if re.fullmatch(r"[1-9]\d{0,5}", top) else 0,
+            top_genes=int(top) if re.fullmatch(r"[1-9]\d{0,5}", top) and top != "1" else 0,
             **known,
         )
 
@@ -246,11 +248,7 @@ def largest_total() -> int:
 def used() -> int:
     """Bytes that uploads take, those under way and models that were brought included."""
     total = 0
-    brought = (found.parent for found in runs_folder().glob("*/manifest.json"))
-    places = [
-        uploads_folder(),
-        *(p for p in brought if not any((p / name).exists() for name in (JOB, STATUS))),  # no run
-    ]
+    places = [uploads_folder(), *(runs_folder() / name for name in brought(runs_folder()))]
     for where, _, names in (step for place in places for step in os.walk(place)):
         for name in names:
             try:

@@ -74,8 +74,11 @@ def sign_out() -> None:
 
 
 @contextmanager
-def errors(page: str) -> Iterator[None]:
-    """An error nobody expected goes to the log; the page shows the number it has there."""
+def errors(page: str = "callback") -> Iterator[None]:
+    """An error nobody expected goes to the log; the page shows the number it has there.
+
+    Also a decorator, for callbacks of widgets: Streamlit runs them before the page is entered.
+    """
     try:
         yield
     except Exception as problem:  # noqa: BLE001  # the last place that can tell anybody

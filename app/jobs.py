@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from app import logs
-from app.runs import BUSY, LOG, Job, find, is_name, listed
+from app.runs import BUSY, LOG, Job, brought, find, is_name, listed
 from samsvae_core.files import OutputError, atomic_write
 from samsvae_core.machine import whole_cores
 from samsvae_core.run import JOB, alive, process, read_object, read_status, write_status
@@ -147,14 +147,36 @@ def discard(folder: Path, name: str) -> None:
             raise OutputError(f"{name} is {job.state}. Stop it first, then discard it.")
         if job.state == "finished" and not job.is_own:
             raise OutputError(f"{name} was not trained from here; remove its folder yourself.")
-        away = folder / f"{DISCARDED}{secrets.token_hex(8)}"
-        try:
-            for left in folder.glob(f"{DISCARDED}*"):
-                shutil.rmtree(left, ignore_errors=True)
-            job.path.rename(away)
-            shutil.rmtree(away)
-        except OSError as error:
-            raise OutputError(f"{name} cannot be removed whole: {error.strerror}.") from error
+        _remove(job.path)
+
+
+def remove_model(folder: Path, name: str) -> None:
+    """Remove a model that was brought as a zip, with the names people gave to its mechanisms.
+
+    Raises OutputError for any other: runs are discarded, and shipped models stay.
+    """
+    with _turn(folder):
+        path = folder / name
+        if name not in brought(folder) or path.resolve().parent != folder.resolve():
+            raise OutputError(
+                f"There is no model {name[:80]!r} here that was brought as a zip; only such are "
+                "removed."
+            )
+        _remove(path)
+        with contextlib.suppress(OSError):
+            path.with_name(f"{name}.names.json").unlink(missing_ok=True)
+
+
+def _remove(path: Path) -> None:
+    """Out of sight at once, then file by file; what an earlier removal left goes, too."""
+    away = path.with_name(f"{DISCARDED}{secrets.token_hex(8)}")
+    try:
+        for left in path.parent.glob(f"{DISCARDED}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        path.rename(away)
+        shutil.rmtree(away)
+    except OSError as error:
+        raise OutputError(f"{path.name} cannot be removed whole: {error.strerror}.") from error
 
 
 def command(job: Job) -> list[str]:

@@ -71,6 +71,20 @@ def listed(folder: Path) -> list[Job]:
     return [job for job in found if job is not None]
 
 
+def brought(folder: Path) -> list[str]:
+    """Names of the models here that no run made: those that came as a zip."""
+    found = (path.parent for path in sorted(folder.glob("*/manifest.json")))
+    return [
+        path.name
+        for path in found
+        if is_name(path.name) and not path.is_symlink() and not _holds_run(path)
+    ]
+
+
+def _holds_run(path: Path) -> bool:
+    return any(os.path.lexists(path / name) for name in (JOB, STATUS))
+
+
 def _job(path: Path) -> Job | None:
     """None for a folder that holds no run, or one of which nothing but the bundle is left."""
     job, status = read_object(path / JOB), read_status(path)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from app import address, basket, sessions, state
+from app import address, basket, guard, sessions, state
 from app.basket import Kept
 from app.sessions import Session
 from samsvae_core import exports, gene_sets
@@ -43,6 +43,7 @@ def side(title: str) -> None:
             )
 
 
+@guard.errors()
 def keep_view(title: str) -> None:
     """Keep what the page shows for the report; a callback, for it is of the run before."""
     if st.session_state.get("shown") is None:
@@ -75,11 +76,13 @@ def where(view: Kept) -> address.Where:
     return address.Where(found.page, {k: v for k, v in found.query.items() if k != "model"})
 
 
+@guard.errors()
 def drop_view(place: int) -> None:
     """A callback."""
     st.session_state["kept"] = tuple(v for i, v in enumerate(kept_views()) if i != place)
 
 
+@guard.errors()
 def move_view(place: int) -> None:
     """One place up; a callback."""
     views = list(kept_views())
@@ -133,6 +136,7 @@ def fitting(saved: Session) -> str:
     )
 
 
+@guard.errors()
 def restore(saved: Session) -> None:
     """Make this session that one; a callback. Kept views are drawn again, page by page."""
     st.session_state["model"] = name = fitting(saved)

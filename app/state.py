@@ -24,7 +24,7 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from app import address, datasets, examine, jobs, logs, prints, traces
+from app import address, datasets, examine, guard, jobs, logs, prints, traces
 from app.address import plain
 from app.basket import Picture, Table, Text
 from app.batch import Batch
@@ -254,6 +254,7 @@ def said(kind: str) -> tuple[bool, str]:
     return found
 
 
+@guard.errors()
 def keep_data() -> None:
     """Keep an uploaded data file on disk and choose it; a callback of its uploader."""
 
@@ -264,6 +265,7 @@ def keep_data() -> None:
     _take("data", kept)
 
 
+@guard.errors()
 def keep_model() -> None:
     """Unpack an uploaded bundle and choose it; a callback of its uploader."""
 
@@ -298,6 +300,7 @@ def _take(kind: str, kept: Callable[[UploadedFile], str]) -> None:
         file.close()
 
 
+@guard.errors()
 def remove_data(data: str) -> None:
     """Remove an upload; a callback."""
     try:
@@ -305,6 +308,17 @@ def remove_data(data: str) -> None:
         st.session_state["data said"] = True, f"{data} was removed."
     except (DataError, OSError) as error:
         st.session_state["data said"] = False, str(error)
+
+
+@guard.errors()
+def remove_model(name: str) -> None:
+    """Remove a model that was brought; a callback."""
+    try:
+        jobs.remove_model(datasets.runs_folder(), name)
+        logs.event("model removed", model=name)
+        st.session_state["model said"] = True, f"{name} was removed."
+    except OutputError as error:
+        st.session_state["model said"] = False, str(error)
 
 
 # Trainings
@@ -335,6 +349,7 @@ def runs() -> list[Job]:
     return jobs.look(datasets.runs_folder())
 
 
+@guard.errors()
 def start_run(name: str, reading: Reading, arguments: list[str], device: str) -> None:
     """Put a training into the queue and show it; a callback."""
     try:
@@ -348,6 +363,7 @@ def start_run(name: str, reading: Reading, arguments: list[str], device: str) ->
         st.session_state["run said"] = str(error)
 
 
+@guard.errors()
 def change_run(change: Callable[..., object], name: str, *options: object) -> None:
     """Stop, resume or discard a run; a callback."""
     try:
@@ -664,7 +680,7 @@ def downloads(table: pd.DataFrame, name: str) -> None:
 
 
 def _separated(table: pd.DataFrame, separator: str) -> bytes:
-    return table.to_csv(index=False, sep=separator).encode()
+    return exports.separated(table, separator)
 
 
 def chart(figure: go.Figure, name: str, alt: str, clickable: bool = False) -> Any:
@@ -725,6 +741,7 @@ def lasso(model: Bundle, figure: go.Figure, name: str, alt: str) -> None:
     """
     key = f"{name} {st.session_state.get('lassos', 0)}"
 
+    @guard.errors()
     def keep() -> None:
         points = st.session_state[key]["selection"]["points"]
         address.take(model, sorted(int(point["customdata"]) for point in points))
@@ -742,6 +759,7 @@ def lasso(model: Bundle, figure: go.Figure, name: str, alt: str) -> None:
     saving(figure, name, alt)
 
 
+@guard.errors()
 def release(model: Bundle) -> None:
     """Take no cell any more, and draw maps anew, without the outline of the lasso."""
     address.take(model, [])
@@ -757,6 +775,7 @@ def choose_from(model: Bundle, figure: go.Figure, name: str, alt: str, by_click:
     """
     key = f"{name} {by_click} {model.checksum} {st.session_state.get('choices', 0)}"
 
+    @guard.errors()
     def keep() -> None:
         selection = st.session_state[key]["selection"]
         taken = [str(point["customdata"]) for point in selection["points"]]
@@ -782,6 +801,7 @@ def choose_from(model: Bundle, figure: go.Figure, name: str, alt: str, by_click:
     saving(figure, name, alt)
 
 
+@guard.errors()
 def choose_none(model: Bundle) -> None:
     """Choose no perturbation any more."""
     st.session_state[f"chosen {model.checksum}"] = []
@@ -835,5 +855,6 @@ def tour() -> int | None:
     return place
 
 
+@guard.errors()
 def set_tour(place: int | None) -> None:
     st.session_state["tour"] = place

@@ -93,7 +93,7 @@ def one(job: Job) -> None:
     buttons(job)
     history = runs.history(job.path)
     if len(history) > 1:
-        curves(history)
+        curves(history, job.name)
     elif job.state in runs.BUSY:
         st.caption("Curves are drawn after the second epoch.")
     log = runs.end_of_log(job.path)
@@ -120,7 +120,12 @@ def buttons(job: Job) -> None:
         if job.state == "stopping":
             act("Stop at once", "stop_now", jobs.stop, job, True)
         if job.state in ("stopped", "failed", "dead") and job.is_own:
-            act("Resume", "resume", jobs.resume, job, device_now(job))
+            device = device_now(job)
+            act("Resume", "resume", jobs.resume, job, device)
+            if device != job.device:
+                st.caption(
+                    "It was trained on a GPU, and none is found here: it goes on on the CPU."
+                )
         if job.state in ("stopped", "failed", "dead") and not job.is_own:
             st.caption(state.plain(jobs.how_to_resume(job)))
         if job.state == "finished":
@@ -168,18 +173,19 @@ def finished(job: Job) -> None:
     )
 
 
-def curves(history: pd.DataFrame) -> None:
+def curves(history: pd.DataFrame, run: str) -> None:
+    """Drawn anew after each epoch; what a person has zoomed into stays, for this run."""
     left, right = st.columns(2, gap="large")
     dark = state.dark()
     with left:
         state.live_chart(
-            figures.history(history, dark),
+            figures.history(history, dark).update_layout(uirevision=run),
             "training_bounds",
             "Bounds of training and validation cells and active mask entries by epoch",
         )
     with right:
         state.live_chart(
-            figures.training_state(history, dark),
+            figures.training_state(history, dark).update_layout(uirevision=run),
             "training_state",
             "Mechanisms in use and gradient norm by epoch",
         )

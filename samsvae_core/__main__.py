@@ -249,6 +249,7 @@ def train(
         where = stack.enter_context(parallel.group(where))
         if resume:
             report.read_settings(output)
+            say_where(output, where)
         if resume or is_prepared(output):  # what ends the run is kept there, bad data included
             stack.enter_context(recorded(output))
         if resume:
@@ -817,6 +818,16 @@ def chosen_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device is cuda, but torch finds no CUDA GPU here. Use --device cpu.")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def say_where(output: Path, where: torch.device) -> None:
+    """Say it where a run that a GPU has trained goes on without one."""
+    from samsvae_core.run import read_status
+
+    status = read_status(output)
+    if "cuda" in str(status.get("device")) and where.type == "cpu":
+        epoch = status.get("epoch", 0)
+        typer.echo(f"Up to epoch {epoch} this run was trained on a GPU; it goes on on the CPU.")
 
 
 def parse_dosage(text: str, known: set[str]) -> tuple[str, float]:

@@ -1,7 +1,8 @@
 """Results of gene set tests as files to take away: tables, a workbook, a methods paragraph.
 
-CSV files hold every name exactly as it is, also one that begins with "=" or looks like a date;
-spreadsheets should open the workbook, in which each of them is text.
+The CSV files of gene set tests hold every name exactly as it is, also one that begins with "=" or
+looks like a date; spreadsheets should open the workbook, in which each of them is text. Tables that
+pages and reports offer are written by `separated`, which disarms formulas.
 """
 
 import datetime
@@ -29,6 +30,7 @@ from samsvae_core.gene_sets import Collection, collections
 from samsvae_core.terms import JACCARD, PASSES, POOL
 
 BEST = 5  # terms of a kind in the summary
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how spreadsheets' formulas begin
 CELL = 32_767  # characters that Excel takes
 ROWS = 1_048_575  # below the header
 WIDTHS = {"term": 50, "group": 50, "leading_edge": 50, "name": 40, "evidence": 100, "title": 40}
@@ -95,6 +97,27 @@ def files(results: Results) -> dict[str, bytes]:
         },
     }
     return found | {"manifest.json": to_json(manifest)}
+
+
+def separated(table: pd.DataFrame, separator: str = ",") -> bytes:
+    """CSV or TSV for spreadsheets: a text that one would take for a formula gets an apostrophe."""
+    shown = table.copy()
+    for place in range(len(table.columns)):
+        if not pd.api.types.is_numeric_dtype(table.iloc[:, place]):
+            shown.isetitem(place, table.iloc[:, place].map(_disarmed))
+    shown.columns = [_disarmed(column) for column in table.columns]
+    return shown.to_csv(index=False, sep=separator).encode()
+
+
+def _disarmed(value: Any) -> Any:
+    """A text that begins as formulas do, and is no number, behind an apostrophe."""
+    if not isinstance(value, str) or not value.startswith(FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def archive(contents: Mapping[str, bytes]) -> bytes:

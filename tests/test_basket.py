@@ -193,7 +193,11 @@ def test_the_zip_holds_each_view_in_a_folder_and_gives_it_back(packed, kept):
     assert Page(found["report.html"]).all("section")
 
 
-def test_tables_are_exact_in_csv_and_tsv(packed):
+DISARMED = [f"'{name}" if name.startswith("=") else name for name in HOSTILE]  # for spreadsheets
+
+
+def test_tables_are_exact_in_csv_and_tsv_but_for_formulas(packed):
+    assert DISARMED != HOSTILE
     for ending, separator in (("csv", ","), ("tsv", "\t")):
         (name,) = [n for n in packed if n.startswith("02") and n.endswith(ending)]
         back = pd.read_csv(
@@ -202,12 +206,12 @@ def test_tables_are_exact_in_csv_and_tsv(packed):
             keep_default_na=False,
             na_values={"value": [""]},
         )
-        pd.testing.assert_frame_equal(back, FRAME)
+        pd.testing.assert_frame_equal(back, FRAME.assign(name=DISARMED))
 
 
 def test_the_data_of_a_figure_are_beside_it(packed):
     back = pd.read_csv(io.BytesIO(packed["01 compose STAT1 + SMAD4/shifts.csv"]))
-    assert list(back["gene"]) == HOSTILE
+    assert list(back["gene"]) == DISARMED
     assert list(back["shift, upper"]) == [2.0] * 7
 
 

@@ -801,3 +801,11 @@ def test_threads_that_wait_leave_their_core_to_others(monkeypatch):
         monkeypatch.setattr(cli.os, "environ", given)
         cli.main()
         assert given["OMP_WAIT_POLICY"] == expected
+
+
+@pytest.mark.parametrize(("before", "said"), [("cuda:0", 1), ("cpu", 0)])
+def test_a_run_of_a_gpu_that_goes_on_without_one_says_so(tmp_path, capsys, before, said):
+    (tmp_path / "status.json").write_text(json.dumps({"device": before, "epoch": 7}))
+    cli.say_where(tmp_path, torch.device("cpu"))
+    told = capsys.readouterr().out
+    assert told.count("Up to epoch 7 this run was trained on a GPU; it goes on on the CPU.") == said

@@ -337,3 +337,24 @@ def test_a_zip_that_is_no_model_is_refused_and_leaves_nothing(zipped, runs):
         assert finished(page)
         assert len(page.error) == 1
     assert not [path for path in runs.parent.rglob("*") if path.name in ("evil.txt", "tiny")]
+
+
+def test_a_model_that_was_brought_can_be_removed_after_a_question(zipped, runs, caplog):
+    page = upload(opened("data"), "tiny.zip", zipped, 1, "application/zip")
+    (runs / "tiny.names.json").write_text("{}")
+    assert page.selectbox(key="brought model").options == ["tiny"]
+    assert "Remove the model tiny" in words(page)
+    with caplog.at_level("INFO", "app"):
+        page.button(key="remove model").click().run()
+    assert finished(page)
+    assert "tiny was removed" in said(page)
+    assert not [path for path in runs.rglob("*") if "tiny" in path.name]
+    assert not [box for box in page.selectbox if box.key == "brought model"]
+    assert [r.fields for r in caplog.records if r.message == "model removed"] == [{"model": "tiny"}]
+
+
+def test_a_shipped_model_is_not_among_those_to_remove(tiny, monkeypatch):
+    monkeypatch.setenv("SAMSVAE_MODELS", str(tiny.path.parent))
+    page = opened("data")
+    assert finished(page)
+    assert not [box for box in page.selectbox if box.key == "brought model"]

@@ -60,7 +60,7 @@ def test_a_reading_comes_back_from_the_address(reading):
 
 def test_an_address_without_choices_or_with_odd_ones_is_the_usual_reading():
     assert Reading.from_query({}) == Reading("")
-    for top in ("-1", "1e9", "many", "0", "9" * 20):
+    for top in ("1", "-1", "1e9", "many", "0", "9" * 20):
         assert Reading.from_query({"data": "a", "top": top}) == Reading("a")
 
 

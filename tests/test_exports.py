@@ -427,3 +427,20 @@ def test_a_folder_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="Cannot write"):
         write_folder({"a.csv": b"a"}, tmp_path / "file" / "out")
+
+
+def test_separated_tables_disarm_formulas_and_change_no_number():
+    table = pd.DataFrame(
+        [["=cmd()", -1.5, "-2.5"], ["@x", 1e-300, "-a"], ["STAT1", 2.0, "+1e3"]],
+        columns=["=gene", "-value", "text"],
+    )
+    for separator in ",\t":
+        content = exports.separated(table, separator).decode()
+        found = pd.read_csv(io.StringIO(content), sep=separator, dtype=str)
+        assert list(found) == ["'=gene", "'-value", "text"]
+        assert found["'=gene"].tolist() == ["'=cmd()", "'@x", "STAT1"]
+        assert found["text"].tolist() == ["-2.5", "'-a", "+1e3"]
+        assert found["'-value"].astype(float).tolist() == [-1.5, 1e-300, 2.0]
+    assert table.iloc[0, 0] == "=cmd()"
+    twice = pd.DataFrame([["=a", "b"]], columns=["x", "x"])
+    assert exports.separated(twice) == b"x,x\n'=a,b\n"

@@ -1,5 +1,6 @@
 """Who may see a page, and what a page that breaks shows."""
 
+import ast
 import socket
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from streamlit.testing.v1 import AppTest
 
 from app import guard, logs, state
 from benchmarks.visitor import Visitor
+from samsvae_core import cache
 
 MAIN = str(Path(__file__).resolve().parents[1] / "app" / "main.py")
 ONE = {"redirect_uri": "https://x/oauth2callback", "cookie_secret": "s", "client_id": "c"}
+GIVEN = ("on_click", "on_change", "on_select")
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
 
 
@@ -100,6 +103,39 @@ def test_a_page_that_breaks_shows_a_number_and_nothing_of_the_error(opened, monk
     assert fields == {"page": "glossary"}
     assert f"**{number}**" in opened.error[0].value
     assert "secret" not in str(opened.main)
+
+
+def test_a_callback_that_breaks_shows_a_number_and_the_page(opened, monkeypatch, caplog):
+    def breaks():
+        raise RuntimeError("a secret of the server")
+
+    monkeypatch.setattr(cache, "size", lambda: 1)
+    monkeypatch.setattr(cache, "clear", breaks)
+    opened.switch_page("views/system.py").run()
+    with caplog.at_level("ERROR", "app"):
+        opened.button(key="clear cache").click().run()
+    assert not opened.exception
+    assert [title.value for title in opened.title] == ["System"]
+    (told,) = [record.fields for record in caplog.records if record.message == "error"]
+    assert told["page"] == "callback"
+    assert [f"**{told['id']}**" in error.value for error in opened.error] == [True]
+    assert "secret" not in str(opened.main)
+
+
+def test_every_callback_tells_the_number_of_its_error():
+    """Each function given to a widget in app/ is decorated with guard.errors()."""
+    asked, guarded = set(), set()
+    for path in Path(MAIN).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            is_callback = isinstance(node, ast.keyword) and node.arg in GIVEN
+            if is_callback and isinstance(node.value, ast.Name | ast.Attribute):
+                asked.add(ast.unparse(node.value).rpartition(".")[2])
+            if isinstance(node, ast.FunctionDef) and any(
+                ast.unparse(d) == "guard.errors()" for d in node.decorator_list
+            ):
+                guarded.add(node.name)
+    assert {"clear", "start_run", "keep", "changed"} <= asked
+    assert asked - guarded == {"login", "logout"}  # Streamlit's own
 
 
 def test_visitors_see_no_details_of_errors_that_streamlit_catches():

@@ -462,6 +462,23 @@ def test_only_finished_runs_of_these_pages_are_discarded(folder):
     assert [job.name for job in jobs.look(folder)] == ["shipped"]
 
 
+def test_only_models_that_were_brought_are_removed(folder, tmp_path):
+    submit(folder)
+    training(folder)
+    end(folder, "a")
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "shipped" / "manifest.json").write_text("{}")
+    (folder / "link").symlink_to(tmp_path / "shipped")
+    (folder / "brought").mkdir()
+    (folder / "brought" / "manifest.json").write_text("{}")
+    for name in ("a", "link", "shipped", "../shipped", "", "uploads"):
+        with pytest.raises(OutputError, match="only such are removed"):
+            jobs.remove_model(folder, name)
+    jobs.remove_model(folder, "brought")
+    assert {path.name for path in folder.iterdir()} == {jobs.LOCK, "a", "link"}
+    assert (tmp_path / "shipped" / "manifest.json").exists()
+
+
 def test_a_place_below_a_file_is_said_and_only_looked_at(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OutputError, match="Set SAMSVAE_RUNS"):

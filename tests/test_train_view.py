@@ -13,6 +13,7 @@ import pytest
 
 from app import datasets, examine, jobs, pace, state
 from app import runs as run_folders
+from app.address import plain
 from samsvae_core import bundle as bundles
 from samsvae_core.files import OutputError
 from samsvae_core.training import Progress
@@ -108,6 +109,14 @@ def test_genes_of_a_list_are_counted_as_far_as_the_file_has_them(data, screen, m
     assert len(once) == 1
 
 
+@pytest.mark.parametrize("top", ["1", "-3", "many"])
+def test_a_number_of_genes_that_is_none_is_said_and_ignored(data, top):
+    page = shown(data, key="perturbation", top=top)
+    assert finished(page)
+    assert f"asks for {plain(top)} most variable genes; all are kept" in page.info[0].value
+    assert "--top-genes" not in words(page)
+
+
 def test_no_more_steps_are_suggested_than_may_be_chosen(data, monkeypatch):
     report = examine.validated(datasets.Reading(data, "perturbation"))
     many = report | {"n_cells": 10**7}
@@ -141,6 +150,31 @@ def test_a_training_is_started_as_asked_and_followed(data, folder):
     button(page, "resume_run").click().run()
     training(folder, job.name)
     assert starts(folder, job.name)[1].endswith("--resume")
+
+
+def test_curves_keep_their_zoom_from_one_epoch_to_the_next(folder):
+    submitted = folder / "mine"
+    submitted.mkdir()
+    (submitted / "status.json").write_text('{"state": "stopped"}')
+    seen = []
+    for n in (3, 4):
+        write_history(submitted, n)
+        drawn = opened("train", {"run": "mine"}).get("plotly_chart")
+        seen.append([json.loads(chart.proto.spec)["layout"]["uirevision"] for chart in drawn])
+    assert seen == [["mine", "mine"]] * 2
+
+
+@pytest.mark.parametrize(("here", "said"), [("cpu", True), ("cuda", False)])
+def test_a_run_of_a_gpu_says_that_it_goes_on_without_one(folder, monkeypatch, here, said):
+    run = folder / "mine"
+    run.mkdir()
+    (run / "status.json").write_text('{"state": "stopped", "device": "cuda:0"}')
+    job = {"data": "x.h5ad", "arguments": [], "device": "cuda", "asked": "nothing"}
+    (run / "job.json").write_text(json.dumps(job))
+    monkeypatch.setattr(pace, "device", lambda: here)
+    page = opened("train", {"run": "mine"})
+    assert finished(page)
+    assert ("it goes on on the CPU" in words(page)) is said
 
 
 def test_a_second_one_waits_visibly_and_can_leave_the_queue(data, folder):

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import address, datasets, figures, state
+from app import address, datasets, figures, runs, state
 from app.datasets import NO_DELIMITER, Reading
 from app.examine import in_words
 from samsvae_core.data import DataError, some
@@ -424,6 +424,22 @@ def bring_model() -> None:
         on_change=state.keep_model,
     )
     went_well("model")
+    if names := runs.brought(datasets.runs_folder()):
+        brought(names)
+
+
+def brought(names: list[str]) -> None:
+    """Models that came as a zip, to be removed; shipped ones and runs are not among them."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        name = str(st.selectbox("Models brought here", names, key="brought model", width=400))
+        with st.popover("Remove", icon=":material/delete:", type="tertiary"):
+            st.markdown(f"Remove the model {state.plain(name)} and the names of its mechanisms?")
+            st.button(
+                "Remove it for everyone",
+                key="remove model",
+                on_click=state.remove_model,
+                args=(name,),
+            )
 
 
 state.page_without_model(data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import logs, server, state
+from app import guard, logs, server, state
 from samsvae_core import cache
 
 GIB = 2**30
@@ -67,6 +67,7 @@ def space() -> None:
     )
 
 
+@guard.errors()
 def clear() -> None:
     """A callback."""
     removed = cache.clear()
