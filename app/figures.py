@@ -519,30 +519,6 @@ def label(figure: go.Figure, genes: pd.Index, x: pd.Series, y: pd.Series) -> Non
     )
 
 
-def umap(frame: pd.DataFrame, groups: pd.Series, dark: bool) -> go.Figure:
-    """UMAP coordinates by group; columns name, umap_1, umap_2. The axes have no unit."""
-    figure = go.Figure()
-    for i, (group, rows) in enumerate(frame.groupby(groups, sort=False)):
-        figure.add_scatter(
-            x=rows["umap_1"],
-            y=rows["umap_2"],
-            mode="markers",
-            name=html.escape(f"{group} ({len(rows)})"),
-            marker={
-                "color": NEUTRAL if i == 0 else OKABE_ITO[(i - 1) % len(OKABE_ITO)],
-                "size": 4,
-                "opacity": 0.5,
-                "symbol": SYMBOLS[i % 6],
-            },
-            text=text(rows["name"]),
-            hovertemplate="%{text}<extra></extra>",
-        )
-    styled(figure, dark, height=460)
-    figure.update_xaxes(title_text="UMAP 1", showticklabels=False, zeroline=False)
-    figure.update_yaxes(title_text="UMAP 2", showticklabels=False, zeroline=False)
-    return figure
-
-
 def told_apart(i: int, dark: bool) -> dict[str, Any]:
     """Colour and symbol of the i-th of up to 42 things, the same in every figure of a page."""
     line = {"width": 1, "color": INK[dark]}

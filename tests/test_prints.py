@@ -127,7 +127,6 @@ MAKE = {
     "used effects": lambda dark: figures.used_effects(ENTRIES, TITLES, dark),
     "network": lambda dark: figures.network(NODES, EDGES, TITLES, dark),
     "terms": lambda dark: figures.term_map(WIDE, "NES", dark, ["a", "b", "b"], MARKS),
-    "umap": lambda dark: figures.umap(NAMED, GROUPS, dark),
     "categories": lambda dark: figures.cell_map(PLACES, GROUPS, LEVELS, "group", dark),
     "amounts": lambda dark: figures.cell_map(PLACES, GROUPS, AMOUNT, "<i>G0</i>, z", dark, True),
     "lasso": lambda dark: figures.cell_map(PLACES, GROUPS, LEVELS, "", dark, taken=[1, 2]),

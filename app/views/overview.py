@@ -501,7 +501,7 @@ def training(model: Bundle) -> str:
 
 
 def cells(model: Bundle) -> None:
-    frame = model.cells.rename(columns={"cell": "name"})
+    frame = model.cells
     if model.model.has_shifts:
         size = model.masks.assign(size=model.masks["effect"] ** 2)
         size = size.groupby("perturbation")["size"].sum()
@@ -509,12 +509,17 @@ def cells(model: Bundle) -> None:
     else:
         size = model.perturbations["train"]
         which, space = "most cells", "latent state, which the model keeps free of perturbations"
-    strongest = size.sort_values(ascending=False, kind="stable").index[:3].tolist()
-    group = frame["condition"].where(frame["condition"].isin(strongest), "all other cells")
-    order = pd.Categorical(group, ["all other cells", *strongest], ordered=True)
-    frame = frame.assign(group=order).sort_values("group", kind="stable")
+    strongest = size.sort_values(ascending=False, kind="stable").index[:3]
+    levels = [figures.REST, *(name for name in strongest if name in set(frame["condition"]))]
+    group = frame["condition"].where(frame["condition"].isin(levels), figures.REST)
     state.chart(
-        figures.umap(frame, frame["group"].astype(str), state.dark()),
+        figures.cell_map(
+            frame[["umap_1", "umap_2"]],
+            frame["condition"],
+            pd.Series(pd.Categorical(group, levels)),
+            "condition",
+            state.dark(),
+        ),
         "cells",
         "UMAP of a sample of cells in latent space",
     )
