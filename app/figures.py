@@ -222,8 +222,8 @@ def clickable(
         y=np.repeat(rows, len(columns)),
         mode="markers",
         marker={"symbol": "square", "size": 16, "opacity": 0.01, "color": "#888888"},
-        customdata=clicks,
-        text=texts,
+        customdata=np.array(clicks),  # of lists, Plotly looks into each item
+        text=np.array(texts),
         hovertemplate=hover,
         showlegend=False,
     )

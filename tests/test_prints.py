@@ -236,7 +236,6 @@ def test_diamonds_stand_on_the_bars_they_belong_to():
             "observed shift (log2)",
             TABLE[["shift", "observed"]],
         ),
-        ("umap", "UMAP 1", "UMAP 2", PLACES),
         ("categories", "UMAP 1", "UMAP 2", PLACES.astype(np.float32)),
         ("amounts", "UMAP 1", "UMAP 2", PLACES.astype(np.float32)),
         ("lasso", "UMAP 1", "UMAP 2", PLACES.astype(np.float32)),
