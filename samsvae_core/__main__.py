@@ -904,13 +904,14 @@ def new_table(output: Path) -> None:
 
 
 def write_table(table: pd.DataFrame, output: Path) -> None:
-    """A table as CSV, TSV or Parquet, by the ending of its name."""
+    """A table as CSV, TSV (with formulas disarmed) or Parquet, by the ending of its name."""
+    from samsvae_core.exports import separated
     from samsvae_core.files import atomic_write
 
     if output.suffix == ".parquet":
         content = table.to_parquet(index=False)
     else:
-        content = table.to_csv(index=False, sep="\t" if output.suffix == ".tsv" else ",").encode()
+        content = separated(table, "\t" if output.suffix == ".tsv" else ",")
     atomic_write(output, content)
     typer.echo(f"Wrote {output}: {len(table):,} rows.")
 

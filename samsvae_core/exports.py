@@ -1,8 +1,7 @@
 """Results of gene set tests as files to take away: tables, a workbook, a methods paragraph.
 
-The CSV files of gene set tests hold every name exactly as it is, also one that begins with "=" or
-looks like a date; spreadsheets should open the workbook, in which each of them is text. Tables that
-pages and reports offer are written by `separated`, which disarms formulas.
+In every CSV and TSV file for people to read, a text that spreadsheets would take for a formula has
+an apostrophe before it (`separated`); the workbook says of each text that it is one.
 """
 
 import datetime
@@ -83,7 +82,7 @@ def files(results: Results) -> dict[str, bytes]:
         "collections": collection_table(results),
         "notes": results.enrichment.notes,
     }
-    found = {f"{name}.csv": table.to_csv(index=False).encode() for name, table in tables.items()}
+    found = {f"{name}.csv": separated(table) for name, table in tables.items()}
     found["leading_edges.gmt"] = leading_edges(results.enrichment.table).encode()
     found["settings.json"] = to_json(_about(results))
     found["methods.md"] = methods(results).encode()

@@ -352,7 +352,16 @@ def read_back(content: bytes, like: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def test_csv_files_give_back_every_digit_and_every_name(results, contents):
+def disarmed(name: object) -> str:
+    """As in CSV files; of the awkward names, +1 and -1 are numbers."""
+    return (
+        f"'{name}"
+        if str(name).startswith((*"=+@-",)) and not str(name)[1:].isdigit()
+        else str(name)
+    )
+
+
+def test_csv_files_give_back_every_digit_and_every_name_with_formulas_disarmed(results, contents):
     tables = {
         "enrichment": results.enrichment.table,
         "notes": results.enrichment.notes,
@@ -362,13 +371,17 @@ def test_csv_files_give_back_every_digit_and_every_name(results, contents):
     }
     for name, table in tables.items():
         expected = table.assign(
-            **{column: table[column].map(str) for column in table if table[column].dtype == object}
+            **{
+                column: table[column].map(disarmed)
+                for column in table
+                if table[column].dtype == object
+            }
         )
         pd.testing.assert_frame_equal(
             read_back(contents[f"{name}.csv"], table), expected, check_exact=True
         )
     rows = list(csv.DictReader(io.StringIO(contents["scores.csv"].decode())))
-    assert [row["gene"] for row in rows[:11]] == AWKWARD
+    assert [row["gene"] for row in rows[:11]] == [disarmed(gene) for gene in AWKWARD]
     assert [float(row["value"]) for row in rows] == results.scores["value"].tolist()
 
 
