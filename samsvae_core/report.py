@@ -379,7 +379,7 @@ def observed_table(data: CellData, parts: np.ndarray) -> pd.DataFrame:
     for part, kept in (("all", np.full(len(parts), True)), ("test", parts == "test")):
         for condition in np.unique(data.conditions[kept]):
             rows = np.flatnonzero(kept & (data.conditions == condition))
-            level, se = pooled_level(data.counts[rows], data.library[rows], data.is_counts)
+            level, se = pooled_level(data.counts, data.library, data.is_counts, rows)
             frames.append(
                 pd.DataFrame(
                     {
