@@ -47,8 +47,8 @@ def pooled_level(
 ) -> tuple[Float[np.ndarray, " G"], Float[np.ndarray, " G"]]:
     """log2(1 + 1e4 p), p = sum of counts / sum of totals, and its jackknife standard error.
 
-    Of all cells, or those at `rows`. Of values that are not counts, their mean. The jackknife leaves out one cell at a time; with
-    fewer than 2 cells the error is NaN.
+    Of all cells, or those at `rows`. Of values that are not counts, their mean. The jackknife
+    leaves out one cell at a time; with fewer than 2 cells the error is NaN.
     """
     rows = np.arange(len(library)) if rows is None else rows
     library = library[rows].astype(float)

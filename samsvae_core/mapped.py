@@ -93,7 +93,7 @@ def rows_of(matrix: sp.csr_matrix, rows: np.ndarray, folder: Path | None) -> sp.
 
 
 def _nameless(folder: Path) -> IO[bytes]:
-    return tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by who takes it
+    return tempfile.TemporaryFile(dir=folder)
 
 
 def _mapped(file: IO[bytes], kind: np.dtype | type, n: int) -> np.ndarray:

@@ -276,6 +276,7 @@ def read_options(run: Path) -> dict[str, Any]:
         "dosage_key": source.get("dosage_key"),
         "replicate_key": source.get("replicate_key"),
         "continuous": source.get("continuous", False),
+        "counts_on": source.get("counts_on", "auto"),
     }
 
 
