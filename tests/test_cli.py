@@ -801,3 +801,26 @@ def test_threads_that_wait_leave_their_core_to_others(monkeypatch):
         monkeypatch.setattr(cli.os, "environ", given)
         cli.main()
         assert given["OMP_WAIT_POLICY"] == expected
+
+
+def test_train_keeps_counts_on_disk_and_says_so_also_when_it_goes_on(
+    samsvae, refused, screen, quick_tables, tmp_path
+):
+    run = tmp_path / "run"
+    assert "--counts-on is 'tape'" in refused(
+        "train", screen.path, "-o", run, "--counts-on", "tape"
+    )
+    command = ["train", screen.path, "-o", run, *TINY, "--counts-on", "disk"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("samsvae_core.training.finished", lambda *_: True)
+        patch.setattr("samsvae_core.report.build_bundle", stopped)
+        code, out, _ = samsvae(*command)
+    assert code
+    assert out.startswith("Counts are kept on disk while this runs")
+    code, out, _ = samsvae("train", screen.path, "-o", run, "--resume")
+    assert (code, out.count("Counts are kept on disk")) == (0, 1)
+    assert not list(run.glob("tmp*"))
+
+
+def stopped(*_):
+    raise KeyboardInterrupt
