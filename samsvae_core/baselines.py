@@ -69,7 +69,11 @@ def mean_effects(
     code, names = pd.factorize(conditions)
     n = np.bincount(code, minlength=len(names))
     member = sp.csr_matrix((1 / n[code], (code, rows)), shape=(len(names), n_cells))
-    table = pd.DataFrame((member @ levels.level).toarray(), index=names, columns=genes)
+    sums = np.zeros((len(names), levels.level.shape[1]))
+    by_cell = member.tocsc()
+    for block in row_blocks(levels.level.indptr):  # SciPy's product would copy the levels
+        sums += (by_cell[:, block].tocsr() @ levels.level[block]).toarray()
+    table = pd.DataFrame(sums, index=names, columns=genes)
     enough = names[n >= FEWEST_CELLS]
     if control not in enough:
         return table.iloc[:0]
