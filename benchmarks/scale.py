@@ -4,12 +4,18 @@
     python benchmarks/scale.py --quick                # small sizes, under 50 s
     python benchmarks/scale.py --device cuda          # under a minute
     python benchmarks/scale.py --plot growth.svg      # the same as a figure
+    python benchmarks/scale.py --out-of-core          # a million cells, 8 minutes, 12 GB of disk
 
 The defaults of `samsvae train` (512 cells a step, 1 particle, 20 mechanisms, 400 hidden units) on
 random counts, 10 % of them not zero. Time of an epoch: the median of STEPS steps, times its number
 of steps; on the CPU processor time of one core, which other programs change little. Memory: of the
 counts as they lie on the device. Then, on the clock, steps of one process and of two that share
 each batch, with one thread each.
+
+With --out-of-core, `samsvae train --counts-on disk` of MILLION cells x 2,000 genes (a tenth with
+--quick), its tables included, in a process that may have no more than LIMIT bytes of memory of its
+own (RLIMIT_DATA). Peak of that memory (RssAnon), and of all (RSS): with the pages of files, which
+are the system's cache. Then steps on counts on disk and in memory, on the clock, one after another.
 Expected: docs/scale.md.
 """
 
@@ -17,21 +23,28 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import h5py
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import torch
+from anndata.io import write_elem
 
 from samsvae_core import parallel
 from samsvae_core.data import CellData
+from samsvae_core.h5ad import read_h5ad
 from samsvae_core.inference import Cells
 from samsvae_core.model import ModelConfig
 from samsvae_core.training import Steps, TrainConfig, new_model, new_optimizer, quick_products
@@ -41,6 +54,8 @@ PERTURBATIONS = 50
 STEPS = 24
 BASE_CELLS, BASE_GENES = 50_000, 1000
 MANY_CELLS, MANY_GENES = (10_000, 50_000, 200_000), (1000, 4000, 8000)
+MILLION, MILLION_GENES = 10**6, 2000
+LIMIT = 4 * 10**9  # bytes a process may ask for as its own; libraries reserve more than they use
 CPU = torch.device("cpu")
 
 
@@ -184,6 +199,84 @@ def together(n_genes: int, n_processes: int) -> float:
     return float(said[0])
 
 
+def write_large(path: Path, n_cells: int, n_genes: int) -> None:
+    """Random counts as .h5ad, some cells at a time; 1 % of them validate, 1 % test (split.csv)."""
+    at_once, cells = min(n_cells, 50_000), [f"c{i}" for i in range(n_cells)]
+    conditions = random_cells(n_cells, 10).conditions.astype(str)
+    with h5py.File(path, "w") as file:
+        write_elem(file, "obs", pd.DataFrame({"perturbation": conditions}, index=cells))
+        write_elem(file, "var", pd.DataFrame(index=[f"G{g}" for g in range(n_genes)]))
+        X = file.create_group("X")
+        X.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0"})
+        X.attrs["shape"] = (n_cells, n_genes)
+        for name, kind in (("data", "f4"), ("indices", "i4")):
+            X.create_dataset(name, (0,), kind, maxshape=(None,), chunks=(2**18,))
+        lengths = [np.zeros(1, np.int64)]
+        for _ in range(0, n_cells, at_once):
+            block = random_cells(at_once, n_genes).counts
+            for name, values in (("data", block.data), ("indices", block.indices)):
+                X[name].resize(len(X[name]) + len(values), axis=0)
+                X[name][-len(values) :] = values
+            lengths.append(np.diff(block.indptr))
+        X["indptr"] = np.cumsum(np.concatenate(lengths))
+        file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+    parts = np.resize(["train"] * 98 + ["validation", "test"], n_cells)
+    parts = np.random.default_rng(0).permutation(parts)
+    table = pd.DataFrame({"cell": cells, "split": parts})
+    table.to_csv(path.with_name("split.csv"), index=False)
+
+
+def peaks(process: subprocess.Popen[str], found: dict[str, int]) -> None:
+    """The most that a process had of each kind of memory, in kB, looked at 20 times a second."""
+    while process.poll() is None:
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        except OSError:
+            return
+        for line in status.splitlines():
+            name, _, value = line.partition(":")
+            if name in ("RssAnon", "VmRSS"):
+                found[name] = max(found.get(name, 0), int(value.split()[0]))
+        time.sleep(0.05)
+
+
+def out_of_core(n_cells: int, n_genes: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path, run = folder / "large.h5ad", folder / "run"
+        write_large(path, n_cells, n_genes)
+        command = [sys.executable, "-m", "samsvae_core", "train", str(path), "--output", str(run)]
+        command += ["--split", str(folder / "split.csv"), "--counts-on", "disk", "--steps", "200"]
+        process = subprocess.Popen(
+            [*command, "--device", "cpu", "--threads", "1"],
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT)),
+            env=os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
+            text=True,
+        )
+        found: dict[str, int] = {}
+        watch = threading.Thread(target=peaks, args=(process, found))
+        began = time.perf_counter()
+        watch.start()
+        process.wait()
+        watch.join()
+        print(
+            f"{n_cells:,} cells x {n_genes:,} genes, counts on disk: ended with "
+            f"{process.returncode} after {time.perf_counter() - began:.0f} s; memory of its own at "
+            f"most {found['RssAnon'] / 1e6:.2f} GB (limit {LIMIT / 1e9:.0f}), with pages of files "
+            f"{found['VmRSS'] / 1e6:.2f} GB"
+        )
+        for where in ("disk", "memory"):
+            began = time.perf_counter()
+            data = read_h5ad(path, counts_on=where, scratch=folder)
+            reading = time.perf_counter() - began
+            step = seconds_a_step(*steps_of(data, CPU))
+            print(
+                f"{where}: reading {reading:.0f} s, a step {1e3 * step:.0f} ms, an epoch "
+                f"{step * -(-n_cells // 512):.0f} s; counts {data.counts.nnz * 8 / 1e9:.2f} GB",
+                flush=True,
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -191,6 +284,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--out-of-core", action="store_true")
     parser.add_argument("--member", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.member:
@@ -198,6 +292,9 @@ def main() -> None:
         return
     device = torch.device(given.device)
     torch.set_num_threads(1)
+    if given.out_of_core:
+        out_of_core(MILLION // (10 if given.quick else 1), MILLION_GENES)
+        return
     sizes = [(n, BASE_GENES) for n in MANY_CELLS] + [(BASE_CELLS, g) for g in MANY_GENES[1:]]
     if given.quick:
         sizes = [(n // 10, g // 10) for n, g in sizes]

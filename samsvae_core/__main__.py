@@ -204,6 +204,13 @@ def train(
     replicate_key: Replicate = None,
     seed: Seed = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.")] = None,
+    counts_on: Annotated[
+        str,
+        typer.Option(
+            help="memory; disk: in files beside the run, for counts larger than memory; or auto: "
+            "on disk if they would take more than a quarter of the memory that is free."
+        ),
+    ] = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --output, with its settings.")
     ] = False,
@@ -224,6 +231,7 @@ def train(
 
     known("--model", model, list(MODELS))
     known("--encoder", encoder, ["correlated", "mean-field"])
+    known("--counts-on", counts_on, ["auto", "memory", "disk"])
     if mask_prior is not None and not 0 < mask_prior < 1:
         raise ValueError(f"--mask-prior is {mask_prior}; expected a probability between 0 and 1.")
     if not 0 < learning_rate < math.inf or mask_evidence == math.inf:
@@ -254,7 +262,10 @@ def train(
             stack.enter_context(recorded(output))
         if resume:
             options = report.read_options(output)
-            finished = report.resume(read(data, **options), output, where, on_epoch)
+            if counts_on != "auto":
+                options["counts_on"] = counts_on
+            cells = read(data, **options, scratch=output, say=typer.echo)
+            finished = report.resume(cells, output, where, on_epoch)
         else:
             cells = read(
                 data,
@@ -266,6 +277,9 @@ def train(
                 dosage_key=dosage_key,
                 replicate_key=replicate_key,
                 continuous=is_gaussian(likelihood),
+                counts_on=counts_on,
+                scratch=next(place for place in [output, *output.parents] if place.is_dir()),
+                say=typer.echo,
             )
             if genes is not None:
                 cells = gene_panel(cells, genes=read_genes(genes))
@@ -856,7 +870,7 @@ def follow(data: Path, output: Path, where: torch.device) -> None:
 
     with parallel.group(where) as where, contextlib.suppress(Stop):
         parallel.wait()  # until the first has written what the run is
-        cells = read(data, **report.read_options(output))
+        cells = read(data, **report.read_options(output), scratch=output)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
         report.follow(cells, output, where)

@@ -16,6 +16,7 @@ from jaxtyping import Float, Shaped
 
 from samsvae_core.agreement import agreement, figures, spread
 from samsvae_core.data import CellData, DataError
+from samsvae_core.mapped import on_disk, row_blocks
 from samsvae_core.model import PER_TEN_THOUSAND
 
 FEWEST_CELLS = 3  # of a condition: below it an average effect is not reported
@@ -38,22 +39,42 @@ def cell_levels(data: CellData) -> Levels:
     if not data.has_size_factor:
         total = np.asarray(data.counts.sum(axis=1)).ravel()
     kept = total > 0
-    values = sp.csr_matrix(sp.diags_array(PER_TEN_THOUSAND / total[kept]) @ data.counts[kept])
-    values.data = np.log2(1 + values.data)
-    return Levels(values, data.conditions[kept])
+    rows, scale = np.flatnonzero(kept), PER_TEN_THOUSAND / total[kept]
+
+    def levels(block: slice) -> sp.csr_matrix:
+        values = sp.csr_matrix(sp.diags_array(scale[block]) @ data.counts[rows[block]])
+        values.data = np.log2(1 + values.data)
+        return values
+
+    if data.scratch is None:
+        return Levels(levels(slice(None)), data.conditions[kept])
+    starts = np.concatenate([[0], np.cumsum(np.diff(data.counts.indptr)[rows], dtype=np.int64)])
+    blocks = map(levels, row_blocks(starts))
+    table = on_disk(blocks, data.counts.shape[1], data.scratch, data.counts.nnz)
+    return Levels(table, data.conditions[kept])
 
 
 def mean_effects(
-    levels: Levels, control: str, genes: np.ndarray, fewest: int = FEWEST_CELLS
+    levels: Levels, control: str, genes: np.ndarray, rows: np.ndarray | None = None
 ) -> pd.DataFrame:
-    """Mean minus that of control, of conditions with `fewest` cells; no rows without controls."""
-    if control not in levels.conditions:
+    """Mean of the cells, or those at `rows`, minus that of control; no rows without controls.
+
+    Of conditions with FEWEST_CELLS of them.
+    """
+    n_cells = len(levels.conditions)
+    rows = np.arange(n_cells) if rows is None else rows
+    conditions = levels.conditions[rows]
+    if control not in conditions:
         return pd.DataFrame(index=pd.Index([], dtype=str), columns=genes, dtype=float)
-    code, names = pd.factorize(levels.conditions)
+    code, names = pd.factorize(conditions)
     n = np.bincount(code, minlength=len(names))
-    member = sp.csr_matrix((1 / n[code], (code, np.arange(len(code)))))
-    table = pd.DataFrame((member @ levels.level).toarray(), index=names, columns=genes)
-    enough = names[n >= fewest]
+    member = sp.csr_matrix((1 / n[code], (code, rows)), shape=(len(names), n_cells))
+    sums = np.zeros((len(names), levels.level.shape[1]))
+    by_cell = member.tocsc()
+    for block in row_blocks(levels.level.indptr):  # SciPy's product would copy the levels
+        sums += (by_cell[:, block].tocsr() @ levels.level[block]).toarray()
+    table = pd.DataFrame(sums, index=names, columns=genes)
+    enough = names[n >= FEWEST_CELLS]
     if control not in enough:
         return table.iloc[:0]
     return (table.loc[enough] - table.loc[control]).drop(index=control).sort_index()
@@ -172,21 +193,19 @@ def halvings(data: CellData, seed: int) -> list[tuple[pd.DataFrame, pd.DataFrame
     """
     levels = cell_levels(data)
     n = pd.Series(levels.conditions).value_counts()
-    enough = np.isin(levels.conditions, n.index[n >= 2 * FEWEST_CELLS])
-    levels = Levels(levels.level[enough], levels.conditions[enough])
-    if data.control not in levels.conditions or n.ge(2 * FEWEST_CELLS).sum() < 2:
+    enough = np.flatnonzero(np.isin(levels.conditions, n.index[n >= 2 * FEWEST_CELLS]))
+    conditions = levels.conditions[enough]
+    if data.control not in conditions or n.ge(2 * FEWEST_CELLS).sum() < 2:
         return []
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(N_HALVINGS):
-        order = rng.permutation(len(levels.conditions))
-        shuffled = pd.Series(levels.conditions[order])
+        order = rng.permutation(len(enough))
+        shuffled = pd.Series(conditions[order])
         side = shuffled.groupby(shuffled).cumcount().to_numpy() % 2
-        half = [
-            Levels(levels.level[order[side == s]], levels.conditions[order[side == s]])
-            for s in (0, 1)
-        ]
-        first, second = (mean_effects(h, data.control, data.genes) for h in half)
+        first, second = (
+            mean_effects(levels, data.control, data.genes, enough[order[side == s]]) for s in (0, 1)
+        )
         found.append((first, second))
     return found
 

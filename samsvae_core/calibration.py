@@ -6,6 +6,7 @@ of values that are not counts, the difference of means. The scale of `compositio
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,14 +19,15 @@ from torch import Tensor
 from samsvae_core.agreement import pearson
 from samsvae_core.baselines import FEWEST_CELLS, dosage_table, is_combination, singles
 from samsvae_core.bundle import Reference
-from samsvae_core.data import CellData, DataError
+from samsvae_core.data import CellData, DataError, mean_variance
 from samsvae_core.inference import Cells
+from samsvae_core.mapped import dense_blocks
 from samsvae_core.model import PER_TEN_THOUSAND, SAMSVAE
 
 INTERVAL = (0.05, 0.95)  # quantiles of the posterior draws: a 90 % interval
 WITHIN = 1.6449  # standard deviations on either side that hold 90 % of a Normal
 N_REFERENCE = 128  # control cells that predictions start from
-CELL_VALUES_AT_ONCE = 2**23  # cells x genes held dense while standard errors are taken
+CELL_VALUES_AT_ONCE = 2**23  # draws x conditions x genes held while shifts are taken
 DRAW_VALUES = 2**17  # reference cells x genes, at least, that each posterior draw is decoded at
 STATE_VALUES_AT_ONCE = 2**21  # shifts x reference cells x genes held while levels are taken
 FEWEST_CONDITIONS = 3  # to learn model errors from
@@ -38,31 +40,38 @@ PRIOR_CONDITIONS = 30  # what these count for, in conditions
 
 
 def pooled_level(
-    counts: sp.csr_matrix, library: Float[np.ndarray, " N"], is_counts: bool = True
+    counts: sp.csr_matrix,
+    library: Float[np.ndarray, " N"],
+    is_counts: bool = True,
+    rows: np.ndarray | None = None,
 ) -> tuple[Float[np.ndarray, " G"], Float[np.ndarray, " G"]]:
     """log2(1 + 1e4 p), p = sum of counts / sum of totals, and its jackknife standard error.
 
-    Of values that are not counts, their mean. The jackknife leaves out one cell at a time; with
-    fewer than 2 cells the error is NaN.
+    Of all cells, or those at `rows`. Of values that are not counts, their mean. The jackknife
+    leaves out one cell at a time; with fewer than 2 cells the error is NaN.
     """
-    n, n_genes = counts.shape
-    total, sums = float(library.sum(dtype=float)), np.asarray(counts.sum(axis=0, dtype=float))
+    rows = np.arange(len(library)) if rows is None else rows
+    library = library[rows].astype(float)
+    n, n_genes, total = len(rows), counts.shape[1], float(library.sum())
+    sums = np.zeros(n_genes)
+    for values in dense_blocks(counts, rows):
+        sums += values.sum(axis=0, dtype=float)
 
     def level(p: np.ndarray) -> np.ndarray:
         return np.log2(1 + PER_TEN_THOUSAND * p) if is_counts else p
 
-    found = level(sums.ravel() / max(total, 1e-12))
+    found = level(sums / max(total, 1e-12))
     if n < 2:
         return found, np.full(n_genes, np.nan)
-    rest = np.maximum(total - library.astype(float), 1e-12)[:, None]
-    se = np.empty(n_genes)
-    columns = counts.tocsc()
-    size = max(1, CELL_VALUES_AT_ONCE // n)
-    for start in range(0, n_genes, size):
-        block = slice(start, start + size)
-        left = (sums.ravel()[block] - columns[:, block].toarray()) / rest
-        se[block] = level(left).std(axis=0) * np.sqrt(n - 1)
-    return found, se
+    rest = np.maximum(total - library, 1e-12)[:, None]
+
+    def left_out() -> Iterator[np.ndarray]:
+        first = 0
+        for values in dense_blocks(counts, rows):
+            yield level((sums - values) / rest[first : first + len(values)])
+            first += len(values)
+
+    return found, np.sqrt(mean_variance(left_out())[1] * (n - 1))
 
 
 class Shifts(NamedTuple):
@@ -80,8 +89,8 @@ def observed_shifts(data: CellData) -> Shifts:
         names = []
     found = {}
     for name in names:
-        rows = data.conditions == name
-        found[name] = pooled_level(data.counts[rows], data.library[rows], data.is_counts)
+        rows = np.flatnonzero(data.conditions == name)
+        found[name] = pooled_level(data.counts, data.library, data.is_counts, rows)
     names = [name for name in names if name != data.control]
     shift = [found[name][0] - found[data.control][0] for name in names]
     se = [np.hypot(found[name][1], found[data.control][1]) for name in names]

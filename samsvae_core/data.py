@@ -4,7 +4,7 @@ What was found, chosen or left alone on the way here is told in `CellData.source
 """
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import pandas as pd
 import scipy.sparse as sp
 from jaxtyping import Float32, Shaped
 
+from samsvae_core.mapped import dense_blocks, on_disk, row_blocks, rows_of
+
 PEARSON_THETA = 100.0  # overdispersion of the null model in Lause et al. 2021
-GENES_AT_ONCE = 64  # dense columns held in memory while genes are ranked
 
 
 class DataError(ValueError):
@@ -32,6 +33,8 @@ class CellData:
     values that JSON can store. Where `is_counts` is False, `counts` holds any finite values
     (log-normalised ones, z-scores), zeros left out, and `library` is 1 for every cell.
     `replicates` names each cell's biological replicate, "" where that is missing; no model sees it.
+    Where memory is too small for the counts, they and large parts of them are kept in files in the
+    folder `scratch` (`mapped`).
     """
 
     counts: sp.csr_matrix  # (N, G) float32, raw counts
@@ -46,15 +49,17 @@ class CellData:
     source: dict[str, Any]
     replicates: Shaped[np.ndarray, " N"] | None = None
     is_counts: bool = True
+    scratch: Path | None = None
 
     def subset(self, index: np.ndarray | Sequence[int]) -> "CellData":
         """The cells at `index` (positions or booleans), all genes and perturbations kept."""
         index = np.asarray(index)
         if index.dtype == bool and index.all():  # of a million cells a copy takes gigabytes
             return self
+        index = np.flatnonzero(index) if index.dtype == bool else index
         return replace(
             self,
-            counts=self.counts[index],
+            counts=rows_of(self.counts, index, self.scratch),
             dosages=self.dosages[index],
             library=self.library[index],
             cells=self.cells[index],
@@ -136,7 +141,12 @@ def genes_at(data: CellData, index: np.ndarray) -> CellData:
 
     A size factor that was given stays the library, and from here on may count more genes.
     """
-    counts = data.counts[:, index]
+    if data.scratch is None:
+        counts = data.counts[:, index]
+    else:
+        blocks = row_blocks(data.counts.indptr)
+        kept = (data.counts[block][:, index].sorted_indices() for block in blocks)
+        counts = on_disk(kept, len(index), data.scratch, data.counts.nnz)
     if not data.is_counts:
         return replace(data, counts=counts, genes=data.genes[index])
     library = totals = np.asarray(counts.sum(axis=1), dtype=np.float32).ravel()
@@ -151,34 +161,38 @@ def _most_variable(data: CellData, top: int) -> np.ndarray:
     if not 1 <= top <= len(data.genes):
         raise DataError(f"--top-genes must be from 1 to {len(data.genes):,}; found {top}.")
     kept = np.zeros(len(data.genes), dtype=bool)
-    variance = (_residual_variance if data.is_counts else _variance)(data.counts)
-    kept[np.argsort(-variance, kind="stable")[:top]] = True
+    blocks = _residuals(data.counts) if data.is_counts else dense_blocks(data.counts)
+    kept[np.argsort(-mean_variance(blocks)[1], kind="stable")[:top]] = True
     return kept
 
 
-def _variance(values: sp.csr_matrix) -> np.ndarray:
-    by_gene = values.tocsc()
-    blocks = (slice(i, i + GENES_AT_ONCE) for i in range(0, values.shape[1], GENES_AT_ONCE))
-    return np.concatenate(
-        [by_gene[:, block].toarray().var(axis=0, dtype=np.float64) for block in blocks]
-    )
-
-
-def _residual_variance(counts: sp.csr_matrix) -> np.ndarray:
-    """Variance of (x - mu) / sqrt(mu + mu^2 / theta); mu = cell total x gene total / total."""
+def _residuals(counts: sp.csr_matrix) -> Iterator[np.ndarray]:
+    """(x - mu) / sqrt(mu + mu^2 / theta), some cells at a time; mu = cell total x gene share."""
     cell_total = np.asarray(counts.sum(1, dtype=np.float64))  # (N, 1)
-    gene_share = np.asarray(counts.sum(0, dtype=np.float64)) / max(cell_total.sum(), 1)  # (1, G)
+    gene_total = np.zeros(counts.shape[1])
+    for block in row_blocks(counts.indptr):
+        gene_total += np.asarray(counts[block].sum(0, dtype=np.float64)).ravel()
+    gene_share = gene_total / max(cell_total.sum(), 1)
     largest = np.sqrt(counts.shape[0])  # clipped as in the paper
-    by_gene = counts.tocsc()
-    variances = []
-    for start in range(0, counts.shape[1], GENES_AT_ONCE):
-        block = slice(start, start + GENES_AT_ONCE)
-        mean = cell_total * gene_share[:, block]
-        residual = by_gene[:, block].toarray() - mean
+    first = 0
+    for values in dense_blocks(counts):
+        mean = cell_total[first : first + len(values)] * gene_share
+        residual = values - mean
         scale = np.sqrt(mean + mean**2 / PEARSON_THETA)
         np.divide(residual, scale, out=residual, where=scale > 0)
-        variances.append(residual.clip(-largest, largest).var(axis=0))
-    return np.concatenate(variances)
+        first += len(values)
+        yield residual.clip(-largest, largest)
+
+
+def mean_variance(blocks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Of each column over all rows of the blocks (Chan, Golub and LeVeque 1983)."""
+    n, mean, squares = 0, np.zeros(1), np.zeros(1)
+    for block in blocks:
+        more, away = len(block), block.mean(axis=0, dtype=np.float64) - mean
+        squares = squares + block.var(axis=0, dtype=np.float64) * more
+        squares += away**2 * (n * more / (n + more))
+        mean, n = mean + away * (more / (n + more)), n + more
+    return mean, squares / max(n, 1)
 
 
 # Perturbations
@@ -235,7 +249,12 @@ def summary(data: CellData) -> dict[str, Any]:
 
 def constant_genes(counts: sp.csr_matrix) -> np.ndarray:
     """Which genes never vary."""
-    return counts.max(axis=0).toarray().ravel() == counts.min(axis=0).toarray().ravel()
+    high, low = np.full((2, counts.shape[1]), np.nan, counts.dtype)
+    for block in row_blocks(counts.indptr):
+        rows = counts[block].tocsc()
+        high = np.fmax(high, rows.max(axis=0).toarray().ravel())
+        low = np.fmin(low, rows.min(axis=0).toarray().ravel())
+    return high == low
 
 
 def _cells_per_replicate(replicates: np.ndarray | None) -> dict[str, int]:

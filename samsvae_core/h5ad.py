@@ -5,7 +5,9 @@ What was found, chosen or left alone on the way is told in `CellData.source`, ne
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +18,10 @@ import pandas as pd
 import scipy.sparse as sp
 
 from samsvae_core.data import CellData, DataError, constant_genes, nearest, some
-from samsvae_core.h5file import names_in, opened, read_element
+from samsvae_core.files import cache_folder
+from samsvae_core.h5file import check_told_size, names_in, opened, read_element, told
+from samsvae_core.machine import memory_free
+from samsvae_core.mapped import BYTES, VALUES_AT_ONCE, check_room, on_disk, row_blocks
 
 # The first group with a column that holds a control label decides: genes before their guides.
 PERTURBATION_KEYS = (
@@ -41,6 +46,8 @@ SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9.\-]{0,14}")
 ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}(\.\d+)?")
 MISSING = {"", "nan", "NaN", "NA", "<NA>", "None"}
 LARGE_DOSAGE = 10.0  # units: the model's prior of an effect is 1 per unit of dosage
+SHARE = 0.25  # of the free memory that counts may take: dividing and scoring copies them
+SAMPLED = 1000  # cells of a dense matrix by which its zeros are estimated
 LARGEST_COUNT = 2**24  # whole numbers are exact in float32 up to here
 
 
@@ -49,6 +56,31 @@ class _Counts(NamedTuple):
     genes: np.ndarray
     origin: str  # "X", "layers/NAME" or "raw/X"
     notes: list[str]
+
+
+class _Storage(NamedTuple):
+    """Where counts are to be kept: "auto", "memory" or "disk"."""
+
+    asked: str
+    folder: Path
+    say: Callable[[str], None]
+
+    def folder_for(self, file: h5py.File, place: str) -> Path | None:
+        """The folder for a matrix that is to be kept on disk, which has room for it."""
+        if self.asked == "memory":
+            return None
+        check_told_size(file, place)
+        n_values = _n_values(file, place)
+        free = memory_free()
+        if self.asked == "auto" and BYTES * n_values <= SHARE * free:
+            return None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        check_room(self.folder, n_values)
+        self.say(
+            f"Counts are kept on disk while this runs: {BYTES * n_values / 1e9:.1f} GB in"
+            f" {self.folder} ({free / 1e9:.1f} GB of memory are free)."
+        )
+        return self.folder
 
 
 class _Design(NamedTuple):
@@ -70,6 +102,9 @@ def read_h5ad(
     dosage_key: str | None = None,
     replicate_key: str | None = None,
     continuous: bool = False,
+    counts_on: str = "auto",
+    scratch: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> CellData:
     """Cells of an .h5ad file; what is not named is looked for under the usual names.
 
@@ -79,8 +114,12 @@ def read_h5ad(
     or a table of obsm (cells x perturbations, columns named by itself or by uns["KEY_names"]) that
     replaces the labels. `replicate_key` names the column of obs with each cell's replicate.
     `continuous` takes the values of X, or of `layer`, as they are: any finite numbers, no counts,
-    and no size factor goes with them.
+    and no size factor goes with them. `counts_on` "disk" keeps them in files in the folder
+    `scratch` (the cache folder) that go when they are no longer used, "memory" in memory, "auto"
+    there if they take at most SHARE of what is free; `say` is told if on disk.
     """
+    if counts_on not in ("auto", "memory", "disk"):
+        raise DataError(f"--counts-on is {counts_on!r}; choose one of auto, memory, disk.")
     if continuous and size_factor_key is not None:
         raise DataError(
             f"--size-factor-key {size_factor_key} was given for values that are not counts; a size"
@@ -89,7 +128,8 @@ def read_h5ad(
     path = Path(path)
     with opened(path) as file:
         obs = table_of(file, "obs")
-        counts = (_values if continuous else _counts)(file, layer, obs.index)
+        storage = _Storage(counts_on, scratch or cache_folder(), say)
+        counts = (_values if continuous else _counts)(file, layer, obs.index, storage)
         if dosage_key is not None and dosage_key not in obs:
             design = _design_from_table(file, dosage_key, obs, control)
         else:
@@ -111,6 +151,7 @@ def read_h5ad(
         "size_factor_suggestion": None if known_library else _suggest_size_factor(obs, totals),
         "dosage_key": dosage_key,
         "replicate_key": replicate_key,
+        **({} if counts_on == "auto" else {"counts_on": counts_on}),
         "notes": [
             *counts.notes,
             *_matrix_notes(counts, "value" if continuous else "count"),
@@ -130,6 +171,7 @@ def read_h5ad(
         source=source,
         replicates=None if replicate_key is None else texts_of(obs[replicate_key]).astype(str),
         is_counts=not continuous,
+        scratch=storage.folder if isinstance(counts.matrix.data, np.memmap) else None,
     )
 
 
@@ -167,30 +209,39 @@ def texts_of(values: pd.Series | pd.Index) -> np.ndarray:
 # Counts
 
 
-def _counts(file: h5py.File, layer: str | None, cells: pd.Index) -> _Counts:
+def _counts(file: h5py.File, layer: str | None, cells: pd.Index, storage: _Storage) -> _Counts:
     """The first matrix of raw counts among X, layers/counts and raw/X; only `layer` if given."""
     layers = _layers(file, layer)
     panel = table_of(file, "var").index
     problems: list[str] = []
     for place in ["X", "layers/counts", "raw/X"] if layer is None else [f"layers/{layer}"]:
-        values = read_element(file, place) if place in file else None
-        if values is None:
+        if place not in file:
             problems.append(f"There is no {place}.")
             continue
         genes = table_of(file, "raw/var").index if place == "raw/X" else panel
-        matrix = _csr(values, place, (len(cells), len(genes)))
-        if problem := _count_problem(matrix, place, cells, genes):
-            problems.append(problem)
+        columns = None
+        if place == "raw/X" and panel.isin(genes).all():  # it also has the genes left out since
+            columns, kept = genes.get_indexer(panel), panel
+        else:
+            kept = genes
+        folder = storage.folder_for(file, place)
+        faults = _Faults(COUNT_FAULTS, cells, genes)
+        blocks = faults.sound(_blocks(file, place, (len(cells), len(genes)), folder))
+        if columns is not None:
+            blocks = (block[:, columns].sorted_indices() for block in blocks)
+        matrix = _joined(blocks, len(kept), folder, file, place)
+        if matrix is None or faults.n:
+            what, n, where = faults.worst()
+            problems.append(
+                f"{place} has {n:,} values that are {what} ({where}); expected raw counts, whole"
+                f" numbers of 0 or more.{faults.guess}"
+            )
             continue
-        if place == "raw/X" and panel.isin(genes).all():  # raw also has the genes left out since
-            matrix, genes = matrix[:, genes.get_indexer(panel)].sorted_indices(), panel
         if not matrix.nnz:
             problems.append(f"{place} holds no count but 0: no gene is detected in any cell.")
             continue
         notes = [f"Counts are taken from {place}. {problems[0]}"] if problems else []
-        return _Counts(
-            matrix.astype(np.float32, copy=False), genes.to_numpy(dtype=str), place, notes
-        )
+        return _Counts(matrix, kept.to_numpy(dtype=str), place, notes)
     raise DataError(
         f"{problems[0]} Put raw counts into X, or name the layer that holds them with --layer"
         f" (layers here: {some(layers, 10) or 'none'}). Values that are not counts can be modelled"
@@ -198,25 +249,24 @@ def _counts(file: h5py.File, layer: str | None, cells: pd.Index) -> _Counts:
     )
 
 
-def _values(file: h5py.File, layer: str | None, cells: pd.Index) -> _Counts:
+def _values(file: h5py.File, layer: str | None, cells: pd.Index, storage: _Storage) -> _Counts:
     """X, or `layer` if given, as it is: any finite numbers."""
     layers = _layers(file, layer)
     place = "X" if layer is None else f"layers/{layer}"
-    values = read_element(file, place) if place in file else None
-    if values is None:
+    if place not in file:
         raise DataError(
             f"There is no {place}. Name the layer that holds the values with --layer (layers here:"
             f" {some(layers, 10) or 'none'})."
         )
     genes = table_of(file, "var").index
-    matrix = _csr(values, place, (len(cells), len(genes)))
-    with np.errstate(over="ignore"):
-        matrix = matrix.astype(np.float32, copy=False)
-    bad = ~np.isfinite(matrix.data)
-    if bad.any():
+    folder = storage.folder_for(file, place)
+    faults = _Faults(VALUE_FAULTS, cells, genes)
+    blocks = map(_single, _blocks(file, place, (len(cells), len(genes)), folder))
+    matrix = _joined(faults.sound(blocks), len(genes), folder, file, place)
+    if matrix is None or faults.n:
+        what, n, where = faults.worst()
         raise DataError(
-            f"{place} has {bad.sum():,} values that are missing, infinite or too large for single"
-            f" precision ({_examples(matrix, bad, cells, genes)}); expected finite numbers. Replace"
+            f"{place} has {n:,} values that are {what} ({where}); expected finite numbers. Replace"
             " them, or drop these cells or genes."
         )
     if not matrix.nnz:
@@ -232,12 +282,133 @@ def _layers(file: h5py.File, layer: str | None) -> list[str]:
     return layers
 
 
-def _examples(matrix: sp.csr_matrix, bad: np.ndarray, cells: pd.Index, genes: pd.Index) -> str:
-    """The first three of the stored values marked by `bad`, with their places."""
-    first = np.flatnonzero(bad)[:3]
-    rows = np.searchsorted(matrix.indptr, first, side="right") - 1
-    where = zip(cells[rows], genes[matrix.indices[first]], matrix.data[first], strict=True)
-    return "; ".join(f"cell {cell}, gene {gene}: {x:g}" for cell, gene, x in where)
+def _n_values(file: h5py.File, place: str) -> int:
+    """Values other than 0 of a matrix, as many as are stored, or estimated where all are."""
+    item = file[place]
+    with told(file, place):
+        if isinstance(item, h5py.Group):
+            return int(item["data"].size) if "data" in item else 0
+        if item.ndim != 2 or item.dtype.kind not in "biuf":
+            return 0
+        first = item[: min(SAMPLED, max(1, VALUES_AT_ONCE // max(1, item.shape[1])))]
+        return int(item.size * np.count_nonzero(first) / max(1, first.size))
+
+
+def _blocks(
+    file: h5py.File, place: str, shape: tuple[int, int], folder: Path | None
+) -> Iterator[sp.csr_matrix]:
+    """A matrix as one block; for `folder` some rows at a time, if it is stored by rows."""
+    item = file[place]
+    by_rows = isinstance(item, h5py.Dataset) or item.attrs.get("encoding-type") == "csr_matrix"
+    if folder is None or not by_rows:
+        yield _csr(read_element(file, place), place, shape)
+        return
+    if isinstance(item, h5py.Dataset):
+        if item.shape != shape or item.dtype.kind not in "biuf":
+            _csr(np.empty(item.shape[:2], "V1" if item.shape == shape else "b"), place, shape)
+        size = max(1, VALUES_AT_ONCE // max(1, shape[1]))
+        for first in range(0, shape[0], size):
+            with told(file, place):
+                rows = item[first : first + size]
+            yield _csr(rows, place, rows.shape)
+        return
+    with told(file, place):
+        starts, stored = item["indptr"][:], tuple(int(n) for n in item.attrs["shape"])
+        data, indices = item["data"], item["indices"]
+    if stored != shape:
+        raise DataError(f"{place} is {stored}; expected {shape}. Write the file again.")
+    if data.dtype.kind not in "biuf":
+        raise DataError(f"{place} holds values of type {data.dtype}; expected numbers.")
+    with _damage(place):
+        _check_indices(indices[:0], starts, len(data), len(indices), shape)
+        starts = starts.astype(np.int64)
+    for rows in row_blocks(starts):
+        own = starts[rows.start : rows.stop + 1]
+        part, n_rows = slice(int(own[0]), int(own[-1])), rows.stop - rows.start
+        with told(file, place):
+            values, columns = data[part], indices[part]
+        with _damage(place):
+            own = own - own[0]
+            _check_indices(columns, own, len(values), len(columns), (n_rows, shape[1]))
+            block = sp.csr_matrix((values, columns, own), shape=(n_rows, shape[1]))
+        yield _csr(block, place, block.shape)
+
+
+def _joined(
+    blocks: Iterable[sp.csr_matrix], n_columns: int, folder: Path | None, file: h5py.File, name: str
+) -> sp.csr_matrix | None:
+    """The blocks as one matrix in single precision; None where there are none."""
+    single = map(_single, blocks)
+    if folder is None:
+        return next(single, None)
+    item = file[name]
+    most = item["data"].size if isinstance(item, h5py.Group) else item.size
+    return on_disk(single, n_columns, folder, int(most))
+
+
+def _single(block: sp.csr_matrix) -> sp.csr_matrix:
+    with np.errstate(over="ignore"):
+        return block.astype(np.float32, copy=False)
+
+
+COUNT_FAULTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "missing or infinite": lambda x: ~np.isfinite(x),
+    "negative": lambda x: x < 0,
+    "not whole numbers": lambda x: x != np.rint(x),
+    f"larger than {LARGEST_COUNT:,}": lambda x: x > LARGEST_COUNT,
+}
+VALUE_FAULTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "missing, infinite or too large for single precision": lambda x: ~np.isfinite(x)
+}
+
+
+class _Faults:
+    """What is wrong with stored values, block by block, with the first three places of each."""
+
+    def __init__(
+        self, kinds: Mapping[str, Callable[[np.ndarray], np.ndarray]], cells: pd.Index, genes: Any
+    ) -> None:
+        self.kinds, self.cells, self.genes = kinds, cells, genes
+        self.n: Counter[str] = Counter()
+        self.examples: dict[str, list[str]] = {what: [] for what in kinds}
+        self.guess = ""
+
+    def sound(self, blocks: Iterable[sp.csr_matrix]) -> Iterator[sp.csr_matrix]:
+        """The blocks up to the first that is not sound; those after it are looked at, too."""
+        first = 0
+        for block in blocks:
+            found_before = bool(self.n)
+            for what, is_bad in self.kinds.items():
+                bad = is_bad(block.data)
+                if n := int(bad.sum()):
+                    self.n[what] += n
+                    self.examples[what] += self._places(block, bad, first)
+            if self.n and not found_before:
+                self.guess = _looks_like(block)
+            first += block.shape[0]
+            if not self.n:
+                yield block
+
+    def _places(self, block: sp.csr_matrix, bad: np.ndarray, first: int) -> list[str]:
+        at = np.flatnonzero(bad)[:3]
+        rows = first + np.searchsorted(block.indptr, at, side="right") - 1
+        genes = self.genes[block.indices[at]]
+        where = zip(self.cells[rows], genes, block.data[at], strict=True)
+        return [f"cell {cell}, gene {gene}: {x:g}" for cell, gene, x in where]
+
+    def worst(self) -> tuple[str, int, str]:
+        """The first kind that was found, how often, and where."""
+        what = next(what for what in self.kinds if self.n[what])
+        return what, self.n[what], "; ".join(self.examples[what][:3])
+
+
+@contextmanager
+def _damage(place: str) -> Iterator[None]:
+    """Wrong indices of a sparse matrix, as a message."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{place} is damaged: {error}. Fetch or write it again.") from error
 
 
 def _csr(values: Any, place: str, shape: tuple[int, int]) -> sp.csr_matrix:
@@ -248,11 +419,12 @@ def _csr(values: Any, place: str, shape: tuple[int, int]) -> sp.csr_matrix:
     if matrix.shape != shape:
         raise DataError(f"{place} is {matrix.shape}; expected {shape}. Write the file again.")
     if sp.issparse(matrix):
-        try:
-            _check_indices(matrix)
+        with _damage(place):
+            by_row = matrix.format == "csr"
+            lines = matrix.shape if by_row else matrix.shape[::-1]
+            n_values, n_indices = len(matrix.data), len(matrix.indices)
+            _check_indices(matrix.indices, matrix.indptr, n_values, n_indices, lines)
             matrix.check_format(full_check=True)
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{place} is damaged: {error}. Fetch or write it again.") from error
     small = matrix.dtype.kind == "b" or matrix.dtype.itemsize == 2  # SciPy has no float16
     matrix = sp.csr_matrix(matrix.astype(np.float32) if small else matrix)
     matrix.sum_duplicates()
@@ -260,42 +432,24 @@ def _csr(values: Any, place: str, shape: tuple[int, int]) -> sp.csr_matrix:
     return matrix
 
 
-def _check_indices(matrix: Any) -> None:
-    """Raise ValueError for indices that lead out of a sparse matrix.
+def _check_indices(
+    indices: np.ndarray, starts: np.ndarray, n_values: int, n_indices: int, shape: Sequence[int]
+) -> None:
+    """Raise ValueError for indices that lead out of a sparse matrix of `shape`, lines x others.
 
     SciPy's own check takes differences in the type of the file: those of unsigned numbers are never
     negative, and those of small ones may overflow.
     """
-    indices, starts, n_values = matrix.indices, matrix.indptr, len(matrix.data)
-    by_row = matrix.format == "csr"
-    n_lines, n_others = matrix.shape if by_row else matrix.shape[::-1]
+    n_lines, n_others = shape
     if indices.dtype.kind not in "iu" or starts.dtype.kind not in "iu":
         raise ValueError(f"indices are of type {indices.dtype}, {starts.dtype}, not whole numbers")
-    if len(starts) != n_lines + 1 or len(indices) != n_values:
-        raise ValueError(f"{len(starts)} starts and {len(indices)} indices of {n_values} values")
+    if len(starts) != n_lines + 1 or n_indices != n_values:
+        raise ValueError(f"{len(starts)} starts and {n_indices} indices of {n_values} values")
     places = starts.astype(np.int64)  # what is too large becomes negative
     if places[0] != 0 or places[-1] > n_values or (np.diff(places) < 0).any():
         raise ValueError("its starts do not go up to the number of values")
-    if n_values and not 0 <= int(indices.min()) <= int(indices.max()) < n_others:
+    if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < n_others:
         raise ValueError(f"an index is none of 0 to {n_others - 1:,}")
-
-
-def _count_problem(matrix: sp.csr_matrix, place: str, cells: pd.Index, genes: pd.Index) -> str:
-    """What keeps `matrix` from being counts, with its first three places; empty if nothing does."""
-    data = matrix.data
-    for what, bad in (
-        ("missing or infinite", ~np.isfinite(data)),
-        ("negative", data < 0),
-        ("not whole numbers", data != np.rint(data)),
-        (f"larger than {LARGEST_COUNT:,}", data > LARGEST_COUNT),
-    ):
-        if bad.any():
-            return (
-                f"{place} has {bad.sum():,} values that are {what}"
-                f" ({_examples(matrix, bad, cells, genes)}); expected raw counts, whole numbers of"
-                f" 0 or more.{_looks_like(matrix)}"
-            )
-    return ""
 
 
 def _looks_like(matrix: sp.csr_matrix) -> str:

@@ -49,9 +49,34 @@ def opened(path: Path) -> Iterator[h5py.File]:
             f"{path} cannot be opened: {error}. It may not have been copied or downloaded to its"
             " end; fetch it again."
         ) from error
+    before = _stamp(path)
     with file:
         _check_layout(file)
-        yield file
+        try:
+            yield file
+        except DataError as error:
+            _check_unchanged(path, before, error)
+            raise
+    _check_unchanged(path, before)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Size and time of the last change; None where the file is gone."""
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_size, about.st_mtime_ns
+
+
+def _check_unchanged(
+    path: Path, before: tuple[int, int] | None, error: Exception | None = None
+) -> None:
+    if _stamp(path) != before:
+        raise DataError(
+            f"{path} changed while it was read. Wait until it is written or copied to its end, and"
+            " start again."
+        ) from error
 
 
 def _check_heaps(path: Path) -> None:
@@ -124,12 +149,20 @@ def _leads_away(file: h5py.File, name: str, link: object) -> bool:
 
 def read_element(file: h5py.File, name: str) -> Any:
     """One element of the file, with every way of failing to read it turned into a message."""
-    from anndata._io.specs.registry import IORegistryError
     from anndata.io import read_elem
 
-    try:
+    with told(file, name):
         _check_size(file, name)
         return read_elem(file[name])
+
+
+@contextmanager
+def told(file: h5py.File, name: str) -> Iterator[None]:
+    """What fails while an element is read, as a message."""
+    from anndata._io.specs.registry import IORegistryError
+
+    try:
+        yield
     except (*DAMAGE, IORegistryError) as error:
         if isinstance(error, DataError):
             raise
@@ -142,7 +175,12 @@ def read_element(file: h5py.File, name: str) -> Any:
         ) from error
 
 
-def _check_size(file: h5py.File, name: str) -> None:
+def check_told_size(file: h5py.File, name: str) -> None:
+    """The same of what is not read into memory as a whole: it may be larger than that."""
+    _check_size(file, name, whole=False)
+
+
+def _check_size(file: h5py.File, name: str, whole: bool = True) -> None:
     """Refuse an element that would take absurdly more memory than it takes in the file.
 
     Told before any of it is read, by shapes, types, and the lengths that texts say they have.
@@ -163,7 +201,7 @@ def _check_size(file: h5py.File, name: str) -> None:
             " the file: it is damaged, or nearly empty. Fetch it again, or save it with"
             " sparse matrices."
         )
-    if read > memory:
+    if whole and read > memory:
         raise DataError(
             f"{name} of {file.filename} takes {read:,} bytes of memory, and {memory:,} are here."
             " Keep fewer cells or genes, save it with sparse matrices, or use a larger machine."

@@ -25,3 +25,22 @@ def cores(cgroup: Path | None = None) -> float:
 def whole_cores() -> int:
     """The same as a number of workers: at least one."""
     return max(1, int(cores()))
+
+
+def memory_free(cgroup: Path | None = None) -> int:
+    """Bytes of memory that one process of a training may still take, files in memory let go of."""
+    try:
+        told = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(told["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):  # no Linux
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    folder = cgroup or CGROUP
+    try:
+        limit = (folder / "memory.max").read_text().strip()
+        used = int((folder / "memory.current").read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        if limit.isdecimal():
+            free = min(free, int(limit) - used + int(stat.get("file", 0)))
+    except (OSError, ValueError):  # no container
+        pass
+    return max(0, free) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

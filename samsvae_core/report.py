@@ -276,6 +276,7 @@ def read_options(run: Path) -> dict[str, Any]:
         "dosage_key": source.get("dosage_key"),
         "replicate_key": source.get("replicate_key"),
         "continuous": source.get("continuous", False),
+        "counts_on": source.get("counts_on", "auto"),
     }
 
 
@@ -379,7 +380,7 @@ def observed_table(data: CellData, parts: np.ndarray) -> pd.DataFrame:
     for part, kept in (("all", np.full(len(parts), True)), ("test", parts == "test")):
         for condition in np.unique(data.conditions[kept]):
             rows = np.flatnonzero(kept & (data.conditions == condition))
-            level, se = pooled_level(data.counts[rows], data.library[rows], data.is_counts)
+            level, se = pooled_level(data.counts, data.library, data.is_counts, rows)
             frames.append(
                 pd.DataFrame(
                     {

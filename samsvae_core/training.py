@@ -38,7 +38,7 @@ from samsvae_core.rotation import sparsest_rotation
 from samsvae_core.variants import MODELS
 
 VALIDATION_BATCH = 2048  # cells; bounds memory, does not change the figure
-ROWS_AT_ONCE = 1 << 16  # in double precision while moments are summed
+ROWS_AT_ONCE = 1 << 14  # in double precision while moments are summed
 UNRECORDED = 3  # first steps on a CUDA device
 PAUSE = 5.0  # seconds between two writings of a checkpoint, at least; a kill loses as much
 VALIDATION_SAMPLES = 2  # per cell: epochs compare, whatever the particles of training

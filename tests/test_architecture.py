@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 CORE, APP = ROOT / "samsvae_core", ROOT / "app"
 LEVELS = [  # a module may import those of levels before its own
     {"files", "kernels", "machine", "parallel"},
-    {"likelihood", "cache"},
+    {"likelihood", "cache", "mapped"},
     {"data", "model", "symbols", "agreement", "rotation", "prerank"},
     {"h5file"},
     {"h5ad", "splits", "baselines", "gene_sets"},

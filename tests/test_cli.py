@@ -809,3 +809,26 @@ def test_a_run_of_a_gpu_that_goes_on_without_one_says_so(tmp_path, capsys, befor
     cli.say_where(tmp_path, torch.device("cpu"))
     told = capsys.readouterr().out
     assert told.count("Up to epoch 7 this run was trained on a GPU; it goes on on the CPU.") == said
+
+
+def test_train_keeps_counts_on_disk_and_says_so_also_when_it_goes_on(
+    samsvae, refused, screen, quick_tables, tmp_path
+):
+    run = tmp_path / "run"
+    assert "--counts-on is 'tape'" in refused(
+        "train", screen.path, "-o", run, "--counts-on", "tape"
+    )
+    command = ["train", screen.path, "-o", run, *TINY, "--counts-on", "disk"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("samsvae_core.training.finished", lambda *_: True)
+        patch.setattr("samsvae_core.report.build_bundle", stopped)
+        code, out, _ = samsvae(*command)
+    assert code
+    assert out.startswith("Counts are kept on disk while this runs")
+    code, out, _ = samsvae("train", screen.path, "-o", run, "--resume")
+    assert (code, out.count("Counts are kept on disk")) == (0, 1)
+    assert not list(run.glob("tmp*"))
+
+
+def stopped(*_):
+    raise KeyboardInterrupt

@@ -1,0 +1,101 @@
+"""Sparse matrices whose arrays lie in files, for counts that memory is too small for.
+
+The files have no name: they vanish with the matrix, or with the process, however that ends. To all
+code such a matrix is a csr_matrix like others; the system keeps in memory what is used of it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import scipy.sparse as sp
+
+from samsvae_core.files import OutputError
+
+VALUES_AT_ONCE = 2**22  # stored values of a block of rows
+LARGE = 2**22  # stored values, above which a part of such a matrix is kept on disk, too
+BYTES = 8  # of a stored value: float32, and its column in int32
+COPIES = 3  # of all counts that are on disk at once: read, divided, and their levels while scored
+
+
+def row_blocks(starts: np.ndarray, at_once: int | None = None) -> Iterator[slice]:
+    """Rows together that hold about VALUES_AT_ONCE values, by where each row starts."""
+    n_rows, first = len(starts) - 1, 0
+    while first < n_rows:
+        most = int(starts[first]) + (at_once or VALUES_AT_ONCE)
+        last = int(np.searchsorted(starts, most, side="right")) - 1
+        last = min(max(last, first + 1), n_rows)
+        yield slice(first, last)
+        first = last
+
+
+def dense_blocks(matrix: sp.csr_matrix, rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    """All rows, or those at `rows`, dense, some at a time."""
+    n_rows = matrix.shape[0] if rows is None else len(rows)
+    size = max(1, VALUES_AT_ONCE // max(1, matrix.shape[1]))
+    for first in range(0, n_rows, size):
+        block = slice(first, first + size)
+        yield matrix[block if rows is None else rows[block]].toarray()
+
+
+def check_room(folder: Path, n_values: int) -> None:
+    """Raise OutputError where a disk has no room for so many counts, with all that is made of them.
+
+    Told before anything is written; a disk that is filled by others later ends the run as well.
+    """
+    needed, free = COPIES * BYTES * n_values, shutil.disk_usage(folder).free
+    if free < needed:
+        raise OutputError(
+            f"Counts that do not fit in memory are kept on disk while a run lasts: {folder} has "
+            f"{free / 1e9:.1f} GB free, {needed / 1e9:.1f} are needed. Make room, or keep fewer "
+            "cells or genes."
+        )
+
+
+def on_disk(
+    blocks: Iterable[sp.csr_matrix], n_columns: int, folder: Path, most: int
+) -> sp.csr_matrix:
+    """Blocks of rows below each other, of at most `most` values, as one matrix in canonical form.
+
+    Values keep their type, which is that of the first block.
+    """
+    index = np.int32 if max(most, n_columns) < 2**31 else np.int64  # SciPy wants one for both
+    lengths, kind = [np.zeros(1, np.int64)], np.dtype(np.float32)
+    with _nameless(folder) as values, _nameless(folder) as columns:
+        for block in blocks:
+            kind = block.dtype
+            block.data.tofile(values)
+            block.indices.astype(index, copy=False).tofile(columns)
+            lengths.append(np.diff(block.indptr))
+        starts = np.cumsum(np.concatenate(lengths)).astype(index)
+        matrix = sp.csr_matrix((len(starts) - 1, n_columns), dtype=kind)
+        # not by the constructor, which would copy: of 2^31 values it looks at every index
+        matrix.indptr = starts
+        matrix.indices = _mapped(columns, index, int(starts[-1]))
+        matrix.data = _mapped(values, kind, int(starts[-1]))
+    matrix.has_sorted_indices = matrix.has_canonical_format = True
+    return matrix
+
+
+def rows_of(matrix: sp.csr_matrix, rows: np.ndarray, folder: Path | None) -> sp.csr_matrix:
+    """The rows at these positions, in a file in `folder` where there are many values in them."""
+    lengths = np.diff(matrix.indptr)[rows]
+    starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    if folder is None or starts[-1] <= LARGE:
+        return matrix[rows]
+    blocks = (matrix[rows[block]] for block in row_blocks(starts))
+    return on_disk(blocks, matrix.shape[1], folder, int(starts[-1]))
+
+
+def _nameless(folder: Path) -> IO[bytes]:
+    return tempfile.TemporaryFile(dir=folder)
+
+
+def _mapped(file: IO[bytes], kind: np.dtype | type, n: int) -> np.ndarray:
+    file.flush()
+    return np.memmap(file, kind, "r+", shape=(n,)) if n else np.empty(0, kind)
