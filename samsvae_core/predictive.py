@@ -182,13 +182,14 @@ def simulated(
 
 def statistics(x: Float[Tensor, "R N G"]) -> dict[str, Float[np.ndarray, "R G"]]:
     """Mean, variance and fraction of zeros over cells; sums of counts are exact, ties are ties."""
-    x = x.double()
-    mean = x.mean(1)
-    return {
-        "mean": mean.numpy(),
-        "variance": (x.square().mean(1) - mean.square()).numpy(),
-        "zeros": (x == 0).double().mean(1).numpy(),
-    }
+    found: dict[str, list[np.ndarray]] = {"mean": [], "variance": [], "zeros": []}
+    for single in x:  # in double precision one data set at a time
+        one = single.double()
+        mean = one.mean(0)
+        found["mean"].append(mean.numpy())
+        found["variance"].append((one.square().mean(0) - mean.square()).numpy())
+        found["zeros"].append((one == 0).double().mean(0).numpy())
+    return {name: np.stack(each) for name, each in found.items()}
 
 
 def position(
