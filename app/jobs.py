@@ -38,7 +38,7 @@ NICE = 10  # trainings give way to pages
 LONGEST_LOG, KEPT_LOG = 2_000_000, 200_000  # bytes
 MOST_WAITING = 50
 SPARE = 200 * 10**6  # bytes of the disk without which nothing is begun
-FIGURES = ("step", "steps", "epoch", "seconds", "step_seconds")  # of a status, kept by the next
+FIGURES = ("device", "step", "steps", "epoch", "seconds", "step_seconds")  # kept by the next status
 _children: list[tuple[Path, subprocess.Popen[bytes]]] = []  # of this server: how do they end?
 _reaping = threading.Lock()
 

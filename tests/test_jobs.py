@@ -216,6 +216,18 @@ def test_a_stopped_run_is_resumed_with_its_settings(folder):
     assert job.message == ""
 
 
+def test_what_device_a_run_was_on_is_known_when_it_goes_on(folder, monkeypatch):
+    submit(folder)
+    training(folder)
+    jobs.stop(folder, "a")
+    become(folder, "a", "stopped")
+    status = run_folder.read_status(folder / "a")
+    run_folder.write_status(folder / "a", status | {"device": "cuda:0"})
+    monkeypatch.setattr(jobs, "PROGRAM", (sys.executable, "-c", ""))
+    jobs.resume(folder, "a")
+    assert run_folder.read_status(folder / "a")["device"] == "cuda:0"
+
+
 def test_a_run_is_stopped_at_once_on_demand(folder):
     submit(folder)
     pid = pid_of(training(folder))
