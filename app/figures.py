@@ -60,7 +60,9 @@ def look(dark: bool) -> go.layout.Template:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         margin={"l": 10, "r": 10, "t": 30, "b": 10},
-        hoverlabel={"font": {"family": FONT, "size": 13}},
+        hoverlabel={"font": {"family": FONT, "size": 13}, "align": "left"},
+        title_x=0.05,
+        autotypenumbers="strict",  # names such as 7 stay names
         legend={
             "orientation": "h",
             "y": 1.02,

@@ -19,6 +19,7 @@ import pandas as pd
 from samsvae_core.run import JOB, STATUS, alive, process, read_object, read_status
 from samsvae_core.training import Progress
 
+BROUGHT = "brought"  # an empty file in the folder of a model that came as a zip
 LOG = "log.txt"
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
 TAKEN = ("uploads",)  # names of folders that are no runs
@@ -72,12 +73,18 @@ def listed(folder: Path) -> list[Job]:
 
 
 def brought(folder: Path) -> list[str]:
-    """Names of the models here that no run made: those that came as a zip."""
+    """Names of the models here that came as a zip by way of a page, which left BROUGHT in them.
+
+    No others: the operator may have put models here, or keep all that there are in this folder.
+    """
     found = (path.parent for path in sorted(folder.glob("*/manifest.json")))
     return [
         path.name
         for path in found
-        if is_name(path.name) and not path.is_symlink() and not _holds_run(path)
+        if is_name(path.name)
+        and not path.is_symlink()
+        and not _holds_run(path)
+        and (path / BROUGHT).is_file()
     ]
 
 

@@ -13,6 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from app.basket import Picture, Table, Text
 from app.batch import Batch
 from app.datasets import Reading
 from app.pace import Pace, measured
-from app.runs import Job
+from app.runs import BROUGHT, Job
 from samsvae_core import bundle as bundles
 from samsvae_core import (
     composition,
@@ -271,9 +272,13 @@ def keep_model() -> None:
 
     def kept(file: UploadedFile) -> str:
         folder, shipped = datasets.runs_folder(), bundles.list_bundles(bundles.models_folder())
+        there = bundles.list_bundles(folder)
         stem = datasets.safe_stem(file.name.removesuffix(".zip"))
         room = datasets.largest_total() - datasets.used()
         name = unpack(file, folder, stem, shipped, room).name
+        if name not in there:
+            with suppress(OSError):
+                (folder / name / BROUGHT).touch()  # so that it can be removed
         st.session_state["model"] = name
         return f"{name} is among the models now, and is chosen."
 

@@ -4,7 +4,7 @@
     python benchmarks/scale.py --quick                # small sizes, under 50 s
     python benchmarks/scale.py --device cuda          # under a minute
     python benchmarks/scale.py --plot growth.svg      # the same as a figure
-    python benchmarks/scale.py --out-of-core          # a million cells, 9 minutes, some 7 GB of disk
+    python benchmarks/scale.py --out-of-core          # a million cells: 9 minutes, 7 GB of disk
 
 The defaults of `samsvae train` (512 cells a step, 1 particle, 20 mechanisms, 400 hidden units) on
 random counts, 10 % of them not zero. Time of an epoch: the median of STEPS steps, times its number

@@ -47,6 +47,13 @@ Layer = Annotated[str | None, typer.Option(help="Layer with the counts, instead 
 SizeFactor = Annotated[str | None, typer.Option(help="Column of obs with each cell's total.")]
 Dosage = Annotated[str | None, typer.Option(help="Column of obs, or key of obsm, with dosages.")]
 Replicate = Annotated[str | None, typer.Option(help="Column of obs with biological replicates.")]
+CountsOn = Annotated[
+    str,
+    typer.Option(
+        help="memory; disk: in files, for counts larger than memory; or auto: on disk if they "
+        "would take more than a quarter of the memory that is free."
+    ),
+]
 Likelihood = Annotated[
     str, typer.Option(help="counts, or gaussian for values that are not counts.")
 ]
@@ -75,6 +82,7 @@ def validate(
     dosage_key: Dosage = None,
     replicate_key: Replicate = None,
     likelihood: Likelihood = "counts",
+    counts_on: CountsOn = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a file holds and how it would be read, without training."""
@@ -94,6 +102,7 @@ def validate(
         dosage_key=dosage_key,
         replicate_key=replicate_key,
         continuous=is_gaussian(likelihood),
+        counts_on=counts_on,
     )
     found = summary(cells)
     if as_json:
@@ -204,13 +213,7 @@ def train(
     replicate_key: Replicate = None,
     seed: Seed = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.")] = None,
-    counts_on: Annotated[
-        str,
-        typer.Option(
-            help="memory; disk: in files beside the run, for counts larger than memory; or auto: "
-            "on disk if they would take more than a quarter of the memory that is free."
-        ),
-    ] = "auto",
+    counts_on: CountsOn = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --output, with its settings.")
     ] = False,
@@ -932,9 +935,13 @@ def write_table(table: pd.DataFrame, output: Path) -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake is one message and exit code 2."""
+    from samsvae_core.machine import is_busy
+
     # before torch starts threads: those that spin while they wait for one whose core is taken by
-    # another program make a step 2 to 3 times as slow as those that sleep
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # another program make a step 2 to 3 times as slow as those that sleep, which on a machine
+    # without others take up to twice as long
+    if is_busy():
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         app()
     except Exception as error:

@@ -103,7 +103,8 @@ def separated(table: pd.DataFrame, separator: str = ",") -> bytes:
     shown = table.copy()
     for place in range(len(table.columns)):
         if not pd.api.types.is_numeric_dtype(table.iloc[:, place]):
-            shown.isetitem(place, table.iloc[:, place].map(_disarmed))
+            column = [_disarmed(value) for value in table.iloc[:, place]]
+            shown.isetitem(place, pd.Series(column, index=table.index, dtype=object))
     shown.columns = [_disarmed(column) for column in table.columns]
     return shown.to_csv(index=False, sep=separator).encode()
 

@@ -21,7 +21,7 @@ from samsvae_core.data import CellData, DataError, constant_genes, nearest, some
 from samsvae_core.files import cache_folder
 from samsvae_core.h5file import check_told_size, names_in, opened, read_element, told
 from samsvae_core.machine import memory_free
-from samsvae_core.mapped import BYTES, VALUES_AT_ONCE, check_room, on_disk, row_blocks
+from samsvae_core.mapped import VALUES_AT_ONCE, check_room, on_disk, row_blocks, size_of
 
 # The first group with a column that holds a control label decides: genes before their guides.
 PERTURBATION_KEYS = (
@@ -70,14 +70,13 @@ class _Storage(NamedTuple):
         if self.asked == "memory":
             return None
         check_told_size(file, place)
-        n_values = _n_values(file, place)
-        free = memory_free()
-        if self.asked == "auto" and BYTES * n_values <= SHARE * free:
+        size, free = size_of(_n_values(file, place), _most_values(file, place)), memory_free()
+        if self.asked == "auto" and size <= SHARE * free:
             return None
         self.folder.mkdir(parents=True, exist_ok=True)
-        check_room(self.folder, n_values)
+        check_room(self.folder, size)
         self.say(
-            f"Counts are kept on disk while this runs: {BYTES * n_values / 1e9:.1f} GB in"
+            f"Counts are kept on disk while this runs: {size / 1e9:.1f} GB in"
             f" {self.folder} ({free / 1e9:.1f} GB of memory are free)."
         )
         return self.folder
@@ -294,6 +293,14 @@ def _n_values(file: h5py.File, place: str) -> int:
         return int(item.size * np.count_nonzero(first) / max(1, first.size))
 
 
+def _most_values(file: h5py.File, place: str) -> int:
+    """Values of a matrix that may have to be stored."""
+    item = file[place]
+    if isinstance(item, h5py.Group):
+        return int(item["data"].size) if "data" in item else 0
+    return int(item.size)
+
+
 def _blocks(
     file: h5py.File, place: str, shape: tuple[int, int], folder: Path | None
 ) -> Iterator[sp.csr_matrix]:
@@ -341,9 +348,7 @@ def _joined(
     single = map(_single, blocks)
     if folder is None:
         return next(single, None)
-    item = file[name]
-    most = item["data"].size if isinstance(item, h5py.Group) else item.size
-    return on_disk(single, n_columns, folder, int(most))
+    return on_disk(single, n_columns, folder, _most_values(file, name))
 
 
 def _single(block: sp.csr_matrix) -> sp.csr_matrix:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+LOADAVG = Path("/proc/loadavg")
 
 
 def cores(cgroup: Path | None = None) -> float:
@@ -25,6 +26,15 @@ def cores(cgroup: Path | None = None) -> float:
 def whole_cores() -> int:
     """The same as a number of workers: at least one."""
     return max(1, int(cores()))
+
+
+def is_busy() -> bool:
+    """Whether others compute here at this moment; a system that does not tell is taken for free."""
+    try:
+        running = int(LOADAVG.read_text().split()[3].partition("/")[0])
+    except (OSError, ValueError, IndexError):  # no Linux
+        return False
+    return running > 1  # this process is one
 
 
 def memory_free(cgroup: Path | None = None) -> int:

@@ -19,7 +19,6 @@ from samsvae_core.files import OutputError
 
 VALUES_AT_ONCE = 2**22  # stored values of a block of rows
 LARGE = 2**22  # stored values, above which a part of such a matrix is kept on disk, too
-BYTES = 8  # of a stored value: float32, and its column in int32
 COPIES = 3  # of all counts that are on disk at once: read, divided, and their levels while scored
 
 
@@ -43,12 +42,22 @@ def dense_blocks(matrix: sp.csr_matrix, rows: np.ndarray | None = None) -> Itera
         yield matrix[block if rows is None else rows[block]].toarray()
 
 
-def check_room(folder: Path, n_values: int) -> None:
-    """Raise OutputError where a disk has no room for so many counts, with all that is made of them.
+def index_type(most: int) -> type[np.int32 | np.int64]:
+    """Of columns and of where rows start, for which SciPy wants one, of at most so many values."""
+    return np.int32 if most < 2**31 else np.int64
+
+
+def size_of(n_values: int, most: int) -> int:
+    """Bytes of so many stored values, float32 each, with their columns."""
+    return n_values * (4 + np.dtype(index_type(most)).itemsize)
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Raise OutputError where a disk has no room for counts of this size and all made of them.
 
     Told before anything is written; a disk that is filled by others later ends the run as well.
     """
-    needed, free = COPIES * BYTES * n_values, shutil.disk_usage(folder).free
+    needed, free = COPIES * size, shutil.disk_usage(folder).free
     if free < needed:
         raise OutputError(
             f"Counts that do not fit in memory are kept on disk while a run lasts: {folder} has "
@@ -64,13 +73,13 @@ def on_disk(
 
     Values keep their type, which is that of the first block.
     """
-    index = np.int32 if max(most, n_columns) < 2**31 else np.int64  # SciPy wants one for both
+    index = index_type(max(most, n_columns))
     lengths, kind = [np.zeros(1, np.int64)], np.dtype(np.float32)
     with _nameless(folder) as values, _nameless(folder) as columns:
         for block in blocks:
             kind = block.dtype
-            block.data.tofile(values)
-            block.indices.astype(index, copy=False).tofile(columns)
+            values.write(block.data.data)  # NumPy's tofile does not say that a disk is full
+            columns.write(block.indices.astype(index, copy=False).data)
             lengths.append(np.diff(block.indptr))
         starts = np.cumsum(np.concatenate(lengths)).astype(index)
         matrix = sp.csr_matrix((len(starts) - 1, n_columns), dtype=kind)

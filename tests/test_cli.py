@@ -795,12 +795,22 @@ def test_structure_needs_something_to_compare(refused, trained, tmp_path):
     assert "at least 2 groups" in refused("structure", trained, "--groups", listed)
 
 
-def test_threads_that_wait_leave_their_core_to_others(monkeypatch):
-    for given, expected in (({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")):
-        monkeypatch.setattr(cli, "app", lambda: None)
-        monkeypatch.setattr(cli.os, "environ", given)
-        cli.main()
-        assert given["OMP_WAIT_POLICY"] == expected
+@pytest.mark.parametrize(
+    ("load", "given", "expected"),
+    [
+        ("0.5 0.5 0.5 3/512 99", {}, {"OMP_WAIT_POLICY": "passive"}),
+        ("0.5 0.5 0.5 3/512 99", {"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+        ("2.5 0.5 0.5 1/512 99", {}, {}),
+        ("damaged", {}, {}),
+    ],
+)
+def test_threads_that_wait_leave_their_core_to_others(monkeypatch, tmp_path, load, given, expected):
+    (tmp_path / "loadavg").write_text(load)
+    monkeypatch.setattr("samsvae_core.machine.LOADAVG", tmp_path / "loadavg")
+    monkeypatch.setattr(cli, "app", lambda: None)
+    monkeypatch.setattr(cli.os, "environ", given)
+    cli.main()
+    assert given == expected
 
 
 @pytest.mark.parametrize(("before", "said"), [("cuda:0", 1), ("cpu", 0)])

@@ -355,6 +355,7 @@ def test_a_model_that_was_brought_can_be_removed_after_a_question(zipped, runs, 
 
 def test_a_shipped_model_is_not_among_those_to_remove(tiny, monkeypatch):
     monkeypatch.setenv("SAMSVAE_MODELS", str(tiny.path.parent))
+    monkeypatch.setenv("SAMSVAE_RUNS", str(tiny.path.parent))  # as for `samsvae app FOLDER`
     page = opened("data")
     assert finished(page)
     assert not [box for box in page.selectbox if box.key == "brought model"]

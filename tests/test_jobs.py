@@ -483,11 +483,14 @@ def test_only_models_that_were_brought_are_removed(folder, tmp_path):
     (folder / "link").symlink_to(tmp_path / "shipped")
     (folder / "brought").mkdir()
     (folder / "brought" / "manifest.json").write_text("{}")
-    for name in ("a", "link", "shipped", "../shipped", "", "uploads"):
+    (folder / "brought" / "brought").touch()
+    (folder / "copied").mkdir()  # by the operator
+    (folder / "copied" / "manifest.json").write_text("{}")
+    for name in ("a", "link", "shipped", "copied", "../shipped", "", "uploads"):
         with pytest.raises(OutputError, match="only such are removed"):
             jobs.remove_model(folder, name)
     jobs.remove_model(folder, "brought")
-    assert {path.name for path in folder.iterdir()} == {jobs.LOCK, "a", "link"}
+    assert {path.name for path in folder.iterdir()} == {jobs.LOCK, "a", "copied", "link"}
     assert (tmp_path / "shipped" / "manifest.json").exists()
 
 

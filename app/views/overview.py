@@ -206,6 +206,7 @@ def average_effects(model: Bundle) -> None:
                 format_func=lambda name: KINDS.get(name, name),
                 key="kind",
                 bind="query-params",
+                persist_state="session",
                 help="Combination: several perturbations in one cell; seen: cells with the same "
                 "combination were trained on.",
             )
