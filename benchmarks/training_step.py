@@ -21,7 +21,10 @@ from __future__ import annotations
 import argparse
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as `samsvae` has it, for both kinds of step
+from samsvae_core.machine import is_busy
+
+if is_busy():  # before torch starts threads, as `samsvae` does, for both kinds of step
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import signal
 import statistics
