@@ -248,7 +248,7 @@ def test_an_upload_is_let_go_of_whatever_happens(monkeypatch):
 
 
 def test_a_model_without_room_is_refused_and_what_was_given_up_removed(whole, folder, monkeypatch):
-    from app import datasets
+    from app import datasets, runs
 
     left = folder / ".incoming" / "left"
     left.mkdir(parents=True)
@@ -258,6 +258,8 @@ def test_a_model_without_room_is_refused_and_what_was_given_up_removed(whole, fo
     assert not left.exists()
     path = unpack(io.BytesIO(whole), folder, "given")
     monkeypatch.setenv("SAMSVAE_RUNS", str(folder))
+    assert not datasets.used()  # not by way of a page
+    (path / runs.BROUGHT).touch()
     assert datasets.used() == sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
     monkeypatch.setattr(zipped, "SPARE", 2**60)
     with pytest.raises(OutputError, match="no room for the model"):
