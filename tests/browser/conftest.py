@@ -111,7 +111,7 @@ def visitor(browser, asked_for):
 
     def made(**options):
         context = browser.new_context(**{"viewport": WIDE} | options)
-        context.set_default_timeout(30_000)
+        context.set_default_timeout(60_000)
         context.on("request", lambda request: asked_for.append(request.url))
         context.on("weberror", lambda error: asked_for.append(f"script error: {error.error}"))
         return context

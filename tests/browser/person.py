@@ -29,7 +29,7 @@ def visit(page, url: str) -> None:
 
 def settled(page) -> None:
     """The page has reached its end and nothing runs any more."""
-    page.wait_for_selector(".st-key-end", timeout=60_000)
+    page.wait_for_selector(".st-key-end", timeout=120_000)
     page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]')
     page.wait_for_function(ONCE)
 
