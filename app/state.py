@@ -306,24 +306,17 @@ def _take(kind: str, kept: Callable[[UploadedFile], str]) -> None:
 
 
 @guard.errors()
-def remove_data(data: str) -> None:
-    """Remove an upload; a callback."""
+def remove(kind: str, name: str) -> None:
+    """Remove an upload ("data") or a model that was brought ("model"); a callback."""
     try:
-        datasets.delete(data)
-        st.session_state["data said"] = True, f"{data} was removed."
-    except (DataError, OSError) as error:
-        st.session_state["data said"] = False, str(error)
-
-
-@guard.errors()
-def remove_model(name: str) -> None:
-    """Remove a model that was brought; a callback."""
-    try:
-        jobs.remove_model(datasets.runs_folder(), name)
-        logs.event("model removed", model=name)
-        st.session_state["model said"] = True, f"{name} was removed."
-    except OutputError as error:
-        st.session_state["model said"] = False, str(error)
+        if kind == "data":
+            datasets.delete(name)
+        else:
+            jobs.remove_model(datasets.runs_folder(), name)
+            logs.event("model removed", model=name)
+        st.session_state[f"{kind} said"] = True, f"{name} was removed."
+    except (DataError, OSError, OutputError) as error:
+        st.session_state[f"{kind} said"] = False, str(error)
 
 
 # Trainings

@@ -122,7 +122,7 @@ def buttons(job: Job) -> None:
         if job.state in ("stopped", "failed", "dead") and job.is_own:
             device = device_now(job)
             act("Resume", "resume", jobs.resume, job, device)
-            if device != job.device:
+            if device == "cpu" and job.device.startswith("cuda"):
                 st.caption(
                     "It was trained on a GPU, and none is found here: it goes on on the CPU."
                 )

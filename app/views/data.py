@@ -89,14 +89,8 @@ def choose() -> str:
         when = pd.Timestamp(file.modified, unit="s").strftime("%Y-%m-%d %H:%M UTC")
         st.caption(f"{size(file.size)}, {when}")
         if chosen.startswith(f"{datasets.UPLOADS}/"):
-            with st.popover("Remove", icon=":material/delete:", type="tertiary"):
-                st.markdown(f"Remove {state.plain(chosen)} from the server?")
-                st.button(
-                    "Remove it for everyone",
-                    key="remove data",
-                    on_click=state.remove_data,
-                    args=(chosen,),
-                )
+            question = f"Remove {state.plain(chosen)} from the server?"
+            removal(question, "data", chosen)
     return chosen
 
 
@@ -432,14 +426,20 @@ def brought(names: list[str]) -> None:
     """Models that came as a zip, to be removed; shipped ones and runs are not among them."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         name = str(st.selectbox("Models brought here", names, key="brought model", width=400))
-        with st.popover("Remove", icon=":material/delete:", type="tertiary"):
-            st.markdown(f"Remove the model {state.plain(name)} and the names of its mechanisms?")
-            st.button(
-                "Remove it for everyone",
-                key="remove model",
-                on_click=state.remove_model,
-                args=(name,),
-            )
+        question = f"Remove the model {state.plain(name)} and the names of its mechanisms?"
+        removal(question, "model", name)
+
+
+def removal(question: str, kind: str, name: str) -> None:
+    """A button that asks before it removes what everyone sees."""
+    with st.popover("Remove", icon=":material/delete:", type="tertiary"):
+        st.markdown(question)
+        st.button(
+            "Remove it for everyone",
+            key=f"remove {kind}",
+            on_click=state.remove,
+            args=(kind, name),
+        )
 
 
 state.page_without_model(data)
