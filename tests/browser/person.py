@@ -19,7 +19,9 @@ MARKS = [
 ]
 
 ONCE = """() => document.querySelectorAll('.st-key-end').length === 1
-    && !document.querySelector('[data-stale="true"]')"""  # nothing left of the run before
+    && !document.querySelector('[data-stale="true"]')
+    && !document.querySelector('[data-testid="stSkeleton"]')"""
+# Nothing left of the run before, and no element whose code the browser still has to load.
 
 
 def visit(page, url: str) -> None:
@@ -77,6 +79,14 @@ def taken(page, key: str) -> bytes:
     with page.expect_download() as started:
         press(page, key)
     return Path(started.value.path()).read_bytes()
+
+
+def composed_shift(page) -> pd.DataFrame:
+    """The predicted shift by gene, from the file that Compose offers."""
+    button = '[class*="st-key-shift_"][class*="-CSV"] button'
+    with page.expect_download() as started:
+        page.locator(button).click()
+    return table(Path(started.value.path()).read_bytes()).set_index("gene")
 
 
 def table(content: bytes) -> pd.DataFrame:

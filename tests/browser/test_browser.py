@@ -15,6 +15,7 @@ from tests.browser.person import (
     MARKS,
     choose,
     click_in,
+    composed_shift,
     download,
     press,
     settled,
@@ -50,7 +51,7 @@ def test_a_newcomer_takes_the_tour_composes_and_takes_the_enrichment_table_away(
         page.get_by_text(f"Dosage of {name}").wait_for()
     shows(page, "Each part was measured alone")
     assert "c=P1%3A1%2CP3%3A1" in page.url
-    composed = table(download(page, "CSV")).set_index("gene")
+    composed = composed_shift(page)
     expected = compose(tiny, {"P1": 1.0, "P3": 1.0}).table.dropna(axis=1, how="all")
     columns = [c for c in composed if c in expected]
     pd.testing.assert_frame_equal(
@@ -171,7 +172,7 @@ def test_a_box_around_cells_gives_their_table_and_a_composition_that_starts_from
     choose(page, "Start from", f"cells selected on Cells ({len(inside)})")
     shows(page, re.compile("chosen cells, not from control"))
     expected = compose(tiny, {"P1": 1.0}, cells=inside["cell"].tolist()).table["shift"]
-    shift = table(download(page, "CSV")).set_index("gene")["shift"]
+    shift = composed_shift(page)["shift"]
     assert shift.to_dict() == pytest.approx(expected.to_dict())
     turn_to(page, "Cells")
     assert selected(page)["cell"].tolist() == inside["cell"].tolist()

@@ -9,7 +9,7 @@ from tests.browser.person import (
     MARKS,
     address_has,
     choose,
-    download,
+    composed_shift,
     press,
     settled,
     shows,
@@ -23,8 +23,8 @@ pytestmark = MARKS
 
 
 def shifts(page) -> dict[str, float]:
-    """By gene, of the table that the page offers."""
-    return table(download(page, "CSV")).set_index("gene")["shift"].to_dict()
+    """By gene, of the table of all genes that the page offers."""
+    return composed_shift(page)["shift"].to_dict()
 
 
 def said(tiny, dosages, **options):
