@@ -319,11 +319,11 @@ def keep_names(parameter: str, names: list[str], first: list[str]) -> None:
     write(**{parameter: "" if names == first else link})
 
 
-def initial_chosen(model: Bundle) -> str:
-    """Put the perturbations of a link that was followed, or those of before, into the widget.
+def chosen_names(model: Bundle) -> tuple[str, list[str]]:
+    """Perturbations to compare, of a link that was followed or of before, and the widget's key.
 
-    The form is chosen=STAT1,A%2BB. Each model has its own, under the key that is returned. Names it
-    does not know are said and left out, and so are those beyond MAX_CHOSEN.
+    The form is chosen=STAT1,A%2BB, and the address keeps it. Each model has its own. Names it does
+    not know are said and left out, and so are those beyond MAX_CHOSEN.
     """
     key = f"chosen {model.checksum}"
     if (asked := followed("chosen")) is not None:
@@ -338,13 +338,9 @@ def initial_chosen(model: Bundle) -> str:
             f"At most {MAX_CHOSEN} can be compared: of {len(names)} the first {MAX_CHOSEN} were "
             f"kept. Left out: {plain(', '.join(beyond))}."
         )
-    st.session_state[key] = names[:MAX_CHOSEN]
-    return key
-
-
-def keep_chosen(names: list[str]) -> None:
-    """Put the perturbations to compare into the address."""
+    st.session_state[key] = names = names[:MAX_CHOSEN]
     write(chosen=",".join(quote(name, safe="") for name in names))
+    return key, names
 
 
 def part(n: int, label: str) -> int:

@@ -5,9 +5,11 @@ Each is Streamlit's element of the same name, with text that is Markdown.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import streamlit as st
 
-from app import state
+from app import address, state
 from app.basket import Text
 
 
@@ -43,3 +45,14 @@ def info(text: str) -> None:
 def warning(text: str) -> None:
     st.warning(text, icon=":material/warning:")
     state.record(Text(text))
+
+
+def tabs(key: str, parts: Mapping[str, Callable[[], None]]) -> None:
+    """Parts of a page of which the one that is open is drawn, and remembered under its name."""
+    address.unknown_option(key, list(parts), "part")
+    places = st.tabs(list(parts), key=key, on_change="rerun", bind="query-params")
+    for (name, draw), place in zip(parts.items(), places, strict=True):
+        if place.open:
+            with place:
+                state.record(Text(f"### {name}"))
+                draw()

@@ -34,9 +34,14 @@ def titles(model: Bundle) -> dict[int, str]:
     return mechanisms.titles(model, used)
 
 
-def choose(model: Bundle) -> list[str]:
-    """Perturbations chosen on their UMAP or by name; the same choice in both, and in the URL."""
-    key = address.initial_chosen(model)
+def comparison(model: Bundle, key: str, titles: dict[int, str]) -> None:
+    """Some perturbations, chosen in the widget of that key, side by side."""
+    if chosen := choose(model, key):
+        compared(model, chosen, titles)
+
+
+def choose(model: Bundle, key: str) -> list[str]:
+    """Perturbations chosen on their UMAP or by name; the same choice in both."""
     left, right = st.columns([3, 2], gap="large")
     with right:
         chosen = st.multiselect(
@@ -49,7 +54,6 @@ def choose(model: Bundle) -> list[str]:
             help=f"At most {address.MAX_CHOSEN}. A lasso or a box on the map chooses those inside, "
             "in place of those before; a click on a point adds it, or takes it away.",
         )
-        address.keep_chosen(chosen)
         if chosen:
             record.markdown(in_words(model, chosen))
             links(model, chosen)
@@ -243,7 +247,7 @@ def network(
     threshold: float,
     titles: dict[int, str],
 ) -> None:
-    """Perturbations linked to the mechanisms they use, with the table of links."""
+    """Perturbations, or the chosen alone, linked to the mechanisms they use; the table of links."""
     only = False
     if chosen:
         only = st.toggle("Only the chosen perturbations", key="only", bind="query-params")

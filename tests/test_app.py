@@ -56,6 +56,11 @@ VIEWS = [
     "system",
 ]
 WHOLE = {"unused": "false"}  # masks, with the mechanisms that nothing uses
+TABLE = {"masks_tab": "Table of entries"}
+NETWORK = {"masks_tab": "Network of shared mechanisms"}
+NEAR_MISSES = {"masks_tab": "Near misses"}
+ALL_GENES = {"perturbation_tab": "Table of all genes"}
+NEAREST = {"perturbation_tab": "Perturbations like it"}
 OF_A_MODEL = [view for view in VIEWS if view not in state.WITHOUT_MODEL]
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
 
@@ -544,9 +549,9 @@ def test_cpa_vae_has_no_mask_but_effects(shown):
     page = opened("masks")
     assert "CPA-VAE has no mask: every perturbation moves every latent dimension" in words(page)
     assert not {"Active above", "Hide empty rows and columns"} & labels(page)
-    assert "Near misses" not in [header.value for header in page.subheader]
+    assert "Near misses" not in [tab.label for tab in page.tabs]
     assert len(figures(page)[0]["data"][1]["customdata"]) == len(model.masks)
-    table = page.dataframe[0].value
+    table = opened("masks", TABLE).dataframe[0].value
     assert "probability" not in table
     assert len(table) == len(model.masks)
 
@@ -678,7 +683,7 @@ def test_values_that_are_no_counts_are_nowhere_called_log2(shown):
 
 
 def test_the_masks_table_has_the_evidence_of_every_entry(models, tiny):
-    page = opened("masks", WHOLE)
+    page = opened("masks", WHOLE | TABLE)
     table = table_with(page, "evidence").set_index(["perturbation", "mechanism"]).sort_index()
     expected = tiny.masks.set_index(["perturbation", "mechanism"]).sort_index()
     pd.testing.assert_frame_equal(table[expected.columns], expected)
@@ -691,7 +696,7 @@ def test_near_misses_are_those_of_the_library(models):
     masks["evidence"], masks["evidence_se"], masks["evidence_n"] = 0.1, 0.2, 9
     masks.loc[masks["mechanism"] == 3, "evidence"] = np.linspace(0.1, 0.9, 6)
     rewritten(model, "masks.csv", masks)
-    page = opened("masks")
+    page = opened("masks", NEAR_MISSES)
     found = interpretation.near_misses(bundles.load(model.path).masks)
     assert 0 < len(found) < 6
     shown = next(
@@ -704,9 +709,9 @@ def test_near_misses_are_those_of_the_library(models):
 def test_a_model_without_near_misses_says_so(models):
     model = bundles.load(models / "tiny")
     rewritten(model, "masks.csv", model.masks.assign(evidence=0.0, evidence_se=1.0))
-    page = opened("masks")
+    page = opened("masks", NEAR_MISSES)
     assert "There is none" in page.info[-1].value
-    assert sum("evidence" in frame.value for frame in page.dataframe) == 1
+    assert not any("evidence" in frame.value for frame in page.dataframe)
 
 
 def test_the_map_may_be_coloured_by_evidence(models, tiny):
@@ -797,7 +802,7 @@ def test_a_long_table_is_cut_on_the_page_and_says_so(models, monkeypatch):
     from app import shared
 
     monkeypatch.setattr(shared, "MOST_SENT", 5)
-    page = opened("masks", WHOLE)
+    page = opened("masks", WHOLE | TABLE)
     assert len(table_with(page, "evidence")) == 5
     assert "The first 5 of 24 rows, by probability; the files have all." in words(page)
 
@@ -910,11 +915,11 @@ def test_cpa_vae_compares_directions_and_has_no_network(shown):
     pair = table_with(page, "first").iloc[0]
     assert pair["cosine"] == pytest.approx(1 - cosine(*effect))
     assert "shared" not in pair
-    assert "Network of shared mechanisms" not in [header.value for header in page.subheader]
+    assert not {"Network of shared mechanisms", "Near misses"} & {tab.label for tab in page.tabs}
 
 
 def test_the_links_of_the_network_are_the_entries_above_the_threshold(models, tiny):
-    page = opened("masks", {"threshold": "0.3"})
+    page = opened("masks", {"threshold": "0.3"} | NETWORK)
     shown = next(
         f.value for f in page.dataframe if "probability" in f.value and "active" not in f.value
     )
@@ -928,7 +933,7 @@ def test_the_links_of_the_network_are_the_entries_above_the_threshold(models, ti
 
 def test_the_network_may_be_of_the_chosen_alone(models, tiny):
     name = tiny.masks.loc[tiny.masks["active"], "perturbation"].iloc[0]
-    page = opened("masks", {"chosen": name, "only": "true"})
+    page = opened("masks", {"chosen": name, "only": "true"} | NETWORK)
     rows = tiny.masks[(tiny.masks["perturbation"] == name) & tiny.masks["active"]]
     assert f"{len(rows)} links" in words(page)
 
@@ -936,9 +941,10 @@ def test_the_network_may_be_of_the_chosen_alone(models, tiny):
 def test_a_network_of_nothing_says_so(models, tiny):
     model = bundles.load(models / "tiny")
     rewritten(model, "masks.csv", model.masks.assign(probability=0.1, active=False))
-    page = opened("masks", {"chosen": "P1,P2"})
+    page = opened("masks", {"chosen": "P1,P2"} | NETWORK)
     assert finished(page)
     assert "There is nothing to link" in words(page)
+    page = opened("masks", {"chosen": "P1,P2"})
     assert "None of the chosen uses a mechanism" in words(page)
     assert "use no mechanism" in words(page)
 
@@ -1254,7 +1260,7 @@ def renamed(model: Bundle, old: str, new: str) -> Bundle:
 
 
 def test_the_tables_of_a_perturbation_are_those_of_the_library(models, tiny):
-    page = opened("perturbation", {"p": "P2"})
+    page = opened("perturbation", {"p": "P2"} | ALL_GENES)
     assert finished(page)
     expected = tiny.masks[tiny.masks["perturbation"] == "P2"].set_index("mechanism")
     shown = table_with(page, "evidence")
@@ -1272,7 +1278,7 @@ def test_the_tables_of_a_perturbation_are_those_of_the_library(models, tiny):
 
 
 def test_the_nearest_perturbations_are_those_of_the_library(models, tiny):
-    page = opened("perturbation", {"p": "P2"})
+    page = opened("perturbation", {"p": "P2"} | NEAREST)
     shown = table_with(page, "r_observed").set_index("perturbation").sort_index()
     by_mask = interpretation.similar_perturbations(tiny.masks, "P2").sort_index()
     by_shift = interpretation.similar_shifts(genes.effect_table(tiny), "P2").sort_index()
@@ -1289,7 +1295,7 @@ def test_the_nearest_perturbations_are_those_of_the_library(models, tiny):
 
 def test_another_perturbation_is_chosen_in_the_box_or_gone_to_from_the_table(models, tiny):
     default, one, another = interpretation.strengths(tiny.masks).index[:3]
-    page = opened("perturbation", {"p": one})
+    page = opened("perturbation", {"p": one} | NEAREST)
     assert page.query_params["p"] in (one, [one])
     page.selectbox(key="perturbation").select(default).run()
     assert page.query_params.get("p", "") == ""
@@ -1386,7 +1392,7 @@ def idle(model: Bundle, name: str) -> None:
 
 def test_a_perturbation_without_a_mechanism_says_so_and_names_its_near_miss(models):
     idle(bundles.load(models / "tiny"), "P2")
-    page = opened("perturbation", {"p": "P2"})
+    page = opened("perturbation", {"p": "P2"} | NEAREST)
     assert finished(page)
     text = words(page)
     assert "**P2** uses no mechanism: with" in text
@@ -1397,7 +1403,9 @@ def test_a_perturbation_without_a_mechanism_says_so_and_names_its_near_miss(mode
     nearest = table_with(page, "r_observed")
     assert not {"cosine", "r_predicted"} & set(nearest)
     assert nearest["r_observed"].is_monotonic_decreasing
-    other = table_with(opened("perturbation", {"p": "P4"}), "r_observed").set_index("perturbation")
+    other = table_with(opened("perturbation", {"p": "P4"} | NEAREST), "r_observed").set_index(
+        "perturbation"
+    )
     assert other.loc["P2", ["cosine", "r_predicted"]].isna().all()
     assert other["r_predicted"].notna().any()
 
@@ -1416,12 +1424,13 @@ def test_a_perturbation_that_was_not_measured_alone_says_so(models):
     assert "P2 was not measured alone at dosage 1" in page.info[-1].value
     assert "In training in combinations only" in words(page)
     assert not page.metric
+    page = opened("perturbation", {"p": "P2"} | NEAREST)
     assert "r_observed" not in table_with(page, "r_predicted")
 
 
 def test_a_perturbation_of_a_model_without_masks_has_effects_on_all_dimensions(shown):
     shown("cpa")
-    page = opened("perturbation", {"p": "P2"})
+    page = opened("perturbation", {"p": "P2"} | NEAREST)
     assert "CPA-VAE has no mask, so **P2** moves all 4 latent dimensions" in words(page)
     table = table_with(page, "evidence")
     assert len(table) == 4
@@ -1431,7 +1440,7 @@ def test_a_perturbation_of_a_model_without_masks_has_effects_on_all_dimensions(s
 
 def test_a_perturbation_of_the_conditional_vae_is_compared_by_shifts_alone(shown):
     model = shown("conditional")
-    page = opened("perturbation")
+    page = opened("perturbation", NEAREST)
     most = model.perturbations["train"].idxmax()
     assert page.selectbox(key="perturbation").value == most
     assert "Conditional VAE has no mechanisms in use" in page.info[0].value
@@ -1447,7 +1456,7 @@ def test_a_large_model_composes_all_perturbations_only_when_asked(models, monkey
     monkeypatch.setattr("app.shifts.AT_ONCE", 100)
     monkeypatch.setattr("app.everything.BRIEF", 60.0)
     uncomposed(models)
-    page = opened("perturbation", {"p": "P2"})
+    page = opened("perturbation", {"p": "P2"} | NEAREST)
     assert finished(page)
     assert "r_observed" not in page.dataframe[-1].value
     page.toggle(key="nearest_shifts").set_value(True).run()

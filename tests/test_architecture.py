@@ -26,6 +26,7 @@ LEVELS = [  # a module may import those of levels before its own
     {"__main__"},
 ]
 VIEW_IMPORTS = {
+    "functools",
     "typing",
     "collections",
     "streamlit",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -94,18 +95,21 @@ def masks(model: Bundle) -> None:
         )
     else:
         drawn(model, choice, wide, line, titles)
-    record.subheader("Compare perturbations")
-    chosen = shared.choose(model)
-    if chosen:
-        shared.compared(model, chosen, titles)
+    record.header("Look closer")
+    key, chosen = address.chosen_names(model)
+    parts = {
+        "Compare perturbations": partial(shared.comparison, model, key, titles),
+        "Table of entries": partial(entries, model, wide),
+    }
     if model.model.has_masks:
-        record.subheader("Network of shared mechanisms")
-        shared.network(model, list(wide.index), chosen, choice.threshold, titles)
-    record.subheader("Table")
-    entries(model, wide)
-    if model.model.has_masks:
-        record.subheader("Near misses")
-        near_misses(model)
+        names = list(wide.index)
+        parts |= {
+            "Network of shared mechanisms": partial(
+                shared.network, model, names, chosen, choice.threshold, titles
+            ),
+            "Near misses": partial(near_misses, model),
+        }
+    record.tabs("masks_tab", parts)
 
 
 def drawn(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 import streamlit as st
 
@@ -158,15 +160,9 @@ def held_out(model: Bundle) -> None:
             "Interaction": interaction if len(scores.doubles(metrics)) else None,
         }
     shown["How sparse"] = frontier if model.frontier is not None else None
-    views = {name: view for name, view in shown.items() if view is not None}
-    if not views:
-        return
-    address.unknown_option("held_out", list(views), "part")
-    tabs = st.tabs(list(views), key="held_out", on_change="rerun", bind="query-params")
-    for tab, view in zip(tabs, views.values(), strict=True):
-        if tab.open:
-            with tab:
-                view(model)
+    views = {name: partial(view, model) for name, view in shown.items() if view is not None}
+    if views:
+        record.tabs("held_out", views)
 
 
 DECIMALS = {

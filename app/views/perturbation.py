@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -36,13 +38,16 @@ def perturbation(model: Bundle) -> None:
     mechanisms_moved(model, name)
     record.header("Predicted shift")
     predicted(model, result, table, kind)
-    record.header("Predicted and observed")
-    observed(model, name, result)
-    record.header("Table")
-    shifts.numbers(result)
     in_compose(name, "Gene sets of this shift, in Compose")
-    record.header(f"Nearest to {state.plain(name)}")
-    nearest(model, name)
+    record.header("Look closer")
+    record.tabs(
+        "perturbation_tab",
+        {
+            "Predicted and observed": partial(observed, model, name, result),
+            "Table of all genes": partial(shifts.numbers, result),
+            "Perturbations like it": partial(nearest, model, name),
+        },
+    )
 
 
 def choice(model: Bundle) -> str:
