@@ -432,6 +432,20 @@ def _dose(value: str) -> float:
         return 1.0
 
 
+def changed_doses(link: str) -> list[str]:
+    """Dosages of a link that are no number or out of range, each as NAME:DOSAGE."""
+    changed = []
+    for part in link.split(","):
+        name, _, asked = part.partition(":")
+        try:
+            kept = not asked or 0 <= float(asked) <= MAX_DOSAGE
+        except ValueError:
+            kept = False
+        if name and not kept:
+            changed.append(f"{unquote(name)}:{asked}")
+    return changed
+
+
 def read_off(link: str) -> set[int | str]:
     """Mechanisms taken out: 0,3,5-9,rest."""
     found: set[int | str] = set()
@@ -475,6 +489,11 @@ def initial_mix(model: Bundle, most: int = MAX_PERTURBATIONS) -> None:
     asked = followed("c", "off", "from")
     if asked is not None:
         show_mix(Mix(asked["c"], asked["off"], asked["from"]))
+        if changed := changed_doses(asked["c"]):
+            st.info(
+                f"The address asks for {plain(', '.join(changed))}. Dosages run from 0 to "
+                f"{MAX_DOSAGE:g}: the nearest was taken, or 1 for what is no number."
+            )
     elif "compose_names" not in st.session_state:
         show_mix(Mix())
     elif st.session_state.get("compose_model", model.checksum) != model.checksum:

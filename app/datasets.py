@@ -24,6 +24,7 @@ from samsvae_core.data import DataError, some
 from samsvae_core.files import OutputError, atomic_write, megabytes
 
 ROOT = Path(__file__).resolve().parents[1]
+HDF5 = b"\x89HDF\r\n\x1a\n"  # how such a file begins
 UPLOADS = "uploads"  # the folder, and how ids of what is in it begin
 INCOMING = ".incoming"  # within it: files that are not whole yet
 STALE = 24 * 3600  # seconds after which what is not whole was given up
@@ -297,6 +298,22 @@ def save(file: BinaryIO, name: str, size: int) -> str:
             if temporary is not None:
                 Path(temporary).unlink(missing_ok=True)
     return f"{UPLOADS}/{data}"
+
+
+def refuse_other_formats(file: BinaryIO, name: str, size: int) -> None:
+    """Raises DataError for an upload without HDF5's signature, whatever its name says."""
+    place = 0
+    while place < size:
+        file.seek(place)
+        if file.read(len(HDF5)) == HDF5:
+            file.seek(0)
+            return
+        place = max(512, 2 * place)  # where a file with a user block may have it
+    file.seek(0)
+    raise DataError(
+        f"{name} is not an .h5ad file: expected HDF5, found a file that begins with "
+        f"{file.read(16)!r}. Nothing was kept. Save the data with anndata's write_h5ad."
+    )
 
 
 def _room_for(name: str, size: int) -> Path:

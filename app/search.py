@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import NamedTuple
 
 import streamlit as st
@@ -41,7 +42,9 @@ def box() -> None:
         return  # the page says what is wrong
     found = list(hits(model, text))
     if not found:
-        st.sidebar.caption(f"Nothing in this model is called {state.plain(text)}.")
+        found = near(model, text)
+        nothing = f"Nothing in this model is called {state.plain(text)}."
+        st.sidebar.caption(nothing + (" Near it:" if found else ""))
     for number, hit in enumerate(found):
         label = f"{state.plain(hit.label)} ({state.plain(hit.kind)})"
         key = f"hit {number} {hit.page} {hit.label}"
@@ -72,6 +75,19 @@ def hits(model: Bundle, text: str) -> Iterator[Hit]:
         sets = state.usable_sets(offered[collection](), model.genes)
         for label in matching([terms.readable(term) for term in sets], text):
             yield Hit(f"set of {collection}", label, "gene_sets", {"collections": collection})
+
+
+def near(model: Bundle, text: str) -> list[Hit]:
+    """Perturbations and genes whose names are spelt nearly so."""
+    found = []
+    for kind, key, names in (
+        ("perturbation", "p", [str(name) for name in model.perturbations.index]),
+        ("gene", "g", list(model.genes)),
+    ):
+        spelt = {name.casefold(): name for name in names}
+        close = get_close_matches(text.casefold(), spelt, MOST, 0.75)
+        found += [Hit(kind, spelt[name], kind, {key: spelt[name]}) for name in close]
+    return found
 
 
 def matching(names: list[str], text: str) -> list[str]:

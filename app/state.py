@@ -147,8 +147,9 @@ def bundle() -> Bundle:
         if problems:
             raise BundleError(" ".join(problems))
         raise BundleError(
-            f"There is no trained model in {bundles.models_folder()}. Train one with "
-            "samsvae train DATA.h5ad --output FOLDER/NAME and open it with samsvae app FOLDER."
+            f"There is no trained model in {bundles.models_folder()} yet. Train one on the pages "
+            "Data and Train, or with samsvae train DATA.h5ad --output FOLDER/NAME; Data also takes "
+            "a model packed as a zip. The shipped models open with samsvae app, without a folder."
         )
     name = str(st.session_state.get("model"))
     path = found.get(name) or next(iter(found.values()))
@@ -260,6 +261,7 @@ def keep_data() -> None:
     """Keep an uploaded data file on disk and choose it; a callback of its uploader."""
 
     def kept(file: UploadedFile) -> str:
+        datasets.refuse_other_formats(file, file.name, file.size)
         st.session_state["data"] = datasets.save(file, file.name, file.size)
         return f"{file.name} was kept, and is chosen."
 

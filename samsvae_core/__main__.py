@@ -10,7 +10,7 @@ import importlib.metadata
 import math
 import os
 import signal
-import subprocess
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -786,12 +786,24 @@ def unpack(
 @app.command("app")
 def dashboard(
     folder: Annotated[Path | None, typer.Argument(help="Your own bundles.")] = None,
-    port: Annotated[int, typer.Option(help="Port to serve on.")] = 8501,
+    port: Annotated[
+        int,
+        typer.Option(min=1, max=65535, envvar="STREAMLIT_SERVER_PORT", help="Port to serve on."),
+    ] = 8501,
     data: Annotated[
         list[Path] | None, typer.Option(help="Folder with .h5ad files to choose from; repeatable.")
     ] = None,
 ) -> None:
-    """Open the dashboard, on the shipped models or on the bundles in a folder."""
+    """Open the dashboard, on the shipped models or on the bundles in a folder. Ctrl-C ends it."""
+    with socket.socket() as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            free.bind(("localhost", port))
+        except OSError as error:
+            raise ValueError(
+                f"Port {port} cannot be used ({error.strerror}): another program has it, perhaps "
+                f"this dashboard, at http://localhost:{port}. Choose another with --port."
+            ) from error
     environment = {"MALLOC_ARENA_MAX": "2"} | os.environ  # a pool for each thread keeps 0.4 GB
     for place in data or []:
         if not place.is_dir():
@@ -805,7 +817,8 @@ def dashboard(
         if os.access(folder, os.W_OK):  # what is trained on the pages goes there, too
             environment.setdefault("SAMSVAE_RUNS", str(folder.resolve()))
     command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.port", str(port)]
-    raise typer.Exit(subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode)
+    os.chdir(ROOT)
+    os.execve(command[0], command, environment)  # so a signal to end reaches the server itself
 
 
 def read(data: Path, **options: Any) -> CellData:

@@ -169,6 +169,7 @@ def test_every_view_says_so_where_there_is_no_model(tmp_path, monkeypatch, view)
     page = opened(view)
     assert finished(page)
     assert "There is no trained model" in page.error[0].value
+    assert "on the pages Data and Train" in page.error[0].value
     assert "samsvae train" in page.error[0].value.replace("\\", "")
 
 
@@ -1767,6 +1768,7 @@ def test_what_the_bundle_holds_is_shown_without_a_test_while_its_sets_are_the_sa
         ("aurkb", "AURKB (gene)", "gene", "AURKB"),
         ("STK12", "AURKB, also STK12 (gene)", "gene", "AURKB"),
         ("m1", "M1 (mechanism)", "m", "M1"),
+        ("AURKBB", "AURKB (gene)", "gene", "AURKB"),
         ("gamma resp", "Interferon gamma response (set of hallmark)", "collections", ["hallmark"]),
     ],
 )
@@ -1786,6 +1788,14 @@ def test_a_name_of_nothing_is_said_to_be_that(models):
     page.text_input(key="find_all").set_value("<b>nothing").run()
     assert any(r"called \<b\>nothing" in caption.value for caption in page.caption)
     assert finished(page)
+
+
+def test_a_dosage_of_a_link_that_cannot_be_is_said(models):
+    page = opened("compose", {"c": "P1:9,P2:much,P3:0.50"})
+    assert finished(page)
+    assert "asks for P1:9, P2:much." in page.info[0].value.replace("\\", "")
+    doses = {name: page.slider(key=f"dose {name}").value for name in ("P1", "P2", "P3")}
+    assert doses == {"P1": 2.0, "P2": 1.0, "P3": 0.5}
 
 
 def test_a_link_to_the_whole_composition_puts_mechanisms_back(models, tiny):

@@ -1,6 +1,8 @@
 import json
+import socket
 import subprocess
 import sys
+import time
 import zipfile
 
 import anndata
@@ -751,19 +753,54 @@ def test_an_app_folder_that_is_none_is_refused(refused, tmp_path):
     assert "is not a folder" in refused("app", tmp_path / "absent")
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return int(free.getsockname()[1])
+
+
+def test_a_port_that_is_taken_or_none_is_told(samsvae, refused, monkeypatch):
+    with socket.socket() as other:
+        other.bind(("localhost", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert f"Port {port} cannot be used" in refused("app", "--port", port)
+        monkeypatch.setenv("STREAMLIT_SERVER_PORT", str(port))
+        assert f"Port {port} cannot be used" in refused("app")
+    code, _, err = samsvae("app", "--port", 99999)
+    assert code == 2
+    assert "65535" in err
+
+
+def test_a_signal_ends_the_app_and_frees_its_port(tmp_path):
+    port = free_port()
+    command = [sys.executable, "-m", "samsvae_core", "app", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        answers = False
+        while not answers and server.poll() is None:
+            with socket.socket() as asking:
+                answers = asking.connect_ex(("localhost", port)) == 0
+            time.sleep(0.1)
+        assert answers
+        server.terminate()
+        server.wait(60)
+    with socket.socket() as asking:
+        assert asking.connect_ex(("localhost", port)) != 0
+
+
 @pytest.mark.parametrize("given", ["", "/elsewhere"])
 def test_what_is_trained_in_the_app_goes_to_its_folder(samsvae, tmp_path, monkeypatch, given):
     seen = {}
 
-    def served(command, env, **_):
+    def served(program, command, env):
         seen.update(env)
-        return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.delenv("SAMSVAE_RUNS")
     if given:
         monkeypatch.setenv("SAMSVAE_RUNS", given)
-    monkeypatch.setattr(cli.subprocess, "run", served)
-    assert samsvae("app", tmp_path)[0] == 0
+    monkeypatch.setattr(cli.os, "execve", served)
+    monkeypatch.chdir(".")  # so that where it goes is left again
+    assert samsvae("app", tmp_path, "--port", free_port())[0] == 0
     assert seen["SAMSVAE_MODELS"] == str(tmp_path)
     assert seen["SAMSVAE_RUNS"] == (given or str(tmp_path))
 

@@ -282,6 +282,15 @@ def test_an_upload_is_kept_chosen_and_can_be_removed(screen, runs, at_once, capl
     assert not list(runs.rglob("*.h5ad"))
 
 
+def test_an_upload_that_only_has_the_name_is_refused_and_not_kept(screen, runs):
+    page = upload(opened("data"), "mine.h5ad", b"cell,gene\na,1\n" * 100)
+    assert finished(page)
+    assert "expected HDF5, found a file that begins with b'cell,gene" in said(page)
+    assert not list(runs.rglob("*.h5ad"))
+    shifted = bytes(2048) + screen.path.read_bytes()  # a user block before it is HDF5, too
+    assert "was kept, and is chosen" in said(upload(opened("data"), "block.h5ad", shifted))
+
+
 def test_an_upload_without_room_is_refused_in_one_message(screen, runs, monkeypatch, caplog):
     monkeypatch.setenv("SAMSVAE_UPLOADS_TOTAL_MB", "0")
     page = upload(opened("data"), "mine.h5ad", screen.path.read_bytes())
