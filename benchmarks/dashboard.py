@@ -247,15 +247,13 @@ class Views:
 
 
 @contextmanager
-def served(models: Path | None) -> Iterator[tuple[str, int]]:
-    """The dashboard with the models of a folder, or those that are shipped: address and process."""
+def served(**environment: str) -> Iterator[tuple[str, int]]:
+    """The dashboard with these variables: address and process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.headless=true"]
-    own = {"MALLOC_ARENA_MAX": "2"}  # as `samsvae app` does
-    if models:
-        own["SAMSVAE_MODELS"] = str(models)
+    own = {"MALLOC_ARENA_MAX": "2"} | environment  # as `samsvae app` does
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     server = subprocess.Popen(
         [*command, "--server.port", str(port)],
@@ -306,7 +304,8 @@ def measured(
         size = {"width": 1440, "height": 1200}
         return Views(browser.new_context(viewport=size), address)  # type: ignore[arg-type]
 
-    with served(models) as (server, pid):
+    own = {"SAMSVAE_MODELS": str(models)} if models else {}
+    with served(**own) as (server, pid):
         warm = opened(f"{server}/?model={name}")
         links = warm.links()
         for link in links:

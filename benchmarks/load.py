@@ -193,7 +193,7 @@ def main() -> int:
     folder = bundle.models_folder() / SMALL
     names = bundle.read_csv(folder / "perturbations.csv")["perturbation"].astype(str).tolist()
     genes = bundle.read_csv(folder / "genes.csv")["gene"].astype(str).tolist()
-    with tempfile.TemporaryDirectory() as place, served(None) as (url, pid):
+    with tempfile.TemporaryDirectory() as place, served() as (url, pid):
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(pid, sorted(os.sched_getaffinity(0))[:N_CORES])
         with Visitor(url) as warm:

@@ -13,27 +13,19 @@ received, by little once it is kept.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
-import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import anndata
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from dashboard import ARGUMENTS, served
 from playwright.sync_api import Page, sync_playwright
 
-ROOT = Path(__file__).resolve().parents[1]
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 N_GENES = 600
 BYTES = 8  # of a stored count: a float and a column
 MOST = 2.0  # times the file's size
@@ -96,32 +88,6 @@ def children_of(pid: int) -> list[int]:
         return []
 
 
-@contextmanager
-def served(folder: Path) -> Iterator[tuple[str, int]]:
-    """The dashboard, its uploads kept in a folder: address and process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.headless=true"]
-    server = subprocess.Popen(
-        [*command, "--server.port", str(port)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "SAMSVAE_RUNS": str(folder / "runs")},
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"http://localhost:{port}/_stcore/health", timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.25)
-        yield f"http://localhost:{port}", server.pid
-    finally:
-        server.terminate()
-        server.wait()
-
-
 def settled(page: Page) -> None:
     page.wait_for_selector(".st-key-end", timeout=PATIENCE)
     page.wait_for_selector(
@@ -139,7 +105,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
         folder = Path(temporary)
         size = made(folder / "large.h5ad", megabytes)
-        with served(folder) as (address, pid):
+        with served(SAMSVAE_RUNS=str(folder / "runs")) as (address, pid):
             browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
             page = browser.new_page()
             page.goto(f"{address}/data")
