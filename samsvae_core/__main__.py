@@ -746,6 +746,8 @@ def bundles(
     from samsvae_core.bundle import BundleError, list_bundles, load, models_folder
 
     where = folder or models_folder()
+    if not where.is_dir():
+        raise ValueError(f"{where} is not a folder. Name one that holds bundles.")
     found = list_bundles(where)
     if not found:
         typer.echo(f"No bundles in {where}.")

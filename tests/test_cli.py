@@ -541,6 +541,10 @@ def test_bundles_are_listed_and_the_damaged_ones_named(samsvae, copied, tmp_path
     assert out.startswith("No bundles in")
 
 
+def test_a_folder_to_list_bundles_in_has_to_be_there(refused, tmp_path):
+    assert "absent is not a folder. Name one that holds" in refused("bundles", tmp_path / "absent")
+
+
 # Mistakes
 
 
