@@ -179,7 +179,7 @@ def train(
             help="Of combinations to train on (default 0.75), or of their cells (default 0.5)."
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 6000,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps (default 6000).")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of --steps.")] = None,
     latents: Annotated[int, typer.Option(min=1, help="Mechanisms to start from.")] = 20,
     hidden: Annotated[int, typer.Option(min=1, help="Hidden units of the networks.")] = 400,
@@ -235,6 +235,10 @@ def train(
     known("--model", model, list(MODELS))
     known("--encoder", encoder, ["correlated", "mean-field"])
     known("--counts-on", counts_on, ["auto", "memory", "disk"])
+    if steps is not None and epochs is not None:
+        raise ValueError(
+            f"--steps is {steps} and --epochs {epochs}: both say how long to train. Give one."
+        )
     if mask_prior is not None and not 0 < mask_prior < 1:
         raise ValueError(f"--mask-prior is {mask_prior}; expected a probability between 0 and 1.")
     if not 0 < learning_rate < math.inf or mask_evidence == math.inf:
@@ -293,7 +297,7 @@ def train(
             if epochs is not None:
                 steps = epochs * -(-int((parts == "train").sum()) // batch_size)
             settings = TrainConfig(
-                steps=steps,
+                steps=steps or TrainConfig.steps,
                 batch_size=batch_size,
                 particles=particles,
                 learning_rate=learning_rate,
@@ -454,10 +458,12 @@ def gene(
 @app.command()
 def compose(
     bundle: BundleFolder,
-    perturbations: Annotated[list[str], typer.Argument(help="NAME or NAME:DOSAGE, one or more.")],
+    perturbations: Annotated[
+        list[str], typer.Argument(help="NAME or NAME:DOSAGE, any number of them.")
+    ],
     output: Output,
     without: Annotated[
-        list[int] | None, typer.Option(help="Take a mechanism out; may be repeated.")
+        list[str] | None, typer.Option(help="Take a mechanism out, 0 or M0; may be repeated.")
     ] = None,
     samples: Annotated[int, typer.Option(min=2, help="Posterior draws.")] = 64,
     start_from: Annotated[
@@ -480,7 +486,8 @@ def compose(
     known_names = set(model.perturbations.index)
     dosages = named_once([parse_dosage(text, known_names) for text in perturbations])
     cells = None if start_from is None else cells_of(model, start_from)
-    result = predict(model, dosages, without or (), samples, seed, cells)
+    left_out = [number_of("--without", text) for text in without or ()]
+    result = predict(model, dosages, left_out, samples, seed, cells)
     settings = {"bundle": model.checksum, "start_from": start_from, **result.settings()}
     atomic_write(settings_file, to_json(settings))
     write_table(result.table.reset_index(), output)
@@ -591,7 +598,7 @@ def enrich(
         dosages = named_once([parse_dosage(text, known_names) for text in perturbation])
         ranked = rankings.of_shift(predict(model, dosages, seed=seed), certainty)
     else:
-        numbers = None if mechanism is None else [number_of(text) for text in mechanism]
+        numbers = None if mechanism is None else [number_of("--mechanism", k) for k in mechanism]
         ranked = rankings.of_mechanisms(model, numbers, certainty)
     found = enrichment.enrich(ranked.scores, sets, rules, ranked.moved, processes, rankings_line)
     for one in sets:
@@ -618,11 +625,11 @@ def enrich(
         raise typer.Exit(1)
 
 
-def number_of(mechanism: str) -> int:
+def number_of(option: str, mechanism: str) -> int:
     """A mechanism's number, as 0 or as M0."""
     number = mechanism.removeprefix("M")
     if not number.isdecimal():
-        raise ValueError(f"--mechanism is {mechanism!r}; expected a number such as 0 or M0.")
+        raise ValueError(f"{option} is {mechanism!r}; expected a number such as 0 or M0.")
     return int(number)
 
 
@@ -778,10 +785,14 @@ def unpack(
     folder: Annotated[Path, typer.Argument(help="Where bundles are; it becomes one of them.")],
 ) -> None:
     """Check the bundle in a zip, and put it among others."""
+    from samsvae_core.bundle import list_bundles
     from samsvae_core.zipped import unpack as unpacked
 
+    there = list_bundles(folder)
     with file.open("rb") as content:
         made = unpacked(content, folder, file.stem)
+    if made.name in there:
+        raise ValueError(f"{made} exists already, and is the same bundle; it was left as it is.")
     typer.echo(f"Wrote {made}.")
 
 
@@ -857,6 +868,11 @@ def parse_dosage(text: str, known: set[str]) -> tuple[str, float]:
     try:
         return name, float(dose)
     except ValueError:
+        if name in known:
+            raise ValueError(
+                f"The dosage of {name} is {dose!r}; expected a number after the colon, such as "
+                f"{name}:0.5."
+            ) from None
         return text, 1.0
 
 

@@ -556,7 +556,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def no_bundle(path: Path) -> str:
     """What is at a path without a manifest, and what to name instead."""
     beside = list_bundles(path.parent)
-    instead = "samsvae bundles FOLDER lists those in a folder."
+    instead = "samsvae bundles FOLDER lists the bundles in a folder."
     if beside:
         instead = f"Bundles in {path.parent}: {some(beside, 10)}."
     if not path.exists():

@@ -30,6 +30,7 @@ SCALES = {
     False: "mean decoded value over {start}, of the condition minus that of {control}, in the "
     "units of the data",
 }
+MOST_SUGGESTED = 4  # names, for one that is unknown
 AS_NEAR = 1e-9  # relative difference of distances that is rounding
 
 
@@ -392,6 +393,12 @@ def summary(draws: Float[np.ndarray, "S G"]) -> dict[str, Float[np.ndarray, " G"
 
 def checked_dosages(bundle: Bundle, dosages: Mapping[str, float]) -> dict[str, float]:
     known = list(bundle.perturbations.index)
+    if not isinstance(dosages, Mapping):
+        example = {next(iter(known), "A"): 1.0}
+        raise ValueError(
+            f"Perturbations are given as a {type(dosages).__name__}; expected a mapping of "
+            f"perturbation to dosage, such as {example}."
+        )
     for name, dose in dosages.items():
         if name not in known:
             raise UnknownPerturbationError(unknown(name, known))
@@ -418,8 +425,14 @@ def unknown(name: str, known: list[str]) -> str:
     if len(parts) > 1 and set(parts) <= set(known):
         return f"{name!r} is no perturbation but {len(parts)}: name each by itself."
     folded = {k.casefold(): k for k in known}
-    near = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.5)
-    hint = f"Did you mean {folded[near[0]]}?" if near else f"Known: {', '.join(known[:10])}, ..."
+    typed = name.casefold()
+    near = [each for each in folded if name and each.startswith(typed)]
+    near = [typed] if typed in near else near or difflib.get_close_matches(typed, list(folded))
+    suggested = [folded[each] for each in near[:MOST_SUGGESTED]]
+    hint = f"Known: {', '.join(known[:10])}, ..."
+    if suggested:
+        *others, last = suggested
+        hint = f"Did you mean {', '.join(others)}{' or ' * bool(others)}{last}?"
     return f"This model knows no perturbation {name!r} (it knows {len(known)}). {hint}"
 
 

@@ -352,12 +352,12 @@ def test_a_composition_is_written_with_its_settings(samsvae, trained, tmp_path):
     from samsvae_core.bundle import load
 
     path = tmp_path / "shift.csv"
-    options = ["--without", 2, "--samples", 8, "--seed", 3]
+    options = ["--without", "M2", "--without", 0, "--samples", 8, "--seed", 3]
     code, out, _ = samsvae("compose", trained, "P1", "P2:0.5", *options, "-o", path)
     assert code == 0
     assert "P1+P2:0.5: A dosage lies outside" in out
     bundle = load(trained)
-    expected = compose(bundle, {"P1": 1.0, "P2": 0.5}, [2], 8, 3).table.reset_index()
+    expected = compose(bundle, {"P1": 1.0, "P2": 0.5}, [0, 2], 8, 3).table.reset_index()
     pd.testing.assert_frame_equal(pd.read_csv(path), expected)
     columns = "gene shift lower upper probability_of_sign sum_of_singles interaction"
     columns += " interaction_lower interaction_upper observed observed_se"
@@ -407,7 +407,7 @@ def test_a_composition_starts_from_the_cells_of_a_condition(samsvae, refused, tr
     ],
 )
 def test_a_dosage_is_a_number_after_the_last_colon(text, expected):
-    assert cli.parse_dosage(text, {"KLF1", "HLA:A", "A:2", "B"}) == expected
+    assert cli.parse_dosage(text, {"KLF1", "HLA:A", "HLA", "A:2", "B"}) == expected
 
 
 def test_enrichment_is_written_as_table_and_workbook(samsvae, tiny, tmp_path):
@@ -545,6 +545,20 @@ def test_a_folder_to_list_bundles_in_has_to_be_there(refused, tmp_path):
     assert "absent is not a folder. Name one that holds" in refused("bundles", tmp_path / "absent")
 
 
+def test_a_bundle_is_unpacked_once(samsvae, refused, copied, tmp_path):
+    assert samsvae("pack", copied, "-o", tmp_path / "mine.zip")[0] == 0
+    out = tmp_path / "out"
+    assert samsvae("unpack", tmp_path / "mine.zip", out)[1] == f"Wrote {out / 'copied'}.\n"
+    assert "copied exists already, and is the same bundle" in refused(
+        "unpack", tmp_path / "mine.zip", out
+    )
+
+
+def test_help_says_how_many_perturbations_are_composed(samsvae):
+    said = samsvae("compose", "--help")[1].replace("│", " ")
+    assert "NAME or NAME:DOSAGE, any number of them." in " ".join(said.split())
+
+
 # Mistakes
 
 
@@ -573,8 +587,11 @@ def test_an_unknown_perturbation_is_answered_with_the_nearest(refused, trained, 
     ("arguments", "message"),
     [
         (["P1:-1"], "dosage of P1 is -1.0"),
+        (["P1:x"], "The dosage of P1 is 'x'; expected a number after the colon, such as P1:0.5"),
+        (["X:x"], "no perturbation 'X:x'"),
         (["P1:nan"], "dosage of P1 is nan"),
         (["P1", "--without", "9"], "no mechanism 9"),
+        (["P1", "--without", "first"], "--without is 'first'; expected a number such as 0 or M0"),
         (["P1", "P1:0.5"], "named twice"),
     ],
 )
@@ -665,6 +682,7 @@ def test_bad_gene_sets_are_named(refused, trained, tmp_path):
     [
         (["--model", "transformer"], "--model is 'transformer'; choose one of sams-vae, corr"),
         (["--device", "tpu"], "choose one of auto, cpu, cuda"),
+        (["--epochs", "2"], "--steps is 12 and --epochs 2: both say how long to train. Give one"),
         (["--mask-prior", "1.5"], "expected a probability between 0 and 1"),
         (["--learning-rate", "inf"], "a learning rate above 0"),
         (["--learning-rate", "0"], "a learning rate above 0"),
