@@ -40,6 +40,14 @@ app = typer.Typer(
 DataFile = Annotated[Path, typer.Argument(help="An .h5ad file with raw counts.")]
 BundleFolder = Annotated[Path, typer.Argument(help="A bundle: a finished run, or a shipped model.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="What to write; must not exist yet.")]
+Table = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        help="A new table, such as mine.csv; or one that ends in .tsv or .parquet.",
+    ),
+]
 Key = Annotated[str | None, typer.Option(help="Column of obs with the perturbation of each cell.")]
 Control = Annotated[str | None, typer.Option(help="Label of control cells.")]
 Delimiter = Annotated[str, typer.Option(help="Between the parts of a combination.")]
@@ -272,7 +280,7 @@ def train(
             if counts_on != "auto":
                 options["counts_on"] = counts_on
             cells = read(data, **options, scratch=output, say=typer.echo)
-            finished = report.resume(cells, output, where, on_epoch)
+            finished = report.resume(cells, output, where, on_epoch, say=typer.echo)
         else:
             cells = read(
                 data,
@@ -323,6 +331,7 @@ def train(
                 on_epoch,
                 model=model,
                 frontier=frontier,
+                say=typer.echo,
             )
     from samsvae_core.cards import metrics_in_words
     from samsvae_core.interpretation import active_mechanisms
@@ -372,7 +381,7 @@ def evaluate(
 
 
 @app.command()
-def masks(bundle: BundleFolder, output: Output) -> None:
+def masks(bundle: BundleFolder, output: Table) -> None:
     """Which mechanisms each perturbation uses."""
     from samsvae_core.bundle import load
 
@@ -383,7 +392,7 @@ def masks(bundle: BundleFolder, output: Output) -> None:
 @app.command()
 def loadings(
     bundle: BundleFolder,
-    output: Output,
+    output: Table,
     steps: Annotated[
         bool, typer.Option("--steps", help="At several steps, in both directions.")
     ] = False,
@@ -461,7 +470,7 @@ def compose(
     perturbations: Annotated[
         list[str], typer.Argument(help="NAME or NAME:DOSAGE, any number of them.")
     ],
-    output: Output,
+    output: Table,
     without: Annotated[
         list[str] | None, typer.Option(help="Take a mechanism out, 0 or M0; may be repeated.")
     ] = None,
@@ -476,7 +485,7 @@ def compose(
 ) -> None:
     """Predict what perturbations do together; writes a table and, beside it, its settings."""
     from samsvae_core.bundle import load, to_json
-    from samsvae_core.composition import SUPPORT, cells_of
+    from samsvae_core.composition import SUPPORT, cells_of, outside
     from samsvae_core.composition import compose as predict
     from samsvae_core.files import atomic_write, new_output
 
@@ -492,6 +501,8 @@ def compose(
     atomic_write(settings_file, to_json(settings))
     write_table(result.table.reset_index(), output)
     typer.echo(f"{result.condition}: {SUPPORT[result.support]}")
+    if result.support == "dosage":
+        typer.echo("\n".join(outside(model, dosages)))
     if cells is None:
         typer.echo(f"Starts from {result.n_reference:,} reference control cells.")
     else:
@@ -720,7 +731,14 @@ def structure(
             raise ValueError("These bundles have different perturbations; masks cannot be matched.")
         order = sorted(names)
         masks = [interpretation.matrix(m.masks, "active").loc[order].to_numpy() for m in models]
-        for pair in mask_stability([mask.astype(bool) for mask in masks]).itertuples():
+        for path, mask in zip(bundles, masks, strict=True):
+            if mask.all() or not mask.any():
+                how_many = "all" if mask.all() else "no"
+                typer.echo(
+                    f"{path}: {how_many} entries are active, so that agreement with it means "
+                    "nothing, as after too short a training."
+                )
+        for pair in mask_stability([mask.astype(bool) for mask in masks]).dropna().itertuples():
             typer.echo(
                 f"{bundles[pair.first]} and {bundles[pair.second]}: active entries agree with F1 "
                 f"{pair.f1:.2f}, Jaccard index {pair.jaccard:.2f} (mechanisms matched)."

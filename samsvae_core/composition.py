@@ -21,7 +21,8 @@ SUPPORT = {
     "control": "Nothing is perturbed: the shift is zero by construction.",
     "singles": "Each part was measured alone, the combination not: a prediction from its parts.",
     "in combination only": "A part was measured only inside another combination, never alone.",
-    "dosage": "A dosage lies outside those in the training data: an extrapolation.",
+    "dosage": "A dosage is below the least or above the largest in the training data: the latent "
+    "shift is scaled to it.",
     "never": "A part has no training cells: nothing is known of it; this is no prediction.",
 }
 SCALES = {
@@ -451,11 +452,21 @@ def support(bundle: Bundle, dosages: Mapping[str, float]) -> str:
     cells = bundle.perturbations
     if any(cells.loc[name, "train"] == 0 for name in dosages):
         return "never"
-    inside = (cells.loc[name, ["dosage_min", "dosage_max"]] for name in dosages)
-    if any(
-        not low <= dose <= high for dose, (low, high) in zip(dosages.values(), inside, strict=True)
-    ):
+    if outside(bundle, dosages):
         return "dosage"
     if all(cells.loc[name, "train_alone"] > 0 for name in dosages):
         return "singles"
     return "in combination only"
+
+
+def outside(bundle: Bundle, dosages: Mapping[str, float]) -> list[str]:
+    """What to say of each dosage outside those trained on; nothing is said of 0."""
+    found = []
+    for name, dose in dosages.items():
+        low, high = bundle.perturbations.loc[name, ["dosage_min", "dosage_max"]]
+        given = f"{name} was not measured at {dose:g}"
+        if 0 < dose < low:
+            found.append(f"{given}: between none and the least dosage measured, {low:g}.")
+        elif dose > high:
+            found.append(f"{given}: beyond the largest dosage measured, {high:g}.")
+    return found

@@ -17,6 +17,7 @@ from samsvae_core.bundle import load
 from samsvae_core.composition import compose
 from samsvae_core.symbols import annotate
 from samsvae_core.variants import MODELS
+from tests.test_bundle import sign
 
 TINY = ["--steps", "12", "--latents", "3", "--hidden", "6", "--particles", "1"]
 TINY += ["--batch-size", "128"]
@@ -140,7 +141,8 @@ def test_a_treatment_of_svae_plus_is_a_whole_condition(other, screen):
 
 def test_a_frontier_is_trained_and_its_rule_followed(samsvae, screen, quick_tables, tmp_path):
     run = tmp_path / "run"
-    assert samsvae("train", screen.path, "-o", run, *TINY, "--frontier")[0] == 0
+    code, out, _ = samsvae("train", screen.path, "-o", run, *TINY, "--frontier")
+    assert code == 0
     bundle = load(run)
     table = bundle.frontier
     chosen = table[table["chosen"]].iloc[0]
@@ -149,6 +151,11 @@ def test_a_frontier_is_trained_and_its_rule_followed(samsvae, screen, quick_tabl
     assert int(bundle.masks["active"].sum()) == chosen["active"]
     assert bundle.model.config.mask_evidence == chosen["mask_evidence"]
     assert "Sparsity against fit" in bundle.card
+    said = [line.split(":")[0] for line in out.splitlines()]
+    assert said[0] == "Dense start, 5 steps; then 6 levels of evidence, 5 each."
+    levels = [f"Level {i} of 6" for i in range(1, 7)]
+    assert [line for line in said if line.startswith("Level")] == levels
+    assert f"\nKept: {chosen['mask_evidence']:g} nats per cell, the sparsest" in out
     assert not (run / "frontier").exists()
 
 
@@ -355,7 +362,8 @@ def test_a_composition_is_written_with_its_settings(samsvae, trained, tmp_path):
     options = ["--without", "M2", "--without", 0, "--samples", 8, "--seed", 3]
     code, out, _ = samsvae("compose", trained, "P1", "P2:0.5", *options, "-o", path)
     assert code == 0
-    assert "P1+P2:0.5: A dosage lies outside" in out
+    assert "P1+P2:0.5: A dosage is below the least or above the largest in" in out
+    assert "\nP2 was not measured at 0.5: between none and the least dosage measured, 1.\n" in out
     bundle = load(trained)
     expected = compose(bundle, {"P1": 1.0, "P2": 0.5}, [0, 2], 8, 3).table.reset_index()
     pd.testing.assert_frame_equal(pd.read_csv(path), expected)
@@ -756,6 +764,9 @@ def test_cells_the_bundle_does_not_know_are_refused(samsvae, refused, trained, t
 
 
 def test_usage_mistakes_end_with_two(samsvae):
+    for verb in ("masks", "loadings", "compose"):
+        said = samsvae(verb, "--help")[1].replace("│", " ")
+        assert "such as mine.csv" in " ".join(said.split())
     for arguments in (["fly"], ["masks"], ["simulate", "a.h5ad", "--cells", "0"]):
         code, _, err = samsvae(*arguments)
         assert code == 2
@@ -804,6 +815,21 @@ def test_trainings_are_compared_and_known_groups_looked_for(samsvae, trained, ti
     assert "active entries agree with F1" in out
     code, out, _ = samsvae("structure", trained, trained)
     assert "F1 1.00, Jaccard index 1.00" in out
+
+
+@pytest.mark.parametrize(("active", "said"), [(True, "all"), (False, "no")])
+def test_masks_where_all_or_nothing_is_active_are_not_said_to_agree(
+    samsvae, tiny, copied, active, said
+):
+    masks = load(tiny.path).masks.assign(active=active)
+    masks.to_csv(copied / "masks.csv", index=False)
+    sign(copied)
+    code, out, _ = samsvae("structure", tiny.path, copied)
+    assert code == 0
+    assert f"{copied}: {said} entries are active, so that agreement with it means nothing" in out
+    assert f"{tiny.path}: " not in out
+    code, out, _ = samsvae("structure", copied, copied)
+    assert (code, "nan" in out) == (0, False)
 
 
 def test_structure_needs_something_to_compare(refused, trained, tmp_path):

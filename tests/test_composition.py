@@ -21,6 +21,7 @@ from samsvae_core.composition import (
     compose,
     condition_name,
     nearest_condition,
+    outside,
     summary,
     support,
     unknown,
@@ -489,6 +490,17 @@ def test_a_composition_says_what_it_rests_on(tiny):
     ):
         assert support(edited, dosages) == expected, dosages
         assert expected in SUPPORT
+
+
+def test_a_dosage_that_was_not_measured_is_told_from_those_that_were(tiny):
+    cells = tiny.perturbations.copy()
+    cells.loc["P2", ["dosage_min", "dosage_max"]] = 0.5, 2
+    edited = replace(tiny, perturbations=cells)
+    assert outside(edited, {"P1": 0.0, "P2": 1.0, "P3": 1.0}) == []
+    assert outside(edited, {"P1": 0.5, "P2": 2.5}) == [
+        "P1 was not measured at 0.5: between none and the least dosage measured, 1.",
+        "P2 was not measured at 2.5: beyond the largest dosage measured, 2.",
+    ]
 
 
 def test_a_condition_without_training_cells_was_not_measured_for_the_model(tiny):
