@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 
 from samsvae_core.bundle import suited
-from samsvae_core.data import CellData, gene_panel
+from samsvae_core.data import CellData, DataError, gene_panel
 from samsvae_core.evaluation import EvaluationConfig, evaluate
 from samsvae_core.h5ad import read_h5ad
 from samsvae_core.inference import Cells
@@ -246,4 +246,7 @@ def spread(values: pd.Series, sign: str = "") -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DataError as error:
+        raise SystemExit(f"Error: {error}") from None

@@ -40,6 +40,14 @@ app = typer.Typer(
 DataFile = Annotated[Path, typer.Argument(help="An .h5ad file with raw counts.")]
 BundleFolder = Annotated[Path, typer.Argument(help="A bundle: a finished run, or a shipped model.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="What to write; must not exist yet.")]
+Table = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        help="A new table, such as mine.csv; or one that ends in .tsv or .parquet.",
+    ),
+]
 Key = Annotated[str | None, typer.Option(help="Column of obs with the perturbation of each cell.")]
 Control = Annotated[str | None, typer.Option(help="Label of control cells.")]
 Delimiter = Annotated[str, typer.Option(help="Between the parts of a combination.")]
@@ -179,7 +187,7 @@ def train(
             help="Of combinations to train on (default 0.75), or of their cells (default 0.5)."
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 6000,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps (default 6000).")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of --steps.")] = None,
     latents: Annotated[int, typer.Option(min=1, help="Mechanisms to start from.")] = 20,
     hidden: Annotated[int, typer.Option(min=1, help="Hidden units of the networks.")] = 400,
@@ -235,6 +243,10 @@ def train(
     known("--model", model, list(MODELS))
     known("--encoder", encoder, ["correlated", "mean-field"])
     known("--counts-on", counts_on, ["auto", "memory", "disk"])
+    if steps is not None and epochs is not None:
+        raise ValueError(
+            f"--steps is {steps} and --epochs {epochs}: both say how long to train. Give one."
+        )
     if mask_prior is not None and not 0 < mask_prior < 1:
         raise ValueError(f"--mask-prior is {mask_prior}; expected a probability between 0 and 1.")
     if not 0 < learning_rate < math.inf or mask_evidence == math.inf:
@@ -268,7 +280,7 @@ def train(
             if counts_on != "auto":
                 options["counts_on"] = counts_on
             cells = read(data, **options, scratch=output, say=typer.echo)
-            finished = report.resume(cells, output, where, on_epoch)
+            finished = report.resume(cells, output, where, on_epoch, say=typer.echo)
         else:
             cells = read(
                 data,
@@ -293,7 +305,7 @@ def train(
             if epochs is not None:
                 steps = epochs * -(-int((parts == "train").sum()) // batch_size)
             settings = TrainConfig(
-                steps=steps,
+                steps=steps or TrainConfig.steps,
                 batch_size=batch_size,
                 particles=particles,
                 learning_rate=learning_rate,
@@ -319,6 +331,7 @@ def train(
                 on_epoch,
                 model=model,
                 frontier=frontier,
+                say=typer.echo,
             )
     from samsvae_core.cards import metrics_in_words
     from samsvae_core.interpretation import active_mechanisms
@@ -368,7 +381,7 @@ def evaluate(
 
 
 @app.command()
-def masks(bundle: BundleFolder, output: Output) -> None:
+def masks(bundle: BundleFolder, output: Table) -> None:
     """Which mechanisms each perturbation uses."""
     from samsvae_core.bundle import load
 
@@ -379,7 +392,7 @@ def masks(bundle: BundleFolder, output: Output) -> None:
 @app.command()
 def loadings(
     bundle: BundleFolder,
-    output: Output,
+    output: Table,
     steps: Annotated[
         bool, typer.Option("--steps", help="At several steps, in both directions.")
     ] = False,
@@ -454,10 +467,12 @@ def gene(
 @app.command()
 def compose(
     bundle: BundleFolder,
-    perturbations: Annotated[list[str], typer.Argument(help="NAME or NAME:DOSAGE, one or more.")],
-    output: Output,
+    perturbations: Annotated[
+        list[str], typer.Argument(help="NAME or NAME:DOSAGE, any number of them.")
+    ],
+    output: Table,
     without: Annotated[
-        list[int] | None, typer.Option(help="Take a mechanism out; may be repeated.")
+        list[str] | None, typer.Option(help="Take a mechanism out, 0 or M0; may be repeated.")
     ] = None,
     samples: Annotated[int, typer.Option(min=2, help="Posterior draws.")] = 64,
     start_from: Annotated[
@@ -470,7 +485,7 @@ def compose(
 ) -> None:
     """Predict what perturbations do together; writes a table and, beside it, its settings."""
     from samsvae_core.bundle import load, to_json
-    from samsvae_core.composition import SUPPORT, cells_of
+    from samsvae_core.composition import SUPPORT, cells_of, outside
     from samsvae_core.composition import compose as predict
     from samsvae_core.files import atomic_write, new_output
 
@@ -480,11 +495,14 @@ def compose(
     known_names = set(model.perturbations.index)
     dosages = named_once([parse_dosage(text, known_names) for text in perturbations])
     cells = None if start_from is None else cells_of(model, start_from)
-    result = predict(model, dosages, without or (), samples, seed, cells)
+    left_out = [number_of("--without", text) for text in without or ()]
+    result = predict(model, dosages, left_out, samples, seed, cells)
     settings = {"bundle": model.checksum, "start_from": start_from, **result.settings()}
     atomic_write(settings_file, to_json(settings))
     write_table(result.table.reset_index(), output)
     typer.echo(f"{result.condition}: {SUPPORT[result.support]}")
+    if result.support == "dosage":
+        typer.echo("\n".join(outside(model, dosages)))
     if cells is None:
         typer.echo(f"Starts from {result.n_reference:,} reference control cells.")
     else:
@@ -591,7 +609,7 @@ def enrich(
         dosages = named_once([parse_dosage(text, known_names) for text in perturbation])
         ranked = rankings.of_shift(predict(model, dosages, seed=seed), certainty)
     else:
-        numbers = None if mechanism is None else [number_of(text) for text in mechanism]
+        numbers = None if mechanism is None else [number_of("--mechanism", k) for k in mechanism]
         ranked = rankings.of_mechanisms(model, numbers, certainty)
     found = enrichment.enrich(ranked.scores, sets, rules, ranked.moved, processes, rankings_line)
     for one in sets:
@@ -618,11 +636,11 @@ def enrich(
         raise typer.Exit(1)
 
 
-def number_of(mechanism: str) -> int:
+def number_of(option: str, mechanism: str) -> int:
     """A mechanism's number, as 0 or as M0."""
     number = mechanism.removeprefix("M")
     if not number.isdecimal():
-        raise ValueError(f"--mechanism is {mechanism!r}; expected a number such as 0 or M0.")
+        raise ValueError(f"{option} is {mechanism!r}; expected a number such as 0 or M0.")
     return int(number)
 
 
@@ -713,7 +731,14 @@ def structure(
             raise ValueError("These bundles have different perturbations; masks cannot be matched.")
         order = sorted(names)
         masks = [interpretation.matrix(m.masks, "active").loc[order].to_numpy() for m in models]
-        for pair in mask_stability([mask.astype(bool) for mask in masks]).itertuples():
+        for path, mask in zip(bundles, masks, strict=True):
+            if mask.all() or not mask.any():
+                how_many = "all" if mask.all() else "no"
+                typer.echo(
+                    f"{path}: {how_many} entries are active, so that agreement with it means "
+                    "nothing, as after too short a training."
+                )
+        for pair in mask_stability([mask.astype(bool) for mask in masks]).dropna().itertuples():
             typer.echo(
                 f"{bundles[pair.first]} and {bundles[pair.second]}: active entries agree with F1 "
                 f"{pair.f1:.2f}, Jaccard index {pair.jaccard:.2f} (mechanisms matched)."
@@ -746,6 +771,8 @@ def bundles(
     from samsvae_core.bundle import BundleError, list_bundles, load, models_folder
 
     where = folder or models_folder()
+    if not where.is_dir():
+        raise ValueError(f"{where} is not a folder. Name one that holds bundles.")
     found = list_bundles(where)
     if not found:
         typer.echo(f"No bundles in {where}.")
@@ -776,10 +803,14 @@ def unpack(
     folder: Annotated[Path, typer.Argument(help="Where bundles are; it becomes one of them.")],
 ) -> None:
     """Check the bundle in a zip, and put it among others."""
+    from samsvae_core.bundle import list_bundles
     from samsvae_core.zipped import unpack as unpacked
 
+    there = list_bundles(folder)
     with file.open("rb") as content:
         made = unpacked(content, folder, file.stem)
+    if made.name in there:
+        raise ValueError(f"{made} exists already, and is the same bundle; it was left as it is.")
     typer.echo(f"Wrote {made}.")
 
 
@@ -868,6 +899,11 @@ def parse_dosage(text: str, known: set[str]) -> tuple[str, float]:
     try:
         return name, float(dose)
     except ValueError:
+        if name in known:
+            raise ValueError(
+                f"The dosage of {name} is {dose!r}; expected a number after the colon, such as "
+                f"{name}:0.5."
+            ) from None
         return text, 1.0
 
 

@@ -29,7 +29,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from samsvae_core.data import CellData, DataError, conditions_as_perturbations, genes_at
+from samsvae_core.data import (
+    CellData,
+    DataError,
+    conditions_as_perturbations,
+    genes_at,
+    nearest,
+    some,
+)
 from samsvae_core.enrichment import Enrichment, read_parquet
 from samsvae_core.files import atomic_write, sha256
 from samsvae_core.gene_sets import Collection, load_collection
@@ -533,11 +540,7 @@ def check_table(path: Path, texts: bool = False) -> None:
 def read_manifest(path: Path) -> dict[str, Any]:
     """manifest.json of a bundle of a schema that is known here."""
     if not (path / "manifest.json").is_file():
-        found = "a run that has not finished" if (path / "config.json").is_file() else "none"
-        raise BundleError(
-            f"{path} is no bundle: expected a folder with a manifest.json, found {found}. "
-            "Finish a run with samsvae train DATA --output DIR --resume, or name another folder."
-        )
+        raise BundleError(no_bundle(path))
     manifest = read_json(path / "manifest.json")
     schema = manifest.get("schema")
     if not isinstance(schema, int) or not isinstance(manifest.get("files"), dict):
@@ -548,6 +551,27 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path} has bundle schema {schema}; this version reads schema {SCHEMA}. {newer}."
         )
     return manifest
+
+
+def no_bundle(path: Path) -> str:
+    """What is at a path without a manifest, and what to name instead."""
+    beside = list_bundles(path.parent)
+    instead = "samsvae bundles FOLDER lists the bundles in a folder."
+    if beside:
+        instead = f"Bundles in {path.parent}: {some(beside, 10)}."
+    if not path.exists():
+        hint = nearest(path.name, beside) if beside else instead
+        return f"There is no folder {path}. {hint}"
+    expected = f"{path} is no bundle: expected a folder with a manifest.json, found"
+    if held := list_bundles(path):
+        example = path / next(iter(held))
+        return f"{expected} a folder that holds bundles: {some(held)}. Name one, such as {example}."
+    if (path / "config.json").is_file():
+        return (
+            f"{expected} a run that has not finished. Finish it with samsvae train DATA --output "
+            f"{path} --resume, or name another folder."
+        )
+    return f"{expected} {'none' if path.is_dir() else 'a file'}. {instead}"
 
 
 def write_manifest(path: Path, data: dict[str, Any], device: str) -> None:

@@ -21,7 +21,8 @@ SUPPORT = {
     "control": "Nothing is perturbed: the shift is zero by construction.",
     "singles": "Each part was measured alone, the combination not: a prediction from its parts.",
     "in combination only": "A part was measured only inside another combination, never alone.",
-    "dosage": "A dosage lies outside those in the training data: an extrapolation.",
+    "dosage": "A dosage is below the least or above the largest in the training data: the latent "
+    "shift is scaled to it.",
     "never": "A part has no training cells: nothing is known of it; this is no prediction.",
 }
 SCALES = {
@@ -30,6 +31,7 @@ SCALES = {
     False: "mean decoded value over {start}, of the condition minus that of {control}, in the "
     "units of the data",
 }
+MOST_SUGGESTED = 4  # names, for one that is unknown
 AS_NEAR = 1e-9  # relative difference of distances that is rounding
 
 
@@ -392,6 +394,12 @@ def summary(draws: Float[np.ndarray, "S G"]) -> dict[str, Float[np.ndarray, " G"
 
 def checked_dosages(bundle: Bundle, dosages: Mapping[str, float]) -> dict[str, float]:
     known = list(bundle.perturbations.index)
+    if not isinstance(dosages, Mapping):
+        example = {next(iter(known), "A"): 1.0}
+        raise ValueError(
+            f"Perturbations are given as a {type(dosages).__name__}; expected a mapping of "
+            f"perturbation to dosage, such as {example}."
+        )
     for name, dose in dosages.items():
         if name not in known:
             raise UnknownPerturbationError(unknown(name, known))
@@ -418,8 +426,14 @@ def unknown(name: str, known: list[str]) -> str:
     if len(parts) > 1 and set(parts) <= set(known):
         return f"{name!r} is no perturbation but {len(parts)}: name each by itself."
     folded = {k.casefold(): k for k in known}
-    near = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.5)
-    hint = f"Did you mean {folded[near[0]]}?" if near else f"Known: {', '.join(known[:10])}, ..."
+    typed = name.casefold()
+    near = [each for each in folded if name and each.startswith(typed)]
+    near = [typed] if typed in near else near or difflib.get_close_matches(typed, list(folded))
+    suggested = [folded[each] for each in near[:MOST_SUGGESTED]]
+    hint = f"Known: {', '.join(known[:10])}, ..."
+    if suggested:
+        *others, last = suggested
+        hint = f"Did you mean {', '.join(others)}{' or ' * bool(others)}{last}?"
     return f"This model knows no perturbation {name!r} (it knows {len(known)}). {hint}"
 
 
@@ -438,11 +452,21 @@ def support(bundle: Bundle, dosages: Mapping[str, float]) -> str:
     cells = bundle.perturbations
     if any(cells.loc[name, "train"] == 0 for name in dosages):
         return "never"
-    inside = (cells.loc[name, ["dosage_min", "dosage_max"]] for name in dosages)
-    if any(
-        not low <= dose <= high for dose, (low, high) in zip(dosages.values(), inside, strict=True)
-    ):
+    if outside(bundle, dosages):
         return "dosage"
     if all(cells.loc[name, "train_alone"] > 0 for name in dosages):
         return "singles"
     return "in combination only"
+
+
+def outside(bundle: Bundle, dosages: Mapping[str, float]) -> list[str]:
+    """What to say of each dosage outside those trained on; nothing is said of 0."""
+    found = []
+    for name, dose in dosages.items():
+        low, high = bundle.perturbations.loc[name, ["dosage_min", "dosage_max"]]
+        given = f"{name} was not measured at {dose:g}"
+        if 0 < dose < low:
+            found.append(f"{given}: between none and the least dosage measured, {low:g}.")
+        elif dose > high:
+            found.append(f"{given}: beyond the largest dosage measured, {high:g}.")
+    return found

@@ -41,8 +41,11 @@ def train_frontier(
     name: str,
     device: torch.device,
     on_epoch: Callable[[Progress], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> SAMSVAE:
     """Train every level in RUN/frontier, write frontier.csv; returns the chosen model.
+
+    `say` is told what begins, and what was chosen.
 
     history.csv is that of the dense start, then of the chosen level. What was trained before an
     interruption is not trained again. frontier.csv has a row per level: mask_evidence, active,
@@ -56,10 +59,13 @@ def train_frontier(
     )
     dense_settings = replace(settings, steps=dense_steps, dense=1.0, anneal=float("inf"))
     level_settings = replace(settings, steps=level_steps, dense=0.0)
+    n = len(EVIDENCE)
+    say(f"Dense start, {dense_steps:,} steps; then {n} levels of evidence, {level_steps:,} each.")
     dense = fresh(data, parts, config, settings.seed, name).to(device)
     history = fit(dense, cells["train"], cells["validation"], dense_settings, start, on_epoch)
     models, histories, bounds = {}, {}, {}
-    for level in EVIDENCE:
+    for i, level in enumerate(EVIDENCE, start=1):
+        say(f"Level {i} of {n}: {level:g} nats per cell")
         leveled = fresh(data, parts, replace(config, mask_evidence=level), settings.seed, name)
         leveled.to(device).load_state_dict(
             dense.state_dict() | {"evidence": leveled.evidence.to(device)}
@@ -73,6 +79,7 @@ def train_frontier(
     table = compared(models, bounds)
     table["effect_r"] = [validation_r(models[level], data, parts) for level in EVIDENCE]
     chosen = float(table.loc[table["chosen"], "mask_evidence"].iloc[0])
+    say(f"Kept: {chosen:g} nats per cell, the sparsest within one standard error of the best.")
     whole = pd.DataFrame([*history, *later(histories[chosen], history[-1])])
     if parallel.first():
         atomic_write(run / "frontier.csv", table.to_csv(index=False).encode())

@@ -73,15 +73,16 @@ def train(
     model: str = "sams-vae",
     frontier: bool = False,
     cell_values: bool = True,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Train a model on the training cells and keep it as a bundle in `run`, a new folder.
 
     `parts` says "train", "validation", "test" or "unused" for each cell; `model` is a key of
     MODELS, `model_config` are the fields of ModelConfig that differ from its defaults. With
     `frontier`, several levels of evidence are trained from one dense start and the sparsest that
-    fits is kept. Values that are not counts get a Gaussian likelihood. `cell_values` is that of
-    `build_bundle`. Raises OutputError where `run` exists already, and DataError for a split without
-    validation cells or without controls to train on.
+    fits is kept; `say` is told which is trained. Values that are not counts get a Gaussian
+    likelihood. `cell_values` is that of `build_bundle`. Raises OutputError where `run` exists
+    already, and DataError for a split without validation cells or without controls to train on.
     """
     if not is_prepared(run):
         new_output(run)
@@ -117,7 +118,7 @@ def train(
         write_csv(run / "split.csv", pd.DataFrame({"cell": data.cells, "split": parts}))
         write_csv(run / "genes.csv", pd.DataFrame({"gene": data.genes}))
         atomic_write(run / "config.json", to_json(settings))
-        return resume(data, run, device, on_epoch, cell_values)
+        return resume(data, run, device, on_epoch, cell_values, say)
 
 
 def make_folder(run: Path) -> None:
@@ -146,6 +147,7 @@ def resume(
     device: torch.device = torch.device("cpu"),  # noqa: B008
     on_epoch: Callable[[Progress], None] = lambda _: None,
     cell_values: bool = True,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Go on with a run where its last checkpoint left it, and make its bundle.
 
@@ -164,7 +166,7 @@ def resume(
 
         steps = {} if settings["frontier"] else {"steps": settings["train_config"]["steps"]}
         status.say("training", device=str(device), **steps)
-        model = trained(data, parts, run, settings, device, report)
+        model = trained(data, parts, run, settings, device, report, say)
         if settings["frontier"]:
             settings["model_config"]["mask_evidence"] = model.config.mask_evidence
             atomic_write(run / "config.json", to_json(settings))
@@ -196,12 +198,13 @@ def trained(
     settings: dict[str, Any],
     device: torch.device,
     on_epoch: Callable[[Progress], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> SAMSVAE:
     """The run's model, trained from where its checkpoint left it."""
     config, name = ModelConfig(**settings["model_config"]), settings["model"]
     train_config = TrainConfig(**settings["train_config"])
     if settings["frontier"]:
-        return train_frontier(data, parts, run, config, train_config, name, device, on_epoch)
+        return train_frontier(data, parts, run, config, train_config, name, device, on_epoch, say)
     cells = data.subset(parts == "train")
     model = new_model(cells, config, train_config.seed, name).to(device)
     validation = Cells(data.subset(parts == "validation"), device)

@@ -203,8 +203,20 @@ def test_a_manifest_of_something_else_is_refused(copied, content):
 def test_a_foreign_folder_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     assert_refused(tmp_path, "is no bundle: expected a folder with a manifest.json, found none")
-    assert_refused(tmp_path / "absent", "is no bundle")
-    assert_refused(tmp_path / "notes.txt", "is no bundle")
+    assert_refused(tmp_path / "notes.txt", "is no bundle: expected a folder .*, found a file")
+
+
+def test_a_folder_that_is_not_there_is_answered_with_bundles_beside_it(copied):
+    folder = copied.parent
+    assert_refused(folder / "copid", "There is no folder .*copid. Did you mean 'copied'")
+    assert_refused(folder / "zzz", "There is no folder .*zzz. There are: copied")
+    assert_refused(copied / "zzz", "There is no folder .*zzz. samsvae bundles FOLDER lists")
+
+
+def test_a_folder_of_bundles_is_answered_with_those_in_it(copied):
+    assert_refused(
+        copied.parent, "is no bundle: .* holds bundles: copied. Name one, such as .*/copied"
+    )
 
 
 def test_an_unfinished_run_is_told_from_a_foreign_folder(copied):

@@ -19,6 +19,7 @@ from samsvae_core.bundle import load
 from samsvae_core.composition import compose
 from samsvae_core.symbols import annotate
 from samsvae_core.variants import MODELS
+from tests.test_bundle import sign
 
 TINY = ["--steps", "12", "--latents", "3", "--hidden", "6", "--particles", "1"]
 TINY += ["--batch-size", "128"]
@@ -142,7 +143,8 @@ def test_a_treatment_of_svae_plus_is_a_whole_condition(other, screen):
 
 def test_a_frontier_is_trained_and_its_rule_followed(samsvae, screen, quick_tables, tmp_path):
     run = tmp_path / "run"
-    assert samsvae("train", screen.path, "-o", run, *TINY, "--frontier")[0] == 0
+    code, out, _ = samsvae("train", screen.path, "-o", run, *TINY, "--frontier")
+    assert code == 0
     bundle = load(run)
     table = bundle.frontier
     chosen = table[table["chosen"]].iloc[0]
@@ -151,6 +153,11 @@ def test_a_frontier_is_trained_and_its_rule_followed(samsvae, screen, quick_tabl
     assert int(bundle.masks["active"].sum()) == chosen["active"]
     assert bundle.model.config.mask_evidence == chosen["mask_evidence"]
     assert "Sparsity against fit" in bundle.card
+    said = [line.split(":")[0] for line in out.splitlines()]
+    assert said[0] == "Dense start, 5 steps; then 6 levels of evidence, 5 each."
+    levels = [f"Level {i} of 6" for i in range(1, 7)]
+    assert [line for line in said if line.startswith("Level")] == levels
+    assert f"\nKept: {chosen['mask_evidence']:g} nats per cell, the sparsest" in out
     assert not (run / "frontier").exists()
 
 
@@ -354,12 +361,13 @@ def test_a_composition_is_written_with_its_settings(samsvae, trained, tmp_path):
     from samsvae_core.bundle import load
 
     path = tmp_path / "shift.csv"
-    options = ["--without", 2, "--samples", 8, "--seed", 3]
+    options = ["--without", "M2", "--without", 0, "--samples", 8, "--seed", 3]
     code, out, _ = samsvae("compose", trained, "P1", "P2:0.5", *options, "-o", path)
     assert code == 0
-    assert "P1+P2:0.5: A dosage lies outside" in out
+    assert "P1+P2:0.5: A dosage is below the least or above the largest in" in out
+    assert "\nP2 was not measured at 0.5: between none and the least dosage measured, 1.\n" in out
     bundle = load(trained)
-    expected = compose(bundle, {"P1": 1.0, "P2": 0.5}, [2], 8, 3).table.reset_index()
+    expected = compose(bundle, {"P1": 1.0, "P2": 0.5}, [0, 2], 8, 3).table.reset_index()
     pd.testing.assert_frame_equal(pd.read_csv(path), expected)
     columns = "gene shift lower upper probability_of_sign sum_of_singles interaction"
     columns += " interaction_lower interaction_upper observed observed_se"
@@ -409,7 +417,7 @@ def test_a_composition_starts_from_the_cells_of_a_condition(samsvae, refused, tr
     ],
 )
 def test_a_dosage_is_a_number_after_the_last_colon(text, expected):
-    assert cli.parse_dosage(text, {"KLF1", "HLA:A", "A:2", "B"}) == expected
+    assert cli.parse_dosage(text, {"KLF1", "HLA:A", "HLA", "A:2", "B"}) == expected
 
 
 def test_enrichment_is_written_as_table_and_workbook(samsvae, tiny, tmp_path):
@@ -543,6 +551,24 @@ def test_bundles_are_listed_and_the_damaged_ones_named(samsvae, copied, tmp_path
     assert out.startswith("No bundles in")
 
 
+def test_a_folder_to_list_bundles_in_has_to_be_there(refused, tmp_path):
+    assert "absent is not a folder. Name one that holds" in refused("bundles", tmp_path / "absent")
+
+
+def test_a_bundle_is_unpacked_once(samsvae, refused, copied, tmp_path):
+    assert samsvae("pack", copied, "-o", tmp_path / "mine.zip")[0] == 0
+    out = tmp_path / "out"
+    assert samsvae("unpack", tmp_path / "mine.zip", out)[1] == f"Wrote {out / 'copied'}.\n"
+    assert "copied exists already, and is the same bundle" in refused(
+        "unpack", tmp_path / "mine.zip", out
+    )
+
+
+def test_help_says_how_many_perturbations_are_composed(samsvae):
+    said = samsvae("compose", "--help")[1].replace("│", " ")
+    assert "NAME or NAME:DOSAGE, any number of them." in " ".join(said.split())
+
+
 # Mistakes
 
 
@@ -571,8 +597,11 @@ def test_an_unknown_perturbation_is_answered_with_the_nearest(refused, trained, 
     ("arguments", "message"),
     [
         (["P1:-1"], "dosage of P1 is -1.0"),
+        (["P1:x"], "The dosage of P1 is 'x'; expected a number after the colon, such as P1:0.5"),
+        (["X:x"], "no perturbation 'X:x'"),
         (["P1:nan"], "dosage of P1 is nan"),
         (["P1", "--without", "9"], "no mechanism 9"),
+        (["P1", "--without", "first"], "--without is 'first'; expected a number such as 0 or M0"),
         (["P1", "P1:0.5"], "named twice"),
     ],
 )
@@ -663,6 +692,7 @@ def test_bad_gene_sets_are_named(refused, trained, tmp_path):
     [
         (["--model", "transformer"], "--model is 'transformer'; choose one of sams-vae, corr"),
         (["--device", "tpu"], "choose one of auto, cpu, cuda"),
+        (["--epochs", "2"], "--steps is 12 and --epochs 2: both say how long to train. Give one"),
         (["--mask-prior", "1.5"], "expected a probability between 0 and 1"),
         (["--learning-rate", "inf"], "a learning rate above 0"),
         (["--learning-rate", "0"], "a learning rate above 0"),
@@ -736,6 +766,9 @@ def test_cells_the_bundle_does_not_know_are_refused(samsvae, refused, trained, t
 
 
 def test_usage_mistakes_end_with_two(samsvae):
+    for verb in ("masks", "loadings", "compose"):
+        said = samsvae(verb, "--help")[1].replace("│", " ")
+        assert "such as mine.csv" in " ".join(said.split())
     for arguments in (["fly"], ["masks"], ["simulate", "a.h5ad", "--cells", "0"]):
         code, _, err = samsvae(*arguments)
         assert code == 2
@@ -819,6 +852,21 @@ def test_trainings_are_compared_and_known_groups_looked_for(samsvae, trained, ti
     assert "active entries agree with F1" in out
     code, out, _ = samsvae("structure", trained, trained)
     assert "F1 1.00, Jaccard index 1.00" in out
+
+
+@pytest.mark.parametrize(("active", "said"), [(True, "all"), (False, "no")])
+def test_masks_where_all_or_nothing_is_active_are_not_said_to_agree(
+    samsvae, tiny, copied, active, said
+):
+    masks = load(tiny.path).masks.assign(active=active)
+    masks.to_csv(copied / "masks.csv", index=False)
+    sign(copied)
+    code, out, _ = samsvae("structure", tiny.path, copied)
+    assert code == 0
+    assert f"{copied}: {said} entries are active, so that agreement with it means nothing" in out
+    assert f"{tiny.path}: " not in out
+    code, out, _ = samsvae("structure", copied, copied)
+    assert (code, "nan" in out) == (0, False)
 
 
 def test_structure_needs_something_to_compare(refused, trained, tmp_path):

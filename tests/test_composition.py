@@ -1,4 +1,5 @@
 import copy
+import inspect
 import json
 from dataclasses import replace
 
@@ -15,10 +16,12 @@ from samsvae_core.composition import (
     Nearest,
     UnknownPerturbationError,
     cells_of,
+    checked_dosages,
     compare,
     compose,
     condition_name,
     nearest_condition,
+    outside,
     summary,
     support,
     unknown,
@@ -489,6 +492,17 @@ def test_a_composition_says_what_it_rests_on(tiny):
         assert expected in SUPPORT
 
 
+def test_a_dosage_that_was_not_measured_is_told_from_those_that_were(tiny):
+    cells = tiny.perturbations.copy()
+    cells.loc["P2", ["dosage_min", "dosage_max"]] = 0.5, 2
+    edited = replace(tiny, perturbations=cells)
+    assert outside(edited, {"P1": 0.0, "P2": 1.0, "P3": 1.0}) == []
+    assert outside(edited, {"P1": 0.5, "P2": 2.5}) == [
+        "P1 was not measured at 0.5: between none and the least dosage measured, 1.",
+        "P2 was not measured at 2.5: beyond the largest dosage measured, 2.",
+    ]
+
+
 def test_a_condition_without_training_cells_was_not_measured_for_the_model(tiny):
     conditions = tiny.conditions.copy()
     conditions.loc["P1+P6", "train"] = 0
@@ -516,6 +530,23 @@ def test_an_unknown_perturbation_is_answered_with_the_nearest(tiny):
         compose(tiny, {"p1": 1.0})
     assert unknown("klf1", ["KLF1", "SET"]).endswith("Did you mean KLF1?")
     assert unknown("zzzz", ["KLF1", "SET"]).endswith("Known: KLF1, SET, ...")
+    assert unknown("", ["KLF1", "SET"]).endswith("Known: KLF1, SET, ...")
+
+
+def test_the_beginning_of_names_is_answered_with_all_of_them_up_to_four():
+    stats = ["SET", "STAT1", "STAT2", "STAT3"]
+    assert unknown("STAT", stats).endswith("Did you mean STAT1, STAT2 or STAT3?")
+    assert unknown("stat1", stats).endswith("Did you mean STAT1?")
+    assert unknown("P", [f"P{i}" for i in range(9)]).endswith("Did you mean P0, P1, P2 or P3?")
+    assert unknown("klf1", ["KLF1", "KLF10"]).endswith("Did you mean KLF1?")
+    assert unknown("STAT6", stats).endswith("Did you mean STAT3, STAT2 or STAT1?")
+
+
+@pytest.mark.parametrize("given", ["P1", ["P1"], {"P1"}])
+def test_perturbations_without_dosages_are_answered_with_how_to_give_them(tiny, given):
+    checked = inspect.unwrap(checked_dosages)  # types are checked in tests only
+    with pytest.raises(ValueError, match=r"expected a mapping of .* such as \{'P1': 1.0\}"):
+        checked(tiny, given)
 
 
 @pytest.mark.parametrize("dose", [-1.0, float("nan"), float("inf"), -float("inf")])
