@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
-from samsvae_core import rankings
-from samsvae_core.bundle import ANEW
-from samsvae_core.calibration import N_REFERENCE
+from samsvae_core import composition, rankings
+from samsvae_core.bundle import ANEW, load
+from samsvae_core.calibration import N_REFERENCE, predicted_shifts
 from samsvae_core.composition import (
     SUPPORT,
     Nearest,
@@ -564,3 +564,43 @@ def test_an_unknown_mechanism_is_refused(tiny, mechanism):
 def test_one_draw_is_too_few(tiny):
     with pytest.raises(ValueError, match="at least 2 draws"):
         compose(tiny, {"P1": 1.0}, n_samples=1)
+
+
+def test_an_arm_decoded_before_is_not_decoded_again_and_is_the_same_to_the_bit(tiny, monkeypatch):
+    asked = []
+
+    def counted(model, start, D, *rest):
+        asked.extend(D.tolist())
+        return predicted_shifts(model, start, D, *rest)
+
+    monkeypatch.setattr(composition, "predicted_shifts", counted)
+    first, again = load(tiny.path), load(tiny.path)
+    compose(first, {"P1": 1.0, "P2": 1.0})
+    assert len(asked) == 3
+    changed = compose(first, {"P1": 0.5, "P2": 1.0})
+    assert len(asked) == 5  # the sum and P1; P2 stays
+    compare(first, changed, compose(first, {"P1": 1.0, "P2": 1.0}))
+    assert len(asked) == 5
+    pd.testing.assert_frame_equal(compose(again, {"P1": 0.5, "P2": 1.0}).table, changed.table)
+    for other in (
+        {"n_samples": 32},
+        {"seed": 1},
+        {"without": [0]},
+        {"cells": cells_of(first, "P6")},
+    ):
+        found = compose(first, {"P1": 0.5, "P2": 1.0}, **other).table
+        pd.testing.assert_frame_equal(
+            compose(load(tiny.path), {"P1": 0.5, "P2": 1.0}, **other).table, found
+        )
+        assert (found["shift"] != changed.table["shift"]).any()
+
+
+def test_no_more_draws_are_kept_than_there_is_room_for(tiny, monkeypatch):
+    bundle = load(tiny.path)
+    monkeypatch.setattr(composition, "MOST_KEPT", 3 * 64 * len(tiny.genes) * 4)
+    for name in ("P1", "P2", "P3", "P4"):
+        compose(bundle, {name: 1.0})
+    (kept,) = [held for one, held in composition._KEPT.items() if one is bundle]
+    assert [arm for arm, *_ in kept] == [((name, 1.0),) for name in ("P2", "P3", "P4")]
+    compose(bundle, {"P1": 1.0}, n_samples=1000)  # larger than all the room
+    assert not kept
