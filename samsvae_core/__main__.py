@@ -361,7 +361,7 @@ def evaluate(
 ) -> None:
     """Score a bundle on its held-out cells, beside simple baselines."""
     from samsvae_core.bundle import load, to_json
-    from samsvae_core.cards import metrics_in_words
+    from samsvae_core.cards import metrics_in_words, other_draws
     from samsvae_core.evaluation import EvaluationConfig, evaluate_bundle
     from samsvae_core.files import atomic_write, new_output
     from samsvae_core.report import read_options
@@ -375,6 +375,10 @@ def evaluate(
     config = EvaluationConfig(library=library, reference=reference, seed=seed)
     metrics = evaluate_bundle(model, cells, config)
     typer.echo(metrics_in_words(metrics, model.title))
+    if config == EvaluationConfig():
+        made = str(model.manifest.get("created")).partition("T")[0]
+        if said := other_draws(model.metrics, metrics, made):
+            typer.echo(f"\n{said}")
     if output is not None:
         atomic_write(output, to_json(metrics))
         typer.echo(f"Wrote {output}.")

@@ -227,7 +227,7 @@ def metrics_in_words(metrics: dict[str, Any], title: str) -> str:
         "",
         checks_in_words(metrics["predictive_checks"]),
         "",
-        coverage_in_words(metrics["coverage"]),
+        coverage_in_words(metrics["coverage"], metrics["calibration"].get("not_available")),
         "",
         interaction_in_words(metrics["interaction"]),
     ]
@@ -288,8 +288,8 @@ def checks_in_words(checks: dict[str, Any]) -> str:
     )
 
 
-def coverage_in_words(coverage: dict[str, Any]) -> str:
-    """What the intervals of shifts hold, on held-out cells."""
+def coverage_in_words(coverage: dict[str, Any], uncalibrated: str | None = None) -> str:
+    """What the intervals of shifts hold, on held-out cells; and why they are not calibrated."""
     found = []
     for kind, words in (("single", "single"), ("combination", "combined")):
         part = coverage[kind]
@@ -302,7 +302,34 @@ def coverage_in_words(coverage: dict[str, Any]) -> str:
             "calibrated on validation cells and widened likewise, "
             f"{percent(part['calibrated_with_sampling'])}."
         )
+    if uncalibrated:
+        found.append(f"There is no calibrated interval: {uncalibrated}.")
     return "Coverage on held-out cells. " + (" ".join(found) or "Not available.")
+
+
+def other_draws(kept: dict[str, Any], found: dict[str, Any], made: str) -> str:
+    """Where coverage as a bundle keeps it is not what was found with its settings; else nothing."""
+    lines = []
+    for kind, words in (("single", "single"), ("combination", "combined")):
+        before, now = ((m.get("coverage") or {}).get(kind) for m in (kept, found))
+        if not before or not now:
+            continue
+        told = [
+            tuple(
+                percent(part[k]) for k in ("own", "own_with_sampling", "calibrated_with_sampling")
+            )
+            for part in (before, now)
+        ]
+        if told[0] != told[1]:
+            lines.append(f"{', '.join(told[0])} of {words} shifts")
+    if not lines:
+        return ""
+    draws = " and ".join(f"{m['coverage']['n_draws']}" for m in (kept, found))
+    return (
+        f"The bundle's metrics.json, made on {made}, has instead: {'; '.join(lines)} (own; with "
+        f"sampling error; calibrated). Posterior draws there and here: {draws}, and not the same "
+        "ones where the program was another version."
+    )
 
 
 def interaction_in_words(interaction: dict[str, Any] | None) -> str:

@@ -347,10 +347,15 @@ def shift_metrics(
         compared = calibration.observed_shifts(data)  # singles may not be held out
         at_compared = predict(compared)
     learned: dict[str, Any] = {"n_conditions": len(validated.shift)}
-    if errors is None:
+    if errors is None and len(validated.shift) < calibration.FEWEST_CONDITIONS:
         learned["not_available"] = (
             f"fewer than {calibration.FEWEST_CONDITIONS} conditions, or too few controls, have "
-            f"{FEWEST_CELLS} validation cells, or their sampling error hides that of the model"
+            f"{FEWEST_CELLS} validation cells"
+        )
+    elif errors is None:
+        learned["not_available"] = (
+            f"the sampling error of the validation cells of {len(validated.shift)} conditions "
+            "hides the error of the model"
         )
     else:
         learned["median_model_error"] = float(errors["model_error"].median())

@@ -10,7 +10,9 @@ from samsvae_core.cards import (
     as_text,
     coverage_in_words,
     frontier_in_words,
+    metrics_in_words,
     near_misses_in_words,
+    other_draws,
     prior_in_words,
     verdict,
 )
@@ -142,3 +144,32 @@ def test_coverage_is_told_whatever_it_is():
     for said in ("8.0%", "70.0%", "(not available)"):
         assert said in words
     assert "Not available" in coverage_in_words({"single": None, "combination": None})
+    words = coverage_in_words({"single": None, "combination": None}, "too few conditions")
+    assert words.endswith("There is no calibrated interval: too few conditions.")
+
+
+def test_coverage_of_other_draws_is_told_from_that_of_the_bundle():
+    kept, found = (
+        {
+            "coverage": {
+                "n_draws": 64,
+                "single": None,
+                "combination": {
+                    "own": own,
+                    "own_with_sampling": 0.7,
+                    "calibrated_with_sampling": calibrated,
+                },
+            }
+        }
+        for own, calibrated in ((0.163, 0.966), (0.199, None))
+    )
+    words = other_draws(kept, found, "2026-11-23")
+    assert "made on 2026-11-23, has instead: 16.3%, 70.0%, 96.6% of combined shifts" in words
+    assert "Posterior draws there and here: 64 and 64" in words
+    assert other_draws(kept, kept, "2026-11-23") == ""
+    assert other_draws({"not_available": "no test cells"}, found, "2026-11-23") == ""
+
+
+def test_metrics_say_why_intervals_are_not_calibrated(tiny):
+    metrics = {**tiny.metrics, "calibration": {"n_conditions": 1, "not_available": "too few"}}
+    assert "There is no calibrated interval: too few." in metrics_in_words(metrics, "SAMS-VAE")

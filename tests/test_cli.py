@@ -320,11 +320,24 @@ def test_evaluation_repeats_the_metrics_of_the_bundle(samsvae, screen, trained, 
     code, out, _ = samsvae("evaluate", trained, "--data", screen.path, "-o", path)
     assert code == 0
     assert "| SAMS-VAE |" in out
+    assert "metrics.json, made on" not in out
     found = json.loads(path.read_text())
     assert found == json.loads((trained / "metrics.json").read_text())
     assert {"iwelbo", "average_effects", "baselines", "coverage"} <= set(found)
     code, out, _ = samsvae("evaluate", trained, "--data", screen.path, "--library", "10000")
     assert code == 0
+
+
+def test_evaluation_says_where_the_bundle_has_other_figures(samsvae, screen, copied):
+    kept = json.loads((copied / "metrics.json").read_text())
+    kept["coverage"]["single"]["own"] = 0.123
+    (copied / "metrics.json").write_text(json.dumps(kept))
+    made = json.loads((sign(copied) / "manifest.json").read_text())["created"][:10]
+    code, out, _ = samsvae("evaluate", copied, "--data", screen.path)
+    assert code == 0
+    assert f"The bundle's metrics.json, made on {made}, has instead: 12.3%, " in out
+    _, out, _ = samsvae("evaluate", copied, "--data", screen.path, "--seed", "1")
+    assert "made on" not in out
 
 
 @pytest.mark.parametrize(

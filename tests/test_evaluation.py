@@ -274,9 +274,18 @@ def test_a_model_is_not_calibrated_without_validation_cells(tiny, screen):
     parts = np.where(screen.parts == "validation", "", screen.parts)
     found = full_evaluation(tiny.model, screen.data, parts, QUICK)
     assert found.gene_errors is None
-    assert "validation cells" in found.metrics["calibration"]["not_available"]
+    assert found.metrics["calibration"]["not_available"].startswith("fewer than 3 conditions")
     assert found.metrics["coverage"]["single"]["calibrated_with_sampling"] is None
     assert found.metrics["coverage"]["single"]["own"] is not None
+
+
+def test_a_model_whose_error_is_hidden_by_sampling_says_so(tiny, screen, monkeypatch):
+    monkeypatch.setattr(evaluation.calibration, "gene_errors", lambda *_: None)
+    learned = evaluate(tiny.model, screen.data, screen.parts, QUICK)["calibration"]
+    assert learned["not_available"] == (
+        f"the sampling error of the validation cells of {learned['n_conditions']} conditions hides "
+        "the error of the model"
+    )
 
 
 def test_conditions_are_of_the_kind_their_label_and_training_say():
