@@ -477,6 +477,8 @@ def umap_coordinates(rows: Float[np.ndarray, "N K"]) -> Float[np.ndarray, "N 2"]
 
 def write_metrics(run: Path, model: SAMSVAE, data: CellData, parts: np.ndarray) -> dict[str, Any]:
     """Held-out figures and the tables behind them, or why there are none."""
+    for table in ("predictive_checks.parquet", "calibration.csv"):
+        (run / table).unlink(missing_ok=True)  # of tables made before, which this time may not have
     try:
         found = evaluation.full_evaluation(model, data, parts)
     except DataError as error:

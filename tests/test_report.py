@@ -268,6 +268,15 @@ def test_a_split_that_cannot_be_trained_on_is_refused_before_anything_is_written
     assert list(tmp_path.iterdir()) == []
 
 
+def test_tables_made_before_do_not_stay_where_there_are_none_now(tiny, screen, tmp_path):
+    for name in ("calibration.csv", "predictive_checks.parquet"):
+        (tmp_path / name).write_text("of another time")
+    none = np.full(len(screen.data.cells), "train")
+    metrics = report.write_metrics(tmp_path, tiny.model, screen.data, none)
+    assert "not_available" in metrics
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+
+
 def test_a_split_without_test_cells_makes_a_bundle_without_metrics(screen, quick_tables, tmp_path):
     parts = np.where(screen.parts == "test", "train", screen.parts)
     made = report.train(screen.data, parts, tmp_path / "run", MODEL, SHORT)
