@@ -427,13 +427,14 @@ def read_link(link: str) -> dict[str, float]:
 
 def _dose(value: str) -> float:
     try:
-        return min(MAX_DOSAGE, max(0.0, float(value)))
+        dose = float(value)
     except ValueError:
         return 1.0
+    return 1.0 if np.isnan(dose) else min(MAX_DOSAGE, max(0.0, dose))
 
 
-def changed_doses(link: str) -> list[str]:
-    """Dosages of a link that are no number or out of range, each as NAME:DOSAGE."""
+def say_changed(link: str) -> None:
+    """Say which dosages of a link are no number or out of range, and were not taken as given."""
     changed = []
     for part in link.split(","):
         name, _, asked = part.partition(":")
@@ -443,7 +444,11 @@ def changed_doses(link: str) -> list[str]:
             kept = False
         if name and not kept:
             changed.append(f"{unquote(name)}:{asked}")
-    return changed
+    if changed:
+        st.info(
+            f"The address asks for {plain(', '.join(changed))}. Dosages run from 0 to "
+            f"{MAX_DOSAGE:g}: the nearest was taken, or 1 for what is no number."
+        )
 
 
 def read_off(link: str) -> set[int | str]:
@@ -489,11 +494,7 @@ def initial_mix(model: Bundle, most: int = MAX_PERTURBATIONS) -> None:
     asked = followed("c", "off", "from")
     if asked is not None:
         show_mix(Mix(asked["c"], asked["off"], asked["from"]))
-        if changed := changed_doses(asked["c"]):
-            st.info(
-                f"The address asks for {plain(', '.join(changed))}. Dosages run from 0 to "
-                f"{MAX_DOSAGE:g}: the nearest was taken, or 1 for what is no number."
-            )
+        say_changed(asked["c"])
     elif "compose_names" not in st.session_state:
         show_mix(Mix())
     elif st.session_state.get("compose_model", model.checksum) != model.checksum:
@@ -660,6 +661,7 @@ def compared(
     """
     if (asked := followed("b", "boff")) is not None:
         st.session_state["compared"] = Other(Mix(asked["b"], asked["boff"]), model.checksum)
+        say_changed(asked["b"])
     kept: Other = st.session_state.get("compared", Other())
     dosages = kept.mix.dosages
     unknown = [name for name in dosages if name not in model.perturbations.index]
@@ -705,6 +707,7 @@ def remember() -> None:
     st.session_state["under way"], st.session_state["before"] = False, {}
     query = {key: st.query_params.get_all(key) for key in st.query_params if key != "model"}
     pages()[st.session_state["page"]] = {key: values for key, values in query.items() if values}
+    st.session_state.setdefault("bound", set()).update(query)
 
 
 def restore(saved: Mapping[str, dict[str, list[str]]], asked: Sequence[Where]) -> None:
@@ -720,9 +723,8 @@ def restore(saved: Mapping[str, dict[str, list[str]]], asked: Sequence[Where]) -
 
 def forget() -> None:
     """Bring the bound widgets of every page back to their defaults, before they are drawn."""
-    for query in pages().values():
-        for key in query:
-            st.session_state.pop(key, None)
+    for key in st.session_state.get("bound", set()):
+        st.session_state.pop(key, None)
 
 
 def turn(page: str) -> Where | None:

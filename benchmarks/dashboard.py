@@ -63,7 +63,7 @@ ARGUMENTS += ["--disable-background-timer-throttling"]  # every session is looke
 PATIENCE = 60_000  # milliseconds for one page
 SESSIONS, OPEN = 5, 10  # that compose at once, and that are open while memory is measured
 ROUNDS = 3  # of all sessions at once
-REPEATS = 4  # fewer than the steps between the dosages of two sessions
+REPEATS = 4  # with ROUNDS fewer than the steps between the dosages of two sessions
 WATCH = """
 window.seen = {start: 0, last: 0};
 for (const kind of ["keydown", "pointerdown"])
@@ -323,7 +323,7 @@ def measured(
         found["composing redrawn"] = median(redrawn)
         if alone:
             return found
-        sessions += [opened(composing(2 - 0.3 * number)) for number in range(1, SESSIONS)]
+        sessions += [opened(composing(2 - 0.4 * number)) for number in range(1, SESSIONS)]
         together = []
         for _ in range(ROUNDS):
             for one in sessions:

@@ -6,6 +6,7 @@ A user's mistake ends with one message and exit code 2, never with a traceback.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.metadata
 import math
 import os
@@ -830,15 +831,6 @@ def dashboard(
     ] = None,
 ) -> None:
     """Open the dashboard, on the shipped models or on the bundles in a folder. Ctrl-C ends it."""
-    with socket.socket() as free:
-        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            free.bind(("localhost", port))
-        except OSError as error:
-            raise ValueError(
-                f"Port {port} cannot be used ({error.strerror}): another program has it, perhaps "
-                f"this dashboard, at http://localhost:{port}. Choose another with --port."
-            ) from error
     environment = {"MALLOC_ARENA_MAX": "2"} | os.environ  # a pool for each thread keeps 0.4 GB
     for place in data or []:
         if not place.is_dir():
@@ -852,8 +844,25 @@ def dashboard(
         if os.access(folder, os.W_OK):  # what is trained on the pages goes there, too
             environment.setdefault("SAMSVAE_RUNS", str(folder.resolve()))
     command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.port", str(port)]
+    refuse_taken(port)
     os.chdir(ROOT)
     os.execve(command[0], command, environment)  # so a signal to end reaches the server itself
+
+
+def refuse_taken(port: int) -> None:
+    """Raises ValueError for a port that this machine does not give."""
+    with socket.socket() as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            free.bind(("127.0.0.1", port))
+        except OSError as error:
+            why = f"Port {port} cannot be used: {error.strerror}."
+            if error.errno == errno.EADDRINUSE:
+                why = (
+                    f"Port {port} is taken by another program, perhaps by this dashboard: look at "
+                    f"http://localhost:{port}."
+                )
+            raise ValueError(f"{why} Choose another with --port.") from error
 
 
 def read(data: Path, **options: Any) -> CellData:

@@ -24,8 +24,8 @@ SUPPORT = {
     "control": "Nothing is perturbed: the shift is zero by construction.",
     "singles": "Each part was measured alone, the combination not: a prediction from its parts.",
     "in combination only": "A part was measured only inside another combination, never alone.",
-    "dosage": "A dosage is below the least or above the largest in the training data: the latent "
-    "shift is scaled to it.",
+    "dosage": "A dosage is below the least or above the largest in the training data: an "
+    "extrapolation.",
     "never": "A part has no training cells: nothing is known of it; this is no prediction.",
 }
 SCALES = {
@@ -267,20 +267,22 @@ def shifts(
         kept = _KEPT.setdefault(bundle, OrderedDict())
     found = []
     for arm in arms:
-        key = tuple(sorted(arm.items())), without, n_samples, seed, cells
+        given = tuple(sorted((name, dose) for name, dose in arm.items() if dose != 0))
+        key = given, without, n_samples, seed, cells
         with _KEEPING:
             draws = kept.get(key)
             if draws is not None:
                 kept.move_to_end(key)
         if draws is None:
             D = torch.zeros(1, len(bundle.perturbations))
-            for name, dose in arm.items():
+            for name, dose in given:
                 D[0, bundle.perturbations.index.get_loc(name)] = dose
             start = starting_states(bundle, cells)[0]
             drawn = predicted_shifts(bundle.model, start, D, n_samples, seed, without)
             draws = drawn[0].astype(np.float32)  # as it was decoded
             with _KEEPING:
-                kept[key] = draws
+                if draws.nbytes <= MOST_KEPT:
+                    kept[key] = draws
                 while sum(each.nbytes for each in kept.values()) > MOST_KEPT:
                     kept.popitem(last=False)
         found.append(draws)
@@ -487,9 +489,9 @@ def outside(bundle: Bundle, dosages: Mapping[str, float]) -> list[str]:
     found = []
     for name, dose in dosages.items():
         low, high = bundle.perturbations.loc[name, ["dosage_min", "dosage_max"]]
-        given = f"{name} was not measured at {dose:g}"
+        given = f"{name} was not trained on at {dose:g}"
         if 0 < dose < low:
-            found.append(f"{given}: between none and the least dosage measured, {low:g}.")
+            found.append(f"{given}: between none and the least dosage trained on, {low:g}.")
         elif dose > high:
-            found.append(f"{given}: beyond the largest dosage measured, {high:g}.")
+            found.append(f"{given}: beyond the largest dosage trained on, {high:g}.")
     return found

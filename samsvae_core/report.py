@@ -494,6 +494,8 @@ def write_metrics(run: Path, model: SAMSVAE, data: CellData, parts: np.ndarray) 
 
 def write_enrichment(run: Path, loadings: pd.DataFrame) -> list[str]:
     """Gene sets of every active mechanism; returns what could not be tested and why."""
+    for before in (run / "enrichment").glob("*.parquet"):
+        before.unlink()
     if loadings.empty:
         return ["No mechanism is in use: there was nothing to test for gene sets."]
     notes = []

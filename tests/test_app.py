@@ -1791,9 +1791,9 @@ def test_a_name_of_nothing_is_said_to_be_that(models):
 
 
 def test_a_dosage_of_a_link_that_cannot_be_is_said(models):
-    page = opened("compose", {"c": "P1:9,P2:much,P3:0.50"})
+    page = opened("compose", {"c": "P1:9,P2:nan,P3:0.50"})
     assert finished(page)
-    assert "asks for P1:9, P2:much." in page.info[0].value.replace("\\", "")
+    assert "asks for P1:9, P2:nan." in page.info[0].value.replace("\\", "")
     doses = {name: page.slider(key=f"dose {name}").value for name in ("P1", "P2", "P3")}
     assert doses == {"P1": 2.0, "P2": 1.0, "P3": 0.5}
 

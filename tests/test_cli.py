@@ -378,7 +378,9 @@ def test_a_composition_is_written_with_its_settings(samsvae, trained, tmp_path):
     code, out, _ = samsvae("compose", trained, "P1", "P2:0.5", *options, "-o", path)
     assert code == 0
     assert "P1+P2:0.5: A dosage is below the least or above the largest in" in out
-    assert "\nP2 was not measured at 0.5: between none and the least dosage measured, 1.\n" in out
+    assert (
+        "\nP2 was not trained on at 0.5: between none and the least dosage trained on, 1.\n" in out
+    )
     bundle = load(trained)
     expected = compose(bundle, {"P1": 1.0, "P2": 0.5}, [0, 2], 8, 3).table.reset_index()
     pd.testing.assert_frame_equal(pd.read_csv(path), expected)
@@ -810,28 +812,35 @@ def test_a_port_that_is_taken_or_none_is_told(samsvae, refused, monkeypatch):
         other.bind(("localhost", 0))
         other.listen()
         port = other.getsockname()[1]
-        assert f"Port {port} cannot be used" in refused("app", "--port", port)
+        assert f"Port {port} is taken" in refused("app", "--port", port)
         monkeypatch.setenv("STREAMLIT_SERVER_PORT", str(port))
-        assert f"Port {port} cannot be used" in refused("app")
+        assert f"Port {port} is taken" in refused("app")
     code, _, err = samsvae("app", "--port", 99999)
     assert code == 2
     assert "65535" in err
 
 
-def test_a_signal_ends_the_app_and_frees_its_port(tmp_path):
+def answers(port: int) -> bool:
+    with socket.socket() as asking:
+        return asking.connect_ex(("localhost", port)) == 0
+
+
+def test_a_signal_ends_the_app_and_frees_its_port(monkeypatch):
+    monkeypatch.setenv("STREAMLIT_SERVER_HEADLESS", "true")
     port = free_port()
     command = [sys.executable, "-m", "samsvae_core", "app", "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        answers = False
-        while not answers and server.poll() is None:
-            with socket.socket() as asking:
-                answers = asking.connect_ex(("localhost", port)) == 0
-            time.sleep(0.1)
-        assert answers
-        server.terminate()
-        server.wait(60)
-    with socket.socket() as asking:
-        assert asking.connect_ex(("localhost", port)) != 0
+        try:
+            for _ in range(1200):
+                if answers(port) or server.poll() is not None:
+                    break
+                time.sleep(0.1)
+            assert answers(port)
+            server.terminate()
+            server.wait(60)
+        finally:
+            server.kill()
+    assert not answers(port)
 
 
 @pytest.mark.parametrize("given", ["", "/elsewhere"])
