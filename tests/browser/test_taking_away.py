@@ -12,7 +12,17 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from tests.browser.person import MARKS, press, settled, shows, table, taken, turn_to, visit
+from tests.browser.person import (
+    MARKS,
+    address_has,
+    press,
+    settled,
+    shows,
+    table,
+    taken,
+    turn_to,
+    visit,
+)
 
 pytestmark = MARKS
 
@@ -62,6 +72,9 @@ def kept(page, server) -> dict[str, bytes]:
     for n, name in enumerate(("Compose", "Masks", "Gene"), start=1):
         if n > 1:
             turn_to(page, name)
+        if name == "Masks":
+            page.get_by_role("tab", name="Table of entries").click()
+            address_has(page, "masks_tab=")
         with page.expect_download() as started:
             page.get_by_role("button", name="CSV", exact=True).last.click()
         stem = Path(started.value.suggested_filename).stem
