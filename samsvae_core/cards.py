@@ -347,7 +347,7 @@ def percent(share: float | None) -> str:
 
 
 def verdict(metrics: dict[str, Any]) -> str:
-    """Whether the model beats the baselines, in words; says so where it does not.
+    """Whether the model beats the baselines, in words; says so where it does not, or none can tell.
 
     Compared with those that predict every condition the model does, on all conditions and, where
     there are several kinds, on unseen combinations.
@@ -373,13 +373,23 @@ def compared(rows: dict[str, dict[str, Any] | None], where: str) -> str:
         if own[key] is None:
             found.append(f"the model's {name} is undefined: nothing moves, or nothing is observed")
             continue
-        better = [n for n, row in rivals.items() if row[key] is not None and row[key] > own[key]]
-        verb = "beats" if len(better) == 1 else "beat"
-        found.append(
-            f"by {name}, {' and '.join(better)} {verb} the model"
-            if better
-            else f"by {name}, the model beats every baseline"
-        )
+        margin = 2 * ((own.get("mc_error") or {}).get(key) or 0.0)
+        ahead = {n: row[key] - own[key] for n, row in rivals.items() if row[key] is not None}
+        better = [n for n, by in ahead.items() if by > margin]
+        close = [n for n, by in ahead.items() if abs(by) <= margin]
+        told = []
+        if better:
+            told.append(
+                f"{' and '.join(better)} {'beats' if len(better) == 1 else 'beat'} the model"
+            )
+        if close:
+            within = " (within two Monte Carlo errors of its r)" if margin else ""
+            told.append(f"{' and '.join(close)} cannot be told from the model{within}")
+        if not better and len(ahead) > len(close):
+            told.append(f"the model beats every {'other ' if close else ''}baseline")
+        if not ahead:
+            told.append("there is no baseline to compare with")
+        found.append(f"by {name}, {' and '.join(told)}")
     aside = f" Not compared, as they predict fewer conditions: {', '.join(fewer)}." if fewer else ""
     return f"On {where}, {'; '.join(found)}.{aside}"
 

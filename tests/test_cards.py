@@ -74,9 +74,24 @@ def test_a_baseline_that_wins_is_named():
     assert "ridge" not in words
 
 
+def test_a_baseline_within_the_error_of_the_draws_neither_wins_nor_loses():
+    own = scored(0.607) | {"mc_error": {"pearson": 0.005}}
+    words = verdict(metrics(own, training_mean=scored(0.567), ridge=scored(0.601)))
+    assert (
+        "by r over all genes, ridge cannot be told from the model (within two Monte Carlo errors "
+        "of its r) and the model beats every other baseline; by r over the top 20, the model beats "
+        "every baseline" in words
+    )
+    words = verdict(metrics(own, training_mean=scored(0.62), ridge=scored(0.61)))
+    assert "training mean beats the model and ridge cannot be told from the model" in words
+    assert "every" not in words.partition(";")[0]
+    assert "no baseline to compare" in verdict(metrics(own, no_change=scored(None)))
+
+
 def test_neither_the_ceiling_nor_an_easier_comparison_wins():
     easier = scored(0.99, n=1)
-    words = verdict(metrics(scored(0.3), split_half=scored(0.9), training_mean=easier))
+    rivals = {"split_half": scored(0.9), "training_mean": easier, "ridge": scored(0.2)}
+    words = verdict(metrics(scored(0.3), **rivals))
     assert "the model beats every baseline" in words
 
 
