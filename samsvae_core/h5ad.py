@@ -283,8 +283,8 @@ def _layers(file: h5py.File, layer: str | None) -> list[str]:
 
 def _n_values(file: h5py.File, place: str) -> int:
     """Values other than 0 of a matrix, as many as are stored, or estimated where all are."""
-    item = file[place]
     with told(file, place):
+        item = file[place]
         if isinstance(item, h5py.Group):
             return int(item["data"].size) if "data" in item else 0
         if item.ndim != 2 or item.dtype.kind not in "biuf":
@@ -295,18 +295,19 @@ def _n_values(file: h5py.File, place: str) -> int:
 
 def _most_values(file: h5py.File, place: str) -> int:
     """Values of a matrix that may have to be stored."""
-    item = file[place]
-    if isinstance(item, h5py.Group):
-        return int(item["data"].size) if "data" in item else 0
-    return int(item.size)
+    with told(file, place):
+        item = file[place]
+        values = item.get("data") if isinstance(item, h5py.Group) else item
+        return 0 if values is None else int(values.size)
 
 
 def _blocks(
     file: h5py.File, place: str, shape: tuple[int, int], folder: Path | None
 ) -> Iterator[sp.csr_matrix]:
     """A matrix as one block; for `folder` some rows at a time, if it is stored by rows."""
-    item = file[place]
-    by_rows = isinstance(item, h5py.Dataset) or item.attrs.get("encoding-type") == "csr_matrix"
+    with told(file, place):
+        item = file[place]
+        by_rows = isinstance(item, h5py.Dataset) or item.attrs.get("encoding-type") == "csr_matrix"
     if folder is None or not by_rows:
         yield _csr(read_element(file, place), place, shape)
         return

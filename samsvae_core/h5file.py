@@ -177,7 +177,8 @@ def told(file: h5py.File, name: str) -> Iterator[None]:
 
 def check_told_size(file: h5py.File, name: str) -> None:
     """The same of what is not read into memory as a whole: it may be larger than that."""
-    _check_size(file, name, whole=False)
+    with told(file, name):
+        _check_size(file, name, whole=False)
 
 
 def _check_size(file: h5py.File, name: str, whole: bool = True) -> None:

@@ -743,3 +743,27 @@ def test_reads_norman_2019():
     assert read_h5ad(
         real("norman2019_k562_subset.h5ad"), size_factor_key="total_counts"
     ).has_size_factor
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "error"),
+    [
+        (h5py.Group, "visititems", RuntimeError("wrong B-tree signature")),
+        (h5py.AttributeManager, "get", OSError("bad global heap collection signature")),
+    ],
+)
+def test_damage_that_is_met_before_counts_are_read_is_told(
+    tmp_path, monkeypatch, owner, name, error
+):
+    path = write(tmp_path / "a.h5ad", X=sp.csr_matrix(COUNTS))
+    sound = getattr(owner, name)
+
+    def broken(self, *rest):
+        place = self.name if owner is h5py.Group else h5py.h5i.get_name(self._id).decode()
+        if place == "/X":
+            raise error
+        return sound(self, *rest)
+
+    monkeypatch.setattr(owner, name, broken)
+    with pytest.raises(DataError, match=r"X of .*a\.h5ad cannot be read: .* signature"):
+        read_h5ad(path)
