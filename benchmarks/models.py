@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import ttest_1samp
 
 from samsvae_core.bundle import suited
 from samsvae_core.data import CellData, DataError, gene_panel
@@ -49,6 +50,12 @@ ENTRANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "Conditional VAE": ("conditional-vae", {}, {}),
 }
 BASELINES_WITH = "Conditional VAE"  # the run that also keeps the rows of the baselines
+MEASURES = {  # columns, and what they are called in metrics.json
+    "r": "pearson",
+    "r_top20": "pearson_top20",
+    "median_r": "median",
+    "rank": "rank",
+}
 PAPER_MODEL = {"n_latent": 200, "mask_evidence": None, "mask_prior": 0.01}
 PAPER_TRAINING = {
     "steps": 30_000,
@@ -218,31 +225,46 @@ def divided(data: CellData, kind: str, seed: int) -> np.ndarray:
 
 
 def effect_columns(found: dict[str, Any]) -> dict[str, Any]:
-    return {"r": found["pearson"], "r_top20": found["pearson_top20"], "median_r": found["median"]}
+    return {column: found[name] for column, name in MEASURES.items() if name in found}
 
 
 def report(rows: pd.DataFrame) -> None:
-    """Means with sd over seeds, and paired differences from the first model."""
-    measures = ["iwelbo", "r", "r_top20", "median_r"]
+    """A Markdown table for each task: means, and paired differences from the first model.
+
+    A difference has its sd over seeds and, in the same brackets, the p of a paired t-test; of p
+    above 0.05 it cannot be said that the two differ.
+    """
+    measures = ["iwelbo", *MEASURES]
     reference = next(iter(ENTRANTS))
     for task, part in rows.groupby("task", sort=False):
         print(f"\n{task}: mean (sd) of {part['seed'].nunique()} seeds; paired difference")
+        print(f"\n| prediction | {' | '.join(measures)} | active |\n|---|{'---|' * 6}")
         base = part[part["model"] == reference].set_index("seed")
         for model, own in part.groupby("model", sort=False):
             own = own.set_index("seed")
-            cells = [f"{model:32}"]
+            cells = [str(model)]
             for measure in measures:
-                values = own[measure].astype(float)
-                gain = values - base[measure].astype(float)
-                paired = "" if model == reference else f" [{spread(gain, '+')}]"
-                cells.append(f"{spread(values)}{paired}")
-            print(" | ".join(cells))
+                values, of_first = own[measure].astype(float), base[measure].astype(float)
+                is_first = model == reference
+                cells.append(spread(values) if is_first else compared(values, of_first))
+            active = own["active"].astype(float).mean()
+            cells.append("" if np.isnan(active) else f"{active:.0f}")
+            print(f"| {' | '.join(cells)} |")
 
 
-def spread(values: pd.Series, sign: str = "") -> str:
+def spread(values: pd.Series) -> str:
     if values.notna().sum() < 2:
-        return f"{values.mean():{sign}.3f}" if values.notna().any() else "-"
-    return f"{values.mean():{sign}.3f} ({values.std():.3f})"
+        return f"{values.mean():.3f}" if values.notna().any() else ""
+    return f"{values.mean():.3f} (sd {values.std():.3f})"
+
+
+def compared(values: pd.Series, reference: pd.Series) -> str:
+    """The mean, and the paired difference from the reference with its sd and p."""
+    gains = (values - reference).dropna()
+    if len(gains) < 2:
+        return spread(values)
+    p = ttest_1samp(gains, 0).pvalue
+    return f"{values.mean():.3f} [{gains.mean():+.3f} ± {gains.std():.3f}, p {p:.2g}]"
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from samsvae_core.model import (
     straight_through_bernoulli,
 )
 
-EMBEDDING_HIDDEN = 200  # units between a mask and its embedding, as in the paper's experiments
+EMBEDDING_HIDDEN = 200  # units between a mask and its embedding
 MOMENT_DRAWS = 512  # of the mask, where moments of the effect have no closed form
 SPARSITY = 2.0  # SVAE+: probabilities of masks have the prior Beta(1, SPARSITY)
 
@@ -30,7 +30,8 @@ class CorrelatedSAMSVAE(SAMSVAE):
     """The embedding's posterior depends on the mask: q(mask) q(embedding | mask).
 
     Normal(network(mask_t, t)): a vector per perturbation plus a linear map of its mask, one hidden
-    layer. The paper feeds a one-hot t through a dense layer; a lookup is the same and costs less.
+    layer. The published code feeds a one-hot t through a dense layer; a lookup is the same and
+    costs less. Its networks are deeper: two layers of 200 units (Replogle), four of 400 (Norman).
     """
 
     title = "SAMS-VAE, correlated"

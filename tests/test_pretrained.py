@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "pretrained" / "papalexi2021"
 DATA = Path(os.environ.get("SAMSVAE_DATA", ROOT.parent / "shared" / "data"))
 AXIS = ["IFNGR1", "IFNGR2", "JAK2", "STAT1"]  # one pathway: interferon-gamma signalling
-NO_EFFECT = ["CD86", "CAV1", "PDCD1LG2", "CMTM6", "MARCH8", "TNFRSF14", "ETV7", "IRF7"]
+NO_EFFECT = ["CD86", "CAV1", "PDCD1LG2", "MARCH8", "ETV7", "IRF7"]
+OWN_GENE = ["CMTM6", "TNFRSF14"]  # they lower their own transcript: too little for a mechanism
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_the_interferon_gamma_axis_shares_few_mechanisms(active):
 
 
 def test_targets_without_an_effect_are_left_nearly_empty(active):
-    assert np.mean([len(active[name]) for name in NO_EFFECT]) <= 1
+    assert np.mean([len(active[name]) for name in NO_EFFECT + OWN_GENE]) <= 1
 
 
 def test_knock_out_of_stat1_and_smad4_lowers_their_axes(shipped):
@@ -95,7 +96,7 @@ def test_entries_of_the_axis_have_evidence_and_idle_targets_do_not(shipped):
     masks = shipped.masks
     axis = masks[masks["perturbation"].isin(AXIS) & masks["active"]]
     assert (axis["evidence"] > 2 * axis["evidence_se"]).any()
-    idle = masks[masks["perturbation"].isin(NO_EFFECT) & masks["evidence"].notna()]
+    idle = masks[masks["perturbation"].isin(NO_EFFECT + OWN_GENE) & masks["evidence"].notna()]
     assert idle["evidence"].max() < axis["evidence"].max() / 5
 
 
