@@ -34,4 +34,4 @@ VOLUME /data
 EXPOSE 8501
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 \
   CMD ["python", "-c", "import os, urllib.request as u; b = os.environ.get('STREAMLIT_SERVER_BASE_URL_PATH', '').strip('/'); u.urlopen('http://127.0.0.1:' + os.environ['STREAMLIT_SERVER_PORT'] + '/' + (b + '/' if b else '') + '_stcore/health', timeout=4)"]
-CMD ["python", "-m", "streamlit", "run", "app/main.py"]
+CMD ["python", "-m", "streamlit", "run", "app/serve.py"]

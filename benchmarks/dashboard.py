@@ -252,7 +252,7 @@ def served(**environment: str) -> Iterator[tuple[str, int]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.headless=true"]
+    command = [sys.executable, "-m", "streamlit", "run", "app/serve.py", "--server.headless=true"]
     own = {"MALLOC_ARENA_MAX": "2"} | environment  # as `samsvae app` does
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     server = subprocess.Popen(

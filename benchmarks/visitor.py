@@ -9,6 +9,7 @@ it measures is the server's part: from the request to the last message of the re
 
 from __future__ import annotations
 
+import socket
 import sys
 import time
 from typing import Any, NamedTuple, Self
@@ -33,13 +34,20 @@ class Redraw(NamedTuple):
 
 
 class Visitor:
-    """One session; `url` is the dashboard's, with its base path."""
+    """One session; `url` is the dashboard's, with its base path.
 
-    def __init__(self, url: str, patience: float = 60) -> None:
+    `reached` is host and port where the server is, if not where the address says.
+    """
+
+    def __init__(
+        self, url: str, patience: float = 60, reached: tuple[str, int] | None = None
+    ) -> None:
         parts = urlsplit(url)
         path = parts.path.rstrip("/")
+        where = reached or (parts.hostname or "localhost", parts.port or 80)
         self.opened = connect(
             f"ws://{parts.netloc}{path}/_stcore/stream",
+            sock=socket.create_connection(where, timeout=patience),
             origin=f"http://{parts.netloc}",
             subprotocols=["streamlit"],
             compression=None,
@@ -48,6 +56,7 @@ class Visitor:
         )
         self.patience = patience
         self.page, self.query = "", ""
+        self.session = ""  # its id, once a page came
         self.widgets: dict[str, str] = {}  # ids, by the key of ours
         self.states: dict[str, WidgetState] = {}
 
@@ -90,7 +99,9 @@ class Visitor:
             n_bytes += len(content)
             told = ForwardMsg.FromString(content)
             kind = told.WhichOneof("type")
-            if kind == "page_info_changed":
+            if kind == "new_session":
+                self.session = told.new_session.initialize.session_id
+            elif kind == "page_info_changed":
                 self.query = told.page_info_changed.query_string
             elif kind == "page_not_found":
                 problems.append("there is no such page")

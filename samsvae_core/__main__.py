@@ -843,7 +843,7 @@ def dashboard(
         environment["SAMSVAE_MODELS"] = str(folder.resolve())
         if os.access(folder, os.W_OK):  # what is trained on the pages goes there, too
             environment.setdefault("SAMSVAE_RUNS", str(folder.resolve()))
-    command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.port", str(port)]
+    command = [sys.executable, "-m", "streamlit", "run", "app/serve.py", "--server.port", str(port)]
     refuse_taken(port)
     os.chdir(ROOT)
     os.execve(command[0], command, environment)  # so a signal to end reaches the server itself

@@ -227,7 +227,7 @@ def dashboard() -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.headless=true"]
+    command = [sys.executable, "-m", "streamlit", "run", "app/serve.py", "--server.headless=true"]
     server = subprocess.Popen(
         [*command, "--server.port", port],
         cwd=ROOT,

@@ -74,7 +74,7 @@ def main() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.headless=true"]
+    command = [sys.executable, "-m", "streamlit", "run", "app/serve.py", "--server.headless=true"]
     with tempfile.TemporaryDirectory() as cache:  # names and results of a fresh installation
         own = {
             "SAMSVAE_CACHE": cache,

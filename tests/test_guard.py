@@ -16,6 +16,7 @@ from benchmarks.visitor import Visitor
 from samsvae_core import cache
 
 MAIN = str(Path(__file__).resolve().parents[1] / "app" / "main.py")
+SERVE = str(Path(MAIN).with_name("serve.py"))
 ONE = {"redirect_uri": "https://x/oauth2callback", "cookie_secret": "s", "client_id": "c"}
 GIVEN = ("on_click", "on_change", "on_select")
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
@@ -156,7 +157,7 @@ def test_a_real_server_keeps_its_door_shut(tmp_path, secrets, said):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "streamlit", "run", MAIN, "--server.headless=true"]
+    command = [sys.executable, "-m", "streamlit", "run", SERVE, "--server.headless=true"]
     given = ["--server.port", port, "--secrets.files", str(tmp_path / "secrets.toml")]
     server = subprocess.Popen(command + given, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:

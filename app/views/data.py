@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import address, datasets, figures, runs, state
+from app import address, datasets, door, figures, runs, state
 from app.datasets import NO_DELIMITER, Reading
 from app.examine import in_words
 from samsvae_core.data import DataError, some
@@ -55,7 +55,7 @@ def choose() -> str:
             "Upload an .h5ad file",
             type="h5ad",
             key=state.uploader_key("data"),
-            max_upload_size=largest,
+            max_upload_size=door.expect(largest),
             on_change=state.keep_data,
             help="It is kept on the server, where anyone who can open this page can choose it, "
             "until it is removed.",
@@ -326,7 +326,9 @@ def gene_list() -> str:
             persist_state="session",
             placeholder="STAT1\nIRF1",
         )
-        file = st.file_uploader("Or a text file", type=["txt", "csv"], max_upload_size=1)
+        file = st.file_uploader(
+            "Or a text file", type=["txt", "csv"], max_upload_size=door.expect(1)
+        )
     if file is not None:
         text = file.getvalue().decode(errors="replace")
     listed = address.gene_list(text)
@@ -414,7 +416,7 @@ def bring_model() -> None:
         "Open a model (zip)",
         type="zip",
         key=state.uploader_key("model"),
-        max_upload_size=max(1, datasets.largest_upload() // datasets.MB),
+        max_upload_size=door.expect(max(1, datasets.largest_upload() // datasets.MB)),
         on_change=state.keep_model,
     )
     went_well("model")

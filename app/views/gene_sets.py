@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import address, figures, record, sets, state
+from app import address, door, figures, record, sets, state
 from samsvae_core import enrichment, rankings, terms
 from samsvae_core.bundle import Bundle
 from samsvae_core.enrichment import Enrichment, Rules
@@ -123,7 +123,7 @@ def add() -> None:
             type=["gmt", "gz", "txt"],
             accept_multiple_files=True,
             key="gmt",
-            max_upload_size=64,
+            max_upload_size=door.expect(64),
             help="A line for each set: name, description, genes, with tabs between. Kept for this "
             "session only.",
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import address, figures, mechanisms, record, sets, state
+from app import address, door, figures, mechanisms, record, sets, state
 from app.scale import scale
 from samsvae_core import interpretation, rankings
 from samsvae_core.bundle import Bundle
@@ -105,7 +105,10 @@ def naming(model: Bundle, k: int, labels: dict[int, Label], problem: str) -> Non
             on_click="ignore",
         )
         file = right.file_uploader(
-            "Names from a file", type="json", key="names upload", max_upload_size=1
+            "Names from a file",
+            type="json",
+            key="names upload",
+            max_upload_size=door.expect(1),
         )
         if file and right.button("Use these names", key="use names"):
             try:

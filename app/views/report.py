@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import address, basket, sessions, shelf, state
+from app import address, basket, door, sessions, shelf, state
 from samsvae_core.bundle import Bundle
 
 SHOWN = {basket.Picture: "figure", basket.Table: "table"}
@@ -142,7 +142,10 @@ def session(model: Bundle, written: bytes) -> None:
         )
     with right:
         file = st.file_uploader(
-            "Open a session file", type="json", key="session file", max_upload_size=20
+            "Open a session file",
+            type="json",
+            key="session file",
+            max_upload_size=door.expect(20),
         )
         if file is None:
             return

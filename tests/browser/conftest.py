@@ -58,7 +58,7 @@ def dashboard(**environment: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "app/main.py"]
+    command = [sys.executable, "-m", "streamlit", "run", "app/serve.py"]
     options = ["--server.port", str(port), "--server.headless", "true"]
     process = subprocess.Popen(
         command + options,
