@@ -21,7 +21,7 @@ from typing import Any
 
 from app.datasets import ROOT, Reading, resolve
 from samsvae_core.data import DataError
-from samsvae_core.h5file import memory_here
+from samsvae_core.machine import memory_here
 
 LOGGER = logging.getLogger(__name__)
 SECONDS = 20  # for any file, and
