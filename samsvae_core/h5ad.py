@@ -20,6 +20,7 @@ from samsvae_core.data import CellData, DataError, constant_genes, nearest, some
 from samsvae_core.files import cache_folder
 from samsvae_core.h5file import (
     DENSEST,
+    EMPTIEST,
     SMALL,
     check_size,
     names_in,
@@ -391,7 +392,7 @@ def _stored(file: h5py.File, place: str) -> _Stored:
             f"{place} is stored in version {version!r} of its format; expected"
             f" {VERSIONS[layout]!r}. Load it where it was made and save it for this version."
         )
-    check_size(file, place, whole=False)
+    check_size(file, place, whole=False, densest=EMPTIEST if is_dense else DENSEST)
     with told(file, place):
         arrays = {"data": item} if is_dense else {name: item[name] for name in names}
         kinds = {name: array.dtype for name, array in arrays.items()}

@@ -24,9 +24,10 @@ DEEPEST = 50  # groups within each other; each takes time to be found, by its wh
 HEAP = b"GCOL\x01\0\0\0"  # begins a heap of texts in HDF5
 TEXT = np.dtype([("length", "<u4"), ("heap", "<u8"), ("object", "<u4")])  # where one is
 OBJECT = struct.Struct("<H6xQ")
-PIECE = 2**22  # bytes that are looked through at a time
+PIECE = 2**18  # bytes that are looked through at a time
 SMALL = 64 * 2**20  # bytes of memory that are never too many
 DENSEST = 100  # bytes of memory for one stored; honest counts and columns stay below 40
+EMPTIEST = 1_100  # the same of dense matrices, whose zeros are not kept; zlib packs to 1:1,032
 DENSEST_TEXTS = 20  # the same of texts, which lie in the file as they are
 TEXT_IN_MEMORY = 64  # bytes, beside its characters
 
@@ -227,7 +228,7 @@ def told(file: h5py.File, name: str) -> Iterator[None]:
         ) from error
 
 
-def check_size(file: h5py.File, name: str, whole: bool = True) -> None:
+def check_size(file: h5py.File, name: str, whole: bool = True, densest: int = DENSEST) -> None:
     """Refuse an element that would take absurdly more memory than it takes in the file.
 
     Told before any of it is read, by shapes, types, and the lengths that texts say they have. Of
@@ -242,7 +243,7 @@ def check_size(file: h5py.File, name: str, whole: bool = True) -> None:
         stored = sum(int(array.id.get_storage_size()) for array in arrays)
         size = int(file.id.get_filesize())
     read += sum(_length_of_texts(file, array) for array in texts)
-    most = SMALL + DENSEST * stored + (DENSEST_TEXTS * size if texts else 0)
+    most = SMALL + densest * stored + (DENSEST_TEXTS * size if texts else 0)
     if read > most:
         raise too_dense(file, name, read, stored)
     if whole and read > (memory := memory_here()):

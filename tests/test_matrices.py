@@ -5,16 +5,20 @@ is refused in one message.
 import re
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from pathlib import Path
 
 import anndata
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
 
-from samsvae_core import h5ad, inspection
+from samsvae_core import gene_sets, h5ad, h5file, inspection
+from samsvae_core.bundle import check_table
 from samsvae_core.data import DataError
 from samsvae_core.h5ad import read_h5ad
 from tests.test_mapped import saved
@@ -253,3 +257,88 @@ def test_item_15_dosages_of_every_number_type_are_read(tmp_path, kind, read):
     changed(path, "obsm/D/data", np.ones(8).astype(kind))
     found = read(path, dosage_key="D")
     np.testing.assert_array_equal(found.dosages.toarray(), table[:, ::-1])
+
+
+def test_item_15_a_parquet_file_with_a_column_twice_is_refused(tmp_path):
+    table = pa.table([[1.0], ["a"], ["b"]], names=["score", "gene", "gene"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="columns of the same name: gene"):
+        check_table(tmp_path / "a.parquet")
+
+
+# Memory
+
+
+def peak(call):
+    """Bytes taken at most while a call lasts; NumPy tells of its arrays."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_item_17_a_dense_matrix_takes_a_small_multiple_of_what_is_in_it(tmp_path, monkeypatch):
+    x = np.zeros((2000, 2000), np.float32)
+    x[:, :20] = np.random.default_rng(0).poisson(2.0, size=(2000, 20))
+    path = saved(tmp_path / "a.h5ad", x)
+    assert read_h5ad(path).counts.nnz == np.count_nonzero(x)
+    for module in ("h5ad", "mapped"):
+        monkeypatch.setattr(f"samsvae_core.{module}.VALUES_AT_ONCE", 10**5)
+    assert peak(lambda: read_h5ad(path)) < x.nbytes / 3
+
+
+@pytest.mark.parametrize("store", ["dense", "csr", "csc"])
+@pytest.mark.parametrize("chunks", [(10, 300), (300, 300)])
+def test_item_17_what_is_bounded_is_what_it_becomes_by_what_is_written(
+    tmp_path, monkeypatch, store, chunks, read
+):
+    """Ones in every place pack to a thousandth; a matrix of so little is nobody's counts."""
+    x = np.zeros((300, 300), np.float32)
+    path = matrix(tmp_path / "a.h5ad", store, x + 1)
+    with h5py.File(path, "a") as raw:
+        for name in ["X"] if store == "dense" else ["X/data", "X/indices"]:
+            values, attributes = raw[name][:], dict(raw[name].attrs)
+            values = np.broadcast_to(values[:1], values.shape) if name == "X/indices" else values
+            del raw[name]
+            pieces = chunks if store == "dense" else (10**4,)
+            made = raw.create_dataset(name, data=values, chunks=pieces, compression=9)
+            made.attrs.update(attributes)
+    for module in (h5file, h5ad):
+        monkeypatch.setattr(module, "SMALL", 2 * 10**5)
+    with pytest.raises(DataError, match="it is damaged, or nearly empty"):
+        read(path)
+
+
+def test_item_17_a_nearly_empty_dense_matrix_is_read(tmp_path, monkeypatch):
+    x = np.zeros((300, 3000), np.float32)
+    x[::3, 5] = 7
+    path = matrix(tmp_path / "a.h5ad", "dense", x)
+    with h5py.File(path, "a") as raw:
+        attributes = dict(raw["X"].attrs)
+        del raw["X"]
+        raw.create_dataset("X", data=x, chunks=(10, 3000), compression=9).attrs.update(attributes)
+    for module in (h5file, h5ad):
+        monkeypatch.setattr(module, "SMALL", 10**6)
+    np.testing.assert_array_equal(read_h5ad(path).counts.toarray(), x)
+
+
+@pytest.mark.parametrize(
+    ("what", "content", "message"),
+    [
+        ("MOST_SETS", b"a\tx\tG1\nb\tx\tG2\nc\tx\tG3\n", "mine has 3 lines; 2 is the most"),
+        ("MOST_ENTRIES", b"a\tx\tG1\tG1\tG1\tG1\n", "mine has 5 tabs"),
+        ("MOST_GENES", b"a\tx\tG1\tG2\nb\tx\tG3\n", "more than 2 different names .* line 2"),
+    ],
+)
+def test_item_17_gene_sets_that_no_organism_has_are_refused_early(
+    monkeypatch, what, content, message
+):
+    assert gene_sets.parse_gmt(content, "mine").sets
+    monkeypatch.setattr(gene_sets, "MOST_SETS", 2)
+    for name in {"MOST_SETS", "MOST_ENTRIES", "MOST_GENES"} - {what}:
+        monkeypatch.setattr(gene_sets, name, 10**6)
+    monkeypatch.setattr(gene_sets, what, 2)
+    with pytest.raises(ValueError, match=message):
+        gene_sets.parse_gmt(content, "mine")
