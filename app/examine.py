@@ -1,14 +1,15 @@
 """Looks into a data file in a process of its own, so that a hostile file can harm nothing else.
 
 What is run are the commands that a person would run: `samsvae inspect` and `samsvae validate`. The
-process has a limit of memory and of time; the server's own memory does not grow. Knows nothing of
-Streamlit.
+process has a limit of memory and of processor time; the server's own memory does not grow. Knows
+nothing of Streamlit.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import resource
 import signal
@@ -21,13 +22,16 @@ from typing import Any
 
 from app.datasets import ROOT, Reading, resolve
 from samsvae_core.data import DataError
-from samsvae_core.h5file import memory_here
+from samsvae_core.machine import memory_here
 
 LOGGER = logging.getLogger(__name__)
-SECONDS = 20  # for any file, and
-BYTES_A_SECOND = 5 * 2**20  # more of a large one: a slow disk, and packed counts
+SECONDS = 20  # of a processor, for any file, and
+BYTES_A_SECOND = 5 * 2**20  # more of a large one: packed counts
+IMPORTS = 10  # seconds of a processor until Python and its libraries are there
+PATIENCE = 10  # times as long by the clock: others compute, the disk is slow
 MOST_BYTES = 64 * 2**20  # of an answer: a million genes have 20
 SHARE = 0.8  # of the memory here, for one process
+STOPPED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # by a person, or with the server
 TURN = threading.Semaphore(2)  # files looked into at once
 IN_WORDS = {  # options of the command line, as the page calls them
     "--perturbation-key": "the box Column of perturbations",
@@ -42,8 +46,15 @@ IN_WORDS = {  # options of the command line, as the page calls them
 }
 
 
+class ReaderError(RuntimeError):
+    """The reader broke off by a mistake of ours: nothing is known against the file."""
+
+
 def inspected(data: str) -> dict[str, Any]:
-    """What a file offers to choose from, as `samsvae_core.inspection.inspect`. Raises DataError."""
+    """What a file offers to choose from, as `samsvae_core.inspection.inspect`. Raises DataError.
+
+    ReaderError where the reader itself is wrong; the same for `validated`.
+    """
     return _asked("inspect", resolve(data), [])
 
 
@@ -60,6 +71,7 @@ def _asked(verb: str, path: Path, options: list[str]) -> dict[str, Any]:
     """What the command prints as JSON; its message as a DataError."""
     command = [sys.executable, "-m", "samsvae_core", verb, str(path), "--json", *options]
     seconds = SECONDS + path.stat().st_size / BYTES_A_SECOND
+    longest = PATIENCE * (seconds + IMPORTS)
     with TURN, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(
             command,
@@ -70,15 +82,15 @@ def _asked(verb: str, path: Path, options: list[str]) -> dict[str, Any]:
             stderr=err,
             start_new_session=True,
         )
-        _limit(process.pid)
+        _limit(process.pid, seconds + IMPORTS)
         try:
-            process.wait(timeout=seconds)
+            process.wait(timeout=longest)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise DataError(
-                f"{path.name} was not read within {seconds:.0f} seconds. It may be damaged; if it "
-                "is large, keep fewer cells or genes."
+                f"Reading {path.name} has not ended after {longest / 60:.0f} minutes: this machine "
+                "is busy, or its disk is slow. Nothing is known against the file; try again later."
             ) from None
         if max(os.fstat(file.fileno()).st_size for file in (out, err)) >= MOST_BYTES:
             raise DataError(
@@ -90,33 +102,49 @@ def _asked(verb: str, path: Path, options: list[str]) -> dict[str, Any]:
         if process.returncode == 0:
             answer: dict[str, Any] = json.loads(out.read())
             return answer
-        raise DataError(_why(process.returncode, err.read().decode(errors="replace"), path))
+        said = err.read().decode(errors="replace")
+        if process.returncode == -signal.SIGXCPU:
+            raise DataError(
+                f"Reading {path.name} takes more than {seconds:.0f} seconds of a processor, which "
+                "is as much as this page gives to a file of its size. Keep fewer cells or genes, "
+                "or read it with samsvae validate on the command line, which has no limit."
+            )
+        raise DataError(_why(process.returncode, said, path))
 
 
-def _limit(pid: int) -> None:
-    """Limit the memory of a process, and what it writes."""
+def _limit(pid: int, seconds: float) -> None:
+    """Limit the memory of a process, its time of a processor, and what it writes."""
     if hasattr(resource, "prlimit"):  # Linux
-        limit = int(SHARE * memory_here())
+        limit, time = int(SHARE * memory_here()), math.ceil(seconds)
         try:
             resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
+            resource.prlimit(pid, resource.RLIMIT_CPU, (time, time + 5))
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (MOST_BYTES, MOST_BYTES))
         except (OSError, ValueError) as error:  # it has ended already, or may not be limited here
-            LOGGER.debug("no limit of memory: %s", error)
+            LOGGER.debug("no limits: %s", error)
 
 
 def _why(code: int, err: str, path: Path) -> str:
-    """The message of a command that failed, without the server's folders, in words of the page."""
+    """The message of a command that failed, without the server's folders, in words of the page.
+
+    Raises ReaderError for a mistake of the command's own.
+    """
     said = [line.removeprefix("Error: ") for line in err.splitlines() if line.startswith("Error: ")]
     if code == 2 and said:
         return in_words(said[-1].replace(str(path), path.name))
     LOGGER.error("reading %s ended with %s: %s", path, code, err[-2_000:])
     if code == -signal.SIGKILL:
         return (
-            f"{path.name} needs more memory than there is here. Keep fewer cells or genes, save it "
-            "with sparse matrices, or use a larger machine."
+            f"The system has ended the reading of {path.name}: it needs more memory than there is "
+            "here. Keep fewer cells or genes, save it with sparse matrices, or use a larger "
+            "machine."
         )
+    if -code in STOPPED:
+        return f"The reading of {path.name} was stopped. Try again."
+    if code > 0:
+        raise ReaderError(f"{path.name}: the reader broke off: {err.strip()[-500:]}")
     return (
-        f"{path.name} cannot be read: it made the reader end ({code}). It is probably damaged: "
+        f"{path.name} cannot be read: it made the reader crash ({code}). It is probably damaged: "
         "load it where it was made and save it again with write_h5ad."
     )
 

@@ -5,6 +5,7 @@ The only user of caches; with address.py and shelf.py the only one of session st
 
 from __future__ import annotations
 
+import errno
 import gc
 import hashlib
 import io
@@ -99,17 +100,33 @@ def _problem_of(path: Path) -> str:
         stamp = " ".join(f"{f} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files)
     except OSError as error:
         return f"{path} cannot be read ({error.strerror}). Copy the bundle again."
-    return _problem(str(path), stamp)
+    try:
+        return _problem(str(path), stamp)
+    except (BundleError, OSError) as error:
+        return str(error)
 
 
 @st.cache_data(max_entries=256, show_spinner="Checking the models")
 def _problem(path: str, stamp: str) -> str:
+    """What is wrong with its files, remembered; what the system refuses now is raised instead."""
     try:
         load_bundle(path, sha256(Path(path) / "manifest.json"))
     except (BundleError, OSError) as error:
         logs.refused("bundle refused", str(error), model=Path(path).name)
+        if _is_of_the_moment(error):
+            raise
         return str(error)
     return ""
+
+
+def _is_of_the_moment(error: BaseException | None) -> bool:
+    """Whether the system is behind an error: no memory, too many open files, a disk gone."""
+    while error is not None:
+        system = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
+        if system or isinstance(error, MemoryError):
+            return True
+        error = error.__cause__
+    return False
 
 
 def choose_bundle() -> None:
@@ -207,13 +224,13 @@ def footer() -> None:
 
 def inspected(data: str) -> dict[str, Any]:
     """What a data file offers to choose from, remembered. Raises DataError."""
-    return _told(*_inspected(data, _stamp(data)))
+    return _inspected(data, _stamp(data))
 
 
 def validated(reading: Reading) -> dict[str, Any]:
     """What a data file holds when read so, remembered. Raises DataError."""
     every_gene = reading.with_genes(0)  # which genes are kept changes nothing of it
-    return _told(*_validated(every_gene, _stamp(reading.data)))
+    return _validated(every_gene, _stamp(reading.data))
 
 
 def _stamp(data: str) -> str:
@@ -223,26 +240,14 @@ def _stamp(data: str) -> str:
     return f"{path} {about.st_size} {about.st_mtime_ns}"
 
 
-def _told(found: dict[str, Any], problem: str) -> dict[str, Any]:
-    if problem:
-        raise DataError(problem)
-    return found
-
-
 @st.cache_data(max_entries=32, show_spinner="Looking into the file")
-def _inspected(data: str, stamp: str) -> tuple[dict[str, Any], str]:
-    try:
-        return examine.inspected(data), ""
-    except DataError as error:
-        return {}, str(error)
+def _inspected(data: str, stamp: str) -> dict[str, Any]:
+    return examine.inspected(data)  # what it raises is not remembered: another time it may work
 
 
 @st.cache_data(max_entries=64, show_spinner="Reading the file")
-def _validated(reading: Reading, stamp: str) -> tuple[dict[str, Any], str]:
-    try:
-        return examine.validated(reading), ""
-    except DataError as error:
-        return {}, str(error)
+def _validated(reading: Reading, stamp: str) -> dict[str, Any]:
+    return examine.validated(reading)
 
 
 def uploader_key(kind: str) -> str:

@@ -525,6 +525,9 @@ def check_table(path: Path, texts: bool = False) -> None:
         columns = [about.schema.column(i) for i in range(about.num_columns)]
         if any(c.max_repetition_level or c.physical_type not in TYPES for c in columns):
             raise ValueError("it holds columns of a kind that no bundle has")
+        names = [c.path for c in columns]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"it holds columns of the same name: {some(twice)}")
         named = [c.path for c in columns if c.physical_type == "BYTE_ARRAY"]
     if texts and named:
         total = 0

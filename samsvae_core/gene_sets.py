@@ -29,7 +29,11 @@ from samsvae_core.symbols import HINTS, RESOURCES, current_symbols, is_identifie
 
 LOGGER = logging.getLogger(__name__)
 MAX_BYTES = 64 * 2**20  # of a GMT file; GO biological process, the largest shipped, has 6 MB
+MOST_ENTRIES = 5 * 10**6  # tabs; all of MSigDB, 35,000 sets, has 4 million
+MOST_SETS = 10**5
+MOST_GENES = 3 * 10**5  # different names; human ones, older names and Ensembl ids have 150,000
 MAX_NAME = 500  # characters of a set's name
+SMALLER = "Keep the collections or sets that are to be tested, or split the file."
 SEPARATORS = {",": "commas", ";": "semicolons", " ": "spaces"}
 SEPARATOR = re.compile("[,; ]")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -123,6 +127,9 @@ def read_gmt(path: str | Path) -> Collection:
 def parse_gmt(content: bytes, name: str) -> Collection:
     """The collection in a GMT file's content: name, description and genes, a tab between them."""
     text = _text(content, name)
+    for what, mark, most in (("tabs", "\t", MOST_ENTRIES), ("lines", "\n", MOST_SETS)):
+        if (n := text.count(mark)) > most:
+            raise ValueError(f"{name} has {n:,} {what}; {most:,} is the most. {SMALLER}")
     lines = list(io.StringIO(text, newline=None))
     if name.lower().endswith(".gmx") or _has_sets_in_columns(lines):
         raise ValueError(
@@ -131,9 +138,15 @@ def parse_gmt(content: bytes, name: str) -> Collection:
         )
     sets: dict[str, tuple[str, ...]] = {}
     descriptions: dict[str, str] = {}
+    known: dict[str, str] = {}  # each name once in memory
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            term, description, genes = _fields(line, f"{name}, line {number}")
+            term, description, genes = _fields(line, f"{name}, line {number}", known)
+            if len(known) > MOST_GENES:
+                raise ValueError(
+                    f"{name} has more than {MOST_GENES:,} different names of genes up to line"
+                    f" {number:,}; no organism has so many. {SMALLER}"
+                )
             if term in sets:
                 raise ValueError(f"{name}, line {number}: set {term!r} is here twice; rename one.")
             sets[term], descriptions[term] = genes, description
@@ -176,9 +189,10 @@ def _has_sets_in_columns(lines: list[str]) -> bool:
     return len(second) > 1 and all(DESCRIPTION.fullmatch(field.strip()) for field in second)
 
 
-def _fields(line: str, where: str) -> tuple[str, str, tuple[str, ...]]:
-    term, *rest = (field.strip() for field in line.split("\t"))
-    genes = tuple(dict.fromkeys(sys.intern(WEIGHT.sub("", field)) for field in rest[1:] if field))
+def _fields(line: str, where: str, known: dict[str, str]) -> tuple[str, str, tuple[str, ...]]:
+    term, *rest = map(str.strip, line.split("\t"))
+    named = [WEIGHT.sub("", field) if "," in field else field for field in rest[1:] if field]
+    genes = tuple(dict.fromkeys(map(known.setdefault, named, named)))
     if not rest or (len(genes) == 1 and SEPARATOR.search(genes[0])):
         joined = genes[0] if genes else term
         mark = max(SEPARATORS, key=joined.count)

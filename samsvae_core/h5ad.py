@@ -7,7 +7,6 @@ What was found, chosen or left alone on the way is told in `CellData.source`, ne
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +18,27 @@ import scipy.sparse as sp
 
 from samsvae_core.data import CellData, DataError, constant_genes, nearest, some
 from samsvae_core.files import cache_folder
-from samsvae_core.h5file import check_told_size, names_in, opened, read_element, told
+from samsvae_core.h5file import (
+    DENSEST,
+    EMPTIEST,
+    SMALL,
+    check_size,
+    names_in,
+    opened,
+    read_element,
+    told,
+    too_dense,
+)
 from samsvae_core.machine import memory_free
-from samsvae_core.mapped import VALUES_AT_ONCE, check_room, on_disk, row_blocks, size_of
+from samsvae_core.mapped import (
+    VALUES_AT_ONCE,
+    check_room,
+    in_memory,
+    index_type,
+    on_disk,
+    row_blocks,
+    size_of,
+)
 
 # The first group with a column that holds a control label decides: genes before their guides.
 PERTURBATION_KEYS = (
@@ -44,6 +61,11 @@ CONTROL_WORD = (
 CONTROL = re.compile(rf"{CONTROL_WORD}(?:[+_|;,]+{CONTROL_WORD})*", re.IGNORECASE)
 SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9.\-]{0,14}")
 ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}(\.\d+)?")
+SCALARS = (str, bytes, bool, int, float, complex, np.number, np.bool_)
+COLUMN_KINDS = (
+    *("", "array", "string-array", "categorical"),
+    *("nullable-integer", "nullable-boolean", "nullable-string-array"),
+)
 MISSING = {"", "nan", "NaN", "NA", "<NA>", "None"}
 LARGE_DOSAGE = 10.0  # units: the model's prior of an effect is 1 per unit of dosage
 SHARE = 0.25  # of the free memory that counts may take: dividing and scoring copies them
@@ -69,7 +91,6 @@ class _Storage(NamedTuple):
         """The folder for a matrix that is to be kept on disk, which has room for it."""
         if self.asked == "memory":
             return None
-        check_told_size(file, place)
         size, free = size_of(_n_values(file, place), _most_values(file, place)), memory_free()
         if self.asked == "auto" and size <= SHARE * free:
             return None
@@ -179,16 +200,25 @@ def read_h5ad(
 
 def table_of(file: h5py.File, name: str) -> pd.DataFrame:
     """`obs`, `var` or `raw/var` with its names as unique strings."""
+    _check_encodings(file, name)
     frame = read_element(file, name)
     if not isinstance(frame, pd.DataFrame):
         raise DataError(
             f"{name} of {file.filename} is not a table as anndata has written since 0.7."
             " Load the file with anndata and save it again."
         )
+    _check_columns(frame, name)
     names = pd.Index(texts_of(frame.index), dtype=object)
     kind = "cell" if name == "obs" else "gene"
     if not len(names):
         raise DataError(f"{file.filename} has no {kind}s: {name} is empty. Give a file with data.")
+    if n := int((names == "").sum()):
+        first = int(np.flatnonzero(names == "")[0])
+        raise DataError(
+            f"{n:,} {kind} names are empty or say that they are missing (row {first + 1:,} of"
+            f" {name}, counted from 1); expected a name for each. Name them, or drop them, and save"
+            " the file."
+        )
     twice = names[names.duplicated()].unique()
     if len(twice):
         raise DataError(
@@ -196,6 +226,53 @@ def table_of(file: h5py.File, name: str) -> pd.DataFrame:
             f" unique. Call adata.{name.split('/')[-1]}_names_make_unique() and save the file."
         )
     return frame.set_axis(names, axis=0)
+
+
+def _check_encodings(file: h5py.File, name: str) -> None:
+    """Refuse a table with a column of a kind that holds no text or number for each row."""
+    with told(file, name):
+        table = file[name]
+        order = table.attrs.get("column-order", ())
+        columns = [str(key) for key in np.ravel(order)] if isinstance(table, h5py.Group) else []
+        kinds = {key: table[key].attrs.get("encoding-type", "") for key in columns if key in table}
+    if odd := {key: kind for key, kind in kinds.items() if kind not in COLUMN_KINDS}:
+        key, kind = next(iter(odd.items()))
+        raise DataError(
+            f"Column {key!r} of {name} is stored as {str(kind)!r}; expected one text or number for"
+            " each row. Drop it, or make it text, and save the file again."
+        )
+
+
+def _check_columns(frame: pd.DataFrame, name: str) -> None:
+    """Refuse names and columns that hold anything but one text or number for each row."""
+    if twice := [str(key) for key in frame.columns[frame.columns.duplicated()]]:
+        raise DataError(f"{name} has columns of the same name: {some(twice)}. Rename one of each.")
+    columns = [("", pd.Series(frame.index)), *((repr(key), frame[key]) for key in frame)]
+    for key, column in columns:
+        where = f"Column {key} of {name}" if key else f"The names of {name}"
+        values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
+        if values.dtype.kind not in "OSV":
+            continue
+        wrong = {type(v) for v in values if not (isinstance(v, SCALARS) or v is pd.NA or v is None)}
+        if wrong or values.dtype.kind == "V":
+            found = some(sorted(each.__name__ for each in wrong)) or "tables"
+            raise DataError(
+                f"{where} holds values of type {found}; expected one text or number for each row."
+                " Drop it, or make it text, and save the file again."
+            )
+        if any(isinstance(v, bytes) and not _is_utf8(v) for v in values):
+            raise DataError(
+                f"{where} holds texts that are not UTF-8. Decode them where the file was made, and"
+                " save it again."
+            )
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def texts_of(values: pd.Series | pd.Index) -> np.ndarray:
@@ -225,11 +302,11 @@ def _counts(file: h5py.File, layer: str | None, cells: pd.Index, storage: _Stora
             kept = genes
         folder = storage.folder_for(file, place)
         faults = _Faults(COUNT_FAULTS, cells, genes)
-        blocks = faults.sound(_blocks(file, place, (len(cells), len(genes)), folder))
+        blocks = faults.sound(_blocks(file, place, (len(cells), len(genes))))
         if columns is not None:
             blocks = (block[:, columns].sorted_indices() for block in blocks)
         matrix = _joined(blocks, len(kept), folder, file, place)
-        if matrix is None or faults.n:
+        if faults.n:
             what, n, where = faults.worst()
             problems.append(
                 f"{place} has {n:,} values that are {what} ({where}); expected raw counts, whole"
@@ -260,9 +337,9 @@ def _values(file: h5py.File, layer: str | None, cells: pd.Index, storage: _Stora
     genes = table_of(file, "var").index
     folder = storage.folder_for(file, place)
     faults = _Faults(VALUE_FAULTS, cells, genes)
-    blocks = map(_single, _blocks(file, place, (len(cells), len(genes)), folder))
+    blocks = map(_single, _blocks(file, place, (len(cells), len(genes))))
     matrix = _joined(faults.sound(blocks), len(genes), folder, file, place)
-    if matrix is None or faults.n:
+    if faults.n:
         what, n, where = faults.worst()
         raise DataError(
             f"{place} has {n:,} values that are {what} ({where}); expected finite numbers. Replace"
@@ -281,75 +358,207 @@ def _layers(file: h5py.File, layer: str | None) -> list[str]:
     return layers
 
 
-def _n_values(file: h5py.File, place: str) -> int:
-    """Values other than 0 of a matrix, as many as are stored, or estimated where all are."""
+class _Stored(NamedTuple):
+    """How a matrix is stored: by rows ("csr"), by columns ("csc") or "dense", and its arrays."""
+
+    layout: str
+    shape: tuple[int, ...]
+    arrays: dict[str, h5py.Dataset]  # data of all, indices and indptr of sparse ones
+    n_values: int
+    size: int  # bytes in the file
+
+
+LAYOUTS = {"csr_matrix": "csr", "csc_matrix": "csc"}
+VERSIONS = {"csr": "0.1.0", "csc": "0.1.0", "dense": "0.2.0"}
+
+
+def _stored(file: h5py.File, place: str) -> _Stored:
+    """What is stored as a matrix, nothing of it read. DataError for what is none."""
     with told(file, place):
         item = file[place]
-        if isinstance(item, h5py.Group):
-            return int(item["data"].size) if "data" in item else 0
-        if item.ndim != 2 or item.dtype.kind not in "biuf":
-            return 0
-        first = item[: min(SAMPLED, max(1, VALUES_AT_ONCE // max(1, item.shape[1])))]
-        return int(item.size * np.count_nonzero(first) / max(1, first.size))
+        encoding, version = (
+            str(item.attrs.get(f"encoding-{of}", "")) for of in ("type", "version")
+        )
+    is_dense = isinstance(item, h5py.Dataset)
+    layout = "dense" if is_dense and encoding in ("", "array") else LAYOUTS.get(encoding)
+    names = ("data",) if is_dense else ("data", "indices", "indptr")
+    if layout is None or is_dense != (layout == "dense"):
+        raise DataError(
+            f"{place} is stored as {encoding or 'a group without a type'!r}; expected a dense or"
+            " sparse matrix of numbers (CSR or CSC). Convert it and save the file again."
+        )
+    if version not in ("", VERSIONS[layout]):
+        raise DataError(
+            f"{place} is stored in version {version!r} of its format; expected"
+            f" {VERSIONS[layout]!r}. Load it where it was made and save it for this version."
+        )
+    check_size(file, place, whole=False, densest=EMPTIEST if is_dense else DENSEST)
+    with told(file, place):
+        arrays = {"data": item} if is_dense else {name: item[name] for name in names}
+        kinds = {name: array.dtype for name, array in arrays.items()}
+        shape = (item.shape or ()) if is_dense else tuple(int(n) for n in item.attrs["shape"])
+        n_values = int(arrays["data"].size or 0)
+        size = sum(int(array.id.get_storage_size()) for array in arrays.values())
+        are_lists = all(array.ndim == 1 for array in arrays.values())
+    if not is_dense and not are_lists:
+        raise _damaged(place, "data, indices and indptr are not lists")
+    kind = kinds["data"]
+    if kind.kind not in "biuf" or h5py.check_enum_dtype(kind) is not None:
+        raise DataError(f"{place} holds values of type {kind}; expected numbers.")
+    return _Stored(layout, shape, arrays, n_values, size)
+
+
+def _n_values(file: h5py.File, place: str) -> int:
+    """Values other than 0 of a matrix, as many as are stored, or estimated where all are."""
+    stored = _stored(file, place)
+    values = stored.arrays["data"]
+    if stored.layout != "dense" or len(stored.shape) != 2:
+        return stored.n_values
+    n_rows = min(SAMPLED, max(1, VALUES_AT_ONCE // max(1, stored.shape[1])))
+    with told(file, place):
+        first = values[:n_rows]
+    share = np.count_nonzero(first) / max(1, first.size)
+    return int(stored.n_values * share)
 
 
 def _most_values(file: h5py.File, place: str) -> int:
     """Values of a matrix that may have to be stored."""
-    with told(file, place):
-        item = file[place]
-        values = item.get("data") if isinstance(item, h5py.Group) else item
-        return 0 if values is None else int(values.size)
+    return _stored(file, place).n_values
 
 
-def _blocks(
-    file: h5py.File, place: str, shape: tuple[int, int], folder: Path | None
-) -> Iterator[sp.csr_matrix]:
-    """A matrix as one block; for `folder` some rows at a time, if it is stored by rows."""
+def _blocks(file: h5py.File, place: str, shape: tuple[int, int]) -> Iterator[sp.csr_matrix]:
+    """A matrix, some rows at a time; as one block where it is stored by columns."""
+    stored = _stored(file, place)
+    if stored.shape != shape:
+        raise DataError(f"{place} is {stored.shape}; expected {shape}. Write the file again.")
+    read = {"dense": _dense_blocks, "csr": _row_blocks, "csc": _column_blocks}[stored.layout]
+    most = SMALL + DENSEST * stored.size
+    taken = 0
+    for block in read(file, place, stored):
+        taken += size_of(block.nnz, shape[1])
+        if taken > most:
+            raise too_dense(file, place, size_of(block.nnz, shape[1]) + taken, stored.size)
+        yield block
+
+
+def _dense_blocks(file: h5py.File, place: str, stored: _Stored) -> Iterator[sp.csr_matrix]:
+    n_rows, n_columns = stored.shape
+    values = stored.arrays["data"]
+    with told(file, place):  # its pieces are unpacked as wholes: once each, if kept until used
+        piece = values.chunks or (1, 1)
+        across = -(-n_columns // max(1, piece[1])) * piece[1]
+        band = piece[0] * across * values.dtype.itemsize
+    if band > SMALL + DENSEST * stored.size:
+        raise too_dense(file, place, band, stored.size)
     with told(file, place):
-        item = file[place]
-        by_rows = isinstance(item, h5py.Dataset) or item.attrs.get("encoding-type") == "csr_matrix"
-    if folder is None or not by_rows:
-        yield _csr(read_element(file, place), place, shape)
-        return
-    if isinstance(item, h5py.Dataset):
-        if item.shape != shape or item.dtype.kind not in "biuf":
-            _csr(np.empty(item.shape[:2], "V1" if item.shape == shape else "b"), place, shape)
-        size = max(1, VALUES_AT_ONCE // max(1, shape[1]))
-        for first in range(0, shape[0], size):
-            with told(file, place):
-                rows = item[first : first + size]
-            yield _csr(rows, place, rows.shape)
-        return
-    with told(file, place):
-        starts, stored = item["indptr"][:], tuple(int(n) for n in item.attrs["shape"])
-        data, indices = item["data"], item["indices"]
-    if stored != shape:
-        raise DataError(f"{place} is {stored}; expected {shape}. Write the file again.")
-    if data.dtype.kind not in "biuf":
-        raise DataError(f"{place} holds values of type {data.dtype}; expected numbers.")
-    with _damage(place):
-        _check_indices(indices[:0], starts, len(data), len(indices), shape)
-        starts = starts.astype(np.int64)
+        access = values.id.get_access_plist()
+        access.set_chunk_cache(521, max(2**20, band), 1.0)
+        values = h5py.Dataset(h5py.h5d.open(file.id, place.encode(), access))
+    size = max(1, VALUES_AT_ONCE // max(1, n_columns))
+    for first in range(0, n_rows, size):
+        with told(file, place):
+            rows = values[first : first + size]
+        yield _sparse(rows)
+
+
+def _row_blocks(file: h5py.File, place: str, stored: _Stored) -> Iterator[sp.csr_matrix]:
+    data, indices = stored.arrays["data"], stored.arrays["indices"]
+    starts = _starts(file, place, stored)
     for rows in row_blocks(starts):
         own = starts[rows.start : rows.stop + 1]
-        part, n_rows = slice(int(own[0]), int(own[-1])), rows.stop - rows.start
+        part = slice(int(own[0]), int(own[-1]))
         with told(file, place):
             values, columns = data[part], indices[part]
-        with _damage(place):
-            own = own - own[0]
-            _check_indices(columns, own, len(values), len(columns), (n_rows, shape[1]))
-            block = sp.csr_matrix((values, columns, own), shape=(n_rows, shape[1]))
-        yield _csr(block, place, block.shape)
+        yield _checked(place, values, columns, own - own[0], stored.shape[1])
+
+
+def _column_blocks(file: h5py.File, place: str, stored: _Stored) -> Iterator[sp.csr_matrix]:
+    starts = _starts(file, place, stored)
+    check_size(file, place)
+    with told(file, place):
+        values, rows = stored.arrays["data"][:], stored.arrays["indices"][:]
+    yield _checked(place, values, rows, starts, stored.shape[0]).T.tocsr()
+
+
+def _starts(file: h5py.File, place: str, stored: _Stored) -> np.ndarray:
+    """Where the lines of a sparse matrix start, as int64, checked against what is stored."""
+    n_lines = stored.shape[1 if stored.layout == "csc" else 0]
+    with told(file, place):
+        n_values, n_indices = (len(stored.arrays[name]) for name in ("data", "indices"))
+        found = stored.arrays["indptr"][:]
+    if found.dtype.kind not in "iu" or stored.arrays["indices"].dtype.kind not in "iu":
+        raise _damaged(place, "its indices are not whole numbers")
+    if len(found) != n_lines + 1 or n_indices != n_values:
+        raise _damaged(
+            place,
+            f"it has {len(found):,} starts of {n_lines:,} lines, and {n_indices:,} indices of"
+            f" {n_values:,} values",
+        )
+    starts = found.astype(np.int64)  # what is too large becomes negative
+    if starts[0] != 0 or starts[-1] > n_values or (np.diff(starts) < 0).any():
+        raise _damaged(place, "its starts do not go up to the number of values")
+    if starts[-1] < n_values:
+        raise _damaged(
+            place,
+            f"{n_values:,} values are stored, and {int(starts[-1]):,} of them belong to a line",
+        )
+    return starts
+
+
+def _checked(
+    place: str, values: np.ndarray, others: np.ndarray, starts: np.ndarray, n_others: int
+) -> sp.csr_matrix:
+    """Lines of a sparse matrix, each place in them once, in order and without stored zeros.
+
+    Indices that lead out of it would crash SciPy.
+    """
+    if len(others) and not 0 <= int(others.min()) <= int(others.max()) < n_others:
+        raise _damaged(place, f"an index is none of 0 to {n_others - 1:,}")
+    index = index_type(max(len(values), n_others))
+    arrays = (_native(values), others.astype(index), starts.astype(index))
+    lines = sp.csr_matrix(arrays, shape=(len(starts) - 1, n_others))
+    lines.sum_duplicates()
+    if twice := len(values) - lines.nnz:
+        raise DataError(
+            f"{place} stores {twice:,} values for a cell and a gene that have one already; expected"
+            " one for each. Whoever made the file knows whether they are to be added or dropped: do"
+            " so there (sum_duplicates adds them), and save it again."
+        )
+    lines.eliminate_zeros()
+    return lines
+
+
+def _sparse(rows: np.ndarray) -> sp.csr_matrix:
+    return sp.csr_matrix(_native(rows))
+
+
+def _native(values: np.ndarray) -> np.ndarray:
+    """Numbers of a type that SciPy has: it knows no float16, and no order of bytes but its own."""
+    small = values.dtype.kind == "b" or (values.dtype.itemsize == 2 and values.dtype.kind == "f")
+    return values.astype(np.float32 if small else values.dtype.newbyteorder("="), copy=False)
+
+
+def _damaged(place: str, why: str) -> DataError:
+    return DataError(f"{place} is damaged: {why}. Fetch or write it again.")
 
 
 def _joined(
     blocks: Iterable[sp.csr_matrix], n_columns: int, folder: Path | None, file: h5py.File, name: str
-) -> sp.csr_matrix | None:
-    """The blocks as one matrix in single precision; None where there are none."""
+) -> sp.csr_matrix:
+    """The blocks as one matrix in single precision."""
     single = map(_single, blocks)
     if folder is None:
-        return next(single, None)
+        return in_memory(single, n_columns)
     return on_disk(single, n_columns, folder, _most_values(file, name))
+
+
+def _matrix(file: h5py.File, place: str) -> sp.csr_matrix:
+    """A matrix of obsm, in double precision: of any number of columns."""
+    shape = _stored(file, place).shape
+    if len(shape) != 2:
+        raise DataError(f"{place} is {shape}; expected cells x columns. Write the file again.")
+    blocks = _blocks(file, place, (shape[0], shape[1]))
+    return in_memory((block.astype(np.float64) for block in blocks), shape[1])
 
 
 def _single(block: sp.csr_matrix) -> sp.csr_matrix:
@@ -406,56 +615,6 @@ class _Faults:
         """The first kind that was found, how often, and where."""
         what = next(what for what in self.kinds if self.n[what])
         return what, self.n[what], "; ".join(self.examples[what][:3])
-
-
-@contextmanager
-def _damage(place: str) -> Iterator[None]:
-    """Wrong indices of a sparse matrix, as a message."""
-    try:
-        yield
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{place} is damaged: {error}. Fetch or write it again.") from error
-
-
-def _csr(values: Any, place: str, shape: tuple[int, int]) -> sp.csr_matrix:
-    """A matrix from a file as CSR, its indices checked: wrong ones would crash SciPy."""
-    matrix: Any = values if sp.issparse(values) else np.asarray(values)
-    if matrix.dtype.kind not in "biuf":
-        raise DataError(f"{place} holds values of type {matrix.dtype}; expected numbers.")
-    if matrix.shape != shape:
-        raise DataError(f"{place} is {matrix.shape}; expected {shape}. Write the file again.")
-    if sp.issparse(matrix):
-        with _damage(place):
-            by_row = matrix.format == "csr"
-            lines = matrix.shape if by_row else matrix.shape[::-1]
-            n_values, n_indices = len(matrix.data), len(matrix.indices)
-            _check_indices(matrix.indices, matrix.indptr, n_values, n_indices, lines)
-            matrix.check_format(full_check=True)
-    small = matrix.dtype.kind == "b" or matrix.dtype.itemsize == 2  # SciPy has no float16
-    matrix = sp.csr_matrix(matrix.astype(np.float32) if small else matrix)
-    matrix.sum_duplicates()
-    matrix.eliminate_zeros()
-    return matrix
-
-
-def _check_indices(
-    indices: np.ndarray, starts: np.ndarray, n_values: int, n_indices: int, shape: Sequence[int]
-) -> None:
-    """Raise ValueError for indices that lead out of a sparse matrix of `shape`, lines x others.
-
-    SciPy's own check takes differences in the type of the file: those of unsigned numbers are never
-    negative, and those of small ones may overflow.
-    """
-    n_lines, n_others = shape
-    if indices.dtype.kind not in "iu" or starts.dtype.kind not in "iu":
-        raise ValueError(f"indices are of type {indices.dtype}, {starts.dtype}, not whole numbers")
-    if len(starts) != n_lines + 1 or n_indices != n_values:
-        raise ValueError(f"{len(starts)} starts and {n_indices} indices of {n_values} values")
-    places = starts.astype(np.int64)  # what is too large becomes negative
-    if places[0] != 0 or places[-1] > n_values or (np.diff(places) < 0).any():
-        raise ValueError("its starts do not go up to the number of values")
-    if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < n_others:
-        raise ValueError(f"an index is none of 0 to {n_others - 1:,}")
 
 
 def _looks_like(matrix: sp.csr_matrix) -> str:
@@ -746,7 +905,12 @@ def _design_from_table(
             f"obsm[{key!r}] has a column for control ({some(wrong)}); expected perturbations only,"
             " with rows of zeros for control cells. Drop the column."
         )
-    dosages = _csr(table, f"obsm[{key!r}]", (len(obs), len(names)))[:, np.argsort(names)]
+    if table.shape != (len(obs), len(names)):
+        raise DataError(
+            f"obsm[{key!r}] is {table.shape}; expected {(len(obs), len(names))}. Write the file"
+            " again."
+        )
+    dosages = table[:, np.argsort(names)]
     bad = np.unique(dosages.nonzero()[0][~((dosages.data >= 0) & np.isfinite(dosages.data))])
     if len(bad):
         raise DataError(
@@ -770,7 +934,7 @@ def _design_from_table(
     )
 
 
-def _dosage_table(file: h5py.File, key: str, obs: pd.DataFrame) -> tuple[Any, np.ndarray]:
+def _dosage_table(file: h5py.File, key: str, obs: pd.DataFrame) -> tuple[sp.csr_matrix, np.ndarray]:
     """The table of obsm and the names of its columns."""
     known = names_in(file, "obsm")
     if key not in known:
@@ -778,15 +942,30 @@ def _dosage_table(file: h5py.File, key: str, obs: pd.DataFrame) -> tuple[Any, np
             f"Neither obs nor obsm has {key!r}, given as --dosage-key."
             f" {nearest(key, [*obs.columns, *known])}"
         )
-    table = read_element(file, f"obsm/{key}")
-    if isinstance(table, pd.DataFrame):
-        return table.to_numpy(), texts_of(table.columns)
+    place = f"obsm/{key}"
+    with told(file, place):
+        is_frame = file[place].attrs.get("encoding-type") == "dataframe"
+    if is_frame:
+        frame = read_element(file, place)
+        if odd := [name for name in frame if not _is_number(frame[name])]:
+            raise DataError(
+                f"Columns of obsm[{key!r}] are no numbers: {some(odd)}. Drop them, or make them"
+                " numbers, and save the file again."
+            )
+        values = frame.to_numpy(dtype=np.float64, na_value=np.nan)
+        return sp.csr_matrix(values), texts_of(frame.columns)
     if f"{key}_names" in names_in(file, "uns"):
-        return table, texts_of(pd.Index(np.ravel(read_element(file, f"uns/{key}_names"))))
+        names = np.ravel(read_element(file, f"uns/{key}_names"))
+        _check_columns(pd.DataFrame(index=pd.Index(names)), f"uns[{key + '_names'!r}]")
+        return _matrix(file, place), texts_of(pd.Index(names))
     raise DataError(
         f"obsm[{key!r}] does not name its columns. Store it as a DataFrame, or the names of the"
         f" perturbations as uns[{key + '_names'!r}]."
     )
+
+
+def _is_number(column: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(column) and column.dtype.kind in "biuf"
 
 
 def _conditions(dosages: sp.csr_matrix, perturbations: np.ndarray, control: str) -> np.ndarray:

@@ -1,8 +1,9 @@
-"""The processors that there are for this process: of the machine, or of the container it is in."""
+"""The processors and the memory that there are: of the machine, or of the container it is in."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,13 +38,31 @@ def is_busy() -> bool:
     return running > 1  # this process is one
 
 
+def memory_here(cgroup: Path | None = None) -> int:
+    """Bytes of memory of this machine, or of the container it is in, if that has a limit."""
+    machine = _memory_of_machine()
+    try:
+        limit = ((cgroup or CGROUP) / "memory.max").read_text().strip()
+    except OSError:  # no container
+        return machine
+    return min(machine, int(limit)) if limit.isdecimal() else machine
+
+
+def _memory_of_machine() -> int:
+    """Bytes; where the system does not tell (Windows) it is taken for large enough."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return sys.maxsize
+
+
 def memory_free(cgroup: Path | None = None) -> int:
     """Bytes of memory that one process of a training may still take, files in memory let go of."""
     try:
         told = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         free = int(told["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):  # no Linux
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        free = _memory_of_machine()
     folder = cgroup or CGROUP
     try:
         limit = (folder / "memory.max").read_text().strip()

@@ -91,6 +91,36 @@ def on_disk(
     return matrix
 
 
+def in_memory(blocks: Iterable[sp.csr_matrix], n_columns: int) -> sp.csr_matrix:
+    """Blocks of rows below each other as one matrix in canonical form, as `on_disk` makes it."""
+    values, columns, lengths = [], [], [np.zeros(1, np.int64)]
+    for block in blocks:
+        values.append(block.data)
+        columns.append(block.indices)
+        lengths.append(np.diff(block.indptr).astype(np.int64))
+    starts = np.cumsum(np.concatenate(lengths))
+    index = index_type(max(int(starts[-1]), n_columns))
+    matrix = sp.csr_matrix((len(starts) - 1, n_columns), dtype=values[0].dtype if values else "f4")
+    matrix.indptr = starts.astype(index)
+    matrix.data = _together(values, matrix.dtype)
+    matrix.indices = _together(columns, np.dtype(index))
+    matrix.has_sorted_indices = matrix.has_canonical_format = True
+    return matrix
+
+
+def _together(parts: list[np.ndarray], kind: np.dtype) -> np.ndarray:
+    """The parts one after another; each is let go of once it is copied."""
+    if len(parts) == 1:
+        return parts[0].astype(kind, copy=False)
+    whole, first = np.empty(sum(len(part) for part in parts), kind), 0
+    parts.reverse()
+    while parts:
+        part = parts.pop()
+        whole[first : first + len(part)] = part
+        first += len(part)
+    return whole
+
+
 def rows_of(matrix: sp.csr_matrix, rows: np.ndarray, folder: Path | None) -> sp.csr_matrix:
     """The rows at these positions, in a file in `folder` where there are many values in them."""
     lengths = np.diff(matrix.indptr)[rows]

@@ -5,8 +5,9 @@ from pathlib import Path
 import h5py
 import pytest
 
-from app import datasets, examine
+from app import datasets, examine, state
 from app.datasets import Reading
+from samsvae_core.bundle import BundleError
 from samsvae_core.data import DataError
 
 
@@ -40,21 +41,81 @@ def test_a_damaged_file_is_told_without_the_folders_of_the_server(uploaded, tmp_
     assert str(refused.value).startswith(path.name)
 
 
-def test_a_file_that_takes_too_long_is_given_up(uploaded, monkeypatch):
-    monkeypatch.setattr(examine, "SECONDS", 0.01)
-    with pytest.raises(DataError, match="was not read within 0 seconds"):
+def test_item_13_time_is_that_of_a_processor_without_the_imports(uploaded, monkeypatch):
+    """By the clock it may take as long as it likes, and the import of libraries does not count."""
+    monkeypatch.setattr(examine, "SECONDS", 0)
+    monkeypatch.setattr(examine, "BYTES_A_SECOND", 2**60)
+    assert examine.inspected(uploaded)["n_cells"] == 600
+    monkeypatch.setattr(examine, "IMPORTS", 0.1)
+    monkeypatch.setattr(examine, "PATIENCE", 1000)
+    with pytest.raises(DataError, match=r"more than 0 seconds of a processor.* samsvae validate"):
         examine.inspected(uploaded)
+
+
+def test_item_13_a_busy_machine_is_not_told_as_a_fault_of_the_file(uploaded, monkeypatch):
+    monkeypatch.setattr(examine, "PATIENCE", 0.001)
+    with pytest.raises(
+        DataError, match=r"this machine is busy.* Nothing is known against the file"
+    ):
+        examine.inspected(uploaded)
+
+
+@pytest.mark.parametrize("what", ["inspected", "validated"])
+@pytest.mark.parametrize("error", [DataError("busy"), examine.ReaderError("ours")])
+def test_item_13_what_goes_wrong_once_is_not_remembered(uploaded, monkeypatch, what, error):
+    asked = {"inspected": uploaded, "validated": Reading(uploaded)}[what]
+
+    def wrong(_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(examine, what, wrong)
+        with pytest.raises(type(error)):
+            getattr(state, what)(asked)
+    monkeypatch.setattr(examine, what, lambda _: {"n_cells": 3})
+    assert getattr(state, what)(asked) == {"n_cells": 3}
+    monkeypatch.setattr(examine, what, wrong)
+    assert getattr(state, what)(asked) == {"n_cells": 3}  # what went well is
+
+
+def test_item_13_a_model_that_cannot_be_opened_now_is_looked_at_again(copied, monkeypatch):
+    def full(*_):
+        try:
+            raise OSError(24, "Too many open files")
+        except OSError as error:
+            raise BundleError("cannot be read") from error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state.bundles, "load", full)
+        assert state._problem_of(copied) == "cannot be read"
+    assert state._problem_of(copied) == ""
+
+
+def test_item_13_a_damaged_model_is_looked_at_once(copied, monkeypatch):
+    (copied / "masks.csv").write_text("no table")
+    said = state._problem_of(copied)
+    assert "masks.csv" in said
+    monkeypatch.setattr(state.bundles, "load", None)
+    assert state._problem_of(copied) == said
+
+
+def test_item_12_a_mistake_of_the_reader_is_not_told_as_a_damaged_file(uploaded):
+    with pytest.raises(examine.ReaderError, match="KeyError: 'x'"):
+        examine._why(1, "Traceback ...\nKeyError: 'x'", Path("/srv/a.h5ad"))
 
 
 def test_a_file_that_needs_too_much_memory_is_told(uploaded, monkeypatch):
     path = datasets.resolve(uploaded)
     with h5py.File(path, "a") as raw:
-        del raw["X"]
-        wide = raw.create_dataset("X", (600, 900_000), "f4", chunks=(600, 1000))
-        wide[:, 0:9_000] = 1.0
-        wide.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        create.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        create.set_fill_time(h5py.h5d.FILL_TIME_NEVER)  # the file has a hole there
+        space = h5py.h5s.create_simple((2 * 10**8,))
+        h5py.h5d.create(raw.id, b"obs/long", h5py.h5t.NATIVE_DOUBLE, space, create)
+        raw["obs/long"].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        raw["obs"].attrs["column-order"] = [*raw["obs"].attrs["column-order"], "long"]
     monkeypatch.setattr(examine, "memory_here", lambda: 2 * 10**9)
-    with pytest.raises(DataError, match=r"memory|Unable to allocate"):
+    with pytest.raises(DataError, match="not enough memory for it here"):
         examine.validated(Reading(uploaded))
 
 
@@ -62,8 +123,8 @@ def test_a_file_that_needs_too_much_memory_is_told(uploaded, monkeypatch):
     ("code", "err", "message"),
     [
         (-signal.SIGKILL, "", "needs more memory than there is here"),
-        (-signal.SIGSEGV, "Fatal Python error", "made the reader end"),
-        (1, "Traceback ...\nKeyError: 'x'", "made the reader end"),
+        (-signal.SIGSEGV, "Fatal Python error", "made the reader crash"),
+        (-signal.SIGTERM, "", "was stopped. Try again"),
         (2, "a warning\nError: No cell. Use --layer.\n", "^No cell. Use the box Counts from.$"),
     ],
 )

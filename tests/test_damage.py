@@ -1,0 +1,114 @@
+"""What is told as damage of a file is damage: mistakes of ours and of the machine are not."""
+
+import inspect
+import os
+import types
+
+import anndata
+import h5py
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from samsvae_core import data, h5ad, h5file, inspection, machine, mapped
+from samsvae_core.data import DataError
+from samsvae_core.h5ad import read_h5ad
+from tests.test_mapped import saved
+
+COUNTS = np.random.default_rng(0).poisson(2.0, size=(12, 5)).astype(np.float32)
+MODULES = (h5file, h5ad, machine, mapped)
+OURS = [
+    (module, name)
+    for module in MODULES
+    for name, found in vars(module).items()
+    if isinstance(found, types.FunctionType) and found.__module__ == module.__name__
+]
+
+
+class Mistake(AttributeError, KeyError, TypeError, RuntimeError, ValueError):
+    """Of every kind that damage is told by."""
+
+
+def mistaken(*_, **__):
+    raise Mistake("a mistake of ours")
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = saved(tmp_path / "a.h5ad", sp.csr_matrix(COUNTS), layers={"dense": COUNTS})
+    with h5py.File(path, "a") as raw:
+        anndata.io.write_elem(raw["obsm"], "dosages", np.eye(12)[:, :2])
+        anndata.io.write_elem(raw["uns"], "dosages_names", np.array(["A", "B"]))
+    return path
+
+
+def everything(path, folder):
+    """All that reads a file; what is refused is left alone."""
+    inspection.inspect(path)
+    read_h5ad(path)
+    read_h5ad(path, continuous=True, layer="dense", counts_on="disk", scratch=folder)
+    read_h5ad(path, dosage_key="dosages")
+
+
+def test_item_12_a_mistake_in_any_function_of_ours_comes_out_as_itself(file, tmp_path, monkeypatch):
+    everything(file, tmp_path)
+    called = []
+    for module, name in OURS:
+        with monkeypatch.context() as patch:
+            for each in (*MODULES, inspection, data):
+                if getattr(each, name, None) is getattr(module, name):
+                    patch.setattr(each, name, mistaken)
+            try:
+                everything(file, tmp_path)
+            except Mistake:
+                called.append(name)
+            except DataError as error:
+                pytest.fail(f"a mistake in {name} is told as: {error}")
+    assert {"check_size", "memory_here", "table_of", "_checked", "in_memory", "_arrays"} <= set(
+        called
+    )
+
+
+def test_item_12_a_system_that_does_not_tell_its_memory_reads_as_any_other(file, monkeypatch):
+    monkeypatch.delattr(os, "sysconf")
+    monkeypatch.setattr(machine, "CGROUP", file)
+    assert machine.memory_here() > 2**50
+    assert machine.memory_free() > 0
+    np.testing.assert_array_equal(read_h5ad(file).counts.toarray(), COUNTS)
+
+
+def test_item_12_what_the_system_refuses_is_not_told_as_a_damaged_file(file, monkeypatch):
+    def full(*_, **__):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("pathlib.Path.open", full)
+    with pytest.raises(DataError, match=r"cannot be read here: Too many open files") as refused:
+        read_h5ad(file)
+    assert "fetch it again" not in str(refused.value).lower()
+
+
+def test_item_12_too_little_memory_is_not_told_as_a_damaged_file(file, monkeypatch):
+    def full(*_):
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    monkeypatch.setattr("anndata.io.read_elem", full)
+    with pytest.raises(DataError, match="not enough memory for it here") as refused:
+        read_h5ad(file)
+    assert "damage" not in str(refused.value)
+
+
+def test_item_12_nothing_of_ours_stands_within_what_catches_damage():
+    """In the source, too: within `told` only h5py and anndata are called, and what they give."""
+    import ast
+
+    names = {name for _, name in OURS} - {"told", "_sound"}
+    for module in (h5file, h5ad):
+        for node in ast.walk(ast.parse(inspect.getsource(module))):
+            if isinstance(node, ast.With) and any(
+                isinstance(item.context_expr, ast.Call)
+                and getattr(item.context_expr.func, "id", "") in ("told", "_sound")
+                for item in node.items
+            ):
+                inner = [each for line in node.body for each in ast.walk(line)]
+                called = {getattr(c.func, "id", "") for c in inner if isinstance(c, ast.Call)}
+                assert not called & names, ast.unparse(node)
