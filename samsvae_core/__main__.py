@@ -50,11 +50,30 @@ Table = Annotated[
     ),
 ]
 Key = Annotated[str | None, typer.Option(help="Column of obs with the perturbation of each cell.")]
-Control = Annotated[str | None, typer.Option(help="Label of control cells.")]
-Delimiter = Annotated[str, typer.Option(help="Between the parts of a combination.")]
+Control = Annotated[
+    list[str] | None,
+    typer.Option(help="Label of control cells, or a pattern ('*non-targeting*'); may be repeated."),
+]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(
+        help="Between the parts of a combination; '' keeps labels whole. Found by itself if absent."
+    ),
+]
 Layer = Annotated[str | None, typer.Option(help="Layer with the counts, instead of X.")]
 SizeFactor = Annotated[str | None, typer.Option(help="Column of obs with each cell's total.")]
 Dosage = Annotated[str | None, typer.Option(help="Column of obs, or key of obsm, with dosages.")]
+JoinGuides = Annotated[
+    bool, typer.Option("--join-guides", help="Read guides such as TP53_1 and sgTP53 as TP53.")
+]
+DropUnlabelled = Annotated[
+    bool | None,
+    typer.Option(
+        "--drop-unlabelled/--unlabelled-as-control",
+        help="Leave out cells without a label or guide, or count them as control cells.",
+        show_default=False,
+    ),
+]
 Replicate = Annotated[str | None, typer.Option(help="Column of obs with biological replicates.")]
 CountsOn = Annotated[
     str,
@@ -85,11 +104,13 @@ def validate(
     data: DataFile,
     perturbation_key: Key = None,
     control: Control = None,
-    delimiter: Delimiter = "+",
+    delimiter: Delimiter = None,
     layer: Layer = None,
     size_factor_key: SizeFactor = None,
     dosage_key: Dosage = None,
     replicate_key: Replicate = None,
+    join_guides: JoinGuides = False,
+    drop_unlabelled: DropUnlabelled = None,
     likelihood: Likelihood = "counts",
     counts_on: CountsOn = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -104,12 +125,14 @@ def validate(
     cells = read(
         data,
         perturbation_key=perturbation_key,
-        control=control,
+        control=control or None,
         delimiter=delimiter,
         layer=layer,
         size_factor_key=size_factor_key,
         dosage_key=dosage_key,
         replicate_key=replicate_key,
+        join_guides=join_guides,
+        drop_unlabelled=drop_unlabelled,
         continuous=is_gaussian(likelihood),
         counts_on=counts_on,
     )
@@ -215,11 +238,13 @@ def train(
     ] = None,
     perturbation_key: Key = None,
     control: Control = None,
-    delimiter: Delimiter = "+",
+    delimiter: Delimiter = None,
     layer: Layer = None,
     size_factor_key: SizeFactor = None,
     dosage_key: Dosage = None,
     replicate_key: Replicate = None,
+    join_guides: JoinGuides = False,
+    drop_unlabelled: DropUnlabelled = None,
     seed: Seed = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.")] = None,
     counts_on: CountsOn = "auto",
@@ -286,17 +311,20 @@ def train(
             cells = read(
                 data,
                 perturbation_key=perturbation_key,
-                control=control,
+                control=control or None,
                 delimiter=delimiter,
                 layer=layer,
                 size_factor_key=size_factor_key,
                 dosage_key=dosage_key,
                 replicate_key=replicate_key,
+                join_guides=join_guides,
+                drop_unlabelled=drop_unlabelled,
                 continuous=is_gaussian(likelihood),
                 counts_on=counts_on,
                 scratch=next(place for place in [output, *output.parents] if place.is_dir()),
                 say=typer.echo,
             )
+            say_reading(cells)
             if genes is not None:
                 cells = gene_panel(cells, genes=read_genes(genes))
             parts = split_cells(cells, split, seed, fraction)
@@ -682,10 +710,12 @@ def embed(
     import tempfile
 
     import h5py
+    import numpy as np
     from anndata.io import write_elem
 
     from samsvae_core.bundle import load
     from samsvae_core.files import atomic_write, new_output
+    from samsvae_core.h5ad import table_of
     from samsvae_core.interpretation import embed as states_of
     from samsvae_core.report import read_options
 
@@ -696,10 +726,13 @@ def embed(
         temporary = Path(folder) / "embedded.h5ad"
         shutil.copyfile(data, temporary)  # what else is in it stays as it is, readable or not
         with h5py.File(temporary, "r+") as file:
+            every = table_of(file, "obs").index
             if "obsm" not in file:
                 write_elem(file, "obsm", {})
             for name, states in states_of(model, cells).items():
-                write_elem(file["obsm"], f"X_samsvae_{name}", states)
+                whole = np.full((len(every), states.shape[1]), np.nan, states.dtype)
+                whole[every.get_indexer(cells.cells)] = states  # others were left out of training
+                write_elem(file["obsm"], f"X_samsvae_{name}", whole)
         atomic_write(output, temporary.read_bytes())
     typer.echo(f"Wrote {output}: obsm X_samsvae_basal and X_samsvae_shifted.")
 
@@ -870,6 +903,19 @@ def read(data: Path, **options: Any) -> CellData:
     from samsvae_core.h5ad import read_h5ad
 
     return read_h5ad(data, **options)
+
+
+def say_reading(cells: CellData) -> None:
+    """How labels were read, and what to know of the data, before anything is trained."""
+    source = cells.source
+    controls = (cells.dosages.getnnz(axis=1) == 0).sum()
+    typer.echo(
+        f"{len(cells.cells):,} cells, {controls:,} of them controls ({cells.control});"
+        f" {len(cells.perturbations):,} perturbations."
+    )
+    for kind in ("warnings", "notes"):
+        for text in source[kind]:
+            typer.echo(f"{kind[:-1].capitalize()}: {text}")
 
 
 def known(option: str, value: str, choices: list[str]) -> None:

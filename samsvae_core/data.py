@@ -265,6 +265,15 @@ def _cells_per_replicate(replicates: np.ndarray | None) -> dict[str, int]:
     return dict(zip(names.tolist(), sizes.tolist(), strict=True))
 
 
+def _combinations(summary: Mapping[str, Any]) -> str:
+    """How many, and where labels are parted."""
+    found = f"{summary['n_combinations']:,} combinations"
+    if not summary["perturbation_key"]:
+        return found
+    delimiter = summary["delimiter"]
+    return f"{found}, labels {f'parted at {delimiter!r}' if delimiter else 'read whole'}"
+
+
 def describe(summary: Mapping[str, Any]) -> str:
     """A summary in a few lines for people."""
     s, cells = summary, summary["cells_per_condition"]
@@ -274,7 +283,7 @@ def describe(summary: Mapping[str, Any]) -> str:
         f"{s['file']}: {s['n_cells']:,} cells x {s['n_genes']:,} genes,"
         f" {'values, not counts,' if s['continuous'] else 'counts'} from {s['counts_from']}",
         f"{s['n_perturbations']:,} perturbations in {where}, {s['n_single']:,} of them measured"
-        f" singly; {s['n_combinations']:,} combinations",
+        f" singly; {_combinations(s)}",
         f"{s['n_control_cells']:,} control cells ({s['control']})",
         f"Cells per condition: {cells['min']:,} ({cells['smallest']}) to {cells['max']:,}"
         f" ({cells['largest']}), median {cells['median']:,.0f}",
@@ -292,4 +301,10 @@ def describe(summary: Mapping[str, Any]) -> str:
             f"Column {suggestion!r} counts more genes than are here: consider"
             f" --size-factor-key {suggestion}"
         )
-    return "\n".join([*lines, *(f"Note: {note}" for note in s["notes"])])
+    return "\n".join(
+        [
+            *lines,
+            *(f"Warning: {warning}" for warning in s.get("warnings", [])),
+            *(f"Note: {note}" for note in s["notes"]),
+        ]
+    )

@@ -6,7 +6,7 @@ What was found, chosen or left alone on the way is told in `CellData.source`, ne
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from samsvae_core.columns import column_notes, warnings_of
 from samsvae_core.data import CellData, DataError, constant_genes, nearest, some
 from samsvae_core.files import cache_folder
 from samsvae_core.h5file import (
@@ -29,6 +30,27 @@ from samsvae_core.h5file import (
     told,
     too_dense,
 )
+from samsvae_core.labels import (
+    PERTURBATION_KEYS,
+    Control,
+    as_options,
+    by_frequency,
+    candidates,
+    check_column,
+    check_controls,
+    control_labels,
+    delimiter_of,
+    first_word,
+    guides_note,
+    key_notes,
+    label_notes,
+    no_control,
+    parts_of,
+    perturbation_key_of,
+    targets_of,
+    texts_of,
+    unassigned,
+)
 from samsvae_core.machine import memory_free
 from samsvae_core.mapped import (
     VALUES_AT_ONCE,
@@ -40,12 +62,6 @@ from samsvae_core.mapped import (
     size_of,
 )
 
-# The first group with a column that holds a control label decides: genes before their guides.
-PERTURBATION_KEYS = (
-    ("perturbation", "perturbations", "perturbation_name"),
-    ("target_gene", "gene_target", "target_genes", "gene", "condition", "target", "perturb"),
-    ("guide_identity", "guide_target", "guide", "guides", "guide_id", "guide_ids", "sgrna", "grna"),
-)
 # Biological replicates first, then what stands for them: batches, then parts of one experiment.
 REPLICATE_KEYS = (
     *("replicate", "replicates", "replicate_id", "rep", "biorep", "bio_rep", "bio_replicate"),
@@ -54,19 +70,12 @@ REPLICATE_KEYS = (
 )
 FEWEST_REPLICATES, MOST_REPLICATES = 2, 20  # of a column that is taken without being named
 SIZE_FACTOR_KEYS = ("total_counts", "n_counts", "ncount_rna", "ncounts", "n_umi", "umi_count")
-CONTROL_WORD = (
-    r"(?:ntc?|ntg\d+|(?:unperturbed|untreated|scrambled?|(?:neg(?:ative)?[-_ ]?)?(?:controls?|ctrl)"
-    r"|(?:non?|safe)[-_ ]?target(?:ing)?(?:[-_ ]?(?:control|ctrl))?)(?:[-_ ]?\d+)?)"
-)
-CONTROL = re.compile(rf"{CONTROL_WORD}(?:[+_|;,]+{CONTROL_WORD})*", re.IGNORECASE)
-SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9.\-]{0,14}")
 ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}(\.\d+)?")
 SCALARS = (str, bytes, bool, int, float, complex, np.number, np.bool_)
 COLUMN_KINDS = (
     *("", "array", "string-array", "categorical"),
     *("nullable-integer", "nullable-boolean", "nullable-string-array"),
 )
-MISSING = {"", "nan", "NaN", "NA", "<NA>", "None"}
 LARGE_DOSAGE = 10.0  # units: the model's prior of an effect is 1 per unit of dosage
 SHARE = 0.25  # of the free memory that counts may take: dividing and scoring copies them
 SAMPLED = 1000  # cells of a dense matrix by which its zeros are estimated
@@ -109,18 +118,21 @@ class _Design(NamedTuple):
     control: str
     source: dict[str, Any]
     notes: list[str]
+    kept: np.ndarray | None  # which cells, where some are left out
 
 
 def read_h5ad(
     path: Path | str,
     *,
     perturbation_key: str | None = None,
-    control: str | None = None,
-    delimiter: str = "+",
+    control: Control = None,
+    delimiter: str | None = None,
     size_factor_key: str | None = None,
     layer: str | None = None,
     dosage_key: str | None = None,
     replicate_key: str | None = None,
+    join_guides: bool = False,
+    drop_unlabelled: bool | None = None,
     continuous: bool = False,
     counts_on: str = "auto",
     scratch: Path | None = None,
@@ -128,11 +140,16 @@ def read_h5ad(
 ) -> CellData:
     """Cells of an .h5ad file; what is not named is looked for under the usual names.
 
-    A label is split at `delimiter` only if every part is a label of its own, a control word or
-    looks like a gene symbol. Guides of one gene are not additive: "A+A" is A at dosage 1.
+    `control` is a label or several, or patterns such as "*non-targeting*". A label is split at
+    `delimiter` only if every part is a label of its own, a control word or looks like a gene
+    symbol; without one `labels.delimiter_of` decides, and "" keeps labels whole. Guides of one gene
+    are not additive: "A+A" is A at dosage 1, and with `join_guides` so is "A_1".
     `dosage_key` names a column of obs (one number for the whole label, or "0.5+1" for its parts),
     or a table of obsm (cells x perturbations, columns named by itself or by uns["KEY_names"]) that
-    replaces the labels. `replicate_key` names the column of obs with each cell's replicate.
+    replaces the labels. `drop_unlabelled` True leaves out cells without a label, or without any
+    perturbation in the table; False takes them as controls. None raises DataError for the former,
+    and leaves out the latter where the table has columns of controls. `replicate_key` names the
+    column of obs with each cell's replicate.
     `continuous` takes the values of X, or of `layer`, as they are: any finite numbers, no counts,
     and no size factor goes with them. `counts_on` "disk" keeps them in files in the folder
     `scratch` (the cache folder) that go when they are no longer used, "memory" in memory, "auto"
@@ -151,20 +168,29 @@ def read_h5ad(
         storage = _Storage(counts_on, scratch or cache_folder(), say)
         counts = (_values if continuous else _counts)(file, layer, obs.index, storage)
         if dosage_key is not None and dosage_key not in obs:
-            design = _design_from_table(file, dosage_key, obs, control)
+            design = _design_from_table(
+                file, dosage_key, obs, control, join_guides, drop_unlabelled
+            )
         else:
-            key = perturbation_key_of(obs, perturbation_key, control)
-            design = _design_from_labels(obs, key, control, delimiter, dosage_key)
+            key = _key_or_table(file, obs, perturbation_key, control)
+            design = _design_from_labels(
+                obs, key, control, delimiter, dosage_key, join_guides, drop_unlabelled
+            )
+            design.notes[:0] = key_notes(obs, key, perturbation_key is not None, control)
     conditions = _conditions(design.dosages, design.perturbations, design.control)
-    taken = design.source["perturbation_key"]
-    replicate_key = _replicate_key(obs, replicate_key, taken, conditions)
+    taken, kept = design.source["perturbation_key"], design.kept
+    here = slice(None) if kept is None else kept
+    replicate_key = _replicate_key(obs[here], replicate_key, taken, conditions[here])
     totals = np.asarray(counts.matrix.sum(1), dtype=np.float64).ravel()
-    library = totals if size_factor_key is None else _size_factor(obs, size_factor_key, totals)
+    library = totals.copy()
+    if size_factor_key is not None:
+        library[here] = _size_factor(obs[here], size_factor_key, totals[here])
     known_library = continuous or size_factor_key is not None
+    n_perturbations = design.dosages[here].getnnz(axis=1)
+    read = {taken, dosage_key}
     source = {
         "file": path.name,
         **design.source,
-        "delimiter": delimiter,
         "counts_from": counts.origin,
         "continuous": continuous,
         "size_factor_key": size_factor_key,
@@ -176,9 +202,11 @@ def read_h5ad(
             *counts.notes,
             *_matrix_notes(counts, "value" if continuous else "count"),
             *design.notes,
+            *column_notes(obs[here], taken, dosage_key, n_perturbations),
         ],
+        "warnings": warnings_of(obs[here], conditions[here], design.control, read),
     }
-    return CellData(
+    data = CellData(
         counts=counts.matrix,
         dosages=design.dosages,
         library=np.ones(len(obs), np.float32) if continuous else library.astype(np.float32),
@@ -193,6 +221,7 @@ def read_h5ad(
         is_counts=not continuous,
         scratch=storage.folder if isinstance(counts.matrix.data, np.memmap) else None,
     )
+    return data if kept is None else data.subset(kept)
 
 
 # Tables
@@ -273,13 +302,6 @@ def _is_utf8(text: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def texts_of(values: pd.Series | pd.Index) -> np.ndarray:
-    """Labels as stripped text, "" where missing."""
-    codes, known = pd.factorize(values)  # missing is -1, the last place
-    texts = [(name.decode() if isinstance(name, bytes) else str(name)).strip() for name in known]
-    return np.array(["" if text in MISSING else text for text in [*texts, ""]], object)[codes]
 
 
 # Counts
@@ -647,7 +669,7 @@ def _matrix_notes(counts: _Counts, what: str) -> list[str]:
 
 
 def _size_factor(obs: pd.DataFrame, key: str, totals: np.ndarray) -> np.ndarray:
-    _check_column(obs, key, "--size-factor-key")
+    check_column(obs, key, "--size-factor-key")
     values = pd.to_numeric(pd.Series(texts_of(obs[key])), errors="coerce").to_numpy(
         dtype=np.float64
     )
@@ -674,39 +696,50 @@ def _suggest_size_factor(obs: pd.DataFrame, totals: np.ndarray) -> str | None:
 # Labels
 
 
-def _check_column(obs: pd.DataFrame, key: str, option: str) -> None:
-    if key not in obs:
-        raise DataError(
-            f"obs has no column {key!r}, given as {option}. {nearest(key, obs.columns)}"
-        )
-
-
-def perturbation_key_of(obs: pd.DataFrame, key: str | None, control: str | None) -> str:
-    """The column given, or else of the usual ones the one with a control label."""
-    if key is not None:
-        _check_column(obs, key, "--perturbation-key")
-        return key
-    usual = [name for group in PERTURBATION_KEYS for name in group]
-    texts = {name: texts_of(obs[name]) for name in obs.columns if str(name).lower() in usual}
-    ranked = sorted(texts, key=lambda name: usual.index(name.lower()))
-    for group in PERTURBATION_KEYS:
-        found = {}
-        for name in (name for name in ranked if name.lower() in group):
-            if controls := control_labels(by_frequency(texts[name]), control):
-                found[name] = np.where(np.isin(texts[name], controls), "control", texts[name])
-        if any((labels != next(iter(found.values()))).any() for labels in found.values()):
+def _key_or_table(file: h5py.File, obs: pd.DataFrame, key: str | None, control: Control) -> str:
+    """The column of perturbations; where there is none, the message offers a table of obsm."""
+    try:
+        return perturbation_key_of(obs, key, control)
+    except DataError as error:
+        if key is None and (table := guide_table(file)):
             raise DataError(
-                f"Several columns of obs could be the perturbations: {some(found, 10)}. They"
-                " differ; choose one with --perturbation-key."
-            )
-        if found:
-            return next(iter(found))
-    if ranked:  # a message about its control cells follows
-        return ranked[0]
-    raise DataError(
-        f"No column of obs is named as perturbations usually are ({some(usual, 6)}); found"
-        f" {some(obs.columns, 10) or 'no columns'}. Name the column with --perturbation-key."
-    )
+                f"{error} The table obsm[{table!r}] has a column for each guide or perturbation:"
+                f" --dosage-key {table} reads it."
+            ) from error
+        raise
+
+
+def guide_table(file: h5py.File) -> str:
+    """A table of obsm that is named as guides are, or has columns of controls; "" if none is."""
+    usual = {name for group in PERTURBATION_KEYS for name in group}
+    for name in names_in(file, "obsm"):
+        with told(file, f"obsm/{name}"):
+            columns = file[f"obsm/{name}"].attrs.get("column-order")
+        if columns is not None and (
+            name.lower() in usual or control_labels(texts_of(columns).tolist())
+        ):
+            return name
+    return ""
+
+
+class Said(NamedTuple):
+    """What reading the labels of a column by itself says: notes, warnings, or why it cannot."""
+
+    notes: list[str]
+    warnings: list[str]
+    problem: str
+
+
+def said_of_labels(obs: pd.DataFrame, key: str) -> Said:
+    """What `read_h5ad` says of this column when nothing but it is named; counts are not read."""
+    try:
+        design = _design_from_labels(obs, key, None, None, None, False, None)
+    except DataError as error:
+        return Said([], [], str(error))
+    conditions = _conditions(design.dosages, design.perturbations, design.control)
+    notes = key_notes(obs, key, False, None) + design.notes
+    notes += column_notes(obs, key, None, design.dosages.getnnz(axis=1))
+    return Said(notes, warnings_of(obs, conditions, design.control, {key}), "")
 
 
 def _replicate_key(
@@ -717,7 +750,7 @@ def _replicate_key(
     It has a few labels, and not the same one in all cells of each condition: that names conditions.
     """
     if key is not None:
-        _check_column(obs, key, "--replicate-key")
+        check_column(obs, key, "--replicate-key")
         if not (texts_of(obs[key]) != "").any():
             raise DataError(
                 f"Column {key!r}, given as --replicate-key, has no label in any cell; expected each"
@@ -735,91 +768,78 @@ def _replicate_key(
     return None
 
 
-def by_frequency(labels: np.ndarray) -> list[str]:
-    """Each label once, the most frequent first."""
-    return list(pd.Series(labels).value_counts().index)
-
-
-def control_labels(known: Sequence[str], control: str | None) -> list[str]:
-    """The labels of control cells among those `known`, in their order."""
-    if control is not None:
-        return [control] if control in known else []
-    return [label for label in known if CONTROL.fullmatch(label)]
-
-
-def no_control(known: Sequence[str], key: str, control: str | None) -> str:
-    """What to say where no label of a column is one of control cells."""
-    if control is not None:
-        found = f"No cell of column {key!r} is labelled {control!r}, given as --control."
-        return f"{found} {nearest(control, known)}"
-    return (
-        f"Column {key!r} has no control cells: expected a label such as control, ctrl,"
-        f" non-targeting or NT, found {some(known)}. Name the control label with --control, or"
-        " another column with --perturbation-key."
-    )
-
-
 def _design_from_labels(
-    obs: pd.DataFrame, key: str, control: str | None, delimiter: str, dosage_key: str | None
+    obs: pd.DataFrame,
+    key: str,
+    control: Control,
+    delimiter: str | None,
+    dosage_key: str | None,
+    join_guides: bool,
+    drop_unlabelled: bool | None,
 ) -> _Design:
     labels = texts_of(obs[key])
-    if (labels == "").any():
-        raise DataError(
-            f"{(labels == '').sum():,} cells have no label in column {key!r}"
-            f" ({some(obs.index[labels == ''])}). Label them, or drop them from the file."
-        )
-    frequent = by_frequency(labels)
+    frequent = [label for label in by_frequency(labels) if label]
+    where = f"column {key!r}"
+    check_controls(frequent, control, where)
     controls = control_labels(frequent, control)
-    if not controls:
-        raise DataError(no_control(frequent, key, control))
-    known = set(frequent)
-    parts = {label: parts_of(label, known, controls, delimiter) for label in known}
+    nameless = np.isin(labels, list(unassigned(set(labels), controls)))
+    if drop_unlabelled is None and (labels == "").any():
+        raise DataError(
+            f"{(labels == '').sum():,} cells have no label in {where}"
+            f" ({some(obs.index[labels == ''])}). Leave them out with --drop-unlabelled, or take"
+            " them as control cells with --unlabelled-as-control."
+        )
+    notes = _unassigned_notes(labels, nameless, drop_unlabelled)
+    if drop_unlabelled is not None and nameless.any():
+        labels = np.where(nameless, "", labels)
+        left = set(labels)
+        frequent = [label for label in frequent if label in left]
+    kept = ~nameless if drop_unlabelled and nameless.any() else None
+    if not controls and not (drop_unlabelled is False and nameless.any()):
+        raise DataError(no_control(frequent, key))
+    given = delimiter is not None
+    delimiter = delimiter_of(frequent, controls) if delimiter is None else delimiter
+    known, listed = set(frequent), set(controls)
+    parts = {label: parts_of(label, known, listed, delimiter) for label in frequent}
+    notes += label_notes(parts, controls, delimiter, given)
+    if not frequent or all(not any(each) for each in parts.values()):
+        raise DataError(f"Every cell of {where} is a control; expected perturbed ones too.")
+    targets = targets_of({part for each in parts.values() for part in each if part})
+    notes += guides_note(targets, join_guides)
+    if join_guides:
+        parts = {label: [targets.get(part, part) for part in p] for label, p in parts.items()}
+    parts[""] = [""]  # of cells that are left out, or taken as control
     doses = _doses(obs, dosage_key, labels, parts, delimiter)
     rows = [_row(parts[label], dose) for label, dose in zip(labels, doses, strict=True)]
     dosages, perturbations = _dosage_matrix(rows)
-    if not len(perturbations):
-        raise DataError(f"Every cell of column {key!r} is a control; expected perturbed ones too.")
-    notes = [*_label_notes(parts, controls, delimiter), *_dosage_notes(dosages)]
+    notes += _dosage_notes(dosages)
     if n := sum(any(parts[label]) and not row for label, row in zip(labels, rows, strict=True)):
         notes.append(f"{n:,} cells have dosage 0 and count as control.")
-    name = control or first_word(controls[0], delimiter)
-    source = {"perturbation_key": key, "control_labels": controls}
-    return _Design(dosages, perturbations, name, source, notes)
+    name = first_word(controls[0], delimiter) if controls else "control"
+    source = {
+        "perturbation_key": key,
+        "control_labels": controls,
+        "delimiter": delimiter,
+        "join_guides": join_guides,
+        "drop_unlabelled": drop_unlabelled,
+    }
+    return _Design(dosages, perturbations, name, source, notes, kept)
 
 
-def parts_of(label: str, known: set[str], controls: list[str], delimiter: str) -> list[str]:
-    """The label's perturbations, "" for a control; a label that only looks composed stays whole."""
-    if label in controls:
-        return [""]
-    parts = [part.strip() for part in label.split(delimiter)] if delimiter else [label]
-    is_control = [part in controls or CONTROL.fullmatch(part) is not None for part in parts]
-    named = [part for part, nothing in zip(parts, is_control, strict=True) if not nothing]
-    if len(parts) == 1 or not all(part in known or SYMBOL.fullmatch(part) for part in named):
-        return [label]
-    return ["" if nothing else part for part, nothing in zip(parts, is_control, strict=True)]
-
-
-def first_word(label: str, delimiter: str) -> str:
-    """GEARS's "ctrl+ctrl" is "ctrl"; "non_targeting" stays whole."""
-    words = label.split(delimiter) if delimiter else [label]
-    return words[0] if all(CONTROL.fullmatch(word) for word in words) else label
-
-
-def _label_notes(parts: Mapping[str, list[str]], controls: list[str], delimiter: str) -> list[str]:
-    notes = []
-    if len(controls) > 1:
-        notes.append(f"{len(controls)} labels are taken as control: {some(controls, 10)}.")
-    whole = sorted(label for label, each in parts.items() if delimiter and delimiter in each[0])
-    if whole:
-        notes.append(
-            f"{len(whole):,} labels contain {delimiter!r} and were kept whole, as not every part is"
-            f" a label or a gene symbol: {some(whole)}."
-        )
-    named = {label: [part for part in each if part] for label, each in parts.items()}
-    twice = sorted(label for label, each in named.items() if len(each) > len(set(each)))
-    if twice:
-        notes.append(f"{len(twice):,} labels name a perturbation twice, used once: {some(twice)}.")
-    return notes
+def _unassigned_notes(
+    labels: np.ndarray, nameless: np.ndarray, drop_unlabelled: bool | None
+) -> list[str]:
+    if not nameless.any():
+        return []
+    called = some(sorted({repr(label) for label in labels[nameless] if label}))
+    such = f"no perturbation is known ({called})" if called else "no perturbation is known"
+    begin = f"{nameless.sum():,} cells of which {such} are"
+    if drop_unlabelled is None:
+        return [
+            f"{begin} read as one more perturbation. --drop-unlabelled leaves them out,"
+            " --unlabelled-as-control takes them as control cells."
+        ]
+    return [f"{begin} left out." if drop_unlabelled else f"{begin} taken as control cells."]
 
 
 # Dosages
@@ -894,44 +914,139 @@ def _dosage_notes(dosages: sp.csr_matrix) -> list[str]:
 
 
 def _design_from_table(
-    file: h5py.File, key: str, obs: pd.DataFrame, control: str | None
+    file: h5py.File,
+    key: str,
+    obs: pd.DataFrame,
+    control: Control,
+    join_guides: bool,
+    drop_unlabelled: bool | None,
 ) -> _Design:
-    """Dosages as a table of obsm has them; cells without any are the controls."""
-    table, names = _dosage_table(file, key, obs)
+    """Dosages as a table of obsm has them.
+
+    Cells with control columns alone are controls, and cells without any column are not assigned;
+    where no column is a control, they are the controls.
+    """
+    given, names = _dosage_table(file, key, obs)
+    where = f"obsm[{key!r}]"
     if len(set(names)) < len(names) or "" in names:
-        raise DataError(f"Columns of obsm[{key!r}] need different names; found {some(names, 6)}.")
-    if wrong := [name for name in names if name == control or CONTROL.fullmatch(name)]:
+        raise DataError(f"Columns of {where} need different names; found {some(names, 6)}.")
+    if given.shape != (len(obs), len(names)):
         raise DataError(
-            f"obsm[{key!r}] has a column for control ({some(wrong)}); expected perturbations only,"
-            " with rows of zeros for control cells. Drop the column."
+            f"{where} is {given.shape}; expected {(len(obs), len(names))}. Write the file again."
         )
-    if table.shape != (len(obs), len(names)):
-        raise DataError(
-            f"obsm[{key!r}] is {table.shape}; expected {(len(obs), len(names))}. Write the file"
-            " again."
-        )
-    dosages = table[:, np.argsort(names)]
-    bad = np.unique(dosages.nonzero()[0][~((dosages.data >= 0) & np.isfinite(dosages.data))])
+    bad = np.unique(given.nonzero()[0][~((given.data >= 0) & np.isfinite(given.data))])
     if len(bad):
         raise DataError(
-            f"obsm[{key!r}] has negative or missing dosages in {len(bad):,} cells; dosages must be"
+            f"{where} has negative or missing dosages in {len(bad):,} cells; dosages must be"
             f" numbers of 0 or more. Drop or recode cells {some(obs.index[bad])}."
         )
-    n_controls = int((dosages.getnnz(axis=1) == 0).sum())
+    check_controls(names.tolist(), control, where)
+    controls = control_labels(names.tolist(), control)
+    is_control = np.isin(names, controls)
+    perturbing = given[:, ~is_control]
+    empty = given.getnnz(axis=1) == 0
+    alone = (perturbing.getnnz(axis=1) == 0) & ~empty
+    drop = bool(controls) if drop_unlabelled is None else drop_unlabelled
+    n_controls = int((alone | (empty & (not drop))).sum())
     if n_controls in (0, len(obs)):
-        raise DataError(
-            f"obsm[{key!r}] has {n_controls:,} control cells (rows of zeros) among {len(obs):,};"
-            " expected control cells and perturbed ones. Add those that are absent."
-        )
-    names, used = np.sort(names), dosages.getnnz(axis=0) > 0
-    unused = f"{(~used).sum():,} columns of obsm[{key!r}] have no cell: {some(names[~used])}."
+        raise DataError(_no_table_control(where, controls, n_controls, empty, len(obs)))
+    notes = _table_notes(where, names, controls, empty, drop)
+    targets = targets_of(names[~is_control])
+    notes += guides_note(targets, join_guides)
+    names = names[~is_control]
+    if join_guides:
+        perturbing, names = _joined_columns(perturbing, [targets.get(x, x) for x in names])
+    order = np.argsort(names)
+    dosages, names = perturbing[:, order], names[order]
+    used = dosages.getnnz(axis=0) > 0
+    if not used.all():
+        notes.append(f"{(~used).sum():,} columns of {where} have no cell: {some(names[~used])}.")
     return _Design(
         dosages[:, used].sorted_indices().astype(np.float32),
         names[used].astype(str),
-        control or "control",
-        {"perturbation_key": None, "control_labels": []},
-        [*_dosage_notes(dosages), *([] if used.all() else [unused])],
+        "control",
+        {
+            "perturbation_key": None,
+            "control_labels": controls,
+            "delimiter": "",
+            "join_guides": join_guides,
+            "drop_unlabelled": drop if empty.any() else drop_unlabelled,
+        },
+        [*notes, *_dosage_notes(dosages)],
+        ~empty if drop and empty.any() else None,
     )
+
+
+def _no_table_control(
+    where: str, controls: list[str], n_controls: int, empty: np.ndarray, n_cells: int
+) -> str:
+    """What to say where a table gives no control cells, or no others."""
+    if n_controls:
+        return (
+            f"{where} has {n_controls:,} control cells among {n_cells:,}; expected perturbed cells"
+            " as well. Look at which columns are controls (--control)."
+        )
+    if empty.any():
+        return (
+            f"{where} has no control cells: no cell has control columns alone"
+            f" ({some(controls) or 'none is one'}), and the {empty.sum():,} cells without any"
+            " column would be left out. --unlabelled-as-control takes these as controls."
+        )
+    if controls:
+        return (
+            f"{where} has no control cells: every cell has a column that is no control, as at a"
+            f" high multiplicity, beside control columns ({some(controls)}) or without them."
+            " Training without control cells is not supported yet."
+        )
+    return (
+        f"{where} has no control cells: every cell has a perturbation, and no column is named as a"
+        " control. If some columns are controls, such as non-targeting guides, name them with"
+        " --control (patterns such as '*scrambled*' do). Training without control cells is not"
+        " supported yet."
+    )
+
+
+def _table_notes(
+    where: str, names: np.ndarray, controls: list[str], empty: np.ndarray, drop: bool
+) -> list[str]:
+    notes = []
+    if controls:
+        notes.append(
+            f"{len(controls):,} columns of {where} are taken as control, and cells with these alone"
+            f" as control cells: {some(controls)}."
+        )
+    if likely := candidates(names.tolist(), controls):
+        notes.append(
+            f"{some(likely, 6)} may be controls, too, and are read as perturbations:"
+            f" {as_options([*controls[:6], *likely[:6]])} takes them as control."
+        )
+    if n := int(empty.sum()):
+        begin = f"{n:,} cells without any perturbation in {where} are"
+        if drop:
+            notes.append(
+                f"{begin} not assigned, and left out. --unlabelled-as-control takes them as control"
+                " cells."
+            )
+        else:
+            notes.append(
+                f"{begin} taken as control cells. If their guides were only missed, name columns of"
+                " controls with --control; --drop-unlabelled leaves these cells out then."
+            )
+    return notes
+
+
+def _joined_columns(dosages: sp.csr_matrix, targets: list[str]) -> tuple[sp.csr_matrix, np.ndarray]:
+    """A column for each target, with the largest dosage of its guides."""
+    names, place = np.unique(np.array(targets, dtype=object).astype(str), return_inverse=True)
+    table = dosages.tocoo()
+    largest = (
+        pd.DataFrame({"cell": table.row, "target": place[table.col], "dose": table.data})
+        .groupby(["cell", "target"], as_index=False)["dose"]
+        .max()
+    )
+    shape = (dosages.shape[0], len(names))
+    joined = sp.csr_matrix((largest["dose"], (largest["cell"], largest["target"])), shape=shape)
+    return joined, names
 
 
 def _dosage_table(file: h5py.File, key: str, obs: pd.DataFrame) -> tuple[sp.csr_matrix, np.ndarray]:

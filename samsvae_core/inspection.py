@@ -12,24 +12,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from samsvae_core.columns import suggested_dosage
 from samsvae_core.data import DataError, some
-from samsvae_core.h5ad import (
-    CONTROL,
-    SYMBOL,
+from samsvae_core.h5ad import Said, guide_table, said_of_labels, table_of
+from samsvae_core.h5file import names_in, opened
+from samsvae_core.labels import (
+    Control,
     by_frequency,
+    check_controls,
     control_labels,
+    delimiter_of,
     first_word,
     no_control,
     parts_of,
     perturbation_key_of,
-    table_of,
+    suggested_key,
+    targets_of,
     texts_of,
+    unassigned,
 )
-from samsvae_core.h5file import names_in, opened
 
 LONGEST = 1_000  # characters of a name or label
 MOST_LABELS = 5_000  # of a column; one with more tells cells apart, not perturbations
-DELIMITERS = ("+", "_", "|", ";", ",", "&", "/", ":")
 
 
 def inspect(path: Path | str) -> dict[str, Any]:
@@ -44,6 +48,7 @@ def inspect(path: Path | str) -> dict[str, Any]:
         columns = [_column(str(name), obs[name]) for name in obs.columns]
         matrices = [place for place in ("X", "raw/X") if place in file]
         layers, tables = names_in(file, "layers"), names_in(file, "obsm")
+        table = guide_table(file)
     for what, names in (
         ("genes", var.index),
         ("columns", obs.columns),
@@ -56,11 +61,14 @@ def inspect(path: Path | str) -> dict[str, Any]:
                 f"{path.name} has {what} with names of more than {LONGEST:,} characters. "
                 "Shorten them, or leave out what is no name."
             )
-    key, problem = _suggested_key(obs, columns)
+    key, problem = _suggested_key(obs)
     labels: dict[str, int] = next(
         (column["labels"] for column in columns if column["name"] == key), {}
     )
-    controls = control_labels(list(labels), None)
+    known = [label for label in labels if label]
+    controls = control_labels(known)
+    delimiter = delimiter_of(known, controls)
+    said = said_of_labels(obs, key) if labels else Said([], [], "")
     return {
         "file": path.name,
         "n_cells": len(obs),
@@ -73,8 +81,13 @@ def inspect(path: Path | str) -> dict[str, Any]:
         "suggested": {
             "perturbation_key": key,
             "control": controls[0] if controls else "",
-            "delimiter": suggested_delimiter(labels),
-            "problem": problem,
+            "controls": controls,
+            "delimiter": delimiter,
+            "dosage_key": suggested_dosage(obs),
+            "table": table,
+            "notes": said.notes,
+            "warnings": said.warnings,
+            "problem": problem or said.problem,
         },
     }
 
@@ -91,60 +104,56 @@ def _column(name: str, values: pd.Series) -> dict[str, Any]:
     }
 
 
-def _suggested_key(obs: pd.DataFrame, columns: list[dict[str, Any]]) -> tuple[str, str]:
+def _suggested_key(obs: pd.DataFrame) -> tuple[str, str]:
     """The column that a reader would take, or else one with control labels; why not, if so."""
     try:
         return perturbation_key_of(obs, None, None), ""
     except DataError as error:
-        with_controls = [
-            column
-            for column in columns
-            if 2 <= len(column["labels"]) < len(obs)
-            and control_labels(list(column["labels"]), None)
-        ]
-        found = max(with_controls, key=lambda column: len(column["labels"]), default={"name": ""})
-        return found["name"], str(error)
+        return suggested_key(obs, MOST_LABELS), str(error)
 
 
-def suggested_delimiter(labels: Mapping[str, int]) -> str:
-    """What parts most labels into labels of their own, control words and gene symbols; else "+".
-
-    One part at least has to be a label or a control word: many names hold an underscore.
-    """
-
-    def composed(label: str, delimiter: str) -> bool:
-        parts = [part.strip() for part in label.split(delimiter)]
-        known = [part in labels or CONTROL.fullmatch(part) is not None for part in parts]
-        rest = [part for part, is_known in zip(parts, known, strict=True) if not is_known]
-        return len(parts) > 1 and any(known) and all(SYMBOL.fullmatch(part) for part in rest)
-
-    named = [label for label in labels if not CONTROL.fullmatch(label)]
-    counts = {d: sum(composed(label, d) for label in named) for d in DELIMITERS}
-    return max(DELIMITERS, key=lambda delimiter: counts[delimiter])
+def suggested_delimiter(labels: Mapping[str, int], control: Control = None) -> str:
+    """What a reader of these labels takes as the delimiter by itself; "" keeps them whole."""
+    known = [label for label in labels if label]
+    return delimiter_of(known, control_labels(known, control))
 
 
 def label_table(
-    labels: Mapping[str, int], key: str, control: str | None = None, delimiter: str = "+"
+    labels: Mapping[str, int],
+    key: str,
+    control: Control = None,
+    delimiter: str | None = None,
+    join_guides: bool = False,
+    drop_unlabelled: bool | None = None,
 ) -> pd.DataFrame:
     """How each label of a column is read: columns label, cells, condition, kind, as in the file.
 
     `kind` is control, single, combination, "kept whole" (it holds the delimiter, but its parts are
-    no names) or "no label". Raises DataError where there is no control.
+    no names), "no label" or "left out". Raises DataError where there is no control.
     """
     frequent = by_frequency(np.array([label for label in labels if label], dtype=object))
     frequent.sort(key=lambda label: -labels[label])
+    check_controls(frequent, control, f"column {key!r}")
     controls = control_labels(frequent, control)
-    if not controls:
-        raise DataError(no_control(frequent, key, control))
-    name = control or first_word(controls[0], delimiter)
-    known, rows = set(frequent), []
+    nameless = unassigned(labels, controls)
+    if not controls and not (drop_unlabelled is False and nameless):
+        raise DataError(no_control(frequent, key))
+    known = set(frequent) - (nameless if drop_unlabelled is not None else set())
+    if delimiter is None:
+        delimiter = delimiter_of([label for label in frequent if label in known], controls)
+    name = first_word(controls[0], delimiter) if controls else "control"
+    rows = []
     for label, cells in labels.items():
-        parts = parts_of(label, known, controls, delimiter) if label else [""]
-        named = sorted({part for part in parts if part})
-        whole = len(named) == 1 and bool(delimiter) and delimiter in named[0]
+        if label in nameless and (not label or drop_unlabelled is not None):
+            kind = {None: "no label", True: "left out", False: "control"}[drop_unlabelled]
+            rows.append((label, cells, name if kind == "control" else "", kind))
+            continue
+        parts = parts_of(label, known, set(controls), delimiter)
+        whole = len(parts) == 1 and bool(delimiter) and delimiter in parts[0]
+        targets = targets_of(parts) if join_guides else {}
+        named = sorted({targets.get(part, part) for part in parts if part})
         kind = "combination" if len(named) > 1 else "kept whole" if whole else "single"
-        kind = kind if named else "control" if label else "no label"
-        rows.append((label, cells, "+".join(named) or (name if label else ""), kind))
+        rows.append((label, cells, "+".join(named) or name, kind if named else "control"))
     return pd.DataFrame(rows, columns=["label", "cells", "condition", "kind"])
 
 
@@ -163,9 +172,24 @@ def describe(found: Mapping[str, Any]) -> str:
         if found[what]:
             lines.append(f"{kind}: {some(found[what], 20)}")
     suggested = found["suggested"]
-    if suggested["perturbation_key"]:
+    if key := suggested["perturbation_key"]:
+        parted = suggested["delimiter"]
+        controls = suggested["controls"]
         lines.append(
-            f"Perturbations are probably in {suggested['perturbation_key']!r}, with the control"
-            f" {suggested['control']!r} and the delimiter {suggested['delimiter']!r}."
+            f"Perturbations are probably in {key!r}, with"
+            f" {'the control' if len(controls) == 1 else 'the controls'}"
+            f" {some(map(repr, controls), 6) if controls else '(none found)'} and labels"
+            f" {f'parted at {parted!r}' if parted else 'read whole'}."
         )
-    return "\n".join([*lines, *filter(None, [suggested["problem"]])])
+    if table := suggested["table"]:
+        lines.append(
+            f"The table obsm[{table!r}] has a column for each guide or perturbation:"
+            f" --dosage-key {table} reads it."
+        )
+    if dose := suggested["dosage_key"]:
+        lines.append(f"Dosages are probably in {dose!r}: --dosage-key {dose} reads them.")
+    notes = [
+        *(f"Warning: {warning}" for warning in suggested["warnings"]),
+        *(f"Note: {note}" for note in suggested["notes"]),
+    ]
+    return "\n".join([*lines, *notes, *filter(None, [suggested["problem"]])])

@@ -269,15 +269,20 @@ def read_options(run: Path) -> dict[str, Any]:
     """How the data of a run or bundle were read: the options of `read_h5ad`."""
     source = read_settings(run)["data"]
     place = str(source.get("counts_from", "X"))
-    labels = source.get("control_labels") or [None]
+    of_table = source.get("perturbation_key") is None and source.get("dosage_key") is not None
+    drop_unlabelled = source.get("drop_unlabelled")
+    if of_table and "drop_unlabelled" not in source:  # before columns of controls were known
+        drop_unlabelled = False
     return {
         "perturbation_key": source.get("perturbation_key"),
-        "control": labels[0] if len(labels) == 1 else None,
+        "control": source.get("control_labels") or ([] if of_table else None),
         "delimiter": source.get("delimiter", "+"),
         "layer": place.removeprefix("layers/") if place.startswith("layers/") else None,
         "size_factor_key": source.get("size_factor_key"),
         "dosage_key": source.get("dosage_key"),
         "replicate_key": source.get("replicate_key"),
+        "join_guides": source.get("join_guides", False),
+        "drop_unlabelled": drop_unlabelled,
         "continuous": source.get("continuous", False),
         "counts_on": source.get("counts_on", "auto"),
     }

@@ -69,6 +69,18 @@ def _bare(name: str) -> str:
     return name.partition(".")[0] if ENSEMBL.match(name) else name
 
 
+@cache
+def is_gene(name: str) -> bool:
+    """Whether a name is the symbol of a human gene, or of a mouse one that is a human one's too.
+
+    Older names and ids count from five letters on: "KO" and "LIB" are other names of genes as well.
+    """
+    for text in dict.fromkeys([name, name.upper() if name[:1].isupper() else name]):
+        if text in _annotation().index or (len(text) > 4 and _bare(text) in _by_name()):
+            return True
+    return False
+
+
 def annotate(symbols: Iterable[str]) -> pd.DataFrame:
     """Name, aliases, Entrez and Ensembl ids, indexed by symbol as given; NaN for unknown genes.
 

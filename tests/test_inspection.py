@@ -73,9 +73,9 @@ def test_a_column_that_names_each_cell_gives_no_labels(file, monkeypatch):
         (["ctrl", "KLF1", "SET", "KLF1+SET"], "+"),
         (["ctrl", "KLF1", "SET", "KLF1_SET"], "_"),
         (["ctrl", "KLF1|ctrl", "ctrl|SET"], "|"),
-        (["non-targeting", "A_1", "B_2"], "+"),
-        (["KLF1", "SET"], "+"),
-        ([], "+"),
+        (["non-targeting", "A_1", "B_2"], ""),
+        (["KLF1", "SET"], ""),
+        ([], ""),
     ],
 )
 def test_suggests_what_parts_labels(labels, delimiter):

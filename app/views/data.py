@@ -12,7 +12,8 @@ from app import address, datasets, door, figures, runs, state
 from app.datasets import NO_DELIMITER, Reading
 from app.examine import in_words
 from samsvae_core.data import DataError, some
-from samsvae_core.inspection import DELIMITERS, label_table, suggested_delimiter
+from samsvae_core.inspection import label_table, suggested_delimiter
+from samsvae_core.labels import DELIMITERS
 
 BY_ITSELF = "found by itself"
 NONE = "none"

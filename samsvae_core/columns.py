@@ -1,0 +1,175 @@
+"""What columns of obs say beside the labels: dosages, second perturbations, an uneven design.
+
+Nothing here is modelled. It is said before anything is trained, with the option that uses it where
+there is one.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+from scipy.stats import chi2_contingency
+
+from samsvae_core.data import some
+from samsvae_core.labels import is_control, texts_of
+
+FEW_CONTROLS = 30  # cells, below which shifts are measured against too little
+FEW_CELLS = 20  # of a condition, below which its share of a column says little
+MOST_LABELS = 50  # of a column that may be a covariate
+UNEVEN, UNLIKELY = 0.25, 1e-3  # difference of shares from the controls, and its p
+DOSE = re.compile(
+    r"(?:drug|compound|perturbation|treatment)?[-_ .]?(?:dose|dosage|conc(?:entration)?)"
+    r"(?:[-_ .]?(?:val(?:ue)?|level|[nu\u00b5m]m|1))?",
+    re.IGNORECASE,
+)
+SECOND = re.compile(
+    r"(?:perturbation|perturb|condition|treatment|drug|compound|gene|target|guide)s?[-_ .]?2",
+    re.IGNORECASE,
+)
+NUMBER_OF = re.compile(
+    r"(?:n|num|number|count)[-_ .]?(?:of[-_ .]?)?(?:pert\w*|guides?|s?grnas?|targets?)",
+    re.IGNORECASE,
+)
+# Made from the counts, or counted: no part of the design.
+MADE_LATER = re.compile(
+    r"(?:.*(?:cluster|leiden|louvain|mixscape|_class|phase)|n[-_]?(?:count|feature|gene|umi)).*",
+    re.IGNORECASE,
+)
+
+
+def suggested_dosage(obs: pd.DataFrame) -> str:
+    """A column that is named and filled as dosages are; "" where there is none."""
+    for name in obs.columns:
+        if DOSE.fullmatch(str(name)) and len(_doses(obs[name])) > 1:
+            return str(name)
+    return ""
+
+
+def _doses(values: pd.Series) -> np.ndarray:
+    """The dosages above 0 in a column, each once."""
+    numbers = pd.to_numeric(pd.Series(texts_of(values)), errors="coerce").to_numpy(float)
+    return np.unique(numbers[np.isfinite(numbers) & (numbers > 0)])
+
+
+def column_notes(
+    obs: pd.DataFrame, key: str | None, dosage_key: str | None, n_perturbations: np.ndarray
+) -> list[str]:
+    """What columns say of perturbations and is not read; a number of perturbations per cell."""
+    notes = []
+    if dosage_key is None and (dose := suggested_dosage(obs)):
+        numbers = _doses(obs[dose])
+        divide = "; divide them by a usual one first" if numbers[-1] > 10 else ""
+        notes.append(
+            f"Column {dose!r} has {len(numbers):,} dosages from {numbers[0]:g} to {numbers[-1]:g},"
+            " which are not read: all dosages of a perturbation count as one. --dosage-key"
+            f" {dose} reads them{divide}."
+        )
+    second = [
+        name
+        for name in obs.columns
+        if SECOND.fullmatch(str(name))
+        and name not in (key, dosage_key)
+        and _n_labels(obs[name]) > 1
+    ]
+    for name in second:
+        labels = pd.Series(texts_of(obs[name])).replace("", None).dropna().unique()
+        notes.append(
+            f"Column {str(name)!r} ({some(labels)}) names a second perturbation of each cell. It is"
+            " not read: cells that differ in it count as the same. To model it, write both into"
+            " one column, with a plus between."
+        )
+    for name in obs.columns if key is not None else ():  # a table's controls are counted, too
+        if NUMBER_OF.fullmatch(str(name)) and pd.api.types.is_numeric_dtype(obs[name]):
+            said, read = int(np.nanmax(obs[name])), int(n_perturbations.max(initial=0))
+            if said > read:
+                notes.append(
+                    f"Column {str(name)!r} counts up to {said} perturbations a cell, and labels as"
+                    f" read name {read} at most. Look at the delimiter (--delimiter)"
+                    + (f" and at column {str(second[0])!r}." if second else ".")
+                )
+    return notes
+
+
+def _n_labels(values: pd.Series) -> int:
+    return len(set(texts_of(values)) - {""})
+
+
+def warnings_of(
+    obs: pd.DataFrame, conditions: np.ndarray, control: str, read: set[str | None]
+) -> list[str]:
+    """What makes shifts doubtful: few controls, and columns that are uneven between conditions.
+
+    Columns that were `read` are left out.
+    """
+    n_controls = int((conditions == control).sum())
+    found = []
+    if n_controls < FEW_CONTROLS:
+        found.append(
+            f"There {'is' if n_controls == 1 else 'are'} only {n_controls:,} control cell"
+            f"{'' if n_controls == 1 else 's'}. Every shift is measured against the controls, and a"
+            f" fifth of them is held out: at least {FEW_CONTROLS} are needed for an answer that can"
+            " be trusted."
+        )
+    return found + _uneven(obs, conditions, control, read)
+
+
+def _uneven(
+    obs: pd.DataFrame, conditions: np.ndarray, control: str, read: set[str | None]
+) -> list[str]:
+    """Columns whose labels are shared out otherwise among cells of a condition than of controls."""
+    found: dict[bytes, tuple[str, list[str], float]] = {}
+    for name in obs.columns:
+        if name in read or MADE_LATER.fullmatch(str(name)) or NUMBER_OF.fullmatch(str(name)):
+            continue
+        if pd.api.types.is_float_dtype(obs[name]) or DOSE.fullmatch(str(name)):
+            continue
+        texts = texts_of(obs[name])
+        codes, labels = pd.factorize(texts)
+        if not 2 <= len(labels) <= MOST_LABELS or any(is_control(label) for label in labels):
+            continue
+        if codes.tobytes() in found:  # the same by another name
+            found[codes.tobytes()][1].append(str(name))
+            continue
+        table = pd.crosstab(conditions, texts)
+        if (words := _worst(table, control)) is not None:
+            found[codes.tobytes()] = words, [str(name)], _cramers_v(table)
+    told = sorted(found.values(), key=lambda each: -each[2])
+    return [
+        f"{'Columns' if len(names) > 1 else 'Column'} {' and '.join(map(repr, names[:3]))}"
+        f" {'differ' if len(names) > 1 else 'differs'} between perturbations (Cram\u00e9r's V"
+        f" {v:.2f}): {words}. What goes with it is taken for an effect of the perturbation. A"
+        " covariate would be needed, and models here have none."
+        for words, names, v in told[:3]
+    ]
+
+
+def _worst(table: pd.DataFrame, control: str) -> str | None:
+    """The condition whose shares are farthest from those of controls, in words; None if all near.
+
+    `table` has cells by conditions (rows) and labels (columns).
+    """
+    large = table[(table.sum(axis=1) >= FEW_CELLS) & (table.index != control)]
+    if large.empty or control not in table.index:
+        return None
+    reference = table.loc[control]
+    shares, expected = large.div(large.sum(axis=1), axis=0), reference / reference.sum()
+    away = (shares - expected).abs().sum(axis=1) / 2
+    name = away.idxmax()
+    pair = np.array([table.loc[name], reference])
+    p = float(chi2_contingency(pair[:, pair.sum(axis=0) > 0]).pvalue)
+    if away[name] < UNEVEN or p * len(large) > UNLIKELY:
+        return None
+    label = (shares.loc[name] - expected).idxmax()
+    return (
+        f"{shares.loc[name, label]:.0%} of the cells of {name} are {label!r}, and"
+        f" {expected[label]:.0%} of the control cells"
+    )
+
+
+def _cramers_v(table: pd.DataFrame) -> float:
+    """Cram\u00e9r's V of a table of counts: 0 for independence, 1 where one says the other."""
+    counts = table.to_numpy()
+    chi2 = float(chi2_contingency(counts).statistic)
+    return float(np.sqrt(chi2 / (counts.sum() * (min(counts.shape) - 1))))
