@@ -33,6 +33,7 @@ IN_WORDS = {  # options of the command line, as the page calls them
     "--perturbation-key": "the box Column of perturbations",
     "--control": "the box Control label",
     "--layer": "the box Counts from",
+    "--gene-key": "the box Names of genes",
     "--size-factor-key": "the box Size factor",
     "--dosage-key": "the box Dosages",
     "--replicate-key": "the box Replicates",
@@ -42,9 +43,9 @@ IN_WORDS = {  # options of the command line, as the page calls them
 }
 
 
-def inspected(data: str) -> dict[str, Any]:
+def inspected(data: str, gene_key: str = "") -> dict[str, Any]:
     """What a file offers to choose from, as `samsvae_core.inspection.inspect`. Raises DataError."""
-    return _asked("inspect", resolve(data), [])
+    return _asked("inspect", resolve(data), [f"--gene-key={gene_key}"] if gene_key else [])
 
 
 def validated(reading: Reading) -> dict[str, Any]:

@@ -205,9 +205,12 @@ def footer() -> None:
 # Data files
 
 
-def inspected(data: str) -> dict[str, Any]:
-    """What a data file offers to choose from, remembered. Raises DataError."""
-    return _told(*_inspected(data, _stamp(data)))
+def inspected(data: str, gene_key: str = "") -> dict[str, Any]:
+    """What a data file offers to choose from, genes named by a column if one is given, remembered.
+
+    Raises DataError.
+    """
+    return _told(*_inspected(data, gene_key, _stamp(data)))
 
 
 def validated(reading: Reading) -> dict[str, Any]:
@@ -230,9 +233,9 @@ def _told(found: dict[str, Any], problem: str) -> dict[str, Any]:
 
 
 @st.cache_data(max_entries=32, show_spinner="Looking into the file")
-def _inspected(data: str, stamp: str) -> tuple[dict[str, Any], str]:
+def _inspected(data: str, gene_key: str, stamp: str) -> tuple[dict[str, Any], str]:
     try:
-        return examine.inspected(data), ""
+        return examine.inspected(data, gene_key), ""
     except DataError as error:
         return {}, str(error)
 

@@ -13,12 +13,14 @@ import numpy as np
 import pandas as pd
 
 from samsvae_core.data import DataError, some
+from samsvae_core.gene_names import INDEX
 from samsvae_core.h5ad import (
     CONTROL,
     SYMBOL,
     by_frequency,
     control_labels,
     first_word,
+    gene_names,
     no_control,
     parts_of,
     perturbation_key_of,
@@ -32,20 +34,25 @@ MOST_LABELS = 5_000  # of a column; one with more tells cells apart, not perturb
 DELIMITERS = ("+", "_", "|", ";", ",", "&", "/", ":")
 
 
-def inspect(path: Path | str) -> dict[str, Any]:
+def inspect(path: Path | str, gene_key: str | None = None) -> dict[str, Any]:
     """Columns of obs with the cells of each label, layers, tables of obsm, genes, suggestions.
 
-    In values that JSON can store. `labels` of a column are the most frequent first; a column with
-    more than MOST_LABELS of them has none. A suggestion is "" where there is none.
+    Genes are named as `read_h5ad` names them by `gene_key`. In values that JSON can store. `labels`
+    of a column are the most frequent first; a column with more than MOST_LABELS of them has none. A
+    suggestion is "" where there is none.
     """
     path = Path(path)
     with opened(path) as file:
         obs, var = table_of(file, "obs"), table_of(file, "var")
         columns = [_column(str(name), obs[name]) for name in obs.columns]
+        genes = gene_names(file, gene_key)
+        suggested = genes.key if gene_key is None else gene_names(file, None).key
         matrices = [place for place in ("X", "raw/X") if place in file]
         layers, tables = names_in(file, "layers"), names_in(file, "obsm")
     for what, names in (
-        ("genes", var.index),
+        ("genes", genes.names),
+        ("ids of genes", var.index),
+        ("columns", var.columns),
         ("columns", obs.columns),
         ("layers", layers),
         ("tables", tables),
@@ -65,7 +72,10 @@ def inspect(path: Path | str) -> dict[str, Any]:
         "file": path.name,
         "n_cells": len(obs),
         "n_genes": len(var),
-        "genes": var.index.tolist(),
+        "genes": genes.names.tolist(),
+        "gene_ids": None if genes.ids is None else genes.ids.tolist(),
+        "gene_columns": _naming(var, suggested),
+        "gene_notes": genes.notes,
         "columns": columns,
         "matrices": matrices,
         "layers": layers,
@@ -74,9 +84,16 @@ def inspect(path: Path | str) -> dict[str, Any]:
             "perturbation_key": key,
             "control": controls[0] if controls else "",
             "delimiter": suggested_delimiter(labels),
+            "gene_key": suggested,
             "problem": problem,
         },
     }
+
+
+def _naming(var: pd.DataFrame, suggested: str) -> list[str]:
+    """What genes can be named by: the index, and columns of text; `suggested` is one of these."""
+    texts = [str(name) for name in var.columns if var[name].dtype.kind == "O"]
+    return list(dict.fromkeys([INDEX, *texts, suggested]))
 
 
 def _column(name: str, values: pd.Series) -> dict[str, Any]:
@@ -162,6 +179,7 @@ def describe(found: Mapping[str, Any]) -> str:
     ):
         if found[what]:
             lines.append(f"{kind}: {some(found[what], 20)}")
+    lines += found["gene_notes"]
     suggested = found["suggested"]
     if suggested["perturbation_key"]:
         lines.append(
