@@ -203,6 +203,27 @@ def test_unknown_genes_of_a_list_are_named_and_explained():
     assert absent.endswith("KMT2A.")
 
 
+@pytest.mark.parametrize(
+    ("genes", "query", "found"),
+    [
+        (["STAT1", "GATA1"], "ENSG00000115415", "STAT1"),
+        (["STAT1", "GATA1"], "ensg00000115415.12", "STAT1"),
+        (["STAT1", "GATA1"], "6772", "STAT1"),
+        (["STAT1", "GATA1"], "677", None),
+        (["STAT1", "GATA1"], "ENSG00000", None),
+        (["ENSG00000115415.3", "GATA1"], "ENSG00000115415.12", "ENSG00000115415.3"),
+        (["ENSG00000115415", "GATA1"], "stat1", "ENSG00000115415"),
+        (["ENSG00000115415", "GATA1"], "6772", "ENSG00000115415"),
+        (["6772", "2623"], "STAT1", "6772"),
+        (["0", "1", "2"], "A1BG", None),
+        (["Stat1", "Gata1"], "ENSMUSG00000026104.15", "Stat1"),
+    ],
+)
+def test_item_10_search_understands_ids_as_a_whole(genes, query, found):
+    hits = search_genes(query, genes, ids={"ENSMUSG00000026104.3": "Stat1"} if found else {})
+    assert list(hits)[:1] == ([found] if found else [])
+
+
 def test_search_sees_a_change_of_the_genes():
     assert search_genes("sta", ["STAT1", "GATA1"]) == {"STAT1": "STAT1"}
     assert search_genes("sta", ["STAT2", "GATA1"]) == {"STAT2": "STAT2"}
