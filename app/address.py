@@ -190,7 +190,7 @@ def initial_gene(model: Bundle, first: str) -> None:
     """The form is g=STAT1; other names and ids of the gene do. One not in the model is said."""
 
     def named(link: str) -> str:
-        found, _ = known_genes([link], model.genes)
+        found, _ = known_genes([link], model.genes, model.genes_by_id)
         return measured(model, found[0] if found else link)
 
     initial(GENE, model.genes, first, named)

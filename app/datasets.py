@@ -17,11 +17,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from app.runs import brought, listed
 from samsvae_core.data import DataError, some
 from samsvae_core.files import OutputError, atomic_write, megabytes
+from samsvae_core.symbols import known_genes
 
 ROOT = Path(__file__).resolve().parents[1]
 HDF5 = b"\x89HDF\r\n\x1a\n"  # how such a file begins
@@ -45,6 +46,7 @@ READ = {
     "control": ("control", ""),
     "delimiter": ("delimiter", "+"),
     "layer": ("layer", ""),
+    "gene_key": ("named", ""),
     "size_factor_key": ("size", ""),
     "dosage_key": ("dosage", ""),
     "replicate_key": ("replicate", ""),
@@ -70,6 +72,7 @@ class Reading:
     control: str = ""
     delimiter: str = "+"
     layer: str = ""
+    gene_key: str = ""
     size_factor_key: str = ""
     dosage_key: str = ""
     replicate_key: str = ""
@@ -102,6 +105,10 @@ class Reading:
     def with_genes(self, top: int, genes: str = "") -> Reading:
         """The same, of the most variable genes, of all (0), or of a list."""
         return replace(self, top_genes=top, genes=genes)
+
+    def with_names(self, gene_key: str) -> Reading:
+        """The same, genes named by a column of var."""
+        return replace(self, gene_key=gene_key)
 
     def as_query(self) -> dict[str, str]:
         """The reading in an address, by its parameters; what the reader takes itself stays out."""
@@ -369,6 +376,16 @@ def save_genes(text: str) -> str:
 def listed_genes(genes: str) -> list[str]:
     """The names in a list that `save_genes` kept."""
     return resolve(genes, ".txt").read_text(encoding="utf-8").split()
+
+
+def genes_of_list(genes: str, found: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The genes of a file that a kept list names, by any of their names, and what it names besides.
+
+    `found` is what `samsvae inspect` says of the file.
+    """
+    names, ids = found["genes"], found["gene_ids"] or []
+    by_id = dict(zip(ids, names, strict=False))
+    return known_genes(listed_genes(genes), names, by_id)
 
 
 def delete(data: str) -> None:

@@ -37,6 +37,7 @@ IN_WORDS = {  # options of the command line, as the page calls them
     "--perturbation-key": "the box Column of perturbations",
     "--control": "the box Control label",
     "--layer": "the box Counts from",
+    "--gene-key": "the box Names of genes",
     "--size-factor-key": "the box Size factor",
     "--dosage-key": "the box Dosages",
     "--replicate-key": "the box Replicates",
@@ -50,12 +51,12 @@ class ReaderError(RuntimeError):
     """The reader broke off by a mistake of ours: nothing is known against the file."""
 
 
-def inspected(data: str) -> dict[str, Any]:
+def inspected(data: str, gene_key: str = "") -> dict[str, Any]:
     """What a file offers to choose from, as `samsvae_core.inspection.inspect`. Raises DataError.
 
     ReaderError where the reader itself is wrong; the same for `validated`.
     """
-    return _asked("inspect", resolve(data), [])
+    return _asked("inspect", resolve(data), [f"--gene-key={gene_key}"] if gene_key else [])
 
 
 def validated(reading: Reading) -> dict[str, Any]:

@@ -31,8 +31,8 @@ def box() -> None:
         "Find",
         key="find_all",
         placeholder="gene, perturbation, M0, pathway",
-        help="Perturbations, genes (other names, too), mechanisms by number or by your name, and "
-        "gene sets.",
+        help="Perturbations, genes (other names, Ensembl and Entrez ids too), mechanisms by number "
+        "or by your name, and gene sets.",
     ).strip()
     if not text:
         return
@@ -60,7 +60,7 @@ def hits(model: Bundle, text: str) -> Iterator[Hit]:
     names = [str(name) for name in model.perturbations.index]
     for name in matching(names, text):
         yield Hit("perturbation", name, "perturbation", {"p": name})
-    for gene, known_as in symbols.search_genes(text, model.genes, MOST).items():
+    for gene, known_as in symbols.search_genes(text, model.genes, MOST, model.genes_by_id).items():
         label = gene if known_as.upper() == gene.upper() else f"{gene}, also {known_as}"
         yield Hit("gene", label, "gene", {"g": gene})
     own = {k: label.name for k, label in state.names(model)[0].items() if label.name}

@@ -143,7 +143,7 @@ def rules(model: Bundle) -> tuple[Rules, Certainty | None]:
         )
         universe = tuple(dict.fromkeys(listed.replace(",", " ").split())) or None
         if universe:
-            known, unknown = symbols.known_genes(universe, model.genes)
+            known, unknown = symbols.known_genes(universe, model.genes, model.genes_by_id)
             universe = (*known, *unknown)
             right.caption(f"{len(universe):,} genes, {len(known):,} of them in the model.")
             if unknown:

@@ -222,9 +222,12 @@ def footer() -> None:
 # Data files
 
 
-def inspected(data: str) -> dict[str, Any]:
-    """What a data file offers to choose from, remembered. Raises DataError."""
-    return _inspected(data, _stamp(data))
+def inspected(data: str, gene_key: str = "") -> dict[str, Any]:
+    """What a data file offers to choose from, genes named by a column if one is given, remembered.
+
+    Raises DataError.
+    """
+    return _inspected(data, gene_key, _stamp(data))
 
 
 def validated(reading: Reading) -> dict[str, Any]:
@@ -241,8 +244,9 @@ def _stamp(data: str) -> str:
 
 
 @st.cache_data(max_entries=32, show_spinner="Looking into the file")
-def _inspected(data: str, stamp: str) -> dict[str, Any]:
-    return examine.inspected(data)  # what it raises is not remembered: another time it may work
+def _inspected(data: str, gene_key: str, stamp: str) -> dict[str, Any]:
+    # what it raises is not remembered: another time it may work
+    return examine.inspected(data, gene_key)
 
 
 @st.cache_data(max_entries=64, show_spinner="Reading the file")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
+    from samsvae_core.bundle import Bundle
     from samsvae_core.data import CellData
     from samsvae_core.run import Stopper
     from samsvae_core.training import Progress
@@ -61,6 +62,13 @@ Delimiter = Annotated[
     ),
 ]
 Layer = Annotated[str | None, typer.Option(help="Layer with the counts, instead of X.")]
+GeneKey = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of var with the names of genes, or var_names for its index. Found by itself "
+        "where the index holds row numbers or ids."
+    ),
+]
 SizeFactor = Annotated[str | None, typer.Option(help="Column of obs with each cell's total.")]
 Dosage = Annotated[str | None, typer.Option(help="Column of obs, or key of obsm, with dosages.")]
 JoinGuides = Annotated[
@@ -106,6 +114,7 @@ def validate(
     control: Control = None,
     delimiter: Delimiter = None,
     layer: Layer = None,
+    gene_key: GeneKey = None,
     size_factor_key: SizeFactor = None,
     dosage_key: Dosage = None,
     replicate_key: Replicate = None,
@@ -128,6 +137,7 @@ def validate(
         control=control or None,
         delimiter=delimiter,
         layer=layer,
+        gene_key=gene_key,
         size_factor_key=size_factor_key,
         dosage_key=dosage_key,
         replicate_key=replicate_key,
@@ -146,6 +156,7 @@ def validate(
 @app.command()
 def inspect(
     data: DataFile,
+    gene_key: GeneKey = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a file offers to choose from: columns and their labels, layers, tables."""
@@ -154,7 +165,7 @@ def inspect(
     from samsvae_core.inspection import describe
     from samsvae_core.inspection import inspect as look
 
-    found = look(data)
+    found = look(data, gene_key)
     typer.echo(json.dumps(found) if as_json else describe(found))
 
 
@@ -240,6 +251,7 @@ def train(
     control: Control = None,
     delimiter: Delimiter = None,
     layer: Layer = None,
+    gene_key: GeneKey = None,
     size_factor_key: SizeFactor = None,
     dosage_key: Dosage = None,
     replicate_key: Replicate = None,
@@ -314,6 +326,7 @@ def train(
                 control=control or None,
                 delimiter=delimiter,
                 layer=layer,
+                gene_key=gene_key,
                 size_factor_key=size_factor_key,
                 dosage_key=dosage_key,
                 replicate_key=replicate_key,
@@ -400,7 +413,7 @@ def evaluate(
     if output is not None:
         new_output(output)
     model = load(bundle)
-    cells = read(data, **read_options(bundle))
+    cells = read(data, **read_options(bundle, data))
     config = EvaluationConfig(library=library, reference=reference, seed=seed)
     metrics = evaluate_bundle(model, cells, config)
     typer.echo(metrics_in_words(metrics, model.title))
@@ -464,15 +477,15 @@ def gene(
     if output is not None:
         new_table(output)
     model = load(bundle)
-    found, _ = known_genes([symbol], model.genes)
+    found, _ = known_genes([symbol], model.genes, model.genes_by_id)
     name = genes.measured(model, found[0] if found else symbol)
-    card = genes.annotation(name)
+    card = genes.annotation(name, model.genes)
     typer.echo(f"{name}: {card.name or 'no name known'}. {card.note}".rstrip())
     for label, text in (
         ("Also called", ", ".join(card.aliases)),
         ("Entrez", card.entrez),
         ("Ensembl", ", ".join(card.ensembl)),
-        *genes.links(name).items(),
+        *genes.links(name, model.genes).items(),
     ):
         if text:
             typer.echo(f"  {label}: {text}")
@@ -636,7 +649,7 @@ def enrich(
         )
     model = load(bundle)
     if background is not None:
-        rules = rules._replace(universe=universe_of(background, model.genes))
+        rules = rules._replace(universe=universe_of(background, model))
     if perturbation:
         known_names = set(model.perturbations.index)
         dosages = named_once([parse_dosage(text, known_names) for text in perturbation])
@@ -684,7 +697,7 @@ def rankings_line(progress: Any) -> None:
         typer.echo(f"{progress.done} of {progress.total} rankings tested", err=True)
 
 
-def universe_of(path: Path, genes: list[str]) -> tuple[str, ...]:
+def universe_of(path: Path, model: Bundle) -> tuple[str, ...]:
     """The genes of a background file, those of the model by the model's names."""
     from samsvae_core.data import read_genes
     from samsvae_core.symbols import describe_unknown, known_genes
@@ -693,9 +706,9 @@ def universe_of(path: Path, genes: list[str]) -> tuple[str, ...]:
         given = read_genes(path)
     except (UnicodeDecodeError, IsADirectoryError) as error:
         raise ValueError(f"{path} is no text file; expected one gene to a line.") from error
-    known, unknown = known_genes(given, genes)
+    known, unknown = known_genes(given, model.genes, model.genes_by_id)
     if unknown:
-        typer.echo(f"{path}: {describe_unknown(unknown, genes)} They stay in the background.")
+        typer.echo(f"{path}: {describe_unknown(unknown, model.genes)} They stay in the background.")
     return (*known, *unknown)
 
 
@@ -721,7 +734,7 @@ def embed(
 
     new_output(output)
     model = load(bundle)
-    cells = read(data, **read_options(bundle))
+    cells = read(data, **read_options(bundle, data))
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder) / "embedded.h5ad"
         shutil.copyfile(data, temporary)  # what else is in it stays as it is, readable or not

@@ -10,6 +10,7 @@ import datetime
 import importlib.metadata
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -42,6 +43,7 @@ from samsvae_core.files import atomic_write, sha256
 from samsvae_core.gene_sets import Collection, load_collection
 from samsvae_core.model import EMPTY_CELL, PER_TEN_THOUSAND, SAMSVAE, ModelConfig
 from samsvae_core.prerank import RECIPE
+from samsvae_core.symbols import without_version
 from samsvae_core.variants import MODELS
 
 SCHEMA = 2  # 2: other models, evidence of mask entries, calibration
@@ -71,6 +73,7 @@ NAMES = (
     "condition",
     "cell",
     "split",
+    "id",
 )  # columns that are text whatever they look like
 MOST_VALUES = 10**8  # of a table: rows x columns; 5,000 genes of 700 conditions have 4 * 10**7
 MOST_TEXT = 2**30  # bytes of all texts of a table, repeated ones each time
@@ -121,6 +124,13 @@ class Bundle:
     @property
     def control(self) -> str:
         return str(self.conditions.index[0])
+
+    @cached_property
+    def genes_by_id(self) -> dict[str, str]:
+        """The gene of each id of the data, where these have ids beside names; else empty."""
+        table = read_csv(self.path / "genes.csv")
+        ids = table["id"].tolist() if "id" in table else []
+        return dict(zip(ids, self.genes, strict=False))
 
     @cached_property
     def observed(self) -> pd.DataFrame:
@@ -341,11 +351,13 @@ class Bundle:
     def align(self, data: CellData) -> CellData:
         """The same cells with genes and perturbations in the order of the bundle.
 
-        Raises DataError where genes are missing, or perturbations are none of the bundle's.
+        Genes meet by name, or by their ids where either has another name for one. Raises DataError
+        where genes are missing, or perturbations are none of the bundle's.
         """
         data = suited(data, self.config["model"])
+        where = self._genes_in(data)
         for what, needed, found in (
-            ("lack {} of the bundle's genes, such as {}", self.genes, data.genes),
+            ("lack {} of the bundle's genes, such as {}", self.genes, where),
             (
                 "hold {} perturbations unknown to the bundle, such as {}",
                 data.perturbations,
@@ -356,7 +368,7 @@ class Bundle:
             if len(missing):
                 problem = what.format(len(missing), ", ".join(missing[:3]))
                 raise DataError(f"The data {problem}. Use the file the bundle was trained on.")
-        data = genes_at(data, pd.Index(data.genes).get_indexer(pd.Index(self.genes)))
+        data = genes_at(data, np.array([where[gene] for gene in self.genes]))
         if data.has_size_factor != self.model.config.other_genes:
             key = self.config["data"].get("size_factor_key")
             raise DataError(
@@ -370,6 +382,27 @@ class Bundle:
         moved = sp.csr_matrix((dosages.data, (dosages.row, where[dosages.col])), shape=shape)
         names = np.array(self.perturbations.index, dtype=str)
         return replace(data, dosages=moved, perturbations=names)
+
+    def _genes_in(self, data: CellData) -> dict[str, int]:
+        """Where each of the bundle's genes is among those of the data, if it is there.
+
+        A name of either may be an id of the other: versions of Ensembl ids do not matter.
+        """
+        place = {name: i for i, name in enumerate(data.genes.tolist())}
+        found = {gene: place[gene] for gene in self.genes if gene in place}
+        if len(found) == len(self.genes):
+            return found
+        theirs: dict[str, set[int]] = defaultdict(set)
+        for names in (data.genes, () if data.gene_ids is None else data.gene_ids):
+            for i, name in enumerate(names):
+                theirs[without_version(name)].add(i)
+        own_ids = {gene: name for name, gene in self.genes_by_id.items()}
+        for gene in self.genes:
+            for name in (own_ids.get(gene, gene), gene):
+                places = theirs.get(without_version(name), set())
+                if gene not in found and len(places) == 1:
+                    found[gene] = next(iter(places))
+        return found
 
     def _table(self, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
         path = self.path / name

@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from jaxtyping import Float32, Shaped
 
 from samsvae_core.mapped import dense_blocks, on_disk, row_blocks, rows_of
+from samsvae_core.symbols import known_genes
 
 PEARSON_THETA = 100.0  # overdispersion of the null model in Lause et al. 2021
 
@@ -34,7 +35,7 @@ class CellData:
     (log-normalised ones, z-scores), zeros left out, and `library` is 1 for every cell.
     `replicates` names each cell's biological replicate, "" where that is missing; no model sees it.
     Where memory is too small for the counts, they and large parts of them are kept in files in the
-    folder `scratch` (`mapped`).
+    folder `scratch` (`mapped`). `gene_ids` are the file's ids of genes that are called otherwise.
     """
 
     counts: sp.csr_matrix  # (N, G) float32, raw counts
@@ -50,6 +51,14 @@ class CellData:
     replicates: Shaped[np.ndarray, " N"] | None = None
     is_counts: bool = True
     scratch: Path | None = None
+    gene_ids: Shaped[np.ndarray, " G"] | None = None
+
+    @property
+    def genes_by_id(self) -> dict[str, str]:
+        """The gene of each id; empty where the file has no other ids than names."""
+        if self.gene_ids is None:
+            return {}
+        return dict(zip(self.gene_ids.tolist(), self.genes.tolist(), strict=True))
 
     def subset(self, index: np.ndarray | Sequence[int]) -> "CellData":
         """The cells at `index` (positions or booleans), all genes and perturbations kept."""
@@ -113,6 +122,7 @@ def gene_panel(
 ) -> CellData:
     """The named genes, or the `top` most variable ones, in the order of the data.
 
+    Genes are named as in the data, by the ids of the file, or by other names that mean one of them.
     Variable means a large variance: of analytic Pearson residuals (Lause et al. 2021) for counts,
     of the values themselves for data that are none. Without a size factor, the `library` of counts
     becomes the total over the genes kept: a total of what is modelled.
@@ -120,12 +130,15 @@ def gene_panel(
     if (genes is None) == (top is None):
         raise DataError("Choose genes either by name (--genes) or by number (--top-genes).")
     if genes is not None:
-        kept = np.isin(data.genes, list(genes))
-        absent = sorted(set(genes) - set(data.genes[kept]))
+        found, unknown = known_genes(genes, data.genes, data.genes_by_id)
+        kept, absent = np.isin(data.genes, found), sorted(unknown)
         missed = f"{len(absent):,} genes asked for are not measured: {some(absent)}."
         if not kept.any():
             raise DataError(f"{missed} Use names as in the data ({some(data.genes)}).")
+        otherwise = len(set(found) - set(genes))
         notes = [missed] if absent else []
+        if otherwise:
+            notes.append(f"{otherwise:,} genes asked for are called otherwise in the data.")
     else:
         kept, notes = _most_variable(data, top or 0), []
     notes = [*data.source["notes"], f"{kept.sum():,} of {len(kept):,} genes were kept.", *notes]
@@ -147,14 +160,15 @@ def genes_at(data: CellData, index: np.ndarray) -> CellData:
         blocks = row_blocks(data.counts.indptr)
         kept = (data.counts[block][:, index].sorted_indices() for block in blocks)
         counts = on_disk(kept, len(index), data.scratch, data.counts.nnz)
+    ids = None if data.gene_ids is None else data.gene_ids[index]
+    named = {"genes": data.genes[index], "gene_ids": ids}
     if not data.is_counts:
-        return replace(data, counts=counts, genes=data.genes[index])
+        return replace(data, counts=counts, **named)
     library = totals = np.asarray(counts.sum(axis=1), dtype=np.float32).ravel()
     if data.has_size_factor or data.source.get("size_factor_key"):
         library = data.library
     more = data.has_size_factor or bool((library > totals).any())
-    genes = data.genes[index]
-    return replace(data, counts=counts, genes=genes, library=library, has_size_factor=more)
+    return replace(data, counts=counts, library=library, has_size_factor=more, **named)
 
 
 def _most_variable(data: CellData, top: int) -> np.ndarray:

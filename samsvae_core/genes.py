@@ -6,7 +6,7 @@ Links are only written, nothing is fetched.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -15,7 +15,7 @@ import pandas as pd
 
 from samsvae_core.bundle import Bundle
 from samsvae_core.composition import compose
-from samsvae_core.symbols import annotate, species
+from samsvae_core.symbols import annotate, are_entrez, species
 
 COLUMNS = [  # of a composition that are kept of each perturbation
     "shift",
@@ -42,13 +42,16 @@ class Annotation(NamedTuple):
     note: str  # what a reader has to know of the rest
 
 
-def annotation(gene: str) -> Annotation:
+def annotation(gene: str, genes: Collection[str] = ()) -> Annotation:
     """Names and identifiers of a gene, by its symbol, an older name or an Ensembl id.
+
+    A number is an Entrez id only if `genes`, those of its model, are such ids.
 
     A symbol that is written as mouse symbols are is given those of the human gene with the same
     name in capitals, which is most often its orthologue.
     """
-    found = annotate([gene, gene.upper()]).fillna("")
+    is_number = gene.isdecimal()
+    found = annotate([gene, gene.upper()], is_number and are_entrez(genes)).fillna("")
     itself, in_capitals = found["current"]
     is_mouse = species([gene]) == "mouse" and itself != gene and bool(in_capitals or not itself)
     row = found.iloc[int(is_mouse)]
@@ -58,6 +61,11 @@ def annotation(gene: str) -> Annotation:
         note = f"{gene} is written as mouse genes are, so the links lead to mouse pages. The "
         note += "annotation is of human genes (2022): "
         note += f"shown is {current}, by the name in capitals." if current else "it has none such."
+    elif not current and is_number:
+        note = (
+            f"{gene} is a number, not a name: nothing can be said of this gene here. Train on the"
+        )
+        note += " names of genes; the page Data and samsvae inspect show which a file has."
     elif not current:
         note = f"The annotation (human genes, 2022) does not know {gene}, or not as one gene only."
     elif current != gene:
@@ -67,9 +75,12 @@ def annotation(gene: str) -> Annotation:
     return Annotation(gene, current, name, aliases, entrez, ensembl, is_mouse, note)
 
 
-def links(gene: str) -> dict[str, str]:
-    """Addresses of pages on a gene, by the name of the site: for an unknown gene, of one search."""
-    known = annotation(gene)
+def links(gene: str, genes: Collection[str] = ()) -> dict[str, str]:
+    """Addresses of pages on a gene of `genes`, by the name of the site.
+
+    For an unknown name, of one search; none for a number that is no Entrez id.
+    """
+    known = annotation(gene, genes)
     if known.is_mouse:
         return {
             "NCBI": f"https://www.ncbi.nlm.nih.gov/gene/?term={_safe(f'{gene} AND mouse[orgn]')}",
@@ -78,6 +89,8 @@ def links(gene: str) -> dict[str, str]:
             f"&query={_safe(gene)}",
             "UniProt": _uniprot(gene, 10090),
         }
+    if not known.current and gene.isdecimal():
+        return {}
     if not known.current:
         return {"Search NCBI": f"https://www.ncbi.nlm.nih.gov/gene/?term={_safe(gene)}"}
     symbol = _safe(known.current)

@@ -19,6 +19,7 @@ import scipy.sparse as sp
 from samsvae_core.columns import column_notes, warnings_of
 from samsvae_core.data import CellData, DataError, constant_genes, nearest, some
 from samsvae_core.files import cache_folder
+from samsvae_core.gene_names import INDEX, GeneNames, lacks_names, name_genes
 from samsvae_core.h5file import (
     DENSEST,
     EMPTIEST,
@@ -61,6 +62,7 @@ from samsvae_core.mapped import (
     row_blocks,
     size_of,
 )
+from samsvae_core.symbols import are_row_numbers
 
 # Biological replicates first, then what stands for them: batches, then parts of one experiment.
 REPLICATE_KEYS = (
@@ -84,7 +86,7 @@ LARGEST_COUNT = 2**24  # whole numbers are exact in float32 up to here
 
 class _Counts(NamedTuple):
     matrix: sp.csr_matrix
-    genes: np.ndarray
+    genes: GeneNames
     origin: str  # "X", "layers/NAME" or "raw/X"
     notes: list[str]
 
@@ -129,6 +131,7 @@ def read_h5ad(
     delimiter: str | None = None,
     size_factor_key: str | None = None,
     layer: str | None = None,
+    gene_key: str | None = None,
     dosage_key: str | None = None,
     replicate_key: str | None = None,
     join_guides: bool = False,
@@ -144,6 +147,8 @@ def read_h5ad(
     `delimiter` only if every part is a label of its own, a control word or looks like a gene
     symbol; without one `labels.delimiter_of` decides, and "" keeps labels whole. Guides of one gene
     are not additive: "A+A" is A at dosage 1, and with `join_guides` so is "A_1".
+    `gene_key` names the column of var, or of raw/var, with the names of the genes, or is
+    "var_names" for the index; without it ids and row numbers give way to a column of symbols.
     `dosage_key` names a column of obs (one number for the whole label, or "0.5+1" for its parts),
     or a table of obsm (cells x perturbations, columns named by itself or by uns["KEY_names"]) that
     replaces the labels. `drop_unlabelled` True leaves out cells without a label, or without any
@@ -153,7 +158,8 @@ def read_h5ad(
     `continuous` takes the values of X, or of `layer`, as they are: any finite numbers, no counts,
     and no size factor goes with them. `counts_on` "disk" keeps them in files in the folder
     `scratch` (the cache folder) that go when they are no longer used, "memory" in memory, "auto"
-    there if they take at most SHARE of what is free; `say` is told if on disk.
+    there if they take at most SHARE of what is free; `say` is told if on disk, and where the names
+    of genes are from.
     """
     if counts_on not in ("auto", "memory", "disk"):
         raise DataError(f"--counts-on is {counts_on!r}; choose one of auto, memory, disk.")
@@ -166,7 +172,7 @@ def read_h5ad(
     with opened(path) as file:
         obs = table_of(file, "obs")
         storage = _Storage(counts_on, scratch or cache_folder(), say)
-        counts = (_values if continuous else _counts)(file, layer, obs.index, storage)
+        counts = (_values if continuous else _counts)(file, layer, gene_key, obs.index, storage)
         if dosage_key is not None and dosage_key not in obs:
             design = _design_from_table(
                 file, dosage_key, obs, control, join_guides, drop_unlabelled
@@ -177,6 +183,8 @@ def read_h5ad(
                 obs, key, control, delimiter, dosage_key, join_guides, drop_unlabelled
             )
             design.notes[:0] = key_notes(obs, key, perturbation_key is not None, control)
+    for note in counts.genes.notes:
+        say(note)
     conditions = _conditions(design.dosages, design.perturbations, design.control)
     taken, kept = design.source["perturbation_key"], design.kept
     here = slice(None) if kept is None else kept
@@ -192,6 +200,7 @@ def read_h5ad(
         "file": path.name,
         **design.source,
         "counts_from": counts.origin,
+        "gene_key": counts.genes.key,
         "continuous": continuous,
         "size_factor_key": size_factor_key,
         "size_factor_suggestion": None if known_library else _suggest_size_factor(obs, totals),
@@ -200,6 +209,7 @@ def read_h5ad(
         **({} if counts_on == "auto" else {"counts_on": counts_on}),
         "notes": [
             *counts.notes,
+            *counts.genes.notes,
             *_matrix_notes(counts, "value" if continuous else "count"),
             *design.notes,
             *column_notes(obs[here], taken, dosage_key, n_perturbations),
@@ -211,7 +221,8 @@ def read_h5ad(
         dosages=design.dosages,
         library=np.ones(len(obs), np.float32) if continuous else library.astype(np.float32),
         cells=obs.index.to_numpy(dtype=str),
-        genes=counts.genes,
+        genes=counts.genes.names,
+        gene_ids=counts.genes.ids,
         perturbations=design.perturbations,
         conditions=conditions,
         control=design.control,
@@ -304,30 +315,93 @@ def _is_utf8(text: bytes) -> bool:
     return True
 
 
+# Genes
+
+
+def gene_names(file: h5py.File, key: str | None) -> GeneNames:
+    """Names of the genes of var, by the column `key` of var or raw/var, INDEX, or the best (None).
+
+    A column of raw/var serves where var has none: its genes are found there by the index.
+    """
+    var = table_of(file, "var")
+    if "raw/var" in file and lacks_names(var.index, _texts_of_columns(var, key), key):
+        raw = table_of(file, "raw/var")
+        if var.index.isin(raw.index).all() and not _counts_anew(var, raw):
+            var = var.join(raw[raw.columns.difference(var.columns)])
+    return name_genes(var.index, _texts_of_columns(var, key), key)
+
+
+def has_gene_key(path: Path | str, key: str) -> bool:
+    """Whether the genes of a file can be named by `key`: a column of var or raw/var, or INDEX."""
+    with opened(Path(path)) as file:
+        tables = [table_of(file, place) for place in ("var", "raw/var") if place in file]
+    return key == INDEX or any(key in table for table in tables)
+
+
+def _genes_of_raw(file: h5py.File, key: str | None) -> tuple[GeneNames, np.ndarray | None]:
+    """Names of the genes of raw/X, and its columns where only those of var are kept.
+
+    raw/X also has the genes that were left out since. Those of var are found by the index, or by
+    name where var numbers its genes anew: gene 5 of either is another one then.
+    """
+    var, raw = table_of(file, "var"), table_of(file, "raw/var")
+    if var.index.isin(raw.index).all() and not _counts_anew(var, raw):
+        return gene_names(file, key), raw.index.get_indexer(var.index)
+    theirs = name_genes(raw.index, _texts_of_columns(raw, key), key)
+    if not _counts_anew(var, raw):
+        return theirs, None
+    ours = gene_names(file, key if key in var else None)
+    columns = pd.Index(theirs.names).get_indexer(pd.Index(ours.names))
+    if INDEX in (ours.key, theirs.key) or (columns < 0).any():
+        note = (
+            "The rows of var and of raw/var are both numbered from the start, so it cannot be told"
+            f" which genes var keeps: all {len(raw):,} of raw/X are read."
+        )
+        return theirs._replace(notes=[*theirs.notes, note]), None
+    return ours, columns
+
+
+def _counts_anew(var: pd.DataFrame, raw: pd.DataFrame) -> bool:
+    """Whether the numbers of var are those of its own rows, and not those of rows of raw/var."""
+    if len(var) >= len(raw) or not are_row_numbers(raw.index):
+        return False
+    return any(var.index.tolist() == [str(n + i) for i in range(len(var))] for n in (0, 1))
+
+
+def _texts_of_columns(var: pd.DataFrame, key: str | None) -> dict[str, np.ndarray]:
+    """The columns that may name genes; fractions and flags do not, unless they are asked for."""
+    columns = {
+        str(name): column
+        for name, column in var.loc[:, ~var.columns.duplicated()].items()
+        if name == key or column.dtype.kind not in "fb"
+    }
+    return {name: texts_of(column) for name, column in columns.items()}
+
+
 # Counts
 
 
-def _counts(file: h5py.File, layer: str | None, cells: pd.Index, storage: _Storage) -> _Counts:
+def _counts(
+    file: h5py.File, layer: str | None, gene_key: str | None, cells: pd.Index, storage: _Storage
+) -> _Counts:
     """The first matrix of raw counts among X, layers/counts and raw/X; only `layer` if given."""
     layers = _layers(file, layer)
-    panel = table_of(file, "var").index
+    panel = gene_names(file, gene_key)
     problems: list[str] = []
     for place in ["X", "layers/counts", "raw/X"] if layer is None else [f"layers/{layer}"]:
         if place not in file:
             problems.append(f"There is no {place}.")
             continue
-        genes = table_of(file, "raw/var").index if place == "raw/X" else panel
-        columns = None
-        if place == "raw/X" and panel.isin(genes).all():  # it also has the genes left out since
-            columns, kept = genes.get_indexer(panel), panel
-        else:
-            kept = genes
+        kept, columns, genes = panel, None, pd.Index(panel.names)
+        if place == "raw/X":
+            kept, columns = _genes_of_raw(file, gene_key)
+            genes = table_of(file, "raw/var").index if columns is not None else pd.Index(kept.names)
         folder = storage.folder_for(file, place)
         faults = _Faults(COUNT_FAULTS, cells, genes)
         blocks = faults.sound(_blocks(file, place, (len(cells), len(genes))))
         if columns is not None:
             blocks = (block[:, columns].sorted_indices() for block in blocks)
-        matrix = _joined(blocks, len(kept), folder, file, place)
+        matrix = _joined(blocks, len(kept.names), folder, file, place)
         if faults.n:
             what, n, where = faults.worst()
             problems.append(
@@ -339,7 +413,7 @@ def _counts(file: h5py.File, layer: str | None, cells: pd.Index, storage: _Stora
             problems.append(f"{place} holds no count but 0: no gene is detected in any cell.")
             continue
         notes = [f"Counts are taken from {place}. {problems[0]}"] if problems else []
-        return _Counts(matrix, kept.to_numpy(dtype=str), place, notes)
+        return _Counts(matrix, kept, place, notes)
     raise DataError(
         f"{problems[0]} Put raw counts into X, or name the layer that holds them with --layer"
         f" (layers here: {some(layers, 10) or 'none'}). Values that are not counts can be modelled"
@@ -347,7 +421,9 @@ def _counts(file: h5py.File, layer: str | None, cells: pd.Index, storage: _Stora
     )
 
 
-def _values(file: h5py.File, layer: str | None, cells: pd.Index, storage: _Storage) -> _Counts:
+def _values(
+    file: h5py.File, layer: str | None, gene_key: str | None, cells: pd.Index, storage: _Storage
+) -> _Counts:
     """X, or `layer` if given, as it is: any finite numbers."""
     layers = _layers(file, layer)
     place = "X" if layer is None else f"layers/{layer}"
@@ -356,11 +432,11 @@ def _values(file: h5py.File, layer: str | None, cells: pd.Index, storage: _Stora
             f"There is no {place}. Name the layer that holds the values with --layer (layers here:"
             f" {some(layers, 10) or 'none'})."
         )
-    genes = table_of(file, "var").index
-    folder = storage.folder_for(file, place)
-    faults = _Faults(VALUE_FAULTS, cells, genes)
-    blocks = map(_single, _blocks(file, place, (len(cells), len(genes))))
-    matrix = _joined(faults.sound(blocks), len(genes), folder, file, place)
+    genes = gene_names(file, gene_key)
+    n_genes, folder = len(genes.names), storage.folder_for(file, place)
+    faults = _Faults(VALUE_FAULTS, cells, genes.names)
+    blocks = map(_single, _blocks(file, place, (len(cells), n_genes)))
+    matrix = _joined(faults.sound(blocks), n_genes, folder, file, place)
     if faults.n:
         what, n, where = faults.worst()
         raise DataError(
@@ -369,7 +445,7 @@ def _values(file: h5py.File, layer: str | None, cells: pd.Index, storage: _Stora
         )
     if not matrix.nnz:
         raise DataError(f"{place} holds no value but 0. Name another layer with --layer.")
-    return _Counts(matrix, genes.to_numpy(dtype=str), place, [])
+    return _Counts(matrix, genes, place, [])
 
 
 def _layers(file: h5py.File, layer: str | None) -> list[str]:
@@ -658,7 +734,7 @@ def _looks_like(matrix: sp.csr_matrix) -> str:
 
 def _matrix_notes(counts: _Counts, what: str) -> list[str]:
     """What is odd about the matrix, each of its numbers called a `what`."""
-    notes, genes = [], counts.genes
+    notes, genes = [], counts.genes.names
     if n := int(constant_genes(counts.matrix).sum()):
         notes.append(f"{n:,} of {len(genes):,} genes have the same {what} in every cell.")
     if n := int((counts.matrix.getnnz(axis=1) == 0).sum()):

@@ -14,7 +14,8 @@ import pandas as pd
 
 from samsvae_core.columns import suggested_dosage
 from samsvae_core.data import DataError, some
-from samsvae_core.h5ad import Said, guide_table, said_of_labels, table_of
+from samsvae_core.gene_names import INDEX
+from samsvae_core.h5ad import Said, gene_names, guide_table, said_of_labels, table_of
 from samsvae_core.h5file import names_in, opened
 from samsvae_core.labels import (
     Control,
@@ -36,21 +37,26 @@ LONGEST = 1_000  # characters of a name or label
 MOST_LABELS = 5_000  # of a column; one with more tells cells apart, not perturbations
 
 
-def inspect(path: Path | str) -> dict[str, Any]:
+def inspect(path: Path | str, gene_key: str | None = None) -> dict[str, Any]:
     """Columns of obs with the cells of each label, layers, tables of obsm, genes, suggestions.
 
-    In values that JSON can store. `labels` of a column are the most frequent first; a column with
-    more than MOST_LABELS of them has none. A suggestion is "" where there is none.
+    Genes are named as `read_h5ad` names them by `gene_key`. In values that JSON can store. `labels`
+    of a column are the most frequent first; a column with more than MOST_LABELS of them has none. A
+    suggestion is "" where there is none.
     """
     path = Path(path)
     with opened(path) as file:
         obs, var = table_of(file, "obs"), table_of(file, "var")
         columns = [_column(str(name), obs[name]) for name in obs.columns]
+        genes = gene_names(file, gene_key)
+        suggested = genes.key if gene_key is None else gene_names(file, None).key
         matrices = [place for place in ("X", "raw/X") if place in file]
         layers, tables = names_in(file, "layers"), names_in(file, "obsm")
         table = guide_table(file)
     for what, names in (
-        ("genes", var.index),
+        ("genes", genes.names),
+        ("ids of genes", var.index),
+        ("columns", var.columns),
         ("columns", obs.columns),
         ("layers", layers),
         ("tables", tables),
@@ -73,7 +79,10 @@ def inspect(path: Path | str) -> dict[str, Any]:
         "file": path.name,
         "n_cells": len(obs),
         "n_genes": len(var),
-        "genes": var.index.tolist(),
+        "genes": genes.names.tolist(),
+        "gene_ids": None if genes.ids is None else genes.ids.tolist(),
+        "gene_columns": _naming(var, suggested),
+        "gene_notes": genes.notes,
         "columns": columns,
         "matrices": matrices,
         "layers": layers,
@@ -83,6 +92,7 @@ def inspect(path: Path | str) -> dict[str, Any]:
             "control": controls[0] if controls else "",
             "controls": controls,
             "delimiter": delimiter,
+            "gene_key": suggested,
             "dosage_key": suggested_dosage(obs),
             "table": table,
             "notes": said.notes,
@@ -90,6 +100,12 @@ def inspect(path: Path | str) -> dict[str, Any]:
             "problem": problem or said.problem,
         },
     }
+
+
+def _naming(var: pd.DataFrame, suggested: str) -> list[str]:
+    """What genes can be named by: the index, and columns of text; `suggested` is one of these."""
+    texts = [str(name) for name in var.columns if var[name].dtype.kind == "O"]
+    return list(dict.fromkeys([INDEX, *texts, suggested]))
 
 
 def _column(name: str, values: pd.Series) -> dict[str, Any]:
@@ -171,6 +187,7 @@ def describe(found: Mapping[str, Any]) -> str:
     ):
         if found[what]:
             lines.append(f"{kind}: {some(found[what], 20)}")
+    lines += found["gene_notes"]
     suggested = found["suggested"]
     if key := suggested["perturbation_key"]:
         parted = suggested["delimiter"]

@@ -36,6 +36,8 @@ from samsvae_core.data import CellData, DataError, genes_at
 from samsvae_core.evidence import entry_evidence
 from samsvae_core.files import OutputError, atomic_write, new_output
 from samsvae_core.frontier import train_frontier
+from samsvae_core.gene_names import INDEX
+from samsvae_core.h5ad import has_gene_key
 from samsvae_core.inference import Cells
 from samsvae_core.model import SAMSVAE, ModelConfig
 from samsvae_core.run import is_prepared, recorded, refuse_finished
@@ -116,7 +118,8 @@ def train(
         if (run / "config.json").exists():  # made since by another process
             raise OutputError(f"{run} exists already. Name another output.")
         write_csv(run / "split.csv", pd.DataFrame({"cell": data.cells, "split": parts}))
-        write_csv(run / "genes.csv", pd.DataFrame({"gene": data.genes}))
+        ids = {} if data.gene_ids is None else {"id": data.gene_ids}
+        write_csv(run / "genes.csv", pd.DataFrame({"gene": data.genes, **ids}))
         atomic_write(run / "config.json", to_json(settings))
         return resume(data, run, device, on_epoch, cell_values, say)
 
@@ -265,19 +268,25 @@ def read_settings(run: Path) -> dict[str, Any]:
     return settings
 
 
-def read_options(run: Path) -> dict[str, Any]:
-    """How the data of a run or bundle were read: the options of `read_h5ad`."""
+def read_options(run: Path, data: Path | None = None) -> dict[str, Any]:
+    """How the data of a run or bundle were read: the options of `read_h5ad`.
+
+    Where `data`, another file with the same genes, lacks the column that named them, its own names
+    are found anew: genes then meet by their ids.
+    """
     source = read_settings(run)["data"]
     place = str(source.get("counts_from", "X"))
     of_table = source.get("perturbation_key") is None and source.get("dosage_key") is not None
     drop_unlabelled = source.get("drop_unlabelled")
     if of_table and "drop_unlabelled" not in source:  # before columns of controls were known
         drop_unlabelled = False
+    gene_key = source.get("gene_key", INDEX)  # the only way before it was noted
     return {
         "perturbation_key": source.get("perturbation_key"),
         "control": source.get("control_labels") or ([] if of_table else None),
         "delimiter": source.get("delimiter", "+"),
         "layer": place.removeprefix("layers/") if place.startswith("layers/") else None,
+        "gene_key": gene_key if data is None or has_gene_key(data, gene_key) else None,
         "size_factor_key": source.get("size_factor_key"),
         "dosage_key": source.get("dosage_key"),
         "replicate_key": source.get("replicate_key"),

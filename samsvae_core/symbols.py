@@ -9,16 +9,23 @@ import gzip
 import io
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache, lru_cache
 from importlib.resources import files
+from types import MappingProxyType
 
 import pandas as pd
 
 RESOURCES = files("samsvae_core") / "resources"
 MOSTLY = 0.8  # of the names, from which they are said to be of one species
 KNOWN = 0.3  # of the names, from which they are taken for genes: mouse has many that human lacks
+MOST_NUMBERS = (
+    0.9  # of numbers, from which they are Entrez ids: of random ones below 5,000 80 % are
+)
+MOST_DIGITS = 9  # of a row number
 UNKNOWN = "names that are not known here"
+ROW_NUMBERS = "row numbers"
+ENTREZ = "Entrez ids"
 IDENTIFIERS = {
     "human Ensembl ids": re.compile(r"ENSG\d{11}(\.\d+)?"),
     "mouse Ensembl ids": re.compile(r"ENSMUSG\d{11}(\.\d+)?"),
@@ -31,8 +38,11 @@ HINTS = {
     " (many files have it in a column of var, such as gene_name), or take sets with the same ids.",
     "other Ensembl ids": "Only Ensembl ids of human genes (ENSG) can be translated here: name the"
     " genes by symbol, or take sets with the same ids.",
-    "numbers": "Numbers are read as Entrez ids of human genes: if they are others, name the genes"
-    " by symbol.",
+    ROW_NUMBERS: "Row numbers say nothing of a gene. Name the column of var that holds the names of"
+    " the genes with --gene-key, and train on that.",
+    "numbers": "Too few of these numbers are Entrez ids of human genes to be read as such: they may"
+    " be row numbers, or ids of another species. Name the column of var that holds the names of the"
+    " genes with --gene-key, and train on that.",
     "probe ids": "Array probes cannot be translated here: name the genes by symbol.",
     UNKNOWN: "Few of these are human or mouse symbols: for another species, take sets with names as"
     " in the data.",
@@ -64,8 +74,8 @@ def _by_entrez() -> dict[str, str]:
     return {str(number): str(symbol) for symbol, number in _annotation()["entrez"].items()}
 
 
-def _bare(name: str) -> str:
-    """Without the version of an Ensembl id."""
+def without_version(name: str) -> str:
+    """An Ensembl id without its version; any other name as it is."""
     return name.partition(".")[0] if ENSEMBL.match(name) else name
 
 
@@ -76,19 +86,20 @@ def is_gene(name: str) -> bool:
     Older names and ids count from five letters on: "KO" and "LIB" are other names of genes as well.
     """
     for text in dict.fromkeys([name, name.upper() if name[:1].isupper() else name]):
-        if text in _annotation().index or (len(text) > 4 and _bare(text) in _by_name()):
+        if text in _annotation().index or (len(text) > 4 and without_version(text) in _by_name()):
             return True
     return False
 
 
-def annotate(symbols: Iterable[str]) -> pd.DataFrame:
+def annotate(symbols: Iterable[str], entrez: bool = False) -> pd.DataFrame:
     """Name, aliases, Entrez and Ensembl ids, indexed by symbol as given; NaN for unknown genes.
 
     Several aliases or Ensembl ids have a "|" between them. `current` is the symbol that an alias
-    or Ensembl id was understood as.
+    or Ensembl id was understood as. Numbers are read as Entrez ids only if they are said to be.
     """
     given = [str(symbol) for symbol in symbols]
-    found = [_by_name().get(_bare(symbol)) for symbol in given]
+    names = [_by_entrez().get(name, name) for name in given] if entrez else given
+    found = [_by_name().get(without_version(name)) for name in names]
     current = pd.Index(found, dtype=object, name="current")
     return _annotation().reindex(current).reset_index().set_index(pd.Index(given, name="symbol"))
 
@@ -110,17 +121,51 @@ def _written(name: str) -> str | None:
     return "mouse" if MOUSE.fullmatch(name) else "human" if HUMAN.fullmatch(name) else None
 
 
+def are_row_numbers(names: Iterable[str]) -> bool:
+    """Whether most names only count from 0 or 1: all of such a run, or more than half of it.
+
+    Files lose the names of genes when another program stores them in a column and numbers the
+    rows. Part of a run is what is left after genes were filtered.
+    """
+    given = [str(name) for name in names]
+    numbers = [int(name) for name in given if name.isdecimal() and len(name) <= MOST_DIGITS]
+    if len(numbers) <= len(given) / 2:
+        return False
+    return len(numbers) > (max(numbers) + 1) / 2
+
+
+def are_entrez(names: Iterable[str]) -> bool:
+    """Whether names are Entrez ids: most are numbers, no row numbers, and known human genes.
+
+    Genes were numbered from 1, so most small numbers are ids, and any row numbers would pass for
+    some. Of real ids nearly all are known.
+    """
+    given = [str(name) for name in names]
+    numbers = [name for name in given if name.isdecimal()]
+    if len(numbers) <= len(given) / 2 or are_row_numbers(numbers):
+        return False
+    return sum(name in _by_entrez() for name in numbers) >= MOST_NUMBERS * len(numbers)
+
+
+def _numbers(names: Collection[str]) -> str:
+    """What the numbers among names are: `ROW_NUMBERS`, `ENTREZ`, or "numbers"."""
+    return ROW_NUMBERS if are_row_numbers(names) else ENTREZ if are_entrez(names) else "numbers"
+
+
 def is_identifier(name: str) -> bool:
     """Whether a name is an id of a database rather than a symbol."""
     return any(pattern.fullmatch(name) for pattern in IDENTIFIERS.values())
 
 
 def kind(names: Iterable[str]) -> str:
-    """What most names are: a key of `IDENTIFIERS`, "human symbols" and the like, or `UNKNOWN`."""
+    """What most names are: a key of `IDENTIFIERS`, "human symbols" and the like, or `UNKNOWN`.
+
+    Numbers are told apart: `ROW_NUMBERS`, `ENTREZ`, or "numbers" where they are neither.
+    """
     given = [str(name) for name in names]
     for what, pattern in IDENTIFIERS.items():
         if sum(pattern.fullmatch(name) is not None for name in given) > len(given) / 2:
-            return what
+            return _numbers(given) if what == "numbers" else what
     table = _by_name()
     n_known = sum(name in table or name.upper() in table for name in given)
     return f"{species(given) or 'gene'} symbols" if n_known > KNOWN * len(given) else UNKNOWN
@@ -131,28 +176,38 @@ def current_symbols(symbols: Iterable[str], universe: Iterable[str]) -> dict[str
 
     A symbol of the universe is itself. Any other is met through the gene's other names and ids,
     provided that they lead to one name of the universe that no second measured symbol claims.
-    Symbols of two species meet in capitals, on the same terms; those of one do not.
+    Symbols of two species meet in capitals, on the same terms; those of one do not. Numbers
+    meet those of the same sort only: a row number is not the Entrez id that looks like it.
     """
     measured, universe = {str(symbol) for symbol in symbols}, frozenset(universe)
-    found = {name: name for name in measured & universe}
+    sorts = _numbers(measured), _numbers(universe)
+    same = sorts[0] == sorts[1]
+    found = {name: name for name in measured & universe if same or not name.isdecimal()}
     ours, theirs = species(measured), species(universe)
     in_capitals = None not in (ours, theirs) and ours != theirs
     if in_capitals:
         ours_up, theirs_up = ({name: name.upper() for name in s} for s in (measured, universe))
         found |= _pairs(ours_up, theirs_up, found)
-    return found | _pairs(_meanings(measured, in_capitals), _meanings(universe, in_capitals), found)
+    return found | _pairs(
+        _meanings(measured, in_capitals, sorts[0] == ENTREZ),
+        _meanings(universe, in_capitals, sorts[1] == ENTREZ),
+        found,
+    )
 
 
-def _meanings(names: Iterable[str], in_capitals: bool) -> dict[str, str]:
-    """The current symbol behind each name, or the name itself; numbers, if most, are Entrez ids."""
-    given = list(names)
-    numbers = sum(name.isdecimal() for name in given)
-    table = _by_entrez() if numbers > len(given) / 2 else _by_name()
+def _meanings(names: Iterable[str], in_capitals: bool, entrez: bool) -> dict[str, str]:
+    """The current symbol behind each name, or the name itself; of a number only if `entrez`.
+
+    A number without a meaning stands for nothing but itself: it gets a key that no symbol has.
+    """
     keys = {}
-    for name in given:
-        bare = _bare(name)
+    for name in names:
+        bare = without_version(name)
         other = bare.upper() if in_capitals else bare
-        keys[name] = table.get(bare) or table.get(other, other)
+        if name.isdecimal():
+            keys[name] = _by_entrez().get(name, f"number {name}") if entrez else f"row {name}"
+        else:
+            keys[name] = _by_name().get(bare) or _by_name().get(other, other)
     return keys
 
 
@@ -171,27 +226,39 @@ def _pairs(ours: dict[str, str], theirs: dict[str, str], found: dict[str, str]) 
     }
 
 
-def known_genes(given: Iterable[str], genes: Iterable[str]) -> tuple[list[str], list[str]]:
+def known_genes(
+    given: Iterable[str], genes: Iterable[str], ids: Mapping[str, str] = MappingProxyType({})
+) -> tuple[list[str], list[str]]:
     """A reader's list of genes in the model's own names, and those of the list it does not have.
 
     Both in the order given and without repeats. Other names, ids and capitals are understood where
-    they lead to one gene of the model.
+    they lead to one gene of the model; `ids` are those of the data, with the gene of each. A number
+    that is no name of the model is read as an Entrez id.
     """
     names = list(dict.fromkeys(filter(None, (str(name).strip() for name in given))))
     own = {str(gene) for gene in genes}
     capitals, meant = defaultdict(set), defaultdict(set)
-    for gene, meaning in _meanings(own, True).items():
+    for gene, meaning in _meanings(own, True, are_entrez(own)).items():
         capitals[gene.upper()].add(gene)
         meant[meaning].add(gene)
     found: dict[str, None] = {}
-    unknown = []
-    for name, meaning in _meanings(names, True).items():
-        leads = own & {name} or capitals[name.upper()] or meant[meaning]
+    unknown, of_data = [], _by_bare_id(ids)
+    for name, meaning in _meanings(names, True, True).items():
+        by_id = of_data.get(without_version(name).upper(), set())
+        leads = own & {name} or by_id or capitals[name.upper()] or meant[meaning]
         if len(leads) == 1:
             found |= dict.fromkeys(leads)
         else:
             unknown.append(name)
     return list(found), unknown
+
+
+def _by_bare_id(ids: Mapping[str, str]) -> dict[str, set[str]]:
+    """The genes of each id, in capitals and without the version of an Ensembl id."""
+    found = defaultdict(set)
+    for name, gene in ids.items():
+        found[without_version(str(name)).upper()].add(gene)
+    return dict(found)
 
 
 def describe_unknown(unknown: list[str], genes: Iterable[str]) -> str:
@@ -207,24 +274,45 @@ def describe_unknown(unknown: list[str], genes: Iterable[str]) -> str:
     return f"{text} {HINTS[what]}" if what in HINTS and what != kind(own) else text
 
 
-def search_genes(query: str, genes: Iterable[str], limit: int = 20) -> dict[str, str]:
+def search_genes(
+    query: str,
+    genes: Iterable[str],
+    limit: int = 20,
+    ids: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, str]:
     """Genes whose symbol, or else an alias, begins with the query, and which name did.
 
-    Capitals do not matter. Symbols come before aliases, whole names before beginnings.
+    An Ensembl id, with or without its version, and an Entrez id find a gene as a whole: those of
+    the annotation, and `ids`, those of the data with the gene of each. Capitals do not matter.
+    Symbols come before other names, whole names before beginnings.
     """
     start = query.strip().upper()
+    if not start:
+        return {}
     hits: dict[str, str] = {}
-    for capitals, gene, name in _searched(tuple(dict.fromkeys(map(str, genes)))):
-        if start and capitals.startswith(start):
+    own = tuple(dict.fromkeys(map(str, genes)))
+    for capitals, gene, name in _searched(own):
+        if capitals.startswith(start):
             hits.setdefault(gene, name)
+    whole = without_version(start)
+    found = _by_bare_id(ids).get(whole, set()) | set(_searched_ids(own).get(whole, ()))
+    for gene in own:
+        if gene in found:
+            hits.setdefault(gene, query.strip())
     ordered = sorted(hits.items(), key=lambda hit: (hit[0] != hit[1], hit[1].upper() != start, hit))
     return dict(ordered[:limit])
 
 
 @lru_cache(maxsize=4)
+def _current(genes: tuple[str, ...]) -> pd.DataFrame:
+    """The annotation of a model's genes, in their order; numbers are Entrez ids if all are."""
+    return annotate(genes, are_entrez(genes)).fillna("")
+
+
+@lru_cache(maxsize=4)
 def _searched(genes: tuple[str, ...]) -> list[tuple[str, str, str]]:
     """Each name of each gene in capitals, the gene, and the name; a gene's own symbol first."""
-    table = annotate(genes).fillna("")
+    table = _current(genes)
     names = zip(genes, table["current"], table["aliases"].str.split("|"), strict=True)
     return [
         (name.upper(), gene, name)
@@ -232,3 +320,14 @@ def _searched(genes: tuple[str, ...]) -> list[tuple[str, str, str]]:
         for name in dict.fromkeys([gene, current, *aliases])
         if name
     ]
+
+
+@lru_cache(maxsize=4)
+def _searched_ids(genes: tuple[str, ...]) -> dict[str, list[str]]:
+    """The genes of each Ensembl and Entrez id in capitals, and of the Ensembl ids among them."""
+    table = _current(genes)
+    found = defaultdict(list)
+    for gene, ensembl, entrez in zip(genes, table["ensembl"], table["entrez"], strict=True):
+        for name in {without_version(gene).upper(), *ensembl.split("|"), entrez} - {""}:
+            found[name].append(gene)
+    return dict(found)

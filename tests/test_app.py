@@ -1767,6 +1767,7 @@ def test_what_the_bundle_holds_is_shown_without_a_test_while_its_sets_are_the_sa
         ("p2", "P2 (perturbation)", "perturbation", "P2"),
         ("aurkb", "AURKB (gene)", "gene", "AURKB"),
         ("STK12", "AURKB, also STK12 (gene)", "gene", "AURKB"),
+        ("ENSG00000178999.9", "AURKB, also ENSG00000178999.9 (gene)", "gene", "AURKB"),
         ("m1", "M1 (mechanism)", "m", "M1"),
         ("AURKBB", "AURKB (gene)", "gene", "AURKB"),
         ("gamma resp", "Interferon gamma response (set of hallmark)", "collections", ["hallmark"]),

@@ -11,9 +11,9 @@ ROOT = Path(__file__).parents[1]
 CORE, APP = ROOT / "samsvae_core", ROOT / "app"
 LEVELS = [  # a module may import those of levels before its own
     {"files", "kernels", "machine", "parallel"},
-    {"likelihood", "cache", "mapped"},
-    {"data", "model", "symbols", "agreement", "rotation", "prerank"},
-    {"h5file", "labels"},
+    {"likelihood", "cache", "mapped", "symbols"},
+    {"data", "model", "agreement", "rotation", "prerank"},
+    {"h5file", "labels", "gene_names"},
     {"columns"},
     {"h5ad", "splits", "baselines", "gene_sets"},
     {"inspection"},

@@ -128,6 +128,35 @@ def test_an_unusual_column_is_suggested_and_can_be_changed(screen, tmp_path, at_
     assert {m.label: m.value for m in page.metric}["Control cells"] == "300"
 
 
+def test_item_05_names_of_genes_are_found_and_can_be_chosen(screen, tmp_path, at_once):
+    cells = anndata.read_h5ad(screen.path)
+    cells.var["gene_name"] = cells.var_names
+    cells.var_names = [f"ENSG{i:011d}" for i in range(cells.n_vars)]
+    cells.write_h5ad(tmp_path / "ids.h5ad")
+    data = kept(tmp_path / "ids.h5ad")
+    genes = datasets.save_genes(f"{screen.data.genes[0]} ENSG{5:011d}.2 NOGENE")
+    page = shown(data, genes=genes)
+    assert page.selectbox(key="named").value == "gene_name"
+    assert "Genes are named by the column 'gene_name' of var" in words(page).replace("\\", "")
+    assert "2 of 3 genes of the list are in the file. Not in it: NOGENE." in said(page)
+    assert "--gene-key" not in page.code[0].value
+    page.selectbox(key="named").set_value("var_names").run()
+    assert finished(page)
+    assert "--gene-key=var_names" in page.code[0].value
+    assert "Genes are named by Ensembl ids" in words(page)
+    page = shown(data, named="var_names")
+    assert page.selectbox(key="named").value == "var_names"
+
+
+def test_item_05_row_numbers_are_told_on_the_page(screen, tmp_path, at_once):
+    cells = anndata.read_h5ad(screen.path)
+    cells.var_names = [str(i) for i in range(cells.n_vars)]
+    cells.write_h5ad(tmp_path / "rows.h5ad")
+    page = shown(kept(tmp_path / "rows.h5ad"))
+    assert finished(page)
+    assert "Genes are row numbers (0, 1, 2, ...), not names" in words(page).replace("\\", "")
+
+
 def test_a_control_label_called_none_can_be_chosen(tmp_path, at_once):
     labels = ["none" if label == "ctrl" else label for label in LABELS]
     page = shown(kept(write(tmp_path / "a.h5ad", labels)), control="none")

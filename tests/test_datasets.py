@@ -38,6 +38,7 @@ EVERY = Reading(
     control="no+thing",
     delimiter="",
     layer="umi",
+    gene_key="gene_name",
     size_factor_key="total",
     dosage_key="dose",
     replicate_key="lane",

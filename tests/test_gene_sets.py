@@ -244,7 +244,7 @@ def test_a_match_that_found_little_says_what_the_others_are(measured, message):
     [
         ([f"ENSMUSG{n:011}" for n in range(40)], "Mouse Ensembl ids cannot be translated here"),
         ([f"{n}_s_at" for n in range(40)], "Array probes cannot be translated here"),
-        ([f"{n}" for n in range(9_000_000, 9_000_040)], "Numbers are read as Entrez ids of human"),
+        ([f"{n}" for n in range(9_000_000, 9_000_040)], "Too few of these numbers are Entrez ids"),
         (["YAL001C", "YBR160W", "YDL227C"], "for another species, take sets with names as in the"),
         (["STAT1", "GATA1", "TP53"], "the 3 genes of the data and the 20 of the collection have"),
     ],

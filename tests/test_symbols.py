@@ -121,7 +121,9 @@ def test_all_but_a_few_of_the_shipped_genes_are_written_as_human():
         (["ENSG00000115415.2", "ENSG00000102145", "STAT1"], "human Ensembl ids"),
         (["ENSMUSG00000026104", "ENSMUSG00000031162"], "mouse Ensembl ids"),
         (["ENSRNOG00000014079", "ENST00000361099"], "other Ensembl ids"),
-        (["6772", "2623"], "numbers"),
+        (["6772", "2623"], "Entrez ids"),
+        ([str(i) for i in range(60)], "row numbers"),
+        ([str(i) for i in range(9_000_000, 9_000_040)], "numbers"),
         (["1007_s_at", "ILMN_1690105", "A_23_P117082"], "probe ids"),
         (["YAL001C", "YBR160W", "YDL227C"], symbols.UNKNOWN),
         ([], symbols.UNKNOWN),
@@ -199,6 +201,27 @@ def test_unknown_genes_of_a_list_are_named_and_explained():
     assert "Mouse Ensembl ids cannot be translated here: name the genes by symbol" in many
     absent = describe_unknown(["KMT2A"], ["STAT1"])  # a gene, but not one of the model
     assert absent.endswith("KMT2A.")
+
+
+@pytest.mark.parametrize(
+    ("genes", "query", "found"),
+    [
+        (["STAT1", "GATA1"], "ENSG00000115415", "STAT1"),
+        (["STAT1", "GATA1"], "ensg00000115415.12", "STAT1"),
+        (["STAT1", "GATA1"], "6772", "STAT1"),
+        (["STAT1", "GATA1"], "677", None),
+        (["STAT1", "GATA1"], "ENSG00000", None),
+        (["ENSG00000115415.3", "GATA1"], "ENSG00000115415.12", "ENSG00000115415.3"),
+        (["ENSG00000115415", "GATA1"], "stat1", "ENSG00000115415"),
+        (["ENSG00000115415", "GATA1"], "6772", "ENSG00000115415"),
+        (["6772", "2623"], "STAT1", "6772"),
+        (["0", "1", "2"], "A1BG", None),
+        (["Stat1", "Gata1"], "ENSMUSG00000026104.15", "Stat1"),
+    ],
+)
+def test_item_10_search_understands_ids_as_a_whole(genes, query, found):
+    hits = search_genes(query, genes, ids={"ENSMUSG00000026104.3": "Stat1"} if found else {})
+    assert list(hits)[:1] == ([found] if found else [])
 
 
 def test_search_sees_a_change_of_the_genes():

@@ -284,6 +284,8 @@ def genes(reading: Reading, found: Mapping[str, Any]) -> Reading | None:
     """All of them, the most variable, or those of a list; None for a number that is none."""
     n_genes = int(found["n_genes"])
     left, right = st.columns(2, gap="large")
+    with left:
+        reading, found = names_of_genes(reading, found)
     top = int(
         left.number_input(
             "Most variable genes",
@@ -301,11 +303,9 @@ def genes(reading: Reading, found: Mapping[str, Any]) -> Reading | None:
         listed = gene_list()
     n_here, of_list = n_genes, ""
     if listed:
-        names = datasets.listed_genes(listed)
-        known = set(found["genes"])
-        absent = [name for name in names if name not in known]
-        n_here, of_list = len(names) - len(absent), " of the list"
-        message = f"{n_here:,} of {len(names):,} genes of the list are in the file."
+        known, absent = datasets.genes_of_list(listed, found)
+        n_here, of_list = len(known), " of the list"
+        message = f"{n_here:,} of {n_here + len(absent):,} genes of the list are in the file."
         if absent:
             message += f" Not in it: {some(absent, 5)}."
         (right.success if n_here else right.error)(state.plain(message))
@@ -316,6 +316,24 @@ def genes(reading: Reading, found: Mapping[str, Any]) -> Reading | None:
     kept = f"the {top:,} most variable" if top else "all"
     left.caption(f"Of {n_here:,} genes{of_list}, {kept} are modelled.")
     return reading.with_genes(top, listed)
+
+
+def names_of_genes(reading: Reading, found: Mapping[str, Any]) -> tuple[Reading, Mapping[str, Any]]:
+    """The reading with the column that names genes, and what the file holds, named so."""
+    suggested = str(found["suggested"]["gene_key"])
+    key = bound("named", "Names of genes", found["gene_columns"], NAMES, suggested)
+    if key != suggested:
+        reading = reading.with_names(key)
+        found = state.inspected(reading.data, key)
+    for note in found["gene_notes"]:
+        st.caption(state.plain(in_words(note)))
+    return reading, found
+
+
+NAMES = (
+    "A column of var; var_names is its index. Where that holds row numbers or ids, a column of "
+    "symbols is found by itself. Ids stay known: the search and lists of genes take them, too."
+)
 
 
 def gene_list() -> str:

@@ -73,7 +73,7 @@ def first(model: Bundle) -> str:
 
 def card(model: Bundle, name: str) -> None:
     """What it is called, where to read of it, and whether it is perturbed in this model."""
-    known = annotation(name)
+    known = annotation(name, model.genes)
     record.subheader(f"*{state.plain(name)}*")
     if known.name:
         record.markdown(state.plain(known.name))
@@ -82,6 +82,11 @@ def card(model: Bundle, name: str) -> None:
         "Other names": ", ".join(f"*{state.plain(alias)}*" for alias in known.aliases),
         "Entrez": state.plain(known.entrez),
         "Ensembl": ", ".join(map(state.plain, known.ensembl)),
+        "In the data": ", ".join(
+            state.plain(each)
+            for each, gene in model.genes_by_id.items()
+            if gene == name and each not in known.ensembl
+        ),
     }
     said = [f"{what}: {words}" for what, words in parts.items() if words]
     if said:
@@ -89,7 +94,7 @@ def card(model: Bundle, name: str) -> None:
     if known.note:
         record.caption(state.plain(known.note))
     with st.container(horizontal=True):
-        for site, address in links(name).items():
+        for site, address in links(name, model.genes).items():
             st.link_button(site, address, icon=":material/open_in_new:")
     targets = targeting(model, name)
     if not targets:

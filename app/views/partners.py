@@ -78,7 +78,7 @@ def listed(model: Bundle) -> tuple[list[str], str]:
             "Gene symbols", key="gene_list", bind="query-params", placeholder="STAT1 IRF1 JAK2"
         )
         given = list(dict.fromkeys(text.replace(",", " ").split()))
-        known, unknown = symbols.known_genes(given, model.genes)
+        known, unknown = symbols.known_genes(given, model.genes, model.genes_by_id)
         if unknown:
             record.caption(state.plain(symbols.describe_unknown(unknown, model.genes)))
         if not known:

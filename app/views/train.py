@@ -97,8 +97,8 @@ def n_genes_of(reading: Reading, report: Mapping[str, Any]) -> int:
     """Those that are modelled: of the file, or of the list as far as the file has them."""
     n = int(report["n_genes"])
     if reading.genes:
-        known = set(state.inspected(reading.data)["genes"])
-        n = sum(name in known for name in datasets.listed_genes(reading.genes))
+        found = state.inspected(reading.data, reading.gene_key)
+        n = len(datasets.genes_of_list(reading.genes, found)[0])
     return min(reading.top_genes or n, n)
 
 
