@@ -34,17 +34,28 @@ REST = "rest"  # of mechanisms: those that none of the chosen perturbations uses
 CONTROL, SELECTED = "control cells", "cells selected on Cells"  # where a composition starts
 LONGEST = 8192  # characters of a selection of cells in an address
 MOST_STEPS = 100  # compositions that undo goes back
-LINKED = re.compile(r"(?<=http)(?=://)|(?<=https)(?=://)|(?<=www)(?=\.)|(?=@)", re.IGNORECASE)
+# Where Streamlit makes something of a text after Markdown was read, so that a backslash is no help:
+# links, icons and emoji, arrows and dashes.
+MADE_OF = re.compile(
+    r"(?<=http)(?=\\?://)|(?<=https)(?=\\?://)|(?<=www)(?=\\?\.)|(?=@)"
+    r"|(?<=:)(?=[\w+-][\w/+\\-]*:)"
+    r"|(?<=[<~])(?=[=-])|(?<=>)(?==)|(?<=-)(?=\\?>)|(?<=\s-)(?=-\s)",
+    re.IGNORECASE,
+)
 MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:&])")
 
 
 def plain(name: object) -> str:
-    """A name from a file, so that Markdown shows it as it is.
+    """A name from a file, so that Markdown shows it as it is."""
+    return MARKDOWN.sub(r"\\\1", parted(str(name)))
 
-    What looks like an address would become a link in spite of backslashes: a sign that is not seen
-    parts it.
+
+def parted(text: str) -> str:
+    """Markdown from a file without links, icons and arrows that are not written as such.
+
+    A sign that is not seen (U+2060) parts what would become one.
     """
-    return MARKDOWN.sub(r"\\\1", LINKED.sub("\u2060", str(name)))
+    return MADE_OF.sub("\u2060", text)
 
 
 # Reading and writing the address

@@ -12,23 +12,22 @@ import re
 import shlex
 import shutil
 import tempfile
-import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
 from app.runs import brought, listed
 from samsvae_core.data import DataError, some
-from samsvae_core.files import OutputError, atomic_write, megabytes
+from samsvae_core.files import OutputError, atomic_write, hold, is_held, locked, megabytes
 from samsvae_core.symbols import known_genes
 
 ROOT = Path(__file__).resolve().parents[1]
 HDF5 = b"\x89HDF\r\n\x1a\n"  # how such a file begins
 UPLOADS = "uploads"  # the folder, and how ids of what is in it begin
 INCOMING = ".incoming"  # within it: files that are not whole yet
-STALE = 24 * 3600  # seconds after which what is not whole was given up
+LOCK = ".lock"  # within it: whoever has it may look for room, of all threads and servers
 MB = 2**20  # bytes, as Streamlit counts
 PIECE = MB  # bytes in memory while a file is written
 LARGEST_UPLOAD, LARGEST_TOTAL = "SAMSVAE_UPLOAD_MB", "SAMSVAE_UPLOADS_TOTAL_MB"
@@ -38,7 +37,6 @@ DEEPEST, MOST_FILES, MOST_LOOKED_AT = 4, 1_000, 20_000  # of a folder that is li
 MOST_GENES = 10**6  # characters of a list of genes
 GENES = re.compile(rf"{UPLOADS}/genes-[0-9a-f]{{12}}\.txt")  # ids of lists of genes
 NAME = re.compile(r"[^A-Za-z0-9._-]+")
-UPLOADING = threading.Lock()  # one file at a time, so that the limit of all of them holds
 NO_DELIMITER = "none"  # labels stay whole; as an address says it, where "" would be nothing
 # Of each option of the reader: its parameter in the address, and its default.
 READ = {
@@ -277,34 +275,84 @@ def save(file: BinaryIO, name: str, size: int) -> str:
 
     Raises OutputError where it is too large, or the disk too full. Nothing is left then.
     """
-    with UPLOADING:
-        folder = _room_for(name, size)
-        temporary = None
-        try:
-            descriptor, temporary = tempfile.mkstemp(dir=folder / INCOMING)
-            checksum = hashlib.sha256()
-            with os.fdopen(descriptor, "wb") as written:
-                while piece := file.read(PIECE):
-                    checksum.update(piece)
-                    written.write(piece)
-                    if written.tell() > size:
-                        raise OutputError(f"{name} is longer than was said. Upload it again.")
-                written.flush()
-                os.fsync(written.fileno())
-            if missing := size - Path(temporary).stat().st_size:
-                raise OutputError(f"{name} lacks its last {missing:,} bytes. Upload it again.")
+    descriptor, temporary = _begun(name, size)
+    try:
+        checksum, n_bytes = hashlib.sha256(), 0
+        with os.fdopen(descriptor, "r+b") as written:
+            while piece := file.read(PIECE):
+                n_bytes += len(piece)
+                if n_bytes > size:
+                    raise OutputError(f"{name} is longer than was said. Upload it again.")
+                checksum.update(piece)
+                written.write(piece)
+            if n_bytes < size:
+                raise OutputError(
+                    f"{name} lacks its last {size - n_bytes:,} bytes. Upload it again."
+                )
+            written.flush()
+            os.fsync(written.fileno())
             data = f"{safe_stem(name)}-{checksum.hexdigest()[:12]}.h5ad"
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(folder / data)
-        except OSError as error:
-            raise OutputError(
-                f"{name} cannot be kept: {error.strerror or error}. Remove uploads, or ask who "
-                "runs this server."
-            ) from error
-        finally:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
+            temporary.chmod(0o644)
+            temporary.replace(uploads_folder() / data)
+    except OSError as error:
+        raise OutputError(_not_kept(name, error)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
     return f"{UPLOADS}/{data}"
+
+
+def _begun(name: str, size: int) -> tuple[int, Path]:
+    """An open file of this size to write to, which counts from now on, and where it is."""
+    with turn():
+        folder = _room_for(name, size)
+        try:
+            descriptor, path = tempfile.mkstemp(dir=folder / INCOMING)
+            try:
+                hold(descriptor)
+                if size and hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(descriptor, 0, size)
+                else:
+                    os.truncate(descriptor, size)
+            except OSError:
+                os.close(descriptor)
+                Path(path).unlink()
+                raise
+        except OSError as error:
+            raise OutputError(_not_kept(name, error)) from error
+    return descriptor, Path(path)
+
+
+def _not_kept(name: str, error: OSError) -> str:
+    return (
+        f"{name} cannot be kept: {error.strerror or error}. Remove uploads, or ask who runs this "
+        "server."
+    )
+
+
+@contextmanager
+def turn() -> Iterator[None]:
+    """One at a time, of all threads and servers, looks for room; what nobody writes any more goes.
+
+    Raises OutputError where nothing can be kept.
+    """
+    incoming = uploads_folder() / INCOMING
+    with ExitStack() as stack:
+        try:
+            incoming.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(incoming / LOCK))
+            for left in incoming.iterdir():
+                if left.name != LOCK and not is_held(left):  # its process has ended
+                    left.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(_nowhere(error)) from error
+        yield
+
+
+def _nowhere(error: OSError) -> str:
+    return (
+        f"Uploads cannot be kept in {uploads_folder()}: {error.strerror or error}. Set "
+        "SAMSVAE_RUNS to a folder that can be written to, on a file system with locks."
+    )
 
 
 def refuse_other_formats(file: BinaryIO, name: str, size: int) -> None:
@@ -324,19 +372,12 @@ def refuse_other_formats(file: BinaryIO, name: str, size: int) -> None:
 
 
 def _room_for(name: str, size: int) -> Path:
-    """The folder of uploads, if there is room for one more."""
+    """The folder of uploads, if there is room for one more; to be asked in one's `turn`."""
     folder = uploads_folder()
     try:
-        (folder / INCOMING).mkdir(parents=True, exist_ok=True)
-        for left in (folder / INCOMING).iterdir():
-            if time.time() - left.lstat().st_mtime > STALE:
-                left.unlink(missing_ok=True)
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise OutputError(
-            f"Uploads cannot be kept in {folder}: {error.strerror or error}. Set SAMSVAE_RUNS to a "
-            "folder that can be written to."
-        ) from error
+        raise OutputError(_nowhere(error)) from error
     if size > largest_upload():
         raise OutputError(
             f"{name} has {size:,} bytes; {largest_upload():,} is the most for an upload here. Put "
@@ -367,7 +408,7 @@ def save_genes(text: str) -> str:
         raise DataError("The list names no genes; give one name to a line.")
     content = "".join(f"{gene}\n" for gene in genes).encode(errors="replace")
     name = f"genes-{hashlib.sha256(content).hexdigest()[:12]}.txt"
-    with UPLOADING:
+    with turn():
         if not (uploads_folder() / name).exists():
             atomic_write(_room_for("the list of genes", len(content)) / name, content)
     return f"{UPLOADS}/{name}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import json
 import os
 import secrets
@@ -26,7 +25,7 @@ from typing import Any
 
 from app import logs
 from app.runs import BUSY, LOG, Job, brought, find, is_name, listed
-from samsvae_core.files import OutputError, atomic_write
+from samsvae_core.files import OutputError, atomic_write, locked
 from samsvae_core.machine import whole_cores
 from samsvae_core.run import JOB, alive, process, read_object, read_status, write_status
 
@@ -198,25 +197,16 @@ def n_threads() -> int:
 @contextlib.contextmanager
 def _turn(folder: Path) -> Iterator[None]:
     """One at a time, of all threads and servers, may start and change what is here."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    except OSError as error:
-        raise OutputError(
-            f"Runs cannot be kept in {folder}: {error.strerror or error}. Set SAMSVAE_RUNS to a "
-            "folder that can be written to."
-        ) from error
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder / LOCK))
         except OSError as error:
             raise OutputError(
-                f"The file system of {folder} has no locks ({error.strerror}), which keep two "
-                "trainings apart. Set SAMSVAE_RUNS to a folder on another one."
+                f"Runs cannot be kept in {folder}: {error.strerror or error}. Set SAMSVAE_RUNS to "
+                "a folder that can be written to, on a file system with locks."
             ) from error
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _found(folder: Path, name: str) -> Job:

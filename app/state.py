@@ -285,11 +285,12 @@ def keep_model() -> None:
         folder, shipped = datasets.runs_folder(), bundles.list_bundles(bundles.models_folder())
         there = bundles.list_bundles(folder)
         stem = datasets.safe_stem(file.name.removesuffix(".zip"))
-        room = datasets.largest_total() - datasets.used()
-        name = unpack(file, folder, stem, shipped, room).name
-        if name not in there:
-            with suppress(OSError):
-                (folder / name / BROUGHT).touch()  # so that it can be removed
+        with datasets.turn():
+            room = datasets.largest_total() - datasets.used()
+            name = unpack(file, folder, stem, shipped, room).name
+            if name not in there:
+                with suppress(OSError):
+                    (folder / name / BROUGHT).touch()  # so that it can be removed, and counts
         st.session_state["model"] = name
         return f"{name} is among the models now, and is chosen."
 

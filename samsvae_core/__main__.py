@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib.metadata
+import logging
 import math
 import os
+import re
 import signal
 import socket
 import sys
@@ -97,13 +99,36 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same result.")]
 
 
+UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def printable(text: object) -> str:
+    """A text for a terminal: what would move its cursor or colour it is written as an escape.
+
+    Labels come from files of others. Lines and tabs stay.
+    """
+    return UNSEEN.sub(lambda sign: sign[0].encode("unicode_escape").decode(), str(text))
+
+
+def say(text: object, err: bool = False) -> None:
+    """Print a line; everything that this program tells goes through here."""
+    typer.echo(printable(text), err=err)
+
+
+class Told(logging.Formatter):
+    """Warnings of ours on stderr, as everything else is told."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 @app.callback(invoke_without_command=True)
 def about(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     """Sparse mechanisms of genetic perturbations in single cells."""
     if version:
-        typer.echo(f"samsvae {importlib.metadata.version('samsvae-explorer')}")
+        say(f"samsvae {importlib.metadata.version('samsvae-explorer')}")
         raise typer.Exit
 
 
@@ -150,7 +175,7 @@ def validate(
     if as_json:
         names, sizes = np.unique(cells.conditions, return_counts=True)
         found["conditions"] = dict(zip(names.tolist(), sizes.tolist(), strict=True))
-    typer.echo(json.dumps(found, indent=1) if as_json else describe(found))
+    say(json.dumps(found, indent=1) if as_json else describe(found))
 
 
 @app.command()
@@ -166,7 +191,7 @@ def inspect(
     from samsvae_core.inspection import inspect as look
 
     found = look(data, gene_key)
-    typer.echo(json.dumps(found) if as_json else describe(found))
+    say(json.dumps(found) if as_json else describe(found))
 
 
 @app.command()
@@ -187,7 +212,7 @@ def simulate(
     design = simulation.Design(cells, genes, perturbations, latents, combinations, seed=seed)
     drawn, truth = simulation.simulate(design)
     simulation.write_h5ad(drawn, truth, output)
-    typer.echo(
+    say(
         f"Wrote {output}: {cells:,} cells x {genes:,} genes, {perturbations} perturbations, "
         f"{combinations} combinations, {int(truth.mask.sum())} true mask entries."
     )
@@ -317,8 +342,8 @@ def train(
             options = report.read_options(output)
             if counts_on != "auto":
                 options["counts_on"] = counts_on
-            cells = read(data, **options, scratch=output, say=typer.echo)
-            finished = report.resume(cells, output, where, on_epoch, say=typer.echo)
+            cells = read(data, **options, scratch=output, say=say)
+            finished = report.resume(cells, output, where, on_epoch, say=say)
         else:
             cells = read(
                 data,
@@ -335,7 +360,7 @@ def train(
                 continuous=is_gaussian(likelihood),
                 counts_on=counts_on,
                 scratch=next(place for place in [output, *output.parents] if place.is_dir()),
-                say=typer.echo,
+                say=say,
             )
             say_reading(cells)
             if genes is not None:
@@ -373,19 +398,19 @@ def train(
                 on_epoch,
                 model=model,
                 frontier=frontier,
-                say=typer.echo,
+                say=say,
             )
     from samsvae_core.cards import metrics_in_words
     from samsvae_core.interpretation import active_mechanisms
 
     masks = finished.masks
-    typer.echo(f"Wrote {output}: {finished.title}.")
+    say(f"Wrote {output}: {finished.title}.")
     if finished.model.has_masks:
-        typer.echo(
+        say(
             f"{len(active_mechanisms(masks))} mechanisms in use, "
             f"{int(masks['active'].sum())} active mask entries."
         )
-    typer.echo(metrics_in_words(finished.metrics, finished.title))
+    say(metrics_in_words(finished.metrics, finished.title))
 
 
 @app.command()
@@ -416,14 +441,14 @@ def evaluate(
     cells = read(data, **read_options(bundle, data))
     config = EvaluationConfig(library=library, reference=reference, seed=seed)
     metrics = evaluate_bundle(model, cells, config)
-    typer.echo(metrics_in_words(metrics, model.title))
+    say(metrics_in_words(metrics, model.title))
     if config == EvaluationConfig():
         made = str(model.manifest.get("created")).partition("T")[0]
         if said := other_draws(model.metrics, metrics, made):
-            typer.echo(f"\n{said}")
+            say(f"\n{said}")
     if output is not None:
         atomic_write(output, to_json(metrics))
-        typer.echo(f"Wrote {output}.")
+        say(f"Wrote {output}.")
 
 
 @app.command()
@@ -456,7 +481,7 @@ def loadings(
     active = interpretation.active_mechanisms(model.masks) or None
     curves = interpretation.loading_curves(model.model, model.reference, model.genes, active)
     for k, row in interpretation.linearity(curves).iterrows():
-        typer.echo(f"M{k}: {row['words']}")
+        say(f"M{k}: {row['words']}")
     write_table(curves, output)
 
 
@@ -480,7 +505,7 @@ def gene(
     found, _ = known_genes([symbol], model.genes, model.genes_by_id)
     name = genes.measured(model, found[0] if found else symbol)
     card = genes.annotation(name, model.genes)
-    typer.echo(f"{name}: {card.name or 'no name known'}. {card.note}".rstrip())
+    say(f"{name}: {card.name or 'no name known'}. {card.note}".rstrip())
     for label, text in (
         ("Also called", ", ".join(card.aliases)),
         ("Entrez", card.entrez),
@@ -488,20 +513,20 @@ def gene(
         *genes.links(name, model.genes).items(),
     ):
         if text:
-            typer.echo(f"  {label}: {text}")
+            say(f"  {label}: {text}")
     effects = genes.effect_table(model, seed=seed, genes=[name])
     moved = genes.moved_by(effects, name)
-    typer.echo("Perturbations that move it most (shift, 90 % interval, calibrated if it is known):")
+    say("Perturbations that move it most (shift, 90 % interval, calibrated if it is known):")
     for row in moved.head(10).itertuples():
         low, high = row.calibrated_lower, row.calibrated_upper
         if math.isnan(low):
             low, high = row.lower, row.upper
         reach = "" if math.isnan(low) else f" ({low:+.2f} to {high:+.2f})"
-        typer.echo(f"  {row.perturbation}: {row.shift:+.2f}{reach}")
+        say(f"  {row.perturbation}: {row.shift:+.2f}{reach}")
     active = model.masks.loc[model.masks["active"], "mechanism"]
     for row in genes.mechanisms_of(model, name).itertuples():
         if row.mechanism in set(active):
-            typer.echo(
+            say(
                 f"  M{row.mechanism}: loading {row.loading:+.3f} (se {row.se:.3f}), "
                 f"{row.rank_up} from the top and {row.rank_down} from the bottom of "
                 f"{len(model.genes):,} genes"
@@ -546,24 +571,24 @@ def compose(
     settings = {"bundle": model.checksum, "start_from": start_from, **result.settings()}
     atomic_write(settings_file, to_json(settings))
     write_table(result.table.reset_index(), output)
-    typer.echo(f"{result.condition}: {SUPPORT[result.support]}")
+    say(f"{result.condition}: {SUPPORT[result.support]}")
     if result.support == "dosage":
-        typer.echo("\n".join(outside(model, dosages)))
+        say("\n".join(outside(model, dosages)))
     if cells is None:
-        typer.echo(f"Starts from {result.n_reference:,} reference control cells.")
+        say(f"Starts from {result.n_reference:,} reference control cells.")
     else:
-        typer.echo(
+        say(
             f"Starts from {result.n_reference:,} of the {len(cells):,} cells of {start_from} on "
             "the map, at their posterior mean basal states."
         )
     if near := result.nearest:
-        typer.echo(
+        say(
             f"Nearest measured condition: {near.condition}, {near.distance:.2f} standard deviations"
             f" of the basal state away; the shift itself is {near.length:.2f} long."
         )
     shift = result.table["shift"]
     for what, name in (("smallest", shift.idxmin()), ("largest", shift.idxmax())):
-        typer.echo(f"{what} shift: {name} {shift[name]:+.3f}")
+        say(f"{what} shift: {name} {shift[name]:+.3f}")
 
 
 @app.command()
@@ -659,15 +684,15 @@ def enrich(
         ranked = rankings.of_mechanisms(model, numbers, certainty)
     found = enrichment.enrich(ranked.scores, sets, rules, ranked.moved, processes, rankings_line)
     for one in sets:
-        typer.echo(describe(match(one, model.genes)))
+        say(describe(match(one, model.genes)))
     found = found._replace(table=grouped(found.table))
     results = rankings.gathered(model, ranked, sets, found, rules)
     for line in enrichment.problems(found.notes):
-        typer.echo(line)
+        say(line)
     if ranked.caution:
-        typer.echo(f"Caution: {ranked.caution}")
+        say(f"Caution: {ranked.caution}")
     for name, row in results.names.iterrows():
-        typer.echo(f"{exports.label(name)}: {row['name']}. {row['evidence'].rstrip('.')}.")
+        say(f"{exports.label(name)}: {row['name']}. {row['evidence'].rstrip('.')}.")
     if output.suffix in tables:
         write_table(found.table, output)
     elif output.suffix == ".xlsx":
@@ -677,7 +702,7 @@ def enrich(
     else:
         exports.write_folder(exports.files(results), output)
     if output.suffix not in tables:
-        typer.echo(f"Wrote {output}: {len(found.table):,} tests.")
+        say(f"Wrote {output}: {len(found.table):,} tests.")
     if found.notes["status"].str.startswith("failed").any():
         raise typer.Exit(1)
 
@@ -694,7 +719,7 @@ def rankings_line(progress: Any) -> None:
     """At most twenty lines, on the stream for messages, so that output can be piped."""
     step = max(1, progress.total // 20)
     if progress.done % step == 0 or progress.done == progress.total:
-        typer.echo(f"{progress.done} of {progress.total} rankings tested", err=True)
+        say(f"{progress.done} of {progress.total} rankings tested", err=True)
 
 
 def universe_of(path: Path, model: Bundle) -> tuple[str, ...]:
@@ -708,7 +733,7 @@ def universe_of(path: Path, model: Bundle) -> tuple[str, ...]:
         raise ValueError(f"{path} is no text file; expected one gene to a line.") from error
     known, unknown = known_genes(given, model.genes, model.genes_by_id)
     if unknown:
-        typer.echo(f"{path}: {describe_unknown(unknown, model.genes)} They stay in the background.")
+        say(f"{path}: {describe_unknown(unknown, model.genes)} They stay in the background.")
     return (*known, *unknown)
 
 
@@ -747,7 +772,7 @@ def embed(
                 whole[every.get_indexer(cells.cells)] = states  # others were left out of training
                 write_elem(file["obsm"], f"X_samsvae_{name}", whole)
         atomic_write(output, temporary.read_bytes())
-    typer.echo(f"Wrote {output}: obsm X_samsvae_basal and X_samsvae_shifted.")
+    say(f"Wrote {output}: obsm X_samsvae_basal and X_samsvae_shifted.")
 
 
 @app.command()
@@ -775,7 +800,7 @@ def structure(
         for model in models:
             effects = interpretation.matrix(model.masks, "effect")
             found = group_agreement(effects, known, seed=seed)
-            typer.echo(structure_in_words(model.name, found))
+            say(structure_in_words(model.name, found))
     if len(models) > 1 and all(model.model.has_masks for model in models):
         names = set(models[0].perturbations.index)
         if any(set(model.perturbations.index) != names for model in models):
@@ -785,12 +810,12 @@ def structure(
         for path, mask in zip(bundles, masks, strict=True):
             if mask.all() or not mask.any():
                 how_many = "all" if mask.all() else "no"
-                typer.echo(
+                say(
                     f"{path}: {how_many} entries are active, so that agreement with it means "
                     "nothing, as after too short a training."
                 )
         for pair in mask_stability([mask.astype(bool) for mask in masks]).dropna().itertuples():
-            typer.echo(
+            say(
                 f"{bundles[pair.first]} and {bundles[pair.second]}: active entries agree with F1 "
                 f"{pair.f1:.2f}, Jaccard index {pair.jaccard:.2f} (mechanisms matched)."
             )
@@ -826,14 +851,14 @@ def bundles(
         raise ValueError(f"{where} is not a folder. Name one that holds bundles.")
     found = list_bundles(where)
     if not found:
-        typer.echo(f"No bundles in {where}.")
+        say(f"No bundles in {where}.")
     for name, path in found.items():
         try:
             model = load(path)
         except BundleError as error:
-            typer.echo(f"{name}: cannot be used. {error}")
+            say(f"{name}: cannot be used. {error}")
             continue
-        typer.echo(
+        say(
             f"{name}: {len(model.perturbations)} perturbations, {len(model.genes):,} genes, "
             f"{model.model.config.n_latent} mechanisms"
         )
@@ -845,7 +870,7 @@ def pack(bundle: BundleFolder, output: Output) -> None:
     from samsvae_core.zipped import pack as packed
 
     packed(bundle, output)
-    typer.echo(f"Wrote {output}: {output.stat().st_size:,} bytes.")
+    say(f"Wrote {output}: {output.stat().st_size:,} bytes.")
 
 
 @app.command()
@@ -862,7 +887,7 @@ def unpack(
         made = unpacked(content, folder, file.stem)
     if made.name in there:
         raise ValueError(f"{made} exists already, and is the same bundle; it was left as it is.")
-    typer.echo(f"Wrote {made}.")
+    say(f"Wrote {made}.")
 
 
 @app.command("app")
@@ -922,13 +947,13 @@ def say_reading(cells: CellData) -> None:
     """How labels were read, and what to know of the data, before anything is trained."""
     source = cells.source
     controls = (cells.dosages.getnnz(axis=1) == 0).sum()
-    typer.echo(
+    say(
         f"{len(cells.cells):,} cells, {controls:,} of them controls ({cells.control});"
         f" {len(cells.perturbations):,} perturbations."
     )
     for kind in ("warnings", "notes"):
         for text in source[kind]:
-            typer.echo(f"{kind[:-1].capitalize()}: {text}")
+            say(f"{kind[:-1].capitalize()}: {text}")
 
 
 def known(option: str, value: str, choices: list[str]) -> None:
@@ -960,7 +985,7 @@ def say_where(output: Path, where: torch.device) -> None:
     status = read_status(output)
     if "cuda" in str(status.get("device")) and where.type == "cpu":
         epoch = status.get("epoch", 0)
-        typer.echo(f"Up to epoch {epoch} this run was trained on a GPU; it goes on on the CPU.")
+        say(f"Up to epoch {epoch} this run was trained on a GPU; it goes on on the CPU.")
 
 
 def parse_dosage(text: str, known: set[str]) -> tuple[str, float]:
@@ -1013,18 +1038,18 @@ def stopping(data: Path, output: Path) -> Iterator[Stopper]:
             yield stopper
     except (Stop, KeyboardInterrupt):
         if not (output / "config.json").is_file():
-            typer.echo("Stopped before the run began. Start it again with the same command.")
+            say("Stopped before the run began. Start it again with the same command.")
         else:
             epoch = read_status(output).get("epoch", 0)
             command = ["samsvae", "train", str(data), "--output", str(output), "--resume"]
-            typer.echo(f"Stopped; what was trained up to epoch {epoch} is kept. Go on with:")
-            typer.echo(shlex.join(command))
+            say(f"Stopped; what was trained up to epoch {epoch} is kept. Go on with:")
+            say(shlex.join(command))
         raise typer.Exit(128 + (stopper.asked or signal.SIGINT)) from None
 
 
 def progress_line(progress: Progress) -> None:
     if progress.epoch % EPOCHS_PER_LINE == 1:
-        typer.echo(
+        say(
             f"epoch {progress.epoch}, step {progress.step:,}: bound {progress.bound:.2f}, "
             f"validation {progress.validation_bound:.2f} nats per cell, "
             f"{progress.active} active entries in {progress.mechanisms} mechanisms"
@@ -1051,7 +1076,7 @@ def write_table(table: pd.DataFrame, output: Path) -> None:
     else:
         content = separated(table, "\t" if output.suffix == ".tsv" else ",")
     atomic_write(output, content)
-    typer.echo(f"Wrote {output}: {len(table):,} rows.")
+    say(f"Wrote {output}: {len(table):,} rows.")
 
 
 def main() -> None:
@@ -1063,6 +1088,8 @@ def main() -> None:
     # without others take up to twice as long
     if is_busy():
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(Told())
     try:
         app()
     except Exception as error:
@@ -1077,7 +1104,7 @@ def main() -> None:
         else:
             raise
         with contextlib.suppress(OSError):  # a disk that is full takes no message either
-            typer.echo(f"Error: {message}", err=True)
+            say(f"Error: {message}", err=True)
         raise SystemExit(2) from None
 
 

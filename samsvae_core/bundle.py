@@ -6,12 +6,14 @@ last, so a folder with a manifest is whole. A saved bundle never changes.
 
 from __future__ import annotations
 
+import csv
 import datetime
 import importlib.metadata
 import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice, pairwise
@@ -30,6 +32,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
+from samsvae_core import soundness
 from samsvae_core.data import (
     CellData,
     DataError,
@@ -77,6 +80,15 @@ NAMES = (
 )  # columns that are text whatever they look like
 MOST_VALUES = 10**8  # of a table: rows x columns; 5,000 genes of 700 conditions have 4 * 10**7
 MOST_TEXT = 2**30  # bytes of all texts of a table, repeated ones each time
+AT_ONCE = 2**22  # bytes of a table that is read when its bundle is loaded
+TABLES = {
+    "observed.parquet": "observed",
+    "cells.parquet": "cells",
+    "history.csv": "history",
+    "perturbations_umap.csv": "perturbations_umap",
+    "calibration.csv": "calibration",
+    "frontier.csv": "frontier",
+}
 MOST_TENSORS = 2**29  # bytes of a file of tensors that is read whole
 TYPES = {"BOOLEAN", "INT32", "INT64", "FLOAT", "DOUBLE", "BYTE_ARRAY"}  # of columns, in Parquet
 ROUNDED = 1e-5  # relative error of a dosage as labels of conditions tell it
@@ -135,33 +147,34 @@ class Bundle:
     @cached_property
     def observed(self) -> pd.DataFrame:
         """Columns condition, gene, split, level, se, n: log2(1 + 1e4 p) of the pooled counts."""
-        return self._table("observed.parquet", ("condition", "gene", "split", "level", "se", "n"))
+        table = self._table("observed.parquet")
+        with sound(self.path):
+            soundness.check_levels(self.model, table, self.genes)
+        return table
 
     @cached_property
     def loadings(self) -> pd.DataFrame:
         """Columns mechanism, gene, loading, se, step."""
-        return self._table("loadings.parquet", ("mechanism", "gene", "loading", "se", "step"))
+        return self._table("loadings.parquet")
 
     @cached_property
     def masks(self) -> pd.DataFrame:
         """A row per pair: probability, effect, effect_sd, active, evidence, evidence_se, _n."""
-        columns = ("perturbation", "mechanism", "probability", "effect", "effect_sd", "active")
-        return self._table("masks.csv", (*columns, "evidence", "evidence_se", "evidence_n"))
+        return self._table("masks.csv")
 
     @cached_property
     def frontier(self) -> pd.DataFrame | None:
         """Levels of evidence that were compared when the model was trained, if they were."""
         if "frontier.csv" not in self.manifest["files"]:
             return None
-        columns = ("mask_evidence", "active", "mechanisms", "difference", "effect_r", "chosen")
-        return self._table("frontier.csv", columns)
+        return self._table("frontier.csv")
 
     @cached_property
     def calibration(self) -> pd.DataFrame | None:
         """Columns gene, model_error: error of predicted shifts beyond sampling, if it is known."""
         if "calibration.csv" not in self.manifest["files"]:
             return None
-        return self._table("calibration.csv", ("gene", "model_error"))
+        return self._table("calibration.csv")
 
     @property
     def title(self) -> str:
@@ -175,7 +188,7 @@ class Bundle:
         Also basal_1, basal_2, and the states along each mechanism, "basal M0" and "shifted M0" (the
         latter of models with latent shifts), in bundles made since these are kept.
         """
-        return self._table("cells.parquet", ("cell", "condition", "split", "umap_1", "umap_2"))
+        return self._table("cells.parquet")
 
     @property
     def has_cell_values(self) -> bool:
@@ -215,15 +228,18 @@ class Bundle:
     @cached_property
     def perturbations_umap(self) -> pd.DataFrame:
         """Columns perturbation, umap_1, umap_2."""
-        return self._table("perturbations_umap.csv", ("perturbation", "umap_1", "umap_2"))
+        return self._table("perturbations_umap.csv")
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        return self._table("history.csv", ("epoch", "step", "bound", "validation_bound"))
+        return self._table("history.csv")
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        return read_json(self.path / "metrics.json")
+        found = read_json(self.path / "metrics.json")
+        with sound(self.path):
+            soundness.check_metrics(found)
+        return found
 
     @cached_property
     def card(self) -> str:
@@ -251,9 +267,13 @@ class Bundle:
         path = self.path / "enrichment" / f"{collection}.parquet"
         try:
             check_table(path)
-            return read_parquet(path)
+            found = read_parquet(path)
         except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
             raise BundleError(f"{path} cannot be read ({error}). Copy the bundle again.") from error
+        with sound(self.path):
+            n_mechanisms = self.model.config.n_latent
+            soundness.check_enrichment(f"enrichment/{path.name}", found.table, n_mechanisms)
+        return found
 
     def observed_level(self, condition: str, split: str = "all") -> pd.DataFrame | None:
         """Measured level, its standard error and the cells, by gene; None if not measured.
@@ -303,17 +323,7 @@ class Bundle:
 
         Without a column where the model has no latent shifts.
         """
-        width = self.model.config.n_latent if self.model.has_shifts else 0
-        found = np.zeros((len(self.perturbations), width))
-        rows = self.perturbations.index.get_indexer(pd.Index(self.masks["perturbation"]))
-        columns = pd.to_numeric(self.masks["mechanism"], errors="coerce").to_numpy(float)
-        values = pd.to_numeric(self.masks["effect"], errors="coerce").to_numpy(float)
-        if (rows < 0).any() or not np.isin(columns, np.arange(width)).all():
-            raise BundleError(
-                f"{self.path / 'masks.csv'} has rows of no perturbation or mechanism of this model."
-            )
-        found[rows, columns.astype(int)] = values
-        return found
+        return self.masks["effect"].to_numpy(float).reshape(len(self.perturbations), -1)
 
     @cached_property
     def trained_dosages(self) -> pd.DataFrame:
@@ -404,7 +414,7 @@ class Bundle:
                     found[gene] = next(iter(places))
         return found
 
-    def _table(self, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
+    def _table(self, name: str) -> pd.DataFrame:
         path = self.path / name
         try:
             if path.suffix == ".parquet":
@@ -412,10 +422,39 @@ class Bundle:
             frame = pd.read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
         except (OSError, ValueError, pyarrow.ArrowException) as error:
             raise BundleError(f"{path} cannot be read ({error}). Copy the bundle again.") from error
-        missing = [column for column in columns if column not in frame]
-        if missing:
-            raise BundleError(f"{path} lacks the columns {missing}; it holds {list(frame)}.")
+        with sound(self.path):
+            names = list(self.perturbations.index), list(self.conditions.index)
+            soundness.check_table(name, frame, self.genes, *names)
         return frame
+
+    def check(self) -> None:
+        """Raises BundleError where masks, loadings, cells or tables do not fit the weights.
+
+        Tables that are large are looked at when they are read.
+        """
+        with sound(self.path):
+            soundness.check_cells(self.model, self.perturbations, self.conditions)
+            soundness.check_masks(self.model, self.masks, list(self.perturbations.index))
+            soundness.check_loadings(self.model, self.reference.loc, self.loadings, self.genes)
+            soundness.check_metrics(self.metrics)
+        for name, read in TABLES.items():
+            file = self.path / name
+            if name in self.manifest["files"] and file.stat().st_size <= AT_ONCE:
+                getattr(self, read)
+
+
+@contextmanager
+def sound(path: Path) -> Iterator[None]:
+    """What does not fit together is told as a BundleError."""
+    try:
+        yield
+    except BundleError:
+        raise
+    except ValueError as error:
+        raise BundleError(
+            f"{path} does not hold together: {error}. Its files were changed after they were made, "
+            "or are of several bundles. Get it again from where it was made, or train it again."
+        ) from error
 
 
 def dosages_of(label: str, known: Mapping[str, Sequence[float]]) -> dict[str, float] | None:
@@ -459,7 +498,7 @@ def suited(data: CellData, model: str) -> CellData:
 
 
 def load(path: Path | str) -> Bundle:
-    """The bundle in this folder, with its schema, checksums and shapes checked.
+    """The bundle in this folder, its schema, checksums and shapes checked, and that it is sound.
 
     Raises BundleError for a folder that is none, a newer one, a damaged one or a foreign one.
     """
@@ -478,7 +517,9 @@ def load(path: Path | str) -> Bundle:
     if missing:
         raise BundleError(f"The manifest of {path} does not list {', '.join(missing)}.")
     try:
-        return assemble(path, manifest)
+        found = assemble(path, manifest)
+        found.check()
+        return found
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         if isinstance(error, BundleError):
             raise
@@ -506,7 +547,16 @@ def assemble(path: Path, manifest: dict[str, Any]) -> Bundle:
     genes = read_csv(path / "genes.csv")["gene"].tolist()
     perturbations = read_csv(path / "perturbations.csv").set_index("perturbation")
     conditions = read_csv(path / "conditions.csv").set_index("condition")
+    with sound(path):
+        for file, names in (
+            ("genes.csv", genes),
+            ("perturbations.csv", perturbations.index.tolist()),
+            ("conditions.csv", conditions.index.tolist()),
+        ):
+            soundness.check_names(file, names)
     model_config = ModelConfig(**config["model_config"])
+    with sound(path):
+        soundness.check_config(model_config)
     sizes = {"genes.csv": len(genes), "perturbations.csv": len(perturbations)}
     expected = {
         "genes.csv": model_config.n_genes,
@@ -514,12 +564,15 @@ def assemble(path: Path, manifest: dict[str, Any]) -> Bundle:
     }
     if sizes != expected:
         raise BundleError(f"{path}: its config expects {expected} rows, found {sizes}.")
-    for table, columns in (
-        (conditions, ["train", "validation", "test"]),
-        (perturbations, ["train", "validation", "test", "dosage_min", "dosage_max"]),
-    ):
-        if wrong := [c for c in columns if not pd.api.types.is_numeric_dtype(table[c])]:
-            raise BundleError(f"{path}: {', '.join(wrong)} of {table.index.name}s are no numbers.")
+    with sound(path):
+        for table in (conditions, perturbations):
+            file = f"{table.index.name}s.csv"
+            soundness.check_columns(file, table.reset_index(), soundness.COLUMNS[file])
+        if conditions.index[0] != config.get("control", conditions.index[0]):
+            raise ValueError(
+                f"conditions.csv begins with {conditions.index[0]!r}, and the control is "
+                f"{config['control']!r}"
+            )
     with torch.device("meta"):  # no memory is taken before the shapes have been compared
         model = MODELS[config["model"]](model_config)
     expected_shapes = {name: list(part.shape) for name, part in model.state_dict().items()}
@@ -528,7 +581,11 @@ def assemble(path: Path, manifest: dict[str, Any]) -> Bundle:
     for name in sorted({*expected_shapes, *shapes}):
         if (there := shapes.get(name)) != (wanted := expected_shapes.get(name)):
             raise ValueError(f"weights {name} have the shape {there}, expected {wanted}")
-    model.load_state_dict(_tensors(path / "weights.safetensors"), assign=True)
+    weights = _tensors(path / "weights.safetensors")
+    with sound(path):
+        kinds = {name: part.dtype for name, part in model.state_dict().items()}
+        soundness.check_weights("weights.safetensors", weights, kinds)
+    model.load_state_dict(weights, assign=True)
     model.eval().requires_grad_(False)
     tensors = _tensors(path / "reference.safetensors")
     reference = Reference(tensors["loc"], tensors["scale"], tensors["library"])
@@ -536,6 +593,11 @@ def assemble(path: Path, manifest: dict[str, Any]) -> Bundle:
     found = [tuple(part.shape) for part in reference]
     if found != [shape, shape, shape[:1]] or not shape[0]:
         raise BundleError(f"{path}: reference cells of shapes {found}.")
+    with sound(path):
+        floats = dict.fromkeys(Reference._fields, torch.float32)
+        soundness.check_weights("reference.safetensors", reference._asdict(), floats)
+        if (reference.scale <= 0).any() or (reference.library < 0).any():
+            raise ValueError("reference.safetensors holds spreads or libraries below 0")
     return Bundle(path, manifest, config, model, reference, genes, perturbations, conditions)
 
 
@@ -653,10 +715,14 @@ def to_json(content: Any) -> bytes:
     return (json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
+def _no_number(text: str) -> float:
+    raise ValueError(f"it holds {text}, which is no number of JSON")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; raises BundleError for anything else."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes(), parse_constant=_no_number)
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read as JSON ({error}).") from error
     if not isinstance(content, dict):
@@ -669,8 +735,11 @@ def read_csv(path: Path) -> pd.DataFrame:
 
     In other columns nothing is a missing number.
     """
-    header = pd.read_csv(path, nrows=0, dtype=str)
-    numbers = {column: [""] for column in header if column not in NAMES}
+    with path.open(newline="", encoding="utf-8") as file:
+        named = next(csv.reader(file), [])
+    if len(set(named)) < len(named):
+        raise ValueError(f"{path.name} has columns of the same name")
+    numbers = {column: [""] for column in named if column not in NAMES}
     names = dict.fromkeys(NAMES, str)
     return pd.read_csv(path, keep_default_na=False, na_values=numbers, dtype=names)
 

@@ -25,7 +25,7 @@ CONTROLS = {
 }
 LIBRARIES = {"data": "those of these cells", "10000": "10,000, as in the paper"}
 
-MARKUP = re.compile(r"([\\`*\[\]<>$~|:]|\b_|_\b)")  # between letters, _ is only itself
+MARKUP = re.compile(r"([\\`*\[\]<>$~|:&]|\b_|_\b)")  # between letters, _ is only itself
 
 
 def model_card(

@@ -33,6 +33,7 @@ N_SAMPLES, SEED = 64, 0  # as `compose` draws unless told otherwise
 PREDICTED = ("shift", "lower", "upper", "probability_of_sign", "sd")
 OBSERVED = ("observed", "observed_se")
 ARRAYS = (*PREDICTED, *OBSERVED)  # genes x perturbations, single precision
+DRAWN, LEAST = 6.0, 0.02  # standard errors, and levels, by which a shift may differ when redrawn
 RECIPE = "1"  # another one for every change of the numbers
 ABOUT = "recipe and sha256"  # what is said of a file in it
 
@@ -160,7 +161,9 @@ def kept(bundle: Bundle) -> Effects | None:
     for path, trusted in places(bundle):
         try:
             found = opened(bundle, path, trusted)
-            if not trusted:
+            if trusted:
+                check(found)
+            else:
                 cache.use(path)
             return found
         except (SafetensorError, OSError, KeyError, TypeError, ValueError):
@@ -194,6 +197,25 @@ def opened(bundle: Bundle, path: Path, trusted: bool) -> Effects:
             if checksum(whole) != digest:
                 raise ValueError(f"{path} is damaged.")
     return Effects(bundle, arrays, cells)
+
+
+def check(effects: Effects) -> None:
+    """Raises ValueError where a bundle's own file does not follow from its weights and tables.
+
+    Of the shifts one perturbation is composed anew; made on another device it had other draws.
+    """
+    bundle = effects.bundle
+    alone = observed_alone(bundle.observed, bundle.genes, effects.perturbations, bundle.control)
+    for name in OBSERVED:
+        if not np.allclose(effects.matrix(name), alone[name].T, atol=1e-5, equal_nan=True):
+            raise ValueError(f"{EFFECTS} has other measured shifts than observed.parquet.")
+    if not np.array_equal(effects.n_observed, alone["n_observed"]):
+        raise ValueError(f"{EFFECTS} has other numbers of cells than observed.parquet.")
+    first = torch.eye(len(effects.perturbations))[:1]
+    draws = predicted_shifts(bundle.model, bundle.reference, first, N_SAMPLES, SEED)[0]
+    reach = DRAWN * draws.std(0, ddof=1) * (2 / N_SAMPLES) ** 0.5 + LEAST
+    if not (np.abs(effects.matrix("shift")[0] - draws.mean(0)) <= reach).all():
+        raise ValueError(f"{EFFECTS} does not follow from the weights.")
 
 
 def whole_effects(

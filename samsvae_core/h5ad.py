@@ -183,8 +183,6 @@ def read_h5ad(
                 obs, key, control, delimiter, dosage_key, join_guides, drop_unlabelled
             )
             design.notes[:0] = key_notes(obs, key, perturbation_key is not None, control)
-    for note in counts.genes.notes:
-        say(note)
     conditions = _conditions(design.dosages, design.perturbations, design.control)
     taken, kept = design.source["perturbation_key"], design.kept
     here = slice(None) if kept is None else kept

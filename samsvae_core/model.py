@@ -138,6 +138,7 @@ class SAMSVAE(nn.Module):
     has_shifts = True  # perturbations move the latent state, and moves add up
     has_posterior = True  # the effects of perturbations are known with an uncertainty
     composes = True  # perturbations can be put together
+    moment_error = 0.0  # of `effect_moments`, relative, between machines: more if they are sampled
 
     noise_floor: Tensor
     x_loc: Tensor
@@ -289,6 +290,11 @@ class SAMSVAE(nn.Module):
         q, m = self.mask_logits.double().sigmoid(), self.embedding_loc.double()
         s = self.embedding_log_scale.double().exp()
         return q * m, (q * (s**2 + m**2) - (q * m) ** 2).clamp_min(0).sqrt()
+
+    def moments_of(self, which: Tensor) -> tuple[Float[Tensor, "P K"], Float[Tensor, "P K"]]:
+        """`effect_moments` of some perturbations, by their numbers."""
+        mean, sd = self.effect_moments()
+        return mean[which], sd[which]
 
     def modal_shift(self, D: Float[Tensor, "N T"]) -> Float[Tensor, "N C"]:
         """Where the dosages move cells at the most probable masks and the mean embeddings there."""

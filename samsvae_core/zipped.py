@@ -31,7 +31,7 @@ from samsvae_core.bundle import (
     read_manifest,
 )
 from samsvae_core.data import some
-from samsvae_core.files import OutputError, new_output, sha256
+from samsvae_core.files import OutputError, hold, is_held, new_output, sha256
 
 MOST_BYTES = 4 * 2**30  # of all files, unpacked
 MOST_ENTRIES = 500
@@ -39,7 +39,8 @@ DENSEST = 200  # bytes unpacked for one packed: tables of bundles stay below 50
 SMALL = 16 * 2**20  # bytes of a file that are never too many
 LONGEST_MANIFEST = 2**20
 INCOMING = ".incoming"  # where nobody looks for bundles
-STALE = 24 * 3600  # seconds after which what is in there was given up
+HELD = ".held"  # within it: a file that its writer holds
+YOUNG = 60  # seconds within which a writer comes to hold it
 SPARE = 500 * 2**20  # bytes of the disk that are left free
 PIECE = 2**20  # bytes at a time
 MANIFEST = "manifest.json"
@@ -127,7 +128,7 @@ def _check_room(size: int, folder: Path, room: int) -> None:
     incoming = folder / INCOMING
     incoming.mkdir(parents=True, exist_ok=True)
     for left in incoming.iterdir():
-        if time.time() - left.lstat().st_mtime > STALE:
+        if time.time() - left.lstat().st_mtime > YOUNG and not is_held(left / HELD):
             shutil.rmtree(left, ignore_errors=True)
     free = min(room, shutil.disk_usage(folder).free - SPARE)
     if size > free:
@@ -243,7 +244,9 @@ def _unpacked(
 ) -> Path:
     """Written beside its place, checked, and moved there."""
     temporary = Path(tempfile.mkdtemp(dir=folder / INCOMING))
+    descriptor = os.open(temporary / HELD, os.O_RDWR | os.O_CREAT, 0o600)
     try:
+        hold(descriptor)
         place = temporary / name
         for entry, info in files.items():
             _write(packed, info, place / entry)
@@ -262,6 +265,7 @@ def _unpacked(
         place.rename(target)
         return target
     finally:
+        os.close(descriptor)
         shutil.rmtree(temporary, ignore_errors=True)
 
 

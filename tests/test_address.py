@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from app import address
+from samsvae_core.cards import as_text
 
 
 @pytest.mark.parametrize("n_cells", [1, 7, 8, 6000])
@@ -81,6 +82,35 @@ def test_names_from_files_are_shown_as_text():
     assert address.plain("<b>*x*</b> [l](u) $y$ :red[z]") == (
         r"\<b\>\*x\*\</b\> \[l\]\(u\) \$y\$ \:red\[z\]"
     )
+
+
+MADE_OF = (":material/face:", ":smile:", ":+1:", ":streamlit:", ":a_b:smile:", "A -> B", "A <- B")
+MADE_OF += (
+    "A -- B",
+    "A <= B",
+    "A >= B",
+    "A ~= B",
+    "A<->B",
+    "https://a.org",
+    "www.a.org",
+    "a@b.org",
+)
+
+
+@pytest.mark.parametrize("name", MADE_OF)
+def test_item_20_nothing_is_made_of_a_name_after_markdown_was_read(name):
+    """As Streamlit does, whose patterns these are: a backslash before a sign is no help."""
+    made = r":[\w+-][\w+/-]*:| (->|<-|<->|--|>=|<=|~=) |<->|https?://|www\.\w|\w@"
+    assert re.search(made, name)
+    for shown in (address.plain(name), address.parted(as_text(name))):
+        text = re.sub(r"\\(.)", r"\1", shown)
+        assert not re.search(made, text)
+        assert text.replace("\u2060", "") == name
+
+
+def test_item_20_markdown_of_cards_stays_markdown():
+    text = "| a | b |\n|---|---|\n| -1 | *x* `samsvae loadings --steps` |\n\n- GEO: GSE1; r = 0.5"
+    assert address.parted(text) == text
 
 
 @pytest.mark.parametrize("name", ["http://a.org", "HTTPS://a.org", "see www.a.org", "me@a.org"])

@@ -1253,9 +1253,10 @@ def renamed(model: Bundle, old: str, new: str) -> Bundle:
         table = pd.read_csv(model.path / file)
         table[column] = table[column].replace(old, new)
         rewritten(model, file, table)
-    observed = pd.read_parquet(model.path / "observed.parquet")
-    observed["condition"] = observed["condition"].replace(old, new)
-    observed.to_parquet(model.path / "observed.parquet")
+    for file in ("observed.parquet", "cells.parquet"):
+        table = pd.read_parquet(model.path / file)
+        table["condition"] = table["condition"].replace(old, new)
+        table.to_parquet(model.path / file)
     bundles.write_manifest(model.path, model.manifest["data"], "cpu")
     return bundles.load(model.path)
 

@@ -17,7 +17,7 @@ LEVELS = [  # a module may import those of levels before its own
     {"columns"},
     {"h5ad", "splits", "baselines", "gene_sets"},
     {"inspection"},
-    {"simulate", "variants", "inference", "enrichment", "predictive", "terms"},
+    {"simulate", "variants", "inference", "enrichment", "predictive", "terms", "soundness"},
     {"training", "bundle", "evidence"},
     {"calibration", "run", "zipped"},
     {"interpretation", "composition", "evaluation"},

@@ -244,7 +244,7 @@ def test_names_in_place_of_numbers_are_refused(copied):
         table = pd.read_csv(copied / f"{name}.csv")
         table[column] = "many"
         table.to_csv(copied / f"{name}.csv", index=False)
-        assert_refused(sign(copied), f"{column} of {name} are no numbers")
+        assert_refused(sign(copied), rf"{name}\.csv: the column {column} should hold numbers")
         (copied / f"{name}.csv").write_text(whole)
 
 
@@ -252,9 +252,7 @@ def test_a_mask_of_no_mechanism_is_refused(copied):
     table = pd.read_csv(copied / "masks.csv")
     table.loc[0, "mechanism"] = -(2**40)
     table.to_csv(copied / "masks.csv", index=False)
-    bundle = load(sign(copied))
-    with pytest.raises(BundleError, match="rows of no perturbation or mechanism"):
-        _ = bundle.effects
+    assert_refused(sign(copied), r"masks\.csv: the column mechanism should hold numbers from 0")
 
 
 def test_a_card_that_is_no_text_is_refused(copied):
@@ -300,7 +298,7 @@ def test_absurd_sizes_take_no_memory(copied, field, size):
 
     edit_model_config(copied, **{field: size})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert_refused(copied, "not a bundle of this version")
+    assert_refused(copied, "not a bundle of this version|expected a whole number")
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before  # KiB
     assert grown < 64 * 1024  # the smallest of these models would take 10**6 * 40 * 4 bytes
 
@@ -325,16 +323,13 @@ def test_weights_that_are_no_safetensors_are_refused(copied):
     assert_refused(sign(copied), "not a bundle of this version")
 
 
-def test_a_table_without_its_columns_is_named_when_asked_for(copied):
+def test_a_table_without_its_columns_is_named(copied):
+    whole = (copied / "masks.csv").read_text()
     (copied / "masks.csv").write_text("perturbation,mechanism\n")
+    assert_refused(sign(copied), r"masks\.csv lacks the columns \['probability', 'effect'")
+    (copied / "masks.csv").write_text(whole)
     (copied / "loadings.parquet").write_bytes(b"no parquet")
-    damaged = load(sign(copied))
-    with pytest.raises(
-        BundleError, match=r"masks\.csv lacks the columns \['probability', 'effect'"
-    ):
-        _ = damaged.masks
-    with pytest.raises(BundleError, match=r"loadings\.parquet cannot be read"):
-        _ = damaged.loadings
+    assert_refused(sign(copied), r"loadings\.parquet cannot be read")
 
 
 def test_json_that_is_no_object_is_refused(tmp_path):

@@ -1,9 +1,11 @@
 import json
+import logging
 import socket
 import subprocess
 import sys
 import time
 import zipfile
+from pathlib import Path
 
 import anndata
 import h5py
@@ -949,3 +951,43 @@ def test_train_keeps_counts_on_disk_and_says_so_also_when_it_goes_on(
 
 def stopped(*_):
     raise KeyboardInterrupt
+
+
+# What labels of others do to a terminal
+
+ESCAPES = "\x1b[31mred\x07\x9b2J\u202e"
+
+
+def test_item_20_escapes_in_labels_do_not_reach_the_terminal(samsvae, refused, tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.repeat(["control", ESCAPES, "B"], 30)
+    anndata.AnnData(
+        rng.poisson(3.0, (90, 12)).astype(np.float32),
+        obs=pd.DataFrame({"perturbation": labels}, index=[f"c{i}" for i in range(90)]),
+        var=pd.DataFrame(index=[f"G{i}" for i in range(12)]),
+    ).write_h5ad(tmp_path / "cells.h5ad")
+    for command in ("validate", "inspect"):
+        code, out, err = samsvae(command, tmp_path / "cells.h5ad")
+        assert code == 0
+        assert r"\x1b[31mred" in out
+        assert not set("\x1b\x07\x9b\u202e") & set(out + err)
+    said = refused("validate", tmp_path / "cells.h5ad", "--perturbation-key", ESCAPES)
+    assert r"\x1b[31mred\x07" in said
+    assert not set("\x1b\x07\x9b\u202e") & set(said)
+
+
+def test_item_20_texts_that_can_be_printed_stay_as_they_are():
+    text = "TNF-α ± 0.1\n\tIFNγ: 名 – “a” é"
+    assert cli.printable(text) == text
+
+
+def test_item_20_everything_is_told_in_one_way():
+    source = Path(cli.__file__).read_text()
+    assert source.count("typer.echo") == 1
+    for path in Path(cli.__file__).parent.glob("*.py"):
+        assert "sys.stdout" not in path.read_text(), path
+
+
+def test_item_20_warnings_are_told_so_too(capsys):
+    record = logging.LogRecord("a", logging.WARNING, "", 0, "%s is gone", (ESCAPES,), None)
+    assert cli.Told().format(record) == r"\x1b[31mred\x07\x9b2J\u202e is gone"

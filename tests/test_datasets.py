@@ -1,7 +1,10 @@
 import io
 import json
 import os
+import subprocess
+import sys
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
@@ -26,7 +29,7 @@ def keep(content=CONTENT, name="screen.h5ad"):
 
 def kept(runs):
     """Every file below the folder of runs."""
-    return sorted(path for path in runs.rglob("*") if path.is_file())
+    return sorted(p for p in runs.rglob("*") if p.is_file() and p.name != datasets.LOCK)
 
 
 # Readings
@@ -156,10 +159,61 @@ def test_what_was_given_up_is_cleared_away(runs):
     left = runs / "uploads" / ".incoming" / "left"
     left.write_bytes(b"half")
     keep(CONTENT + b"1")
-    assert left.exists()
-    os.utime(left, (0, 0))
-    keep(CONTENT + b"2")
     assert not left.exists()
+
+
+UPLOADER = """
+import io, os, sys
+from app import datasets
+
+class Slow(io.BytesIO):
+    def read(self, size=-1):
+        sys.stdout.write("under way\\n")
+        sys.stdout.flush()
+        sys.stdin.readline()
+        return super().read(size)
+
+datasets.save(Slow(bytes(600_000)), "other.h5ad", 600_000)
+"""
+
+
+@pytest.fixture
+def elsewhere(runs):
+    """Another server, which has begun to receive 600,000 bytes and does not go on."""
+    runs.mkdir()
+    server = subprocess.Popen(
+        [sys.executable, "-c", UPLOADER],
+        cwd=Path(datasets.__file__).parents[1],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdout.readline() == "under way\n"
+    with server:
+        yield server
+        server.kill()
+
+
+def test_item_20_what_another_server_receives_counts_and_what_a_dead_one_left_does_not(
+    runs, monkeypatch, elsewhere
+):
+    monkeypatch.setenv("SAMSVAE_UPLOADS_TOTAL_MB", "1")
+    with pytest.raises(OutputError, match="uploads take 600,000 of 1,048,576 bytes"):
+        keep(bytes(500_000))
+    assert len(kept(runs)) == 1  # it is not taken away either
+    elsewhere.kill()
+    elsewhere.wait()
+    keep(bytes(500_000))
+    assert datasets.used() == 500_000
+
+
+def test_item_20_uploads_of_two_servers_do_not_wait_for_each_other(runs, elsewhere):
+    keep()
+    for _ in range(3):
+        elsewhere.stdin.write("\n")
+    elsewhere.stdin.flush()
+    assert elsewhere.wait(timeout=60) == 0
+    assert datasets.used() == 600_000 + len(CONTENT)
 
 
 def test_an_upload_can_be_removed_and_nothing_else(tmp_path, monkeypatch):

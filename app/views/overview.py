@@ -66,7 +66,7 @@ def overview(model: Bundle) -> None:
         cells(model)
     record.header("Model card")
     with st.container(border=True):
-        card(model.card.partition("\n")[2].replace("\n## ", "\n#### "))
+        card(address.parted(model.card.partition("\n")[2].replace("\n## ", "\n#### ")))
     provenance(model)
 
 

@@ -1,0 +1,390 @@
+"""Whether the parts of a bundle fit each other: weights, names, masks, loadings and tables.
+
+A checksum tells that a file is the one a manifest was written for, and nothing of who wrote the
+manifest. So what is shown must also follow from the weights: masks and effects within rounding,
+loadings along as many mechanisms as can be recomputed quickly, the order of names by both, cells of
+perturbations by the evidence their masks were asked for. Everything raises ValueError, whose
+message says what was expected and found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from samsvae_core.data import some
+from samsvae_core.model import ACTIVE, MIN_EVIDENCE, SAMSVAE, ModelConfig
+from samsvae_core.splits import SPLITS, UNUSED
+
+ROUNDING = 1e-5  # absolute and relative: single precision, and other processors
+COARSE = 5e-3  # of the largest loading: sums over cells and genes in single precision
+MOST_MOMENTS = 64  # perturbations whose moments are recomputed where these are sampled
+MOST_PRODUCTS = 5 * 10**8  # of the loadings that are recomputed; of one mechanism in any case
+LIKE = 0.3  # least rank correlation of the means in weights and tables
+FEW_GENES = 20  # below which a rank correlation says little
+
+# What a column holds. Of numbers, "?" after a kind lets them be missing.
+TEXT, NUMBER, SIZE, COUNT, SHARE, FLAG = "text", "number", "size", "count", "share", "flag"
+COLUMNS: dict[str, dict[str, str]] = {
+    "genes.csv": {"gene": TEXT},
+    "perturbations.csv": {
+        "perturbation": TEXT,
+        **dict.fromkeys((*SPLITS, "train_alone"), COUNT),
+        "dosage_min": NUMBER,
+        "dosage_max": NUMBER,
+        "on_panel": FLAG,
+    },
+    "conditions.csv": {"condition": TEXT, **dict.fromkeys(SPLITS, COUNT)},
+    "masks.csv": {
+        "perturbation": TEXT,
+        "mechanism": COUNT,
+        "probability": SHARE,
+        "effect": NUMBER,
+        "effect_sd": SIZE,
+        "active": FLAG,
+        "evidence": f"{NUMBER}?",
+        "evidence_se": f"{SIZE}?",
+        "evidence_n": COUNT,
+    },
+    "loadings.parquet": {
+        "mechanism": COUNT,
+        "gene": TEXT,
+        "loading": NUMBER,
+        "se": f"{SIZE}?",
+        "step": NUMBER,
+    },
+    "observed.parquet": {
+        "condition": TEXT,
+        "gene": TEXT,
+        "split": TEXT,
+        "level": f"{NUMBER}?",
+        "se": f"{SIZE}?",
+        "n": COUNT,
+    },
+    "calibration.csv": {"gene": TEXT, "model_error": f"{SIZE}?"},
+    "cells.parquet": {"cell": TEXT, "condition": TEXT, "split": TEXT},
+    "perturbations_umap.csv": {"perturbation": TEXT, "umap_1": NUMBER, "umap_2": NUMBER},
+    "history.csv": {"epoch": COUNT, "step": COUNT, "bound": NUMBER, "validation_bound": NUMBER},
+    "frontier.csv": {
+        "mask_evidence": SIZE,
+        "active": COUNT,
+        "mechanisms": COUNT,
+        "difference": NUMBER,
+        "effect_r": f"{NUMBER}?",
+        "chosen": FLAG,
+    },
+}
+ENRICHMENT = {
+    "mechanism": COUNT,
+    "collection": TEXT,
+    "method": TEXT,
+    "direction": TEXT,
+    "term": TEXT,
+    "size": COUNT,
+    "overlap": COUNT,
+    "p_value": f"{SHARE}?",
+    "fdr": f"{SHARE}?",
+}
+
+
+# Tables
+
+
+def check_columns(name: str, frame: pd.DataFrame, kinds: Mapping[str, str]) -> None:
+    """Each of these columns is there and holds what it should."""
+    missing = [column for column in kinds if column not in frame]
+    if missing:
+        raise ValueError(f"{name} lacks the columns {missing}; it holds {list(frame)}")
+    if not len(frame):
+        return
+    for column, kind in kinds.items():
+        if wrong := wrong_values(frame[column], kind.rstrip("?"), kind.endswith("?")):
+            raise ValueError(f"{name}: the column {column} {wrong}")
+
+
+def wrong_values(values: pd.Series, kind: str, may_lack: bool) -> str:
+    """What a column holds that it should not; "" for a sound one."""
+    if kind == TEXT:
+        if values.dtype == object or isinstance(values.dtype, pd.CategoricalDtype):
+            known = pd.unique(values)
+            return "" if all(isinstance(v, str) and v for v in known) else "lacks some of its names"
+        return f"should hold names, and holds {values.dtype}"
+    if kind == FLAG:
+        return "" if values.dtype == bool else f"should hold True or False, found {values.dtype}"
+    if not pd.api.types.is_numeric_dtype(values) or values.dtype == bool:
+        return f"should hold numbers, and holds {values.dtype}"
+    found = values.to_numpy(float)
+    known = found[~np.isnan(found)] if may_lack else found
+    if not np.isfinite(known).all():
+        return "holds numbers that are not finite"
+    least, most = (
+        (0 if kind in (SIZE, COUNT, SHARE) else -math.inf),
+        (1 if kind == SHARE else math.inf),
+    )
+    if len(known) and not (least <= known.min() and known.max() <= most):
+        return (
+            f"should hold numbers from {least:g} to {most:g}, found {known.min()} to {known.max()}"
+        )
+    if kind == COUNT and (known != np.floor(known)).any():
+        return "should hold whole numbers"
+    return ""
+
+
+def check_names(what: str, names: Sequence[Any]) -> None:
+    """Names are texts, each once."""
+    index = pd.Index(names)
+    if not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"{what} holds names that are empty")
+    if not index.is_unique:
+        raise ValueError(f"{what} holds {some(index[index.duplicated()].unique())} more than once")
+
+
+def check_known(name: str, values: pd.Series, known: Sequence[str]) -> None:
+    """Every value is one of those that are known."""
+    if strange := sorted(set(map(str, values.unique())) - set(known)):
+        raise ValueError(
+            f"{name}: the column {values.name} holds {some(strange)}, unknown to this bundle"
+        )
+
+
+def check_table(
+    name: str,
+    frame: pd.DataFrame,
+    genes: Sequence[str],
+    perturbations: Sequence[str],
+    conditions: Sequence[str],
+) -> None:
+    """Columns of a table by COLUMNS; names in it are the bundle's, and each row is there once."""
+    check_columns(name, frame, COLUMNS[name])
+    splits = ("all", "test") if name == "observed.parquet" else (*SPLITS, UNUSED)
+    every = {"gene": genes, "perturbation": perturbations, "condition": conditions, "split": splits}
+    for column, known in every.items():
+        if column in COLUMNS[name]:
+            check_known(name, frame[column], known)
+    keys = {
+        "observed.parquet": ["condition", "gene", "split"],
+        "cells.parquet": ["cell"],
+        "perturbations_umap.csv": ["perturbation"],
+        "calibration.csv": ["gene"],
+    }
+    if name in keys and frame.duplicated(keys[name]).any():
+        raise ValueError(f"{name} tells the same {' and '.join(keys[name])} more than once")
+    if name == "cells.parquet":
+        others = {column: NUMBER for column in frame if column not in COLUMNS[name]}
+        check_columns(name, frame, others)
+
+
+def check_enrichment(name: str, frame: pd.DataFrame, n_mechanisms: int) -> None:
+    """Gene sets of mechanisms there are, with probabilities between 0 and 1."""
+    check_columns(name, frame, ENRICHMENT)
+    if len(frame) and frame["mechanism"].max() >= n_mechanisms:
+        raise ValueError(f"{name} has mechanisms above M{n_mechanisms - 1}, the last there is")
+
+
+def check_metrics(metrics: Mapping[str, Any]) -> None:
+    """The parts that pages read are there, correlations lie between -1 and 1."""
+    if isinstance(metrics.get("not_available"), str):
+        return
+    for part in ("iwelbo", "average_effects", "baselines"):
+        if not isinstance(metrics.get(part), dict):
+            raise ValueError(f"metrics.json lacks {part}")
+    for name, each in {"model": metrics["average_effects"], **metrics["baselines"]}.items():
+        if not isinstance(each, dict):
+            raise ValueError(f"metrics.json: {name} should hold scores")
+        for score in ("pearson", "pearson_top20", "cosine", "r2", "median", "rank"):
+            value = each.get(score)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f"metrics.json: {score} of {name} is no number")
+            if value > 1 + ROUNDING or (score != "r2" and value < -1 - ROUNDING):
+                raise ValueError(f"metrics.json: {score} of {name} is {value:g}, beyond 1")
+
+
+# Weights
+
+
+def check_config(config: ModelConfig) -> None:
+    """Sizes are whole numbers, scales finite, and choices known."""
+    for size in ("n_genes", "n_perturbations", "n_latent", "n_hidden"):
+        value = getattr(config, size)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{size} is {value!r} in the configuration, expected a whole number")
+    for name in ("embedding_scale", "mask_evidence", "mask_prior"):
+        value = getattr(config, name)
+        if name == "mask_evidence" and value is None:
+            continue
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or not value >= 0:
+            raise ValueError(f"{name} is {value!r} in the configuration, expected a size")
+    if not config.embedding_scale > 0 or not 0 < config.mask_prior < 1:
+        raise ValueError("embedding_scale and mask_prior have no sense in the configuration")
+    if not isinstance(config.other_genes, bool):
+        raise ValueError(f"other_genes is {config.other_genes!r}, expected true or false")
+    for name, known in (
+        ("encoder", ("correlated", "mean-field")),
+        ("likelihood", ("counts", "gaussian")),
+    ):
+        if getattr(config, name) not in known:
+            raise ValueError(f"{name} is {getattr(config, name)!r}; known: {', '.join(known)}")
+
+
+def check_weights(
+    name: str, tensors: Mapping[str, Tensor], expected: Mapping[str, torch.dtype]
+) -> None:
+    """Tensors of the expected kinds of numbers, all finite."""
+    for part, dtype in expected.items():
+        tensor = tensors[part]
+        if tensor.dtype != dtype:
+            raise ValueError(f"{name}: {part} holds {tensor.dtype}, expected {dtype}")
+        if part == "x_scale":  # infinite for a gene that the encoder does not read
+            if not (tensor > 0).all():
+                raise ValueError(f"{name}: {part} holds numbers that are not above 0")
+        elif not torch.isfinite(tensor).all():
+            raise ValueError(f"{name}: {part} holds numbers that are not finite")
+
+
+def check_cells(model: SAMSVAE, perturbations: pd.DataFrame, conditions: pd.DataFrame) -> None:
+    """Cells of each perturbation, by the evidence that its masks were asked for in training."""
+    asked = model.config.mask_evidence
+    train = perturbations["train"].to_numpy(float)
+    if asked is None:
+        prior = torch.tensor(model.config.mask_prior)
+        expected = np.full(len(train), -prior.logit().item())
+    else:
+        expected = np.maximum(asked * train, MIN_EVIDENCE)
+    found = model.evidence.double().numpy()
+    wrong = ~np.isclose(found, expected, rtol=1e-4, atol=1e-4)
+    if wrong.any():
+        t = int(np.flatnonzero(wrong)[0])
+        raise ValueError(
+            f"perturbations.csv lists {train[t]:g} training cells of {perturbations.index[t]}, "
+            f"whose masks are then asked for {expected[t]:.4g} nats; in the weights it is "
+            f"{found[t]:.4g}. Perturbations may be in another order"
+        )
+    alone = perturbations.index.intersection(conditions.index)
+    at_one = perturbations.loc[alone].eval("dosage_min == 1 and dosage_max == 1")
+    alone = alone[at_one.to_numpy()]
+    if "train_alone" in perturbations:
+        more = conditions.loc[alone, "train"] > perturbations.loc[alone, "train_alone"]
+        if more.any():
+            raise ValueError(
+                f"conditions.csv lists more training cells of {some(alone[more.to_numpy()])} than "
+                "perturbations.csv"
+            )
+
+
+@torch.inference_mode()
+def check_masks(model: SAMSVAE, masks: pd.DataFrame, perturbations: Sequence[str]) -> None:
+    """A row for every perturbation and mechanism, in order, with what the posterior says of it."""
+    probability = model.mask_probability().double().numpy()
+    n, width = probability.shape
+    order = np.repeat(np.asarray(perturbations, dtype=object), width)
+    if len(masks) != n * width:
+        raise ValueError(
+            f"masks.csv has {len(masks):,} rows; {n} perturbations and {width} mechanisms have "
+            f"{n * width:,}"
+        )
+    if not width:
+        return
+    if not np.array_equal(masks["perturbation"].to_numpy(object), order) or not np.array_equal(
+        masks["mechanism"].to_numpy(), np.tile(np.arange(width), n)
+    ):
+        raise ValueError(
+            "masks.csv should have every perturbation of perturbations.csv, in its order, with "
+            f"mechanisms 0 to {width - 1}"
+        )
+    which = np.unique(np.linspace(0, n - 1, min(n, MOST_MOMENTS)).astype(int))
+    mean, sd = (part.double().numpy() for part in model.moments_of(torch.from_numpy(which)))
+    every = np.arange(n)
+    for column, rows, expected, error in (
+        ("probability", every, probability, 0.0),
+        ("effect", which, mean, model.moment_error),
+        ("effect_sd", which, sd, model.moment_error),
+    ):
+        found = masks[column].to_numpy(float).reshape(n, width)[rows]
+        scale = np.abs(expected).max(initial=1.0)
+        far = np.abs(found - expected) > scale * (ROUNDING + error)
+        if far.any():
+            t, k = np.argwhere(far)[0]
+            raise ValueError(
+                f"masks.csv does not follow from the weights: {column} of "
+                f"{perturbations[rows[t]]} on M{k} is {found[t, k]:.4g}, and {expected[t, k]:.4g} "
+                "by the posterior"
+            )
+    active = masks["active"].to_numpy().reshape(n, width)
+    sure = np.abs(probability - ACTIVE) > ROUNDING
+    if ((probability > ACTIVE) != active)[sure].any():
+        raise ValueError("masks.csv calls entries active that are not, by their probability")
+
+
+@torch.inference_mode()
+def check_loadings(
+    model: SAMSVAE, reference: Tensor, loadings: pd.DataFrame, genes: Sequence[str]
+) -> None:
+    """A row for every mechanism and gene, in order; as the decoder has them, where that is quick.
+
+    `reference` are the states (R x K) that loadings are taken from.
+    """
+    n, width = len(genes), model.config.n_latent
+    if len(loadings) != n * width:
+        raise ValueError(
+            f"loadings.parquet has {len(loadings):,} rows; {width} mechanisms and {n:,} genes have "
+            f"{n * width:,}"
+        )
+    in_order = np.tile(np.asarray(genes, dtype=object), width)
+    if not np.array_equal(loadings["gene"].to_numpy(object), in_order) or not np.array_equal(
+        loadings["mechanism"].to_numpy(), np.repeat(np.arange(width), n)
+    ):
+        raise ValueError(
+            f"loadings.parquet should have mechanisms 0 to {width - 1}, each with the genes of "
+            "genes.csv in their order"
+        )
+    found = loadings["loading"].to_numpy(float).reshape(width, n)
+    steps = loadings["step"].to_numpy(float).reshape(width, n)
+    if (steps != steps[:, :1]).any():
+        raise ValueError("loadings.parquet has several steps for one mechanism")
+    products = len(reference) * model.config.n_hidden * n
+    nowhere = torch.zeros(model.n_shift)
+
+    def levels(k: int, end: float) -> Tensor:
+        moved = reference.clone()
+        moved[:, k] += end
+        return model.level(model.moved_means(moved, nowhere)).double().mean(0)
+
+    here = levels(0, 0.0)
+    for k in range(min(width, max(1, MOST_PRODUCTS // products))):
+        step = float(steps[k, 0])
+        slope = (levels(k, step) - here) / step if step else (levels(k, 1.0) - levels(k, -1.0)) / 2
+        expected = slope.numpy()
+        far = np.abs(found[k] - expected) > COARSE * max(np.abs(expected).max(), COARSE)
+        if far.any():
+            g = int(np.flatnonzero(far)[0])
+            raise ValueError(
+                f"loadings.parquet does not follow from the weights: M{k} on {genes[g]} is "
+                f"{found[k, g]:.4g}, and {expected[g]:.4g} by the decoder. Genes may be in another "
+                "order"
+            )
+
+
+def check_levels(model: SAMSVAE, observed: pd.DataFrame, genes: Sequence[str]) -> None:
+    """Genes that are high in the weights' means are high among what was measured."""
+    rows = observed[(observed["split"] == "all") & observed["level"].notna()]
+    level = rows.groupby("gene")["level"].mean().reindex(list(genes)).to_numpy(float)
+    known = np.isfinite(level)
+    inside = model.x_loc.double().numpy()
+    if known.sum() < FEW_GENES or not np.ptp(level[known]) or not np.ptp(inside[known]):
+        return
+    ranks = pd.DataFrame({"level": level[known], "inside": inside[known]}).rank()
+    r = ranks["level"].corr(ranks["inside"])
+    if r < LIKE:
+        raise ValueError(
+            f"observed.parquet has its genes in another order than the weights, or other cells: "
+            f"the rank correlation of their means is {r:.2f}, and should be near 1"
+        )

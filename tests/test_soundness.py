@@ -1,0 +1,93 @@
+"""Bundles whose checksums were made again are opened only if their parts fit each other."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from app import state
+from benchmarks import signed
+from samsvae_core import effects, report
+from samsvae_core.bundle import EFFECTS, BundleError, load
+from samsvae_core.training import TrainConfig
+from samsvae_core.variants import MODELS
+
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
+SHIPPED = PRETRAINED / "norman2019-subset"
+QUICK = TrainConfig(steps=4, batch_size=64, particles=1)
+
+
+def test_item_16_changed_and_signed_bundles_are_refused_and_sound_ones_open(tmp_path):
+    n = len(signed.HARMFUL | signed.MASKED) * 12 // 11 + 1  # each change once
+    outcomes = signed.run([SHIPPED], n, 0, tmp_path)
+    assert signed.wrong(outcomes) == []
+    assert {o.change for o in outcomes} >= set(signed.HARMFUL | signed.MASKED | signed.HARMLESS)
+
+
+def test_item_16_the_reader_of_its_own_finds_what_it_should(tmp_path):
+    assert signed.follows(SHIPPED) == ""
+    for name in ("masks-effect", "loadings-scaled", "weight-nan", "logits-permuted"):
+        folder = Path(shutil.copytree(SHIPPED, tmp_path / name))
+        (signed.HARMFUL | signed.MASKED)[name](folder, signed.Rng(0))
+        assert signed.follows(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_item_16_many_signed_bundles(tmp_path, seed):
+    models = sorted(PRETRAINED.iterdir())
+    assert signed.wrong(signed.run(models, 300, seed, tmp_path)) == []
+
+
+@pytest.mark.parametrize("likelihood", ["counts", "gaussian"])
+@pytest.mark.parametrize("kind", MODELS)
+def test_item_16_every_kind_of_model_opens_and_its_masks_are_checked(
+    screen, quick_tables, tmp_path, kind, likelihood
+):
+    data = screen.data
+    if likelihood == "gaussian":
+        data = replace(data, counts=data.counts.log1p(), is_counts=False)
+    asked = {"mask_evidence": None} if likelihood == "gaussian" else {}
+    options = {"n_latent": 3, "n_hidden": 6, **asked}
+    made = report.train(data, screen.parts, tmp_path / "made", options, QUICK, model=kind)
+    opened = load(made.path)
+    masks = opened.masks
+    if not len(masks):
+        return
+    masks.loc[5, "effect"] += 0.3
+    masks.to_csv(made.path / "masks.csv", index=False)
+    signed.sign(made.path)
+    with pytest.raises(BundleError, match=r"effect of P.* on M2 is"):
+        load(made.path)
+
+
+def test_item_16_what_does_not_hold_together_is_told_beside_what_does(tmp_path, monkeypatch):
+    for name in ("good", "changed"):
+        shutil.copytree(SHIPPED, tmp_path / name)
+    signed.HARMFUL["genes-reversed"](tmp_path / "changed", signed.Rng(0))
+    signed.sign(tmp_path / "changed")
+    monkeypatch.setenv("SAMSVAE_MODELS", str(tmp_path))
+    assert list(state.available()) == ["good"]
+    (problem,) = state.broken().values()
+    assert "does not hold together: loadings.parquet should have mechanisms 0 to 19" in problem
+
+
+@pytest.mark.parametrize("change", ["shift", "observed", "n_observed"])
+def test_item_16_effects_that_do_not_follow_from_the_weights_are_made_anew(copied, change):
+    assert effects.kept(load(copied)) is not None
+    arrays = load_file(copied / EFFECTS)
+    arrays[change] = (arrays[change] + 1).astype(arrays[change].dtype)
+    (copied / EFFECTS).write_bytes(effects.packed(arrays))
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["files"][EFFECTS] = hashlib.sha256((copied / EFFECTS).read_bytes()).hexdigest()
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    changed = load(copied)
+    assert effects.kept(changed) is None
+    whole = effects.whole_effects(changed).matrix("shift")
+    assert np.isfinite(whole).all()
+    assert not np.allclose(whole, arrays["shift"].T) or change != "shift"
