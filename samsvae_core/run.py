@@ -188,6 +188,7 @@ def recorded(run: Path) -> Iterator[Record]:
             record.say("reading")
             yield record
         except BaseException as error:
+            insist(0.0)
             with contextlib.suppress(OutputError):  # the error itself is what is to be heard of
                 if isinstance(error, (Stop, KeyboardInterrupt)):
                     record.say("stopped", message="")
@@ -262,10 +263,13 @@ def reason(error: BaseException) -> str:
 class Stopper:
     """Hears SIGTERM and Ctrl-C: the first asks for the end of the epoch, the second ends at once.
 
-    Where no epoch is under way the first one ends at once, too.
+    Where no epoch is under way the first one ends at once, too. An exception that is raised while
+    a compiler calls back into Python is lost (numba's, while UMAP is compiled), so it is raised
+    again every AGAIN seconds until it has come through.
     """
 
     SIGNALS = signal.SIGTERM, signal.SIGINT
+    AGAIN = 1.0
 
     def __init__(self) -> None:
         self.asked = 0  # the signal
@@ -273,9 +277,13 @@ class Stopper:
     def hear(self, number: int, frame: FrameType | None) -> None:
         again, self.asked = self.asked, number
         if again or all(record.content["state"] != "training" for record in _records.values()):
+            insist(self.AGAIN)
             raise Stop
         with contextlib.suppress(OSError):  # not by print, which a signal may have broken into
             os.write(2, b"Stopping at the end of this epoch; once more stops at once.\n")
+
+    def hear_again(self, number: int, frame: FrameType | None) -> None:
+        raise Stop
 
     def epoch_done(self) -> None:
         """Between two epochs: raises Stop, if that was asked for."""
@@ -283,13 +291,20 @@ class Stopper:
             raise Stop
 
 
+def insist(seconds: float) -> None:
+    """Raise Stop again every so many seconds; 0 ends that."""
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+
+
 @contextlib.contextmanager
 def stoppable() -> Iterator[Stopper]:
     """While the block runs, signals to end are heard by the Stopper."""
     stopper = Stopper()
     before = {number: signal.signal(number, stopper.hear) for number in Stopper.SIGNALS}
+    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, stopper.hear_again)
     try:
         yield stopper
     finally:
+        insist(0.0)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -81,8 +81,11 @@ class TrainingError(ValueError):
     """Training cannot go on; the message says when and what to change."""
 
 
-class Stop(Exception):
-    """Raised by a callback to end training after the epoch; the run can be resumed."""
+class Stop(BaseException):
+    """Raised by a callback to end training after the epoch; the run can be resumed.
+
+    No Exception, so that a library which catches those cannot take it for an error of its own.
+    """
 
 
 def new_model(data: CellData, config: ModelConfig, seed: int, name: str = "sams-vae") -> SAMSVAE:

@@ -112,3 +112,66 @@ def test_item_12_nothing_of_ours_stands_within_what_catches_damage():
                 inner = [each for line in node.body for each in ast.walk(line)]
                 called = {getattr(c.func, "id", "") for c in inner if isinstance(c, ast.Call)}
                 assert not called & names, ast.unparse(node)
+
+
+# A file that others change while it is read
+
+
+def shortened(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def written_over(path):
+    """As cp and rsync --inplace do."""
+    content = path.read_bytes()
+    with path.open("r+b") as file:
+        file.write(bytes(len(content)))
+
+
+@pytest.mark.parametrize("change", [shortened, emptied, written_over])
+@pytest.mark.parametrize(
+    "when", ["_check_heaps", "_places_of", "_check_layout", "_check_encodings", "_checked", "told"]
+)
+def test_item_14_a_file_that_is_rewritten_while_it_is_read_ends_in_one_message(
+    file, monkeypatch, change, when
+):
+    """In this process: a signal of the system would end it."""
+    module = h5file if hasattr(h5file, when) else h5ad
+    before, done = getattr(module, when), []
+
+    def then(*arguments, **options):
+        if not done:
+            done.append(change(file))
+        return before(*arguments, **options)
+
+    for each in (h5file, h5ad):
+        if hasattr(each, when):
+            monkeypatch.setattr(each, when, then)
+    with pytest.raises(DataError, match=r"changed while it was read|found a file that begins"):
+        read_h5ad(file)
+    assert done
+
+
+def test_item_14_a_file_that_shrinks_while_its_texts_are_looked_at_is_told(file, monkeypatch):
+    content = file.read_bytes() + bytes(10**6)
+    file.write_bytes(content)
+    monkeypatch.setattr(h5file, "PIECE", 1000)
+    before = h5file._Window.at
+
+    def at(window, place, n):
+        os.truncate(file, 3000)
+        return before(window, place, n)
+
+    monkeypatch.setattr(h5file._Window, "at", at)
+    with pytest.raises(DataError, match="changed while it was read"):
+        read_h5ad(file)
+
+
+def test_item_14_nothing_of_a_file_of_others_is_mapped():
+    """The system ends a process that looks into a mapped file which others shorten."""
+    for module in (h5file, h5ad):
+        assert "mmap" not in inspect.getsource(module).replace("np.memmap", "")

@@ -1,11 +1,13 @@
 """Ends of `samsvae train`, asked for or not: what is said, what status.json says, and going on."""
 
+import ctypes
 import json
 import os
 import resource
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,6 +125,32 @@ def test_a_signal_while_tables_are_made_stops_at_once(train, whole, tmp_path, mo
         patch.setattr(report, "build_bundle", tables)
         assert train(folder, *TINY)[0] == 143
     assert status(folder)["state"] == "stopped"
+    goes_on_as_if_nothing_had_happened(train, folder, whole)
+
+
+def test_item_14_a_signal_that_a_compiler_swallows_is_not_lost(train, whole, tmp_path, monkeypatch):
+    """As while numba compiles UMAP: what a handler raises in a call from C is dropped."""
+    folder, lost = tmp_path / "run", []
+
+    @ctypes.CFUNCTYPE(None)
+    def called_from_c():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+    def tables(*_, **__):
+        called_from_c()
+        for _ in range(3000):
+            time.sleep(0.01)
+        raise AssertionError("it went on")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", lost.append)
+        patch.setattr(run.Stopper, "AGAIN", 0.1)
+        patch.setattr(report, "build_bundle", tables)
+        assert train(folder, *TINY)[0] == 143
+    assert [each.exc_type for each in lost] == [Stop]
+    assert status(folder)["state"] == "stopped"
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
     goes_on_as_if_nothing_had_happened(train, folder, whole)
 
 
