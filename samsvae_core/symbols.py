@@ -38,11 +38,11 @@ HINTS = {
     " (many files have it in a column of var, such as gene_name), or take sets with the same ids.",
     "other Ensembl ids": "Only Ensembl ids of human genes (ENSG) can be translated here: name the"
     " genes by symbol, or take sets with the same ids.",
-    ROW_NUMBERS: "Row numbers say nothing of a gene. Name the column of var that holds the names of"
-    " the genes with --gene-key, and train on that.",
-    "numbers": "Too few of these numbers are Entrez ids of human genes to be read as such: they may"
-    " be row numbers, or ids of another species. Name the column of var that holds the names of the"
-    " genes with --gene-key, and train on that.",
+    ROW_NUMBERS: "Row numbers name no genes: train on the column of var that holds the names"
+    " (--gene-key, or the box Names of genes on the page Data).",
+    "numbers": "Too few of these numbers are Entrez ids of human genes to be read as such. They may"
+    " be row numbers, or ids of another species: train on the column of var that holds the names"
+    " (--gene-key, or the box Names of genes on the page Data).",
     "probe ids": "Array probes cannot be translated here: name the genes by symbol.",
     UNKNOWN: "Few of these are human or mouse symbols: for another species, take sets with names as"
     " in the data.",

@@ -348,10 +348,14 @@ def test_item_05_cells_of_another_file_meet_the_bundle_by_their_ids(tiny, screen
 
 def test_item_05_training_writes_the_ids_beside_the_names(screen, tmp_path, monkeypatch):
     ids = [f"ENSMUSG{i:011d}" for i in range(len(screen.data.genes))]
-    monkeypatch.setattr(report, "resume", lambda data, run, *_: None)
-    report.train(
-        replace(screen.data, gene_ids=np.array(ids)), screen.parts, tmp_path / "run", MODEL
-    )
+
+    def stopped(*_):
+        raise DataError("before the first step")
+
+    monkeypatch.setattr(report, "resume", stopped)
+    data = replace(screen.data, gene_ids=np.array(ids))
+    with pytest.raises(DataError, match="before the first step"):
+        report.train(data, screen.parts, tmp_path / "run", MODEL)
     table = read_csv(tmp_path / "run" / "genes.csv")
     assert table["gene"].tolist() == screen.data.genes.tolist()
     assert table["id"].tolist() == ids

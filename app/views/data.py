@@ -12,6 +12,7 @@ from app import address, datasets, door, figures, runs, state
 from app.datasets import NO_DELIMITER, Reading
 from app.examine import in_words
 from samsvae_core.data import DataError, some
+from samsvae_core.gene_names import INDEX
 from samsvae_core.inspection import label_table, suggested_delimiter
 from samsvae_core.labels import DELIMITERS
 
@@ -325,8 +326,9 @@ def names_of_genes(reading: Reading, found: Mapping[str, Any]) -> tuple[Reading,
     if key != suggested:
         reading = reading.with_names(key)
         found = state.inspected(reading.data, key)
-    for note in found["gene_notes"]:
-        st.caption(state.plain(in_words(note)))
+    if key == INDEX:  # a column's names are shown with what the file holds
+        for note in found["gene_notes"]:
+            st.warning(state.plain(in_words(note)))
     return reading, found
 
 
