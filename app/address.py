@@ -12,7 +12,7 @@ import itertools
 import re
 import zlib
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, unquote
 
 import numpy as np
@@ -42,6 +42,8 @@ MADE_OF = re.compile(
     r"|(?<=[<~])(?=[=-])|(?<=>)(?==)|(?<=-)(?=\\?>)|(?<=\s-)(?=-\s)",
     re.IGNORECASE,
 )
+SEVERAL, APART = frozenset({"control"}), "\n"  # parameters that may be repeated, and between them
+NAMED = {"key": "column", "top": "number of genes", "size": "size factor"}  # of parameters
 MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:&])")
 
 
@@ -79,7 +81,7 @@ def followed(*keys: str) -> dict[str, str] | None:
     none, for what was looked at there before is shown. Who presses two buttons in quick succession
     cuts the first run off, and the second comes with the address as it was before the first.
     """
-    asked = {key: st.query_params.get(key, "") for key in keys}
+    asked = {key: _in_address(key) for key in keys}
     if st.session_state.get("all of it"):  # of a session: what is not there is a first choice
         return asked
     written = st.session_state.get("written", {})
@@ -101,9 +103,15 @@ def write(**values: str) -> None:
         if written.get(key, "") != value:
             before.setdefault(key, written.get(key, ""))
     written |= values
-    changed = {k: v for k, v in values.items() if st.query_params.get(k, "") != v}
+    changed = {k: v for k, v in values.items() if _in_address(k) != v}
     if changed:  # an empty list is no parameter, and takes no message of its own as del does
-        st.query_params.update({key: value or [] for key, value in changed.items()})
+        st.query_params.update({k: v.split(APART) if v else [] for k, v in changed.items()})
+
+
+def _in_address(key: str) -> str:
+    """The value of a parameter; of one that may be there several times, all of them."""
+    values = st.query_params.get_all(key)
+    return APART.join(values if key in SEVERAL else values[-1:])
 
 
 def unknown_option(key: str, options: Sequence[str], what: str) -> None:
@@ -242,6 +250,63 @@ def go_to_perturbation(name: str) -> None:
 # How a data file is read, on the page Train
 
 
+def open_file(data: str, *parameters: str) -> None:
+    """Begin with the choices for a data file: those of a link that was followed, or its own.
+
+    Each file has choices of its own. What was chosen for another file is not taken over.
+    """
+    st.session_state["file"], st.session_state["chosen for it"] = data, {}
+    st.session_state["linked"] = followed(*parameters) or {}
+    for parameter in parameters:
+        if st.session_state["linked"] and not st.session_state["linked"][parameter]:
+            st.session_state.pop(f"{parameter} of {data}", None)
+
+
+def suggested(
+    parameter: str,
+    first: Any,
+    read: Callable[[str], Any] = str,
+    fits: Callable[[Any], bool] = lambda _: True,
+) -> str:
+    """The key of a widget for a choice of the file that is open, with its value put in before.
+
+    That is what a link asks for (`read` makes the value of its text, or raises ValueError), or what
+    was chosen before for this file, or `first`, which is suggested. What does not fit, such as a
+    label of another column, is not taken; a suggestion that was not touched follows a new one.
+    """
+    key = f"{parameter} of {st.session_state['file']}"
+    before = st.session_state.get(f"{key} first", first)
+    if link := st.session_state["linked"].get(parameter, ""):
+        try:
+            value = read(link)
+        except ValueError:
+            value = None
+        if value is None or not fits(value):
+            asked = plain(link.replace(APART, ", "))
+            st.info(
+                f"The address asks for the {NAMED.get(parameter, parameter)} {asked}, which is"
+                " not here."
+            )
+            value = first
+        st.session_state[key] = value
+    else:
+        value = st.session_state.get(key, before)
+        if value == before or not fits(value):
+            st.session_state[key] = first
+    st.session_state[f"{key} first"] = first
+    return key
+
+
+def chosen(parameter: str, text: str) -> None:
+    """Note the text that a choice has in the address; "" for a suggestion."""
+    st.session_state["chosen for it"][parameter] = text
+
+
+def keep_choices() -> None:
+    """Put the choices for the file into the address, in one step."""
+    write(**st.session_state["chosen for it"])
+
+
 def note_reading(reading: Reading) -> None:
     """What the page Data shows is what the page Train starts from."""
     st.session_state["reading"] = reading.as_query()
@@ -253,18 +318,19 @@ def reading() -> Reading | None:
     The latter is written as on=QUERY, so that a reload finds it again: the parameters of the page
     Data itself are bound to its widgets for as long as one comes from there.
     """
-    query = {key: st.query_params.get(key, "") for key in datasets.PARAMETERS}
+    query: Mapping[str, str | list[str]]
+    query = {key: st.query_params.get_all(key) for key in datasets.PARAMETERS}
     if not query["data"] and (kept := st.query_params.get("on")):
-        query = {key: values[-1] for key, values in parse_qs(kept).items()}
+        query = parse_qs(kept)
     elif not query["data"]:
         query = st.session_state.get("reading", {})
         write(on=as_address("", query).removeprefix("?"))
-    known = {key: value for key, value in query.items() if value}
-    if not known.get("data"):
+    found = Reading.from_query(query)
+    if not found.data:
         return None
-    found = Reading.from_query(known)
-    if (top := known.get("top", "0")) != str(found.top_genes):
-        st.info(f"The address asks for {plain(top)} most variable genes; all are kept instead.")
+    top = query.get("top") or ["0"]
+    if (asked := top if isinstance(top, str) else top[-1]) != str(found.top_genes):
+        st.info(f"The address asks for {plain(asked)} most variable genes; all are kept instead.")
     return found
 
 
@@ -276,9 +342,10 @@ def gene_list(text: str) -> str:
 
     The form is genes=ID. Raises DataError for a text that is no list.
     """
-    if (asked := followed("genes")) is not None:
-        st.session_state["linked genes"] = asked["genes"]
-    linked = str(st.session_state.get("linked genes", ""))
+    key = f"linked genes of {st.session_state['file']}"
+    if st.session_state["linked"]:
+        st.session_state[key] = st.session_state["linked"].get("genes", "")
+    linked = str(st.session_state.get(key, ""))
     if text.strip():
         linked = datasets.save_genes(text)
     elif linked:
@@ -287,14 +354,20 @@ def gene_list(text: str) -> str:
         except DataError:
             st.info(f"The list of genes {plain(linked)} is not here any more; all are kept.")
             linked = ""
-    write(genes=linked)
+    chosen("genes", linked)
     return linked
+
+
+def genes_key() -> str:
+    """The key of the box for genes of the file that is open."""
+    return f"data genes of {st.session_state['file']}"
 
 
 @guard.errors()
 def forget_genes() -> None:
     """Keep all genes; a callback."""
-    st.session_state["linked genes"] = st.session_state["data genes"] = ""
+    st.session_state[f"linked genes of {st.session_state['file']}"] = ""
+    st.session_state[genes_key()] = ""
 
 
 # Several conditions, of a map of cells or of perturbations

@@ -12,7 +12,7 @@ import re
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -37,18 +37,29 @@ DEEPEST, MOST_FILES, MOST_LOOKED_AT = 4, 1_000, 20_000  # of a folder that is li
 MOST_GENES = 10**6  # characters of a list of genes
 GENES = re.compile(rf"{UPLOADS}/genes-[0-9a-f]{{12}}\.txt")  # ids of lists of genes
 NAME = re.compile(r"[^A-Za-z0-9._-]+")
-NO_DELIMITER = "none"  # labels stay whole; as an address says it, where "" would be nothing
+NO_DELIMITER = "none"  # labels stay whole; "" is what the reader finds by itself
+JOIN = "by target"  # guides
+LEFT_OUT, AS_CONTROL = "left out", "control"  # cells without a label
 # Of each option of the reader: its parameter in the address, and its default.
-READ = {
+READ: dict[str, tuple[str, Any]] = {
     "perturbation_key": ("key", ""),
-    "control": ("control", ""),
-    "delimiter": ("delimiter", "+"),
+    "control": ("control", ()),
+    "delimiter": ("delimiter", ""),
     "layer": ("layer", ""),
     "gene_key": ("named", ""),
     "size_factor_key": ("size", ""),
     "dosage_key": ("dosage", ""),
     "replicate_key": ("replicate", ""),
+    "join_guides": ("join", ""),
+    "unlabelled": ("unlabelled", ""),
     "likelihood": ("likelihood", "counts"),
+}
+# What an option is on the command line where that is not --option=value.
+AS_ARGUMENTS = {
+    ("delimiter", NO_DELIMITER): "--delimiter=",
+    ("join_guides", JOIN): "--join-guides",
+    ("unlabelled", LEFT_OUT): "--drop-unlabelled",
+    ("unlabelled", AS_CONTROL): "--unlabelled-as-control",
 }
 PARAMETERS = ("data", "genes", "top", *(parameter for parameter, _ in READ.values()))
 
@@ -67,13 +78,15 @@ class Reading:
 
     data: str  # id of an .h5ad file
     perturbation_key: str = ""
-    control: str = ""
-    delimiter: str = "+"
+    control: tuple[str, ...] = ()
+    delimiter: str = ""
     layer: str = ""
     gene_key: str = ""
     size_factor_key: str = ""
     dosage_key: str = ""
     replicate_key: str = ""
+    join_guides: str = ""  # or JOIN
+    unlabelled: str = ""  # or LEFT_OUT, AS_CONTROL
     likelihood: str = "counts"
     top_genes: int = 0  # 0: all genes, or those of the list
     genes: str = ""  # id of a list of genes, kept by `save_genes`
@@ -89,11 +102,13 @@ class Reading:
 
     def reading_arguments(self) -> list[str]:
         """What follows `samsvae validate DATA`: all but the choice of genes."""
-        return [
-            f"--{option.replace('_', '-')}={value}"
-            for option, (_, first) in READ.items()
-            if (value := getattr(self, option)) != first
-        ]
+        told = []
+        for option, (_, first) in READ.items():
+            if (value := getattr(self, option)) != first:
+                flag = f"--{option.replace('_', '-')}"
+                values = value if isinstance(value, tuple) else (value,)
+                told += [AS_ARGUMENTS.get((option, each), f"{flag}={each}") for each in values]
+        return told
 
     def command(self, verb: str = "validate") -> str:
         """A command line that reads the same, for a shell."""
@@ -108,32 +123,30 @@ class Reading:
         """The same, genes named by a column of var."""
         return replace(self, gene_key=gene_key)
 
-    def as_query(self) -> dict[str, str]:
+    def as_query(self) -> dict[str, str | list[str]]:
         """The reading in an address, by its parameters; what the reader takes itself stays out."""
-        query = {"data": self.data}
-        query |= {
-            parameter: getattr(self, option) or NO_DELIMITER
-            for option, (parameter, first) in {**READ, "genes": ("genes", "")}.items()
-            if getattr(self, option) != first
-        }
+        query: dict[str, str | list[str]] = {"data": self.data}
+        for option, (parameter, first) in {**READ, "genes": ("genes", "")}.items():
+            if (value := getattr(self, option)) != first:
+                query[parameter] = list(value) if isinstance(value, tuple) else value
         return query | {"top": str(self.top_genes)}
 
     @classmethod
-    def from_query(cls, query: Mapping[str, str]) -> Reading:
+    def from_query(cls, query: Mapping[str, str | Sequence[str]]) -> Reading:
         """What `as_query` wrote; a number of genes that is none, or one alone, is left out.
 
         Ids are not checked here.
         """
-        known = {
-            option: str(query[parameter])
-            for option, (parameter, _) in {**READ, "genes": ("genes", "")}.items()
-            if parameter in query
+        given = {
+            key: [value] if isinstance(value, str) else list(value) for key, value in query.items()
         }
-        if known.get("delimiter") == NO_DELIMITER:
-            known["delimiter"] = ""
-        top = query.get("top", "")
+        known: dict[str, Any] = {}
+        for option, (parameter, first) in {**READ, "genes": ("genes", "")}.items():
+            if values := given.get(parameter):
+                known[option] = tuple(values) if isinstance(first, tuple) else values[-1]
+        top = (given.get("top") or [""])[-1]
         return cls(
-            data=str(query.get("data", "")),
+            data=(given.get("data") or [""])[-1],
             top_genes=int(top) if re.fullmatch(r"[1-9]\d{0,5}", top) and top != "1" else 0,
             **known,
         )

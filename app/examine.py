@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -33,14 +34,23 @@ MOST_BYTES = 64 * 2**20  # of an answer: a million genes have 20
 SHARE = 0.8  # of the memory here, for one process
 STOPPED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # by a person, or with the server
 TURN = threading.Semaphore(2)  # files looked into at once
+VALUE = r"('[^']*'|[^\s']+)"
 IN_WORDS = {  # options of the command line, as the page calls them
+    rf"--control {VALUE}": r"\1",
+    rf"--delimiter {VALUE}": r"the delimiter \1",
+    rf"--dosage-key {VALUE} (?=reads|takes)": r"the choice \1 in the box Dosages ",
+    rf"--perturbation-key {VALUE} (?=reads|takes)": r"the column \1 ",
     "--perturbation-key": "the box Column of perturbations",
-    "--control": "the box Control label",
+    "--control": "the box Control labels",
+    "--delimiter": "the box Between parts of a combination",
     "--layer": "the box Counts from",
     "--gene-key": "the box Names of genes",
     "--size-factor-key": "the box Size factor",
     "--dosage-key": "the box Dosages",
     "--replicate-key": "the box Replicates",
+    "--join-guides": "the choice by target in the box Guides of one target",
+    "--drop-unlabelled": "the choice left out in the box Cells without a label",
+    "--unlabelled-as-control": "the choice control in that box",
     "--likelihood gaussian": "the choice Values as they are",
     "--top-genes": "the box Most variable genes",
     "--genes": "the list of genes",
@@ -153,5 +163,5 @@ def _why(code: int, err: str, path: Path) -> str:
 def in_words(message: str) -> str:
     """A message of the command line for the page: its options as the page calls them."""
     for option, words in IN_WORDS.items():
-        message = message.replace(option, words)
+        message = re.sub(option, words, message)
     return message

@@ -362,7 +362,6 @@ def train(
                 scratch=next(place for place in [output, *output.parents] if place.is_dir()),
                 say=say,
             )
-            say_reading(cells)
             if genes is not None:
                 cells = gene_panel(cells, genes=read_genes(genes))
             parts = split_cells(cells, split, seed, fraction)
@@ -941,19 +940,6 @@ def read(data: Path, **options: Any) -> CellData:
     from samsvae_core.h5ad import read_h5ad
 
     return read_h5ad(data, **options)
-
-
-def say_reading(cells: CellData) -> None:
-    """How labels were read, and what to know of the data, before anything is trained."""
-    source = cells.source
-    controls = (cells.dosages.getnnz(axis=1) == 0).sum()
-    say(
-        f"{len(cells.cells):,} cells, {controls:,} of them controls ({cells.control});"
-        f" {len(cells.perturbations):,} perturbations."
-    )
-    for kind in ("warnings", "notes"):
-        for text in source[kind]:
-            say(f"{kind[:-1].capitalize()}: {text}")
 
 
 def known(option: str, value: str, choices: list[str]) -> None:

@@ -279,13 +279,26 @@ def _cells_per_replicate(replicates: np.ndarray | None) -> dict[str, int]:
     return dict(zip(names.tolist(), sizes.tolist(), strict=True))
 
 
-def _combinations(summary: Mapping[str, Any]) -> str:
-    """How many, and where labels are parted."""
-    found = f"{summary['n_combinations']:,} combinations"
-    if not summary["perturbation_key"]:
+def combinations_in_words(n: int, source: Mapping[str, Any]) -> str:
+    """How many combinations there are, and where labels were parted."""
+    found = f"{n:,} combination{'' if n == 1 else 's'}"
+    if not source.get("perturbation_key"):  # a table of dosages, or no file
         return found
-    delimiter = summary["delimiter"]
+    delimiter = source.get("delimiter")
     return f"{found}, labels {f'parted at {delimiter!r}' if delimiter else 'read whole'}"
+
+
+def reading_in_words(data: CellData) -> list[str]:
+    """How labels were read, and what to know of the data before anything is trained, in lines."""
+    n_given = data.dosages.getnnz(axis=1)
+    n_combinations = len(set(data.conditions[n_given > 1]))
+    return [
+        f"{len(data.cells):,} cells, {(n_given == 0).sum():,} of them controls ({data.control});"
+        f" {len(data.perturbations):,} perturbations,"
+        f" {combinations_in_words(n_combinations, data.source)}.",
+        *(f"Warning: {warning}" for warning in data.source.get("warnings", [])),
+        *(f"Note: {note}" for note in data.source.get("notes", [])),
+    ]
 
 
 def describe(summary: Mapping[str, Any]) -> str:
@@ -297,7 +310,7 @@ def describe(summary: Mapping[str, Any]) -> str:
         f"{s['file']}: {s['n_cells']:,} cells x {s['n_genes']:,} genes,"
         f" {'values, not counts,' if s['continuous'] else 'counts'} from {s['counts_from']}",
         f"{s['n_perturbations']:,} perturbations in {where}, {s['n_single']:,} of them measured"
-        f" singly; {_combinations(s)}",
+        f" singly; {combinations_in_words(s['n_combinations'], s)}",
         f"{s['n_control_cells']:,} control cells ({s['control']})",
         f"Cells per condition: {cells['min']:,} ({cells['smallest']}) to {cells['max']:,}"
         f" ({cells['largest']}), median {cells['median']:,.0f}",

@@ -108,9 +108,9 @@ def control_labels(known: Sequence[str], control: Control = None) -> list[str]:
     every part it fits. Without it they are found by their words. "CTRL" is also a gene, and is one
     here where labels of another kind are controls.
     """
-    if control is not None:
-        return [label for label in known if any(_means(text, label) for text in _texts(control))]
     every = frozenset(known)
+    if control is not None:
+        return [x for x in known if any(_means(text, x, every) for text in _texts(control))]
     found = [label for label in known if is_control(label, every)]
     if "CTRL" in found and any(not label.lower().startswith("ctrl") for label in found):
         found.remove("CTRL")
@@ -121,20 +121,26 @@ def _texts(control: str | Sequence[str]) -> list[str]:
     return [control] if isinstance(control, str) else list(control)
 
 
-def _means(text: str, label: str) -> bool:
-    """Whether a person who wrote `text` means this label."""
+def _means(text: str, label: str, known: Collection[str]) -> bool:
+    """Whether a person who wrote `text`, a label or a pattern, means this one of the known labels.
+
+    "*ctrl*" does not mean "A+ctrl", nor "A_ctrl" where "A" is a label of its own.
+    """
     if text == label or not re.search(r"[*?]", text):
         return text == label
     pattern = re.compile(
         re.escape(text).replace(r"\*", ".*").replace(r"\?", "."), re.IGNORECASE | re.DOTALL
     )
-    return all(pattern.fullmatch(part.strip()) for part in APART.split(label))
+    words = [word for word in label.split("_") if word in known and word != label]
+    parts = [part.strip() for part in APART.split(label)]
+    return all(pattern.fullmatch(part) for part in [*parts, *words])
 
 
 def check_controls(known: Sequence[str], control: Control, where: str) -> None:
     """Raise DataError where something given as --control means none of the labels."""
+    every = frozenset(known)
     for text in () if control is None else _texts(control):
-        if not any(_means(text, label) for label in known):
+        if not any(_means(text, label, every) for label in known):
             raise DataError(
                 f"No cell of {where} is labelled {text!r}, given as --control."
                 f" {nearest(text, known)}"
@@ -480,12 +486,7 @@ def label_notes(
             + (f" To take all of them as control: {both}." if both else "")
         )
     composed = [label for label, each in parts.items() if len(each) > 1]
-    if composed and not given:
-        notes.append(
-            f"{_labels(len(composed), 'are')} parted at {delimiter!r}, found by itself:"
-            f" {some(composed)}."
-        )
-    if not composed or given:
+    if not composed or given:  # one found by itself parts more labels than any other
         notes += _other_delimiter(labels, controls, delimiter, len(composed))
     whole = sorted(label for label, each in parts.items() if delimiter and delimiter in each[0])
     if whole:

@@ -32,7 +32,7 @@ from samsvae_core import (
 from samsvae_core.bundle import Bundle, read_json, suited, to_json, write_manifest
 from samsvae_core.calibration import pooled_level, reference_cells
 from samsvae_core.cards import bends_in_words, model_card
-from samsvae_core.data import CellData, DataError, genes_at
+from samsvae_core.data import CellData, DataError, genes_at, reading_in_words
 from samsvae_core.evidence import entry_evidence
 from samsvae_core.files import OutputError, atomic_write, new_output
 from samsvae_core.frontier import train_frontier
@@ -114,6 +114,8 @@ def train(
         "checksums": checksums(data),
     }
     make_folder(run)
+    for line in reading_in_words(data):
+        say(line)
     with recorded(run):
         if (run / "config.json").exists():  # made since by another process
             raise OutputError(f"{run} exists already. Name another output.")

@@ -155,7 +155,8 @@ def test_a_frontier_is_trained_and_its_rule_followed(samsvae, screen, quick_tabl
     assert int(bundle.masks["active"].sum()) == chosen["active"]
     assert bundle.model.config.mask_evidence == chosen["mask_evidence"]
     assert "Sparsity against fit" in bundle.card
-    said = [line.split(":")[0] for line in out.splitlines()]
+    read, *said = [line.split(":")[0] for line in out.splitlines()]
+    assert read.endswith("6 perturbations, 2 combinations, labels parted at '+'.")
     assert said[0] == "Dense start, 5 steps; then 6 levels of evidence, 5 each."
     levels = [f"Level {i} of 6" for i in range(1, 7)]
     assert [line for line in said if line.startswith("Level")] == levels

@@ -71,6 +71,13 @@ def unusual(path: Path, screen) -> Path:
     return path
 
 
+def box(page, parameter):
+    """The widget for a choice of the file that is open."""
+    kinds = (page.selectbox, page.multiselect, page.number_input, page.text_area)
+    data = next(one for one in page.selectbox if one.key == "data").value
+    return next(one for kind in kinds for one in kind if one.key == f"{parameter} of {data}")
+
+
 def table(page) -> pd.DataFrame:
     return page.dataframe[0].value
 
@@ -113,17 +120,17 @@ def test_the_button_below_leads_to_training_on_this_data(screen, at_once):
 def test_an_unusual_column_is_suggested_and_can_be_changed(screen, tmp_path, at_once):
     data = kept(unusual(tmp_path / "odd.h5ad", screen))
     page = shown(data)
-    assert page.selectbox(key="key").value == "Treatment (final)"
-    assert page.selectbox(key="delimiter").value == "_"
+    assert box(page, "key").value == "Treatment (final)"
+    assert box(page, "delimiter").value == "_"
     assert (table(page)["kind"] == "combination").sum() == 2
-    page.selectbox(key="delimiter").set_value("none").run()
+    box(page, "delimiter").set_value("none").run()
     assert (table(page)["kind"] == "combination").sum() == 0
     assert "--delimiter=" in page.code[0].value
-    page.selectbox(key="key").set_value("plate").run()
+    box(page, "key").set_value("plate").run()
     assert finished(page)
     assert "no control cells" in page.warning[0].value
     assert "Column 'plate' has no control cells" in page.error[0].value.replace("\\", "")
-    page.selectbox(key="control").set_value("a").run()
+    box(page, "control").set_value(["a"]).run()
     assert not page.error
     assert {m.label: m.value for m in page.metric}["Control cells"] == "300"
 
@@ -169,7 +176,7 @@ def test_what_is_shown_is_what_the_command_reads(screen, tmp_path, at_once):
     data = kept(unusual(tmp_path / "odd.h5ad", screen))
     page = shown(data, delimiter="_")
     preview = table(page).set_index("label in the file")["read as"]
-    reading = Reading(data, perturbation_key="Treatment (final)", delimiter="_")
+    reading = Reading(data, perturbation_key="Treatment (final)")
     assert page.code[0].value == reading.command()
     cells = read_h5ad(
         datasets.resolve(data), perturbation_key="Treatment (final)", delimiter="_"
@@ -182,13 +189,13 @@ def test_a_link_shows_its_reading(screen, tmp_path, at_once):
     data = kept(unusual(tmp_path / "odd.h5ad", screen))
     genes = datasets.save_genes(f"{screen.data.genes[0]}, {screen.data.genes[5]}, NOGENE")
     reading = Reading(
-        data, perturbation_key="plate", control="b", delimiter="", top_genes=2, genes=genes
+        data, perturbation_key="plate", control=("b",), delimiter="|", top_genes=2, genes=genes
     )
     page = shown(**reading.as_query())
-    assert page.selectbox(key="key").value == "plate"
-    assert page.selectbox(key="control").value == "b"
-    assert page.selectbox(key="delimiter").value == "none"
-    assert page.number_input(key="top").value == 2
+    assert box(page, "key").value == "plate"
+    assert box(page, "control").value == ["b"]
+    assert box(page, "delimiter").value == "|"
+    assert box(page, "top").value == 2
     assert "2 of 3 genes of the list are in the file. Not in it: NOGENE." in said(page)
     assert page.code[0].value == reading.command()
 
@@ -332,11 +339,11 @@ def test_an_upload_without_room_is_refused_in_one_message(screen, runs, monkeypa
 
 def test_a_list_of_genes_is_carried_to_training(tmp_path, at_once):
     page = shown(kept(write(tmp_path / "a.h5ad")))
-    page.text_area(key="data genes").set_value("G0\nG3").run()
+    box(page, "data genes").set_value("G0\nG3").run()
     assert "2 of 2 genes of the list are in the file" in said(page)
-    page.number_input(key="top").set_value(1).run()
+    box(page, "top").set_value(1).run()
     assert finished(page)
-    page.text_area(key="data genes").set_value("nothing").run()
+    box(page, "data genes").set_value("nothing").run()
     assert "0 of 1 genes" in said(page)
 
 
@@ -344,7 +351,7 @@ def test_one_gene_alone_is_refused_and_a_list_of_one_is_taken_whole(tmp_path, at
     page = shown(kept(write(tmp_path / "a.h5ad")), top="1")
     assert "One gene is too few" in page.error[0].value
     assert not [b for b in page.button if b.key == "train on"]
-    page.text_area(key="data genes").set_value("G0").run()
+    box(page, "data genes").set_value("G0").run()
     assert finished(page)
     assert not page.error
     assert "Of 1 genes of the list, all are modelled." in words(page)

@@ -38,13 +38,15 @@ def kept(runs):
 EVERY = Reading(
     data="uploads/a.h5ad",
     perturbation_key="gene target",
-    control="no+thing",
-    delimiter="",
+    control=("no+thing", "*x*"),
+    delimiter="none",
     layer="umi",
     gene_key="gene_name",
     size_factor_key="total",
     dosage_key="dose",
     replicate_key="lane",
+    join_guides="by target",
+    unlabelled="left out",
     likelihood="gaussian",
     top_genes=500,
     genes="uploads/genes-1.txt",
@@ -71,18 +73,24 @@ def test_an_address_without_choices_or_with_odd_ones_is_the_usual_reading():
 def test_a_reading_is_told_to_the_command_line():
     genes = datasets.save_genes("STAT1, JAK2")
     told = replace(EVERY, genes=genes).arguments()
-    assert told[:3] == ["--perturbation-key=gene target", "--control=no+thing", "--delimiter="]
+    assert told[:4] == [
+        "--perturbation-key=gene target",
+        "--control=no+thing",
+        "--control=*x*",
+        "--delimiter=",
+    ]
+    assert {"--join-guides", "--drop-unlabelled"} <= set(told)
     assert told[-4:] == ["--genes", str(datasets.resolve(genes, ".txt")), "--top-genes", "500"]
     assert Reading("uploads/a.h5ad").arguments() == []
 
 
 def test_an_option_that_begins_with_a_dash_stays_a_value():
-    assert Reading("a", control="--help").arguments() == ["--control=--help"]
+    assert Reading("a", control=("--help",)).arguments() == ["--control=--help"]
 
 
 def test_the_command_is_one_for_a_shell():
     data = keep()
-    told = Reading(data, control="a; rm -rf").command()
+    told = Reading(data, control=("a; rm -rf",)).command()
     assert told == f"samsvae validate {datasets.resolve(data)} '--control=a; rm -rf'"
 
 

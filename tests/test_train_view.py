@@ -60,6 +60,11 @@ def shown(data, **query):
     return page
 
 
+def box(page, parameter):
+    """The widget for a number that is suggested for each file."""
+    return next(one for one in page.number_input if one.key.startswith(f"{parameter} of "))
+
+
 def name_box(page):
     return next(box for box in page.text_input if box.label == "Name of the run")
 
@@ -87,8 +92,8 @@ def test_says_what_to_do_where_no_data_is_chosen():
 def test_defaults_come_from_the_data_and_the_command_is_shown(data):
     page = shown(data, key="perturbation", delimiter="+", top="30")
     assert "600 cells, 30 genes, 6 perturbations, 2 combinations" in words(page)
-    assert page.number_input(key="train_latents").value == 6
-    assert page.number_input(key="train_steps").value == 6000
+    assert box(page, "train_latents").value == 6
+    assert box(page, "train_steps").value == 6000
     assert "No CUDA GPU is found here" in words(page)
     assert "About 6,000 epochs of 1 steps" in words(page)
     (command,) = [code.value for code in page.code if code.value.startswith("samsvae train")]
@@ -123,13 +128,13 @@ def test_no_more_steps_are_suggested_than_may_be_chosen(data, monkeypatch):
     monkeypatch.setattr(examine, "validated", lambda reading: many)
     page = shown(data, key="perturbation", train_batch="16")
     assert not page.exception
-    assert page.number_input(key="train_steps").value == 1_000_000
+    assert box(page, "train_steps").value == 1_000_000
 
 
 def test_a_training_is_started_as_asked_and_followed(data, folder):
     page = shown(data)
     page.selectbox(key="train_model").select("svae-plus").run()
-    page.number_input(key="train_steps").set_value(70).run()
+    box(page, "train_steps").set_value(70).run()
     button(page, "start").click().run()
     assert finished(page)
     assert not page.error
@@ -295,7 +300,7 @@ def test_the_data_of_the_page_data_are_taken_up(data):
 
 def test_settings_are_those_of_the_address(data):
     page = shown(data, train_latents="3", train_model="cpa-vae")
-    assert page.number_input(key="train_latents").value == 3
+    assert box(page, "train_latents").value == 3
     assert "--model=cpa-vae --latents=3" in page.code[0].value
     assert not [n for n in page.number_input if n.key == "train_evidence"]
 

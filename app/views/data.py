@@ -9,15 +9,16 @@ import pandas as pd
 import streamlit as st
 
 from app import address, datasets, door, figures, runs, state
-from app.datasets import NO_DELIMITER, Reading
+from app.datasets import AS_CONTROL, JOIN, LEFT_OUT, NO_DELIMITER, Reading
 from app.examine import in_words
 from samsvae_core.data import DataError, some
 from samsvae_core.gene_names import INDEX
 from samsvae_core.inspection import label_table, suggested_delimiter
-from samsvae_core.labels import DELIMITERS
+from samsvae_core.labels import DELIMITERS, control_labels
 
 BY_ITSELF = "found by itself"
 NONE = "none"
+EACH = "each by itself"
 MANY_GENES = 2_000  # of more than these, the most variable are suggested
 MOST_ROWS = 2_000  # of the preview
 KINDS = {
@@ -25,7 +26,8 @@ KINDS = {
     "single": "single perturbations",
     "combination": "combinations",
     "kept whole": "kept whole: their parts are no names",
-    "no label": "without a label: name these cells, or drop them",
+    "no label": "without a label: leave these cells out, or name them",
+    "left out": "left out: cells of which no perturbation is known",
 }
 
 
@@ -118,10 +120,12 @@ def one(name: str, found: Mapping[str, Any]) -> None:
     st.header("How it is read", divider="gray")
     reading = options(name, found)
     if reading is None:
+        address.keep_choices()
         st.info("Choose the column that says which perturbation each cell has.")
         return
     st.header("Genes", divider="gray")
     reading = genes(reading, found)
+    address.keep_choices()
     if reading is None:
         return
     st.header("What it holds", divider="gray")
@@ -145,27 +149,30 @@ def one(name: str, found: Mapping[str, Any]) -> None:
 def options(name: str, found: Mapping[str, Any]) -> Reading | None:
     """The choices, each beside what it does to the labels; None while no column is chosen."""
     columns = {column["name"]: column for column in found["columns"]}
-    suggested = found["suggested"]
+    address.open_file(name, *datasets.PARAMETERS[1:])
     left, right = st.columns([2, 3], gap="large")
     with left:
-        key = column_of_perturbations(list(columns), suggested)
+        key = column_of_perturbations(list(columns), found["suggested"])
         if key is None:
             return None
         labels: dict[str, int] = columns[key]["labels"]
+        controls = control_labels_chosen(labels)
+        first = suggested_delimiter(labels, controls or None) or NO_DELIMITER
         delimiters = [*DELIMITERS, NO_DELIMITER]
-        first = suggested_delimiter(labels)
-        chosen = {
-            "control": bound(
-                "control", "Control label", [BY_ITSELF, *filter(None, labels)], CONTROL
-            ),
-        }
         delimiter = bound("delimiter", "Between parts of a combination", delimiters, BETWEEN, first)
-        chosen["layer"] = bound("layer", "Counts from", [BY_ITSELF, *found["layers"]], LAYER)
+        chosen = {"layer": bound("layer", "Counts from", [BY_ITSELF, *found["layers"]], LAYER)}
+        chosen |= of_cells()
         with st.expander("More choices"):
             chosen |= further(found, columns)
-    unset = {"size": NONE, "dosage": NONE}  # elsewhere "none" may be a name like any other
+    unset = {
+        "size": NONE,
+        "dosage": NONE,
+        "join": EACH,
+    }  # elsewhere "none" may be a name like any other
     told = {key: value for key, value in chosen.items() if value != unset.get(key, BY_ITSELF)}
-    reading = Reading.from_query({"data": name, "key": key, "delimiter": delimiter, **told})
+    if delimiter != first:
+        told["delimiter"] = delimiter
+    reading = Reading.from_query({"data": name, "key": key, "control": controls, **told})
     with right:
         if reading.dosage_key in found["tables"]:
             st.info(f"The table {state.plain(reading.dosage_key)} takes the place of the labels.")
@@ -175,7 +182,9 @@ def options(name: str, found: Mapping[str, Any]) -> Reading | None:
 
 
 CONTROL = (
-    "Cells without a perturbation. Found by itself: ctrl, control, non-targeting, NT and such."
+    "Cells without a perturbation. Found by itself: ctrl, control, non-targeting, NT, DMSO and "
+    "such. Several labels may be chosen, and a pattern typed: *non-targeting* means each label "
+    "with these words."
 )
 BETWEEN = (
     "A label is parted there only if each part is a label of its own, a control word, or looks "
@@ -190,30 +199,82 @@ def column_of_perturbations(columns: list[str], suggested: Mapping[str, str]) ->
             "obs of this file has no column; expected one with the perturbation of each cell. Add "
             "it and save the file again."
         )
-    key = suggested["perturbation_key"]
-    address.unknown_option("key", columns, "column")
+    first = suggested["perturbation_key"] or None
     chosen: str | None = st.selectbox(
         "Column of perturbations",
         columns,
-        index=columns.index(key) if key else None,
-        key="key",
-        bind="query-params",
+        index=None,
+        key=address.suggested("key", first, fits=[*columns, None].__contains__),
+        persist_state="session",
         placeholder="Choose a column of obs",
     )
+    address.chosen("key", chosen if chosen and chosen != first else "")
     if suggested["problem"]:
-        taken = " This one has a label of control cells." if key and chosen == key else ""
+        taken = " This one has a label of control cells." if first and chosen == first else ""
         st.caption(
             f"No column, or more than one, has a name that perturbations usually have.{taken}"
         )
     return chosen
 
 
+def control_labels_chosen(labels: Mapping[str, int]) -> list[str]:
+    """Those named as controls, labels or patterns; none where they are found by themselves."""
+    known = [label for label in labels if label]
+    by_itself = control_labels(known)
+    chosen = st.multiselect(
+        "Control labels",
+        known,
+        key=address.suggested(
+            "control",
+            [],
+            lambda link: link.split(address.APART),
+            lambda chosen: all(text in labels or set(text) & set("*?") for text in chosen),
+        ),
+        persist_state="session",
+        placeholder=f"{BY_ITSELF}: {some(by_itself)}" if by_itself else "none found: choose",
+        accept_new_options=True,
+        help=CONTROL,
+    )
+    address.chosen("control", address.APART.join(chosen))
+    return [str(label) for label in chosen]
+
+
 def bound(key: str, label: str, choices: list[str], about: str, first: str = "") -> str:
-    """A box whose choice is in the address, unless it is the first one."""
+    """A box whose choice for this file is in the address, unless it is the one suggested."""
     choices = list(dict.fromkeys(choices))
-    address.unknown_option(key, choices, label.lower())
-    place = choices.index(first) if first in choices else 0
-    return str(st.selectbox(label, choices, place, key=key, bind="query-params", help=about))
+    first = first if first in choices else choices[0]
+    chosen = str(
+        st.selectbox(
+            label,
+            choices,
+            key=address.suggested(key, first, fits=choices.__contains__),
+            persist_state="session",
+            help=about,
+        )
+    )
+    address.chosen(key, "" if chosen == first else chosen)
+    return chosen
+
+
+def of_cells() -> dict[str, str]:
+    """What is done with guides of one target, and with cells without a label or guide."""
+    return {
+        "join": bound(
+            "join",
+            "Guides of one target",
+            [EACH, JOIN],
+            "by target: TP53_1, TP53-g2 and sgTP53 are read as TP53. Otherwise each guide is a "
+            "perturbation of its own.",
+        ),
+        "unlabelled": bound(
+            "unlabelled",
+            "Cells without a label",
+            [BY_ITSELF, LEFT_OUT, AS_CONTROL],
+            "Cells of which no perturbation is known, or no guide in a table of guides. They are "
+            "not controls, unless you know so. By itself they are left out of a table with columns "
+            "of controls; elsewhere you are asked.",
+        ),
+    }
 
 
 def further(found: Mapping[str, Any], columns: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -258,7 +319,12 @@ def preview(labels: Mapping[str, int], reading: Reading, n_labels: int) -> None:
         return
     try:
         table = label_table(
-            labels, reading.perturbation_key, reading.control or None, reading.delimiter
+            labels,
+            reading.perturbation_key,
+            reading.control or None,
+            {"": None, NO_DELIMITER: ""}.get(reading.delimiter, reading.delimiter),
+            reading.join_guides == JOIN,
+            {LEFT_OUT: True, AS_CONTROL: False}.get(reading.unlabelled),
         )
     except DataError as error:
         st.warning(state.plain(in_words(str(error))))
@@ -285,6 +351,7 @@ def genes(reading: Reading, found: Mapping[str, Any]) -> Reading | None:
     """All of them, the most variable, or those of a list; None for a number that is none."""
     n_genes = int(found["n_genes"])
     left, right = st.columns(2, gap="large")
+    first = MANY_GENES if n_genes > MANY_GENES else 0
     with left:
         reading, found = names_of_genes(reading, found)
     top = int(
@@ -292,14 +359,14 @@ def genes(reading: Reading, found: Mapping[str, Any]) -> Reading | None:
             "Most variable genes",
             0,
             n_genes,
-            MANY_GENES if n_genes > MANY_GENES else 0,
             step=100,
-            key="top",
-            bind="query-params",
+            key=address.suggested("top", first, int, lambda top: 0 <= top <= n_genes),
+            persist_state="session",
             help="By the variance of analytic Pearson residuals (Lause et al. 2021), of the "
             "training cells alone. 0 keeps all genes.",
         )
     )
+    address.chosen("top", "" if top == first else str(top))
     with right:
         listed = gene_list()
     n_here, of_list = n_genes, ""
@@ -343,12 +410,15 @@ def gene_list() -> str:
     with st.expander("Only genes of a list"):
         text = st.text_area(
             "Names, one to a line or with commas between",
-            key="data genes",
+            key=address.genes_key(),
             persist_state="session",
             placeholder="STAT1\nIRF1",
         )
         file = st.file_uploader(
-            "Or a text file", type=["txt", "csv"], max_upload_size=door.expect(1)
+            "Or a text file",
+            type=["txt", "csv"],
+            key=f"{address.genes_key()}, a file",
+            max_upload_size=door.expect(1),
         )
     if file is not None:
         text = file.getvalue().decode(errors="replace")
@@ -378,6 +448,8 @@ def holds(report: Mapping[str, Any]) -> None:
             f"{len(few):,} conditions have fewer than {FEW} cells "
             f"({state.plain(some(few.index))}): little can be learned of them."
         )
+    for warning in report["warnings"]:
+        st.warning(state.plain(in_words(warning)))
     for note in report["notes"]:
         st.markdown(f"- {state.plain(in_words(note))}")
     if suggestion := report["size_factor_suggestion"]:

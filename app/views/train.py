@@ -10,6 +10,7 @@ import streamlit as st
 
 from app import address, datasets, jobs, pace, runs, state, trainings
 from app.datasets import Reading
+from app.examine import in_words
 from samsvae_core.data import DataError
 from samsvae_core.training import TrainConfig
 from samsvae_core.variants import MODELS
@@ -79,16 +80,20 @@ class Settings(NamedTuple):
 def new_run(reading: Reading) -> None:
     """Settings with defaults from the data, what they will take, and the button that starts."""
     report = state.validated(reading)
+    address.open_file(reading.data, "train_latents", "train_steps")
     st.header("A new model", divider="gray")
     st.markdown(
         f"On **{state.plain(reading.data)}**: {report['n_cells']:,} cells, "
         f"{n_genes_of(reading, report):,} genes, {report['n_perturbations']:,} perturbations, "
-        f"{report['n_combinations']:,} combinations."
+        f"{report['n_combinations']:,} combinations, {report['n_control_cells']:,} control cells."
     )
+    for warning in report["warnings"]:
+        st.warning(state.plain(in_words(warning)))
     back_to_data(reading)
     left, right = st.columns(2, gap="large")
     with left:
         settings = choices(reading, report)
+    address.keep_choices()
     with right:
         start(reading, settings)
 
@@ -105,7 +110,7 @@ def n_genes_of(reading: Reading, report: Mapping[str, Any]) -> int:
 def choices(reading: Reading, report: Mapping[str, Any]) -> Settings:
     kind = listed("train_model", "Model", KINDS)
     encoder = listed("train_posterior", "Posterior of cells", POSTERIORS)
-    n_latent = number(
+    n_latent = for_file(
         "train_latents",
         "Mechanisms to start from",
         int(np.clip(report["n_perturbations"], 5, 20)),
@@ -144,7 +149,7 @@ def choices(reading: Reading, report: Mapping[str, Any]) -> Settings:
         seed = number("train_seed", "Seed", 0, (0, 2**31), "Same seed, same result on a CPU.")
     n_train = 0.64 * n_cells
     per_epoch = max(1, int(np.ceil(n_train / batch_size)))
-    steps = number(
+    steps = for_file(
         "train_steps",
         "Steps",
         min(MOST_STEPS, max(LEAST_STEPS, EPOCHS * per_epoch)),
@@ -184,6 +189,17 @@ def number(key: str, label: str, first: int, limits: tuple[int, int], about: str
     return int(
         st.number_input(label, low, high, first, 1, key=key, bind="query-params", help=about)
     )
+
+
+def for_file(key: str, label: str, first: int, limits: tuple[int, int], about: str) -> int:
+    """A number that is suggested for each file by itself."""
+    low, high = limits
+    widget = address.suggested(key, first, int, lambda n: low <= n <= high)
+    chosen = int(
+        st.number_input(label, low, high, step=1, key=widget, persist_state="session", help=about)
+    )
+    address.chosen(key, "" if chosen == first else str(chosen))
+    return chosen
 
 
 USUAL = {
