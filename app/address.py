@@ -11,12 +11,13 @@ import binascii
 import itertools
 import re
 import zlib
-from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import parse_qs, quote, unquote
 
 import numpy as np
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from app import datasets, guard
 from app.datasets import Reading
@@ -64,54 +65,101 @@ def parted(text: str) -> str:
 
 
 def arrive(page: str) -> None:
-    """Tell which page is run, before it is: a page come to anew shows what it showed before."""
-    st.session_state["all of it"] = st.session_state.pop("sent", False)
+    """Tell which page is run, before it is, and read the address where it is somebody's wish.
+
+    That is so where a link was followed, a page opened, or the browser's back or forward button
+    pressed. While a person stays on the page, its widgets hold what they chose and the address is
+    only written: what the browser sends of it with a click may be older than the click.
+    """
+    whole = st.session_state.get("sent", False) or went_back()
+    if whole or st.session_state.get("linked", False) or st.session_state.get("page") != page:
+        st.session_state["link"] = Link(
+            {key: _in_address(key) for key in st.query_params}, whole, set()
+        )
+    for flag in ("sent", "linked"):
+        st.session_state.pop(flag, None)
     if st.session_state.get("keeping") != page:
         st.session_state.pop("keeping", None)  # somebody went elsewhere
-    st.session_state["arrived"] = st.session_state.get("page") != page
-    st.session_state["cut off"] = st.session_state.get("under way", False)
-    st.session_state["under way"] = True
+    if st.session_state.pop("told", False):
+        st.session_state["tell"] = True  # the last run's address may have met a newer one
     st.session_state["page"] = page
 
 
-def followed(*keys: str) -> dict[str, str] | None:
-    """The values of a link, or of a way back, that the page did not write itself; None if it did.
+def went_back() -> bool:
+    """Whether the browser's back or forward button led here: Streamlit tells it to a run alone."""
+    context = get_script_run_ctx()
+    return context is not None and context.is_history_navigation
 
-    Nothing at all is a value too, where a person went back to it; on a page just come to it is
-    none, for what was looked at there before is shown. Who presses two buttons in quick succession
-    cuts the first run off, and the second comes with the address as it was before the first.
+
+class Link(NamedTuple):
+    """The query of the address as it was when somebody came by it."""
+
+    query: dict[str, str]
+    whole: bool  # what is not in it is a first choice; else it stays as it was on the page
+    read: set[str]  # parameters that a page has taken from it: each is taken once
+
+
+def followed(*keys: str) -> dict[str, str] | None:
+    """The values of these parameters in a link, once; None where no link asks for any of them.
+
+    Where a whole view is asked for, as by the way back, a parameter that is not there has the value
+    "": the page's first choice.
     """
-    asked = {key: _in_address(key) for key in keys}
-    if st.session_state.get("all of it"):  # of a session: what is not there is a first choice
-        return asked
-    written = st.session_state.get("written", {})
-    if asked == {key: written.get(key, "") for key in keys}:
+    link: Link = st.session_state["link"]
+    if link.read.issuperset(keys):
         return None
-    before = written | st.session_state.get("before", {})
-    if st.session_state.get("cut off") and asked == {key: before.get(key, "") for key in keys}:
-        return None
-    if not any(asked.values()) and st.session_state.get("arrived", True):
-        return None
-    return asked
+    link.read.update(keys)
+    asked = {key: link.query.get(key, "") for key in keys}
+    return asked if link.whole or any(asked.values()) else None
 
 
 def write(**values: str) -> None:
     """Put values into the address; empty ones leave it. One step for the back button."""
-    written = st.session_state.setdefault("written", {})
-    before = st.session_state.setdefault("before", {})
-    for key, value in values.items():
-        if written.get(key, "") != value:
-            before.setdefault(key, written.get(key, ""))
-    written |= values
     changed = {k: v for k, v in values.items() if _in_address(k) != v}
     if changed:  # an empty list is no parameter, and takes no message of its own as del does
         st.query_params.update({k: v.split(APART) if v else [] for k, v in changed.items()})
+        st.session_state["told"] = True
 
 
 def _in_address(key: str) -> str:
     """The value of a parameter; of one that may be there several times, all of them."""
     values = st.query_params.get_all(key)
     return APART.join(values if key in SEVERAL else values[-1:])
+
+
+def put(key: str, value: object) -> None:
+    """Give a widget this value, before it is drawn, unless it has it.
+
+    The browser shows a value that is given in place of what a person chose meanwhile: given at
+    every run, it would take their next click back.
+    """
+    if key not in st.session_state or st.session_state[key] != value:
+        st.session_state[key] = value
+
+
+def go(page: str, query: Mapping[str, str | list[str]], whole: bool = False) -> NoReturn:
+    """Turn to a page with this query, as a link does; it may be the page that is run.
+
+    The model stays: it is no part of the query, for Streamlit lets no code set a bound parameter.
+    With `whole`, as for a kept view, what the query does not name is the page's first choice.
+    """
+    st.session_state["linked"] = True
+    if whole:
+        forget()
+        st.session_state["sent"] = True
+    st.switch_page(f"views/{page}.py", query_params=query)
+
+
+def follow(key: str, options: Container[str]) -> None:
+    """Put what a link asks for into a bound widget that stands beside every page.
+
+    Streamlit lets the value that such a widget has go before the address, and leaves the address
+    as it is: given to the widget, the value is in both.
+    """
+    if asked := followed(key):
+        value = asked[key] if asked[key] in options else st.session_state.get(key)
+        if value is not None:
+            st.session_state[key] = value
 
 
 def unknown_option(key: str, options: Sequence[str], what: str) -> None:
@@ -166,9 +214,11 @@ def pressed(parameter: str, now: str | None, options: Container[str]) -> str | N
 
 def pressed_before(parameter: str) -> str:
     """What `pressed` will tell where there is no new click."""
-    link: str = st.query_params.get(parameter, "")
+    link: Link = st.session_state["link"]
+    if parameter not in link.read and (link.whole or parameter in link.query):
+        return link.query.get(parameter, "")
     key = f"pressed {parameter} {st.session_state.get('model')}"
-    return link or str(st.session_state.get(key, ""))
+    return str(st.session_state.get(key, ""))
 
 
 # One of several: a gene, a perturbation, a mechanism
@@ -242,9 +292,10 @@ def initial_mechanism(options: list[str]) -> None:
     initial(MECHANISM, options, options[0], named)
 
 
-def go_to_perturbation(name: str) -> None:
-    """Show another one, from code; the widget picks it up on the next run."""
-    st.query_params["p"] = name
+@guard.errors()
+def choose(one: One, value: str) -> None:
+    """Show another one; a callback."""
+    st.session_state[one.key] = value
 
 
 # How a data file is read, on the page Train
@@ -256,9 +307,9 @@ def open_file(data: str, *parameters: str) -> None:
     Each file has choices of its own. What was chosen for another file is not taken over.
     """
     st.session_state["file"], st.session_state["chosen for it"] = data, {}
-    st.session_state["linked"] = followed(*parameters) or {}
+    st.session_state["file link"] = followed(*parameters) or {}
     for parameter in parameters:
-        if st.session_state["linked"] and not st.session_state["linked"][parameter]:
+        if st.session_state["file link"] and not st.session_state["file link"][parameter]:
             st.session_state.pop(f"{parameter} of {data}", None)
 
 
@@ -276,7 +327,7 @@ def suggested(
     """
     key = f"{parameter} of {st.session_state['file']}"
     before = st.session_state.get(f"{key} first", first)
-    if link := st.session_state["linked"].get(parameter, ""):
+    if link := st.session_state["file link"].get(parameter, ""):
         try:
             value = read(link)
         except ValueError:
@@ -343,8 +394,8 @@ def gene_list(text: str) -> str:
     The form is genes=ID. Raises DataError for a text that is no list.
     """
     key = f"linked genes of {st.session_state['file']}"
-    if st.session_state["linked"]:
-        st.session_state[key] = st.session_state["linked"].get("genes", "")
+    if st.session_state["file link"]:
+        st.session_state[key] = st.session_state["file link"].get("genes", "")
     linked = str(st.session_state.get(key, ""))
     if text.strip():
         linked = datasets.save_genes(text)
@@ -394,7 +445,7 @@ def initial_names(
         st.session_state[parameter] = names if link else first
     before = st.session_state.get(parameter, first)
     kept = [name for name in before if name in options][:most]
-    st.session_state[parameter] = kept if kept or not before else first
+    put(parameter, kept if kept or not before else first)
 
 
 def keep_names(parameter: str, names: list[str], first: list[str]) -> None:
@@ -422,7 +473,7 @@ def chosen_names(model: Bundle) -> tuple[str, list[str]]:
             f"At most {MAX_CHOSEN} can be compared: of {len(names)} the first {MAX_CHOSEN} were "
             f"kept. Left out: {plain(', '.join(beyond))}."
         )
-    st.session_state[key] = names = names[:MAX_CHOSEN]
+    put(key, names := names[:MAX_CHOSEN])
     write(chosen=",".join(quote(name, safe="") for name in names))
     return key, names
 
@@ -433,7 +484,7 @@ def part(n: int, label: str) -> int:
         number = asked["part"]
         st.session_state["part"] = int(number) if re.fullmatch(r"\d{1,4}", number) else 1
     before = st.session_state.get("part", 1)
-    st.session_state["part"] = before if 1 <= before <= n else 1
+    put("part", before if 1 <= before <= n else 1)
     chosen = int(st.number_input(label, 1, n, key="part", persist_state="session"))
     write(part=str(chosen) if chosen > 1 else "")
     return chosen
@@ -562,7 +613,7 @@ def show_mix(mix: Mix) -> None:
     dosages = mix.dosages
     st.session_state["compose_names"] = list(dosages)
     for name, dose in dosages.items():
-        st.session_state[f"dose {name}"] = dose
+        set_dosage(name, dose, ("slider", "box"))
     st.session_state["compose_off"] = read_off(mix.off)
     st.session_state["compose_from"] = mix.start or CONTROL
 
@@ -597,36 +648,92 @@ def initial_mix(model: Bundle, most: int = MAX_PERTURBATIONS) -> None:
         st.session_state["compose_names"] = found[:most]
 
 
+class Dosage(NamedTuple):
+    """The dosage of a perturbation, and how often each of its two widgets was made anew."""
+
+    value: float = 1.0
+    slider: int = 0
+    box: int = 0
+
+
+def dosages_set() -> dict[str, Dosage]:
+    """Of every perturbation that was composed in this session."""
+    found: dict[str, Dosage] = st.session_state.setdefault("dosages", {})
+    return found
+
+
+def set_dosage(name: str, value: float, anew: Iterable[str]) -> None:
+    """Set a dosage; the widgets in `anew` show another one, and are made anew with it.
+
+    A widget that exists is never given a value: the browser would show it in place of what a person
+    chose meanwhile, or send back the one before, which looks like a choice.
+    """
+    known = dosages_set().get(name, Dosage())
+    value = round(value, 6)
+    if value != known.value:
+        made = {widget: getattr(known, widget) + 1 for widget in anew}
+        dosages_set()[name] = known._replace(value=value, **made)
+
+
 def dosage(name: str) -> float:
-    """The slider of one perturbation's dosage; its value outlives a change of page."""
-    st.session_state.setdefault(f"dose {name}", 1.0)
-    return float(
+    """The slider of one perturbation's dosage, and the box for its number beside it."""
+    known = dosages_set().setdefault(name, Dosage())
+    slider, box = f"dose {known.slider} {name}", f"dose box {known.box} {name}"
+
+    @guard.errors()
+    def moved() -> None:
+        if dosages_set()[name].slider == known.slider:  # else it stands there no more
+            set_dosage(name, st.session_state[slider], ["box"])
+
+    @guard.errors()
+    def typed() -> None:
+        if dosages_set()[name].box == known.box:
+            set_dosage(name, st.session_state[box], ["slider"])
+
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         st.slider(
             f"Dosage of {plain(name)}",
             0.0,
             MAX_DOSAGE,
+            known.value,
             step=0.05,
-            key=f"dose {name}",
-            persist_state="session",
+            format="%.4g",
+            key=slider,
+            on_change=moved,
             help="1 is the perturbation as measured. Other dosages scale its latent shift: an "
             "extrapolation, unless the data have such dosages.",
         )
-    )
+        st.number_input(
+            f"Dosage of {plain(name)} as a number",
+            0.0,
+            MAX_DOSAGE,
+            known.value,
+            step=0.05,
+            format="%.4g",
+            key=box,
+            on_change=typed,
+            label_visibility="collapsed",
+            width=110,
+        )
+    return known.value
 
 
 def switches(used: list[int], others: list[int], titles: Mapping[int, str]) -> list[int]:
     """A switch for each mechanism in use, and one for the others; which are taken out."""
     off: set[int | str] = st.session_state["compose_off"]
     names: list[int | str] = [*used, *([REST] if others else [])]
+    on = [k for k in names if k not in off]
     labels: dict[int | str, str] = {REST: f"the other {len(others)}"}
     labels |= {k: plain(shortened(titles[k])) for k in used}
 
     @guard.errors()
     def changed() -> None:
-        on = set(st.session_state["compose_in"])
-        st.session_state["compose_off"] = (off - set(names)) | (set(names) - on)
+        chosen = set(st.session_state["compose_in"])
+        before = st.session_state["compose_off"]
+        st.session_state["compose_off"] = (before - set(names)) | (set(names) - chosen)
 
-    st.session_state["compose_in"] = [k for k in names if k not in off]
+    if set(st.session_state.get("compose_in") or ()) != set(on):  # as `put`, in any order
+        st.session_state["compose_in"] = on
     st.pills(
         "Mechanisms in the sum",
         names,
@@ -788,7 +895,8 @@ def pages() -> dict[str, dict[str, list[str]]]:
 
 def remember() -> None:
     """Note the page's query, now that all of it is drawn."""
-    st.session_state["under way"], st.session_state["before"] = False, {}
+    if st.session_state.pop("tell", False):
+        st.query_params.update({})
     query = {key: st.query_params.get_all(key) for key in st.query_params if key != "model"}
     pages()[st.session_state["page"]] = {key: values for key, values in query.items() if values}
     st.session_state.setdefault("bound", set()).update(query)
@@ -800,7 +908,7 @@ def restore(saved: Mapping[str, dict[str, list[str]]], asked: Sequence[Where]) -
     A callback, of a page that has none of their widgets.
     """
     forget()
-    for key in ("written", "steps", "compared", "pages", "waiting", "keeping"):
+    for key in ("steps", "compared", "pages", "waiting", "keeping"):
         st.session_state.pop(key, None)
     st.session_state["saved"], st.session_state["asked"] = dict(saved), list(asked)
 

@@ -35,7 +35,7 @@ if not inside:
 with guard.errors(page):
     address.arrive(page)
     if turn := address.turn(page):
-        st.switch_page(f"views/{turn.page}.py", query_params=turn.query)
+        address.go(turn.page, turn.query)
     state.choose_bundle()
     search.box()
     shelf.side(chosen.title)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from app import state
+from app import address, state
 from samsvae_core import symbols, terms
 from samsvae_core.bundle import Bundle, BundleError
 from samsvae_core.interpretation import active_mechanisms
@@ -52,7 +52,7 @@ def box() -> None:
             if hit.page == "gene_sets":
                 state.show_collection(hit.query["collections"])
             query = {key: value for key, value in hit.query.items() if key != "collections"}
-            st.switch_page(f"views/{hit.page}.py", query_params=query)
+            address.go(hit.page, query)
 
 
 def hits(model: Bundle, text: str) -> Iterator[Hit]:

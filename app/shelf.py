@@ -77,6 +77,16 @@ def where(view: Kept) -> address.Where:
 
 
 @guard.errors()
+def choose_model(view: Kept) -> None:
+    """Choose the model that a kept view is of, before the view is opened; a callback."""
+    name = address.read_address(view.address).query.get("model", [""])[0]
+    if name in state.available():
+        st.session_state["model"] = name
+    else:
+        st.toast(f"{state.plain(name)} is not here any more: the view opens on the model at hand.")
+
+
+@guard.errors()
 def drop_view(place: int) -> None:
     """A callback."""
     st.session_state["kept"] = tuple(v for i, v in enumerate(kept_views()) if i != place)
@@ -168,6 +178,6 @@ def next_view(title: str) -> None:
     """Keep the view, if a session asked for it, and go on; once the page is drawn."""
     if address.was_asked():
         keep_view(title)
-        st.switch_page("views/report.py", query_params={})
+        address.go("report", {})
     if address.goes_on():
         st.rerun()

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -52,7 +52,7 @@ from samsvae_core.enrichment import Enrichment, Rules
 from samsvae_core.files import OutputError, sha256
 from samsvae_core.gene_sets import Collection, Match
 from samsvae_core.names import Label
-from samsvae_core.partners import rank_pairs
+from samsvae_core.partners import Direction, rank_pairs
 from samsvae_core.rankings import Ranked
 from samsvae_core.zipped import MANIFEST, unpack, write_zip
 
@@ -135,6 +135,7 @@ def choose_bundle() -> None:
     unusable = broken()
     if found:
         address.unknown_option("model", list(found), "model")
+        address.follow("model", found)
         st.sidebar.selectbox(
             "Model",
             list(found),
@@ -635,16 +636,25 @@ def export_files(
 
 @st.cache_data(max_entries=32, show_spinner="Composing every pair")
 def _ranked_pairs(
-    path: str, checksum: str, genes: tuple[str, ...], given: str | None, unseen: bool, n_best: int
+    path: str, checksum: str, genes: tuple[str, ...], n_best: int, question: Question
 ) -> pd.DataFrame:
-    return rank_pairs(load_bundle(path, checksum), genes, given, unseen, n_best)
+    return rank_pairs(load_bundle(path, checksum), genes, n_best=n_best, **question._asdict())
+
+
+class Question(NamedTuple):
+    """Which pairs are asked for, as `rank_pairs` calls it."""
+
+    given: str | None
+    unseen_only: bool
+    direction: Direction
+    with_inert: bool
 
 
 def ranked_pairs(
-    model: Bundle, genes: tuple[str, ...], given: str | None, unseen: bool, n_best: int
+    model: Bundle, genes: tuple[str, ...], n_best: int, question: Question
 ) -> pd.DataFrame:
     """`rank_pairs`, remembered."""
-    return _ranked_pairs(str(model.path), model.checksum, genes, given, unseen, n_best)
+    return _ranked_pairs(str(model.path), model.checksum, genes, n_best, question)
 
 
 def usable_sets(collection: Collection, genes: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -114,4 +114,4 @@ def go(place: int) -> None:
         query = step.query(state.bundle())
     except BundleError:
         query = {}  # the page says what is wrong
-    st.switch_page(f"views/{step.page}.py", query_params=query)
+    address.go(step.page, query)

@@ -1,9 +1,10 @@
-"""Which pairs of perturbations would move a list of genes most: a screen, then intervals."""
+"""Which pairs of perturbations would move a list of genes most, in which direction."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ N_SCREEN = 32  # reference cells of the screen
 PAIRS_AT_ONCE = 64
 COLUMNS = ["first", "second", "support", "score", "lower", "upper", "probability_of_sign"]
 COLUMNS += ["sum_of_singles", "interaction", "interaction_lower", "interaction_upper"]
+Direction = Literal["either", "raise", "lower"]
 
 
 def rank_pairs(
@@ -35,50 +37,91 @@ def rank_pairs(
     n_best: int = 20,
     n_samples: int = 64,
     seed: int = 0,
+    direction: Direction = "either",
+    with_inert: bool = False,
 ) -> pd.DataFrame:
     """Pairs by the size of their predicted mean shift over `genes`, the largest first.
 
-    All pairs of perturbations, or those of `given` with each other one, at dosage 1; without those
-    that were trained on if `unseen_only`. Every pair is screened at the posterior means of its
-    effects on 32 reference cells; the `n_best` are then composed as in `compose`, and ranked by
-    what that gives: `score` is the mean over genes of the shift, with the model's own 90 % interval
-    and probability of sign; `sum_of_singles` the same of the single shifts added up, `interaction`
-    their difference. Raises ValueError for an empty list, a gene or perturbation that is not in the
-    model, a model that cannot compose, and more pairs than 50,000.
+    The pairs are those of `pairs_to_rank`, at dosage 1. Every pair is screened at the posterior
+    means of its effects on 32 reference cells; the `n_best` are then composed as in `compose`, and
+    ranked by what that gives: `score` is the mean over genes of the shift, with the model's own
+    90 % interval and probability of sign; `sum_of_singles` the same of the single shifts added up,
+    `interaction` their difference. With the `direction` "raise" only pairs whose score is above
+    zero are returned, the highest first; with "lower" those below zero, the lowest first. Raises
+    ValueError for an empty list, a gene that is not in the model, and as `pairs_to_rank`.
     """
-    if not bundle.model.composes:
-        raise ValueError(f"{bundle.title} cannot put perturbations together, so it ranks no pairs.")
+    pairs = pairs_to_rank(bundle, given, unseen_only, with_inert)
     unknown = sorted(set(genes).difference(bundle.genes))
     if unknown or not genes:
         raise ValueError(
             f"Expected one or more of the model's {len(bundle.genes):,} genes; found "
             + (f"{', '.join(unknown[:5])}, not among them." if unknown else "none.")
         )
-    names = [str(name) for name in bundle.perturbations.index]
-    if given is not None:
-        checked_dosages(bundle, {given: 1.0})
-        pairs = [(given, name) for name in names if name != given]
-    else:
-        pairs = list(combinations(names, 2))
-    if len(pairs) > MAX_PAIRS:
-        raise ValueError(
-            f"There are {len(pairs):,} pairs, and {MAX_PAIRS:,} is the most. Name one of the two."
-        )
-    if unseen_only:
-        trained = set(bundle.conditions.index[bundle.conditions["train"] > 0])
-        labels = [condition_name(dict.fromkeys(pair, 1.0), bundle.control) for pair in pairs]
-        pairs = [p for p, label in zip(pairs, labels, strict=True) if label not in trained]
     if not pairs:
         return pd.DataFrame(columns=COLUMNS)
     chosen = pd.Index(bundle.genes).get_indexer(pd.Index(list(dict.fromkeys(genes))))
     scores = screened(bundle, pairs, chosen)
-    best = np.argsort(-np.abs(scores), kind="stable")[:n_best]
+    best = np.argsort(-moved(scores, direction), kind="stable")[:n_best]
     rows = [scored(bundle, pairs[place], chosen, n_samples, seed) for place in best]
     found = pd.DataFrame(rows, columns=COLUMNS)
     if not bundle.model.has_posterior:
         own = ["lower", "upper", "probability_of_sign", "interaction_lower", "interaction_upper"]
         found[own] = np.nan
-    return found.sort_values("score", key=np.abs, ascending=False, ignore_index=True)
+    size = moved(found["score"].to_numpy(float), direction)
+    order = np.argsort(-size, kind="stable")
+    if direction != "either":
+        order = order[size[order] > 0]
+    return found.iloc[order].reset_index(drop=True)
+
+
+def moved(scores: Float[np.ndarray, " P"], direction: Direction) -> Float[np.ndarray, " P"]:
+    """How far scores lie in the direction that is asked for: above zero is that way."""
+    return {"either": np.abs(scores), "raise": scores, "lower": -scores}[direction]
+
+
+def inert(bundle: Bundle) -> list[str]:
+    """Perturbations that use no mechanism; none of a model without masks, whose all use them all.
+
+    What such a one and another do together is next to what the other does alone.
+    """
+    if not bundle.model.has_masks:
+        return []
+    active = bundle.masks.groupby("perturbation")["active"].any()
+    return [str(name) for name in bundle.perturbations.index if not active.get(name, False)]
+
+
+def pairs_to_rank(
+    bundle: Bundle,
+    given: str | None = None,
+    unseen_only: bool = True,
+    with_inert: bool = False,
+) -> list[tuple[str, str]]:
+    """All pairs of perturbations, or those of `given` with each other one.
+
+    Without those that were trained on if `unseen_only`, and without those one of whose partners is
+    `inert`, unless `with_inert`. Raises ValueError for a model that cannot compose, a perturbation
+    that is not in the model, and more pairs than 50,000.
+    """
+    if not bundle.model.composes:
+        raise ValueError(f"{bundle.title} cannot put perturbations together, so it ranks no pairs.")
+    if given is not None:
+        checked_dosages(bundle, {given: 1.0})
+    idle = set() if with_inert else set(inert(bundle))
+    names = [str(name) for name in bundle.perturbations.index if name not in idle]
+    n_pairs = len(names) * (len(names) - 1) // 2
+    if given is None and n_pairs > MAX_PAIRS:
+        raise ValueError(
+            f"There are {n_pairs:,} pairs, and {MAX_PAIRS:,} is the most. Name one of the two."
+        )
+    if given is None:
+        pairs = list(combinations(names, 2))
+    else:
+        pairs = [] if given in idle else [(given, name) for name in names if name != given]
+    if unseen_only:
+        trained = set(bundle.conditions.index[bundle.conditions["train"] > 0])
+        labels = [condition_name(dict.fromkeys(pair, 1.0), bundle.control) for pair in pairs]
+        pairs = [p for p, label in zip(pairs, labels, strict=True) if label not in trained]
+    return pairs
 
 
 def supported(bundle: Bundle, pair: tuple[str, str]) -> str:

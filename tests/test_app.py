@@ -35,7 +35,7 @@ from samsvae_core.bundle import Bundle
 from samsvae_core.composition import cells_of, compare, compose
 from samsvae_core.evaluation import EvaluationConfig
 from samsvae_core.names import Label, export_names
-from samsvae_core.partners import rank_pairs
+from samsvae_core.partners import inert, pairs_to_rank, rank_pairs
 from samsvae_core.prerank import Progress
 from samsvae_core.training import TrainConfig
 
@@ -144,6 +144,20 @@ def opened(view: str, query: dict[str, str] | None = None) -> AppTest:
     return page.run()
 
 
+def slider(page: AppTest, name: str):
+    """Of the dosage of a perturbation."""
+    return next(each for each in page.slider if each.label == f"Dosage of {name}")
+
+
+def gone_back(page: AppTest, query: dict[str, str]) -> AppTest:
+    """By the browser's back button, to an address of the same page."""
+    page.query_params.clear()
+    page.query_params.update(query)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(address, "went_back", lambda: True)
+        return page.run()
+
+
 def finished(page: AppTest) -> bool:
     """Whether the page reached its last line; one that dies of a panic shows no exception."""
     assert not page.exception
@@ -223,7 +237,7 @@ def test_the_composed_table_is_what_the_library_says(models, tiny):
 def test_a_dosage_of_nothing_gives_a_shift_of_exactly_zero(models):
     page = opened("compose", {"c": "P1:1"})
     assert table_with(page, "shift")["shift"].abs().max() > 0
-    page.slider(key="dose P1").set_value(0.0).run()
+    slider(page, "P1").set_value(0.0).run()
     assert (table_with(page, "shift")["shift"] == 0).all()
 
 
@@ -265,15 +279,15 @@ def test_a_switch_takes_its_mechanism_out_and_puts_it_back(models, tiny):
 def test_undo_goes_back_redo_forward_and_starting_over_clears(models):
     page = opened("compose", {"c": "P1:1"})
     assert page.button(key="undo").disabled
-    page.slider(key="dose P1").set_value(0.5).run()
+    slider(page, "P1").set_value(0.5).run()
     assert not page.button(key="undo").disabled, "there is a way back at once"
     page.multiselect(key="compose_names").set_value(["P1", "P3"]).run()
     page.button(key="undo").click().run()
     assert not page.button(key="redo").disabled
     assert page.multiselect(key="compose_names").value == ["P1"]
-    assert page.slider(key="dose P1").value == 0.5
+    assert slider(page, "P1").value == 0.5
     page.button(key="undo").click().run()
-    assert page.slider(key="dose P1").value == 1.0
+    assert slider(page, "P1").value == 1.0
     assert page.button(key="undo").disabled
     page.button(key="redo").click().run()
     page.button(key="redo").click().run()
@@ -1482,7 +1496,33 @@ def test_partners_are_those_of_the_library_for_a_list_of_ones_own(models, tiny):
     page.toggle(key="unseen").set_value(False).run()
     shown = table_with(page, "sum_of_singles")
     assert set(shown["first"]) == {"P2"}
-    assert len(shown) == 5
+    assert len(shown) == 5 - len(inert(tiny))
+
+
+def test_item_11_partners_say_which_pairs_are_left_out_and_raise_or_lower(models, tiny):
+    page = opened("partners")
+    term = page.selectbox(key="set_hallmark").value
+    genes = gene_sets.usable_sets(gene_sets.load_collection("hallmark"), tiny.genes)[term]
+    n = len(pairs_to_rank(tiny, with_inert=True)) - len(pairs_to_rank(tiny))
+    assert n
+    assert f"{n} pairs are left out" in words(page)
+    page.toggle(key="inert").set_value(True).run()
+    assert "pairs are left out" not in words(page)
+    assert len(table_with(page, "sum_of_singles")) == len(pairs_to_rank(tiny, with_inert=True))
+    page.toggle(key="inert").set_value(False).run()
+    for way in ("raise", "lower"):
+        page.segmented_control(key="move").set_value(way.capitalize()).run()
+        assert finished(page)
+        expected = rank_pairs(tiny, genes, direction=way)
+        if expected.empty:
+            assert f"No pair is predicted to {way} the genes" in words(page)
+        else:
+            assert f"would {way} the" in words(page)
+            shown = table_with(page, "sum_of_singles")
+            assert shown["score"].tolist() == pytest.approx(expected["score"].tolist())
+    page.selectbox(key="pair_with").set_value(inert(tiny)[0]).run()
+    assert "uses no mechanism, so with any other it does what the other does alone" in words(page)
+    assert finished(page)
 
 
 def test_partners_of_a_known_set_are_of_its_measured_genes(models, tiny):
@@ -1796,16 +1836,14 @@ def test_a_dosage_of_a_link_that_cannot_be_is_said(models):
     page = opened("compose", {"c": "P1:9,P2:nan,P3:0.50"})
     assert finished(page)
     assert "asks for P1:9, P2:nan." in page.info[0].value.replace("\\", "")
-    doses = {name: page.slider(key=f"dose {name}").value for name in ("P1", "P2", "P3")}
+    doses = {name: slider(page, name).value for name in ("P1", "P2", "P3")}
     assert doses == {"P1": 2.0, "P2": 1.0, "P3": 0.5}
 
 
 def test_a_link_to_the_whole_composition_puts_mechanisms_back(models, tiny):
     page = opened("compose", {"c": "P1:1,P2:1", "off": "0"})
     assert 0 not in page.pills(key="compose_in").value
-    page.query_params.clear()
-    page.query_params["c"] = "P1:1,P2:1"
-    page.run()
+    gone_back(page, {"c": "P1:1,P2:1"})
     assert 0 in page.pills(key="compose_in").value
     whole = compose(tiny, {"P1": 1.0, "P2": 1.0}).table["shift"].abs().max()
     assert table_with(page, "shift")["shift"].abs().max() == pytest.approx(whole)
@@ -1992,15 +2030,117 @@ def test_a_session_of_another_model_and_a_damaged_one_say_so(models, tiny):
     assert finished(page)
 
 
-@pytest.mark.parametrize("cut_off", [True, False])
-def test_an_address_that_is_behind_a_run_cut_off_is_no_way_back(models, cut_off):
+# What is chosen, and its address
+
+
+@pytest.mark.parametrize("gap", ["behind", "gone back"])
+def test_item_02_an_address_that_is_behind_takes_no_choice_back(models, gap):
     page = opened("compose", {"c": "P1:1"})
     page.pills(key="compose_in").unselect(page.pills(key="compose_in").value[0]).run()
+    slider(page, "P1").set_value(0.9).run()
     off = page.pills(key="compose_in").value
-    page.session_state["under way"] = cut_off
-    page.session_state["before"] = {"off": ""} if cut_off else {}
-    page.query_params.clear()  # as a browser sends it that has not heard of the first yet
-    page.query_params["c"] = "P1:1"
+    if gap == "gone back":
+        gone_back(page, {"c": "P1:1"})
+    else:
+        page.query_params.clear()  # as a browser sends it that has not heard of the first yet
+        page.query_params["c"] = "P1:1"
+        page.run()
+    assert finished(page)
+    assert (page.pills(key="compose_in").value == off) is (gap == "behind")
+    assert slider(page, "P1").value == (0.9 if gap == "behind" else 1.0)
+    assert page.query_params["c"] in (c := f"P1:{slider(page, 'P1').value:g}", [c])
+
+
+def number(page: AppTest, name: str):
+    """The box of a dosage, beside its slider."""
+    label = f"Dosage of {name} as a number"
+    return next(each for each in page.number_input if each.label == label)
+
+
+def test_item_02_slider_box_figure_and_address_have_one_dosage(models, tiny):
+    page = opened("compose", {"c": "P1:0.125,P2:1"})
+    for change in (
+        lambda: slider(page, "P1").set_value(0.6),
+        lambda: number(page, "P1").set_value(0.35),
+        lambda: number(page, "P1").set_value(1.5),
+        lambda: slider(page, "P1").set_value(1.45),
+        lambda: page.button(key="undo").click(),
+    ):
+        change().run()
+        assert finished(page)
+        dose = slider(page, "P1").value
+        assert number(page, "P1").value == dose
+        assert page.query_params["c"] in (c := f"P1:{dose:g},P2:1", [c])
+        expected = compose(tiny, {"P1": dose, "P2": 1.0}).table["shift"]
+        shown = table_with(page, "shift").set_index("gene")["shift"]
+        assert shown.to_dict() == pytest.approx(expected.to_dict())
+    assert dose == 1.5
+
+
+def test_item_02_nothing_is_given_to_a_widget_that_has_it(models):
+    """What a run gives is shown in place of what was chosen meanwhile; a second run gives none."""
+    page = opened("compose", {"c": "P1:0.9,P2:1", "off": "0"})
+    page.run()
+    widgets = [*page.slider, *page.number_input, *page.multiselect, *page.pills, *page.selectbox]
+    assert len(widgets) > 8
+    assert not [each.key for each in widgets if each.proto.set_value]
+    page = opened("cells", {"highlight": "P1,P2"}).run()
+    assert not [each.key for each in page.multiselect if each.proto.set_value]
+    page = opened("masks", {"chosen": "P1,P2"}).run()
+    assert not [each.key for each in page.multiselect if each.proto.set_value]
+
+
+@pytest.fixture
+def two_models(models) -> Path:
+    """The second is another one by name."""
+    shutil.copytree(models / "tiny", models / "zweites")
+    return models
+
+
+def shown_model(page: AppTest) -> str:
+    """By the line at the end, by the box, and by the address, which agree."""
+    (end,) = (c.value for c in page.caption if c.value.startswith("SAMS-VAE Explorer"))
+    name = end.partition("model ")[2].partition(",")[0]
+    assert page.selectbox(key="model").value == name
+    assert page.query_params.get("model", ["tiny"]) in (name, [name])
+    return name
+
+
+@pytest.mark.parametrize("view", ["overview", "compose"])
+@pytest.mark.parametrize("before", ["tiny", "zweites"])
+def test_item_01_a_link_to_another_model_opens_it(two_models, view, before):
+    page = opened("train", {"model": before})
+    assert shown_model(page) == before
+    after = next(name for name in ("zweites", "tiny") if name != before)
+    page.switch_page(f"views/{view}.py")
+    page.query_params["model"] = [before, after]  # as Streamlit's own link does
     page.run()
     assert finished(page)
-    assert (page.pills(key="compose_in").value == off) is cut_off
+    assert shown_model(page) == after
+    page.run()
+    assert shown_model(page) == after
+
+
+def test_item_01_a_link_to_a_model_that_is_not_here_says_so_and_stays(two_models):
+    page = opened("train", {"model": "zweites"})
+    page.switch_page("views/overview.py")
+    page.query_params["model"] = "gone"
+    page.run()
+    assert "asks for the model gone" in words(page)
+    assert shown_model(page) == "zweites"
+
+
+def test_item_01_a_kept_view_opens_as_it_was_kept(models):
+    page = opened("compose", {"c": "P1:1"})
+    page.button(key="keep view").click().run()
+    for view, query in (("glossary", {}), ("compose", {"c": "P1:0.5", "n_genes": "40"})):
+        page.query_params.clear()
+        page.query_params.update(query)
+        page.switch_page(f"views/{view}.py").run()
+    assert page.slider(key="n_genes").value == 40
+    page.query_params.clear()  # as the menu does
+    page.switch_page("views/report.py").run()
+    page.button(key="open 0").click().run()
+    assert finished(page)
+    assert page.slider(key="n_genes").value == 24
+    assert slider(page, "P1").value == 1.0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from samsvae_core.composition import compare, compose
-from samsvae_core.partners import COLUMNS, rank_pairs
+from samsvae_core.partners import COLUMNS, inert, pairs_to_rank, rank_pairs
 
 
 def mean_shift(tiny, dosages, genes):
@@ -13,7 +13,7 @@ def mean_shift(tiny, dosages, genes):
 
 def test_pairs_are_ranked_as_each_is_composed(tiny):
     genes = tiny.genes[:7]
-    found = rank_pairs(tiny, genes, unseen_only=False, n_best=30)
+    found = rank_pairs(tiny, genes, unseen_only=False, n_best=30, with_inert=True)
     names = list(tiny.perturbations.index)
     assert len(found) == 15
     assert {tuple(pair) for pair in found[["first", "second"]].to_numpy()} == set(
@@ -32,21 +32,21 @@ def test_pairs_are_ranked_as_each_is_composed(tiny):
 
 def test_the_screen_finds_the_best_pair_of_all(tiny):
     genes = tiny.genes[:5]
-    every = rank_pairs(tiny, genes, unseen_only=False, n_best=30)
-    few = rank_pairs(tiny, genes, unseen_only=False, n_best=5)
+    every = rank_pairs(tiny, genes, unseen_only=False, n_best=30, with_inert=True)
+    few = rank_pairs(tiny, genes, unseen_only=False, n_best=5, with_inert=True)
     assert few.iloc[0].tolist() == every.iloc[0].tolist()
 
 
 def test_pairs_that_were_measured_are_left_out_where_unseen_ones_are_asked_for(tiny):
     measured = {name for name in tiny.conditions.index if "+" in name}
     assert measured
-    found = rank_pairs(tiny, tiny.genes[:3], n_best=30)
+    found = rank_pairs(tiny, tiny.genes[:3], n_best=30, with_inert=True)
     assert len(found) == 15 - len(measured)
     assert not measured & {"+".join(sorted(pair)) for pair in found[["first", "second"]].to_numpy()}
 
 
 def test_partners_of_one_perturbation(tiny):
-    found = rank_pairs(tiny, tiny.genes[:3], given="P2", unseen_only=False)
+    found = rank_pairs(tiny, tiny.genes[:3], given="P2", unseen_only=False, with_inert=True)
     assert set(found["first"]) == {"P2"}
     assert set(found["second"]) == set(tiny.perturbations.index) - {"P2"}
 
@@ -61,6 +61,40 @@ def test_lists_that_make_no_sense_are_refused(tiny, monkeypatch):
     monkeypatch.setattr("samsvae_core.partners.MAX_PAIRS", 3)
     with pytest.raises(ValueError, match=r"3 is the most\. Name one of the two"):
         rank_pairs(tiny, tiny.genes[:1])
+
+
+def test_item_11_genes_are_raised_or_lowered_as_asked(tiny):
+    genes = tiny.genes[:7]
+    every = rank_pairs(tiny, genes, unseen_only=False, n_best=30)
+    assert (every["score"] < 0).any()
+    lower = rank_pairs(tiny, genes, unseen_only=False, n_best=30, direction="lower")
+    assert (lower["score"] < 0).all()
+    assert lower["score"].is_monotonic_increasing
+    assert lower["score"].tolist() == sorted(every["score"][every["score"] < 0])
+    up = np.argsort(-every_gene_alone(tiny))[:3]
+    raised = rank_pairs(tiny, [tiny.genes[k] for k in up], unseen_only=False, direction="raise")
+    assert len(raised)
+    assert (raised["score"] > 0).all()
+    assert raised["score"].is_monotonic_decreasing
+
+
+def every_gene_alone(bundle) -> np.ndarray:
+    """The shift of each gene by the pair that is strongest."""
+    return compose(bundle, {"P2": 1.0, "P4": 1.0}).table["shift"].to_numpy()
+
+
+def test_item_11_a_pair_with_a_partner_that_does_nothing_is_not_offered(tiny):
+    used = tiny.masks[tiny.masks["active"]]["perturbation"].unique()
+    idle = [name for name in tiny.perturbations.index if name not in used]
+    assert inert(tiny) == idle
+    assert idle, "the test bundle needs a perturbation without a mechanism"
+    found = rank_pairs(tiny, tiny.genes[:3], unseen_only=False, n_best=30)
+    assert len(found) == len(used) * (len(used) - 1) // 2
+    assert not {*found["first"], *found["second"]} & set(idle)
+    assert rank_pairs(tiny, tiny.genes[:3], given=idle[0], unseen_only=False).empty
+    both = rank_pairs(tiny, tiny.genes[:3], given=idle[0], unseen_only=False, with_inert=True)
+    assert len(both) == len(tiny.perturbations) - 1
+    assert len(pairs_to_rank(tiny, unseen_only=False, with_inert=True)) == 15
 
 
 def test_no_pair_left_is_an_empty_table_with_its_columns(tiny):

@@ -20,6 +20,7 @@ from samsvae_core.enrichment import USUAL
 from samsvae_core.interpretation import matrix
 
 DRAWS = {"64 draws": 64, "256 draws": 256, "1,024 draws": 1024}
+SLIDERS_ACROSS = 3  # each with its box
 MOST_SWITCHES = 30  # mechanisms with a switch of their own; the rest have one together
 
 
@@ -125,9 +126,9 @@ def choices(model: Bundle) -> tuple[dict[str, float], DeltaGenerator]:
     way = right.container(horizontal=True, gap="small")
     dosages = {}
     if chosen:
-        columns = st.columns(max(3, len(chosen)))
-        for column, name in zip(columns, chosen, strict=False):
-            with column:
+        columns = st.columns(SLIDERS_ACROSS)
+        for place, name in enumerate(chosen):
+            with columns[place % SLIDERS_ACROSS]:
                 dosages[name] = address.dosage(name)
     return dosages, way
 

@@ -143,7 +143,7 @@ def one(name: str, found: Mapping[str, Any]) -> None:
         "Train on this data", key="train on", icon=":material/arrow_forward:", type="primary"
     ):
         on = address.as_address("", reading.as_query()).removeprefix("?")
-        st.switch_page("views/train.py", query_params={"on": on})  # others are bound here
+        address.go("train", {"on": on})  # others are bound here
 
 
 def options(name: str, found: Mapping[str, Any]) -> Reading | None:

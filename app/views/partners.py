@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 import streamlit as st
 
@@ -10,19 +12,26 @@ from app.scale import scale
 from samsvae_core import symbols, terms
 from samsvae_core.bundle import Bundle
 from samsvae_core.composition import SUPPORT
+from samsvae_core.partners import Direction, inert, pairs_to_rank
 
 ANY = "any other"
 N_BEST = 20
 WAYS = ("A known set", "My own list")
 N_BARS = 20
+DIRECTIONS: dict[str, Direction] = {
+    "Move most, either way": "either",
+    "Raise": "raise",
+    "Lower": "lower",
+}
+VERBS = {"either": "move", "raise": "raise", "lower": "lower"}
 
 
 def partners(model: Bundle) -> None:
     st.title("Partners")
     record.markdown(
-        "Which two perturbations, given together, would move a list of genes most? Every pair is "
-        "predicted; the best are shown with what each does alone. A prediction to choose the next "
-        "experiment by, not a finding."
+        "Which two perturbations, given together, would move a list of genes most, or raise it, or "
+        "lower it? Every pair is predicted; the best are shown with what each does alone. A "
+        "prediction to choose the next experiment by, not a finding."
     )
     if not model.model.composes:
         record.info(
@@ -33,6 +42,31 @@ def partners(model: Bundle) -> None:
     genes, name = listed(model)
     if not genes:
         return
+    question = asked(model)
+    found = state.ranked_pairs(model, tuple(genes), N_BEST, question)
+    folded = folded_away(model, question)
+    if found.empty:
+        record.info(nothing(model, question, name, folded))
+        return
+    answer(model, found, genes, name, VERBS[question.direction])
+    drawing, table = st.columns([2, 3], gap="large")
+    with drawing:
+        bars(model, found, name)
+    with table:
+        rows(found, name, f"{model.checksum} {question} {' '.join(genes)}")
+
+
+def asked(model: Bundle) -> state.Question:
+    """In which direction, with whom, and which pairs are left out."""
+    address.unknown_option("move", list(DIRECTIONS), "direction")
+    way = st.segmented_control(
+        "What the pair should do to them, by the mean over the genes",
+        list(DIRECTIONS),
+        default=next(iter(DIRECTIONS)),
+        required=True,
+        key="move",
+        bind="query-params",
+    )
     left, right = st.columns([2, 3], gap="large", vertical_alignment="bottom")
     names = [ANY, *map(str, model.perturbations.index)]
     address.unknown_option("pair_with", names, "perturbation")
@@ -42,23 +76,57 @@ def partners(model: Bundle) -> None:
         key="pair_with",
         bind="query-params",
     )
-    unseen = right.toggle(
-        "Only pairs that were not trained on", value=True, key="unseen", bind="query-params"
-    )
-    found = state.ranked_pairs(model, tuple(genes), None if given == ANY else given, unseen, N_BEST)
-    if found.empty:
-        record.info(
-            "Every such pair was trained on. Switch the filter off to see them."
-            if unseen and len(model.perturbations) > 1
-            else "This model has one perturbation, so there is no pair."
+    with right:
+        unseen = st.toggle(
+            "Only pairs that were not trained on", value=True, key="unseen", bind="query-params"
         )
-        return
-    answer(model, found, genes, name)
-    drawing, table = st.columns([2, 3], gap="large")
-    with drawing:
-        bars(model, found, name)
-    with table:
-        rows(found, name, f"{model.checksum} {given} {unseen} {' '.join(genes)}")
+        with_inert = bool(inert(model)) and st.toggle(
+            "Pairs with a partner that does nothing, too",
+            key="inert",
+            bind="query-params",
+            help="A perturbation that uses no mechanism moves next to nothing, so what it does "
+            "with another is what the other does alone.",
+        )
+    direction = DIRECTIONS[way or next(iter(DIRECTIONS))]
+    return state.Question(None if given == ANY else given, unseen, direction, with_inert)
+
+
+def folded_away(model: Bundle, question: state.Question) -> int:
+    """How many pairs are left out for a partner that does nothing, and why is said."""
+    idle = inert(model)
+    if question.with_inert or not idle:
+        return 0
+    among = question.given, question.unseen_only
+    kept = pairs_to_rank(model, *among)
+    try:
+        n = len(pairs_to_rank(model, *among, with_inert=True)) - len(kept)
+    except ValueError:  # more than can be ranked
+        n = math.comb(len(model.perturbations), 2) - len(kept)
+    if n:
+        record.caption(
+            f"{n:,} pairs are left out, as one or both of their partners use no mechanism "
+            f"({len(idle)} of {len(model.perturbations)} perturbations): such a pair is the other "
+            "partner alone."
+        )
+    return n
+
+
+def nothing(model: Bundle, question: state.Question, name: str, folded: int) -> str:
+    """Why there is no pair to show."""
+    if len(model.perturbations) < 2:
+        return "This model has one perturbation, so there is no pair."
+    if question.given in inert(model) and not question.with_inert:
+        return (
+            f"{state.plain(question.given)} uses no mechanism, so with any other it does what the "
+            "other does alone. Choose another, or switch such pairs on."
+        )
+    if pairs_to_rank(model, question.given, question.unseen_only, question.with_inert):
+        verb = VERBS[question.direction]
+        return f"No pair is predicted to {verb} the genes of {state.plain(name)} on average."
+    if question.unseen_only:
+        rest = " that is not left out" if folded else ""
+        return f"Every such pair{rest} was trained on. Switch the filter off to see them."
+    return "No two perturbations of this model use a mechanism. Switch such pairs on to see them."
 
 
 def listed(model: Bundle) -> tuple[list[str], str]:
@@ -104,13 +172,13 @@ def listed(model: Bundle) -> tuple[list[str], str]:
     return list(sets[term]), terms.readable(term)
 
 
-def answer(model: Bundle, found: pd.DataFrame, genes: list[str], name: str) -> None:
+def answer(model: Bundle, found: pd.DataFrame, genes: list[str], name: str, verb: str) -> None:
     top = found.iloc[0]
     reach = ""
     if pd.notna(top["lower"]):
         reach = f" (the model's own 90 % interval {top['lower']:+.2f} to {top['upper']:+.2f})"
     record.markdown(
-        f"**{state.plain(top['first'])} and {state.plain(top['second'])}** would move the "
+        f"**{state.plain(top['first'])} and {state.plain(top['second'])}** would {verb} the "
         f"{len(genes)} genes of {state.plain(name)} most: {top['score']:+.2f} {scale(model).unit} "
         f"on average{reach}; each alone, added up: {top['sum_of_singles']:+.2f}. "
         f"{SUPPORT[top['support']]}"

@@ -463,9 +463,13 @@ def neighbours(model: Bundle, shown: pd.DataFrame, name: str, n_idle: int) -> No
         column_config=NEAREST_COLUMNS,
     )
     other = str(shown["perturbation"].iloc[clicked_row(event)])
-    if st.button(f"Go to {state.plain(other)}", icon=":material/arrow_forward:", key="go"):
-        address.go_to_perturbation(other)
-        st.rerun()
+    st.button(
+        f"Go to {state.plain(other)}",
+        icon=":material/arrow_forward:",
+        key="go",
+        on_click=address.choose,
+        args=(address.PERTURBATION, other),
+    )
     record.caption(
         "Click a row for another perturbation; each alone, at dosage 1. "
         + (

@@ -52,12 +52,15 @@ def listed() -> None:
             with right.container(
                 horizontal=True, horizontal_alignment="right", vertical_alignment="center"
             ):
-                st.page_link(
-                    f"views/{view.page}.py",
-                    label="Open",
+                if st.button(
+                    "Open",
+                    key=f"open {place}",
                     icon=":material/arrow_forward:",
-                    query_params=address.read_address(view.address).query,
-                )
+                    on_click=shelf.choose_model,
+                    args=(view,),
+                    type="tertiary",
+                ):
+                    address.go(*shelf.where(view), whole=True)
                 st.button(
                     "Up",
                     key=f"up {place}",

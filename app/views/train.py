@@ -48,7 +48,7 @@ def train() -> None:
         if st.button(
             "Choose data", key="choose data", icon=":material/arrow_forward:", type="primary"
         ):
-            st.switch_page("views/data.py", query_params={})
+            address.go("data", {})
     else:
         try:
             new_run(reading)
