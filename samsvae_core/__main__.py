@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
+    from samsvae_core.bundle import Bundle
     from samsvae_core.data import CellData
     from samsvae_core.run import Stopper
     from samsvae_core.training import Progress
@@ -345,6 +346,7 @@ def train(
             f"{int(masks['active'].sum())} active mask entries."
         )
     typer.echo(metrics_in_words(finished.metrics, finished.title))
+    warn(finished)
 
 
 @app.command()
@@ -438,6 +440,7 @@ def gene(
     model = load(bundle)
     found, _ = known_genes([symbol], model.genes)
     name = genes.measured(model, found[0] if found else symbol)
+    warn(model)
     card = genes.annotation(name)
     typer.echo(f"{name}: {card.name or 'no name known'}. {card.note}".rstrip())
     for label, text in (
@@ -493,6 +496,7 @@ def compose(
     from samsvae_core.composition import SUPPORT, cells_of, outside
     from samsvae_core.composition import compose as predict
     from samsvae_core.files import atomic_write, new_output
+    from samsvae_core.fitness import caution
 
     new_table(output)
     settings_file = new_output(output.with_suffix(".json"))
@@ -503,8 +507,11 @@ def compose(
     left_out = [number_of("--without", text) for text in without or ()]
     result = predict(model, dosages, left_out, samples, seed, cells)
     settings = {"bundle": model.checksum, "start_from": start_from, **result.settings()}
+    if said := caution(model):
+        settings["caution"] = said
     atomic_write(settings_file, to_json(settings))
     write_table(result.table.reset_index(), output)
+    warn(model)
     typer.echo(f"{result.condition}: {SUPPORT[result.support]}")
     if result.support == "dosage":
         typer.echo("\n".join(outside(model, dosages)))
@@ -623,8 +630,8 @@ def enrich(
     results = rankings.gathered(model, ranked, sets, found, rules)
     for line in enrichment.problems(found.notes):
         typer.echo(line)
-    if ranked.caution:
-        typer.echo(f"Caution: {ranked.caution}")
+    if "caution" in results.settings:
+        typer.echo(f"Caution: {results.settings['caution']}")
     for name, row in results.names.iterrows():
         typer.echo(f"{exports.label(name)}: {row['name']}. {row['evidence'].rstrip('.')}.")
     if output.suffix in tables:
@@ -639,6 +646,14 @@ def enrich(
         typer.echo(f"Wrote {output}: {len(found.table):,} tests.")
     if found.notes["status"].str.startswith("failed").any():
         raise typer.Exit(1)
+
+
+def warn(model: Bundle) -> None:
+    """Say why a model is not fit to predict from, where it is not."""
+    from samsvae_core.fitness import caution
+
+    if said := caution(model):
+        typer.echo(f"Caution: {said}", err=True)
 
 
 def number_of(option: str, mechanism: str) -> int:
