@@ -178,8 +178,8 @@ def page(view: Callable[[Bundle], None]) -> None:
     def with_caution() -> None:
         model = bundle()
         if said := fitness.caution(model):
-            st.warning(plain(said), icon=":material/warning:")
-            record(Text(f"**Caution.** {plain(said)}"))
+            st.warning(said, icon=":material/warning:")
+            record(Text(f"**Caution.** {said}"))
         view(model)
 
     page_without_model(with_caution)

@@ -137,6 +137,6 @@ def caution(bundle: Bundle) -> str:
         return told(doubts(bundle.history, masks, record, bundle.model.has_masks))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BundleError(
-            f"{bundle.path / 'metrics.json'} is not as a bundle's is: its validation figures cannot "
-            "be read. Copy the bundle again."
+            f"{bundle.path / 'metrics.json'} is not as a bundle's is: its validation figures "
+            "cannot be read. Copy the bundle again."
         ) from error
