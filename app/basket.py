@@ -223,6 +223,8 @@ def methods(kept: Sequence[Kept]) -> str:
     told = list(dict.fromkeys(term for view in kept for term in TOLD.get(view.page, ())))
     if any(_is_of_sets(item) for view in kept for item in view.items):
         told = list(dict.fromkeys([*told, "sets"]))
+    texts = (item.markdown for view in kept for item in view.items if isinstance(item, Text))
+    cautions = list(dict.fromkeys(text for text in texts if text.startswith("**Caution.**")))
     lines = [
         "# Methods",
         "",
@@ -230,6 +232,7 @@ def methods(kept: Sequence[Kept]) -> str:
         f"{'the model' if len(models) == 1 else 'the models'} {named}. SAMS-VAE is the sparse "
         "additive mechanism shift variational autoencoder of Bereket and Karaletsos (2023).",
         "",
+        *cautions,
         " ".join(TERMS[term] for term in told),
         "",
         "## References",

@@ -22,6 +22,10 @@ POOL = (
     "FDR: Benjamini-Hochberg over the tests of one mechanism and collection, both directions in "
     "one pool"
 )
+BORDERLINE = (
+    " Borderline: the FDR is nearer to the threshold than sampling knows it (two standard errors), "
+    "so that another seed might decide otherwise."
+)
 OVER_ALL = "; FDR, all: over all mechanisms"
 CAVEAT = (
     ". Genes are the units of these tests and go together, so an FDR is no promise that a finding "
@@ -219,11 +223,17 @@ def table(
         shown = shown[best].drop(columns="group")
     if len(ranked.scores.columns) == 1:
         shown = shown.drop(columns="fdr_all")  # the same as fdr
-    passed = int((rows["fdr"] <= terms.PASSES).sum())
-    groups = int((best & (rows["fdr"] <= terms.PASSES)).sum())
+    verdict = terms.verdicts(rows)
+    passes, near = verdict == terms.VERDICTS[0], int((verdict == terms.VERDICTS[1]).sum())
+    groups = int((best & passes).sum())
+    shown.insert(shown.columns.get_loc("fdr") + 1, "verdict", verdict.loc[shown.index])
+    shown = shown.drop(columns=["fdr_low", "fdr_high"])
+    if method == "ora":
+        shown = shown.drop(columns="log2_error")  # an exact test
     record.markdown(
-        f"**{passed} of {len(rows)} tests pass {terms.PASSES:.0%} FDR**, {groups} after similar "
-        "ones are taken together. Click a row to see its genes."
+        f"**{passes.sum()} of {len(rows)} tests pass {enrichment.PASSES:.0%} FDR**, {groups} after "
+        f"similar ones are taken together{f'; **{near} borderline**' if near else ''}. Click a row "
+        "to see its genes."
     )
     names = rows.loc[shown.index, "collection"] + "|" + rows.loc[shown.index, "term"]
     places = {name: place for place, name in reversed(list(enumerate(names)))}
@@ -239,7 +249,9 @@ def table(
         alt="Gene sets tested",
         column_config=COLUMNS,
     )
-    record.caption(POOL + (OVER_ALL if "fdr_all" in shown else "") + CAVEAT)
+    record.caption(
+        POOL + (OVER_ALL if "fdr_all" in shown else "") + CAVEAT + (BORDERLINE if near else "")
+    )
     state.downloads(shown, f"gene_sets_{exports.label(mechanism)}_{method}")
     clicked = getattr(event, "selection", {}).get("rows", [])
     now = str(names.iloc[clicked[0]]) if clicked else None
@@ -261,7 +273,17 @@ COLUMNS = {
     ),
     "odds_ratio": st.column_config.NumberColumn("odds ratio", format="%.2f"),
     "p_value": st.column_config.NumberColumn("p", format="%.2g"),
+    "log2_error": st.column_config.NumberColumn(
+        "error of log2 p",
+        format="%.2f",
+        help="Standard error that comes of sampling: 1 means that p is known to a factor of two.",
+    ),
     "fdr": st.column_config.NumberColumn("FDR", format="%.2g"),
+    "verdict": st.column_config.TextColumn(
+        "at 5 % FDR",
+        help="Borderline: within two errors of sampling of the threshold, so that another seed "
+        "might decide otherwise.",
+    ),
     "fdr_all": st.column_config.NumberColumn("FDR, all", format="%.2g"),
     "leading_edge": st.column_config.TextColumn("leading edge", width="large"),
 }
@@ -292,9 +314,10 @@ def detail(
             if row["method"] == "gsea"
             else (f"odds ratio {row['odds_ratio']:.2f}")
         )
+        told = terms.fdr_in_words(row.to_frame().T.assign(verdict=terms.verdicts).iloc[0])
         record.markdown(
-            f"**{state.plain(terms.readable(row['term']))}** ({row['direction']}): {score}, FDR "
-            f"{row['fdr']:.2g}; {row['overlap']} of {row['size']} measured genes "
+            f"**{state.plain(terms.readable(row['term']))}** ({row['direction']}): {score}, "
+            f"{told}; {row['overlap']} of {row['size']} measured genes "
             + ("in the leading edge." if row["method"] == "gsea" else "among the top genes.")
         )
         genes = [f"*{state.plain(gene)}*" for gene in row["leading_edge"].split(";") if gene]

@@ -38,6 +38,7 @@ from samsvae_core import (
     composition,
     enrichment,
     exports,
+    fitness,
     gene_sets,
     interpretation,
     rankings,
@@ -191,7 +192,15 @@ def load_bundle(path: str, checksum: str) -> Bundle:
 
 def page(view: Callable[[Bundle], None]) -> None:
     """Run a view; a message made for people is shown as written, anything else surfaces."""
-    page_without_model(lambda: view(bundle()))
+
+    def with_caution() -> None:
+        model = bundle()
+        if said := fitness.caution(model):
+            st.warning(said, icon=":material/warning:")
+            record(Text(f"**Caution.** {said}"))
+        view(model)
+
+    page_without_model(with_caution)
 
 
 def page_without_model(view: Callable[[], None]) -> None:

@@ -410,6 +410,7 @@ def train(
             f"{int(masks['active'].sum())} active mask entries."
         )
     say(metrics_in_words(finished.metrics, finished.title))
+    warn(finished)
 
 
 @app.command()
@@ -503,6 +504,7 @@ def gene(
     model = load(bundle)
     found, _ = known_genes([symbol], model.genes, model.genes_by_id)
     name = genes.measured(model, found[0] if found else symbol)
+    warn(model)
     card = genes.annotation(name, model.genes)
     say(f"{name}: {card.name or 'no name known'}. {card.note}".rstrip())
     for label, text in (
@@ -558,6 +560,7 @@ def compose(
     from samsvae_core.composition import SUPPORT, cells_of, outside
     from samsvae_core.composition import compose as predict
     from samsvae_core.files import atomic_write, new_output
+    from samsvae_core.fitness import caution
 
     new_table(output)
     settings_file = new_output(output.with_suffix(".json"))
@@ -568,8 +571,11 @@ def compose(
     left_out = [number_of("--without", text) for text in without or ()]
     result = predict(model, dosages, left_out, samples, seed, cells)
     settings = {"bundle": model.checksum, "start_from": start_from, **result.settings()}
+    if said := caution(model):
+        settings["caution"] = said
     atomic_write(settings_file, to_json(settings))
     write_table(result.table.reset_index(), output)
+    warn(model)
     say(f"{result.condition}: {SUPPORT[result.support]}")
     if result.support == "dosage":
         say("\n".join(outside(model, dosages)))
@@ -688,8 +694,8 @@ def enrich(
     results = rankings.gathered(model, ranked, sets, found, rules)
     for line in enrichment.problems(found.notes):
         say(line)
-    if ranked.caution:
-        say(f"Caution: {ranked.caution}")
+    if "caution" in results.settings:
+        say(f"Caution: {results.settings['caution']}")
     for name, row in results.names.iterrows():
         say(f"{exports.label(name)}: {row['name']}. {row['evidence'].rstrip('.')}.")
     if output.suffix in tables:
@@ -704,6 +710,14 @@ def enrich(
         say(f"Wrote {output}: {len(found.table):,} tests.")
     if found.notes["status"].str.startswith("failed").any():
         raise typer.Exit(1)
+
+
+def warn(model: Bundle) -> None:
+    """Say why a model is not fit to predict from, where it is not."""
+    from samsvae_core.fitness import caution
+
+    if said := caution(model):
+        say(f"Caution: {said}", err=True)
 
 
 def number_of(option: str, mechanism: str) -> int:

@@ -36,8 +36,9 @@ def model_card(
     metrics: dict[str, Any],
     notes: list[str],
     frontier: pd.DataFrame | None,
+    caution: str = "",
 ) -> str:
-    """What to know of a model, as Markdown."""
+    """What to know of a model, as Markdown; first of all the `caution` of `fitness`, if any."""
     origin, model, trained = settings["origin"], settings["model_config"], settings["train_config"]
     sizes = ", ".join(f"{int((parts == part).sum()):,} {part}" for part in SPLITS)
     kind = MODELS[settings["model"]]
@@ -45,6 +46,7 @@ def model_card(
     lines = [
         f"# Model card: {origin['title'] or file}",
         "",
+        *([f"**Caution.** {caution}", ""] if caution else []),
         f"Data: {file}, {len(data.cells):,} cells used x {len(data.genes):,} genes, "
         f"{len(data.perturbations)} perturbations, control {control}. "
         f"Source: {origin['source']}. Licence: {origin['licence']}.",

@@ -11,12 +11,19 @@ has more of the top genes than chance; the universe is the measured genes that a
 `fdr` is Benjamini-Hochberg over all tested sets of a mechanism and collection, both directions in
 one pool, sets without overlap included; `fdr_all` is the same over all mechanisms of the call. The
 units of both tests are genes, and genes go together: neither says that a result would replicate.
+
+`log2_error` is the standard error of log2 p that comes of sampling (0 for *ora*, which is exact).
+Benjamini-Hochberg grows with every p, so with each p between its two ends, two errors lower and
+higher, every FDR lies between what the lower ends give and what the higher ones do: `fdr_low` and
+`fdr_high`. A set is *borderline* where 5 % lies between them (`terms.verdicts`). Where 5 % lies
+within three errors, the set is asked again with more and more draws, until it does not or the draws
+have cost enough; and so are the sets that a mechanism may be named by, whose NES decides.
 """
 
 import io
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,13 +35,24 @@ from samsvae_core.prerank import Progress, Ranking, prerank
 
 COLUMNS = ["mechanism", "collection", "method", "direction", "term", "size", "overlap", "es", "nes"]
 COLUMNS += ["odds_ratio", "p_value", "fdr", "fdr_all", "leading_edge"]
-NUMBERS = COLUMNS[5:-1]
+COLUMNS += ["log2_error", "fdr_low", "fdr_high"]
+NUMBERS = [column for column in COLUMNS[5:] if column != "leading_edge"]
 FDR = "Benjamini-Hochberg over a mechanism's sets of one collection, both directions in one pool"
 MIN_GENES = 15  # with fewer, a ranking has next to nothing to say of a collection
 MANY_TIES = 0.2  # share of tied genes from which a reader is told
 FLAT = 1e-9  # spread over size below which a mechanism does nothing
 STILL = 1e-5  # size below which all that is left is rounding
 N_TOP = 50  # genes each way that over-representation looks at
+PASSES = 0.05  # FDR up to which a result is told
+ERRORS = 2.0  # standard errors of log2 p within which an FDR is taken to lie
+DOUBT = 3.0  # errors within which a set is asked again: few that pass are then given up too early
+DRAWS = 1000  # of gseapy, before multilevel goes on
+MULTILEVEL = (
+    1.15  # its spread over 40 seeds, over the error that it tells (its samples go together)
+)
+ROUNDS = 10_000, 200_000, 4_000_000  # draws of what is asked again, at most
+WORK = 2 * 10**7  # genes drawn for one ranking in one round, at most: 2 seconds
+TELLING = 10  # strongest sets of a ranking whose NES has to be known well
 
 
 class Enrichment(NamedTuple):
@@ -86,18 +104,44 @@ def rank_enrichment(
     return _gsea([questions], seed, n_processes)[0]
 
 
-def _gsea(questions: list[list[Question]], seed: int, *options: Any) -> list[Enrichment]:
-    """The results of several collections, whose rankings are worked off together."""
+def _gsea(
+    questions: list[list[Question]],
+    seed: int,
+    n_processes: int | None = None,
+    progress: Callable[[Progress], object] | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> list[Enrichment]:
+    """The results of several collections, whose rankings are worked off together.
+
+    First all sets by gseapy; then in rounds those of each ranking that have to be known better.
+    """
     asked = [q for group in questions for q in group if q.note["status"] == "done"]
     ordered = [_ranked(question.scores, seed) for question in asked]
     rankings = [_ranking(q, ranked) for q, ranked in zip(asked, ordered, strict=True)]
-    answers = prerank(rankings, seed, *options)
+    answers = prerank(rankings, seed, n_processes, progress, cancelled)
     tables: dict[int, pd.DataFrame] = {}
     for question, ranked, answer in zip(asked, ordered, answers, strict=True):
         if isinstance(answer, str):
             question.note["status"] = answer
         else:
             tables[id(question)] = _gsea_rows(question, ranked, answer)
+    known = {id(q): r for q, r in zip(asked, rankings, strict=True) if id(q) in tables}
+    n_done = len(asked)
+
+    def tell(now: Progress) -> None:
+        if progress is not None:
+            progress(Progress(n_done + now.done, n_done + now.total))
+
+    for most in ROUNDS:
+        again = {key: _asked_again(tables[key], ranking, most) for key, ranking in known.items()}
+        more = [(key, *part) for key, part in again.items() if part is not None]
+        if not more:
+            break
+        counts = prerank([ranking for _, ranking, _ in more], seed, n_processes, tell, cancelled)
+        n_done += len(more)
+        for (key, ranking, places), counted in zip(more, counts, strict=True):
+            if not isinstance(counted, str):  # what is known stays, without them
+                tables[key] = _counted(tables[key], places, counted, ranking.draws)
     return [
         _enrichment([tables[id(q)] for q in group if id(q) in tables], group, "gsea")
         for group in questions
@@ -111,7 +155,7 @@ def _ranking(question: Question, ranked: pd.Series) -> Ranking:
 
 
 def _gsea_rows(question: Question, ranked: pd.Series, answer: list[list]) -> pd.DataFrame:
-    es, nes, p_value, edges = zip(*answer, strict=True)
+    es, nes, p_value, edges, error = zip(*answer, strict=True)
     edge_genes = [[str(ranked.index[rank]) for rank in edge] for edge in edges]
     return pd.DataFrame(
         {
@@ -125,8 +169,66 @@ def _gsea_rows(question: Question, ranked: pd.Series, answer: list[list]) -> pd.
             "odds_ratio": np.nan,
             "p_value": p_value,
             "leading_edge": [";".join(genes) for genes in edge_genes],
+            "log2_error": _log2_error(np.array(p_value, float), np.array(error, float)),
+            "draws": DRAWS,
         }
     )
+
+
+def _log2_error(p_value: np.ndarray, told: np.ndarray) -> np.ndarray:
+    """The standard error of log2 p, of what gseapy tells.
+
+    Where plain draws decided, gseapy takes all of them; p is a share of those with its sign, so
+    that the error is too large where p is. k extreme ones among n are, by the Beta distribution of
+    a share, log2 p +- sqrt(trigamma(k + 1) - trigamma(n + 1)) / ln 2; gseapy's own figure tells k.
+    Where it knows none, p is so small, or so large, that no error of 2 changes what it says.
+    """
+    from scipy.special import polygamma  # takes half a second to import
+
+    once = np.sqrt(polygamma(1, np.arange(1, DRAWS + 2)) - polygamma(1, DRAWS + 1)) / np.log(2)
+    extreme = np.abs(np.nan_to_num(told)[:, None] - once).argmin(axis=1)
+    plain = np.isclose(told, once[extreme], rtol=0, atol=1e-9)
+    of_sign = np.maximum((extreme + 1) / p_value, extreme + 1)
+    share = np.sqrt(polygamma(1, extreme + 1) - polygamma(1, of_sign)) / np.log(2)
+    unknown = np.where(p_value < 1, 2.0, 0.0)
+    return np.where(plain, share, np.where(np.isnan(told), unknown, MULTILEVEL * told))
+
+
+def _asked_again(
+    rows: pd.DataFrame, ranking: Ranking, most: int
+) -> tuple[Ranking, np.ndarray] | None:
+    """The sets of a ranking that have to be known better, with more draws, and their places."""
+    table = _with_fdr(rows, DOUBT)
+    telling = table["fdr_low"] <= PASSES
+    wanted = telling & (table["fdr_high"] > PASSES)
+    if most > ROUNDS[0]:
+        strongest = table.loc[telling, "nes"].abs().nlargest(TELLING).index
+        wanted |= table.index.isin(strongest) & (table["draws"] < ROUNDS[1] / 2)
+    places = np.flatnonzero(wanted)
+    n, sizes = len(ranking.scores), set(table["size"].iloc[places])
+    cost = sum(m if m * m < 4 * n else n // 3 for m in sizes)
+    draws = min(most, WORK // max(cost, 1))
+    places = places[2 * table["draws"].to_numpy()[places] <= draws]  # fewer would add little
+    if not len(places):
+        return None
+    return Ranking(ranking.scores, [ranking.sets[place] for place in places], draws), places
+
+
+def _counted(rows: pd.DataFrame, places: np.ndarray, counted: list, draws: int) -> pd.DataFrame:
+    """The rows with what draws say of those at these places, p where they know it better."""
+    from scipy.special import polygamma  # takes half a second to import
+
+    of_sign, extreme, mean = np.array(counted, float).T
+    error = np.sqrt(polygamma(1, extreme + 1) - polygamma(1, of_sign + 1)) / np.log(2)
+    rows = rows.copy()
+    index = rows.index[places]
+    rows.loc[index, "draws"] = draws
+    rows.loc[index, "nes"] = np.where(mean, rows.loc[index, "es"] / np.abs(mean), np.nan)
+    better = error < rows.loc[index, "log2_error"]
+    known = index[better]
+    rows.loc[known, "p_value"] = ((extreme + 1) / (of_sign + 1))[better]
+    rows.loc[known, "log2_error"] = error[better]
+    return rows
 
 
 def over_representation(
@@ -200,6 +302,7 @@ def _ora_rows(
             "odds_ratio": odds_ratio,
             "p_value": hypergeom.sf(hits - 1, len(known), size, len(query)),
             "leading_edge": [";".join(genes) for genes in found],
+            "log2_error": 0.0,
         }
     )
 
@@ -294,13 +397,24 @@ def _enrichment(tables: list[pd.DataFrame], questions: list[Question], method: s
     ordered = [table.sort_values("p_value", kind="stable") for table in tables]
     empty = pd.DataFrame(columns=COLUMNS).astype(dict.fromkeys(NUMBERS, float))
     table = pd.concat(ordered, ignore_index=True) if tables else empty
-    by_mechanism = table.groupby("mechanism", sort=False)["p_value"]
-    table = table.assign(
-        method=method, fdr=by_mechanism.transform(_adjusted), fdr_all=_adjusted(table["p_value"])
-    )
+    table = _with_fdr(table).assign(method=method, fdr_all=_adjusted(table["p_value"]))
     notes = pd.DataFrame([question.note for question in questions])
     notes.insert(2, "method", method)
     return Enrichment(table[COLUMNS], notes)
+
+
+def _with_fdr(table: pd.DataFrame, errors: float = ERRORS) -> pd.DataFrame:
+    """Rows of one collection with the FDR of each mechanism, and the two ends of it."""
+    factor = 2.0 ** (errors * table["log2_error"])
+    ends = {
+        "fdr": table["p_value"],
+        "fdr_low": table["p_value"] / factor,
+        "fdr_high": (table["p_value"] * factor).clip(upper=1.0),
+    }
+    by = table["mechanism"]
+    return table.assign(
+        **{name: p.groupby(by, sort=False).transform(_adjusted) for name, p in ends.items()}
+    )
 
 
 def _adjusted(p_values: pd.Series) -> np.ndarray:
@@ -447,6 +561,8 @@ def write_parquet(enrichment: Enrichment, path: Path) -> None:
 
 
 def read_parquet(path: Path) -> Enrichment:
-    """What `write_parquet` wrote."""
+    """What `write_parquet` wrote; of a table made before errors were kept, without one."""
     table = pd.read_parquet(path, page_checksum_verification=True)
+    if "log2_error" not in table:
+        table = table.assign(log2_error=np.nan, fdr_low=table["fdr"], fdr_high=table["fdr"])
     return Enrichment(table, pd.DataFrame(table.attrs.pop("notes")))

@@ -23,10 +23,10 @@ import xlsxwriter
 
 from samsvae_core.bundle import to_json, version
 from samsvae_core.cards import as_text
-from samsvae_core.enrichment import FDR, Enrichment
+from samsvae_core.enrichment import ERRORS, FDR, PASSES, Enrichment
 from samsvae_core.files import OutputError, new_output
 from samsvae_core.gene_sets import Collection, collections
-from samsvae_core.terms import JACCARD, PASSES, POOL
+from samsvae_core.terms import JACCARD, POOL, VERDICTS, fdr_in_words, verdicts
 
 BEST = 5  # terms of a kind in the summary
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how spreadsheets' formulas begin
@@ -35,7 +35,8 @@ ROWS = 1_048_575  # below the header
 WIDTHS = {"term": 50, "group": 50, "leading_edge": 50, "name": 40, "evidence": 100, "title": 40}
 WIDTHS |= {"source": 40, "licence": 40, "setting": 20, "value": 100, "status": 40}
 FORMATS = dict.fromkeys(["es", "nes", "odds_ratio", "tied"], "0.000")
-FORMATS |= dict.fromkeys(["p_value", "fdr", "fdr_all"], "0.00E+00")
+FORMATS["log2_error"] = "0.000"
+FORMATS |= dict.fromkeys(["p_value", "fdr", "fdr_low", "fdr_high", "fdr_all"], "0.00E+00")
 PACKAGES = ("samsvae-explorer", "gseapy", "numpy", "pandas", "torch")
 BEGINNING = datetime.datetime(1980, 1, 1)  # time stamp of everything, the earliest that zip knows
 TOLD = ["bundle", "checksum", "model", "ranked", "top", "background", "background_size"]
@@ -156,12 +157,16 @@ def write_folder(contents: Mapping[str, bytes], path: Path) -> None:
 
 
 def leading_edges(table: pd.DataFrame, fdr: float = PASSES) -> str:
-    """GMT: the leading edge of each set that passes by GSEA, named M0|hallmark|up|TERM."""
-    passing = (table["method"] == "gsea") & (table["fdr"] <= fdr) & (table["leading_edge"] != "")
+    """GMT: the leading edge of each set that passes by GSEA, named M0|hallmark|up|TERM.
+
+    Those that are borderline are there, too, and say so.
+    """
+    table = table.assign(verdict=verdicts(table, fdr))
+    passing = (table["method"] == "gsea") & (table["verdict"] != VERDICTS[2])
     lines = []
-    for row in table[passing].itertuples():
+    for row in table[passing & (table["leading_edge"] != "")].itertuples():
         name = f"{label(row.mechanism)}|{row.collection}|{row.direction}|{row.term}"
-        about = f"NES {row.nes:.2f} FDR {row.fdr:.2g}"
+        about = f"NES {row.nes:.2f} {fdr_in_words(row)}"
         fields = [name, about, *row.leading_edge.split(";")]
         lines.append(
             "\t".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", field) for field in fields) + "\n"
@@ -194,13 +199,16 @@ def _about(results: Results) -> dict[str, Any]:
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """The 5 best terms per mechanism, collection, method and direction, those at 5 % FDR first.
 
+    With a column `verdict`: whether they pass, do not, or are borderline.
+
     Of each group, where the table has groups, the term that stands for it; none without a gene.
     """
     telling = table[table["leading_edge"] != ""]
     if "group" in table:
         telling = telling[telling["group"] == telling["term"]]
     best = telling.groupby(POOL, sort=False).head(BEST)
-    return best.sort_values("fdr", key=lambda fdr: fdr > PASSES, kind="stable")
+    best = best.assign(verdict=verdicts(best))
+    return best.sort_values("verdict", key=lambda v: v.map(VERDICTS.index), kind="stable")
 
 
 def workbook(results: Results) -> bytes:
@@ -311,7 +319,11 @@ def methods(results: Results) -> str:
         f"collection. Sets with {told['min_size']} to {told['max_size']} measured "
         f"genes were tested. The false discovery rate (FDR) is {FDR} (Benjamini and Hochberg "
         f"1995), sets without overlap included; sets pass at {100 * PASSES:g} % FDR. "
-        "In the tables fdr is that, and fdr_all the same over all mechanisms tested. "
+        "In the tables fdr is that, and fdr_all the same over all mechanisms tested. Sets near the "
+        "threshold were sampled again, with up to 4,000,000 random sets of their size. log2_error "
+        "is the standard error of log2 p that comes of sampling; with every p within "
+        f"{ERRORS} such errors, fdr lies between fdr_low and fdr_high. A set is called borderline "
+        "where the threshold lies between those: other draws might decide otherwise. "
         f"{groups if 'group' in table else ''}The units of both tests are genes, which go "
         "together: an FDR does not say that a result would replicate.",
         "",

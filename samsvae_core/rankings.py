@@ -11,6 +11,7 @@ from samsvae_core.bundle import Bundle
 from samsvae_core.composition import Composition
 from samsvae_core.enrichment import Enrichment, Rules, sure
 from samsvae_core.exports import Results
+from samsvae_core.fitness import caution
 from samsvae_core.gene_sets import Collection, match
 from samsvae_core.interpretation import active_mechanisms, loading_matrix
 from samsvae_core.names import read_names
@@ -154,8 +155,8 @@ def gathered(
         "max_size": rules.max_size,
         "seed": rules.seed,
     }
-    if ranked.caution:
-        settings["caution"] = ranked.caution
+    if reasons := " ".join(filter(None, [caution(bundle), ranked.caution])):
+        settings["caution"] = reasons
     names = suggested_names(table, list(ranked.scores.columns))
     given = read_names(bundle).labels
     names["own_name"] = [given[k].name if k in given else "" for k in names.index]

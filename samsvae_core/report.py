@@ -25,6 +25,7 @@ from samsvae_core import (
     effects,
     enrichment,
     evaluation,
+    fitness,
     gene_sets,
     interpretation,
     parallel,
@@ -358,10 +359,13 @@ def build_bundle(
     curves = interpretation.loading_curves(model, reference, genes, active)
     notes = [bends_in_words(interpretation.linearity(curves))] if active else []
     notes += write_enrichment(run, interpretation.loading_matrix(loadings)[active])
-    settings["steps_done"] = int(bundle.read_csv(run / "history.csv")["step"].iloc[-1])
+    history = bundle.read_csv(run / "history.csv")
+    settings["steps_done"] = int(history["step"].iloc[-1])
+    has_masks = MODELS[settings["model"]].has_masks
+    caution = fitness.told(fitness.doubts(history, masks, metrics["validation"], has_masks))
     frontier = run / "frontier.csv"
     levels = pd.read_csv(frontier) if frontier.exists() else None
-    card = model_card(settings, data, parts, masks, metrics, notes, levels)
+    card = model_card(settings, data, parts, masks, metrics, notes, levels, caution)
     atomic_write(run / "card.md", card.encode())
     write_manifest(run, {**settings["origin"], "file": data.source["file"]}, device)
 
@@ -504,6 +508,7 @@ def write_metrics(run: Path, model: SAMSVAE, data: CellData, parts: np.ndarray) 
         write_parquet(run / "predictive_checks.parquet", found.positions)
         if found.gene_errors is not None:
             write_csv(run / "calibration.csv", found.gene_errors)
+    metrics["validation"] = fitness.on_validation(model, data, parts)
     atomic_write(run / "metrics.json", to_json(metrics))
     return metrics
 

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from samsvae_core.enrichment import PASSES
 from samsvae_core.gene_sets import collections
 
 JACCARD = 0.5  # of two leading edges, from which their sets say the same
-PASSES = 0.05  # FDR up to which a result is told
-ALIKE = 2.0  # p-values within this factor are the same: the error of sampling is as large
+ALIKE = 0.9  # share of a general term's |NES| that a specific one needs to take its place
+VERDICTS = ("passes", "borderline", "does not pass")
 POOL = ["mechanism", "collection", "method", "direction"]
 SOURCES = {"HALLMARK", "REACTOME", "WP", "KEGG", "BIOCARTA", "PID", "GOBP", "GOCC", "GOMF", "HP"}
 # abbreviations with a vowel and no digit, as they are written
@@ -70,6 +71,17 @@ def _genes(edge: str) -> frozenset[str]:
     return frozenset(edge.split(";")) - {""}
 
 
+def verdicts(table: pd.DataFrame, fdr: float = PASSES) -> pd.Series:
+    """Of each row which of VERDICTS it is, at this FDR.
+
+    Borderline: the FDR lies between `fdr_low` and `fdr_high`, and the threshold does, too, so that
+    other draws might decide otherwise. Without errors, as of over-representation, the FDR decides.
+    """
+    low, high = table["fdr_low"] <= fdr, table["fdr_high"] <= fdr
+    found = np.select([high, low], VERDICTS[:2], VERDICTS[2])
+    return pd.Series(found, index=table.index, dtype=object)
+
+
 def readable(term: str) -> str:
     """A name in capitals and underscores as words, without its collection; others stay.
 
@@ -103,15 +115,22 @@ def suggested_names(
 
     Where GSEA gives none, the evidence tells what over-representation has.
 
-    The name is made of the `most` best terms of GSEA, over all collections and both directions,
-    with an `fdr` (of a mechanism and collection) up to that given: in the order of p, then of
-    |NES|, without those whose leading edge has a Jaccard index of at least 0.5 with that of a
-    better one. A general term gives way to a specific one: to a smaller set whose leading edge
-    lies within its own, at a p no more than twice as large, which is about as exactly as sampling
-    knows p. Where nothing passes, or nothing was tested, the name is "unnamed".
+    The name is made of the `most` strongest terms of GSEA, over all collections and both
+    directions, that pass the `fdr` (of a mechanism and collection) or are borderline, which the
+    evidence says: in the order of |NES|, then of names, without those whose leading edge has a
+    Jaccard index of at least 0.5 with that of a stronger one. A general term gives way to a
+    specific one: to a smaller set whose leading edge lies within its own, with at least nine tenths
+    of its |NES|. (Not in the order of p: sampling knows a small one to a factor of two, but NES to
+    a part in a hundred, so that names do not hang on the seed.) Where nothing passes, or nothing
+    was tested, the name is "unnamed".
     """
-    passing = (table["method"] == "gsea") & (table["fdr"] <= fdr) & (table["leading_edge"] != "")
-    ordered = _ordered(table[passing])
+    table = table.assign(verdict=verdicts(table, fdr))
+    passing = table["verdict"] != VERDICTS[2]
+    passing &= (table["method"] == "gsea") & (table["leading_edge"] != "")
+    strength = table["nes"].abs().round(9)  # of the same draws, up to rounding
+    ordered = table.assign(strength=strength)[passing].sort_values(
+        ["strength", "term"], ascending=[False, True], kind="stable"
+    )
     nothing = f"No gene set passes {100 * fdr:g} % FDR by GSEA."
     tops = table[(table["method"] == "ora") & (table["fdr"] <= fdr)]
     tested = set(table.loc[table["method"] == "gsea", "mechanism"])
@@ -130,7 +149,7 @@ def _telling(ordered: pd.DataFrame, most: int) -> pd.DataFrame:
     """The first rows that are neither redundant nor general, at most so many."""
     edges = [_genes(edge) for edge in ordered["leading_edge"]]
     names = [_name(row) for row in ordered.itertuples()]
-    size, p_value = ordered["size"].to_numpy(), ordered["p_value"].to_numpy()
+    size, strength = ordered["size"].to_numpy(), ordered["strength"].to_numpy()
     chosen: list[int] = []
     for place, (name, edge) in enumerate(zip(names, edges, strict=True)):
         if len(chosen) == most:
@@ -140,7 +159,7 @@ def _telling(ordered: pd.DataFrame, most: int) -> pd.DataFrame:
             or len(edges[better] & edge) / len(edges[better] | edge) >= JACCARD
             for better in chosen
         )
-        rivals = np.flatnonzero((size < size[place]) & (p_value <= ALIKE * p_value[place]))
+        rivals = np.flatnonzero((size < size[place]) & (strength >= ALIKE * strength[place]))
         if not is_said and not any(edges[rival] <= edge for rival in rivals):
             chosen.append(place)
     return ordered.iloc[chosen]
@@ -154,6 +173,14 @@ def _evidence(row: Any) -> str:
     known = collections().get(row.collection)
     source = known.title.removeprefix("MSigDB ").partition(",")[0] if known else row.collection
     return (
-        f"{source} {_words(row.term)}: NES {row.nes:.2f}, FDR {row.fdr:.2g}, "
+        f"{source} {_words(row.term)}: NES {row.nes:.2f}, {fdr_in_words(row)}, "
         f"{row.overlap} of {row.size} genes in the leading edge"
     )
+
+
+def fdr_in_words(row: Any) -> str:
+    """The FDR of a row with its `verdict`, and what it lies between where that is borderline."""
+    told = f"FDR {row.fdr:.2g}"
+    if row.verdict == VERDICTS[1]:
+        told += f" (borderline: by sampling between {row.fdr_low:.2g} and {row.fdr_high:.2g})"
+    return told

@@ -443,7 +443,7 @@ def test_enrichment_is_written_as_table_and_workbook(samsvae, tiny, tmp_path):
     assert code == 0
     table = pd.read_csv(tmp_path / "e.csv")
     columns = "mechanism collection method direction term size overlap es nes odds_ratio"
-    columns += " p_value fdr fdr_all leading_edge group"
+    columns += " p_value fdr fdr_all leading_edge log2_error fdr_low fdr_high group"
     assert table.columns.tolist() == columns.split()
     assert set(table["method"]) == {"gsea", "ora"}
     assert set(table["collection"]) == {"hallmark"}

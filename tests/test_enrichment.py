@@ -417,7 +417,7 @@ def answers_one_and_waits() -> None:
     held = file.rename(file.with_suffix(f".held{sys.argv[3]}"))
     n_sets = len(json.loads(held.read_text())["sets"])
     part = file.with_suffix(".part")
-    part.write_text(json.dumps([[0.5, 1.5, 0.01, [0, 1]]] * n_sets))
+    part.write_text(json.dumps([[0.5, 1.5, 0.01, [0, 1], 0.3]] * n_sets))
     part.rename(file.with_suffix(".answer"))
     held.unlink()
     time.sleep(60)
@@ -445,9 +445,11 @@ def test_a_cancelled_run_goes_on_where_it_was(monkeypatch, tmp_path):
 
 
 def test_a_mechanism_whose_worker_died_is_named_and_the_others_are_there(monkeypatch):
-    monkeypatch.setattr(
-        enrichment, "prerank", lambda rankings, *_: [[[1, 2, 0.01, [0]]], "failed: it died"]
-    )
+    def answers(rankings, *_):
+        first = [[1, 2, 0.01, [0], 0.1]]
+        return ["failed, too"] if rankings[0].draws else [first, "failed: it died"]
+
+    monkeypatch.setattr(enrichment, "prerank", answers)
     sets = collection_of({"only": GENES[:20]})
     result = rank_enrichment(hostile_loadings()[["planted", "outlier"]], sets)
     assert result.notes["status"].tolist() == ["done", "failed: it died"]

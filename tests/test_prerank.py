@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import time
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def cache(monkeypatch, tmp_path) -> Path:
 
 def test_scores_are_the_largest_deviation_of_the_running_sum():
     one = ranking(0)
-    for genes, (es, nes, p_value, edge) in zip(one.sets, prerank([one])[0], strict=True):
+    for genes, (es, nes, p_value, edge, error) in zip(one.sets, prerank([one])[0], strict=True):
         weight = np.abs(one.scores)
         hit = np.isin(np.arange(len(weight)), genes)
         walk = np.cumsum(np.where(hit, weight / weight[hit].sum(), -1 / (~hit).sum()))
@@ -34,6 +35,7 @@ def test_scores_are_the_largest_deviation_of_the_running_sum():
         assert es == pytest.approx(walk[peak], abs=1e-6)
         assert np.sign(nes) == np.sign(es)
         assert 0 < p_value <= 1
+        assert 0 <= error < 1
         side = range(peak + 1) if es > 0 else range(peak, len(walk))
         assert set(edge) == set(genes) & set(side)
 
@@ -50,7 +52,7 @@ def test_many_sets_are_asked_in_parts_and_come_back_in_order(monkeypatch):
     monkeypatch.setattr(module, "SETS_AT_ONCE", 3)
     assert len(list(one.jobs(0))) == 3
     answers = prerank([one], n_processes=2)[0]
-    edges = [set(edge) for *_, edge in answers]
+    edges = [set(edge) for *_, edge, _ in answers]
     assert all(edge <= set(genes) for genes, edge in zip(one.sets, edges, strict=True))
     assert all(edges)
 
@@ -66,7 +68,7 @@ def aborts_at_the_second() -> None:
         if file.name.startswith("00002"):
             os.abort()
         part = file.with_suffix(".part")
-        part.write_text("[[0.5, 1.5, 0.01, [0, 1]]]")
+        part.write_text("[[0.5, 1.5, 0.01, [0, 1], 0.3]]")
         part.rename(file.with_suffix(".answer"))
         held.unlink()
 
@@ -90,7 +92,7 @@ def raises() -> None:
 def test_a_worker_that_dies_costs_its_ranking_alone(monkeypatch):
     monkeypatch.setattr(module, "_work", aborts_at_the_second)
     answers = prerank([ranking(0), ranking(1), ranking(2)], n_processes=1)
-    done = [[0.5, 1.5, 0.01, [0, 1]]]
+    done = [[0.5, 1.5, 0.01, [0, 1], 0.3]]
     assert answers == [done, "failed: exit status -6", done]
 
 
@@ -112,14 +114,14 @@ def dies_at_its_first_start() -> None:
     for file in sorted(Path(sys.argv[2]).glob("*.job")):
         held = file.rename(file.with_suffix(f".held{sys.argv[3]}"))
         part = file.with_suffix(".part")
-        part.write_text("[[0.5, 1.5, 0.01, [0, 1]]]")
+        part.write_text("[[0.5, 1.5, 0.01, [0, 1], 0.3]]")
         part.rename(file.with_suffix(".answer"))
         held.unlink()
 
 
 def test_a_worker_that_dies_as_it_starts_is_replaced(monkeypatch):
     monkeypatch.setattr(module, "_work", dies_at_its_first_start)
-    done = [[0.5, 1.5, 0.01, [0, 1]]]
+    done = [[0.5, 1.5, 0.01, [0, 1], 0.3]]
     assert prerank([ranking(0), ranking(1)], n_processes=1) == [done, done]
 
 
@@ -200,9 +202,9 @@ def test_every_change_of_content_is_asked_anew(monkeypatch):
     one = ranking(0)
     nudged = Ranking([np.nextafter(one.scores[0], 9), *one.scores[1:]], one.sets)
     fewer = Ranking(one.scores, one.sets[:-1])
-    keys = {one.key(0), nudged.key(0), fewer.key(0), one.key(1)}
+    keys = {one.key(0), nudged.key(0), fewer.key(0), one.key(1), one._replace(draws=9).key(0)}
     monkeypatch.setattr(module, "version", lambda _: "another gseapy")
-    assert len(keys | {one.key(0)}) == 5
+    assert len(keys | {one.key(0)}) == 6
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "not text"])
@@ -228,3 +230,26 @@ def test_a_folder_that_cannot_be_written_to_costs_nothing_but_time(monkeypatch, 
     monkeypatch.setenv("SAMSVAE_CACHE", str(tmp_path / "file"))
     assert len(prerank([ranking(0)])[0]) == 4
     assert "Not kept" in caplog.text
+
+
+def score_of(weight: np.ndarray, genes: tuple[int, ...]) -> float:
+    hit = np.isin(np.arange(len(weight)), genes)
+    walk = np.cumsum(np.where(hit, weight / weight[hit].sum(), -1 / (~hit).sum()))
+    return float(walk[np.argmax(np.abs(walk))])
+
+
+def test_item_09_draws_count_what_all_sets_of_a_size_would():
+    scores = ranking(3, n_genes=18).scores
+    weight = np.abs(scores)
+    for sets in ([[0, 1, 4], [2, 9, 16]], [[0, 1, 2, 3, 4, 6, 7, 9, 12]]):  # few, and most genes
+        every = [score_of(weight, c) for c in combinations(range(18), len(sets[0]))]
+        every = np.array(every)
+        counted = prerank([Ranking(scores, sets, 40_000)])[0]
+        for genes, (of_sign, extreme, mean) in zip(sets, counted, strict=True):
+            es = score_of(weight, tuple(genes))
+            same = every[(every >= 0) == (es >= 0)]
+            exact = (np.abs(same) >= abs(es) - 1e-12).mean()
+            error = np.sqrt(exact * (1 - exact) / of_sign)
+            assert extreme / of_sign == pytest.approx(exact, abs=4 * error)
+            assert of_sign / 40_000 == pytest.approx(len(same) / len(every), abs=0.01)
+            assert mean == pytest.approx(same.mean(), rel=0.01)

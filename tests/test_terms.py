@@ -4,7 +4,7 @@ import pytest
 
 from samsvae_core.enrichment import COLUMNS, over_representation, rank_enrichment
 from samsvae_core.gene_sets import load_collection
-from samsvae_core.terms import POOL, grouped, readable, suggested_names
+from samsvae_core.terms import POOL, grouped, readable, suggested_names, verdicts
 
 LETTERS = [f"G{number}" for number in range(12)]
 
@@ -16,6 +16,7 @@ def table_of(*rows: dict) -> pd.DataFrame:
     usual |= {"fdr": 0.01, "fdr_all": 0.01}
     filled = [usual | row for row in rows]
     for row in filled:
+        row |= {"log2_error": 0.0, "fdr_low": row["fdr"], "fdr_high": row["fdr"]} | row
         row["overlap"] = len(row["leading_edge"].split(";")) if row["leading_edge"] else 0
     return pd.DataFrame(filled)[COLUMNS]
 
@@ -192,7 +193,7 @@ HALLMARK = {
 
 
 def test_a_name_comes_with_its_evidence_in_a_sentence():
-    down = {"term": "other set", "direction": "down", "leading_edge": "x;y", "p_value": 0.002}
+    down = {"term": "other set", "direction": "down", "leading_edge": "x;y"}
     name, evidence = named(HALLMARK, down | {"nes": -1.9, "fdr": 0.05})
     assert name == "Interferon gamma response; other set (down)"
     assert evidence == (
@@ -224,12 +225,12 @@ def test_a_name_repeats_nothing_of_another_collection():
     again = {"collection": "wikipathways", "term": "WP_INTERFERON", "leading_edge": "a;b;c;d"}
     same = {"collection": "reactome", "term": "REACTOME_INTERFERON_GAMMA_RESPONSE"}
     third = {"term": "third", "leading_edge": "x;y"}
-    rows = [HALLMARK, again | {"p_value": 0.003}, same | {"leading_edge": "z", "p_value": 0.004}]
+    rows = [HALLMARK, again | {"nes": 2.2}, same | {"leading_edge": "z", "nes": -2.1}]
     assert named(*rows)[0] == "Interferon gamma response"
-    assert named(*rows, third | {"p_value": 0.005})[0] == "Interferon gamma response; third"
+    assert named(*rows, third | {"nes": 2.0})[0] == "Interferon gamma response; third"
 
 
-def test_of_equally_probable_terms_the_stronger_comes_first_and_at_most_two_are_named():
+def test_the_stronger_terms_come_first_and_at_most_two_are_named():
     rows = [
         {"term": term, "leading_edge": term, "nes": nes}
         for term, nes in (("weak", 1.5), ("strong", -2.5), ("middle", 2.0))
@@ -239,12 +240,36 @@ def test_of_equally_probable_terms_the_stronger_comes_first_and_at_most_two_are_
 
 
 def test_a_general_term_gives_way_to_a_specific_one_unless_it_is_clearly_better():
-    general = {"term": "general", "leading_edge": "a;b;c;d;e", "size": 40, "p_value": 0.001}
-    specific = {"term": "specific", "leading_edge": "a;b", "size": 5, "p_value": 0.0019}
+    general = {"term": "general", "leading_edge": "a;b;c;d;e", "size": 40, "nes": -2.0}
+    specific = {"term": "specific", "leading_edge": "a;b", "size": 5, "nes": -1.8}
     assert named(general, specific)[0] == "specific"
-    assert named(general, specific | {"p_value": 0.0021})[0] == "general; specific"
+    assert named(general, specific | {"nes": -1.79})[0] == "general; specific"
     assert named(general, specific | {"leading_edge": "a;z"})[0] == "general; specific"
     assert named(general | {"size": 5}, specific)[0] == "general; specific"
+
+
+def test_item_09_small_p_values_which_hang_on_the_seed_order_no_names():
+    strong = {"term": "strong", "leading_edge": "a", "nes": 2.5}
+    weak = {"term": "weak", "leading_edge": "b", "nes": 1.5}
+    for p_values in ((1e-9, 1e-8), (1e-8, 1e-9)):
+        rows = [row | {"p_value": p} for row, p in zip((strong, weak), p_values, strict=True)]
+        assert named(*rows)[0] == "strong; weak"
+
+
+def test_item_09_what_lies_within_its_error_of_the_threshold_is_borderline():
+    rows = [
+        {"term": "sure", "fdr": 0.04, "fdr_low": 0.03, "fdr_high": 0.05},
+        {"term": "just below", "fdr": 0.049, "fdr_low": 0.044, "fdr_high": 0.055},
+        {"term": "just above", "fdr": 0.052, "fdr_low": 0.047, "fdr_high": 0.058},
+        {"term": "no", "fdr": 0.06, "fdr_low": 0.051, "fdr_high": 0.07},
+    ]
+    rows = [{"leading_edge": row["term"], "nes": 3.0 - n} | row for n, row in enumerate(rows)]
+    expected = ["passes", "borderline", "borderline", "does not pass"]
+    assert verdicts(table_of(*rows)).tolist() == expected
+    name, evidence = named(*rows[1:])
+    assert name == "just below; just above"  # as with other draws, that decided otherwise
+    assert "FDR 0.049 (borderline: by sampling between 0.044 and 0.055)" in evidence
+    assert named(rows[3])[0] == "unnamed"
 
 
 def test_a_planted_hallmark_names_its_mechanism():

@@ -202,8 +202,9 @@ def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rul
             sets.problems(tested)
             rows = tested.table
             first = rows[rows["method"] == "gsea"].head(8)
+            first = first.assign(verdict=terms.verdicts(first))
             st.dataframe(
-                first[["term", "direction", "size", "overlap", "nes", "p_value", "fdr"]],
+                first[["term", "direction", "size", "overlap", "nes", "p_value", "fdr", "verdict"]],
                 hide_index=True,
                 alt="The best sets of the mechanism by GSEA",
                 column_config=sets.COLUMNS,
@@ -261,29 +262,34 @@ def results(
         },
     )
     record.caption(
-        "The best sets by GSEA that say different things and pass 5 % FDR, over the chosen "
-        "collections. Rename mechanisms on Mechanism."
+        "The strongest sets by GSEA that say different things and pass 5 % FDR, or are borderline, "
+        "over the chosen collections. Rename mechanisms on Mechanism."
     )
     gsea = found.table[found.table["method"] == "gsea"]
-    passing = gsea[gsea["fdr"] <= terms.PASSES]
+    gsea = gsea.assign(verdict=terms.verdicts(gsea))
+    passing = gsea[gsea["verdict"] != terms.VERDICTS[2]]
     if passing.empty:
-        record.info(f"No set passes {terms.PASSES:.0%} FDR by GSEA, so there is no map to draw.")
+        record.info(
+            f"No set passes {enrichment.PASSES:.0%} FDR by GSEA, so there is no map to draw."
+        )
     else:
         gsea, passing = told_apart(gsea), told_apart(passing)
         wide = gsea.pivot(index="set", columns="mechanism", values="nes")  # noqa: PD010
         wide = wide.reindex(columns=list(ranked.scores.columns))
-        fdr = gsea.pivot(index="set", columns="mechanism", values="fdr")  # noqa: PD010
+        verdict = gsea.pivot(index="set", columns="mechanism", values="verdict")  # noqa: PD010
         kept = passing.sort_values(["mechanism", "p_value"])["set"].drop_duplicates()
-        wide, fdr = wide.loc[kept[:MOST_TERMS]], fdr.reindex_like(wide).loc[kept[:MOST_TERMS]]
-        marks = pd.DataFrame(np.where(fdr <= terms.PASSES, "\u2217", ""))
+        wide, verdict = (part.loc[kept[:MOST_TERMS]] for part in (wide, verdict.reindex_like(wide)))
+        signs = ["\u2217", "?"]
+        marks = pd.DataFrame(np.select([verdict == v for v in terms.VERDICTS[:2]], signs, ""))
         state.chart(
             figures.term_map(wide, "NES", state.dark(), short(wide), marks),
             "term_map",
             "Normalised enrichment scores of sets that pass 5 % FDR in any mechanism",
         )
         record.caption(
-            f"NES of the sets that pass {terms.PASSES:.0%} FDR in any mechanism (\u2217 where they "
-            "do)." + (f" The first {MOST_TERMS} of {len(kept)}." if len(kept) > MOST_TERMS else "")
+            f"NES of the sets that pass {enrichment.PASSES:.0%} FDR in any mechanism (\u2217 where "
+            "they do, ? where they are borderline)."
+            + (f" The first {MOST_TERMS} of {len(kept)}." if len(kept) > MOST_TERMS else "")
         )
     labels = {exportable: f"M{exportable}" for exportable in ranked.scores.columns}
     address.unknown_option("sets_of", list(labels.values()), "mechanism")
