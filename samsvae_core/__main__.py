@@ -400,15 +400,11 @@ def train(
                 say=say,
             )
     from samsvae_core.cards import metrics_in_words
-    from samsvae_core.interpretation import active_mechanisms
+    from samsvae_core.interpretation import in_use_in_words
 
-    masks = finished.masks
     say(f"Wrote {output}: {finished.title}.")
     if finished.model.has_masks:
-        say(
-            f"{len(active_mechanisms(masks))} mechanisms in use, "
-            f"{int(masks['active'].sum())} active mask entries."
-        )
+        say(in_use_in_words(finished.masks))
     say(metrics_in_words(finished.metrics, finished.title))
     warn(finished)
 

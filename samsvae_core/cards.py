@@ -117,8 +117,9 @@ def masks_in_words(kind: type[SAMSVAE], model: dict[str, Any], masks: pd.DataFra
     return [
         "## What the masks say",
         "",
-        f"{len(interpretation.active_mechanisms(masks))} of {model['n_latent']} mechanisms are in "
-        "use (posterior probability above 0.5). Active mechanisms per perturbation: "
+        f"{as_text(interpretation.in_use_in_words(masks))} The model has {model['n_latent']} "
+        "mechanisms; an entry is active if its posterior probability is above 0.5. Active "
+        "mechanisms per perturbation: "
         f"{used or 'none'}. {empty} perturbations use none: on these genes and cells the model "
         "finds no effect worth its price, which does not prove that there is none.",
         "",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from samsvae_core.agreement import pearson
 from samsvae_core.bundle import Bundle, Reference
-from samsvae_core.data import CellData
+from samsvae_core.data import CellData, some
 from samsvae_core.inference import Cells
 from samsvae_core.model import ACTIVE, SAMSVAE
 
@@ -348,6 +348,30 @@ def near_misses(masks: pd.DataFrame) -> pd.DataFrame:
     """
     off = masks[~masks["active"] & (masks["evidence"] > 2 * masks["evidence_se"])]
     return off.sort_values("evidence", ascending=False)
+
+
+def in_use_in_words(masks: pd.DataFrame) -> str:
+    """How many mechanisms and entries are active, and which of them lack held-out evidence.
+
+    Evidence is held-out if it is above two of its standard errors. Nothing is said of entries whose
+    evidence was not taken (bundles made before, perturbations without held-out cells).
+    """
+    active = masks[masks["active"].astype(bool)]
+    mechanisms = active["mechanism"].nunique()
+    found = f"{mechanisms} mechanism{'s' * (mechanisms != 1)} in use, {len(active)} active "
+    found += f"mask entr{'ies' if len(active) != 1 else 'y'}"
+    tried = active[active["evidence"].notna() & active["evidence_se"].notna()]
+    bare = tried[~(tried["evidence"] > 2 * tried["evidence_se"])]
+    if bare.empty:
+        return f"{found}."
+    named = some((f"{row.perturbation} in M{row.mechanism}" for row in bare.itertuples()), 6)
+    only = sorted(set(active["mechanism"]) - set(active.drop(bare.index)["mechanism"]))
+    found += f". Of these, {len(bare)} {'has' if len(bare) == 1 else 'have'} no evidence on "
+    found += f"held-out cells ({named})"
+    if only:
+        rests = "rests" if len(only) == 1 else "rest"
+        found += f"; {some((f'M{k}' for k in only), 6)} {rests} on such entries alone"
+    return f"{found}."
 
 
 def used_by(bundle: Bundle, mechanism: int) -> pd.DataFrame:

@@ -15,11 +15,12 @@ from scipy.spatial.distance import cdist, cosine
 from scipy.special import expit
 from scipy.stats import pearsonr
 
-from samsvae_core.bundle import Reference
+from samsvae_core.bundle import Reference, load
 from samsvae_core.interpretation import (
     active_mechanisms,
     clustered,
     embed,
+    in_use_in_words,
     linearity,
     loading_curves,
     loading_matrix,
@@ -626,3 +627,32 @@ def test_embedding_does_not_depend_on_how_cells_are_batched(tiny, screen):
     whole = embed(tiny, screen.data)["basal"]
     part = embed(tiny, screen.data.subset(np.arange(100, 107)))["basal"]
     np.testing.assert_allclose(part, whole[100:107], atol=1e-5)
+
+
+def entries(*rows: tuple[str, int, bool, float, float]) -> pd.DataFrame:
+    columns = ["perturbation", "mechanism", "active", "evidence", "evidence_se"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_item_21_a_mechanism_without_held_out_evidence_is_not_counted_in_silence():
+    masks = entries(
+        ("A", 0, True, 2.0, 0.1),
+        ("B", 0, True, 0.1, 0.1),
+        ("B", 3, True, -0.09, 0.17),
+        ("C", 0, True, np.nan, np.nan),  # no held-out cell
+        ("C", 3, False, 0.5, 0.1),
+    )
+    assert in_use_in_words(masks) == (
+        "2 mechanisms in use, 4 active mask entries. Of these, 2 have no evidence on held-out cells"
+        " (B in M0, B in M3); M3 rests on such entries alone."
+    )
+    assert in_use_in_words(masks[:1]) == ("1 mechanism in use, 1 active mask entry.")
+    assert in_use_in_words(masks[4:]) == ("0 mechanisms in use, 0 active mask entries.")
+
+
+def test_item_21_of_papalexi2021_brd4_alone_has_no_evidence():
+    shipped = load(Path(__file__).parents[1] / "pretrained" / "papalexi2021")
+    assert "1 has no evidence on held-out cells (BRD4 in M3); M3 rests" in (
+        in_use_in_words(shipped.masks)
+    )
+    assert in_use_in_words(shipped.masks) in (shipped.path / "card.md").read_text()

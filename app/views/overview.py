@@ -12,7 +12,7 @@ from app.basket import Text
 from app.scale import scale
 from samsvae_core.bundle import Bundle
 from samsvae_core.cards import verdict
-from samsvae_core.interpretation import active_mechanisms
+from samsvae_core.interpretation import active_mechanisms, in_use_in_words
 
 QUESTION = (
     "Through which **mechanisms** does a perturbation act, and what will two do **together**?"
@@ -99,7 +99,7 @@ def headline(model: Bundle) -> None:
             "Mechanisms in use",
             f"{len(active_mechanisms(model.masks))} of {n_latent}",
             help="Latent dimensions that at least one perturbation moves with posterior "
-            "probability above 0.5.",
+            f"probability above 0.5. {state.plain(in_use_in_words(model.masks))}",
         )
     else:
         columns[2].metric(
