@@ -50,7 +50,7 @@ from samsvae_core.composition import Composition
 from samsvae_core.data import DataError
 from samsvae_core.effects import Effects, places, whole_effects
 from samsvae_core.enrichment import Enrichment, Rules
-from samsvae_core.files import OutputError, sha256
+from samsvae_core.files import OutputError, is_message, sha256
 from samsvae_core.gene_sets import Collection, Match
 from samsvae_core.names import Label
 from samsvae_core.partners import Direction, rank_pairs
@@ -208,7 +208,9 @@ def page_without_model(view: Callable[[], None]) -> None:
     st.session_state["drawing"], st.session_state["shown"] = [], None
     try:
         view()
-    except (BundleError, ValueError) as error:
+    except ValueError as error:
+        if not is_message(error):
+            raise
         st.error(plain(error))
     footer()
     address.remember()

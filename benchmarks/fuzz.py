@@ -2,12 +2,14 @@
 
     python -m benchmarks.fuzz --quick     # 120 files: 30 s on 2 cores
     python -m benchmarks.fuzz             # 1,200 files: 3 minutes
+    python -m benchmarks.fuzz --structures 1000 --seed 1    # .h5ad files of `structures`
 
 Each file of `mutations` is read as the dashboard and the command line read it, in a process with
 little memory and 20 s for each file. What may come of it: it works, or it is refused by an error
 that the project raises itself, with its own words. Anything else is a fault, listed at the end:
 another error, the end of the process, a hang, a file opened for writing or a program started
-outside of its folder. Expected: no fault.
+outside of its folder. Of files of `structures` what is accepted must also be what a reader of plain
+h5py and NumPy finds, and what is valid must be accepted. Expected: no fault, and less than 1 GB.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ class Outcome(NamedTuple):
     outcome: str  # WORKED, REFUSED, or a fault
     told: str
     seconds: float
+    peak: int = 0  # MB of memory that its process has taken until then
 
 
 # The process that reads
@@ -68,6 +71,7 @@ def child(listed: Path, work: Path) -> None:
                 "outcome": outcome,
                 "told": told,
                 "seconds": time.monotonic() - began,
+                "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             }
         )
 
@@ -120,13 +124,13 @@ def watch(work: Path, faults: list[str]) -> None:
 
 
 def outcome_of(case: Sequence[Any], work: Path) -> tuple[str, str]:
-    _, kind, _, path = case
+    _, kind, mutation, path = case
     try:
         READERS[kind](Path(path), work)
     except MemoryError as error:
         return "no memory", f"{error}"
     except Exception as error:  # noqa: BLE001 - each is judged below
-        if is_own(error):
+        if is_own(error) and mutation != "sound":
             return REFUSED, str(error)[:300]
         return "error", "".join(traceback.format_exception(error))[-1500:]
     return WORKED, ""
@@ -164,6 +168,37 @@ def read_h5ad(path: Path, work: Path) -> None:
             refused = error
     if refused is not None:
         raise refused
+
+
+def read_structure(path: Path, work: Path) -> None:
+    """As `read_h5ad`; what is accepted is compared with what the independent reader finds."""
+    import numpy as np
+
+    from benchmarks.structures import truth
+    from samsvae_core import h5ad
+
+    refused = None
+    for options in ({"layer": "counts"}, {"counts_on": "disk", "scratch": work}, {}):
+        try:
+            found = h5ad.read_h5ad(path, **options)
+        except ValueError as error:
+            if not is_own(error):
+                raise
+            refused = error
+            continue
+        refused = None
+        counts, cells, genes, labels = truth(path, found.source["counts_from"])
+        np.testing.assert_array_equal(found.counts.toarray(), counts)
+        assert list(found.cells) == cells, "cells"
+        assert list(found.genes) == genes, "genes"
+        assert list(found.conditions) == labels, "labels"
+    if refused is not None:
+        raise refused
+    try:
+        read_h5ad(path, work)
+    except ValueError as error:  # some of what it asks for is not in every file
+        if not is_own(error):
+            raise
 
 
 def read_gmt(path: Path, work: Path) -> None:
@@ -209,7 +244,13 @@ def read_bundle(path: Path) -> None:
 
 TABLES = ("observed", "loadings", "masks", "frontier", "calibration", "cells", "history", "metrics")
 TABLES += ("perturbations_umap", "card", "effects", "trained_dosages", "trained_shifts")
-READERS = {"h5ad": read_h5ad, "gmt": read_gmt, "session": read_session, "zip": read_zip}
+READERS = {
+    "h5ad": read_h5ad,
+    "structure": read_structure,
+    "gmt": read_gmt,
+    "session": read_session,
+    "zip": read_zip,
+}
 
 
 # The process that watches
@@ -272,7 +313,8 @@ def listen(process: subprocess.Popen[bytes]) -> tuple[list[Outcome], tuple[str, 
             told = json.loads(line)
             if "outcome" in told:
                 outcome = told["outcome"] if told["seconds"] <= SECONDS else "slow"
-                found.append(Outcome(told["number"], outcome, told["told"], told["seconds"]))
+                last = told["told"], told["seconds"], told.get("peak", 0)
+                found.append(Outcome(told["number"], outcome, *last))
 
 
 def table(cases: Sequence[Sequence[Any]], outcomes: Sequence[Outcome]) -> str:
@@ -285,13 +327,14 @@ def table(cases: Sequence[Sequence[Any]], outcomes: Sequence[Outcome]) -> str:
         slowest = max((o.seconds for o in of), default=0.0)
         faults = len(of) - worked - refused
         lines.append(f"{kind:<10}{len(of):>7}{worked:>9}{refused:>9}{faults:>8}{slowest:>12.1f}")
-    return "\n".join(lines)
+    peak = max((o.peak for o in outcomes), default=0)
+    return "\n".join([*lines, f"{peak:,} MB of memory at most, libraries included"])
 
 
 def faults(cases: Sequence[Sequence[Any]], outcomes: Sequence[Outcome]) -> list[str]:
     by_number = {case[0]: case for case in cases}
     return [
-        f"{Path(by_number[o.number][3]).name}: {o.outcome}: {o.told}"
+        f"{Path(by_number[o.number][3]).name} ({by_number[o.number][2]}): {o.outcome}: {o.told}"
         for o in outcomes
         if o.outcome not in (WORKED, REFUSED)
     ]
@@ -303,6 +346,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--files", type=int)
+    parser.add_argument("--structures", type=int, help="So many files of structures instead.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="Leave the files in this new folder.")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
@@ -310,14 +354,17 @@ def main() -> None:
     if arguments.child:
         child(*map(Path, arguments.child))
         return
-    from benchmarks.mutations import corpus
+    from benchmarks import mutations, structures
 
     n = arguments.files or (120 if arguments.quick else 1_200)
     with tempfile.TemporaryDirectory() as temporary:
         place = arguments.keep or Path(temporary)
         began = time.monotonic()
         bundle = ROOT / "pretrained" / "norman2019-subset"
-        cases = corpus(place / "files", n, arguments.seed, bundle)
+        if arguments.structures:
+            cases = structures.corpus(place / "files", arguments.structures, arguments.seed)
+        else:
+            cases = mutations.corpus(place / "files", n, arguments.seed, bundle)
         made = time.monotonic()
         outcomes = run(cases, place / "work")
         print(table(cases, outcomes))

@@ -1091,9 +1091,10 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("SAMSVAE_DEBUG"):
             raise
+        from samsvae_core.files import is_message
         from samsvae_core.run import is_full, is_memory, reason
 
-        if isinstance(error, (ValueError, OSError)) and not is_full(error):
+        if is_message(error) and not is_full(error):
             message = str(error)  # such as a file that may not be read
         elif is_full(error) or is_memory(error):
             message = reason(error)

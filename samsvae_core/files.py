@@ -11,9 +11,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("samsvae_core", "app")  # there
+
 
 class OutputError(ValueError):
     """A place that cannot be written to; the message says what to do."""
+
+
+def is_message(error: BaseException) -> bool:
+    """Whether an error is a message for the user: one that the project raises itself.
+
+    A ValueError from within a library (NumPy, pandas) is a mistake of the project, whose message
+    means nothing to the user. An OSError names the file that the system refuses.
+    """
+    if not isinstance(error, ValueError):
+        return isinstance(error, OSError)
+    if type(error).__module__.partition(".")[0] in PACKAGES:
+        return True
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    source = Path(last.tb_frame.f_code.co_filename).resolve() if last is not None else ROOT
+    return any(source.is_relative_to(ROOT / package) for package in PACKAGES)
 
 
 def atomic_write(path: Path, content: bytes) -> None:

@@ -267,18 +267,32 @@ def table_of(file: h5py.File, name: str) -> pd.DataFrame:
 
 
 def _check_encodings(file: h5py.File, name: str) -> None:
-    """Refuse a table with a column of a kind that holds no text or number for each row."""
+    """Refuse a table with a column that holds no text or number for each row; none is read."""
     with told(file, name):
         table = file[name]
         order = table.attrs.get("column-order", ())
         columns = [str(key) for key in np.ravel(order)] if isinstance(table, h5py.Group) else []
-        kinds = {key: table[key].attrs.get("encoding-type", "") for key in columns if key in table}
-    if odd := {key: kind for key, kind in kinds.items() if kind not in COLUMN_KINDS}:
-        key, kind = next(iter(odd.items()))
-        raise DataError(
-            f"Column {key!r} of {name} is stored as {str(kind)!r}; expected one text or number for"
-            " each row. Drop it, or make it text, and save the file again."
-        )
+        items = {key: table[key] for key in columns if key in table}
+        kinds = {key: str(item.attrs.get("encoding-type", "")) for key, item in items.items()}
+        parts = {
+            key: [item]
+            if isinstance(item, h5py.Dataset)
+            else [item[part] for part in ("codes", "values", "mask") if part in item]
+            for key, item in items.items()
+        }
+        shapes = {key: [part.shape for part in found] for key, found in parts.items()}
+        rows = table[table.attrs["_index"]].shape if columns else ()
+    for key, kind in kinds.items():
+        if kind not in COLUMN_KINDS:
+            raise DataError(
+                f"Column {key!r} of {name} is stored as {kind!r}; expected one text or number for"
+                " each row. Drop it, or make it text, and save the file again."
+            )
+        if wrong := [shape for shape in shapes[key] if shape != rows]:
+            raise DataError(
+                f"Column {key!r} of {name} is of the shape {wrong[0]}, and the names of its rows"
+                f" {rows}; expected one value for each. Drop it, or write the file again."
+            )
 
 
 def _check_columns(frame: pd.DataFrame, name: str) -> None:

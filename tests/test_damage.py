@@ -2,14 +2,17 @@
 
 import inspect
 import os
+import sys
 import types
 
 import anndata
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from samsvae_core import __main__ as cli
 from samsvae_core import data, h5ad, h5file, inspection, machine, mapped
 from samsvae_core.data import DataError
 from samsvae_core.h5ad import read_h5ad
@@ -175,3 +178,19 @@ def test_item_14_nothing_of_a_file_of_others_is_mapped():
     """The system ends a process that looks into a mapped file which others shorten."""
     for module in (h5file, h5ad):
         assert "mmap" not in inspect.getsource(module).replace("np.memmap", "")
+
+
+def test_item_12_a_value_error_of_a_library_is_not_told_as_the_mistake_of_a_user(
+    file, monkeypatch, capsys
+):
+    """The command line shows where it broke off; a message of ours stays one line."""
+    monkeypatch.setattr(sys, "argv", ["samsvae", "validate", str(file)])
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "summary", lambda _: pd.DataFrame({"a": [1], "b": [1, 2]}))
+        with pytest.raises(ValueError, match="All arrays must be of the same length"):
+            cli.main()
+    monkeypatch.setattr(sys, "argv", ["samsvae", "validate", str(file), "--layer", "no"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("Error: There is no layer 'no'")

@@ -1,8 +1,11 @@
 """Wrong files are refused in words: no other error, no crash or hang, nothing written elsewhere."""
 
+import random
+
+import h5py
 import pytest
 
-from benchmarks import fuzz, mutations
+from benchmarks import fuzz, mutations, structures
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +36,49 @@ def test_a_sample_of_wrong_files_is_refused_in_words(bundle, tmp_path):
 @pytest.mark.parametrize("seed", [1, 2])
 def test_many_wrong_files_are_refused_in_words(bundle, tmp_path, seed):
     read(tmp_path, 540, seed, bundle)
+
+
+def structured(folder, n, seed):
+    cases = structures.corpus(folder / "files", n, seed)
+    outcomes = fuzz.run(cases, folder / "work")
+    assert [outcome.number for outcome in outcomes] == list(range(n))
+    assert fuzz.faults(cases, outcomes) == []
+    assert {outcome.outcome for outcome in outcomes} == {fuzz.WORKED, fuzz.REFUSED}
+    assert max(outcome.peak for outcome in outcomes) < 1024  # MB
+
+
+def test_item_15_files_of_any_structure_are_read_as_plain_h5py_reads_them_or_refused(tmp_path):
+    structured(tmp_path, 40, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_item_15_many_files_of_any_structure_are_read_rightly_or_refused(tmp_path, seed):
+    structured(tmp_path, 500, seed)
+
+
+@pytest.mark.parametrize("wrong", ["counts", "cells", "genes", "labels"])
+def test_item_15_a_reader_that_reads_something_else_is_found(tmp_path, monkeypatch, wrong):
+    rng = random.Random("one")
+    with h5py.File(tmp_path / "a.h5ad", "w") as file:
+        structures.write(file, rng)
+    case = [0, "structure", "sound", str(tmp_path / "a.h5ad")]
+    assert fuzz.outcome_of(case, tmp_path)[0] == fuzz.WORKED
+    counts, *names = structures.truth(tmp_path / "a.h5ad", "X")
+    if wrong == "counts":
+        counts[2, 1] += 1
+    else:
+        names[["cells", "genes", "labels"].index(wrong)][1] += "x"
+    monkeypatch.setattr(structures, "truth", lambda *_: (counts, *names))
+    assert fuzz.outcome_of(case, tmp_path)[0] == "error"
+
+
+def test_item_15_a_valid_file_that_is_refused_is_found(tmp_path):
+    with h5py.File(tmp_path / "a.h5ad", "w") as file:
+        structures.write(file, random.Random("one"))
+        del file["obs"]
+    case = [0, "structure", "sound", str(tmp_path / "a.h5ad")]
+    assert fuzz.outcome_of(case, tmp_path)[0] == "error"
 
 
 def test_wrong_files_are_the_same_for_the_same_seed(bundle, tmp_path):
