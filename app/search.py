@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from app import address, state
+from app import address, guard, mechanisms, state
 from samsvae_core import symbols, terms
 from samsvae_core.bundle import Bundle, BundleError
 from samsvae_core.interpretation import active_mechanisms
@@ -30,9 +30,11 @@ def box() -> None:
     text = st.sidebar.text_input(
         "Find",
         key="find_all",
+        persist_state="session",
         placeholder="gene, perturbation, M0, pathway",
-        help="Perturbations, genes (other names, Ensembl and Entrez ids too), mechanisms by number "
-        "or by your name, and gene sets.",
+        help="Perturbations, genes (other names, Ensembl and Entrez ids too), mechanisms by number, "
+        "by their suggested names or by yours, and gene sets. What is found stays until you close "
+        "it.",
     ).strip()
     if not text:
         return
@@ -53,6 +55,14 @@ def box() -> None:
                 state.show_collection(hit.query["collections"])
             query = {key: value for key, value in hit.query.items() if key != "collections"}
             address.go(hit.page, query)
+    # Below what is found, so that none of the side's other buttons comes to lie under the pointer.
+    st.sidebar.button("Close", key="close hits", icon=":material/close:", on_click=close)
+
+
+@guard.errors()
+def close() -> None:
+    """A callback."""
+    st.session_state["find_all"] = ""
 
 
 def hits(model: Bundle, text: str) -> Iterator[Hit]:
@@ -63,11 +73,10 @@ def hits(model: Bundle, text: str) -> Iterator[Hit]:
     for gene, known_as in symbols.search_genes(text, model.genes, MOST, model.genes_by_id).items():
         label = gene if known_as.upper() == gene.upper() else f"{gene}, also {known_as}"
         yield Hit("gene", label, "gene", {"g": gene})
-    own = {k: label.name for k, label in state.names(model)[0].items() if label.name}
     active = active_mechanisms(model.masks) if model.model.has_shifts else []
-    mechanisms = {f"M{k}: {own[k]}" if k in own else f"M{k}": k for k in active}
-    for label in matching(list(mechanisms), text):
-        yield Hit("mechanism", label, "mechanism", {"m": f"M{mechanisms[label]}"})
+    called = {title: k for k, title in mechanisms.titles(model, active).items()}
+    for label in matching(list(called), text):
+        yield Hit("mechanism", label, "mechanism", {"m": f"M{called[label]}"})
     offered = state.collections()
     for collection in model.collections:
         if collection not in offered:

@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from scipy.spatial.distance import cosine
 from streamlit.testing.v1 import AppTest
 
-from app import address, scores, sessions, state
+from app import address, mechanisms, scores, sessions, state
 from samsvae_core import bundle as bundles
 from samsvae_core import (
     effects,
@@ -35,7 +35,7 @@ from samsvae_core import (
 from samsvae_core.bundle import Bundle
 from samsvae_core.composition import cells_of, compare, compose
 from samsvae_core.evaluation import EvaluationConfig
-from samsvae_core.names import Label, export_names
+from samsvae_core.names import Label, export_names, write_names
 from samsvae_core.partners import inert, pairs_to_rank, rank_pairs
 from samsvae_core.prerank import Progress
 from samsvae_core.training import TrainConfig
@@ -1837,6 +1837,47 @@ def test_one_box_on_every_page_finds_and_leads_there(models, start, text, label,
     assert finished(page)
     widgets = page.multiselect if key == "collections" else page.selectbox
     assert next(w for w in widgets if w.key == key).value == value
+
+
+def found(page: AppTest) -> list[str]:
+    """What the search box shows below it, in its order."""
+    return [b.label.replace("\\", "") for b in page.button if b.key.startswith("hit ")]
+
+
+def test_item_10_mechanisms_are_found_by_the_names_that_pages_show(models, tiny, monkeypatch):
+    suggested = {0: "Interferon signaling", 1: "Cell cycle, mitotic", 2: mechanisms.UNNAMED}
+    monkeypatch.setattr(
+        mechanisms, "suggestions", lambda _, ks: {k: {"name": suggested[k]} for k in ks}
+    )
+    write_names(bundles.load(models / "tiny"), {1: Label("my Programme", "")})
+    page = opened("overview")
+    for text, label in (
+        ("interferon sig", "M0: Interferon signaling (mechanism)"),
+        ("programme", "M1: my Programme (mechanism)"),
+        ("m2", "M2 (mechanism)"),
+    ):
+        page.text_input(key="find_all").set_value(text).run()
+        assert [each for each in found(page) if each.endswith("(mechanism)")] == [label]
+    page.button(key="hit 0 mechanism M2").click().run()
+    assert page.selectbox(key="m").value == "M2"
+
+
+def test_item_10_what_is_found_stays_in_its_place_until_it_is_closed(models):
+    page = opened("overview")
+    page.text_input(key="find_all").set_value("P").run()
+    first = found(page)
+    assert len(first) > 4
+    for place in (1, 3, 2):
+        name = first[place].partition(" ")[0]
+        page.button(key=f"hit {place} perturbation {name}").click().run()
+        assert finished(page)
+        assert page.selectbox(key="perturbation").value == name
+        assert found(page) == first
+    keys = [b.key for b in page.sidebar.button]
+    assert keys.index("close hits") == keys.index("hit 0 perturbation P1") + len(first)
+    page.button(key="close hits").click().run()
+    assert not found(page)
+    assert page.text_input(key="find_all").value == ""
 
 
 def test_a_name_of_nothing_is_said_to_be_that(models):

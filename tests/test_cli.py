@@ -374,7 +374,7 @@ def test_tables_are_written_with_their_columns(
 
 
 def test_a_composition_is_written_with_its_settings(samsvae, trained, tmp_path):
-    from samsvae_core.bundle import Bundle, load
+    from samsvae_core.bundle import load
 
     path = tmp_path / "shift.csv"
     options = ["--without", "M2", "--without", 0, "--samples", 8, "--seed", 3]

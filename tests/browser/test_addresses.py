@@ -1,0 +1,135 @@
+"""What is chosen, what is shown and what the address says are one thing, also in a hurry."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import unquote
+
+import pytest
+
+from samsvae_core.composition import compose
+from tests.browser.conftest import dashboard
+from tests.browser.person import MARKS, composed_shift, press, settled, turn_to, visit
+
+pytestmark = MARKS
+SPEEDS = [  # seconds between two presses
+    pytest.param(0.05, marks=pytest.mark.slow),
+    0.15,
+    pytest.param(0.3, marks=pytest.mark.slow),
+    pytest.param(0.6, marks=pytest.mark.slow),
+]
+
+
+@contextmanager
+def busy_machine(programs: int = 2) -> Iterator[None]:
+    """Other programs run beside the server and the browser."""
+    running = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(programs)
+    ]
+    try:
+        yield
+    finally:
+        for program in running:
+            program.kill()
+            program.wait()
+
+
+def at_rest(page, dose: str) -> dict[str, float]:
+    """The dosage of P6 by the slider, the box and the address, once the last run has ended."""
+    page.wait_for_url(lambda url: f"c=P6%3A{dose}" in url)
+    settled(page)
+    slider = page.get_by_role("slider", name="Dosage of P6")
+    box = page.get_by_role("spinbutton", name="Dosage of P6")
+    return {
+        "slider": float(slider.get_attribute("aria-valuetext")),
+        "box": float(box.input_value()),
+        "address": float(unquote(re.search("c=([^&]*)", page.url)[1]).partition(":")[2]),
+    }
+
+
+@pytest.mark.parametrize("gap", SPEEDS)
+def test_item_02_no_press_is_lost_on_a_busy_machine(page, server, tiny, gap):
+    visit(page, f"{server}/compose?c=P6%3A1&model=tiny")
+    for role, key, dose in (("slider", "ArrowLeft", 0.5), ("spinbutton", "ArrowUp", 1.0)):
+        page.get_by_role(role, name="Dosage of P6").focus()
+        with busy_machine():
+            for _ in range(10):
+                page.keyboard.press(key)
+                page.wait_for_timeout(1000 * gap)
+            assert at_rest(page, f"{dose:g}") == dict.fromkeys(("slider", "box", "address"), dose)
+        expected = compose(tiny, {"P6": dose}).table["shift"].to_dict()
+        assert composed_shift(page)["shift"].to_dict() == pytest.approx(expected)
+
+
+@pytest.fixture(scope="module")
+def with_a_training(served, tmp_path_factory) -> Iterator[str]:
+    """A server with two shipped models, of which one is what it opens on, and one trained here."""
+    models, runs = tmp_path_factory.mktemp("shipped"), tmp_path_factory.mktemp("trained")
+    shutil.copytree(served / "tiny", models / "papalexi2021")
+    shutil.copytree(served / "unusual", models / "unusual")
+    shutil.copytree(served / "tiny", runs / "mine")
+    with dashboard(SAMSVAE_MODELS=str(models), SAMSVAE_RUNS=str(runs)) as url:
+        yield url
+
+
+@pytest.fixture
+def tab(visitor):
+    """Of somebody at that server."""
+    context = visitor()
+    yield context.new_page()
+    context.close()
+
+
+def shown_model(page) -> str:
+    """By the line at the end of the page, and the box, which agree."""
+    settled(page)
+    name = re.search("model ([^,]*),", page.locator(".st-key-end").inner_text())[1]
+    assert page.get_by_role("combobox", name="Model", exact=True).input_value() == name
+    return name
+
+
+@pytest.mark.parametrize("start", ["/train", "/train?model=unusual", "/"])
+def test_item_01_a_trained_model_opens_from_its_own_button(tab, with_a_training, start):
+    for label, heading in (("Open it", "mine"), ("Open it in Compose", "Compose")):
+        visit(tab, f"{with_a_training}{start}")
+        if start == "/":
+            turn_to(tab, "Train")
+        assert shown_model(tab) == ("unusual" if "model" in start else "papalexi2021")
+        tab.get_by_role("link", name=label, exact=True).click()
+        tab.get_by_role("heading", name="Trainings").wait_for(state="detached")
+        tab.wait_for_url(lambda url: "train" not in url and url.endswith("model=mine"))
+        assert shown_model(tab) == "mine"
+        if heading == "Compose":
+            tab.get_by_role("heading", name=heading, level=1).wait_for()
+
+
+def test_item_01_back_shows_the_model_of_before(tab, with_a_training):
+    visit(tab, f"{with_a_training}/train")
+    tab.get_by_role("link", name="Open it in Compose", exact=True).click()
+    tab.get_by_role("heading", name="Compose", level=1).wait_for()
+    assert shown_model(tab) == "mine"
+    tab.go_back()
+    tab.get_by_role("heading", name="Train", level=1).wait_for()
+    tab.wait_for_url(lambda url: "model" not in url)
+    assert shown_model(tab) == "papalexi2021"
+
+
+def test_item_10_what_is_found_stays_where_it_is(page, server):
+    visit(page, f"{server}/perturbation?model=tiny")
+    box = page.get_by_role("textbox", name="Find", exact=True)
+    box.fill("P")
+    box.press("Enter")
+    hit = page.get_by_role("button", name="P4 (perturbation)")
+    hit.wait_for()
+    settled(page)
+    place = hit.bounding_box()
+    for name in ("P4", "P2"):
+        page.get_by_role("button", name=f"{name} (perturbation)").click()
+        page.get_by_role("heading", name=name, exact=True).wait_for()
+        settled(page)
+        assert hit.bounding_box() == place
+    press(page, "close-hits")
+    hit.wait_for(state="detached")
