@@ -40,7 +40,9 @@ def inspect(path: Path | str) -> dict[str, Any]:
     """Columns of obs with the cells of each label, layers, tables of obsm, genes, suggestions.
 
     In values that JSON can store. `labels` of a column are the most frequent first; a column with
-    more than MOST_LABELS of them has none. A suggestion is "" where there is none.
+    more than MOST_LABELS of them has none. A suggestion is "" where there is none. `problem` says
+    why no column is taken without being named, `unread` why the labels of the one suggested cannot
+    be read as they are.
     """
     path = Path(path)
     with opened(path) as file:
@@ -87,7 +89,8 @@ def inspect(path: Path | str) -> dict[str, Any]:
             "table": table,
             "notes": said.notes,
             "warnings": said.warnings,
-            "problem": problem or said.problem,
+            "problem": problem,
+            "unread": said.problem,
         },
     }
 
@@ -192,4 +195,4 @@ def describe(found: Mapping[str, Any]) -> str:
         *(f"Warning: {warning}" for warning in suggested["warnings"]),
         *(f"Note: {note}" for note in suggested["notes"]),
     ]
-    return "\n".join([*lines, *notes, *filter(None, [suggested["problem"]])])
+    return "\n".join([*lines, *notes, *filter(None, [suggested["problem"], suggested["unread"]])])
