@@ -35,8 +35,8 @@ SHARE = 0.8  # of the memory here, for one process
 STOPPED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # by a person, or with the server
 TURN = threading.Semaphore(2)  # files looked into at once
 VALUE = r"('[^']*'|[^\s']+)"
+CONTROLS = re.compile(rf"--control {VALUE}(?: --control {VALUE})*")
 IN_WORDS = {  # options of the command line, as the page calls them
-    rf"--control {VALUE}": r"\1",
     rf"--delimiter {VALUE}": r"the delimiter \1",
     rf"--dosage-key {VALUE} (?=reads|takes)": r"the choice \1 in the box Dosages ",
     rf"--perturbation-key {VALUE} (?=reads|takes)": r"the column \1 ",
@@ -162,6 +162,10 @@ def _why(code: int, err: str, path: Path) -> str:
 
 def in_words(message: str) -> str:
     """A message of the command line for the page: its options as the page calls them."""
+    message = CONTROLS.sub(
+        lambda found: ", ".join(filter(None, found[0].split("--control "))).replace(" ,", ","),
+        message,
+    )
     for option, words in IN_WORDS.items():
         message = re.sub(option, words, message)
     return message

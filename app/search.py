@@ -32,9 +32,9 @@ def box() -> None:
         key="find_all",
         persist_state="session",
         placeholder="gene, perturbation, M0, pathway",
-        help="Perturbations, genes (other names, Ensembl and Entrez ids too), mechanisms by number, "
-        "by their suggested names or by yours, and gene sets. What is found stays until you close "
-        "it.",
+        help="Perturbations, genes (other names, Ensembl and Entrez ids too), mechanisms by "
+        "number, by their suggested names or by yours, and gene sets. What is found stays until "
+        "you close it.",
     ).strip()
     if not text:
         return

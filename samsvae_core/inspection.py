@@ -42,7 +42,8 @@ def inspect(path: Path | str, gene_key: str | None = None) -> dict[str, Any]:
 
     Genes are named as `read_h5ad` names them by `gene_key`. In values that JSON can store. `labels`
     of a column are the most frequent first; a column with more than MOST_LABELS of them has none. A
-    suggestion is "" where there is none.
+    suggestion is "" where there is none. `problem` says why no column is taken without being named,
+    `unread` why the labels of the one suggested cannot be read as they are.
     """
     path = Path(path)
     with opened(path) as file:
@@ -97,7 +98,8 @@ def inspect(path: Path | str, gene_key: str | None = None) -> dict[str, Any]:
             "table": table,
             "notes": said.notes,
             "warnings": said.warnings,
-            "problem": problem or said.problem,
+            "problem": problem,
+            "unread": said.problem,
         },
     }
 
@@ -209,4 +211,4 @@ def describe(found: Mapping[str, Any]) -> str:
         *(f"Warning: {warning}" for warning in suggested["warnings"]),
         *(f"Note: {note}" for note in suggested["notes"]),
     ]
-    return "\n".join([*lines, *notes, *filter(None, [suggested["problem"]])])
+    return "\n".join([*lines, *notes, *filter(None, [suggested["problem"], suggested["unread"]])])

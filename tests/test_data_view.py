@@ -216,6 +216,122 @@ def test_odd_links_are_said(screen, at_once):
     assert "is not here any more; all are kept" in words(page)
 
 
+# Two files in one session
+
+
+@pytest.fixture
+def two(tmp_path):
+    """The ids of a file with labels parted by "+" and of one with "_"."""
+    counts = np.random.default_rng(0).poisson(2.0, (160, 5)).astype(np.float32)
+    names = []
+    for name, parted, column in (("plus", "+", "perturbation"), ("under", "_", "gene")):
+        labels = np.repeat(["ctrl", "AHR", "FEV", f"AHR{parted}FEV"], 40)
+        obs = {"dose": np.ones(160), "lane": np.resize(["a", "b"], 160), "total": counts.sum(1) + 9}
+        path = write(
+            tmp_path / f"{name}.h5ad",
+            None,
+            counts,
+            obs={column: labels, **obs},
+            layers={"umi": counts},
+        )
+        names.append(kept(path, f"{name}.h5ad"))
+    return names
+
+
+def choose(page, data):
+    page.selectbox(key="data").set_value(data).run()
+    assert finished(page)
+    assert not page.exception
+
+
+def test_item_03_a_file_opened_after_another_has_its_own_suggestions(two, at_once):
+    first, second = two
+    page = shown(first)
+    assert (box(page, "delimiter").value, box(page, "key").value) == ("+", "perturbation")
+    choose(page, second)
+    assert (box(page, "delimiter").value, box(page, "key").value) == ("_", "gene")
+    assert {m.label: m.value for m in page.metric}["Combinations"] == "1"
+    alone = shown(second)
+    assert page.code[0].value == alone.code[0].value
+    assert set(page.query_params) == set(alone.query_params) == {"data"}
+
+
+CHOICES = {
+    "key": "lane",
+    "control": ["AHR"],
+    "delimiter": "|",
+    "layer": "umi",
+    "size": "total",
+    "dosage": "dose",
+    "replicate": "lane",
+    "join": "by target",
+    "unlabelled": "left out",
+    "top": 3,
+    "data genes": "G0\nG1",
+}
+
+
+@pytest.mark.parametrize("parameter", CHOICES)
+def test_item_03_a_choice_for_one_file_is_not_taken_over_by_another(two, at_once, parameter):
+    first, second = two
+    page = shown(first)
+    usual = box(page, parameter).value
+    box(page, parameter).set_value(CHOICES[parameter]).run()
+    assert finished(page)
+    name = {"data genes": "genes"}.get(parameter, parameter)
+    assert name in page.query_params
+    choose(page, second)
+    assert box(page, parameter).value == {"key": "gene", "delimiter": "_"}.get(parameter, usual)
+    assert set(page.query_params) == {"data"}
+    choose(page, first)  # there it is as it was chosen
+    assert box(page, parameter).value == CHOICES[parameter]
+    assert name in page.query_params
+
+
+def test_item_03_a_link_to_another_file_brings_its_choices_and_no_others(two, at_once):
+    first, second = two
+    page = shown(first, delimiter="|", layer="umi")
+    assert (box(page, "delimiter").value, box(page, "layer").value) == ("|", "umi")
+    page.selectbox(key="data").set_value(second)
+    page.query_params.clear()
+    page.query_params.update({"data": second, "layer": "umi"})
+    page.run()
+    assert (box(page, "delimiter").value, box(page, "layer").value) == ("_", "umi")
+
+
+def test_item_06_several_controls_are_chosen_and_stand_in_the_address(tmp_path, at_once):
+    labels = np.repeat(["GFP", "mCherry", "STAT1"], 4)
+    data = kept(write(tmp_path / "a.h5ad", labels))
+    page = shown(data)
+    assert finished(page)
+    assert "GFP, mCherry are often controls" in page.error[0].value
+    assert "--" not in page.error[0].value
+    box(page, "control").set_value(["GFP", "mCherry"]).run()
+    assert not page.error
+    assert {m.label: m.value for m in page.metric}["Control cells"] == "8"
+    assert page.query_params["control"] == ["GFP", "mCherry"]
+    assert "--control=GFP --control=mCherry" in page.code[0].value
+    again = shown(data, control=["GFP", "mCherry"])
+    assert box(again, "control").value == ["GFP", "mCherry"]
+    assert box(shown(data, control="GFP"), "control").value == ["GFP"]  # an address of before
+    assert box(shown(data, control="*f?"), "control").value == ["*f?"]
+
+
+def test_item_07_what_columns_say_is_shown_in_words_of_the_page(tmp_path, at_once):
+    labels = np.repeat(["ctrl", "ZAP70_1", "ZAP70_2"], 4)
+    data = kept(write(tmp_path / "a.h5ad", labels, obs={"dose_value": [0.0] * 4 + [1.0, 2.0] * 4}))
+    page = shown(data)
+    assert finished(page)
+    text = words(page)
+    assert "2 names are of guides of 1 target" in text
+    assert "the choice dose_value in the box Dosages reads them" in text
+    assert any("only 4 control cells" in warning.value for warning in page.warning)
+    assert not [part for part in text.splitlines() if "--" in part and "samsvae" not in part]
+    box(page, "join").set_value("by target").run()
+    assert {m.label: m.value for m in page.metric}["Perturbations"] == "1"
+    assert set(table(page)["read as"]) == {"ctrl", "ZAP70"}
+
+
 # Bad data, as in test_h5ad, through the page
 
 

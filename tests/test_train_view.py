@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -19,6 +20,7 @@ from samsvae_core.files import OutputError
 from samsvae_core.training import Progress
 from tests.test_app import figures, finished, opened, words
 from tests.test_data_view import told
+from tests.test_h5ad import write
 from tests.test_jobs import become, end, ended_all, starts, training
 
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
@@ -100,7 +102,7 @@ def test_defaults_come_from_the_data_and_the_command_is_shown(data):
     path = datasets.resolve(data)
     name = name_box(page).value
     assert command == (
-        f"samsvae train {path} --perturbation-key=perturbation --top-genes 30 "
+        f"samsvae train {path} --perturbation-key=perturbation --delimiter=+ --top-genes 30 "
         f"--output runs/{name} --latents=6"
     )
 
@@ -303,6 +305,21 @@ def test_settings_are_those_of_the_address(data):
     assert box(page, "train_latents").value == 3
     assert "--model=cpa-vae --latents=3" in page.code[0].value
     assert not [n for n in page.number_input if n.key == "train_evidence"]
+
+
+def test_item_03_numbers_suggested_for_a_file_are_not_taken_over_by_another(data, tmp_path):
+    path = write(tmp_path / "other.h5ad", np.repeat(["ctrl", "A", "B"], 40), np.ones((120, 4)))
+    other = datasets.save(io.BytesIO(path.read_bytes()), "other.h5ad", path.stat().st_size)
+    page = shown(data)
+    assert box(page, "train_latents").value == 6
+    box(page, "train_latents").set_value(9).run()
+    assert page.query_params["train_latents"] == "9"
+    page.query_params["data"] = other
+    del page.query_params["train_latents"]
+    page.run()
+    assert finished(page)
+    assert box(page, "train_latents").value == 5
+    assert "train_latents" not in page.query_params
 
 
 # Estimates
