@@ -3,6 +3,7 @@
     python scripts/build_pretrained.py                         # both: about 10 minutes on 2 cores
     python scripts/build_pretrained.py norman2019-subset       # one of them
     python scripts/build_pretrained.py --tables                # the tables anew, same weights
+    python scripts/build_pretrained.py --sets                  # gene sets and validation figures
 
 Reads the files of SAMSVAE_DATA (default ../shared/data). Levels of evidence are compared on
 validation cells. The bundle's own test cells are scored when it is made; but the recipe behind it
@@ -20,13 +21,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from samsvae_core import report
-from samsvae_core.bundle import load
+from samsvae_core import fitness, report
+from samsvae_core.bundle import Bundle, load, to_json, write_manifest
 from samsvae_core.cards import metrics_in_words
-from samsvae_core.data import gene_panel
+from samsvae_core.data import CellData, gene_panel
+from samsvae_core.files import atomic_write
 from samsvae_core.h5ad import read_h5ad
+from samsvae_core.interpretation import active_mechanisms, loading_matrix
 from samsvae_core.splits import split
 from samsvae_core.training import TrainConfig
 
@@ -84,16 +88,19 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="default: all")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tables", action="store_true", help="keep the weights")
+    parser.add_argument(
+        "--sets", action="store_true", help="gene sets and validation figures only, all else kept"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if unknown := set(arguments.names) - set(RECIPES):
         parser.error(f"no recipe for {', '.join(unknown)}; there are {', '.join(RECIPES)}")
     for name in arguments.names or RECIPES:
-        build(name, RECIPES[name], arguments.tables)
+        build(name, RECIPES[name], arguments.tables, arguments.sets)
         print(f"{name}\n{metrics_in_words(load(PRETRAINED / name).metrics, 'SAMS-VAE')}\n")
 
 
-def build(name: str, recipe: Recipe, tables_only: bool) -> None:
+def build(name: str, recipe: Recipe, tables_only: bool, sets_only: bool) -> None:
     """Train, or take the weights there are, and put the bundle in place of the one there is."""
     data = read_h5ad(DATA / recipe.file, **recipe.options)
     if recipe.top_genes:
@@ -101,10 +108,13 @@ def build(name: str, recipe: Recipe, tables_only: bool) -> None:
     parts = split(data, recipe.split)
     with tempfile.TemporaryDirectory(dir=PRETRAINED) as folder:
         run = Path(folder) / name
-        if tables_only:
+        if tables_only or sets_only:
             kept = load(PRETRAINED / name)
             shutil.copytree(kept.path, run)
             (run / "manifest.json").unlink()
+        if sets_only:
+            renew_sets(kept, kept.align(data), parts, run)
+        elif tables_only:
             report.build_bundle(kept.model, kept.align(data), parts, run, kept.manifest["device"])
         else:
             report.train(
@@ -120,6 +130,15 @@ def build(name: str, recipe: Recipe, tables_only: bool) -> None:
             (run / "status.json").unlink()
         shutil.rmtree(PRETRAINED / name, ignore_errors=True)
         run.rename(PRETRAINED / name)
+
+
+def renew_sets(kept: Bundle, data: CellData, parts: np.ndarray, run: Path) -> None:
+    """The tables of gene sets and what shifts are worth on validation cells, signed again."""
+    loadings = loading_matrix(kept.loadings)[active_mechanisms(kept.masks)]
+    report.write_enrichment(run, loadings)
+    validation = fitness.on_validation(kept.model, data, parts)
+    atomic_write(run / "metrics.json", to_json(kept.metrics | {"validation": validation}))
+    write_manifest(run, kept.manifest["data"], kept.manifest["device"])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@ import math
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 from scipy.stats import fisher_exact, hypergeom, kstest, mannwhitneyu
 
 from samsvae_core import enrichment, prerank
+from samsvae_core.bundle import load
 from samsvae_core.enrichment import (
     COLUMNS,
     Enrichment,
@@ -23,7 +25,10 @@ from samsvae_core.enrichment import (
     write_parquet,
 )
 from samsvae_core.gene_sets import Collection, load_collection, usable_sets
+from samsvae_core.interpretation import loading_matrix
+from samsvae_core.terms import suggested_names, verdicts
 
+ROOT = Path(__file__).resolve().parents[1]
 N_GENES, N_SETS = 300, 20
 GENES = [f"GENE{number}" for number in range(N_GENES)]
 PLANTED = GENES[:15]
@@ -477,3 +482,42 @@ def test_a_background_that_says_nothing_is_refused_as_such():
         over_representation(
             pd.Series(scores(0), index=GENES), disjoint_sets(), universe=[*GENES[:2], "NOBODY"]
         )
+
+
+def test_item_09_a_verdict_and_a_name_are_the_same_with_every_seed(monkeypatch, tmp_path):
+    shipped = load(ROOT / "pretrained" / "papalexi2021")
+    loadings = loading_matrix(shipped.loadings)[[1]]
+    told = set()
+    for seed in range(3):  # twelve give the same, in four times the time
+        monkeypatch.setenv("SAMSVAE_CACHE", str(tmp_path / str(seed)))
+        rules = enrichment.Rules(seed=seed)
+        table = enrich(loadings, [load_collection("hallmark")], rules).table
+        found = table[table["method"] == "gsea"].set_index("term")
+        two = ["HALLMARK_TGF_BETA_SIGNALING", "HALLMARK_E2F_TARGETS"]
+        assert verdicts(found)[two].tolist() == ["passes"] * 2
+        assert (verdicts(found).drop(two) == "does not pass").all()
+        assert (found.loc[two, "log2_error"] < 0.08).all()
+        told.add(suggested_names(table, [1])["name"].iloc[0])
+    assert told == {"TGF beta signaling (down); E2F targets"}
+
+
+def test_item_09_every_fdr_lies_between_its_ends_and_an_exact_test_has_no_error(hostile):
+    table = hostile.table
+    assert (table["fdr_low"] <= table["fdr"]).all()
+    assert (table["fdr"] <= table["fdr_high"]).all()
+    group = rows(hostile, "planted")
+    low = group["p_value"] / 2 ** (2 * group["log2_error"])
+    np.testing.assert_allclose(group["fdr_low"], by_hand(low.to_numpy()))
+    exact = over_representation(hostile_loadings()[["planted"]], disjoint_sets()).table
+    assert (exact["log2_error"] == 0).all()
+    assert (exact["fdr_low"] == exact["fdr_high"]).all()
+
+
+def test_item_09_tables_made_before_errors_were_kept_open_and_decide_by_their_fdr(tmp_path):
+    before = rank_enrichment(hostile_loadings()[["planted"]], disjoint_sets())
+    without = before.table.drop(columns=["log2_error", "fdr_low", "fdr_high"])
+    write_parquet(before._replace(table=without), tmp_path / "old.parquet")
+    again = read_parquet(tmp_path / "old.parquet").table
+    assert list(again) == COLUMNS
+    expected = np.where(again["fdr"] <= 0.05, "passes", "does not pass")
+    assert verdicts(again).tolist() == expected.tolist()

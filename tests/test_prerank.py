@@ -6,9 +6,12 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy.special import polygamma
 
 from samsvae_core import prerank as module
+from samsvae_core.enrichment import MULTILEVEL, _counted, _log2_error
 from samsvae_core.prerank import CancelledError, Ranking, prerank
 
 
@@ -253,3 +256,32 @@ def test_item_09_draws_count_what_all_sets_of_a_size_would():
             assert extreme / of_sign == pytest.approx(exact, abs=4 * error)
             assert of_sign / 40_000 == pytest.approx(len(same) / len(every), abs=0.01)
             assert mean == pytest.approx(same.mean(), rel=0.01)
+
+
+def test_item_09_the_error_of_draws_is_their_spread_over_seeds_around_the_exact_p():
+    scores, sets = ranking(5, n_genes=16).scores, [[0, 1, 5, 8]]
+    weight = np.abs(scores)
+    every = np.array([score_of(weight, genes) for genes in combinations(range(16), 4)])
+    es = score_of(weight, tuple(sets[0]))
+    same = every[(every >= 0) == (es >= 0)]
+    exact = (np.abs(same) >= abs(es) - 1e-12).mean()
+    assert 0.01 < exact < 0.5
+    row = {"es": [es], "nes": [1.0], "p_value": [1.0], "log2_error": [np.inf], "draws": [0]}
+    runs = [
+        _counted(pd.DataFrame(row), np.array([0]), module._drawn(scores, sets, 1000, seed), 1000)
+        for seed in range(200)
+    ]
+    table = pd.concat(runs)
+    spread = np.log2(table["p_value"]).std()
+    assert spread / np.sqrt((table["log2_error"] ** 2).mean()) == pytest.approx(1, abs=0.15)
+    assert np.log2(table["p_value"]).mean() == pytest.approx(np.log2(exact), abs=0.1)  # never 0
+
+
+def test_item_09_the_error_of_gseapy_is_that_of_the_draws_of_its_sign():
+    extreme, of_sign = np.array([3.0, 80.0, 470.0]), np.array([480.0, 520.0, 500.0])
+    of_all = np.sqrt(polygamma(1, extreme + 1) - polygamma(1, 1001)) / np.log(2)
+    p_value = (extreme + 1) / (of_sign + 1)
+    expected = np.sqrt(polygamma(1, extreme + 1) - polygamma(1, of_sign + 1)) / np.log(2)
+    np.testing.assert_allclose(_log2_error(p_value, of_all), expected)
+    deep = _log2_error(np.array([1e-9, 1e-50, 1.0]), np.array([0.7, np.nan, np.nan]))
+    np.testing.assert_allclose(deep, [0.7 * MULTILEVEL, 2, 0])
