@@ -317,6 +317,25 @@ def test_item_06_several_controls_are_chosen_and_stand_in_the_address(tmp_path, 
     assert box(shown(data, control="*f?"), "control").value == ["*f?"]
 
 
+def test_item_06_a_table_of_guides_is_suggested_where_no_column_has_labels(tmp_path, at_once):
+    given = np.zeros((120, 3), np.float32)
+    given[np.arange(110), np.arange(110) % 3] = 1
+    guides = pd.DataFrame(given, [f"c{i}" for i in range(120)], ["A", "B", "lib_non-targeting_1"])
+    counts = np.random.default_rng(0).poisson(2.0, (120, 5)).astype(np.float32)
+    obs, obsm = {"lab": ["x"] * 120}, {"guides": guides}
+    data = kept(write(tmp_path / "a.h5ad", None, counts, obs=obs, obsm=obsm))
+    page = shown(data)
+    assert finished(page)
+    assert not page.error
+    assert (box(page, "key").value, box(page, "dosage").value) == (None, "guides")
+    assert page.code[0].value.endswith("--dosage-key=guides")
+    metrics = {m.label: m.value for m in page.metric}
+    assert (metrics["Cells"], metrics["Control cells"]) == ("110", "36")
+    assert "10 cells without any perturbation" in words(page)
+    box(page, "unlabelled").set_value("control").run()
+    assert {m.label: m.value for m in page.metric}["Control cells"] == "46"
+
+
 def test_item_07_what_columns_say_is_shown_in_words_of_the_page(tmp_path, at_once):
     labels = np.repeat(["ctrl", "ZAP70_1", "ZAP70_2"], 4)
     data = kept(write(tmp_path / "a.h5ad", labels, obs={"dose_value": [0.0] * 4 + [1.0, 2.0] * 4}))

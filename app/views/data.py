@@ -121,7 +121,12 @@ def one(name: str, found: Mapping[str, Any]) -> None:
     reading = options(name, found)
     if reading is None:
         address.keep_choices()
-        st.info("Choose the column that says which perturbation each cell has.")
+        st.info(
+            "Choose the column that says which perturbation each cell has, or a table of obsm as "
+            "dosages."
+            if found["tables"]
+            else "Choose the column that says which perturbation each cell has."
+        )
         return
     st.header("Genes", divider="gray")
     reading = genes(reading, found)
@@ -153,17 +158,18 @@ def options(name: str, found: Mapping[str, Any]) -> Reading | None:
     left, right = st.columns([2, 3], gap="large")
     with left:
         key = column_of_perturbations(list(columns), found["suggested"])
-        if key is None:
+        if key is None and not found["tables"]:
             return None
-        labels: dict[str, int] = columns[key]["labels"]
+        labels: dict[str, int] = columns[key]["labels"] if key else {}
         controls = control_labels_chosen(labels)
         first = suggested_delimiter(labels, controls or None) or NO_DELIMITER
         delimiters = [*DELIMITERS, NO_DELIMITER]
         delimiter = bound("delimiter", "Between parts of a combination", delimiters, BETWEEN, first)
         chosen = {"layer": bound("layer", "Counts from", [BY_ITSELF, *found["layers"]], LAYER)}
         chosen |= of_cells()
-        with st.expander("More choices"):
-            chosen |= further(found, columns)
+        table = "" if key else str(found["suggested"]["table"])
+        with st.expander("More choices", expanded=key is None):
+            chosen |= further(found, columns, table)
     unset = {
         "size": NONE,
         "dosage": NONE,
@@ -172,12 +178,14 @@ def options(name: str, found: Mapping[str, Any]) -> Reading | None:
     told = {key: value for key, value in chosen.items() if value != unset.get(key, BY_ITSELF)}
     if delimiter != first:
         told["delimiter"] = delimiter
-    reading = Reading.from_query({"data": name, "key": key, "control": controls, **told})
+    reading = Reading.from_query({"data": name, "key": key or "", "control": controls, **told})
+    if key is None and reading.dosage_key not in found["tables"]:
+        return None
     with right:
         if reading.dosage_key in found["tables"]:
             st.info(f"The table {state.plain(reading.dosage_key)} takes the place of the labels.")
         else:
-            preview(labels, reading, int(columns[key]["n_labels"]))
+            preview(labels, reading, int(columns[reading.perturbation_key]["n_labels"]))
     return reading
 
 
@@ -277,8 +285,13 @@ def of_cells() -> dict[str, str]:
     }
 
 
-def further(found: Mapping[str, Any], columns: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """What few need: values that are no counts, size factors, dosages, replicates."""
+def further(
+    found: Mapping[str, Any], columns: Mapping[str, Mapping[str, Any]], table: str
+) -> dict[str, str]:
+    """What few need: values that are no counts, size factors, dosages, replicates.
+
+    `table` is the table of guides that is suggested as dosages; "" where there is none.
+    """
     numbers = [name for name, column in columns.items() if column["is_number"]]
     return {
         "likelihood": bound(
@@ -299,6 +312,7 @@ def further(found: Mapping[str, Any], columns: Mapping[str, Mapping[str, Any]]) 
             "Dosages",
             [NONE, *columns, *found["tables"]],
             "A column with the dosage of each label, or a table of dosages by perturbation.",
+            table,
         ),
         "replicate": bound(
             "replicate",
