@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from app import address, guard, mechanisms, state
+from app import address, mechanisms, state
 from samsvae_core import symbols, terms
 from samsvae_core.bundle import Bundle, BundleError
 from samsvae_core.interpretation import active_mechanisms
@@ -56,13 +56,7 @@ def box() -> None:
             query = {key: value for key, value in hit.query.items() if key != "collections"}
             address.go(hit.page, query)
     # Below what is found, so that none of the side's other buttons comes to lie under the pointer.
-    st.sidebar.button("Close", key="close hits", icon=":material/close:", on_click=close)
-
-
-@guard.errors()
-def close() -> None:
-    """A callback."""
-    st.session_state["find_all"] = ""
+    st.sidebar.button("Close", key="close hits", icon=":material/close:", on_click=state.close_find)
 
 
 def hits(model: Bundle, text: str) -> Iterator[Hit]:

@@ -889,3 +889,9 @@ def tour() -> int | None:
 @guard.errors()
 def set_tour(place: int | None) -> None:
     st.session_state["tour"] = place
+
+
+@guard.errors()
+def close_find() -> None:
+    """Take the text out of the search box at the side; a callback."""
+    st.session_state["find_all"] = ""

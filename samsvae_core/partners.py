@@ -124,6 +124,18 @@ def pairs_to_rank(
     return pairs
 
 
+def n_inert_pairs(bundle: Bundle, given: str | None = None, unseen_only: bool = True) -> int:
+    """How many pairs `pairs_to_rank` leaves out for a partner that is inert.
+
+    Where all pairs are too many to be listed, those that were trained on are counted, too.
+    """
+    kept = len(pairs_to_rank(bundle, given, unseen_only))
+    n = len(bundle.perturbations)
+    if given is None and n * (n - 1) // 2 > MAX_PAIRS:
+        return n * (n - 1) // 2 - kept
+    return len(pairs_to_rank(bundle, given, unseen_only, with_inert=True)) - kept
+
+
 def supported(bundle: Bundle, pair: tuple[str, str]) -> str:
     return support(bundle, dict.fromkeys(pair, 1.0))
 

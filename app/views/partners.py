@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 import streamlit as st
 
@@ -12,7 +10,7 @@ from app.scale import scale
 from samsvae_core import symbols, terms
 from samsvae_core.bundle import Bundle
 from samsvae_core.composition import SUPPORT
-from samsvae_core.partners import Direction, inert, pairs_to_rank
+from samsvae_core.partners import Direction, inert, n_inert_pairs, pairs_to_rank
 
 ANY = "any other"
 N_BEST = 20
@@ -96,12 +94,7 @@ def folded_away(model: Bundle, question: state.Question) -> int:
     idle = inert(model)
     if question.with_inert or not idle:
         return 0
-    among = question.given, question.unseen_only
-    kept = pairs_to_rank(model, *among)
-    try:
-        n = len(pairs_to_rank(model, *among, with_inert=True)) - len(kept)
-    except ValueError:  # more than can be ranked
-        n = math.comb(len(model.perturbations), 2) - len(kept)
+    n = n_inert_pairs(model, question.given, question.unseen_only)
     if n:
         record.caption(
             f"{n:,} pairs are left out, as one or both of their partners use no mechanism "

@@ -125,6 +125,7 @@ def test_item_10_what_is_found_stays_where_it_is(page, server):
     hit = page.get_by_role("button", name="P4 (perturbation)")
     hit.wait_for()
     settled(page)
+    hit.scroll_into_view_if_needed()
     place = hit.bounding_box()
     for name in ("P4", "P2"):
         page.get_by_role("button", name=f"{name} (perturbation)").click()

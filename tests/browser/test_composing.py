@@ -73,7 +73,7 @@ def test_the_back_button_of_the_browser_goes_through_compositions_and_pages(page
     shows(page, "Dosage of P2")
     assert shifts(page) == said(tiny, {"P1": 1.0, "P2": 1.0})
     page.go_back()
-    page.get_by_text("Dosage of P2").wait_for(state="detached")
+    page.get_by_text("Dosage of P2", exact=True).wait_for(state="detached")
     settled(page)
     assert shifts(page) == said(tiny, {"P1": 1.0})
     page.go_forward()

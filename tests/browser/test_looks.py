@@ -81,7 +81,7 @@ def test_a_composition_is_made_and_taken_away_by_keyboard_alone(page, server, ti
     page.keyboard.type("P1")
     page.get_by_role("option", name="P1", exact=True).wait_for()
     page.keyboard.press("Enter")
-    page.get_by_text("Dosage of P1").wait_for()
+    page.get_by_text("Dosage of P1", exact=True).wait_for()
     page.keyboard.press("Escape")
     settled(page)
     tab_to(page, "input", "Dosage of P1")
