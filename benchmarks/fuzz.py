@@ -61,7 +61,7 @@ def child(listed: Path, work: Path) -> None:
     for case in json.loads(listed.read_text()):
         say({"begins": case[0]})
         faults.clear()
-        began = time.monotonic()
+        began = time.process_time()  # as others compute here, too
         outcome, told = outcome_of(case, work)
         if faults:
             outcome, told = "reached out", "; ".join(faults[:3])
@@ -70,7 +70,7 @@ def child(listed: Path, work: Path) -> None:
                 "number": case[0],
                 "outcome": outcome,
                 "told": told,
-                "seconds": time.monotonic() - began,
+                "seconds": time.process_time() - began,
                 "peak": peak(),
             }
         )
