@@ -547,7 +547,7 @@ def _blocks(file: h5py.File, place: str, shape: tuple[int, int]) -> Iterator[sp.
     for block in read(file, place, stored):
         taken += size_of(block.nnz, shape[1])
         if taken > most:
-            raise too_dense(file, place, size_of(block.nnz, shape[1]) + taken, stored.size)
+            raise too_dense(file, place, taken, stored.size)
         yield block
 
 
