@@ -150,6 +150,19 @@ def go(page: str, query: Mapping[str, str | list[str]], whole: bool = False) -> 
     st.switch_page(f"views/{page}.py", query_params=query)
 
 
+def link(
+    page: str, label: str, icon: str, query: Mapping[str, str | list[str]] | None = None
+) -> None:
+    """A link to a page within the dashboard, with this query.
+
+    It names the model on the screen, unless the query names another: a link that is opened in a new
+    tab, or copied, knows nothing of what was chosen in this one.
+    """
+    model = st.session_state.get("model")
+    shown = {} if model is None else {"model": str(model)}
+    st.page_link(f"views/{page}.py", label=label, icon=icon, query_params=shown | dict(query or {}))
+
+
 def follow(key: str, options: Container[str]) -> None:
     """Put what a link asks for into a bound widget that stands beside every page.
 

@@ -94,21 +94,20 @@ def links(model: Bundle, chosen: list[str]) -> None:
     """To Compose with all of them, and to the page of each."""
     with st.container(horizontal=True):
         if 1 < len(chosen) <= address.MAX_PERTURBATIONS and model.model.composes:
-            st.page_link(
-                "views/compose.py",
-                label="Compose them together",
-                icon=":material/add_circle:",
-                query_params={
+            address.link(
+                "compose",
+                "Compose them together",
+                ":material/add_circle:",
+                {
                     "c": address.as_link(dict.fromkeys(chosen, 1.0)),
-                    "model": model.name,
                 },
             )
         for name in chosen:
-            st.page_link(
-                "views/perturbation.py",
-                label=f"Open {state.plain(name)}",
-                icon=":material/arrow_forward:",
-                query_params={"p": name, "model": model.name},
+            address.link(
+                "perturbation",
+                f"Open {state.plain(name)}",
+                ":material/arrow_forward:",
+                {"p": name},
             )
     if len(chosen) > address.MAX_PERTURBATIONS and model.model.composes:
         record.caption(f"Compose takes {address.MAX_PERTURBATIONS} at most.")

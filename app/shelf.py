@@ -36,10 +36,10 @@ def side(title: str) -> None:
                 "page Report.",
             )
         if n:
-            st.page_link(
-                "views/report.py",
-                label=f"{n} view{'' if n == 1 else 's'} kept",
-                icon=":material/bookmarks:",
+            address.link(
+                "report",
+                f"{n} view{'' if n == 1 else 's'} kept",
+                ":material/bookmarks:",
             )
 
 

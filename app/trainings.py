@@ -155,11 +155,11 @@ def act(label: str, key: str, change: Callable[..., object], job: Job, *options:
 def finished(job: Job) -> None:
     """Where the model opens, and the zip to hand on."""
     for page, label in (("overview", "Open it"), ("compose", "Open it in Compose")):
-        st.page_link(
-            f"views/{page}.py",
-            label=label,
-            icon=":material/arrow_forward:",
-            query_params={"model": job.name},
+        address.link(
+            page,
+            label,
+            ":material/arrow_forward:",
+            {"model": job.name},
         )
     st.download_button(
         "Download",

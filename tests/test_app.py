@@ -41,7 +41,8 @@ from samsvae_core.prerank import Progress
 from samsvae_core.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-MAIN = str(ROOT / "app" / "main.py")
+APP = ROOT / "app"
+MAIN = str(APP / "main.py")
 VIEWS = [
     "overview",
     "perturbation",
@@ -1119,9 +1120,8 @@ def test_the_loadings_of_a_gene_are_those_of_the_library(models, tiny):
     for column in expected:
         assert shown[column].tolist() == expected[column].tolist()
     strongest = f"M{expected['loading'].abs().idxmax()}"
-    assert {"label": f"{strongest}, all genes", "page": "mechanism", "query": f"m={strongest}"} in (
-        links(page)
-    )
+    label, query = f"{strongest}, all genes", f"model=tiny&m={strongest}"
+    assert {"label": label, "page": "mechanism", "query": query} in links(page)
 
 
 def test_the_calibrated_interval_of_a_gene_is_shown_until_the_own_one_is_chosen(calibrated):
@@ -1251,7 +1251,7 @@ def test_a_perturbation_of_the_gene_itself_is_linked_and_placed(models):
     assert "Its own perturbation, TCP228" in words(page)
     assert f"place {place} of 6" in words(page)
     label = "TCP228 is perturbed in this model: open it in Compose"
-    assert {"label": label, "page": "compose", "query": "c=TCP228%3A1"} in links(page)
+    assert {"label": label, "page": "compose", "query": "model=tiny&c=TCP228%3A1"} in links(page)
 
 
 def test_a_link_to_a_mechanism_holds_when_it_has_a_name(models, tiny):
@@ -1373,7 +1373,7 @@ def test_the_shift_of_its_own_gene_is_told_with_intervals(models):
     low, high = row["observed"] + 1.645 * row["observed_se"] * np.array([-1, 1])
     assert f"observed {row['observed']:+.2f} (90 % interval {low:+.2f} to {high:+.2f})" in text
     label = "Gene CCL5: what else moves it"
-    assert {"label": label, "page": "gene", "query": "g=CCL5"} in links(page)
+    assert {"label": label, "page": "gene", "query": "model=tiny&g=CCL5"} in links(page)
 
 
 def test_a_gene_outside_the_panel_has_links_to_pages_elsewhere(models):
@@ -2174,6 +2174,41 @@ def test_item_01_a_link_to_another_model_opens_it(two_models, view, before):
     assert shown_model(page) == after
     page.run()
     assert shown_model(page) == after
+
+
+WITH_LINKS = [  # a page, what it shows, and links to other pages that it then has, at least
+    ("overview", {}, 5),
+    ("perturbation", {"p": "P1"}, 1),
+    ("perturbation", {"p": "P1", "perturbation_tab": "Mechanisms"}, 1),
+    ("masks", {"chosen": "P1,P2", "cell": "P1|0"}, 6),
+    ("compose", {"c": "P1:1", "part": "Gene sets"}, 1),
+    ("mechanism", {}, 1),
+    ("gene_sets", {}, 0),
+    ("gene", {"g": "CCL5"}, 3),
+    ("partners", {}, 1),
+    ("cells", {}, 0),
+    ("data", {}, 0),
+    ("train", {}, 0),
+    ("report", {}, 1),
+    ("glossary", {}, 0),
+    ("system", {}, 0),
+]
+
+
+@pytest.mark.parametrize(("view", "query", "least"), WITH_LINKS)
+def test_item_01_every_link_of_a_page_names_the_model_shown(two_models, view, query, least):
+    page = opened(view, {"model": "zweites", **query})
+    assert finished(page)
+    assert shown_model(page) == "zweites"
+    found = links(page)
+    assert len(found) >= least
+    assert not [link for link in found if "model=zweites" not in link["query"].split("&")]
+
+
+def test_item_01_every_page_has_its_links_looked_at():
+    assert {view for view, _, _ in WITH_LINKS} == set(state.PAGES)
+    made = [path.name for path in APP.rglob("*.py") if ".page_link(" in path.read_text()]
+    assert made == ["address.py"]  # where the model is put into all of them
 
 
 def test_item_01_a_link_to_a_model_that_is_not_here_says_so_and_stays(two_models):

@@ -514,9 +514,8 @@ def gene_sets(shown: Shown) -> None:
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     address.unknown_option("collection", list(offered), "collection")
     name = left.selectbox("Collection", list(offered), key="collection", bind="query-params")
-    right.page_link(
-        "views/gene_sets.py", label="Add your own sets", icon=":material/arrow_forward:"
-    )
+    with right:
+        address.link("gene_sets", "Add your own sets", ":material/arrow_forward:")
     chosen, ranked = {name: offered[name]()}, rankings.of_shift(result)
     found = sets.tested(model, ranked, chosen, USUAL, f"shift {name}", asked=False)
     if found is None:

@@ -104,11 +104,11 @@ def card(model: Bundle, name: str) -> None:
 
 
 def composed(name: str, label: str) -> None:
-    st.page_link(
-        "views/compose.py",
-        label=label,
-        icon=":material/arrow_forward:",
-        query_params={"c": address.as_link({name: 1.0})},
+    address.link(
+        "compose",
+        label,
+        ":material/arrow_forward:",
+        {"c": address.as_link({name: 1.0})},
     )
 
 
@@ -234,11 +234,11 @@ def table(model: Bundle, rows: pd.DataFrame, name: str) -> None:
     one = rows["perturbation"].iloc[clicked[0] if clicked else 0]
     with st.container(horizontal=True):
         composed(one, f"{state.plain(one)} in Compose, all genes")
-        st.page_link(
-            "views/perturbation.py",
-            label=f"{state.plain(one)}, its mechanisms",
-            icon=":material/arrow_forward:",
-            query_params={"p": one},
+        address.link(
+            "perturbation",
+            f"{state.plain(one)}, its mechanisms",
+            ":material/arrow_forward:",
+            {"p": one},
         )
     record.caption("Click a row for another perturbation. Both intervals are here, where known.")
     state.downloads(shown, f"perturbations_moving_{name}")
@@ -292,11 +292,11 @@ def mechanisms(model: Bundle, name: str) -> None:
         clicked = getattr(event, "selection", {}).get("rows", [])
         strongest = int(rows["loading"].abs().to_numpy().argmax())
         k = int(rows["mechanism"].iloc[clicked[0] if clicked else strongest])
-        st.page_link(
-            "views/mechanism.py",
-            label=f"{state.plain(labels[k])}, all genes",
-            icon=":material/arrow_forward:",
-            query_params={"m": f"M{k}"},
+        address.link(
+            "mechanism",
+            f"{state.plain(labels[k])}, all genes",
+            ":material/arrow_forward:",
+            {"m": f"M{k}"},
         )
         record.caption(
             f"Click a row for another mechanism. Ranks are among {len(model.genes):,} genes."

@@ -209,11 +209,11 @@ def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rul
                 alt="The best sets of the mechanism by GSEA",
                 column_config=sets.COLUMNS,
             )
-            st.page_link(
-                "views/mechanism.py",
-                label=f"All of M{k}",
-                icon=":material/arrow_forward:",
-                query_params={"m": f"M{k}", "collection": one.name},
+            address.link(
+                "mechanism",
+                f"All of M{k}",
+                ":material/arrow_forward:",
+                {"m": f"M{k}", "collection": one.name},
             )
 
 

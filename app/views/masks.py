@@ -167,7 +167,7 @@ def nothing(model: Bundle) -> None:
         "itself, so there is no map of mechanisms. See what a perturbation does to genes on "
         "Compose, or choose another model at the side."
     )
-    st.page_link("views/compose.py", label="Open Compose", icon=":material/arrow_forward:")
+    address.link("compose", "Open Compose", ":material/arrow_forward:")
 
 
 def controls(model: Bundle) -> Choice:
@@ -392,26 +392,26 @@ def card(model: Bundle, clicked: str | None, titles: dict[int, str]) -> None:
         record.markdown(f"**{state.plain(name)}** and **mechanism {state.plain(title)}**")
         record.markdown(card_text(model, entry) + sentence(model, name))
         with st.container(horizontal=True):
-            st.page_link(
-                "views/perturbation.py",
-                label=f"Open {state.plain(name)}",
-                icon=":material/arrow_forward:",
-                query_params={"p": name, "model": model.name},
+            address.link(
+                "perturbation",
+                f"Open {state.plain(name)}",
+                ":material/arrow_forward:",
+                {"p": name},
             )
             if int(mechanism) in interpretation.active_mechanisms(model.masks):
-                st.page_link(
-                    "views/mechanism.py",
-                    label=f"Open mechanism M{mechanism}",
-                    icon=":material/hub:",
-                    query_params={"m": f"M{mechanism}", "model": model.name},
+                address.link(
+                    "mechanism",
+                    f"Open mechanism M{mechanism}",
+                    ":material/hub:",
+                    {"m": f"M{mechanism}"},
                 )
             else:
                 record.caption(f"No perturbation uses M{mechanism}.")
-            st.page_link(
-                "views/compose.py",
-                label=f"Compose with {state.plain(name)}",
-                icon=":material/add_circle:",
-                query_params={"c": address.as_link({name: 1.0}), "model": model.name},
+            address.link(
+                "compose",
+                f"Compose with {state.plain(name)}",
+                ":material/add_circle:",
+                {"c": address.as_link({name: 1.0})},
             )
 
 

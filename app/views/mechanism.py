@@ -136,7 +136,7 @@ def unused(model: Bundle) -> None:
         "perturbation itself. Below is what each dimension changes between cells, whatever their "
         "perturbation. See what a perturbation does to genes on Compose, or choose another model."
     )
-    st.page_link("views/compose.py", label="Open Compose", icon=":material/arrow_forward:")
+    address.link("compose", "Open Compose", ":material/arrow_forward:")
     k = choice(
         list(range(model.model.config.n_latent)),
         "Latent dimensions of a cell's own state, in no particular order.",
@@ -276,9 +276,8 @@ def gene_sets(model: Bundle, k: int) -> None:
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     address.unknown_option("collection", list(offered), "collection")
     name = left.selectbox("Collection", list(offered), key="collection", bind="query-params")
-    right.page_link(
-        "views/gene_sets.py", label="All mechanisms, your own sets", icon=":material/arrow_forward:"
-    )
+    with right:
+        address.link("gene_sets", "All mechanisms, your own sets", ":material/arrow_forward:")
     chosen = {name: offered[name]()}
     ranked = rankings.of_mechanisms(model, [k])
     found = sets.tested(model, ranked, chosen, USUAL, f"M{k} {name}", asked=True)

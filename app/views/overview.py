@@ -46,7 +46,7 @@ def overview(model: Bundle) -> None:
     record.markdown(f"{QUESTION} {ABOUT[model.config['model']]}")
     with st.container(horizontal=True, vertical_alignment="center"):
         tour.offer()
-        st.page_link("views/glossary.py", label="What the words mean", icon=":material/help:")
+        address.link("glossary", "What the words mean", ":material/help:")
     headline(model)
     where_next()
     record.header("How good it is on cells it has not seen")
@@ -132,15 +132,15 @@ def headline(model: Bundle) -> None:
 
 def where_next() -> None:
     steps = (
-        ("views/perturbation.py", "Perturbation", "What does one perturbation do?"),
-        ("views/masks.py", "Masks", "Which mechanisms does each perturbation use?"),
-        ("views/compose.py", "Compose", "What would two or more perturbations do together?"),
-        ("views/mechanism.py", "Mechanism", "Which genes and pathways does a mechanism move?"),
+        ("perturbation", "What does one perturbation do?"),
+        ("masks", "Which mechanisms does each perturbation use?"),
+        ("compose", "What would two or more perturbations do together?"),
+        ("mechanism", "Which genes and pathways does a mechanism move?"),
     )
-    for column, (page, name, question) in zip(st.columns(4), steps, strict=True):
+    for column, (page, question) in zip(st.columns(4), steps, strict=True):
         with column.container(border=True):
             record.markdown(f"**{question}**")
-            st.page_link(page, label=f"Open {name}", icon=":material/arrow_forward:")
+            address.link(page, f"Open {page.capitalize()}", ":material/arrow_forward:")
 
 
 def held_out(model: Bundle) -> None:

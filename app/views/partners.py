@@ -235,11 +235,11 @@ def rows(found: pd.DataFrame, name: str, question: str) -> None:
     clicked = getattr(event, "selection", {}).get("rows", [])
     one = found.iloc[clicked[0] if clicked else 0]
     pair = [str(one["first"]), str(one["second"])]
-    st.page_link(
-        "views/compose.py",
-        label=f"{' and '.join(map(state.plain, pair))} in Compose, all genes",
-        icon=":material/arrow_forward:",
-        query_params={"c": address.as_link(dict.fromkeys(pair, 1.0))},
+    address.link(
+        "compose",
+        f"{' and '.join(map(state.plain, pair))} in Compose, all genes",
+        ":material/arrow_forward:",
+        {"c": address.as_link(dict.fromkeys(pair, 1.0))},
     )
     record.caption("Click a row for another pair.")
     state.downloads(shown, f"pairs_{name}")

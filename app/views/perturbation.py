@@ -122,24 +122,24 @@ def summary(
     with st.container(horizontal=True):
         in_compose(name, "Open in Compose: dosage, partners, gene sets")
         for gene in own:
-            st.page_link(
-                "views/gene.py",
-                label=f"Gene {state.plain(gene)}: what else moves it",
-                icon=":material/arrow_forward:",
-                query_params={"g": gene},
+            address.link(
+                "gene",
+                f"Gene {state.plain(gene)}: what else moves it",
+                ":material/arrow_forward:",
+                {"g": gene},
             )
     if known.current and not own:  # with a page of its own, the links are there
         with st.container(horizontal=True):
-            for site, address in links(name).items():
-                st.link_button(site, address, icon=":material/open_in_new:")
+            for site, url in links(name).items():
+                st.link_button(site, url, icon=":material/open_in_new:")
 
 
 def in_compose(name: str, label: str) -> None:
-    st.page_link(
-        "views/compose.py",
-        label=label,
-        icon=":material/arrow_forward:",
-        query_params={"c": address.as_link({name: 1.0})},
+    address.link(
+        "compose",
+        label,
+        ":material/arrow_forward:",
+        {"c": address.as_link({name: 1.0})},
     )
 
 
@@ -294,11 +294,11 @@ def entries(model: Bundle, name: str, rows: pd.DataFrame, called: dict[int, str]
         column_config=mechanisms.COLUMNS,
     )
     k = int(rows["mechanism"].iloc[clicked_row(event)])
-    st.page_link(
-        "views/mechanism.py",
-        label=f"Open {state.plain(called[k])}",
-        icon=":material/arrow_forward:",
-        query_params={"m": f"M{k}"},
+    address.link(
+        "mechanism",
+        f"Open {state.plain(called[k])}",
+        ":material/arrow_forward:",
+        {"m": f"M{k}"},
     )
     record.caption("Click a row for another mechanism.")
     state.downloads(shown, f"mechanisms_{name}")

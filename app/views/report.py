@@ -36,7 +36,7 @@ def report(model: Bundle) -> None:
             "Nothing is kept yet. Go to a page, make it show what you want, and press Keep this "
             "view at the side."
         )
-        st.page_link("views/compose.py", label="Open Compose", icon=":material/arrow_forward:")
+        address.link("compose", "Open Compose", ":material/arrow_forward:")
     st.header("Session", divider="gray")
     session(model, saved)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import guard, logs, server, state
+from app import address, guard, logs, server, state
 from samsvae_core import cache
 
 GIB = 2**30
@@ -101,7 +101,7 @@ def trainings() -> None:
             "seconds": st.column_config.NumberColumn("trained", format="%d s"),
         },
     )
-    st.page_link("views/train.py", label="Open Train", icon=":material/arrow_forward:")
+    address.link("train", "Open Train", ":material/arrow_forward:")
 
 
 def told() -> None:

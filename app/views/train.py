@@ -59,11 +59,11 @@ def train() -> None:
 
 
 def back_to_data(reading: Reading) -> None:
-    st.page_link(
-        "views/data.py",
-        label="Change the data",
-        icon=":material/arrow_back:",
-        query_params=reading.as_query(),
+    address.link(
+        "data",
+        "Change the data",
+        ":material/arrow_back:",
+        reading.as_query(),
     )
 
 
