@@ -2127,6 +2127,20 @@ def test_item_02_slider_box_figure_and_address_have_one_dosage(models, tiny):
     assert dose == 1.5
 
 
+@pytest.mark.parametrize(
+    ("mix", "rest"),
+    [
+        ("P1:0.5", "P1 was measured at dosage 1: set it to 1 to compare."),
+        ("P1:1,P3:1", "Measured alone: P1, P3. To compare one, remove the others above."),
+        ("P1:0.5,P3:1", "remove the others above and set its dosage to 1."),
+    ],
+)
+def test_what_was_not_measured_tells_which_part_can_be_compared(models, mix, rest):
+    page = opened("compose", {"c": mix})
+    (told,) = (info.value for info in page.info if "was not measured" in info.value)
+    assert rest in told.replace("\\", "")
+
+
 def test_item_02_nothing_is_given_to_a_widget_that_has_it(models):
     """What a run gives is shown in place of what was chosen meanwhile; a second run gives none."""
     page = opened("compose", {"c": "P1:0.9,P2:1", "off": "0"})
