@@ -31,6 +31,7 @@ MAX_PERTURBATIONS = 6
 MAX_CHOSEN = 12  # perturbations compared at once
 MAX_DOSAGE = 2.0
 REPORT = "report"  # the page
+ROWS = "part_of_rows"
 REST = "rest"  # of mechanisms: those that none of the chosen perturbations uses
 CONTROL, SELECTED = "control cells", "cells selected on Cells"  # where a composition starts
 LONGEST = 8192  # characters of a selection of cells in an address
@@ -492,14 +493,19 @@ def chosen_names(model: Bundle) -> tuple[str, list[str]]:
 
 
 def part(n: int, label: str) -> int:
-    """Which of n parts of a long map is shown, from 1."""
-    if (asked := followed("part")) is not None:
-        number = asked["part"]
-        st.session_state["part"] = int(number) if re.fullmatch(r"\d{1,4}", number) else 1
-    before = st.session_state.get("part", 1)
-    put("part", before if 1 <= before <= n else 1)
-    chosen = int(st.number_input(label, 1, n, key="part", persist_state="session"))
-    write(part=str(chosen) if chosen > 1 else "")
+    """Which of n parts of a long map is shown, from 1.
+
+    The form is part_of_rows=2. It was part=2 once, which such an address keeps: Compose has a bound
+    widget of that name, and Streamlit lets no page write what the page before has bound.
+    """
+    if (asked := followed(ROWS, "part")) is not None:
+        number = asked[ROWS] or asked["part"]
+        st.session_state[ROWS] = int(number) if re.fullmatch(r"\d{1,4}", number) else 1
+    before = st.session_state.get(ROWS, 1)
+    put(ROWS, before if 1 <= before <= n else 1)
+    chosen = int(st.number_input(label, 1, n, key=ROWS, persist_state="session"))
+    first = chosen == 1 and "part" not in st.query_params
+    write(**{ROWS: "" if first else str(chosen)})
     return chosen
 
 

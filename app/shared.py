@@ -8,6 +8,7 @@ import streamlit as st
 from app import address, figures, mechanisms, record, state
 from samsvae_core import interpretation
 from samsvae_core.bundle import Bundle
+from samsvae_core.cards import listed
 
 MOST_CELLS, MOST_ROWS = 20_000, 250  # of a map that is drawn in good time
 MOST_SENT = 5_000  # rows of a table on the page
@@ -162,10 +163,6 @@ def other_way(effects: pd.Series) -> str:
 
 def bold(names: tuple[str, ...] | list[str] | pd.Index) -> str:
     return listed([f"**{state.plain(name)}**" for name in names])
-
-
-def listed(words: list[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
 
 
 def compared(model: Bundle, chosen: list[str], titles: dict[int, str]) -> None:

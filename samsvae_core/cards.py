@@ -114,14 +114,17 @@ def masks_in_words(kind: type[SAMSVAE], model: dict[str, Any], masks: pd.DataFra
     order = counts.sort_values(ascending=False)
     used = ", ".join(f"{as_text(name)} {n}" for name, n in order.items())
     empty = masks["perturbation"].nunique() - len(counts)
+    idle = (
+        f" {empty} perturbation{'s use' if empty > 1 else ' uses'} none: on these genes and cells "
+        "the model finds no effect worth its price, which does not prove that there is none."
+    )
     return [
         "## What the masks say",
         "",
         f"{as_text(interpretation.in_use_in_words(masks))} The model has {model['n_latent']} "
         "mechanisms; an entry is active if its posterior probability is above 0.5. Active "
         "mechanisms per perturbation: "
-        f"{used or 'none'}. {empty} perturbations use none: on these genes and cells the model "
-        "finds no effect worth its price, which does not prove that there is none.",
+        f"{used or 'none'}.{idle if empty else ''}",
         "",
         near_misses_in_words(masks),
         "",
@@ -382,12 +385,10 @@ def compared(rows: dict[str, dict[str, Any] | None], where: str) -> str:
         close = [n for n, by in ahead.items() if abs(by) <= margin]
         told = []
         if better:
-            told.append(
-                f"{' and '.join(better)} {'beats' if len(better) == 1 else 'beat'} the model"
-            )
+            told.append(f"{listed(better)} {'beats' if len(better) == 1 else 'beat'} the model")
         if close:
             within = " (within two Monte Carlo errors of its r)" if margin else ""
-            told.append(f"{' and '.join(close)} cannot be told from the model{within}")
+            told.append(f"{listed(close)} cannot be told from the model{within}")
         if not better and len(ahead) > len(close):
             told.append(f"the model beats every {'other ' if close else ''}baseline")
         if not ahead:
@@ -395,6 +396,11 @@ def compared(rows: dict[str, dict[str, Any] | None], where: str) -> str:
         found.append(f"by {name}, {' and '.join(told)}")
     aside = f" Not compared, as they predict fewer conditions: {', '.join(fewer)}." if fewer else ""
     return f"On {where}, {'; '.join(found)}.{aside}"
+
+
+def listed(names: list[str]) -> str:
+    """As a sentence names several: a, b and c."""
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
 def figure(value: float | None) -> str:

@@ -100,7 +100,7 @@ def doubts(
     if rise is not None and worth is not None and rise > max(RISING * worth, LEAST):
         found.append(
             f"Its training ended too early: the bound of validation cells still rose by {rise:.2g} "
-            f"nats per cell in the last fifth of the steps, and all shifts together are worth "
+            f"nats per cell in the last fifth of the steps, while all shifts together are worth "
             f"{worth:.2g}."
         )
     effects = (record or {}).get("effects")
@@ -113,8 +113,8 @@ def doubts(
     n = len(masks)
     if has_masks and n and (on := int(masks["active"].astype(bool).sum())) >= ALL_ON * n:
         found.append(
-            f"{on:,} of its {n:,} mask entries are active: the masks have not come down, so "
-            "mechanisms and who shares them tell nothing."
+            f"{on:,} of its {n:,} mask entries are active: the masks have not become "
+            "sparse, so mechanisms, and who shares them, mean nothing yet."
         )
     return found
 

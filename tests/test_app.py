@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from scipy.spatial.distance import cosine
 from streamlit.testing.v1 import AppTest
 
-from app import address, mechanisms, scores, sessions, state
+from app import address, mechanisms, scores, sessions, shared, state
 from samsvae_core import bundle as bundles
 from samsvae_core import (
     effects,
@@ -809,24 +809,23 @@ def test_clustered_rows_have_their_tree_and_leave_the_address_clean(models, tiny
 
 
 def test_a_map_with_too_many_cells_is_shown_in_parts(models, monkeypatch):
-    from app import shared
-
     monkeypatch.setattr(shared, "MOST_CELLS", 8)  # two rows of four
     page = opened("masks", {"rows": "Name"})
     assert rows_and_columns(page)[0] == ["P1", "P2"]
     assert "Rows 1 to 2 of 6." in words(page)
-    page.number_input(key="part").set_value(3).run()
+    page.number_input(key=address.ROWS).set_value(3).run()
     assert rows_and_columns(page)[0] == ["P5", "P6"]
-    assert page.query_params["part"] in ("3", ["3"])
+    assert page.query_params[address.ROWS] in ("3", ["3"])
     page.text_input(key="find").set_value("P1").run()
     assert rows_and_columns(page)[0] == ["P1"]
-    assert rows_and_columns(opened("masks", {"rows": "Name", "part": "2"}))[0] == ["P3", "P4"]
-    assert rows_and_columns(opened("masks", {"rows": "Name", "part": "99"}))[0] == ["P1", "P2"]
+    assert rows_and_columns(opened("masks", {"rows": "Name", address.ROWS: "2"}))[0] == ["P3", "P4"]
+    assert rows_and_columns(opened("masks", {"rows": "Name", address.ROWS: "99"}))[0] == [
+        "P1",
+        "P2",
+    ]
 
 
 def test_a_long_table_is_cut_on_the_page_and_says_so(models, monkeypatch):
-    from app import shared
-
     monkeypatch.setattr(shared, "MOST_SENT", 5)
     page = opened("masks", WHOLE | TABLE)
     assert len(table_with(page, "evidence")) == 5
@@ -908,8 +907,6 @@ def planted(effects: dict[str, list[float]], has_masks: bool = True) -> Bundle:
 
 
 def test_the_sentence_says_who_shares_what_who_is_alone_and_who_goes_the_other_way():
-    from app import shared
-
     model = planted({"A": [2, 0, 0, 1], "B": [1, 0, 0, 2], "C": [-1, 0, 3, 0], "D": [0, 0, 0, 0]})
     assert shared.in_words(model, list("ABCD")) == (
         "**A**, **B** and **C** share M0 (**C** the other way). **A** and **B** share M3. "
@@ -922,8 +919,6 @@ def test_the_sentence_says_who_shares_what_who_is_alone_and_who_goes_the_other_w
 
 
 def test_without_masks_the_sentence_compares_directions():
-    from app import shared
-
     model = planted({"A": [1, 1], "B": [2, 2.1], "C": [-2, -2], "D": [1, 0]}, has_masks=False)
     said = shared.in_words(model, list("ABCD"))
     assert said == (
@@ -2132,6 +2127,20 @@ def test_item_02_slider_box_figure_and_address_have_one_dosage(models, tiny):
     assert dose == 1.5
 
 
+@pytest.mark.parametrize(
+    ("mix", "rest"),
+    [
+        ("P1:0.5", "P1 was measured at dosage 1: set it to 1 to compare."),
+        ("P1:1,P3:1", "Measured alone: P1, P3. To compare one, remove the others above."),
+        ("P1:0.5,P3:1", "remove the others above and set its dosage to 1."),
+    ],
+)
+def test_what_was_not_measured_tells_which_part_can_be_compared(models, mix, rest):
+    page = opened("compose", {"c": mix})
+    (told,) = (info.value for info in page.info if "was not measured" in info.value)
+    assert rest in told.replace("\\", "")
+
+
 def test_item_02_nothing_is_given_to_a_widget_that_has_it(models):
     """What a run gives is shown in place of what was chosen meanwhile; a second run gives none."""
     page = opened("compose", {"c": "P1:0.9,P2:1", "off": "0"})
@@ -2174,6 +2183,33 @@ def test_item_01_a_link_to_another_model_opens_it(two_models, view, before):
     assert shown_model(page) == after
     page.run()
     assert shown_model(page) == after
+
+
+def test_item_01_parts_of_masks_and_of_compose_are_two_things(models, monkeypatch):
+    monkeypatch.setattr(shared, "MOST_ROWS", 2)
+    page = opened("masks", {address.ROWS: "2"})
+    assert page.number_input(key=address.ROWS).value == 2
+    page.query_params.clear()  # as the menu does
+    page.switch_page("views/compose.py")
+    page.query_params["c"] = "P1:1"
+    page.run()
+    assert finished(page)
+    assert page.segmented_control(key="part").value == "Observed"
+    page.segmented_control(key="part").select("Gene sets").run()
+    page.query_params.clear()
+    page.switch_page("views/masks.py").run()
+    assert finished(page)
+    assert page.number_input(key=address.ROWS).value == 2
+    assert page.query_params[address.ROWS] in ("2", ["2"])
+
+
+def test_item_01_an_address_with_a_part_of_masks_from_before_opens(models, monkeypatch):
+    monkeypatch.setattr(shared, "MOST_ROWS", 2)
+    page = opened("masks", {"part": "2"})
+    assert page.number_input(key=address.ROWS).value == 2
+    page.number_input(key=address.ROWS).set_value(1).run()
+    again = opened("masks", {key: page.query_params[key][-1] for key in page.query_params})
+    assert again.number_input(key=address.ROWS).value == 1
 
 
 WITH_LINKS = [  # a page, what it shows, and links to other pages that it then has, at least

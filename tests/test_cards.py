@@ -74,6 +74,11 @@ def test_a_baseline_that_wins_is_named():
     assert "ridge" not in words
 
 
+def test_several_baselines_that_win_are_named_as_a_sentence_names_them():
+    words = verdict(metrics(scored(0.1), **{n: scored(0.5) for n in ("additive", "ridge", "mean")}))
+    assert "by r over all genes, additive, ridge and mean beat the model;" in words
+
+
 def test_a_baseline_within_the_error_of_the_draws_neither_wins_nor_loses():
     own = scored(0.607) | {"mc_error": {"pearson": 0.005}}
     words = verdict(metrics(own, training_mean=scored(0.567), ridge=scored(0.601)))

@@ -400,13 +400,24 @@ def answer(model: Bundle, result: Composition) -> None:
         )
 
 
+def not_measured(model: Bundle, result: Composition) -> str:
+    """That there is nothing to compare with, and which of its parts can be compared."""
+    alone = [state.plain(name) for name in result.dosages if name in model.conditions.index]
+    if not alone:
+        rest = "Nothing in it was measured alone at dosage 1."
+    elif len(result.dosages) == 1:
+        rest = f"{alone[0]} was measured at dosage 1: set it to 1 to compare."
+    else:
+        rest = f"Measured alone: {', '.join(alone)}. To compare one, remove the others above"
+        rest += "." if set(result.dosages.values()) == {1.0} else " and set its dosage to 1."
+    condition = state.plain(result.condition)
+    return f"{condition} was not measured, so there is nothing to compare with. {rest}"
+
+
 def measured(shown: Shown) -> None:
     model, result = shown.model, shown.result
     if result.n_observed == 0:
-        record.info(
-            f"{state.plain(result.condition)} was not measured, so there is nothing to compare "
-            "with. Each part alone can be compared: remove the others above."
-        )
+        record.info(not_measured(model, result))
         return
     if result.without:
         record.info("Mechanisms are left out, so this is no prediction of what was observed.")

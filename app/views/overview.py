@@ -506,8 +506,8 @@ def cells(model: Bundle) -> None:
     else:
         size = model.perturbations["train"]
         which, space = "most cells", "latent state, which the model keeps free of perturbations"
-    strongest = size.sort_values(ascending=False, kind="stable").index[:3]
-    levels = [figures.REST, *(name for name in strongest if name in set(frame["condition"]))]
+    shown = size[size.index.isin(frame["condition"])]  # some are in combinations only
+    levels = [figures.REST, *shown.sort_values(ascending=False, kind="stable").index[:3]]
     group = frame["condition"].where(frame["condition"].isin(levels), figures.REST)
     state.chart(
         figures.cell_map(
@@ -522,8 +522,8 @@ def cells(model: Bundle) -> None:
     )
     record.caption(
         f"UMAP (a flat map that keeps neighbours together) of {len(frame):,} cells by their "
-        f"{space}; in colour, the three perturbations with {which}. Distances between far groups "
-        "mean little."
+        f"{space}; in colour, the perturbations with {which}, of those with cells of their own. "
+        "Distances between far groups mean little."
     )
 
 

@@ -12,7 +12,7 @@ from samsvae_core.bundle import Bundle
 from samsvae_core.composition import SUPPORT
 from samsvae_core.partners import Direction, inert, n_inert_pairs, pairs_to_rank
 
-ANY = "any other"
+ANY = "any"
 N_BEST = 20
 WAYS = ("A known set", "My own list")
 N_BARS = 20
@@ -79,7 +79,7 @@ def asked(model: Bundle) -> state.Question:
             "Only pairs that were not trained on", value=True, key="unseen", bind="query-params"
         )
         with_inert = bool(inert(model)) and st.toggle(
-            "Pairs with a partner that does nothing, too",
+            "Also pairs with a partner that does nothing",
             key="inert",
             bind="query-params",
             help="A perturbation that uses no mechanism moves next to nothing, so what it does "
@@ -98,8 +98,8 @@ def folded_away(model: Bundle, question: state.Question) -> int:
     if n:
         record.caption(
             f"{n:,} pairs are left out, as one or both of their partners use no mechanism "
-            f"({len(idle)} of {len(model.perturbations)} perturbations): such a pair is the other "
-            "partner alone."
+            f"({len(idle)} of {len(model.perturbations)} perturbations): such a pair does what the "
+            "other does alone."
         )
     return n
 
