@@ -211,7 +211,8 @@ def check(effects: Effects) -> None:
             raise ValueError(f"{EFFECTS} has other measured shifts than observed.parquet.")
     if not np.array_equal(effects.n_observed, alone["n_observed"]):
         raise ValueError(f"{EFFECTS} has other numbers of cells than observed.parquet.")
-    first = torch.eye(len(effects.perturbations))[:1]
+    first = torch.zeros(1, len(effects.perturbations))
+    first[0, 0] = 1
     draws = predicted_shifts(bundle.model, bundle.reference, first, N_SAMPLES, SEED)[0]
     reach = DRAWN * draws.std(0, ddof=1) * (2 / N_SAMPLES) ** 0.5 + LEAST
     if not (np.abs(effects.matrix("shift")[0] - draws.mean(0)) <= reach).all():

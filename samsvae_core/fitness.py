@@ -96,8 +96,9 @@ def doubts(
     `record` is that of `on_validation`, None in bundles made before it was kept.
     """
     found = []
-    rise, worth = late_rise(history), (record or {}).get("bound_gain")
-    if rise is not None and worth is not None and rise > max(RISING * worth, LEAST):
+    rise, worth = late_rise(history), record["bound_gain"] if record else 0.0
+    most = worth + SURE * record["bound_se"] if record else np.inf  # with its error in its favour
+    if rise is not None and rise > max(RISING * most, LEAST):
         found.append(
             f"Its training ended too early: the bound of validation cells still rose by {rise:.2g} "
             f"nats per cell in the last fifth of the steps, while all shifts together are worth "
