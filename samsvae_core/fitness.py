@@ -31,8 +31,10 @@ SURE = 2.0  # standard errors
 SAMPLES = 8  # per cell, of a bound
 
 
-def on_validation(model: SAMSVAE, data: CellData, parts: np.ndarray) -> dict[str, Any]:
+def on_validation(model: SAMSVAE, data: CellData, parts: np.ndarray) -> dict[str, Any] | None:
     """What the shifts of a model are worth on validation cells, beside no shift at all.
+
+    None without validation cells.
 
     `bound_gain`: by how much the predictive bound of a cell rises when the model is told what was
     done to it, in nats per cell over all validation cells, with its paired standard error
@@ -41,6 +43,8 @@ def on_validation(model: SAMSVAE, data: CellData, parts: np.ndarray) -> dict[str
     `gain` is its mean over `n_conditions`, `se` the standard error of that, `no_change` the mean of
     (observed)^2.
     """
+    if not (parts == "validation").any():
+        return None
     cells = data.subset(parts == "validation")
     untreated = replace(cells, dosages=sp.csr_matrix(cells.dosages.shape, dtype=np.float32))
     told, not_told = (

@@ -46,6 +46,7 @@ from samsvae_core.labels import (
     key_notes,
     label_notes,
     no_control,
+    of_pandas,
     parts_of,
     perturbation_key_of,
     targets_of,
@@ -246,6 +247,9 @@ def table_of(file: h5py.File, name: str) -> pd.DataFrame:
             " Load the file with anndata and save it again."
         )
     _check_columns(frame, name)
+    for key, column in frame.items():
+        if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf":
+            frame[key] = of_pandas(column.to_numpy())  # no copy where it is such already
     names = pd.Index(texts_of(frame.index), dtype=object)
     kind = "cell" if name == "obs" else "gene"
     if not len(names):

@@ -68,13 +68,13 @@ PREFIXED = re.compile(r"(?:sgrna|grna|sg)[-_ ]?(?=[A-Z0-9])(.+)")
 def texts_of(values: pd.Series | pd.Index) -> np.ndarray:
     """Labels as stripped text, "" where missing."""
     if isinstance(values.dtype, np.dtype) and values.dtype.kind in "biuf":
-        values = pd.Series(_of_pandas(values.to_numpy()))
+        values = pd.Series(of_pandas(values.to_numpy()))
     codes, known = pd.factorize(values)  # missing is -1, the last place
     texts = [(name.decode() if isinstance(name, bytes) else str(name)).strip() for name in known]
     return np.array(["" if text in MISSING else text for text in [*texts, ""]], object)[codes]
 
 
-def _of_pandas(values: np.ndarray) -> np.ndarray:
+def of_pandas(values: np.ndarray) -> np.ndarray:
     """Numbers of a type that pandas has: of its own order of bytes, floats of 4 or 8 bytes."""
     kind = values.dtype.newbyteorder("=")
     if kind.kind == "f":

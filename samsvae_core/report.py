@@ -362,7 +362,7 @@ def build_bundle(
     history = bundle.read_csv(run / "history.csv")
     settings["steps_done"] = int(history["step"].iloc[-1])
     has_masks = MODELS[settings["model"]].has_masks
-    caution = fitness.told(fitness.doubts(history, masks, metrics["validation"], has_masks))
+    caution = fitness.told(fitness.doubts(history, masks, metrics.get("validation"), has_masks))
     frontier = run / "frontier.csv"
     levels = pd.read_csv(frontier) if frontier.exists() else None
     card = model_card(settings, data, parts, masks, metrics, notes, levels, caution)
@@ -508,7 +508,8 @@ def write_metrics(run: Path, model: SAMSVAE, data: CellData, parts: np.ndarray) 
         write_parquet(run / "predictive_checks.parquet", found.positions)
         if found.gene_errors is not None:
             write_csv(run / "calibration.csv", found.gene_errors)
-    metrics["validation"] = fitness.on_validation(model, data, parts)
+    if worth := fitness.on_validation(model, data, parts):
+        metrics["validation"] = worth
     atomic_write(run / "metrics.json", to_json(metrics))
     return metrics
 

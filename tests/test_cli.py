@@ -325,7 +325,9 @@ def test_evaluation_repeats_the_metrics_of_the_bundle(samsvae, screen, trained, 
     assert "| SAMS-VAE |" in out
     assert "metrics.json, made on" not in out
     found = json.loads(path.read_text())
-    assert found == json.loads((trained / "metrics.json").read_text())
+    kept = json.loads((trained / "metrics.json").read_text())
+    assert kept.pop("validation")["n_cells"] > 0  # of the training, not of test cells
+    assert found == kept
     assert {"iwelbo", "average_effects", "baselines", "coverage"} <= set(found)
     code, out, _ = samsvae("evaluate", trained, "--data", screen.path, "--library", "10000")
     assert code == 0

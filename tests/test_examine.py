@@ -3,6 +3,7 @@ import signal
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 
 from app import datasets, examine, state
@@ -65,14 +66,14 @@ def test_item_13_a_busy_machine_is_not_told_as_a_fault_of_the_file(uploaded, mon
 def test_item_13_what_goes_wrong_once_is_not_remembered(uploaded, monkeypatch, what, error):
     asked = {"inspected": uploaded, "validated": Reading(uploaded)}[what]
 
-    def wrong(_):
+    def wrong(*_):
         raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(examine, what, wrong)
         with pytest.raises(type(error)):
             getattr(state, what)(asked)
-    monkeypatch.setattr(examine, what, lambda _: {"n_cells": 3})
+    monkeypatch.setattr(examine, what, lambda *_: {"n_cells": 3})
     assert getattr(state, what)(asked) == {"n_cells": 3}
     monkeypatch.setattr(examine, what, wrong)
     assert getattr(state, what)(asked) == {"n_cells": 3}  # what went well is
@@ -110,8 +111,9 @@ def test_a_file_that_needs_too_much_memory_is_told(uploaded, monkeypatch):
         create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         create.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         create.set_fill_time(h5py.h5d.FILL_TIME_NEVER)  # the file has a hole there
-        space = h5py.h5s.create_simple((2 * 10**8,))
-        h5py.h5d.create(raw.id, b"obs/long", h5py.h5t.NATIVE_DOUBLE, space, create)
+        texts = h5py.h5t.py_create(np.dtype("S3000000"))
+        space = h5py.h5s.create_simple((len(raw["obs/_index"]),))
+        h5py.h5d.create(raw.id, b"obs/long", texts, space, create)
         raw["obs/long"].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         raw["obs"].attrs["column-order"] = [*raw["obs"].attrs["column-order"], "long"]
     monkeypatch.setattr(examine, "memory_here", lambda: 2 * 10**9)

@@ -140,16 +140,6 @@ def test_an_array_of_which_nothing_is_stored_is_refused(file):
         read_h5ad(file)
 
 
-def test_an_array_that_grows_too_much_when_read_is_refused(file):
-    write(file, perturbation=LABELS)
-    with h5py.File(file, "a") as raw:
-        huge = raw.create_dataset("obs/many", data=np.zeros(2 * 10**7), compression="gzip")
-        huge.attrs.update(raw["X"].attrs)
-        raw["obs"].attrs["column-order"] = [*raw["obs"].attrs["column-order"], "many"]
-    with pytest.raises(DataError, match="it is damaged, or nearly empty"):
-        read_h5ad(file)
-
-
 def test_an_array_larger_than_the_memory_is_refused(file, monkeypatch):
     write(file, perturbation=LABELS)
     monkeypatch.setattr(h5file, "memory_here", lambda: 100)
