@@ -143,16 +143,16 @@ def test_item_05_names_of_genes_are_found_and_can_be_chosen(screen, tmp_path, at
     data = kept(tmp_path / "ids.h5ad")
     genes = datasets.save_genes(f"{screen.data.genes[0]} ENSG{5:011d}.2 NOGENE")
     page = shown(data, genes=genes)
-    assert page.selectbox(key="named").value == "gene_name"
+    assert box(page, "named").value == "gene_name"
     assert "Genes are named by the column 'gene_name' of var" in words(page).replace("\\", "")
     assert "2 of 3 genes of the list are in the file. Not in it: NOGENE." in said(page)
     assert "--gene-key" not in page.code[0].value
-    page.selectbox(key="named").set_value("var_names").run()
+    box(page, "named").set_value("var_names").run()
     assert finished(page)
     assert "--gene-key=var_names" in page.code[0].value
     assert "Genes are named by Ensembl ids" in words(page)
     page = shown(data, named="var_names")
-    assert page.selectbox(key="named").value == "var_names"
+    assert box(page, "named").value == "var_names"
 
 
 def test_item_05_row_numbers_are_told_on_the_page(screen, tmp_path, at_once):
@@ -292,10 +292,10 @@ def test_item_03_a_link_to_another_file_brings_its_choices_and_no_others(two, at
     first, second = two
     page = shown(first, delimiter="|", layer="umi")
     assert (box(page, "delimiter").value, box(page, "layer").value) == ("|", "umi")
-    page.selectbox(key="data").set_value(second)
+    page.switch_page("views/glossary.py").run()  # a link is come to from another page
     page.query_params.clear()
     page.query_params.update({"data": second, "layer": "umi"})
-    page.run()
+    page.switch_page("views/data.py").run()
     assert (box(page, "delimiter").value, box(page, "layer").value) == ("_", "umi")
 
 
