@@ -47,10 +47,11 @@ def box() -> None:
         found = near(model, text)
         nothing = f"Nothing in this model is called {state.plain(text)}."
         st.sidebar.caption(nothing + (" Near it:" if found else ""))
+    hits_here = st.sidebar.container(gap="xxsmall")
     for number, hit in enumerate(found):
         label = f"{state.plain(hit.label)} ({state.plain(hit.kind)})"
         key = f"hit {number} {hit.page} {hit.label}"
-        if st.sidebar.button(label, key=key, icon=":material/arrow_forward:", type="tertiary"):
+        if hits_here.button(label, key=key, icon=":material/arrow_forward:", type="tertiary"):
             if hit.page == "gene_sets":
                 state.show_collection(hit.query["collections"])
             query = {key: value for key, value in hit.query.items() if key != "collections"}

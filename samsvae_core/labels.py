@@ -491,7 +491,7 @@ def label_notes(
         both = as_options([*controls, *likely[:6]]) if len(controls) < 7 else ""
         notes.append(
             f"{some(likely, 6)} may be {'a control' if len(likely) == 1 else 'controls'}, too,"
-            f" and {'is' if len(likely) == 1 else 'are'} read as a perturbation"
+            f" but {'is' if len(likely) == 1 else 'are'} read as a perturbation"
             f"{'' if len(likely) == 1 else ' each'}."
             + (f" To take all of them as control: {both}." if both else "")
         )

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from app import address, datasets, examine
+from app import datasets, examine
 from app.datasets import Reading
 from samsvae_core import __main__ as cli
 from samsvae_core import bundle as bundles
@@ -292,11 +292,10 @@ def test_item_03_a_link_to_another_file_brings_its_choices_and_no_others(two, at
     first, second = two
     page = shown(first, delimiter="|", layer="umi")
     assert (box(page, "delimiter").value, box(page, "layer").value) == ("|", "umi")
-    page.selectbox(key="data").set_value(second)
+    page.switch_page("views/glossary.py").run()  # a link is come to from another page
     page.query_params.clear()
     page.query_params.update({"data": second, "layer": "umi"})
-    monkeypatch.setattr(address, "went_back", lambda: True)
-    page.run()
+    page.switch_page("views/data.py").run()
     assert (box(page, "delimiter").value, box(page, "layer").value) == ("_", "umi")
 
 

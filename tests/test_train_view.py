@@ -97,7 +97,7 @@ def test_defaults_come_from_the_data_and_the_command_is_shown(data):
     assert box(page, "train_latents").value == 6
     assert box(page, "train_steps").value == 6000
     assert "No CUDA GPU is found here" in words(page)
-    assert "About 6,000 epochs of 1 steps" in words(page)
+    assert "About 6,000 epochs of 1 step." in words(page)
     (command,) = [code.value for code in page.code if code.value.startswith("samsvae train")]
     path = datasets.resolve(data)
     name = name_box(page).value

@@ -22,7 +22,7 @@ EACH = "each by itself"
 MANY_GENES = 2_000  # of more than these, the most variable are suggested
 MOST_ROWS = 2_000  # of the preview
 KINDS = {
-    "control": "control",
+    "control": "controls",
     "single": "single perturbations",
     "combination": "combinations",
     "kept whole": "kept whole: their parts are no names",
@@ -345,13 +345,16 @@ def preview(labels: Mapping[str, int], reading: Reading, n_labels: int) -> None:
         table = pd.DataFrame({"label": list(labels), "cells": list(labels.values())})
     else:
         counts = table["kind"].value_counts()
-        told = [f"**{counts[kind]:,}** {words}" for kind, words in KINDS.items() if kind in counts]
+        told = [
+            f"**{counts[kind]:,}** {words.removesuffix('s') if counts[kind] == 1 else words}"
+            for kind, words in KINDS.items()
+            if kind in counts
+        ]
         st.container(key="preview").markdown("  \n".join(told))
         table = table.rename(columns={"label": "label in the file", "condition": "read as"})
     st.dataframe(
         table.head(MOST_ROWS),
         hide_index=True,
-        height=320,
         alt="How each label is read",
     )
     if len(table) > MOST_ROWS:
@@ -451,16 +454,12 @@ def holds(report: Mapping[str, Any]) -> None:
     for column, (label, value, about) in zip(columns, figures_of(report), strict=True):
         column.metric(label, value, help=about)
     cells = pd.Series(report["conditions"], dtype=int)
-    state.chart(
-        figures.cells_per_condition(cells, report["control"], state.dark()),
-        "cells_per_condition",
-        "Cells of each condition, the most first",
-    )
     few = cells[cells < FEW]
     if len(few):
         st.warning(
-            f"{len(few):,} conditions have fewer than {FEW} cells "
-            f"({state.plain(some(few.index))}): little can be learned of them."
+            f"{len(few):,} condition{'s have' if len(few) > 1 else ' has'} fewer than {FEW} cells "
+            f"({state.plain(some(few.index))}): little can be learned of "
+            f"{'them' if len(few) > 1 else 'it'}."
         )
     for warning in report["warnings"]:
         st.warning(state.plain(in_words(warning)))
@@ -471,6 +470,11 @@ def holds(report: Mapping[str, Any]) -> None:
             f"- Column **{state.plain(suggestion)}** counts more genes than are here: consider it "
             "as the size factor, under More choices."
         )
+    state.chart(
+        figures.cells_per_condition(cells, report["control"], state.dark()),
+        "cells_per_condition",
+        "Cells of each condition, the most first",
+    )
     table = cells.rename_axis("condition").rename("cells").sort_values(ascending=False)
     state.downloads(table.reset_index(), "cells_per_condition")
 

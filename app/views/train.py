@@ -82,11 +82,15 @@ def new_run(reading: Reading) -> None:
     report = state.validated(reading)
     address.open_file(reading.data, "train_latents", "train_steps")
     st.header("A new model", divider="gray")
-    st.markdown(
-        f"On **{state.plain(reading.data)}**: {report['n_cells']:,} cells, "
-        f"{n_genes_of(reading, report):,} genes, {report['n_perturbations']:,} perturbations, "
-        f"{report['n_combinations']:,} combinations, {report['n_control_cells']:,} control cells."
-    )
+    held = {
+        "cell": report["n_cells"],
+        "gene": n_genes_of(reading, report),
+        "perturbation": report["n_perturbations"],
+        "combination": report["n_combinations"],
+        "control cell": report["n_control_cells"],
+    }
+    held_in_words = ", ".join(counted(n, what) for what, n in held.items())
+    st.markdown(f"On **{state.plain(reading.data)}**: {held_in_words}.")
     for warning in report["warnings"]:
         st.warning(state.plain(in_words(warning)))
     back_to_data(reading)
@@ -96,6 +100,10 @@ def new_run(reading: Reading) -> None:
     address.keep_choices()
     with right:
         start(reading, settings)
+
+
+def counted(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def n_genes_of(reading: Reading, report: Mapping[str, Any]) -> int:
@@ -157,7 +165,7 @@ def choices(reading: Reading, report: Mapping[str, Any]) -> Settings:
         f"6,000, or {EPOCHS} passes over the training cells where those are more. Masks settle "
         "until two thirds of them.",
     )
-    st.caption(f"About {steps / per_epoch:,.0f} epochs of {per_epoch:,} steps.")
+    st.caption(f"About {steps / per_epoch:,.0f} epochs of {counted(per_epoch, 'step')}.")
     options = {
         "--model": kind,
         "--encoder": encoder,

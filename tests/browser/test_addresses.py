@@ -50,6 +50,13 @@ def at_rest(page, dose: str) -> dict[str, float]:
     }
 
 
+def drawn_shifts(page) -> dict[str, float]:
+    """Genes and the ends of their bars in the figure of the largest shifts, as it is drawn."""
+    figure = page.locator(".st-key-shifts .js-plotly-plot")
+    genes, ends = figure.evaluate("f => [f._fullData[0].y, Array.from(f._fullData[0].x)]")
+    return {re.sub("<[^>]*>", "", gene): end for gene, end in zip(genes, ends, strict=True)}
+
+
 @pytest.mark.parametrize("gap", SPEEDS)
 def test_item_02_no_press_is_lost_on_a_busy_machine(page, server, tiny, gap):
     visit(page, f"{server}/compose?c=P6%3A1&model=tiny")
@@ -62,6 +69,9 @@ def test_item_02_no_press_is_lost_on_a_busy_machine(page, server, tiny, gap):
             assert at_rest(page, f"{dose:g}") == dict.fromkeys(("slider", "box", "address"), dose)
         expected = compose(tiny, {"P6": dose}).table["shift"].to_dict()
         assert composed_shift(page)["shift"].to_dict() == pytest.approx(expected)
+        drawn = drawn_shifts(page)
+        assert len(drawn) > 20
+        assert drawn == pytest.approx({gene: expected[gene] for gene in drawn}, abs=1e-5)
 
 
 @pytest.fixture(scope="module")
