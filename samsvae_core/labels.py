@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from fnmatch import translate
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -32,7 +34,8 @@ CONTROL_WORD = (
     r"|(?:non?|safe)[-_ ]?target(?:ing)?(?:[-_ ]?(?:control|ctrl)s?)?)"
     r"(?:[-_ ]?(?:sg|g|guide|grna|sgrna)?[-_ ]?\d+)?"
 )
-CONTROL = re.compile(rf"{CONTROL_WORD}(?:_+{CONTROL_WORD})*", re.IGNORECASE)
+# Each word is read one way only: "nontargeting_control", repeated, has two ways for each otherwise.
+CONTROL = re.compile(rf"(?>{CONTROL_WORD})(?:_+(?>{CONTROL_WORD}))*", re.IGNORECASE)
 # Words that mean control within a longer name, too: "CROPseq_dCas9_DS_non-targeting_00025".
 WITHIN = re.compile(
     r"(?<![a-z])(?:non[-_ ]?target|safe[-_ ]?target|neg(?:ative)?[-_ ]?(?:control|ctrl))",
@@ -138,12 +141,16 @@ def _means(text: str, label: str, known: Collection[str]) -> bool:
     """
     if text == label or not re.search(r"[*?]", text):
         return text == label
-    pattern = re.compile(
-        re.escape(text).replace(r"\*", ".*").replace(r"\?", "."), re.IGNORECASE | re.DOTALL
-    )
+    pattern = _pattern(text)
     words = [word for word in label.split("_") if word in known and word != label]
     parts = [part.strip() for part in APART.split(label)]
     return all(pattern.fullmatch(part) for part in [*parts, *words])
+
+
+@lru_cache(maxsize=256)
+def _pattern(text: str) -> re.Pattern[str]:
+    """What a pattern with * and ? fits. No star is tried again: matching ends soon for any text."""
+    return re.compile(translate(text.replace("[", "[[]")), re.IGNORECASE)
 
 
 def check_controls(known: Sequence[str], control: Control, where: str) -> None:

@@ -7,6 +7,7 @@ README says what is expected of each, are run where they are.
 import os
 import runpy
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from samsvae_core.data import DataError, describe, summary
 from samsvae_core.h5ad import read_h5ad
 from samsvae_core.inspection import describe as told
 from samsvae_core.inspection import inspect, label_table, suggested_delimiter
-from samsvae_core.labels import control_labels, delimiter_of, parts_of, targets_of
+from samsvae_core.labels import CONTROL, control_labels, delimiter_of, parts_of, targets_of
 from samsvae_core.splits import split
 from samsvae_core.training import TrainConfig
 from tests.test_h5ad import real
@@ -188,6 +189,31 @@ def test_item_06_a_pattern_takes_no_combination_for_a_control(file):
     for label in ("A+ctrl", "A_ctrl"):
         write(file, each()("ctrl", "A", "lib_ctrl_2", label))
         assert found(file, control="*ctrl*")[0] == 80
+
+
+@pytest.mark.parametrize(
+    "text", ["a*" * 10 + "b", "*a" * 10 + "b", "*" * 50 + "b", "*a?" * 10 + "b"]
+)
+def test_item_06_a_pattern_of_many_stars_ends_at_once(text):
+    """Tried star by star, the first of these would take longer than the universe is old."""
+    before = time.process_time()
+    assert control_labels(["a" * 1_000, "a" * 1_000 + "B"], [text]) == ["a" * 1_000 + "B"]
+    assert time.process_time() - before < 5
+
+
+def test_item_06_a_label_of_repeated_words_for_control_ends_at_once():
+    """Such a label has 2 to the power of 40 ways to be read as words, one after the other."""
+    before = time.process_time()
+    label = "_".join(["nontargeting_control"] * 40)
+    assert CONTROL.fullmatch(label)
+    assert not CONTROL.fullmatch(label + "_!")
+    assert time.process_time() - before < 5
+
+
+def test_item_06_a_bracket_in_a_pattern_means_itself():
+    known = ["ctrl [a] 1", "ctrl a 1", "ctrl]"]
+    assert control_labels(known, ["ctrl [a]*"]) == known[:1]
+    assert control_labels(known, ["*]"]) == known[2:]
 
 
 def test_item_06_without_a_known_control_those_that_are_likely_are_offered(file):
