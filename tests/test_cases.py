@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -286,6 +287,44 @@ def test_item_06_a_table_without_any_control_cell_says_that_it_is_not_supported(
     write(file, ["x"] * 120, "lab", obsm=tables)
     with pytest.raises(DataError, match="Training without control cells is not supported yet"):
         read_h5ad(file, dosage_key="guides")
+
+
+@pytest.mark.parametrize("more", [[], ["TP53_g1"]])
+def test_item_06_a_table_in_which_all_cells_that_stay_are_controls_is_refused(file, more):
+    """Cells without any guide are left out: they are no perturbed cells."""
+    given = np.zeros((90, 2 + len(more)))
+    given[:30, 0] = given[30:60, 1] = 1
+    cells = [f"c{i}" for i in range(90)]
+    table = pd.DataFrame(given, index=cells, columns=["NT-1", "NT-2", *more])
+    write(file, ["x"] * 90, "lab", obsm={"guides": table})
+    words = r"60 control cells among the 60 cells that are read; expected perturbed cells as well"
+    with pytest.raises(DataError, match=words):
+        read_h5ad(file, dosage_key="guides")
+
+
+def test_item_07_dosages_that_are_all_0_are_refused(file):
+    write(file, each()("control", "TP53"), obs={"dose": [0.0] * 80})
+    with pytest.raises(DataError, match="Dosage column 'dose' is 0 in every perturbed cell"):
+        read_h5ad(file, dosage_key="dose")
+
+
+@pytest.mark.parametrize(
+    ("order", "suggested"),
+    [
+        *(("NT-1", "foo"), (np.array([b"\xff\xfe"]), ""), (np.array([1.5, 2.5]), "")),
+        *((np.array([b"NT-1"]), "foo"), (3, ""), (np.zeros(0), ""), ([["NT-1", "TP53"]], "foo")),
+        (h5py.Empty("f4"), ""),
+    ],
+)
+def test_item_12_a_table_of_obsm_with_odd_names_of_columns_is_no_table_of_guides(
+    file, order, suggested
+):
+    table = pd.DataFrame({"NT-1": [1.0, 0.0] * 45}, index=[f"c{i}" for i in range(90)])
+    write(file, each(45)("ctrl", "TP53"), obsm={"foo": table})
+    with h5py.File(file, "a") as raw:
+        del raw["obsm/foo"].attrs["column-order"]
+        raw["obsm/foo"].attrs["column-order"] = order
+    assert inspect(file)["suggested"]["table"] == suggested
 
 
 def test_item_06_the_real_table_of_guides():
