@@ -34,9 +34,8 @@ from samsvae_core.h5file import (
 from samsvae_core.labels import (
     PERTURBATION_KEYS,
     Control,
-    as_options,
     by_frequency,
-    candidates,
+    candidates_note,
     check_column,
     check_controls,
     control_labels,
@@ -1113,11 +1112,7 @@ def _table_notes(
             f"{len(controls):,} columns of {where} are taken as control, and cells with these alone"
             f" as control cells: {some(controls)}."
         )
-    if likely := candidates(names.tolist(), controls):
-        notes.append(
-            f"{some(likely, 6)} may be controls, too, and are read as perturbations:"
-            f" {as_options([*controls[:6], *likely[:6]])} takes them as control."
-        )
+    notes += candidates_note(names.tolist(), controls)
     if n := int(empty.sum()):
         begin = f"{n:,} cells without any perturbation in {where} are"
         if drop:

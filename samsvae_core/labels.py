@@ -22,6 +22,7 @@ Control = str | Sequence[str] | None  # what a person names as control: labels o
 
 DELIMITERS = ("+", "_", "|", ";", ",", "&", "/", ":")
 AMBIGUOUS = frozenset("_/:")  # also within one name, so that parts have to be genes that are known
+MOST_NAMED = 12  # controls in one piece of advice
 MOST_PIECES = 64  # of a label whose names are put together again
 MISSING = {"", "nan", "NaN", "NA", "<NA>", "None"}
 SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9.\-]{0,14}")
@@ -164,9 +165,32 @@ def check_controls(known: Sequence[str], control: Control, where: str) -> None:
             )
 
 
-def candidates(known: Iterable[str], controls: Collection[str]) -> list[str]:
-    """Labels that often are controls, and are not among the `controls` here."""
-    return [label for label in known if label not in controls and CANDIDATE.fullmatch(label)]
+def candidates(known: Collection[str], controls: Collection[str]) -> list[str]:
+    """Labels that often are controls, or are by their words, and are not among the `controls`."""
+    every = frozenset(known)
+    rest = (label for label in known if label and label not in controls)
+    return [x for x in rest if CANDIDATE.fullmatch(x) or is_control(x, every)]
+
+
+def candidates_note(known: Collection[str], controls: Collection[str]) -> list[str]:
+    """What to say of labels, or columns of a table, that are read as perturbations and may be none.
+
+    What is named replaces what is found, so that the advice has to name all controls.
+    """
+    likely = candidates(known, controls)
+    if not likely:
+        return []
+    one = len(likely) == 1
+    begin = (
+        f"{some(likely, 6)} may be {'a control' if one else 'controls'}, too, and"
+        f" {'is read as a perturbation' if one else 'are read as perturbations'}."
+    )
+    if len(controls) + len(likely) > MOST_NAMED:
+        return [
+            f"{begin} Name all the controls with --control to change that: a pattern such as"
+            " '*non-targeting*' means several labels at once."
+        ]
+    return [f"{begin} To take all of them as control: {as_options([*controls, *likely])}."]
 
 
 def as_options(controls: Iterable[str]) -> str:
@@ -494,14 +518,8 @@ def label_notes(
     notes, labels = [], list(parts)
     if len(controls) > 1:
         notes.append(f"{len(controls)} labels are taken as control: {some(controls, 10)}.")
-    if likely := candidates(labels, controls):
-        both = as_options([*controls, *likely[:6]]) if len(controls) < 7 else ""
-        notes.append(
-            f"{some(likely, 6)} may be {'a control' if len(likely) == 1 else 'controls'}, too,"
-            f" and {'is' if len(likely) == 1 else 'are'} read as a perturbation"
-            f"{'' if len(likely) == 1 else ' each'}."
-            + (f" To take all of them as control: {both}." if both else "")
-        )
+    read = [label for label, each in parts.items() if any(each) or label in controls]
+    notes += candidates_note(read, controls)
     composed = [label for label, each in parts.items() if len(each) > 1]
     if not composed or given:  # one found by itself parts more labels than any other
         notes += _other_delimiter(labels, controls, delimiter, len(composed))

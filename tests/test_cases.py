@@ -231,6 +231,39 @@ def test_item_06_a_likely_control_beside_a_known_one_is_pointed_out(file):
         assert "--control non-targeting --control AAVS1" in text
 
 
+def test_item_06_a_word_for_control_that_was_not_named_is_pointed_out(file):
+    """Naming NT-1 makes NT-2 a perturbation, and that is said."""
+    write(file, each()("NT-1", "NT-2", "TP53", "NT-1+NT-2"))
+    data = read_h5ad(file, control="NT-1")
+    assert list(data.perturbations) == ["NT-2", "TP53"]
+    assert "NT-2 may be a control, too, and is read as a perturbation." in said(data)
+    assert "To take all of them as control: --control NT-1 --control NT-2." in said(data)
+    assert "may be" not in said(read_h5ad(file))
+    assert "may be" not in said(read_h5ad(file, control=["NT-1", "NT-2"]))
+
+
+def test_item_06_a_column_of_a_table_that_may_be_a_control_is_pointed_out_alike(file):
+    """Labels and tables say the same, and following the advice takes every control."""
+    names = [f"NT-{i}" for i in range(8)]
+    given = np.repeat(np.eye(10), 8, axis=0)
+    cells = [f"c{i}" for i in range(80)]
+    table = pd.DataFrame(given, index=cells, columns=[*names, "GFP", "TP53"])
+    write(file, ["x"] * 80, "lab", obsm={"guides": table})
+    words = (
+        "GFP may be a control, too, and is read as a perturbation. To take all of them as control:"
+        f" {' '.join(f'--control {name}' for name in [*names, 'GFP'])}."
+    )
+    assert words in said(read_h5ad(file, dosage_key="guides"))
+    named = said(read_h5ad(file, dosage_key="guides", control="NT-0"))
+    assert "NT-1, NT-2, NT-3, NT-4, NT-5, NT-6 and 2 more may be controls, too" in named
+
+
+def test_item_06_many_controls_are_named_by_a_pattern(file):
+    write(file, each(5)(*[f"NT-{i}" for i in range(20)], "GFP", "TP53"))
+    text = said(read_h5ad(file))
+    assert "Name all the controls with --control to change that: a pattern" in text
+
+
 def test_item_06_a_control_that_no_cell_has_is_refused_with_its_neighbour(file):
     write(file, each()("GFP", "STAT1"))
     with pytest.raises(DataError, match=r"labelled 'GFPP', given as --control. Did you mean 'GFP'"):
