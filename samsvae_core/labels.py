@@ -20,6 +20,11 @@ from samsvae_core.symbols import is_gene
 
 Control = str | Sequence[str] | None  # what a person names as control: labels or patterns
 
+
+class Recorded(list[str]):
+    """Control labels as a run noted them: those of them that a file has count, one is enough."""
+
+
 DELIMITERS = ("+", "_", "|", ";", ",", "&", "/", ":")
 AMBIGUOUS = frozenset("_/:")  # also within one name, so that parts have to be genes that are known
 MOST_NAMED = 12  # controls in one piece of advice
@@ -123,6 +128,8 @@ def control_labels(known: Sequence[str], control: Control = None) -> list[str]:
     here where labels of another kind are controls.
     """
     every = frozenset(known)
+    if isinstance(control, Recorded):
+        return [label for label in known if label in control]
     if control is not None:
         return [x for x in known if any(_means(text, x, every) for text in _texts(control))]
     found = [label for label in known if is_control(label, every)]
@@ -155,7 +162,18 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 def check_controls(known: Sequence[str], control: Control, where: str) -> None:
-    """Raise DataError where something given as --control means none of the labels."""
+    """Raise DataError where something given as --control means none of the labels.
+
+    Nobody gave what a run has recorded; of that one label is enough.
+    """
+    if isinstance(control, Recorded):
+        if control and not set(control) & set(known):
+            raise DataError(
+                f"No cell of {where} has one of the labels that were read as control when the model"
+                f" was trained ({some(control, 6)}); found {some(known)}. Give a file in which the"
+                " control cells are labelled as they were then."
+            )
+        return
     every = frozenset(known)
     for text in () if control is None else _texts(control):
         if not any(_means(text, label, every) for label in known):
@@ -202,17 +220,27 @@ def as_options(controls: Iterable[str]) -> str:
 def no_control(known: Sequence[str], key: str) -> str:
     """What to say where no label of a column is one of control cells."""
     begin = f"Column {key!r} has no control cells"
-    if likely := candidates(known, ()):
-        are = "is often one" if len(likely) == 1 else "are often controls"
-        return (
-            f"{begin} that are labelled so: {some(likely, 6)} {are}. If so here, name"
-            f" {'it' if len(likely) == 1 else 'them'}: {as_options(likely[:6])}."
+    likely, nothing = candidates(known, ()), sorted(filter(None, unassigned(known, ())))
+    if likely:
+        one = len(likely) == 1
+        said = (
+            f"{begin} that are labelled so: {some(likely, 6)}"
+            f" {'is often one' if one else 'are often controls'}. If so here, name"
+            f" {'it' if one else 'them'}: {as_options(likely[:6])}."
         )
-    return (
-        f"{begin}: expected a label such as control, ctrl, non-targeting or NT, found"
-        f" {some(known)}. Name the control label with --control, or another column with"
-        " --perturbation-key."
-    )
+    else:
+        said = (
+            f"{begin}: expected a label such as control, ctrl, non-targeting or NT, found"
+            f" {some(known)}. Name the control label with --control, or another column with"
+            " --perturbation-key."
+        )
+    if nothing:
+        called = some(map(repr, nothing), 6)
+        said += (
+            f" Or if cells labelled {called} are the controls here, take them as control cells with"
+            " --unlabelled-as-control."
+        )
+    return said
 
 
 def unassigned(known: Iterable[str], controls: Collection[str]) -> set[str]:

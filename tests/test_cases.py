@@ -224,6 +224,19 @@ def test_item_06_without_a_known_control_those_that_are_likely_are_offered(file)
     assert "--control GFP --control mCherry" in told(inspect(file))
 
 
+def test_item_06_cells_of_which_nothing_is_known_are_offered_as_the_only_controls(file):
+    write(file, each()("none", "TP53"))
+    with pytest.raises(
+        DataError, match=r"labelled 'none' are the controls here.* --unlabelled-as-"
+    ):
+        read_h5ad(file)
+    assert "--unlabelled-as-control" in told(inspect(file))
+    assert found(file, drop_unlabelled=False)[:2] == (40, ["TP53"])
+    write(file, each()("none", "GFP", "TP53"))
+    with pytest.raises(DataError, match=r"name it: --control GFP.* --unlabelled-as-control"):
+        read_h5ad(file)
+
+
 def test_item_06_a_likely_control_beside_a_known_one_is_pointed_out(file):
     write(file, each()("non-targeting", "AAVS1", "STAT1"))
     for text in (said(read_h5ad(file)), told(inspect(file))):
@@ -541,6 +554,25 @@ def test_item_06_runs_from_before_read_their_tables_as_they_did(file, tmp_path, 
     assert len(again.cells) == 130
     assert "DS_non-targeting_00025" in again.perturbations
     assert int((again.conditions == "control").sum()) == 10
+
+
+@pytest.mark.parametrize("labels", [["NT-1", "NT-2", "NT-3", "STAT1"], ["odd1", "odd2", "STAT1"]])
+def test_item_06_of_the_controls_that_a_run_noted_one_is_enough(
+    file, tmp_path, labels, monkeypatch
+):
+    """Another file to evaluate on may lack a rare one; and nobody has given --control."""
+    source = read_h5ad(write(file, each()(*labels)), control=labels[:-1]).source
+    assert source["control_labels"] == labels[:-1]
+    monkeypatch.setattr(report, "read_settings", lambda _: {"data": source})
+    write(file, each()(labels[0], "STAT1"))
+    options = report.read_options(tmp_path)
+    again = read_h5ad(file, **options)
+    assert again.source["control_labels"] == labels[:1]
+    assert list(again.perturbations) == ["STAT1"]
+    write(file, each()("GFP", "STAT1"))
+    with pytest.raises(DataError, match="when the model was trained") as refused:
+        read_h5ad(file, **options)
+    assert "--control" not in str(refused.value)
 
 
 def test_item_04_runs_from_before_part_at_plus(tmp_path, monkeypatch):
