@@ -262,7 +262,17 @@ def table_of(file: h5py.File, name: str) -> pd.DataFrame:
             f"{len(twice):,} {kind} names occur more than once ({some(twice)}); they must be"
             f" unique. Call adata.{name.split('/')[-1]}_names_make_unique() and save the file."
         )
-    return frame.set_axis(names, axis=0)
+    return frame.set_axis(names, axis=0).astype(_native_kinds(frame))
+
+
+def _native_kinds(frame: pd.DataFrame) -> dict[Any, np.dtype]:
+    """The types of numbers in columns that are in another order of bytes: pandas takes no rows."""
+    kinds = {key: frame[key].dtype for key in frame}
+    return {
+        key: kind.newbyteorder("=")
+        for key, kind in kinds.items()
+        if isinstance(kind, np.dtype) and kind.kind in "iufc" and not kind.isnative
+    }
 
 
 def _check_encodings(file: h5py.File, name: str) -> None:

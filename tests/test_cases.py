@@ -470,6 +470,20 @@ def test_item_07_cells_without_a_label_are_left_out_when_asked(file):
     assert "--drop-unlabelled" in told(inspect(file))
 
 
+@pytest.mark.parametrize("kind", [">i4", ">f8", ">u2", ">i8"])
+def test_item_15_columns_of_another_order_of_bytes_are_read_also_where_cells_are_left_out(
+    file, kind
+):
+    write(file, each()("ctrl", "TP53", "none"))
+    with h5py.File(file, "a") as raw:
+        for name, n in (("obs", 120), ("var", 8)):
+            made = raw[name].create_dataset("score", data=np.arange(n).astype(kind))
+            made.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+            raw[name].attrs["column-order"] = [*raw[name].attrs["column-order"], "score"]
+    assert inspect(file)["n_cells"] == 120
+    assert found(file, drop_unlabelled=True)[:2] == (40, ["TP53"])
+
+
 def test_item_07_labels_that_say_that_nothing_was_found_are_no_perturbation(file):
     write(file, each()("ctrl", "A", "none", "Unassigned"))
     assert "80 cells of which no perturbation is known ('Unassigned', 'none')" in said(
