@@ -370,6 +370,17 @@ def odd_columns(file: h5py.File, rng: Rng) -> None:
         place.attrs["column-order"] = rng.choice(odd)
 
 
+def odd_table(file: h5py.File, rng: Rng) -> None:
+    """A table of obsm whose columns are named by anything but a list of texts."""
+    n = len(names_of(file, "obs"))
+    made = group(file["obsm"], rng.choice(["guides", "foo"]), "dataframe", "0.2.0")
+    texts(made, "_index", [f"c{i}" for i in range(n)], rng)
+    array(made, "ctrl", np.arange(n) % 2, rng)
+    odd: list[Any] = ["ctrl", np.array([b"\xff\xfe"]), np.array([b"ctrl"]), np.array([1.5, 2.5])]
+    odd += [3, [], [["ctrl"]], np.zeros(0), ["ctrl"] * 2, ["absent"], h5py.Empty("f4")]
+    made.attrs.update({"_index": "_index", "column-order": rng.choice(odd)})
+
+
 def odd_labels(file: h5py.File, rng: Rng) -> None:
     n = len(names_of(file, "obs"))
     del file["obs/perturbation"]
@@ -525,6 +536,7 @@ FAULTS: dict[str, Callable[[h5py.File, Rng], None]] = {
         *(longer, two_dimensions, other_shape, other_encoding, other_version, odd_type, vlen),
         *(awkward, odd_name, number_names, odd_index, odd_columns, odd_labels, odd_codes, odd_mask),
         *(link, hard_link, elsewhere, dense_shape, filled, huge, group_for_array, gone, crowd),
+        odd_table,
     )
 }
 

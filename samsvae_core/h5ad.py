@@ -34,9 +34,8 @@ from samsvae_core.h5file import (
 from samsvae_core.labels import (
     PERTURBATION_KEYS,
     Control,
-    as_options,
     by_frequency,
-    candidates,
+    candidates_note,
     check_column,
     check_controls,
     control_labels,
@@ -267,7 +266,17 @@ def table_of(file: h5py.File, name: str) -> pd.DataFrame:
             f"{len(twice):,} {kind} names occur more than once ({some(twice)}); they must be"
             f" unique. Call adata.{name.split('/')[-1]}_names_make_unique() and save the file."
         )
-    return frame.set_axis(names, axis=0)
+    return frame.set_axis(names, axis=0).astype(_native_kinds(frame))
+
+
+def _native_kinds(frame: pd.DataFrame) -> dict[Any, np.dtype]:
+    """The types of numbers in columns that are in another order of bytes: pandas takes no rows."""
+    kinds = {key: frame[key].dtype for key in frame}
+    return {
+        key: kind.newbyteorder("=")
+        for key, kind in kinds.items()
+        if isinstance(kind, np.dtype) and kind.kind in "iufc" and not kind.isnative
+    }
 
 
 def _check_encodings(file: h5py.File, name: str) -> None:
@@ -806,10 +815,12 @@ def guide_table(file: h5py.File) -> str:
     usual = {name for group in PERTURBATION_KEYS for name in group}
     for name in names_in(file, "obsm"):
         with told(file, f"obsm/{name}"):
-            columns = file[f"obsm/{name}"].attrs.get("column-order")
-        if columns is not None and (
-            name.lower() in usual or control_labels(texts_of(columns).tolist())
-        ):
+            attributes = file[f"obsm/{name}"].attrs
+            order = np.ravel(attributes["column-order"]) if "column-order" in attributes else None
+        if order is None:
+            continue
+        columns = [x.decode(errors="replace") if isinstance(x, bytes) else str(x) for x in order]
+        if name.lower() in usual or control_labels(columns):
             return name
     return ""
 
@@ -904,6 +915,12 @@ def _design_from_labels(
     doses = _doses(obs, dosage_key, labels, parts, delimiter)
     rows = [_row(parts[label], dose) for label, dose in zip(labels, doses, strict=True)]
     dosages, perturbations = _dosage_matrix(rows)
+    if not len(perturbations):
+        raise DataError(
+            f"Dosage column {dosage_key!r} is 0 in every perturbed cell of {where}, and so each"
+            " counts as a control; expected dosages above 0. Name another column of dosages with"
+            " --dosage-key, or leave it out."
+        )
     notes += _dosage_notes(dosages)
     if n := sum(any(parts[label]) and not row for label, row in zip(labels, rows, strict=True)):
         notes.append(f"{n:,} cells have dosage 0 and count as control.")
@@ -999,7 +1016,7 @@ def _dosage_matrix(rows: list[dict[str, float]]) -> tuple[sp.csr_matrix, np.ndar
 
 
 def _dosage_notes(dosages: sp.csr_matrix) -> list[str]:
-    largest = dosages.max()
+    largest = dosages.data.max(initial=0)
     if largest <= LARGE_DOSAGE:
         return []
     return [f"Dosages go up to {largest:g}; the model expects about 1: divide them by a usual one."]
@@ -1040,8 +1057,9 @@ def _design_from_table(
     alone = (perturbing.getnnz(axis=1) == 0) & ~empty
     drop = bool(controls) if drop_unlabelled is None else drop_unlabelled
     n_controls = int((alone | (empty & (not drop))).sum())
-    if n_controls in (0, len(obs)):
-        raise DataError(_no_table_control(where, controls, n_controls, empty, len(obs)))
+    n_kept = len(obs) - int(empty.sum() if drop else 0)
+    if n_controls in (0, n_kept):
+        raise DataError(_no_table_control(where, controls, n_controls, empty, n_kept))
     notes = _table_notes(where, names, controls, empty, drop)
     targets = targets_of(names[~is_control])
     notes += guides_note(targets, join_guides)
@@ -1072,11 +1090,12 @@ def _design_from_table(
 def _no_table_control(
     where: str, controls: list[str], n_controls: int, empty: np.ndarray, n_cells: int
 ) -> str:
-    """What to say where a table gives no control cells, or no others."""
+    """What to say where a table gives no control cells, or no others; of the cells that stay."""
     if n_controls:
         return (
-            f"{where} has {n_controls:,} control cells among {n_cells:,}; expected perturbed cells"
-            " as well. Look at which columns are controls (--control)."
+            f"{where} has {n_controls:,} control cells among the {n_cells:,} cells that are read;"
+            " expected perturbed cells as well. Look at which columns are controls"
+            f" ({some(controls, 6) or 'none'}), and name the right ones with --control."
         )
     if empty.any():
         return (
@@ -1107,11 +1126,7 @@ def _table_notes(
             f"{len(controls):,} columns of {where} are taken as control, and cells with these alone"
             f" as control cells: {some(controls)}."
         )
-    if likely := candidates(names.tolist(), controls):
-        notes.append(
-            f"{some(likely, 6)} may be controls, too, and are read as perturbations:"
-            f" {as_options([*controls[:6], *likely[:6]])} takes them as control."
-        )
+    notes += candidates_note(names.tolist(), controls)
     if n := int(empty.sum()):
         begin = f"{n:,} cells without any perturbation in {where} are"
         if drop:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from fnmatch import translate
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -18,8 +20,14 @@ from samsvae_core.symbols import is_gene
 
 Control = str | Sequence[str] | None  # what a person names as control: labels or patterns
 
+
+class Recorded(list[str]):
+    """Control labels as a run noted them: those of them that a file has count, one is enough."""
+
+
 DELIMITERS = ("+", "_", "|", ";", ",", "&", "/", ":")
 AMBIGUOUS = frozenset("_/:")  # also within one name, so that parts have to be genes that are known
+MOST_NAMED = 12  # controls in one piece of advice
 MOST_PIECES = 64  # of a label whose names are put together again
 MISSING = {"", "nan", "NaN", "NA", "<NA>", "None"}
 SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9.\-]{0,14}")
@@ -32,7 +40,8 @@ CONTROL_WORD = (
     r"|(?:non?|safe)[-_ ]?target(?:ing)?(?:[-_ ]?(?:control|ctrl)s?)?)"
     r"(?:[-_ ]?(?:sg|g|guide|grna|sgrna)?[-_ ]?\d+)?"
 )
-CONTROL = re.compile(rf"{CONTROL_WORD}(?:_+{CONTROL_WORD})*", re.IGNORECASE)
+# Each word is read one way only: "nontargeting_control", repeated, has two ways for each otherwise.
+CONTROL = re.compile(rf"(?>{CONTROL_WORD})(?:_+(?>{CONTROL_WORD}))*", re.IGNORECASE)
 # Words that mean control within a longer name, too: "CROPseq_dCas9_DS_non-targeting_00025".
 WITHIN = re.compile(
     r"(?<![a-z])(?:non[-_ ]?target|safe[-_ ]?target|neg(?:ative)?[-_ ]?(?:control|ctrl))",
@@ -119,6 +128,8 @@ def control_labels(known: Sequence[str], control: Control = None) -> list[str]:
     here where labels of another kind are controls.
     """
     every = frozenset(known)
+    if isinstance(control, Recorded):
+        return [label for label in known if label in control]
     if control is not None:
         return [x for x in known if any(_means(text, x, every) for text in _texts(control))]
     found = [label for label in known if is_control(label, every)]
@@ -138,16 +149,31 @@ def _means(text: str, label: str, known: Collection[str]) -> bool:
     """
     if text == label or not re.search(r"[*?]", text):
         return text == label
-    pattern = re.compile(
-        re.escape(text).replace(r"\*", ".*").replace(r"\?", "."), re.IGNORECASE | re.DOTALL
-    )
+    pattern = _pattern(text)
     words = [word for word in label.split("_") if word in known and word != label]
     parts = [part.strip() for part in APART.split(label)]
     return all(pattern.fullmatch(part) for part in [*parts, *words])
 
 
+@lru_cache(maxsize=256)
+def _pattern(text: str) -> re.Pattern[str]:
+    """What a pattern with * and ? fits. No star is tried again: matching ends soon for any text."""
+    return re.compile(translate(text.replace("[", "[[]")), re.IGNORECASE)
+
+
 def check_controls(known: Sequence[str], control: Control, where: str) -> None:
-    """Raise DataError where something given as --control means none of the labels."""
+    """Raise DataError where something given as --control means none of the labels.
+
+    Nobody gave what a run has recorded; of that one label is enough.
+    """
+    if isinstance(control, Recorded):
+        if control and not set(control) & set(known):
+            raise DataError(
+                f"No cell of {where} has one of the labels that were read as control when the model"
+                f" was trained ({some(control, 6)}); found {some(known)}. Give a file in which the"
+                " control cells are labelled as they were then."
+            )
+        return
     every = frozenset(known)
     for text in () if control is None else _texts(control):
         if not any(_means(text, label, every) for label in known):
@@ -157,9 +183,32 @@ def check_controls(known: Sequence[str], control: Control, where: str) -> None:
             )
 
 
-def candidates(known: Iterable[str], controls: Collection[str]) -> list[str]:
-    """Labels that often are controls, and are not among the `controls` here."""
-    return [label for label in known if label not in controls and CANDIDATE.fullmatch(label)]
+def candidates(known: Collection[str], controls: Collection[str]) -> list[str]:
+    """Labels that often are controls, or are by their words, and are not among the `controls`."""
+    every = frozenset(known)
+    rest = (label for label in known if label and label not in controls)
+    return [x for x in rest if CANDIDATE.fullmatch(x) or is_control(x, every)]
+
+
+def candidates_note(known: Collection[str], controls: Collection[str]) -> list[str]:
+    """What to say of labels, or columns of a table, that are read as perturbations and may be none.
+
+    What is named replaces what is found, so that the advice has to name all controls.
+    """
+    likely = candidates(known, controls)
+    if not likely:
+        return []
+    one = len(likely) == 1
+    begin = (
+        f"{some(likely, 6)} may be {'a control' if one else 'controls'}, too, and"
+        f" {'is read as a perturbation' if one else 'are read as perturbations'}."
+    )
+    if len(controls) + len(likely) > MOST_NAMED:
+        return [
+            f"{begin} Name all the controls with --control to change that: a pattern such as"
+            " '*non-targeting*' means several labels at once."
+        ]
+    return [f"{begin} To take all of them as control: {as_options([*controls, *likely])}."]
 
 
 def as_options(controls: Iterable[str]) -> str:
@@ -171,17 +220,27 @@ def as_options(controls: Iterable[str]) -> str:
 def no_control(known: Sequence[str], key: str) -> str:
     """What to say where no label of a column is one of control cells."""
     begin = f"Column {key!r} has no control cells"
-    if likely := candidates(known, ()):
-        are = "is often one" if len(likely) == 1 else "are often controls"
-        return (
-            f"{begin} that are labelled so: {some(likely, 6)} {are}. If so here, name"
-            f" {'it' if len(likely) == 1 else 'them'}: {as_options(likely[:6])}."
+    likely, nothing = candidates(known, ()), sorted(filter(None, unassigned(known, ())))
+    if likely:
+        one = len(likely) == 1
+        said = (
+            f"{begin} that are labelled so: {some(likely, 6)}"
+            f" {'is often one' if one else 'are often controls'}. If so here, name"
+            f" {'it' if one else 'them'}: {as_options(likely[:6])}."
         )
-    return (
-        f"{begin}: expected a label such as control, ctrl, non-targeting or NT, found"
-        f" {some(known)}. Name the control label with --control, or another column with"
-        " --perturbation-key."
-    )
+    else:
+        said = (
+            f"{begin}: expected a label such as control, ctrl, non-targeting or NT, found"
+            f" {some(known)}. Name the control label with --control, or another column with"
+            " --perturbation-key."
+        )
+    if nothing:
+        called = some(map(repr, nothing), 6)
+        said += (
+            f" Or if cells labelled {called} are the controls here, take them as control cells with"
+            " --unlabelled-as-control."
+        )
+    return said
 
 
 def unassigned(known: Iterable[str], controls: Collection[str]) -> set[str]:
@@ -487,14 +546,8 @@ def label_notes(
     notes, labels = [], list(parts)
     if len(controls) > 1:
         notes.append(f"{len(controls)} labels are taken as control: {some(controls, 10)}.")
-    if likely := candidates(labels, controls):
-        both = as_options([*controls, *likely[:6]]) if len(controls) < 7 else ""
-        notes.append(
-            f"{some(likely, 6)} may be {'a control' if len(likely) == 1 else 'controls'}, too,"
-            f" but {'is' if len(likely) == 1 else 'are'} read as a perturbation"
-            f"{'' if len(likely) == 1 else ' each'}."
-            + (f" To take all of them as control: {both}." if both else "")
-        )
+    read = [label for label, each in parts.items() if any(each) or label in controls]
+    notes += candidates_note(read, controls)
     composed = [label for label, each in parts.items() if len(each) > 1]
     if not composed or given:  # one found by itself parts more labels than any other
         notes += _other_delimiter(labels, controls, delimiter, len(composed))

@@ -40,6 +40,7 @@ from samsvae_core.frontier import train_frontier
 from samsvae_core.gene_names import INDEX
 from samsvae_core.h5ad import has_gene_key
 from samsvae_core.inference import Cells
+from samsvae_core.labels import Recorded
 from samsvae_core.model import SAMSVAE, ModelConfig
 from samsvae_core.run import is_prepared, recorded, refuse_finished
 from samsvae_core.splits import SPLITS, UNUSED, split
@@ -283,10 +284,11 @@ def read_options(run: Path, data: Path | None = None) -> dict[str, Any]:
     drop_unlabelled = source.get("drop_unlabelled")
     if of_table and "drop_unlabelled" not in source:  # before columns of controls were known
         drop_unlabelled = False
+    controls = source.get("control_labels") or []
     gene_key = source.get("gene_key", INDEX)  # the only way before it was noted
     return {
         "perturbation_key": source.get("perturbation_key"),
-        "control": source.get("control_labels") or ([] if of_table else None),
+        "control": Recorded(controls) if controls or of_table else None,
         "delimiter": source.get("delimiter", "+"),
         "layer": place.removeprefix("layers/") if place.startswith("layers/") else None,
         "gene_key": gene_key if data is None or has_gene_key(data, gene_key) else None,

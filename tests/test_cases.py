@@ -7,10 +7,12 @@ README says what is expected of each, are run where they are.
 import os
 import runpy
 import sys
+import time
 import warnings
 from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,7 +23,7 @@ from samsvae_core.data import DataError, describe, summary
 from samsvae_core.h5ad import read_h5ad
 from samsvae_core.inspection import describe as told
 from samsvae_core.inspection import inspect, label_table, suggested_delimiter
-from samsvae_core.labels import control_labels, delimiter_of, parts_of, targets_of
+from samsvae_core.labels import CONTROL, control_labels, delimiter_of, parts_of, targets_of
 from samsvae_core.splits import split
 from samsvae_core.training import TrainConfig
 from tests.test_h5ad import real
@@ -190,6 +192,31 @@ def test_item_06_a_pattern_takes_no_combination_for_a_control(file):
         assert found(file, control="*ctrl*")[0] == 80
 
 
+@pytest.mark.parametrize(
+    "text", ["a*" * 10 + "b", "*a" * 10 + "b", "*" * 50 + "b", "*a?" * 10 + "b"]
+)
+def test_item_06_a_pattern_of_many_stars_ends_at_once(text):
+    """Tried star by star, the first of these would take longer than the universe is old."""
+    before = time.process_time()
+    assert control_labels(["a" * 1_000, "a" * 1_000 + "B"], [text]) == ["a" * 1_000 + "B"]
+    assert time.process_time() - before < 5
+
+
+def test_item_06_a_label_of_repeated_words_for_control_ends_at_once():
+    """Such a label has 2 to the power of 40 ways to be read as words, one after the other."""
+    before = time.process_time()
+    label = "_".join(["nontargeting_control"] * 40)
+    assert CONTROL.fullmatch(label)
+    assert not CONTROL.fullmatch(label + "_!")
+    assert time.process_time() - before < 5
+
+
+def test_item_06_a_bracket_in_a_pattern_means_itself():
+    known = ["ctrl [a] 1", "ctrl a 1", "ctrl]"]
+    assert control_labels(known, ["ctrl [a]*"]) == known[:1]
+    assert control_labels(known, ["*]"]) == known[2:]
+
+
 def test_item_06_without_a_known_control_those_that_are_likely_are_offered(file):
     write(file, each()("GFP", "mCherry", "STAT1"))
     with pytest.raises(DataError, match="--control GFP --control mCherry"):
@@ -197,11 +224,57 @@ def test_item_06_without_a_known_control_those_that_are_likely_are_offered(file)
     assert "--control GFP --control mCherry" in told(inspect(file))
 
 
+def test_item_06_cells_of_which_nothing_is_known_are_offered_as_the_only_controls(file):
+    write(file, each()("none", "TP53"))
+    with pytest.raises(
+        DataError, match=r"labelled 'none' are the controls here.* --unlabelled-as-"
+    ):
+        read_h5ad(file)
+    assert "--unlabelled-as-control" in told(inspect(file))
+    assert found(file, drop_unlabelled=False)[:2] == (40, ["TP53"])
+    write(file, each()("none", "GFP", "TP53"))
+    with pytest.raises(DataError, match=r"name it: --control GFP.* --unlabelled-as-control"):
+        read_h5ad(file)
+
+
 def test_item_06_a_likely_control_beside_a_known_one_is_pointed_out(file):
     write(file, each()("non-targeting", "AAVS1", "STAT1"))
     for text in (said(read_h5ad(file)), told(inspect(file))):
         assert "AAVS1 may be a control, too" in text
         assert "--control non-targeting --control AAVS1" in text
+
+
+def test_item_06_a_word_for_control_that_was_not_named_is_pointed_out(file):
+    """Naming NT-1 makes NT-2 a perturbation, and that is said."""
+    write(file, each()("NT-1", "NT-2", "TP53", "NT-1+NT-2"))
+    data = read_h5ad(file, control="NT-1")
+    assert list(data.perturbations) == ["NT-2", "TP53"]
+    assert "NT-2 may be a control, too, and is read as a perturbation." in said(data)
+    assert "To take all of them as control: --control NT-1 --control NT-2." in said(data)
+    assert "may be" not in said(read_h5ad(file))
+    assert "may be" not in said(read_h5ad(file, control=["NT-1", "NT-2"]))
+
+
+def test_item_06_a_column_of_a_table_that_may_be_a_control_is_pointed_out_alike(file):
+    """Labels and tables say the same, and following the advice takes every control."""
+    names = [f"NT-{i}" for i in range(8)]
+    given = np.repeat(np.eye(10), 8, axis=0)
+    cells = [f"c{i}" for i in range(80)]
+    table = pd.DataFrame(given, index=cells, columns=[*names, "GFP", "TP53"])
+    write(file, ["x"] * 80, "lab", obsm={"guides": table})
+    words = (
+        "GFP may be a control, too, and is read as a perturbation. To take all of them as control:"
+        f" {' '.join(f'--control {name}' for name in [*names, 'GFP'])}."
+    )
+    assert words in said(read_h5ad(file, dosage_key="guides"))
+    named = said(read_h5ad(file, dosage_key="guides", control="NT-0"))
+    assert "NT-1, NT-2, NT-3, NT-4, NT-5, NT-6 and 2 more may be controls, too" in named
+
+
+def test_item_06_many_controls_are_named_by_a_pattern(file):
+    write(file, each(5)(*[f"NT-{i}" for i in range(20)], "GFP", "TP53"))
+    text = said(read_h5ad(file))
+    assert "Name all the controls with --control to change that: a pattern" in text
 
 
 def test_item_06_a_control_that_no_cell_has_is_refused_with_its_neighbour(file):
@@ -260,6 +333,44 @@ def test_item_06_a_table_without_any_control_cell_says_that_it_is_not_supported(
     write(file, ["x"] * 120, "lab", obsm=tables)
     with pytest.raises(DataError, match="Training without control cells is not supported yet"):
         read_h5ad(file, dosage_key="guides")
+
+
+@pytest.mark.parametrize("more", [[], ["TP53_g1"]])
+def test_item_06_a_table_in_which_all_cells_that_stay_are_controls_is_refused(file, more):
+    """Cells without any guide are left out: they are no perturbed cells."""
+    given = np.zeros((90, 2 + len(more)))
+    given[:30, 0] = given[30:60, 1] = 1
+    cells = [f"c{i}" for i in range(90)]
+    table = pd.DataFrame(given, index=cells, columns=["NT-1", "NT-2", *more])
+    write(file, ["x"] * 90, "lab", obsm={"guides": table})
+    words = r"60 control cells among the 60 cells that are read; expected perturbed cells as well"
+    with pytest.raises(DataError, match=words):
+        read_h5ad(file, dosage_key="guides")
+
+
+def test_item_07_dosages_that_are_all_0_are_refused(file):
+    write(file, each()("control", "TP53"), obs={"dose": [0.0] * 80})
+    with pytest.raises(DataError, match="Dosage column 'dose' is 0 in every perturbed cell"):
+        read_h5ad(file, dosage_key="dose")
+
+
+@pytest.mark.parametrize(
+    ("order", "suggested"),
+    [
+        *(("NT-1", "foo"), (np.array([b"\xff\xfe"]), ""), (np.array([1.5, 2.5]), "")),
+        *((np.array([b"NT-1"]), "foo"), (3, ""), (np.zeros(0), ""), ([["NT-1", "TP53"]], "foo")),
+        (h5py.Empty("f4"), ""),
+    ],
+)
+def test_item_12_a_table_of_obsm_with_odd_names_of_columns_is_no_table_of_guides(
+    file, order, suggested
+):
+    table = pd.DataFrame({"NT-1": [1.0, 0.0] * 45}, index=[f"c{i}" for i in range(90)])
+    write(file, each(45)("ctrl", "TP53"), obsm={"foo": table})
+    with h5py.File(file, "a") as raw:
+        del raw["obsm/foo"].attrs["column-order"]
+        raw["obsm/foo"].attrs["column-order"] = order
+    assert inspect(file)["suggested"]["table"] == suggested
 
 
 def test_item_06_the_real_table_of_guides():
@@ -359,6 +470,20 @@ def test_item_07_cells_without_a_label_are_left_out_when_asked(file):
     assert "--drop-unlabelled" in told(inspect(file))
 
 
+@pytest.mark.parametrize("kind", [">i4", ">f8", ">u2", ">i8"])
+def test_item_15_columns_of_another_order_of_bytes_are_read_also_where_cells_are_left_out(
+    file, kind
+):
+    write(file, each()("ctrl", "TP53", "none"))
+    with h5py.File(file, "a") as raw:
+        for name, n in (("obs", 120), ("var", 8)):
+            made = raw[name].create_dataset("score", data=np.arange(n).astype(kind))
+            made.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+            raw[name].attrs["column-order"] = [*raw[name].attrs["column-order"], "score"]
+    assert inspect(file)["n_cells"] == 120
+    assert found(file, drop_unlabelled=True)[:2] == (40, ["TP53"])
+
+
 def test_item_07_labels_that_say_that_nothing_was_found_are_no_perturbation(file):
     write(file, each()("ctrl", "A", "none", "Unassigned"))
     assert "80 cells of which no perturbation is known ('Unassigned', 'none')" in said(
@@ -443,6 +568,25 @@ def test_item_06_runs_from_before_read_their_tables_as_they_did(file, tmp_path, 
     assert len(again.cells) == 130
     assert "DS_non-targeting_00025" in again.perturbations
     assert int((again.conditions == "control").sum()) == 10
+
+
+@pytest.mark.parametrize("labels", [["NT-1", "NT-2", "NT-3", "STAT1"], ["odd1", "odd2", "STAT1"]])
+def test_item_06_of_the_controls_that_a_run_noted_one_is_enough(
+    file, tmp_path, labels, monkeypatch
+):
+    """Another file to evaluate on may lack a rare one; and nobody has given --control."""
+    source = read_h5ad(write(file, each()(*labels)), control=labels[:-1]).source
+    assert source["control_labels"] == labels[:-1]
+    monkeypatch.setattr(report, "read_settings", lambda _: {"data": source})
+    write(file, each()(labels[0], "STAT1"))
+    options = report.read_options(tmp_path)
+    again = read_h5ad(file, **options)
+    assert again.source["control_labels"] == labels[:1]
+    assert list(again.perturbations) == ["STAT1"]
+    write(file, each()("GFP", "STAT1"))
+    with pytest.raises(DataError, match="when the model was trained") as refused:
+        read_h5ad(file, **options)
+    assert "--control" not in str(refused.value)
 
 
 def test_item_04_runs_from_before_part_at_plus(tmp_path, monkeypatch):
