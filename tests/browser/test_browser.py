@@ -48,7 +48,7 @@ def test_a_newcomer_takes_the_tour_composes_and_takes_the_enrichment_table_away(
     shows(page, "No perturbation is chosen")
     for name in ("P1", "P3"):
         choose(page, "Perturbations", name)
-        page.get_by_text(f"Dosage of {name}").wait_for()
+        page.get_by_role("slider", name=f"Dosage of {name}").wait_for()
     shows(page, "Each part was measured alone")
     assert "c=P1%3A1%2CP3%3A1" in page.url
     composed = composed_shift(page)
