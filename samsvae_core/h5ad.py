@@ -164,8 +164,8 @@ def read_h5ad(
         raise DataError(f"--counts-on is {counts_on!r}; choose one of auto, memory, disk.")
     if continuous and size_factor_key is not None:
         raise DataError(
-            f"--size-factor-key {size_factor_key} was given for values that are not counts; a size"
-            " factor scales counts only. Leave it out, or read raw counts."
+            f"Column {size_factor_key!r}, given as --size-factor-key, cannot scale values that are"
+            " not counts: a size factor scales counts only. Leave it out, or read raw counts."
         )
     path = Path(path)
     with opened(path) as file:
@@ -1092,8 +1092,13 @@ def _no_table_control(
     if n_controls:
         return (
             f"{where} has {n_controls:,} control cells among the {n_cells:,} cells that are read;"
-            " expected perturbed cells as well. Look at which columns are controls"
-            f" ({some(controls, 6) or 'none'}), and name the right ones with --control."
+            " expected perturbed cells as well."
+            + (
+                f" Look at which columns are controls ({some(controls, 6)}), and name the right"
+                " ones with --control."
+                if controls
+                else " No cell has a dosage above 0: name another table with --dosage-key."
+            )
         )
     if empty.any():
         return (
@@ -1110,8 +1115,8 @@ def _no_table_control(
     return (
         f"{where} has no control cells: every cell has a perturbation, and no column is named as a"
         " control. If some columns are controls, such as non-targeting guides, name them with"
-        " --control (patterns such as '*scrambled*' do). Training without control cells is not"
-        " supported yet."
+        " --control; a pattern such as '*scrambled*' means several. Training without control"
+        " cells is not supported yet."
     )
 
 

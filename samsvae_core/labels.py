@@ -588,7 +588,7 @@ def _other_delimiter(
         if len(found) > n_parted:
             return [
                 f"{_labels(len(found), 'look')} like combinations parted at {other!r}"
-                f" ({some(found)}): --delimiter {_quoted(other)} parts there."
+                f" ({some(found)}): --delimiter {_quoted(other)} parts them there."
             ]
     if delimiter:
         return []
