@@ -21,7 +21,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from app.datasets import ROOT, Reading, resolve
+from app.datasets import AS_CONTROL, JOIN, LEFT_OUT, ROOT, Reading, resolve
 from samsvae_core.data import DataError
 from samsvae_core.machine import memory_here
 
@@ -34,27 +34,27 @@ MOST_BYTES = 64 * 2**20  # of an answer: a million genes have 20
 SHARE = 0.8  # of the memory here, for one process
 STOPPED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # by a person, or with the server
 TURN = threading.Semaphore(2)  # files looked into at once
-VALUE = r"('[^']*'|[^\s']+)"
-CONTROLS = re.compile(rf"--control {VALUE}(?: --control {VALUE})*")
-IN_WORDS = {  # options of the command line, as the page calls them
-    rf"--delimiter {VALUE}": r"the delimiter \1",
-    rf"--dosage-key {VALUE} (?=reads|takes)": r"the choice \1 in the box Dosages ",
-    rf"--perturbation-key {VALUE} (?=reads|takes)": r"the column \1 ",
-    "--perturbation-key": "the box Column of perturbations",
-    "--control": "the box Control labels",
-    "--delimiter": "the box Between parts of a combination",
-    "--layer": "the box Counts from",
-    "--gene-key": "the box Names of genes",
-    "--size-factor-key": "the box Size factor",
-    "--dosage-key": "the box Dosages",
-    "--replicate-key": "the box Replicates",
-    "--join-guides": "the choice by target in the box Guides of one target",
-    "--drop-unlabelled": "the choice left out in the box Cells without a label",
-    "--unlabelled-as-control": "the choice control in that box",
-    "--likelihood gaussian": "the choice Values as they are",
-    "--top-genes": "the box Most variable genes",
-    "--genes": "the list of genes",
+LABEL = r"(?:'([^']*)'|([\w.+-]+(?<!\.)))"  # as the reader quotes it
+BOXES = {  # options of the command line with a value, and the boxes of the page
+    "--perturbation-key": "Column of perturbations",
+    "--control": "Control labels",
+    "--delimiter": "Between parts of a combination",
+    "--layer": "Counts from",
+    "--gene-key": "Names of genes",
+    "--size-factor-key": "Size factor",
+    "--dosage-key": "Dosages",
+    "--replicate-key": "Replicates",
+    "--top-genes": "Most variable genes",
 }
+CHOICES = {  # options that are one choice in a box
+    "--join-guides": (JOIN, "Guides of one target"),
+    "--drop-unlabelled": (LEFT_OUT, "Cells without a label"),
+    "--unlabelled-as-control": (AS_CONTROL, "Cells without a label"),
+    "--likelihood gaussian": ("gaussian", "Values"),
+}
+ONE = "|".join(BOXES)
+CONTROLS = re.compile(rf"--control {LABEL}(?: --control {LABEL})*")
+BEGINNING = re.compile(r"(^|[.!?] )(choosing|the box|the list|the number)\b")
 
 
 class ReaderError(RuntimeError):
@@ -162,10 +162,29 @@ def _why(code: int, err: str, path: Path) -> str:
 
 def in_words(message: str) -> str:
     """A message of the command line for the page: its options as the page calls them."""
-    message = CONTROLS.sub(
-        lambda found: ", ".join(filter(None, found[0].split("--control "))).replace(" ,", ","),
+    for option, (choice, box) in CHOICES.items():
+        chosen = f'choosing "{choice}" in the box "{box}"'
+        message = message.replace(f"with {option}", f"by {chosen}").replace(option, chosen)
+    message = re.sub(
+        rf"(given as|with) ({ONE})\b",
+        lambda found: f'{"chosen " * (found[1] != "with")}in the box "{BOXES[found[2]]}"',
         message,
     )
-    for option, words in IN_WORDS.items():
-        message = re.sub(option, words, message)
-    return message
+    message = re.sub(
+        rf"({ONE}) '?([^']+?)'? (?=(?:reads|takes|parts)\b)",
+        lambda found: f'choosing "{found[2]}" in the box "{BOXES[found[1]]}" ',
+        message,
+    )
+    message = CONTROLS.sub(
+        lambda found: f'in the box "{BOXES["--control"]}" choose {_labels(found[0])}', message
+    )
+    message = re.sub("--top-genes", 'the number in the box "Most variable genes"', message)
+    message = re.sub(rf"({ONE})\b", lambda found: f'the box "{BOXES[found[1]]}"', message)
+    message = message.replace("--genes", "the list of genes")
+    return BEGINNING.sub(lambda found: found[1] + found[2][0].upper() + found[2][1:], message)
+
+
+def _labels(options: str) -> str:
+    """The labels of "--control A --control 'B c'", as a list."""
+    found = re.findall(rf"--control {LABEL}", options)
+    return ", ".join(quoted or plain for quoted, plain in found)

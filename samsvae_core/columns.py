@@ -56,7 +56,11 @@ def _doses(values: pd.Series) -> np.ndarray:
 def column_notes(
     obs: pd.DataFrame, key: str | None, dosage_key: str | None, n_perturbations: np.ndarray
 ) -> list[str]:
-    """What columns say of perturbations and is not read; a number of perturbations per cell."""
+    """What columns of obs say about perturbations that is not read.
+
+    `key` is the column of labels, None where a table is read; `dosage_key` is that of dosages.
+    `n_perturbations` has, for each cell, the number of perturbations that were read.
+    """
     notes = []
     if dosage_key is None and (dose := suggested_dosage(obs)):
         numbers = _doses(obs[dose])

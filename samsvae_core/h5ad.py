@@ -165,8 +165,8 @@ def read_h5ad(
         raise DataError(f"--counts-on is {counts_on!r}; choose one of auto, memory, disk.")
     if continuous and size_factor_key is not None:
         raise DataError(
-            f"--size-factor-key {size_factor_key} was given for values that are not counts; a size"
-            " factor scales counts only. Leave it out, or read raw counts."
+            f"Column {size_factor_key!r}, given as --size-factor-key, cannot scale values that are"
+            " not counts: a size factor scales counts only. Leave it out, or read raw counts."
         )
     path = Path(path)
     with opened(path) as file:
@@ -192,6 +192,7 @@ def read_h5ad(
     if size_factor_key is not None:
         library[here] = _size_factor(obs[here], size_factor_key, totals[here])
     known_library = continuous or size_factor_key is not None
+    suggestion = None if known_library else _suggest_size_factor(obs[here], totals[here])
     n_perturbations = design.dosages[here].getnnz(axis=1)
     read = {taken, dosage_key}
     source = {
@@ -201,17 +202,10 @@ def read_h5ad(
         "gene_key": counts.genes.key,
         "continuous": continuous,
         "size_factor_key": size_factor_key,
-        "size_factor_suggestion": None if known_library else _suggest_size_factor(obs, totals),
+        "size_factor_suggestion": suggestion,
         "dosage_key": dosage_key,
         "replicate_key": replicate_key,
         **({} if counts_on == "auto" else {"counts_on": counts_on}),
-        "notes": [
-            *counts.notes,
-            *counts.genes.notes,
-            *_matrix_notes(counts, "value" if continuous else "count"),
-            *design.notes,
-            *column_notes(obs[here], taken, dosage_key, n_perturbations),
-        ],
         "warnings": warnings_of(obs[here], conditions[here], design.control, read),
     }
     data = CellData(
@@ -230,7 +224,15 @@ def read_h5ad(
         is_counts=not continuous,
         scratch=storage.folder if isinstance(counts.matrix.data, np.memmap) else None,
     )
-    return data if kept is None else data.subset(kept)
+    data = data if kept is None else data.subset(kept)
+    source["notes"] = [
+        *counts.notes,
+        *counts.genes.notes,
+        *_matrix_notes(data.counts, data.genes, "value" if continuous else "count"),
+        *design.notes,
+        *column_notes(obs[here], taken, dosage_key, n_perturbations),
+    ]
+    return data
 
 
 # Tables
@@ -757,12 +759,12 @@ def _looks_like(matrix: sp.csr_matrix) -> str:
     return " It looks log-transformed." if len(sums) > 1 else ""
 
 
-def _matrix_notes(counts: _Counts, what: str) -> list[str]:
-    """What is odd about the matrix, each of its numbers called a `what`."""
-    notes, genes = [], counts.genes.names
-    if n := int(constant_genes(counts.matrix).sum()):
+def _matrix_notes(matrix: sp.csr_matrix, genes: np.ndarray, what: str) -> list[str]:
+    """What is odd about the matrix of the cells that are read, each of its numbers a `what`."""
+    notes = []
+    if n := int(constant_genes(matrix).sum()):
         notes.append(f"{n:,} of {len(genes):,} genes have the same {what} in every cell.")
-    if n := int((counts.matrix.getnnz(axis=1) == 0).sum()):
+    if n := int((matrix.getnnz(axis=1) == 0).sum()):
         notes.append(f"{n:,} cells have no {what} but 0 on these genes.")
     if sum(ENSEMBL.fullmatch(gene) is not None for gene in genes) > len(genes) / 2:
         notes.append("Genes are named by Ensembl ids; gene sets know human ones (ENSG) only.")
@@ -1094,8 +1096,13 @@ def _no_table_control(
     if n_controls:
         return (
             f"{where} has {n_controls:,} control cells among the {n_cells:,} cells that are read;"
-            " expected perturbed cells as well. Look at which columns are controls"
-            f" ({some(controls, 6) or 'none'}), and name the right ones with --control."
+            " expected perturbed cells as well."
+            + (
+                f" Look at which columns are controls ({some(controls, 6)}), and name the right"
+                " ones with --control."
+                if controls
+                else " No cell has a dosage above 0: name another table with --dosage-key."
+            )
         )
     if empty.any():
         return (
@@ -1112,8 +1119,8 @@ def _no_table_control(
     return (
         f"{where} has no control cells: every cell has a perturbation, and no column is named as a"
         " control. If some columns are controls, such as non-targeting guides, name them with"
-        " --control (patterns such as '*scrambled*' do). Training without control cells is not"
-        " supported yet."
+        " --control; a pattern such as '*scrambled*' means several. Training without control"
+        " cells is not supported yet."
     )
 
 

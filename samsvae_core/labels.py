@@ -27,6 +27,7 @@ class Recorded(list[str]):
 
 DELIMITERS = ("+", "_", "|", ";", ",", "&", "/", ":")
 AMBIGUOUS = frozenset("_/:")  # also within one name, so that parts have to be genes that are known
+MOST_LABELS = 5_000  # of a column that may say what cells have; one with more tells cells apart
 MOST_NAMED = 12  # controls in one piece of advice
 MOST_PIECES = 64  # of a label whose names are put together again
 MISSING = {"", "nan", "NaN", "NA", "<NA>", "None"}
@@ -404,15 +405,18 @@ def guides_note(targets: Mapping[str, str], joined: bool) -> list[str]:
     if not sizes or (max(sizes.values()) < 2 and not joined and len(prefixes) < len(targets)):
         return []
     low, high = min(sizes.values()), max(sizes.values())
-    of_each = "1 guide" if high == 1 else f"{low} guides" if low == high else f"{low} to {high}"
+    each = "1 guide" if high == 1 else f"{low if low == high else f'{low} to {high}'} guides"
+    names = "name looks like a guide" if len(targets) == 1 else "names look like guides"
     many = (
-        f"{len(targets):,} names are of guides of {len(sizes):,}"
-        f" target{'' if len(sizes) == 1 else 's'}, {of_each} a target"
+        f"{len(targets):,} {names}"
+        f" of {'1 target' if len(sizes) == 1 else f'{len(sizes):,} targets, {each} for each'}"
     )
     example = next(name for name, target in targets.items() if sizes[target] == high)
     such = f"{example} is one of {targets[example]}"
     if joined:
-        return [f"{many} ({such}); they are joined by target."]
+        return [
+            f"{many} ({such}); {'it is' if len(targets) == 1 else 'they are'} joined by target."
+        ]
     return [f"{many} ({such}). Each guide is read as a perturbation: --join-guides joins them."]
 
 
@@ -475,6 +479,8 @@ def perturbation_key_of(obs: pd.DataFrame, key: str | None, control: Control) ->
 
 def more_said(obs: pd.DataFrame, key: str, control: Control) -> str:
     """The column with the targets where this one only says that cells are perturbed; or ""."""
+    if not _may_be_labels(obs[key]):
+        return ""
     labels = texts_of(obs[key])
     frequent = by_frequency(labels)
     controls = control_labels(frequent, control)
@@ -483,7 +489,11 @@ def more_said(obs: pd.DataFrame, key: str, control: Control) -> str:
         return ""
     cells = np.isin(labels, controls)
     usual = [name for group in PERTURBATION_KEYS for name in group]
-    others = [name for name in obs.columns if name != key and str(name).lower() in usual]
+    others = [
+        name
+        for name in obs.columns
+        if name != key and str(name).lower() in usual and _may_be_labels(obs[name])
+    ]
     for name in sorted(others, key=lambda name: usual.index(str(name).lower())):
         texts = texts_of(obs[name])
         known = by_frequency(texts)
@@ -491,6 +501,11 @@ def more_said(obs: pd.DataFrame, key: str, control: Control) -> str:
         if len(known) - len(named) > 1 and (np.isin(texts, named) == cells).all():
             return str(name)
     return ""
+
+
+def _may_be_labels(values: pd.Series) -> bool:
+    """Whether a column may hold labels: looking for controls in barcodes takes long for nothing."""
+    return not pd.api.types.is_float_dtype(values) and values.nunique() <= MOST_LABELS
 
 
 def key_notes(obs: pd.DataFrame, key: str, given: bool, control: Control) -> list[str]:
@@ -506,7 +521,7 @@ def key_notes(obs: pd.DataFrame, key: str, given: bool, control: Control) -> lis
     return [f"Column {passed[0]!r} says only that cells are perturbed; {key!r} is read instead."]
 
 
-def suggested_key(obs: pd.DataFrame, most_labels: int = 5_000) -> str:
+def suggested_key(obs: pd.DataFrame, most_labels: int = MOST_LABELS) -> str:
     """A column with labels of controls and of perturbations, whatever it is called; "" if none.
 
     A column such as a sample's, that only adds to the labels of another one ("ctrl101" to "ctrl"),
@@ -573,7 +588,7 @@ def _other_delimiter(
         if len(found) > n_parted:
             return [
                 f"{_labels(len(found), 'look')} like combinations parted at {other!r}"
-                f" ({some(found)}): --delimiter {_quoted(other)} parts there."
+                f" ({some(found)}): --delimiter {_quoted(other)} parts them there."
             ]
     if delimiter:
         return []

@@ -342,8 +342,8 @@ def test_item_07_what_columns_say_is_shown_in_words_of_the_page(tmp_path, at_onc
     page = shown(data)
     assert finished(page)
     text = words(page)
-    assert "2 names are of guides of 1 target" in text
-    assert "the choice dose_value in the box Dosages reads them" in text
+    assert "2 names look like guides of 1 target" in text
+    assert 'Choosing "dose_value" in the box "Dosages" reads them' in text
     assert any("only 4 control cells" in warning.value for warning in page.warning)
     assert not [part for part in text.splitlines() if "--" in part and "samsvae" not in part]
     box(page, "join").set_value("by target").run()

@@ -1,4 +1,6 @@
+import ast
 import io
+import re
 import signal
 from pathlib import Path
 
@@ -29,8 +31,85 @@ def test_a_file_is_looked_into_in_a_process_of_its_own(uploaded, screen):
 
 
 def test_what_the_command_says_comes_in_the_words_of_the_page(uploaded):
-    with pytest.raises(DataError, match="given as the box Column of perturbations"):
+    with pytest.raises(DataError, match='chosen in the box "Column of perturbations"'):
         examine.validated(Reading(uploaded, perturbation_key="guides"))
+
+
+def messages():
+    """All texts of the reader that mention an option, X in place of what is filled in."""
+    for name in ("labels", "columns", "h5ad", "gene_names", "data"):
+        tree = ast.parse((datasets.ROOT / "samsvae_core" / f"{name}.py").read_text())
+        docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        parts = {id(v) for n in ast.walk(tree) if isinstance(n, ast.JoinedStr) for v in n.values}
+        for node in ast.walk(tree):
+            if id(node) in docs | parts or not isinstance(node, (ast.JoinedStr, ast.Constant)):
+                continue
+            values = node.values if isinstance(node, ast.JoinedStr) else [node]
+            text = "".join(str(v.value) if isinstance(v, ast.Constant) else "X" for v in values)
+            if re.search(r"--[a-z]", text) and "--counts-on" not in text:
+                yield text
+
+
+def test_item_14_every_message_of_the_reader_comes_in_plain_words_of_the_page():
+    every = list(messages())
+    assert len(every) > 25
+    for message in every:
+        said = examine.in_words(message)
+        assert "--" not in said, said
+        assert "with choosing" not in said, said
+        assert "given as the" not in said, said
+        assert not re.search(r"[.!?] [a-z]", said), said
+        assert not re.search(r"(?:^|[^n] )(?:the )?box (?!\")", said), said
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (
+            "'x', given as --control. Did you mean 'y'?",
+            "'x', chosen in the box \"Control labels\". Did you mean 'y'?",
+        ),
+        (
+            "Name them with --control; a pattern such as '*a*' means several.",
+            "Name them in the box \"Control labels\"; a pattern such as '*a*' means several.",
+        ),
+        (
+            "name them: --control GFP --control 'a b'. Then",
+            'name them: in the box "Control labels" choose GFP, a b. Then',
+        ),
+        (
+            "one more. --drop-unlabelled leaves them out, --unlabelled-as-control takes them.",
+            'one more. Choosing "left out" in the box "Cells without a label" leaves them out,'
+            ' choosing "control" in the box "Cells without a label" takes them.',
+        ),
+        (
+            "Leave them out with --drop-unlabelled.",
+            'Leave them out by choosing "left out" in the box "Cells without a label".',
+        ),
+        (
+            "as one. --dosage-key dose value reads them.",
+            'as one. Choosing "dose value" in the box "Dosages" reads them.',
+        ),
+        (
+            "(A|B): --delimiter '|' parts them there.",
+            '(A|B): choosing "|" in the box "Between parts of a combination" parts them there.',
+        ),
+        (
+            "Column 'x', given as --size-factor-key, cannot",
+            "Column 'x', chosen in the box \"Size factor\", cannot",
+        ),
+        (
+            "as they are with --likelihood gaussian.",
+            'as they are by choosing "gaussian" in the box "Values".',
+        ),
+        (
+            "--top-genes must be from 1 to 3; found 4.",
+            'The number in the box "Most variable genes" must be from 1 to 3; found 4.',
+        ),
+    ],
+)
+def test_item_14_options_read_as_plain_english_on_the_page(message, said):
+    assert examine.in_words(message) == said
 
 
 def test_a_damaged_file_is_told_without_the_folders_of_the_server(uploaded, tmp_path):

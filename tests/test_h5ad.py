@@ -375,7 +375,7 @@ def test_a_column_of_the_table_without_cells_is_left_out_and_noted(file):
         ([[0, 0], [-1, 0], [1, 0]], ["A", "B"], "negative or missing dosages in 1 cells.* c1"),
         ([[0, 0], [1, np.nan], [1, 0]], ["A", "B"], "negative or missing dosages in 1 cells.* c1"),
         ([[0, 1], [1, 0], [1, 0]], ["A", "B"], "has no control cells: every cell has a pert"),
-        ([[0, 0], [0, 0], [0, 0]], ["A", "B"], "has 3 control cells among 3"),
+        ([[0, 0], [0, 0], [0, 0]], ["A", "B"], "has 3 control cells among the 3 cells"),
         ([[0, 0], [1, 0], [1, 0]], ["A", "A"], "need different names"),
         ([[1, 0], [1, 1], [1, 0]], ["A", "ctrl"], "has no control cells: every cell has a col"),
         ([[0, 0], [1, 0], [1, 1]], ["A", "ctrl"], "no cell has control columns alone .ctrl"),

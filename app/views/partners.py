@@ -90,7 +90,7 @@ def asked(model: Bundle) -> state.Question:
 
 
 def folded_away(model: Bundle, question: state.Question) -> int:
-    """How many pairs are left out for a partner that does nothing, and why is said."""
+    """How many pairs are left out for a partner that does nothing; the page says so, and why."""
     idle = inert(model)
     if question.with_inert or not idle:
         return 0
