@@ -211,7 +211,7 @@ def column_of_perturbations(columns: list[str], suggested: Mapping[str, str]) ->
     chosen: str | None = st.selectbox(
         "Column of perturbations",
         columns,
-        index=None,
+        index=0 if first else None,  # None could be emptied again, by Escape among others
         key=address.suggested("key", first, fits=[*columns, None].__contains__),
         persist_state="session",
         placeholder="Choose a column of obs",

@@ -44,8 +44,11 @@ def test_an_upload_is_mended_on_the_page_and_goes_on_to_training(page, server, u
     choose(page, "Column of perturbations", UNUSUAL)
     settled(page)
     address_has(page, "key=what")
+    assert label_counts(page) == {"control": 1, "single": 6, "combinations": 2}
+    choose(page, "Between parts of a combination", "|")
+    settled(page)
     assert label_counts(page) == {"control": 1, "single": 8}
-    choose(page, "Between parts of a combination", "_")
+    choose(page, "Between parts of a combination", "_")  # as suggested for this file
     settled(page)
     assert label_counts(page) == {"control": 1, "single": 6, "combinations": 2}
     n_control = (screen.data.conditions == screen.data.control).sum()
