@@ -39,8 +39,6 @@ from samsvae_core.labels import (
     check_column,
     check_controls,
     control_labels,
-    delimiter_of,
-    first_word,
     guides_note,
     key_notes,
     label_notes,
@@ -50,7 +48,7 @@ from samsvae_core.labels import (
     perturbation_key_of,
     targets_of,
     texts_of,
-    unassigned,
+    understood,
 )
 from samsvae_core.machine import memory_free
 from samsvae_core.mapped import (
@@ -882,12 +880,12 @@ def _design_from_labels(
     join_guides: bool,
     drop_unlabelled: bool | None,
 ) -> _Design:
-    labels = texts_of(obs[key])
-    frequent = [label for label in by_frequency(labels) if label]
-    where = f"column {key!r}"
-    check_controls(frequent, control, where)
-    controls = control_labels(frequent, control)
-    nameless = np.isin(labels, list(unassigned(set(labels), controls)))
+    labels, where = texts_of(obs[key]), f"column {key!r}"
+    every = by_frequency(labels)
+    check_controls([label for label in every if label], control, where)
+    meant = understood(every, control, delimiter, drop_unlabelled)
+    frequent, controls = meant.known, meant.controls
+    nameless = np.isin(labels, list(meant.unassigned))
     if drop_unlabelled is None and (labels == "").any():
         raise DataError(
             f"{(labels == '').sum():,} cells have no label in {where}"
@@ -897,13 +895,10 @@ def _design_from_labels(
     notes = _unassigned_notes(labels, nameless, drop_unlabelled)
     if drop_unlabelled is not None and nameless.any():
         labels = np.where(nameless, "", labels)
-        left = set(labels)
-        frequent = [label for label in frequent if label in left]
     kept = ~nameless if drop_unlabelled and nameless.any() else None
     if not controls and not (drop_unlabelled is False and nameless.any()):
         raise DataError(no_control(frequent, key))
-    given = delimiter is not None
-    delimiter = delimiter_of(frequent, controls) if delimiter is None else delimiter
+    given, delimiter = delimiter is not None, meant.delimiter
     known, listed = set(frequent), set(controls)
     parts = {label: parts_of(label, known, listed, delimiter) for label in frequent}
     notes += label_notes(parts, controls, delimiter, given)
@@ -926,7 +921,6 @@ def _design_from_labels(
     notes += _dosage_notes(dosages)
     if n := sum(any(parts[label]) and not row for label, row in zip(labels, rows, strict=True)):
         notes.append(f"{n:,} cells have dosage 0 and count as control.")
-    name = first_word(controls[0], delimiter) if controls else "control"
     source = {
         "perturbation_key": key,
         "control_labels": controls,
@@ -934,7 +928,7 @@ def _design_from_labels(
         "join_guides": join_guides,
         "drop_unlabelled": drop_unlabelled,
     }
-    return _Design(dosages, perturbations, name, source, notes, kept)
+    return _Design(dosages, perturbations, meant.control, source, notes, kept)
 
 
 def _unassigned_notes(

@@ -21,16 +21,13 @@ from samsvae_core.labels import (
     Control,
     by_frequency,
     check_controls,
-    control_labels,
-    delimiter_of,
-    first_word,
     no_control,
     parts_of,
     perturbation_key_of,
     suggested_key,
     targets_of,
     texts_of,
-    unassigned,
+    understood,
 )
 
 LONGEST = 1_000  # characters of a name or label
@@ -72,9 +69,7 @@ def inspect(path: Path | str, gene_key: str | None = None) -> dict[str, Any]:
     labels: dict[str, int] = next(
         (column["labels"] for column in columns if column["name"] == key), {}
     )
-    known = [label for label in labels if label]
-    controls = control_labels(known)
-    delimiter = delimiter_of(known, controls)
+    meant = understood(list(labels))
     said = said_of_labels(obs, key) if labels else Said([], [], "")
     return {
         "file": path.name,
@@ -90,9 +85,9 @@ def inspect(path: Path | str, gene_key: str | None = None) -> dict[str, Any]:
         "tables": tables,
         "suggested": {
             "perturbation_key": key,
-            "control": controls[0] if controls else "",
-            "controls": controls,
-            "delimiter": delimiter,
+            "control": meant.controls[0] if meant.controls else "",
+            "controls": meant.controls,
+            "delimiter": meant.delimiter,
             "gene_key": suggested,
             "dosage_key": suggested_dosage(obs),
             "table": table,
@@ -130,10 +125,11 @@ def _suggested_key(obs: pd.DataFrame) -> tuple[str, str]:
         return suggested_key(obs, MOST_LABELS), str(error)
 
 
-def suggested_delimiter(labels: Mapping[str, int], control: Control = None) -> str:
+def suggested_delimiter(
+    labels: Mapping[str, int], control: Control = None, drop_unlabelled: bool | None = None
+) -> str:
     """What a reader of these labels takes as the delimiter by itself; "" keeps them whole."""
-    known = [label for label in labels if label]
-    return delimiter_of(known, control_labels(known, control))
+    return understood(list(labels), control, None, drop_unlabelled).delimiter
 
 
 def label_table(
@@ -152,21 +148,18 @@ def label_table(
     frequent = by_frequency(np.array([label for label in labels if label], dtype=object))
     frequent.sort(key=lambda label: -labels[label])
     check_controls(frequent, control, f"column {key!r}")
-    controls = control_labels(frequent, control)
-    nameless = unassigned(labels, controls)
-    if not controls and not (drop_unlabelled is False and nameless):
-        raise DataError(no_control(frequent, key))
-    known = set(frequent) - (nameless if drop_unlabelled is not None else set())
-    if delimiter is None:
-        delimiter = delimiter_of([label for label in frequent if label in known], controls)
-    name = first_word(controls[0], delimiter) if controls else "control"
+    meant = understood(frequent + [""] * ("" in labels), control, delimiter, drop_unlabelled)
+    nameless, name, delimiter = meant.unassigned, meant.control, meant.delimiter
+    if not meant.controls and not (drop_unlabelled is False and nameless):
+        raise DataError(no_control(meant.known, key))
+    known, controls = set(meant.known), set(meant.controls)
     rows = []
     for label, cells in labels.items():
         if label in nameless and (not label or drop_unlabelled is not None):
             kind = {None: "no label", True: "left out", False: "control"}[drop_unlabelled]
             rows.append((label, cells, name if kind == "control" else "", kind))
             continue
-        parts = parts_of(label, known, set(controls), delimiter)
+        parts = parts_of(label, known, controls, delimiter)
         whole = len(parts) == 1 and bool(delimiter) and delimiter in parts[0]
         targets = targets_of(parts) if join_guides else {}
         named = sorted({targets.get(part, part) for part in parts if part})

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import translate
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -358,6 +359,36 @@ def first_word(label: str, delimiter: str) -> str:
     """GEARS's "ctrl+ctrl" is "ctrl"; "non_targeting" stays whole."""
     words = split_label(label, delimiter)
     return words[0] if all(CONTROL.fullmatch(word) for word in words) else label
+
+
+class Understood(NamedTuple):
+    """What the labels of a column are taken for."""
+
+    known: list[str]  # labels of controls and perturbations, the most frequent first
+    controls: list[str]
+    unassigned: set[str]  # labels that say that nothing was found in a cell, and ""
+    delimiter: str
+    control: str  # the name of the control condition
+
+
+def understood(
+    frequent: Sequence[str],
+    control: Control = None,
+    delimiter: str | None = None,
+    drop_unlabelled: bool | None = None,
+) -> Understood:
+    """What the labels of a column mean, the most frequent first; "" among them is no label.
+
+    The reader, its preview and what is suggested all go by this. Labels that say that nothing was
+    found are perturbations like others where `drop_unlabelled` is None, and take no part otherwise.
+    """
+    named = [label for label in frequent if label]
+    controls = control_labels(named, control)
+    nothing = unassigned(frequent, controls)
+    known = [x for x in named if drop_unlabelled is None or x not in nothing]
+    delimiter = delimiter_of(known, controls) if delimiter is None else delimiter
+    name = first_word(controls[0], delimiter) if controls else "control"
+    return Understood(known, controls, nothing, delimiter, name)
 
 
 # Guides of one target

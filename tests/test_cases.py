@@ -105,6 +105,19 @@ def test_item_04_command_line_page_and_library_part_labels_alike(file, form):
     assert list(preview.loc[labels_of_cells, "condition"]) == list(data.conditions)
 
 
+@pytest.mark.parametrize("drop", [None, True, False])
+def test_item_04_the_delimiter_suggested_is_the_readers_also_where_cells_are_left_out(file, drop):
+    """Where such cells are left out, "unknown" is no label of its own, and parts nothing."""
+    labels = ["ctrl", "unassigned", "unknown", "MYC+unknown", "KLF1_TP53", "KLF1", "STAT1_KLF1"]
+    write(file, each()(*labels))
+    read = read_h5ad(file, drop_unlabelled=drop).source["delimiter"]
+    sizes = dict.fromkeys(labels, 40)
+    assert suggested_delimiter(sizes, None, drop) == read
+    preview = label_table(sizes, "perturbation", drop_unlabelled=drop).set_index("label")
+    data = read_h5ad(file, drop_unlabelled=drop)
+    assert set(preview["condition"]) - {""} == set(data.conditions)
+
+
 def test_item_04_the_control_of_norman_raw_is_named_by_its_word(file):
     write(file, each()(*FORMS["norman_raw"][0]))
     assert read_h5ad(file).control == "NegCtrl0"

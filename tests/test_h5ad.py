@@ -480,7 +480,7 @@ def test_values_are_never_taken_without_being_asked_for(file):
         ({"X": None}, {}, r"There is no X\. .* --layer .layers here: z"),
         ({"X": COUNTS * 0}, {}, "X holds no value but 0"),
         ({}, {"layer": "y"}, "There is no layer 'y'.* z"),
-        ({}, {"size_factor_key": "depth"}, "--size-factor-key depth .* not counts"),
+        ({}, {"size_factor_key": "depth"}, "given as --size-factor-key, .* not counts"),
     ],
 )
 def test_bad_values_get_their_message(file, content, options, message):

@@ -162,11 +162,16 @@ def options(name: str, found: Mapping[str, Any]) -> Reading | None:
             return None
         labels: dict[str, int] = columns[key]["labels"] if key else {}
         controls = control_labels_chosen(labels)
-        first = suggested_delimiter(labels, controls or None) or NO_DELIMITER
-        delimiters = [*DELIMITERS, NO_DELIMITER]
-        delimiter = bound("delimiter", "Between parts of a combination", delimiters, BETWEEN, first)
+        above = st.container()  # the delimiter depends on which cells are left out
         chosen = {"layer": bound("layer", "Counts from", [BY_ITSELF, *found["layers"]], LAYER)}
         chosen |= of_cells()
+        drop = DROPPED.get(chosen["unlabelled"])
+        first = suggested_delimiter(labels, controls or None, drop) or NO_DELIMITER
+        delimiters = [*DELIMITERS, NO_DELIMITER]
+        with above:
+            delimiter = bound(
+                "delimiter", "Between parts of a combination", delimiters, BETWEEN, first
+            )
         table = "" if key else str(found["suggested"]["table"])
         with st.expander("More choices", expanded=key is None):
             chosen |= further(found, columns, table)
@@ -194,6 +199,7 @@ CONTROL = (
     "such. Several labels may be chosen, and a pattern typed: *non-targeting* means each label "
     "with these words."
 )
+DROPPED = {LEFT_OUT: True, AS_CONTROL: False}  # cells without a label, as the reader has it
 BETWEEN = (
     "A label is parted there only if each part is a label of its own, a control word, or looks "
     "like a gene symbol. none: labels stay whole."
@@ -338,7 +344,7 @@ def preview(labels: Mapping[str, int], reading: Reading, n_labels: int) -> None:
             reading.control or None,
             {"": None, NO_DELIMITER: ""}.get(reading.delimiter, reading.delimiter),
             reading.join_guides == JOIN,
-            {LEFT_OUT: True, AS_CONTROL: False}.get(reading.unlabelled),
+            DROPPED.get(reading.unlabelled),
         )
     except DataError as error:
         st.warning(state.plain(in_words(str(error))))
