@@ -247,8 +247,8 @@ def table_of(file: h5py.File, name: str) -> pd.DataFrame:
         )
     _check_columns(frame, name)
     for key, column in frame.items():
-        if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf":
-            frame[key] = of_pandas(column.to_numpy())  # no copy where it is such already
+        if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iufc":
+            frame[key] = of_pandas(column.to_numpy())  # pandas takes no rows of other kinds
     names = pd.Index(texts_of(frame.index), dtype=object)
     kind = "cell" if name == "obs" else "gene"
     if not len(names):
@@ -266,17 +266,7 @@ def table_of(file: h5py.File, name: str) -> pd.DataFrame:
             f"{len(twice):,} {kind} names occur more than once ({some(twice)}); they must be"
             f" unique. Call adata.{name.split('/')[-1]}_names_make_unique() and save the file."
         )
-    return frame.set_axis(names, axis=0).astype(_native_kinds(frame))
-
-
-def _native_kinds(frame: pd.DataFrame) -> dict[Any, np.dtype]:
-    """The types of numbers in columns that are in another order of bytes: pandas takes no rows."""
-    kinds = {key: frame[key].dtype for key in frame}
-    return {
-        key: kind.newbyteorder("=")
-        for key, kind in kinds.items()
-        if isinstance(kind, np.dtype) and kind.kind in "iufc" and not kind.isnative
-    }
+    return frame.set_axis(names, axis=0)
 
 
 def _check_encodings(file: h5py.File, name: str) -> None:
