@@ -9,8 +9,9 @@ BIN := .venv/bin
 app: .venv/installed
 	$(BIN)/samsvae app
 
-# A file of tests at a time on every processor; each test then has one of its own.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+# A file of tests at a time on every processor, those of the browser first; each test then has a
+# processor of its own.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test: .venv/tools
 	$(PYTEST)
