@@ -33,6 +33,7 @@ def test_a_newcomer_takes_the_tour_composes_and_takes_the_enrichment_table_away(
     page.get_by_role("link", name="What the words mean").click()
     page.get_by_role("heading", name="Glossary").wait_for()
     shows(page, "A mechanism is active in a perturbation")
+    settled(page)
     page.go_back()
     shows(page, "How good it is on cells")
     press(page, "tour-offer")
