@@ -206,7 +206,11 @@ def test_a_file_that_needs_too_much_memory_is_told(uploaded, monkeypatch):
         (-signal.SIGKILL, "", "needs more memory than there is here"),
         (-signal.SIGSEGV, "Fatal Python error", "made the reader crash"),
         (-signal.SIGTERM, "", "was stopped. Try again"),
-        (2, "a warning\nError: No cell. Use --layer.\n", r"^No cell. Use the box \"Counts from\".$"),
+        (
+            2,
+            "a warning\nError: No cell. Use --layer.\n",
+            r"^No cell. Use the box \"Counts from\".$",
+        ),
     ],
 )
 def test_every_end_has_its_message(code, err, message):
