@@ -157,19 +157,21 @@ def link(
     """A link to a page within the dashboard, with this query.
 
     It names the model on the screen, unless the query names another: a link that is opened in a new
-    tab, or copied, knows nothing of what was chosen in this one.
+    tab, or copied, knows nothing of what was chosen in this one. The first model needs no name: the
+    address would lose it at once, and the way back would have a step that leads nowhere.
     """
     model = st.session_state.get("model")
-    shown = {} if model is None else {"model": str(model)}
+    shown = {} if model in (None, st.session_state.get("model first")) else {"model": str(model)}
     st.page_link(f"views/{page}.py", label=label, icon=icon, query_params=shown | dict(query or {}))
 
 
-def follow(key: str, options: Container[str]) -> None:
+def follow(key: str, options: Sequence[str]) -> None:
     """Put what a link asks for into a bound widget that stands beside every page.
 
     Streamlit lets the value that such a widget has go before the address, and leaves the address
     as it is: given to the widget, the value is in both.
     """
+    st.session_state[f"{key} first"] = options[0]
     if asked := followed(key):
         value = asked[key] if asked[key] in options else st.session_state.get(key)
         if value is not None:

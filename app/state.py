@@ -136,7 +136,7 @@ def choose_bundle() -> None:
     unusable = broken()
     if found:
         address.unknown_option("model", list(found), "model")
-        address.follow("model", found)
+        address.follow("model", list(found))
         st.sidebar.selectbox(
             "Model",
             list(found),

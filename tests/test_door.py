@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -201,7 +201,8 @@ def asked(port, path, method="GET", body=None, **headers):
     """The answer, read; underscores in names of headers are dashes."""
     connection = http.client.HTTPConnection("localhost", port, timeout=60)
     given = {name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request(method, path, body, given, encode_chunked="Transfer-Encoding" in given)
+    with suppress(BrokenPipeError, ConnectionResetError):  # refused before all of it was sent
+        connection.request(method, path, body, given, encode_chunked="Transfer-Encoding" in given)
     answer = connection.getresponse()
     answer.text = answer.read().decode(errors="replace")
     connection.close()

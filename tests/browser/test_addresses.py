@@ -15,8 +15,8 @@ from tests.browser.conftest import dashboard
 from tests.browser.person import MARKS, composed_shift, press, settled, turn_to, visit
 
 pytestmark = MARKS
-SPEEDS = [  # seconds between two presses, and busy programs beside; other tests are such, too
-    (0.15, 0),
+SPEEDS = [  # seconds between two presses, and busy programs beside
+    (0.15, 0),  # in a slow browser, which does not disturb the tests beside
     *(pytest.param(gap, 2, marks=pytest.mark.slow) for gap in (0.05, 0.15, 0.3, 0.6)),
 ]
 
@@ -57,6 +57,9 @@ def drawn_shifts(page) -> dict[str, float]:
 
 @pytest.mark.parametrize(("gap", "programs"), SPEEDS)
 def test_item_02_no_press_is_lost_on_a_busy_machine(page, server, tiny, gap, programs):
+    if not programs:
+        slow = page.context.new_cdp_session(page)
+        slow.send("Emulation.setCPUThrottlingRate", {"rate": 3})
     visit(page, f"{server}/compose?c=P6%3A1&model=tiny")
     for role, key, dose in (("slider", "ArrowLeft", 0.5), ("spinbutton", "ArrowUp", 1.0)):
         page.get_by_role(role, name="Dosage of P6").focus()
@@ -123,6 +126,16 @@ def test_item_01_back_shows_the_model_of_before(tab, with_a_training):
     tab.get_by_role("heading", name="Train", level=1).wait_for()
     tab.wait_for_url(lambda url: "model" not in url)
     assert shown_model(tab) == "papalexi2021"
+
+
+def test_item_01_a_link_is_one_step_of_the_way_back(page, server):
+    visit(page, server)
+    steps = page.evaluate("history.length")
+    with busy_machine(2):
+        page.get_by_role("link", name="What the words mean").click()
+        page.get_by_role("heading", name="Glossary").wait_for()
+        settled(page)
+        assert page.evaluate("history.length") == steps + 1
 
 
 def test_item_10_what_is_found_stays_where_it_is(page, server):
