@@ -20,8 +20,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 from app.runs import brought, listed
 from samsvae_core.data import DataError, some
-from samsvae_core.files import OutputError, atomic_write, hold, is_held, locked, megabytes
 from samsvae_core.symbols import known_genes
+from samsvae_core.system.files import OutputError, atomic_write, hold, is_held, locked, megabytes
 
 ROOT = Path(__file__).resolve().parents[1]
 HDF5 = b"\x89HDF\r\n\x1a\n"  # how such a file begins

@@ -23,7 +23,7 @@ from typing import Any
 
 from app.datasets import AS_CONTROL, JOIN, LEFT_OUT, ROOT, Reading, resolve
 from samsvae_core.data import DataError
-from samsvae_core.machine import memory_here
+from samsvae_core.system.machine import memory_here
 
 LOGGER = logging.getLogger(__name__)
 SECONDS = 20  # of a processor, for any file, and

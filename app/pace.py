@@ -108,9 +108,9 @@ def time_steps(threads: int) -> Pace:
     import torch
 
     from samsvae_core.inference import Cells
-    from samsvae_core.machine import memory_here
     from samsvae_core.model import ModelConfig
     from samsvae_core.simulate import Design, simulate
+    from samsvae_core.system.machine import memory_here
     from samsvae_core.training import Progress, TrainConfig, fit, new_model
 
     torch.set_num_threads(threads)

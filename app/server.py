@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 
 from app import datasets
-from samsvae_core import cache, machine
 from samsvae_core.bundle import version
-from samsvae_core.files import OutputError, cache_folder
+from samsvae_core.system import cache, machine
+from samsvae_core.system.files import OutputError, cache_folder
 
 PACKAGES = ("streamlit", "torch", "anndata", "plotly", "gseapy", "umap-learn")
 SMI = ("nvidia-smi", "--query-gpu=name,memory.total,memory.used", "--format=csv,noheader,nounits")

@@ -17,8 +17,8 @@ from app.sessions import Session
 from samsvae_core import exports, gene_sets
 from samsvae_core import names as mechanism_names
 from samsvae_core.bundle import Bundle
-from samsvae_core.files import sha256
 from samsvae_core.names import Label
+from samsvae_core.system.files import sha256
 
 
 def side(title: str) -> None:

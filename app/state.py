@@ -50,11 +50,11 @@ from samsvae_core.composition import Composition
 from samsvae_core.data import DataError
 from samsvae_core.effects import Effects, places, whole_effects
 from samsvae_core.enrichment import Enrichment, Rules
-from samsvae_core.files import OutputError, is_message, sha256
 from samsvae_core.gene_sets import Collection, Match
 from samsvae_core.names import Label
 from samsvae_core.partners import Direction, rank_pairs
 from samsvae_core.rankings import Ranked
+from samsvae_core.system.files import OutputError, is_message, sha256
 from samsvae_core.zipped import MANIFEST, unpack, write_zip
 
 BATCHES = threading.Lock()  # who begins a test

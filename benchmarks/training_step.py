@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from samsvae_core.machine import is_busy
+from samsvae_core.system.machine import is_busy
 
 if is_busy():  # before torch starts threads, as `samsvae` does, for both kinds of step
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -206,7 +206,7 @@ def simulate(
 ) -> None:
     """Draw counts from a SAMS-VAE with known masks; the truth is kept in `uns`."""
     from samsvae_core import simulate as simulation
-    from samsvae_core.files import new_output
+    from samsvae_core.system.files import new_output
 
     new_output(output)
     design = simulation.Design(cells, genes, perturbations, latents, combinations, seed=seed)
@@ -297,9 +297,9 @@ def train(
 
     from samsvae_core import parallel, report
     from samsvae_core.data import gene_panel, read_genes
-    from samsvae_core.files import new_output
     from samsvae_core.run import is_prepared, recorded
     from samsvae_core.splits import split as split_cells
+    from samsvae_core.system.files import new_output
     from samsvae_core.training import TrainConfig
     from samsvae_core.variants import MODELS
 
@@ -426,8 +426,8 @@ def evaluate(
     from samsvae_core.bundle import load, to_json
     from samsvae_core.cards import metrics_in_words, other_draws
     from samsvae_core.evaluation import EvaluationConfig, evaluate_bundle
-    from samsvae_core.files import atomic_write, new_output
     from samsvae_core.report import read_options
+    from samsvae_core.system.files import atomic_write, new_output
 
     known("--library", library, ["data", "10000"])
     known("--reference", reference, ["test", "all"])
@@ -555,8 +555,8 @@ def compose(
     from samsvae_core.bundle import load, to_json
     from samsvae_core.composition import SUPPORT, cells_of, outside
     from samsvae_core.composition import compose as predict
-    from samsvae_core.files import atomic_write, new_output
     from samsvae_core.fitness import caution
+    from samsvae_core.system.files import atomic_write, new_output
 
     new_table(output)
     settings_file = new_output(output.with_suffix(".json"))
@@ -644,9 +644,9 @@ def enrich(
     from samsvae_core import enrichment, exports, rankings
     from samsvae_core.bundle import load
     from samsvae_core.composition import compose as predict
-    from samsvae_core.files import atomic_write, new_output
     from samsvae_core.gene_sets import describe, load_collection, match, read_gmt
     from samsvae_core.gene_sets import enrichr as library
+    from samsvae_core.system.files import atomic_write, new_output
     from samsvae_core.terms import grouped
 
     tables = [".csv", ".tsv", ".parquet"]
@@ -761,10 +761,10 @@ def embed(
     from anndata.io import write_elem
 
     from samsvae_core.bundle import load
-    from samsvae_core.files import atomic_write, new_output
     from samsvae_core.h5ad import table_of
     from samsvae_core.interpretation import embed as states_of
     from samsvae_core.report import read_options
+    from samsvae_core.system.files import atomic_write, new_output
 
     new_output(output)
     model = load(bundle)
@@ -1054,7 +1054,7 @@ def progress_line(progress: Progress) -> None:
 
 def new_table(output: Path) -> None:
     """Refuse, before any work is done, a table that could not be written in the end."""
-    from samsvae_core.files import new_output
+    from samsvae_core.system.files import new_output
 
     endings = [".csv", ".tsv", ".parquet"]
     if output.suffix not in endings:
@@ -1065,7 +1065,7 @@ def new_table(output: Path) -> None:
 def write_table(table: pd.DataFrame, output: Path) -> None:
     """A table as CSV, TSV (with formulas disarmed) or Parquet, by the ending of its name."""
     from samsvae_core.exports import separated
-    from samsvae_core.files import atomic_write
+    from samsvae_core.system.files import atomic_write
 
     if output.suffix == ".parquet":
         content = table.to_parquet(index=False)
@@ -1077,7 +1077,7 @@ def write_table(table: pd.DataFrame, output: Path) -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake is one message and exit code 2."""
-    from samsvae_core.machine import is_busy
+    from samsvae_core.system.machine import is_busy
 
     # before torch starts threads: those that spin while they wait for one whose core is taken by
     # another program make a step 2 to 3 times as slow as those that sleep, which on a machine
@@ -1091,8 +1091,8 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("SAMSVAE_DEBUG"):
             raise
-        from samsvae_core.files import is_message
         from samsvae_core.run import is_full, is_memory, reason
+        from samsvae_core.system.files import is_message
 
         if is_message(error) and not is_full(error):
             message = str(error)  # such as a file that may not be read

@@ -20,14 +20,14 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from samsvae_core import cache
 from samsvae_core.bundle import EFFECTS, Bundle, Reference
 from samsvae_core.calibration import WITHIN, predicted_shifts
 from samsvae_core.composition import summary
-from samsvae_core.files import OutputError, atomic_write, cache_folder
 from samsvae_core.interpretation import similar_rows
 from samsvae_core.model import SAMSVAE
 from samsvae_core.prerank import CancelledError, Progress
+from samsvae_core.system import cache
+from samsvae_core.system.files import OutputError, atomic_write, cache_folder
 
 N_SAMPLES, SEED = 64, 0  # as `compose` draws unless told otherwise
 PREDICTED = ("shift", "lower", "upper", "probability_of_sign", "sd")

@@ -24,8 +24,8 @@ import xlsxwriter
 from samsvae_core.bundle import to_json, version
 from samsvae_core.cards import as_text
 from samsvae_core.enrichment import ERRORS, FDR, PASSES, Enrichment
-from samsvae_core.files import OutputError, new_output
 from samsvae_core.gene_sets import Collection, collections
+from samsvae_core.system.files import OutputError, new_output
 from samsvae_core.terms import JACCARD, POOL, VERDICTS, fdr_in_words, verdicts
 
 BEST = 5  # terms of a kind in the summary

@@ -20,10 +20,10 @@ from samsvae_core import parallel
 from samsvae_core.agreement import pearson
 from samsvae_core.baselines import observed_effects
 from samsvae_core.data import CellData, DataError
-from samsvae_core.files import atomic_write
 from samsvae_core.inference import Cells
 from samsvae_core.model import ACTIVE, SAMSVAE, ModelConfig
 from samsvae_core.predictive import model_effects
+from samsvae_core.system.files import atomic_write
 from samsvae_core.training import Progress, TrainConfig, cell_bounds, fit, new_model
 
 EVIDENCE = (0.08, 0.16, 0.32, 0.64, 1.28, 2.56)  # nats per training cell an entry must bring

@@ -24,8 +24,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from samsvae_core.files import OutputError, atomic_write, cache_folder
 from samsvae_core.symbols import HINTS, RESOURCES, current_symbols, is_identifier, kind, species
+from samsvae_core.system.files import OutputError, atomic_write, cache_folder
 
 LOGGER = logging.getLogger(__name__)
 MAX_BYTES = 64 * 2**20  # of a GMT file; GO biological process, the largest shipped, has 6 MB

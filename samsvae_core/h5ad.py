@@ -18,7 +18,6 @@ import scipy.sparse as sp
 
 from samsvae_core.columns import column_notes, warnings_of
 from samsvae_core.data import CellData, DataError, constant_genes, nearest, some
-from samsvae_core.files import cache_folder
 from samsvae_core.gene_names import INDEX, GeneNames, lacks_names, name_genes
 from samsvae_core.h5file import (
     DENSEST,
@@ -50,7 +49,6 @@ from samsvae_core.labels import (
     texts_of,
     understood,
 )
-from samsvae_core.machine import memory_free
 from samsvae_core.mapped import (
     VALUES_AT_ONCE,
     check_room,
@@ -61,6 +59,8 @@ from samsvae_core.mapped import (
     size_of,
 )
 from samsvae_core.symbols import are_row_numbers
+from samsvae_core.system.files import cache_folder
+from samsvae_core.system.machine import memory_free
 
 # Biological replicates first, then what stands for them: batches, then parts of one experiment.
 REPLICATE_KEYS = (

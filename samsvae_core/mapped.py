@@ -15,7 +15,7 @@ from typing import IO
 import numpy as np
 import scipy.sparse as sp
 
-from samsvae_core.files import OutputError
+from samsvae_core.system.files import OutputError
 
 VALUES_AT_ONCE = 2**22  # stored values of a block of rows
 LARGE = 2**22  # stored values, above which a part of such a matrix is kept on disk, too

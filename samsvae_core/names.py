@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from samsvae_core.bundle import Bundle, to_json
-from samsvae_core.files import OutputError, atomic_write
+from samsvae_core.system.files import OutputError, atomic_write
 
 SCHEMA = 1
 NAME_LENGTH, NOTE_LENGTH = 80, 2000  # characters

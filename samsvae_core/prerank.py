@@ -25,9 +25,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from samsvae_core import cache
-from samsvae_core.files import OutputError, atomic_write, cache_folder
-from samsvae_core.machine import whole_cores
+from samsvae_core.system import cache
+from samsvae_core.system.files import OutputError, atomic_write, cache_folder
+from samsvae_core.system.machine import whole_cores
 
 LOGGER = logging.getLogger(__name__)
 RECIPE = 3  # to be raised when results change, so that cached ones are made again

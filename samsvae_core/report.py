@@ -35,7 +35,6 @@ from samsvae_core.calibration import pooled_level, reference_cells
 from samsvae_core.cards import bends_in_words, model_card
 from samsvae_core.data import CellData, DataError, genes_at, reading_in_words
 from samsvae_core.evidence import entry_evidence
-from samsvae_core.files import OutputError, atomic_write, new_output
 from samsvae_core.frontier import train_frontier
 from samsvae_core.gene_names import INDEX
 from samsvae_core.h5ad import has_gene_key
@@ -44,6 +43,7 @@ from samsvae_core.labels import Recorded
 from samsvae_core.model import SAMSVAE, ModelConfig
 from samsvae_core.run import is_prepared, recorded, refuse_finished
 from samsvae_core.splits import SPLITS, UNUSED, split
+from samsvae_core.system.files import OutputError, atomic_write, new_output
 from samsvae_core.training import Progress, TrainConfig, fit, new_model
 from samsvae_core.variants import MODELS
 

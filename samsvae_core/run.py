@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from samsvae_core.files import OutputError, atomic_write
+from samsvae_core.system.files import OutputError, atomic_write
 from samsvae_core.training import Stop
 
 STATUS = "status.json"

@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Bool, Float
 
 from samsvae_core.data import CellData
-from samsvae_core.files import atomic_write
 from samsvae_core.model import SAMSVAE, ModelConfig
+from samsvae_core.system.files import atomic_write
 
 CONTROL_SHARES = 4  # controls are in every comparison, so there are more of them
 CELLS_AT_ONCE = 1024  # dense rows held in memory while counts are drawn

@@ -31,10 +31,10 @@ from torch import Tensor, nn
 
 from samsvae_core import parallel
 from samsvae_core.data import CellData
-from samsvae_core.files import atomic_write
 from samsvae_core.inference import Batch, Cells, Elbo, cell_terms, elbo
 from samsvae_core.model import ACTIVE, SAMSVAE, ModelConfig
 from samsvae_core.rotation import sparsest_rotation
+from samsvae_core.system.files import atomic_write
 from samsvae_core.variants import MODELS
 
 VALIDATION_BATCH = 2048  # cells; bounds memory, does not change the figure

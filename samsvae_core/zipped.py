@@ -31,7 +31,7 @@ from samsvae_core.bundle import (
     read_manifest,
 )
 from samsvae_core.data import some
-from samsvae_core.files import OutputError, hold, is_held, new_output, sha256
+from samsvae_core.system.files import OutputError, hold, is_held, new_output, sha256
 
 MOST_BYTES = 4 * 2**30  # of all files, unpacked
 MOST_ENTRIES = 500

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from samsvae_core import cache, effects
-from samsvae_core.files import OutputError, megabytes
+from samsvae_core import effects
+from samsvae_core.system import cache
+from samsvae_core.system.files import OutputError, megabytes
 
 
 @pytest.fixture

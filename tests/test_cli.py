@@ -919,7 +919,7 @@ def test_structure_needs_something_to_compare(refused, trained, tmp_path):
 )
 def test_threads_that_wait_leave_their_core_to_others(monkeypatch, tmp_path, load, given, expected):
     (tmp_path / "loadavg").write_text(load)
-    monkeypatch.setattr("samsvae_core.machine.LOADAVG", tmp_path / "loadavg")
+    monkeypatch.setattr("samsvae_core.system.machine.LOADAVG", tmp_path / "loadavg")
     monkeypatch.setattr(cli, "app", lambda: None)
     monkeypatch.setattr(cli.os, "environ", given)
     cli.main()

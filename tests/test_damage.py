@@ -13,9 +13,10 @@ import pytest
 import scipy.sparse as sp
 
 from samsvae_core import __main__ as cli
-from samsvae_core import data, h5ad, h5file, inspection, machine, mapped
+from samsvae_core import data, h5ad, h5file, inspection, mapped
 from samsvae_core.data import DataError
 from samsvae_core.h5ad import read_h5ad
+from samsvae_core.system import machine
 from tests.test_mapped import saved
 
 COUNTS = np.random.default_rng(0).poisson(2.0, size=(12, 5)).astype(np.float32)

@@ -31,8 +31,8 @@ from samsvae_core.exports import (
     workbook,
     write_folder,
 )
-from samsvae_core.files import OutputError
 from samsvae_core.gene_sets import Collection, load_collection, parse_gmt
+from samsvae_core.system.files import OutputError
 from samsvae_core.terms import grouped, suggested_names, verdicts
 
 AWKWARD = ["=1+1", "@SUM(A1)", "+1", "-1", "http://x", "1E5", "MARCH1", "NA", "a,b", 'a"b', "Ä"]

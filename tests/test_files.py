@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from samsvae_core.files import OutputError, atomic_write, new_output, sha256
+from samsvae_core.system.files import OutputError, atomic_write, new_output, sha256
 
 
 def test_a_file_is_written_with_the_folders_it_needs(tmp_path):

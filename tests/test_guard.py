@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from app import guard, logs, state
 from benchmarks.visitor import Visitor
-from samsvae_core import cache
+from samsvae_core.system import cache
 
 MAIN = str(Path(__file__).resolve().parents[1] / "app" / "main.py")
 SERVE = str(Path(MAIN).with_name("serve.py"))

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from app import jobs, runs
-from samsvae_core import files, machine
 from samsvae_core import run as run_folder
-from samsvae_core.files import OutputError
+from samsvae_core.system import files, machine
+from samsvae_core.system.files import OutputError
 from samsvae_core.training import Progress
 
 TRAINER = Path(__file__).with_name("trainer.py")

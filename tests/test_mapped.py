@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 
 from samsvae_core import h5ad, mapped, report
 from samsvae_core.data import DataError, gene_panel, summary
-from samsvae_core.files import OutputError
 from samsvae_core.h5ad import read_h5ad
+from samsvae_core.system.files import OutputError
 from tests.conftest import MODEL, TRAINING
 
 

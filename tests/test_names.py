@@ -3,7 +3,6 @@ import json
 import pytest
 
 from samsvae_core.bundle import list_bundles, load, to_json
-from samsvae_core.files import OutputError
 from samsvae_core.names import (
     MAX_BYTES,
     Label,
@@ -14,6 +13,7 @@ from samsvae_core.names import (
     read_names,
     write_names,
 )
+from samsvae_core.system.files import OutputError
 
 LABELS = {
     0: Label("interferon response", "STAT1, JAK2 and IFNGR1 use it.\n\tSee figure 2."),

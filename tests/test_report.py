@@ -11,7 +11,6 @@ from safetensors.numpy import load as load_arrays
 from samsvae_core import bundle, interpretation, report
 from samsvae_core.bundle import load
 from samsvae_core.data import DataError
-from samsvae_core.files import OutputError
 from samsvae_core.h5ad import read_h5ad
 from samsvae_core.model import ModelConfig
 from samsvae_core.report import (
@@ -21,6 +20,7 @@ from samsvae_core.report import (
     read_options,
     umap_coordinates,
 )
+from samsvae_core.system.files import OutputError
 from samsvae_core.training import Stop, TrainConfig, TrainingError
 from samsvae_core.variants import ConditionalVAE
 

@@ -18,7 +18,7 @@ import torch
 from samsvae_core import __main__ as cli
 from samsvae_core import report, run, training
 from samsvae_core.data import DataError
-from samsvae_core.files import atomic_write
+from samsvae_core.system.files import atomic_write
 from samsvae_core.training import Stop, TrainConfig
 
 ROOT = Path(__file__).parents[1]

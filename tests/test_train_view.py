@@ -16,7 +16,7 @@ from app import datasets, examine, jobs, pace, state
 from app import runs as run_folders
 from app.address import plain
 from samsvae_core import bundle as bundles
-from samsvae_core.files import OutputError
+from samsvae_core.system.files import OutputError
 from samsvae_core.training import Progress
 from tests.test_app import figures, finished, opened, words
 from tests.test_data_view import told

@@ -9,7 +9,7 @@ import pytest
 
 from samsvae_core import zipped
 from samsvae_core.bundle import BundleError, load
-from samsvae_core.files import OutputError
+from samsvae_core.system.files import OutputError
 from samsvae_core.zipped import bundle_name, pack, unpack
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from app import address, guard, logs, server, state
-from samsvae_core import cache
+from samsvae_core.system import cache
 
 GIB = 2**30
 GROUPS = {

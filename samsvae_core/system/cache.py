@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from samsvae_core.files import cache_folder, megabytes
+from samsvae_core.system.files import cache_folder, megabytes
 
 FOLDERS = ("effects", "enrichment")  # whose files can be made again
 LIMIT, USUAL_MB = "SAMSVAE_CACHE_MB", 2_000  # twenty large models with their shifts

@@ -1,0 +1,1 @@
+"""What the machine offers: whole files, a cache, processors and memory."""
