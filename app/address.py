@@ -25,7 +25,7 @@ from samsvae_core import composition
 from samsvae_core.bundle import Bundle
 from samsvae_core.data import DataError
 from samsvae_core.genes import measured
-from samsvae_core.symbols import known_genes
+from samsvae_core.genesets.symbols import known_genes
 
 MAX_PERTURBATIONS = 6
 MAX_CHOSEN = 12  # perturbations compared at once

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from samsvae_core.prerank import CancelledError, Progress
+from samsvae_core.genesets.prerank import CancelledError, Progress
 
 TURN = threading.Lock()  # of gene-set tests
 MOMENT = 0.2  # seconds between looks whether a waiting batch was cancelled

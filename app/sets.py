@@ -8,10 +8,11 @@ import pandas as pd
 import streamlit as st
 
 from app import address, figures, record, state
-from samsvae_core import enrichment, exports, symbols, terms
+from samsvae_core import exports
 from samsvae_core.bundle import Bundle
-from samsvae_core.enrichment import Enrichment, Rules
-from samsvae_core.gene_sets import Collection
+from samsvae_core.genesets import enrichment, symbols, terms
+from samsvae_core.genesets.collections import Collection
+from samsvae_core.genesets.enrichment import Enrichment, Rules
 from samsvae_core.rankings import Certainty, Ranked
 
 METHODS = {"gsea": "Ranked (GSEA)", "ora": "Top genes (over-representation)"}

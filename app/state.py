@@ -34,23 +34,16 @@ from app.datasets import Reading
 from app.pace import Pace, measured
 from app.runs import BROUGHT, Job
 from samsvae_core import bundle as bundles
-from samsvae_core import (
-    composition,
-    enrichment,
-    exports,
-    fitness,
-    gene_sets,
-    interpretation,
-    rankings,
-    terms,
-)
+from samsvae_core import composition, exports, fitness, interpretation, rankings
 from samsvae_core import names as mechanism_names
 from samsvae_core.bundle import Bundle, BundleError
 from samsvae_core.composition import Composition
 from samsvae_core.data import DataError
 from samsvae_core.effects import Effects, places, whole_effects
-from samsvae_core.enrichment import Enrichment, Rules
-from samsvae_core.gene_sets import Collection, Match
+from samsvae_core.genesets import collections as gene_sets
+from samsvae_core.genesets import enrichment, terms
+from samsvae_core.genesets.collections import Collection, Match
+from samsvae_core.genesets.enrichment import Enrichment, Rules
 from samsvae_core.names import Label
 from samsvae_core.partners import Direction, rank_pairs
 from samsvae_core.rankings import Ranked

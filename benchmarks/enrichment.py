@@ -34,8 +34,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from samsvae_core.enrichment import enrich, membership, rank_enrichment, screen
-from samsvae_core.gene_sets import Collection, collections, load_collection, usable_sets
+from samsvae_core.genesets.collections import Collection, collections, load_collection, usable_sets
+from samsvae_core.genesets.enrichment import enrich, membership, rank_enrichment, screen
 
 BUNDLE = Path(__file__).resolve().parents[1] / "pretrained/papalexi2021"
 N_GENES, N_MECHANISMS, PERMUTATIONS = 8500, 100, 1000

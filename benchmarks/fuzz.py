@@ -208,7 +208,7 @@ def read_structure(path: Path, work: Path) -> None:
 
 
 def read_gmt(path: Path, work: Path) -> None:
-    from samsvae_core import gene_sets
+    from samsvae_core.genesets import collections as gene_sets
 
     gene_sets.as_gmt(gene_sets.parse_gmt(path.read_bytes(), "own"))
 
@@ -216,7 +216,7 @@ def read_gmt(path: Path, work: Path) -> None:
 def read_session(path: Path, work: Path) -> None:
     from app import sessions
     from benchmarks.mutations import PAGES
-    from samsvae_core import gene_sets
+    from samsvae_core.genesets import collections as gene_sets
 
     found = sessions.read(path.read_bytes(), PAGES)
     for name, content in found.collections.items():

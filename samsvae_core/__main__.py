@@ -493,7 +493,7 @@ def gene(
     """A gene: what it is, which mechanisms and which perturbations move it."""
     from samsvae_core import genes
     from samsvae_core.bundle import load
-    from samsvae_core.symbols import known_genes
+    from samsvae_core.genesets.symbols import known_genes
 
     if output is not None:
         new_table(output)
@@ -641,13 +641,14 @@ def enrich(
     ] = None,
 ) -> None:
     """Gene sets of every mechanism in use, or of a predicted shift, by two tests."""
-    from samsvae_core import enrichment, exports, rankings
+    from samsvae_core import exports, rankings
     from samsvae_core.bundle import load
     from samsvae_core.composition import compose as predict
-    from samsvae_core.gene_sets import describe, load_collection, match, read_gmt
-    from samsvae_core.gene_sets import enrichr as library
+    from samsvae_core.genesets import enrichment
+    from samsvae_core.genesets.collections import describe, load_collection, match, read_gmt
+    from samsvae_core.genesets.collections import enrichr as library
+    from samsvae_core.genesets.terms import grouped
     from samsvae_core.system.files import atomic_write, new_output
-    from samsvae_core.terms import grouped
 
     tables = [".csv", ".tsv", ".parquet"]
     if output.suffix not in ["", ".xlsx", ".zip", *tables]:
@@ -734,7 +735,7 @@ def rankings_line(progress: Any) -> None:
 def universe_of(path: Path, model: Bundle) -> tuple[str, ...]:
     """The genes of a background file, those of the model by the model's names."""
     from samsvae_core.data import read_genes
-    from samsvae_core.symbols import describe_unknown, known_genes
+    from samsvae_core.genesets.symbols import describe_unknown, known_genes
 
     try:
         given = read_genes(path)

@@ -41,11 +41,11 @@ from samsvae_core.data import (
     nearest,
     some,
 )
-from samsvae_core.enrichment import Enrichment, read_parquet
-from samsvae_core.gene_sets import Collection, load_collection
+from samsvae_core.genesets.collections import Collection, load_collection
+from samsvae_core.genesets.enrichment import Enrichment, read_parquet
+from samsvae_core.genesets.prerank import RECIPE
+from samsvae_core.genesets.symbols import without_version
 from samsvae_core.model import EMPTY_CELL, PER_TEN_THOUSAND, SAMSVAE, ModelConfig
-from samsvae_core.prerank import RECIPE
-from samsvae_core.symbols import without_version
 from samsvae_core.system.files import atomic_write, sha256
 from samsvae_core.variants import MODELS
 

@@ -23,10 +23,10 @@ import xlsxwriter
 
 from samsvae_core.bundle import to_json, version
 from samsvae_core.cards import as_text
-from samsvae_core.enrichment import ERRORS, FDR, PASSES, Enrichment
-from samsvae_core.gene_sets import Collection, collections
+from samsvae_core.genesets.collections import Collection, collections
+from samsvae_core.genesets.enrichment import ERRORS, FDR, PASSES, Enrichment
+from samsvae_core.genesets.terms import JACCARD, POOL, VERDICTS, fdr_in_words, verdicts
 from samsvae_core.system.files import OutputError, new_output
-from samsvae_core.terms import JACCARD, POOL, VERDICTS, fdr_in_words, verdicts
 
 BEST = 5  # terms of a kind in the summary
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how spreadsheets' formulas begin

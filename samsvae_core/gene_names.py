@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from samsvae_core.data import DataError, nearest, some
-from samsvae_core.symbols import ENTREZ, IDENTIFIERS, ROW_NUMBERS, UNKNOWN, kind
+from samsvae_core.genesets.symbols import ENTREZ, IDENTIFIERS, ROW_NUMBERS, UNKNOWN, kind
 
 INDEX = "var_names"  # asks for the index itself, as anndata calls it
 # Columns of symbols as programs name them (CELLxGENE, cellranger, monocle, Seurat), then of ids,

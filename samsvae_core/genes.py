@@ -15,7 +15,7 @@ import pandas as pd
 
 from samsvae_core.bundle import Bundle
 from samsvae_core.composition import compose
-from samsvae_core.symbols import annotate, are_entrez, species
+from samsvae_core.genesets.symbols import annotate, are_entrez, species
 
 COLUMNS = [  # of a composition that are kept of each perturbation
     "shift",

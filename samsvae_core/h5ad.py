@@ -19,6 +19,7 @@ import scipy.sparse as sp
 from samsvae_core.columns import column_notes, warnings_of
 from samsvae_core.data import CellData, DataError, constant_genes, nearest, some
 from samsvae_core.gene_names import INDEX, GeneNames, lacks_names, name_genes
+from samsvae_core.genesets.symbols import are_row_numbers
 from samsvae_core.h5file import (
     DENSEST,
     EMPTIEST,
@@ -58,7 +59,6 @@ from samsvae_core.mapped import (
     row_blocks,
     size_of,
 )
-from samsvae_core.symbols import are_row_numbers
 from samsvae_core.system.files import cache_folder
 from samsvae_core.system.machine import memory_free
 

@@ -9,13 +9,13 @@ import pandas as pd
 
 from samsvae_core.bundle import Bundle
 from samsvae_core.composition import Composition
-from samsvae_core.enrichment import Enrichment, Rules, sure
 from samsvae_core.exports import Results
 from samsvae_core.fitness import caution
-from samsvae_core.gene_sets import Collection, match
+from samsvae_core.genesets.collections import Collection, match
+from samsvae_core.genesets.enrichment import Enrichment, Rules, sure
+from samsvae_core.genesets.terms import grouped, suggested_names
 from samsvae_core.interpretation import active_mechanisms, loading_matrix
 from samsvae_core.names import read_names
-from samsvae_core.terms import grouped, suggested_names
 
 
 class Certainty(NamedTuple):

@@ -20,16 +20,7 @@ from jaxtyping import Float
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
-from samsvae_core import (
-    bundle,
-    effects,
-    enrichment,
-    evaluation,
-    fitness,
-    gene_sets,
-    interpretation,
-    parallel,
-)
+from samsvae_core import bundle, effects, evaluation, fitness, interpretation, parallel
 from samsvae_core.bundle import Bundle, read_json, suited, to_json, write_manifest
 from samsvae_core.calibration import pooled_level, reference_cells
 from samsvae_core.cards import bends_in_words, model_card
@@ -37,6 +28,8 @@ from samsvae_core.data import CellData, DataError, genes_at, reading_in_words
 from samsvae_core.evidence import entry_evidence
 from samsvae_core.frontier import train_frontier
 from samsvae_core.gene_names import INDEX
+from samsvae_core.genesets import collections as gene_sets
+from samsvae_core.genesets import enrichment
 from samsvae_core.h5ad import has_gene_key
 from samsvae_core.inference import Cells
 from samsvae_core.labels import Recorded

@@ -21,23 +21,22 @@ from app import address, mechanisms, scores, sessions, shared, state
 from samsvae_core import bundle as bundles
 from samsvae_core import (
     effects,
-    enrichment,
     evaluation,
     frontier,
-    gene_sets,
     genes,
     interpretation,
     rankings,
     report,
     soundness,
-    terms,
 )
 from samsvae_core.bundle import Bundle
 from samsvae_core.composition import cells_of, compare, compose
 from samsvae_core.evaluation import EvaluationConfig
+from samsvae_core.genesets import collections as gene_sets
+from samsvae_core.genesets import enrichment, terms
+from samsvae_core.genesets.prerank import Progress
 from samsvae_core.names import Label, export_names, write_names
 from samsvae_core.partners import inert, pairs_to_rank, rank_pairs
-from samsvae_core.prerank import Progress
 from samsvae_core.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]

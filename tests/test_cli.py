@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from samsvae_core import __main__ as cli
-from samsvae_core import gene_sets
 from samsvae_core.bundle import Bundle, load
 from samsvae_core.composition import compose
-from samsvae_core.symbols import annotate
+from samsvae_core.genesets import collections as gene_sets
+from samsvae_core.genesets.symbols import annotate
 from samsvae_core.variants import MODELS
 from tests.test_bundle import sign
 

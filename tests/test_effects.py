@@ -14,8 +14,8 @@ from samsvae_core import bundle as bundles
 from samsvae_core import effects, genes
 from samsvae_core.bundle import EFFECTS, BundleError, load
 from samsvae_core.effects import cache_file, kept, observed_alone, whole_effects
+from samsvae_core.genesets.prerank import CancelledError, Progress
 from samsvae_core.interpretation import similar_shifts
-from samsvae_core.prerank import CancelledError, Progress
 from samsvae_core.variants import ConditionalVAE
 
 

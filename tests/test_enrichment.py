@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from scipy.stats import fisher_exact, hypergeom, kstest, mannwhitneyu
 
-from samsvae_core import enrichment, prerank
 from samsvae_core.bundle import load
-from samsvae_core.enrichment import (
+from samsvae_core.genesets import enrichment, prerank
+from samsvae_core.genesets.collections import Collection, load_collection, usable_sets
+from samsvae_core.genesets.enrichment import (
     COLUMNS,
     Enrichment,
     enrich,
@@ -24,9 +25,8 @@ from samsvae_core.enrichment import (
     sure,
     write_parquet,
 )
-from samsvae_core.gene_sets import Collection, load_collection, usable_sets
+from samsvae_core.genesets.terms import suggested_names, verdicts
 from samsvae_core.interpretation import loading_matrix
-from samsvae_core.terms import suggested_names, verdicts
 
 ROOT = Path(__file__).resolve().parents[1]
 N_GENES, N_SETS = 300, 20
@@ -73,7 +73,7 @@ def rows(result: Enrichment, mechanism: str) -> pd.DataFrame:
 
 
 def test_importing_the_module_does_not_import_gseapy():
-    program = "import sys, samsvae_core.enrichment; sys.exit('gseapy' in sys.modules)"
+    program = "import sys, samsvae_core.genesets.enrichment; sys.exit('gseapy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

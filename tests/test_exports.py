@@ -14,13 +14,6 @@ import pandas as pd
 import pytest
 
 from samsvae_core import exports
-from samsvae_core.enrichment import (
-    COLUMNS,
-    Enrichment,
-    join,
-    over_representation,
-    rank_enrichment,
-)
 from samsvae_core.exports import (
     Results,
     archive,
@@ -31,9 +24,16 @@ from samsvae_core.exports import (
     workbook,
     write_folder,
 )
-from samsvae_core.gene_sets import Collection, load_collection, parse_gmt
+from samsvae_core.genesets.collections import Collection, load_collection, parse_gmt
+from samsvae_core.genesets.enrichment import (
+    COLUMNS,
+    Enrichment,
+    join,
+    over_representation,
+    rank_enrichment,
+)
+from samsvae_core.genesets.terms import grouped, suggested_names, verdicts
 from samsvae_core.system.files import OutputError
-from samsvae_core.terms import grouped, suggested_names, verdicts
 
 AWKWARD = ["=1+1", "@SUM(A1)", "+1", "-1", "http://x", "1E5", "MARCH1", "NA", "a,b", 'a"b', "Ä"]
 GENES = [*AWKWARD, *(f"GENE{number}" for number in range(189))]

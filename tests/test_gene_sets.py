@@ -8,8 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from samsvae_core import gene_sets, symbols
-from samsvae_core.gene_sets import (
+from samsvae_core.genesets import collections as gene_sets
+from samsvae_core.genesets import symbols
+from samsvae_core.genesets.collections import (
     cached_enrichr,
     collections,
     describe,

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from samsvae_core import genes, symbols
+from samsvae_core import genes
 from samsvae_core.composition import compose
 from samsvae_core.genes import (
     annotation,
@@ -18,6 +18,7 @@ from samsvae_core.genes import (
     targeting,
     targets,
 )
+from samsvae_core.genesets import symbols
 from samsvae_core.variants import ConditionalVAE, SVAEPlus
 
 # Names

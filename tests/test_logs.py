@@ -42,7 +42,7 @@ def test_a_name_forges_no_line_and_no_colour(lines, capsys):
 
 
 def test_what_the_library_warns_of_is_a_line_too(lines):
-    logging.getLogger("samsvae_core.prerank").warning("Not kept: %s", "no room")
+    logging.getLogger("samsvae_core.genesets.prerank").warning("Not kept: %s", "no room")
     (line,) = lines()
     assert line["event"] == "Not kept: no room"
 

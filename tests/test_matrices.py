@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
 
-from samsvae_core import gene_sets, h5ad, h5file, inspection
+from samsvae_core import h5ad, h5file, inspection
 from samsvae_core.bundle import check_table
 from samsvae_core.data import DataError
+from samsvae_core.genesets import collections as gene_sets
 from samsvae_core.h5ad import read_h5ad
 from tests.test_mapped import saved
 

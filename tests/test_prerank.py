@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from scipy.special import polygamma
 
-from samsvae_core import prerank as module
-from samsvae_core.enrichment import MULTILEVEL, _counted, _log2_error
-from samsvae_core.prerank import CancelledError, Ranking, prerank
+from samsvae_core.genesets import prerank as module
+from samsvae_core.genesets.enrichment import MULTILEVEL, _counted, _log2_error
+from samsvae_core.genesets.prerank import CancelledError, Ranking, prerank
 
 
 def ranking(seed: int, n_genes: int = 200, n_sets: int = 4) -> Ranking:
@@ -182,7 +182,7 @@ def test_the_worker_runs_where_there_is_one_core(monkeypatch):
 def test_a_script_without_a_main_guard_runs_once(tmp_path):
     script = tmp_path / "data.py"  # a name that would also shadow a module of the project
     script.write_text(
-        "from samsvae_core.prerank import Ranking, prerank\n"
+        "from samsvae_core.genesets.prerank import Ranking, prerank\n"
         "print('once')\n"
         "ranking = Ranking([float(30 - n) for n in range(60)], [list(range(20))])\n"
         "print(len(prerank([ranking])[0]))\n"

@@ -4,8 +4,8 @@ import pytest
 from samsvae_core import rankings
 from samsvae_core.bundle import load
 from samsvae_core.composition import compose
-from samsvae_core.enrichment import USUAL, enrich
-from samsvae_core.gene_sets import load_collection
+from samsvae_core.genesets.collections import load_collection
+from samsvae_core.genesets.enrichment import USUAL, enrich
 from samsvae_core.rankings import Certainty
 
 

@@ -8,9 +8,9 @@ import torch
 
 from samsvae_core import report
 from samsvae_core.bundle import Reference
-from samsvae_core.enrichment import rank_enrichment
 from samsvae_core.evaluation import mask_recovery
-from samsvae_core.gene_sets import load_collection
+from samsvae_core.genesets.collections import load_collection
+from samsvae_core.genesets.enrichment import rank_enrichment
 from samsvae_core.inference import Cells
 from samsvae_core.interpretation import loading_matrix, loadings
 from samsvae_core.simulate import Design, simulate

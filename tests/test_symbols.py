@@ -5,9 +5,9 @@ import json
 import pandas as pd
 import pytest
 
-from samsvae_core import symbols
-from samsvae_core.gene_sets import collections, load_collection
-from samsvae_core.symbols import (
+from samsvae_core.genesets import symbols
+from samsvae_core.genesets.collections import collections, load_collection
+from samsvae_core.genesets.symbols import (
     annotate,
     current_symbols,
     describe_unknown,

@@ -2,9 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from samsvae_core.enrichment import COLUMNS, over_representation, rank_enrichment
-from samsvae_core.gene_sets import load_collection
-from samsvae_core.terms import POOL, grouped, readable, suggested_names, verdicts
+from samsvae_core.genesets.collections import load_collection
+from samsvae_core.genesets.enrichment import COLUMNS, over_representation, rank_enrichment
+from samsvae_core.genesets.terms import POOL, grouped, readable, suggested_names, verdicts
 
 LETTERS = [f"G{number}" for number in range(12)]
 

@@ -16,7 +16,7 @@ from samsvae_core import rankings
 from samsvae_core.agreement import pearson
 from samsvae_core.bundle import Bundle
 from samsvae_core.composition import SUPPORT, Composition, knows_states
-from samsvae_core.enrichment import USUAL
+from samsvae_core.genesets.enrichment import USUAL
 from samsvae_core.interpretation import matrix
 
 DRAWS = {"64 draws": 64, "256 draws": 256, "1,024 draws": 1024}

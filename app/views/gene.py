@@ -12,7 +12,7 @@ from samsvae_core import interpretation
 from samsvae_core.bundle import Bundle
 from samsvae_core.composition import SUPPORT, support
 from samsvae_core.genes import annotation, links, mechanisms_of, moved_by, targeting
-from samsvae_core.symbols import annotate
+from samsvae_core.genesets.symbols import annotate
 
 N_BARS = 30  # perturbations drawn; the table beside has all
 N_ALIASES = 4  # of each gene in the search box

@@ -9,10 +9,11 @@ import pandas as pd
 import streamlit as st
 
 from app import address, door, figures, record, sets, state
-from samsvae_core import enrichment, rankings, terms
+from samsvae_core import rankings
 from samsvae_core.bundle import Bundle
-from samsvae_core.enrichment import Enrichment, Rules
-from samsvae_core.gene_sets import Collection, describe
+from samsvae_core.genesets import enrichment, terms
+from samsvae_core.genesets.collections import Collection, describe
+from samsvae_core.genesets.enrichment import Enrichment, Rules
 from samsvae_core.interpretation import active_mechanisms
 from samsvae_core.rankings import Ranked
 

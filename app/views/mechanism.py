@@ -9,7 +9,7 @@ from app import address, door, figures, mechanisms, record, sets, state
 from app.scale import scale
 from samsvae_core import interpretation, rankings
 from samsvae_core.bundle import Bundle
-from samsvae_core.enrichment import USUAL
+from samsvae_core.genesets.enrichment import USUAL
 from samsvae_core.names import Label
 
 N_BARS = 40  # perturbations drawn; the table beside has all

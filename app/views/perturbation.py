@@ -15,7 +15,7 @@ from samsvae_core import interpretation
 from samsvae_core.bundle import Bundle
 from samsvae_core.composition import Composition
 from samsvae_core.genes import annotation, links, targets
-from samsvae_core.symbols import annotate
+from samsvae_core.genesets.symbols import annotate
 
 N_BARS = 40  # mechanisms drawn; the table beside has all
 N_NAMED = 3  # of each kind in a sentence

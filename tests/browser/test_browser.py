@@ -9,8 +9,10 @@ import openpyxl
 import pandas as pd
 import pytest
 
-from samsvae_core import enrichment, gene_sets, rankings, terms
+from samsvae_core import rankings
 from samsvae_core.composition import compose
+from samsvae_core.genesets import collections as gene_sets
+from samsvae_core.genesets import enrichment, terms
 from tests.browser.person import (
     MARKS,
     choose,

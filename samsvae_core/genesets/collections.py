@@ -24,7 +24,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from samsvae_core.symbols import HINTS, RESOURCES, current_symbols, is_identifier, kind, species
+from samsvae_core.genesets.symbols import (
+    HINTS,
+    RESOURCES,
+    current_symbols,
+    is_identifier,
+    kind,
+    species,
+)
 from samsvae_core.system.files import OutputError, atomic_write, cache_folder
 
 LOGGER = logging.getLogger(__name__)

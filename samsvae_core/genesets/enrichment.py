@@ -29,8 +29,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from samsvae_core.gene_sets import Collection, match, overlap, usable_sets, why_little
-from samsvae_core.prerank import Progress, Ranking, prerank
+from samsvae_core.genesets.collections import Collection, match, overlap, usable_sets, why_little
+from samsvae_core.genesets.prerank import Progress, Ranking, prerank
 from samsvae_core.system.files import atomic_write
 
 COLUMNS = ["mechanism", "collection", "method", "direction", "term", "size", "overlap", "es", "nes"]

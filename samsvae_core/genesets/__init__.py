@@ -1,0 +1,1 @@
+"""Names of genes, collections of gene sets, and tests of them."""
