@@ -23,7 +23,7 @@ from app import datasets, guard
 from app.datasets import Reading
 from samsvae_core import composition
 from samsvae_core.bundle import Bundle
-from samsvae_core.data import DataError
+from samsvae_core.data.cells import DataError
 from samsvae_core.genes import measured
 from samsvae_core.genesets.symbols import known_genes
 

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
 from app.runs import brought, listed
-from samsvae_core.data import DataError, some
+from samsvae_core.data.cells import DataError, some
 from samsvae_core.genesets.symbols import known_genes
 from samsvae_core.system.files import OutputError, atomic_write, hold, is_held, locked, megabytes
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from app.datasets import AS_CONTROL, JOIN, LEFT_OUT, ROOT, Reading, resolve
-from samsvae_core.data import DataError
+from samsvae_core.data.cells import DataError
 from samsvae_core.system.machine import memory_here
 
 LOGGER = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class ReaderError(RuntimeError):
 
 
 def inspected(data: str, gene_key: str = "") -> dict[str, Any]:
-    """What a file offers to choose from, as `samsvae_core.inspection.inspect`. Raises DataError.
+    """What a file offers to choose from, as `samsvae_core.data.inspection.inspect`. Raises DataError.
 
     ReaderError where the reader itself is wrong; the same for `validated`.
     """
@@ -70,7 +70,7 @@ def inspected(data: str, gene_key: str = "") -> dict[str, Any]:
 
 
 def validated(reading: Reading) -> dict[str, Any]:
-    """What a file holds, read so, as `samsvae_core.data.summary`, and the cells per condition.
+    """What a file holds, read so, as `samsvae_core.data.cells.summary`, and the cells per condition.
 
     Raises DataError.
     """

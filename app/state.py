@@ -38,7 +38,7 @@ from samsvae_core import composition, exports, fitness, interpretation, rankings
 from samsvae_core import names as mechanism_names
 from samsvae_core.bundle import Bundle, BundleError
 from samsvae_core.composition import Composition
-from samsvae_core.data import DataError
+from samsvae_core.data.cells import DataError
 from samsvae_core.effects import Effects, places, whole_effects
 from samsvae_core.genesets import collections as gene_sets
 from samsvae_core.genesets import enrichment, terms

@@ -90,7 +90,8 @@ def warm_up() -> None:
     import pyarrow.parquet  # noqa: F401
 
     from app import sessions  # noqa: F401
-    from samsvae_core import bundle, inspection  # noqa: F401
+    from samsvae_core import bundle
+    from samsvae_core.data import inspection
 
     platform.uname()
 
@@ -152,7 +153,8 @@ def is_own(error: Exception) -> bool:
 
 
 def read_h5ad(path: Path, work: Path) -> None:
-    from samsvae_core import data, h5ad, inspection
+    from samsvae_core.data import cells as data
+    from samsvae_core.data import h5ad, inspection
 
     refused = None
     try:
@@ -181,7 +183,7 @@ def read_structure(path: Path, work: Path) -> None:
     import numpy as np
 
     from benchmarks.structures import truth
-    from samsvae_core import h5ad
+    from samsvae_core.data import h5ad
 
     refused = None
     for options in ({"layer": "counts"}, {"counts_on": "disk", "scratch": work}, {}):

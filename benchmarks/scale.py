@@ -43,8 +43,8 @@ import torch
 from anndata.io import write_elem
 
 from samsvae_core import parallel
-from samsvae_core.data import CellData
-from samsvae_core.h5ad import read_h5ad
+from samsvae_core.data.cells import CellData
+from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.inference import Cells
 from samsvae_core.model import ModelConfig
 from samsvae_core.training import Steps, TrainConfig, new_model, new_optimizer, quick_products

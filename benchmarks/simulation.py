@@ -31,11 +31,11 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from samsvae_core.agreement import mask_recovery
-from samsvae_core.data import CellData, conditions_as_perturbations
+from samsvae_core.data.cells import CellData, conditions_as_perturbations
+from samsvae_core.data.splits import split
 from samsvae_core.inference import Cells
 from samsvae_core.model import ACTIVE, SAMSVAE, ModelConfig
 from samsvae_core.simulate import PUBLISHED, PUBLISHED_LATENT, Truth, published
-from samsvae_core.splits import split
 from samsvae_core.training import TrainConfig, fit, new_model
 from samsvae_core.variants import MODELS
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from samsvae_core.bundle import Bundle
-    from samsvae_core.data import CellData
+    from samsvae_core.data.cells import CellData
     from samsvae_core.run import Stopper
     from samsvae_core.training import Progress
 
@@ -154,7 +154,7 @@ def validate(
 
     import numpy as np
 
-    from samsvae_core.data import describe, summary
+    from samsvae_core.data.cells import describe, summary
 
     cells = read(
         data,
@@ -187,8 +187,8 @@ def inspect(
     """Say what a file offers to choose from: columns and their labels, layers, tables."""
     import json
 
-    from samsvae_core.inspection import describe
-    from samsvae_core.inspection import inspect as look
+    from samsvae_core.data.inspection import describe
+    from samsvae_core.data.inspection import inspect as look
 
     found = look(data, gene_key)
     say(json.dumps(found) if as_json else describe(found))
@@ -296,9 +296,9 @@ def train(
     import torch
 
     from samsvae_core import parallel, report
-    from samsvae_core.data import gene_panel, read_genes
+    from samsvae_core.data.cells import gene_panel, read_genes
+    from samsvae_core.data.splits import split as split_cells
     from samsvae_core.run import is_prepared, recorded
-    from samsvae_core.splits import split as split_cells
     from samsvae_core.system.files import new_output
     from samsvae_core.training import TrainConfig
     from samsvae_core.variants import MODELS
@@ -734,7 +734,7 @@ def rankings_line(progress: Any) -> None:
 
 def universe_of(path: Path, model: Bundle) -> tuple[str, ...]:
     """The genes of a background file, those of the model by the model's names."""
-    from samsvae_core.data import read_genes
+    from samsvae_core.data.cells import read_genes
     from samsvae_core.genesets.symbols import describe_unknown, known_genes
 
     try:
@@ -762,7 +762,7 @@ def embed(
     from anndata.io import write_elem
 
     from samsvae_core.bundle import load
-    from samsvae_core.h5ad import table_of
+    from samsvae_core.data.h5ad import table_of
     from samsvae_core.interpretation import embed as states_of
     from samsvae_core.report import read_options
     from samsvae_core.system.files import atomic_write, new_output
@@ -948,7 +948,7 @@ def refuse_taken(port: int) -> None:
 
 def read(data: Path, **options: Any) -> CellData:
     """`read_h5ad`, imported when it is needed."""
-    from samsvae_core.h5ad import read_h5ad
+    from samsvae_core.data.h5ad import read_h5ad
 
     return read_h5ad(data, **options)
 

@@ -15,8 +15,8 @@ import scipy.sparse as sp
 from jaxtyping import Float, Shaped
 
 from samsvae_core.agreement import agreement, figures, spread
-from samsvae_core.data import CellData, DataError
-from samsvae_core.mapped import on_disk, row_blocks
+from samsvae_core.data.cells import CellData, DataError
+from samsvae_core.data.disk_csr import on_disk, row_blocks
 from samsvae_core.model import PER_TEN_THOUSAND
 
 FEWEST_CELLS = 3  # of a condition: below it an average effect is not reported

@@ -33,7 +33,7 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from samsvae_core import soundness
-from samsvae_core.data import (
+from samsvae_core.data.cells import (
     CellData,
     DataError,
     conditions_as_perturbations,

@@ -19,9 +19,9 @@ from torch import Tensor
 from samsvae_core.agreement import pearson
 from samsvae_core.baselines import FEWEST_CELLS, dosage_table, is_combination, singles
 from samsvae_core.bundle import Reference
-from samsvae_core.data import CellData, DataError, mean_variance
+from samsvae_core.data.cells import CellData, DataError, mean_variance
+from samsvae_core.data.disk_csr import dense_blocks
 from samsvae_core.inference import Cells
-from samsvae_core.mapped import dense_blocks
 from samsvae_core.model import PER_TEN_THOUSAND, SAMSVAE
 
 INTERVAL = (0.05, 0.95)  # quantiles of the posterior draws: a 90 % interval

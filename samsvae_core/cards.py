@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from samsvae_core import interpretation
-from samsvae_core.data import CellData
+from samsvae_core.data.cells import CellData
+from samsvae_core.data.splits import SPLITS
 from samsvae_core.model import MIN_EVIDENCE, SAMSVAE
-from samsvae_core.splits import SPLITS
 from samsvae_core.variants import MODELS, SPARSITY, SVAEPlus
 
 NAMED = 10  # near misses that the card names

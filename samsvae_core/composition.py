@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from samsvae_core.bundle import ANEW, Bundle, Reference
 from samsvae_core.calibration import INTERVAL, N_REFERENCE, WITHIN, predicted_shifts
-from samsvae_core.data import nearest, some
+from samsvae_core.data.cells import nearest, some
 
 SUPPORT = {
     "measured": "Measured: this condition is in the training data.",

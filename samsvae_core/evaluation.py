@@ -33,7 +33,8 @@ from samsvae_core.baselines import (
     observed_effects,
 )
 from samsvae_core.bundle import Bundle
-from samsvae_core.data import CellData, DataError
+from samsvae_core.data.cells import CellData, DataError
+from samsvae_core.data.splits import UNUSED
 from samsvae_core.inference import Cells, importance_weights, iwelbo
 from samsvae_core.model import SAMSVAE
 from samsvae_core.predictive import (
@@ -46,7 +47,6 @@ from samsvae_core.predictive import (
     predictive_positions,
     seeded,
 )
-from samsvae_core.splits import UNUSED
 
 KINDS = ("single", "combination seen in training", "combination not seen in training")
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from samsvae_core.data import CellData
+from samsvae_core.data.cells import CellData
 from samsvae_core.inference import Batch, Cells
 from samsvae_core.model import ACTIVE, SAMSVAE
 

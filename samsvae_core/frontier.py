@@ -19,7 +19,7 @@ import torch
 from samsvae_core import parallel
 from samsvae_core.agreement import pearson
 from samsvae_core.baselines import observed_effects
-from samsvae_core.data import CellData, DataError
+from samsvae_core.data.cells import CellData, DataError
 from samsvae_core.inference import Cells
 from samsvae_core.model import ACTIVE, SAMSVAE, ModelConfig
 from samsvae_core.predictive import model_effects

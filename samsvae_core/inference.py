@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from samsvae_core.data import CellData
+from samsvae_core.data.cells import CellData
 from samsvae_core.model import SAMSVAE, Effects
 
 DENSE_SHARE = 0.5  # of a device's free memory that a dense matrix may take

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from samsvae_core.agreement import pearson
 from samsvae_core.bundle import Bundle, Reference
-from samsvae_core.data import CellData, some
+from samsvae_core.data.cells import CellData, some
 from samsvae_core.inference import Cells
 from samsvae_core.model import ACTIVE, SAMSVAE
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from samsvae_core.baselines import FEWEST_CELLS, dosage_table
-from samsvae_core.data import CellData
+from samsvae_core.data.cells import CellData
 from samsvae_core.model import PER_TEN_THOUSAND, SAMSVAE
 
 JACKKNIFE_GROUPS = 10

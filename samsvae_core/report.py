@@ -24,18 +24,18 @@ from samsvae_core import bundle, effects, evaluation, fitness, interpretation, p
 from samsvae_core.bundle import Bundle, read_json, suited, to_json, write_manifest
 from samsvae_core.calibration import pooled_level, reference_cells
 from samsvae_core.cards import bends_in_words, model_card
-from samsvae_core.data import CellData, DataError, genes_at, reading_in_words
+from samsvae_core.data.cells import CellData, DataError, genes_at, reading_in_words
+from samsvae_core.data.gene_names import INDEX
+from samsvae_core.data.h5ad import has_gene_key
+from samsvae_core.data.labels import Recorded
+from samsvae_core.data.splits import SPLITS, UNUSED, split
 from samsvae_core.evidence import entry_evidence
 from samsvae_core.frontier import train_frontier
-from samsvae_core.gene_names import INDEX
 from samsvae_core.genesets import collections as gene_sets
 from samsvae_core.genesets import enrichment
-from samsvae_core.h5ad import has_gene_key
 from samsvae_core.inference import Cells
-from samsvae_core.labels import Recorded
 from samsvae_core.model import SAMSVAE, ModelConfig
 from samsvae_core.run import is_prepared, recorded, refuse_finished
-from samsvae_core.splits import SPLITS, UNUSED, split
 from samsvae_core.system.files import OutputError, atomic_write, new_output
 from samsvae_core.training import Progress, TrainConfig, fit, new_model
 from samsvae_core.variants import MODELS

@@ -17,7 +17,7 @@ import scipy.sparse as sp
 import torch
 from jaxtyping import Bool, Float
 
-from samsvae_core.data import CellData
+from samsvae_core.data.cells import CellData
 from samsvae_core.model import SAMSVAE, ModelConfig
 from samsvae_core.system.files import atomic_write
 

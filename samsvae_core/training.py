@@ -30,7 +30,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from samsvae_core import parallel
-from samsvae_core.data import CellData
+from samsvae_core.data.cells import CellData
 from samsvae_core.inference import Batch, Cells, Elbo, cell_terms, elbo
 from samsvae_core.model import ACTIVE, SAMSVAE, ModelConfig
 from samsvae_core.rotation import sparsest_rotation

@@ -30,7 +30,7 @@ from samsvae_core.bundle import (
     load,
     read_manifest,
 )
-from samsvae_core.data import some
+from samsvae_core.data.cells import some
 from samsvae_core.system.files import OutputError, hold, is_held, new_output, sha256
 
 MOST_BYTES = 4 * 2**30  # of all files, unpacked

@@ -27,10 +27,10 @@ import torch
 from samsvae_core import fitness, report
 from samsvae_core.bundle import Bundle, load, to_json, write_manifest
 from samsvae_core.cards import metrics_in_words
-from samsvae_core.data import CellData, gene_panel
-from samsvae_core.h5ad import read_h5ad
+from samsvae_core.data.cells import CellData, gene_panel
+from samsvae_core.data.h5ad import read_h5ad
+from samsvae_core.data.splits import split
 from samsvae_core.interpretation import active_mechanisms, loading_matrix
-from samsvae_core.splits import split
 from samsvae_core.system.files import atomic_write
 from samsvae_core.training import TrainConfig
 

@@ -13,12 +13,12 @@ import torch
 
 from samsvae_core import report
 from samsvae_core.bundle import Bundle
-from samsvae_core.data import CellData
+from samsvae_core.data.cells import CellData
+from samsvae_core.data.h5ad import read_h5ad
+from samsvae_core.data.splits import split
 from samsvae_core.genesets import collections as gene_sets
-from samsvae_core.h5ad import read_h5ad
 from samsvae_core.model import SAMSVAE
 from samsvae_core.simulate import Design, Truth, simulate, write_h5ad
-from samsvae_core.splits import split
 from samsvae_core.training import TrainConfig
 
 DESIGN = Design(

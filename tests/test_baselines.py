@@ -16,7 +16,7 @@ from samsvae_core.baselines import (
     observed_effects,
     ridge,
 )
-from samsvae_core.data import CellData, DataError, conditions_as_perturbations
+from samsvae_core.data.cells import CellData, DataError, conditions_as_perturbations
 
 
 def values(effects: dict[str, np.ndarray], n: int, noise: float, seed: int = 0) -> CellData:

@@ -19,7 +19,7 @@ from samsvae_core.bundle import (
     read_csv,
     read_json,
 )
-from samsvae_core.data import DataError
+from samsvae_core.data.cells import DataError
 from samsvae_core.inference import Cells
 from samsvae_core.model import SAMSVAE
 from samsvae_core.training import TrainConfig

@@ -21,7 +21,7 @@ from samsvae_core.calibration import (
     predicted_shifts,
     reference_cells,
 )
-from samsvae_core.data import DataError
+from samsvae_core.data.cells import DataError
 from samsvae_core.model import ModelConfig
 from samsvae_core.simulate import Design, simulate
 from samsvae_core.variants import MODELS

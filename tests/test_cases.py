@@ -18,13 +18,13 @@ import pandas as pd
 import pytest
 
 from samsvae_core import __main__ as cli
-from samsvae_core import labels as labels_module
 from samsvae_core import report
-from samsvae_core.data import DataError, describe, summary
-from samsvae_core.h5ad import read_h5ad
-from samsvae_core.inspection import describe as told
-from samsvae_core.inspection import inspect, label_table, suggested_delimiter
-from samsvae_core.labels import (
+from samsvae_core.data import labels as labels_module
+from samsvae_core.data.cells import DataError, describe, summary
+from samsvae_core.data.h5ad import read_h5ad
+from samsvae_core.data.inspection import describe as told
+from samsvae_core.data.inspection import inspect, label_table, suggested_delimiter
+from samsvae_core.data.labels import (
     CONTROL,
     control_labels,
     delimiter_of,
@@ -33,7 +33,7 @@ from samsvae_core.labels import (
     parts_of,
     targets_of,
 )
-from samsvae_core.splits import split
+from samsvae_core.data.splits import split
 from samsvae_core.training import TrainConfig
 from tests.test_h5ad import real
 

@@ -14,11 +14,11 @@ import scipy.sparse as sp
 import torch
 
 from samsvae_core import training
+from samsvae_core.data.splits import split
 from samsvae_core.inference import Cells, HostRows, SparseRows, dense
 from samsvae_core.likelihood import kernels_work, nb_log_prob, plain_log_prob
 from samsvae_core.model import ModelConfig
 from samsvae_core.simulate import Design, simulate
-from samsvae_core.splits import split
 from samsvae_core.training import Steps, Stop, TrainConfig, fit, new_model, new_optimizer
 from samsvae_core.variants import MODELS
 

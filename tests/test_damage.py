@@ -13,9 +13,12 @@ import pytest
 import scipy.sparse as sp
 
 from samsvae_core import __main__ as cli
-from samsvae_core import data, h5ad, h5file, inspection, mapped
-from samsvae_core.data import DataError
-from samsvae_core.h5ad import read_h5ad
+from samsvae_core.data import cells as data
+from samsvae_core.data import disk_csr as mapped
+from samsvae_core.data import h5ad, inspection
+from samsvae_core.data import hdf5_checks as h5file
+from samsvae_core.data.cells import DataError
+from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.system import machine
 from tests.test_mapped import saved
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from samsvae_core.data import (
+from samsvae_core.data.cells import (
     CellData,
     DataError,
     conditions_as_perturbations,

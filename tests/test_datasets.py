@@ -10,7 +10,7 @@ import pytest
 
 from app import datasets
 from app.datasets import PARAMETERS, READ, Reading
-from samsvae_core.data import DataError
+from samsvae_core.data.cells import DataError
 from samsvae_core.system.files import OutputError
 
 CONTENT = b"\x89HDF\r\n\x1a\n" + bytes(range(256)) * 20

@@ -11,7 +11,7 @@ import pytest
 from app import datasets, examine, state
 from app.datasets import Reading
 from samsvae_core.bundle import BundleError
-from samsvae_core.data import DataError
+from samsvae_core.data.cells import DataError
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from samsvae_core import h5file, inspection
-from samsvae_core.data import DataError
-from samsvae_core.h5ad import read_h5ad
-from samsvae_core.inspection import describe, inspect, label_table, suggested_delimiter
+from samsvae_core.data import hdf5_checks as h5file
+from samsvae_core.data import inspection
+from samsvae_core.data.cells import DataError
+from samsvae_core.data.h5ad import read_h5ad
+from samsvae_core.data.inspection import describe, inspect, label_table, suggested_delimiter
 
 COUNTS = np.random.default_rng(0).poisson(2.0, size=(12, 5)).astype(np.float32)
 LABELS = ["ctrl"] * 4 + ["KLF1"] * 4 + ["KLF1_SET"] * 4

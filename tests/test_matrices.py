@@ -17,11 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
 
-from samsvae_core import h5ad, h5file, inspection
 from samsvae_core.bundle import check_table
-from samsvae_core.data import DataError
+from samsvae_core.data import h5ad, inspection
+from samsvae_core.data import hdf5_checks as h5file
+from samsvae_core.data.cells import DataError
+from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.genesets import collections as gene_sets
-from samsvae_core.h5ad import read_h5ad
 from tests.test_mapped import saved
 
 COUNTS = np.random.default_rng(0).poisson(2.0, size=(12, 5)).astype(np.float32)
@@ -38,7 +39,7 @@ def store(request):
 def read(request, tmp_path, monkeypatch):
     """Reads a file in blocks of a few rows, into memory or onto disk."""
     monkeypatch.setattr(h5ad, "VALUES_AT_ONCE", 20)
-    monkeypatch.setattr("samsvae_core.mapped.VALUES_AT_ONCE", 20)
+    monkeypatch.setattr("samsvae_core.data.disk_csr.VALUES_AT_ONCE", 20)
 
     def read(path, **options):
         return read_h5ad(path, counts_on=request.param, scratch=tmp_path, **options)

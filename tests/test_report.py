@@ -10,8 +10,8 @@ from safetensors.numpy import load as load_arrays
 
 from samsvae_core import bundle, interpretation, report
 from samsvae_core.bundle import load
-from samsvae_core.data import DataError
-from samsvae_core.h5ad import read_h5ad
+from samsvae_core.data.cells import DataError
+from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.model import ModelConfig
 from samsvae_core.report import (
     condition_table,

@@ -17,7 +17,7 @@ import torch
 
 from samsvae_core import __main__ as cli
 from samsvae_core import report, run, training
-from samsvae_core.data import DataError
+from samsvae_core.data.cells import DataError
 from samsvae_core.system.files import atomic_write
 from samsvae_core.training import Stop, TrainConfig
 

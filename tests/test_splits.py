@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from samsvae_core.data import CellData, DataError
-from samsvae_core.h5ad import read_h5ad
-from samsvae_core.splits import split
+from samsvae_core.data.cells import CellData, DataError
+from samsvae_core.data.h5ad import read_h5ad
+from samsvae_core.data.splits import split
 
 REAL = Path(os.environ.get("SAMSVAE_DATA", Path(__file__).parents[1] / "../shared/data"))
 

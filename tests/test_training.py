@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from samsvae_core import training
+from samsvae_core.data.splits import split
 from samsvae_core.inference import Cells
 from samsvae_core.model import ModelConfig
 from samsvae_core.simulate import Design, simulate
-from samsvae_core.splits import split
 from samsvae_core.training import (
     Progress,
     Stop,

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from samsvae_core import parallel, training
+from samsvae_core.data.splits import split
 from samsvae_core.inference import Cells
 from samsvae_core.model import ModelConfig
 from samsvae_core.simulate import Design, simulate
-from samsvae_core.splits import split
 from samsvae_core.training import Steps, Stop, TrainConfig, fit, new_model, new_optimizer
 from samsvae_core.variants import MODELS
 

@@ -11,10 +11,10 @@ import streamlit as st
 from app import address, datasets, door, figures, runs, state
 from app.datasets import AS_CONTROL, JOIN, LEFT_OUT, NO_DELIMITER, Reading
 from app.examine import in_words
-from samsvae_core.data import DataError, some
-from samsvae_core.gene_names import INDEX
-from samsvae_core.inspection import label_table, suggested_delimiter
-from samsvae_core.labels import DELIMITERS, control_labels
+from samsvae_core.data.cells import DataError, some
+from samsvae_core.data.gene_names import INDEX
+from samsvae_core.data.inspection import label_table, suggested_delimiter
+from samsvae_core.data.labels import DELIMITERS, control_labels
 
 BY_ITSELF = "found by itself"
 NONE = "none"

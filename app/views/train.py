@@ -11,7 +11,7 @@ import streamlit as st
 from app import address, datasets, jobs, pace, runs, state, trainings
 from app.datasets import Reading
 from app.examine import in_words
-from samsvae_core.data import DataError
+from samsvae_core.data.cells import DataError
 from samsvae_core.training import TrainConfig
 from samsvae_core.variants import MODELS
 

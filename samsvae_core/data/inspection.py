@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from samsvae_core.columns import suggested_dosage
-from samsvae_core.data import DataError, some
-from samsvae_core.gene_names import INDEX
-from samsvae_core.h5ad import Said, gene_names, guide_table, said_of_labels, table_of
-from samsvae_core.h5file import names_in, opened
-from samsvae_core.labels import (
+from samsvae_core.data.cells import DataError, some
+from samsvae_core.data.columns import suggested_dosage
+from samsvae_core.data.gene_names import INDEX
+from samsvae_core.data.h5ad import Said, gene_names, guide_table, said_of_labels, table_of
+from samsvae_core.data.hdf5_checks import names_in, opened
+from samsvae_core.data.labels import (
     Control,
     by_frequency,
     check_controls,

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Shaped
 
-from samsvae_core.data import CellData, DataError, nearest, read_text, some
+from samsvae_core.data.cells import CellData, DataError, nearest, read_text, some
 
 SPLITS = ("train", "validation", "test")
 UNUSED = "unused"

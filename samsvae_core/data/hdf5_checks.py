@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
-from samsvae_core.data import DataError, some
+from samsvae_core.data.cells import DataError, some
 from samsvae_core.system.machine import memory_here
 
 # What h5py and anndata raise on damaged files; SystemError comes from names that are no UTF-8.

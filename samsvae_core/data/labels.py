@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from samsvae_core.data import DataError, nearest, some
+from samsvae_core.data.cells import DataError, nearest, some
 from samsvae_core.genesets.symbols import is_gene
 
 Control = str | Sequence[str] | None  # what a person names as control: labels or patterns

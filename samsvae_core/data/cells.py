@@ -14,8 +14,8 @@ import pandas as pd
 import scipy.sparse as sp
 from jaxtyping import Float32, Shaped
 
+from samsvae_core.data.disk_csr import dense_blocks, on_disk, row_blocks, rows_of
 from samsvae_core.genesets.symbols import known_genes
-from samsvae_core.mapped import dense_blocks, on_disk, row_blocks, rows_of
 
 PEARSON_THETA = 100.0  # overdispersion of the null model in Lause et al. 2021
 

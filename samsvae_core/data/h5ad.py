@@ -16,11 +16,19 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from samsvae_core.columns import column_notes, warnings_of
-from samsvae_core.data import CellData, DataError, constant_genes, nearest, some
-from samsvae_core.gene_names import INDEX, GeneNames, lacks_names, name_genes
-from samsvae_core.genesets.symbols import are_row_numbers
-from samsvae_core.h5file import (
+from samsvae_core.data.cells import CellData, DataError, constant_genes, nearest, some
+from samsvae_core.data.columns import column_notes, warnings_of
+from samsvae_core.data.disk_csr import (
+    VALUES_AT_ONCE,
+    check_room,
+    in_memory,
+    index_type,
+    on_disk,
+    row_blocks,
+    size_of,
+)
+from samsvae_core.data.gene_names import INDEX, GeneNames, lacks_names, name_genes
+from samsvae_core.data.hdf5_checks import (
     DENSEST,
     EMPTIEST,
     SMALL,
@@ -31,7 +39,7 @@ from samsvae_core.h5file import (
     told,
     too_dense,
 )
-from samsvae_core.labels import (
+from samsvae_core.data.labels import (
     PERTURBATION_KEYS,
     Control,
     by_frequency,
@@ -50,15 +58,7 @@ from samsvae_core.labels import (
     texts_of,
     understood,
 )
-from samsvae_core.mapped import (
-    VALUES_AT_ONCE,
-    check_room,
-    in_memory,
-    index_type,
-    on_disk,
-    row_blocks,
-    size_of,
-)
+from samsvae_core.genesets.symbols import are_row_numbers
 from samsvae_core.system.files import cache_folder
 from samsvae_core.system.machine import memory_free
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from samsvae_core.data import DataError, nearest, some
+from samsvae_core.data.cells import DataError, nearest, some
 from samsvae_core.genesets.symbols import ENTREZ, IDENTIFIERS, ROW_NUMBERS, UNKNOWN, kind
 
 INDEX = "var_names"  # asks for the index itself, as anndata calls it

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2_contingency
 
-from samsvae_core.data import some
-from samsvae_core.labels import is_control, texts_of
+from samsvae_core.data.cells import some
+from samsvae_core.data.labels import is_control, texts_of
 
 FEW_CONTROLS = 30  # cells, below which shifts are measured against too little
 FEW_CELLS = 20  # of a condition, below which its share of a column says little

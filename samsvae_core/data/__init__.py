@@ -1,0 +1,1 @@
+"""Cells with their dosages, and how they are read from files."""
