@@ -107,9 +107,9 @@ def time_steps(threads: int) -> Pace:
     """In a process of its own: it takes the processors, and the GPU if there is one."""
     import torch
 
-    from samsvae_core.inference import Cells
-    from samsvae_core.model import ModelConfig
-    from samsvae_core.simulate import Design, simulate
+    from samsvae_core.models.bounds import Cells
+    from samsvae_core.models.samsvae import ModelConfig
+    from samsvae_core.models.simulate import Design, simulate
     from samsvae_core.system.machine import memory_here
     from samsvae_core.training import Progress, TrainConfig, fit, new_model
 

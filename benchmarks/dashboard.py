@@ -43,8 +43,8 @@ from samsvae_core.data.cells import CellData
 from samsvae_core.evaluation import EvaluationConfig
 from samsvae_core.genesets.collections import load_collection
 from samsvae_core.genesets.symbols import _annotation
-from samsvae_core.model import SAMSVAE, ModelConfig
-from samsvae_core.simulate import cell_data, draw_counts
+from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
+from samsvae_core.models.simulate import cell_data, draw_counts
 from samsvae_core.system.files import atomic_write, cache_folder
 from samsvae_core.training import TrainConfig
 

@@ -34,7 +34,7 @@ from app import jobs, runs
 from samsvae_core import __main__ as cli
 from samsvae_core import bundle, report
 from samsvae_core import run as run_folder
-from samsvae_core.simulate import Design, simulate, write_h5ad
+from samsvae_core.models.simulate import Design, simulate, write_h5ad
 from samsvae_core.system.files import OutputError
 
 ROOT = Path(__file__).resolve().parents[1]

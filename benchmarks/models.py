@@ -32,8 +32,8 @@ from samsvae_core.data.cells import CellData, DataError, gene_panel
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.data.splits import UNUSED, split
 from samsvae_core.evaluation import EvaluationConfig, evaluate
-from samsvae_core.inference import Cells
-from samsvae_core.model import ModelConfig
+from samsvae_core.models.bounds import Cells
+from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.training import TrainConfig, fit, new_model
 
 DATA = Path(os.environ.get("SAMSVAE_DATA", Path(__file__).resolve().parents[2] / "shared/data"))

@@ -45,8 +45,8 @@ from anndata.io import write_elem
 from samsvae_core import parallel
 from samsvae_core.data.cells import CellData
 from samsvae_core.data.h5ad import read_h5ad
-from samsvae_core.inference import Cells
-from samsvae_core.model import ModelConfig
+from samsvae_core.models.bounds import Cells
+from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.training import Steps, TrainConfig, new_model, new_optimizer, quick_products
 
 FILLED = 0.1  # of the counts

@@ -4,7 +4,7 @@
     python benchmarks/simulation.py --quick    # 1 seed, 20 perturbations: about 40 s, shows no more
                                                # than that it runs
 
-The SAMS-VAE and the sVAE+ simulation (samsvae_core/simulate.py): 100 perturbations, 15 mechanisms,
+The SAMS-VAE and the sVAE+ simulation (samsvae_core/models/simulate.py): 100 perturbations, 15 mechanisms,
 100 genes, 500 training cells of each perturbation and of control; a seed is that of the data, of
 the split and of the training. Settings are the defaults but for MODEL and TRAINING below: a move of
 5 standard deviations is worth far more than 2 nats per cell, what a decoder of one hidden layer
@@ -33,11 +33,11 @@ from scipy.optimize import linear_sum_assignment
 from samsvae_core.agreement import mask_recovery
 from samsvae_core.data.cells import CellData, conditions_as_perturbations
 from samsvae_core.data.splits import split
-from samsvae_core.inference import Cells
-from samsvae_core.model import ACTIVE, SAMSVAE, ModelConfig
-from samsvae_core.simulate import PUBLISHED, PUBLISHED_LATENT, Truth, published
+from samsvae_core.models.bounds import Cells
+from samsvae_core.models.samsvae import ACTIVE, SAMSVAE, ModelConfig
+from samsvae_core.models.simulate import PUBLISHED, PUBLISHED_LATENT, Truth, published
+from samsvae_core.models.variants import MODELS
 from samsvae_core.training import TrainConfig, fit, new_model
-from samsvae_core.variants import MODELS
 
 MODEL = {"n_latent": PUBLISHED_LATENT, "n_hidden": 128, "mask_evidence": 2.0}
 TRAINING = {"embedding_learning_rate": 1e-2}

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.distributions import Normal
 from torch.nn.functional import logsigmoid
 
-from samsvae_core.inference import Batch
-from samsvae_core.model import SAMSVAE, straight_through_bernoulli
+from samsvae_core.models.bounds import Batch
+from samsvae_core.models.samsvae import SAMSVAE, straight_through_bernoulli
 from samsvae_core.training import TrainConfig
 
 

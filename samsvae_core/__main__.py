@@ -205,7 +205,7 @@ def simulate(
     seed: Seed = 0,
 ) -> None:
     """Draw counts from a SAMS-VAE with known masks; the truth is kept in `uns`."""
-    from samsvae_core import simulate as simulation
+    from samsvae_core.models import simulate as simulation
     from samsvae_core.system.files import new_output
 
     new_output(output)
@@ -298,10 +298,10 @@ def train(
     from samsvae_core import parallel, report
     from samsvae_core.data.cells import gene_panel, read_genes
     from samsvae_core.data.splits import split as split_cells
+    from samsvae_core.models.variants import MODELS
     from samsvae_core.run import is_prepared, recorded
     from samsvae_core.system.files import new_output
     from samsvae_core.training import TrainConfig
-    from samsvae_core.variants import MODELS
 
     known("--model", model, list(MODELS))
     known("--encoder", encoder, ["correlated", "mean-field"])

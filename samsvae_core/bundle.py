@@ -45,9 +45,9 @@ from samsvae_core.genesets.collections import Collection, load_collection
 from samsvae_core.genesets.enrichment import Enrichment, read_parquet
 from samsvae_core.genesets.prerank import RECIPE
 from samsvae_core.genesets.symbols import without_version
-from samsvae_core.model import EMPTY_CELL, PER_TEN_THOUSAND, SAMSVAE, ModelConfig
+from samsvae_core.models.samsvae import EMPTY_CELL, PER_TEN_THOUSAND, SAMSVAE, ModelConfig
+from samsvae_core.models.variants import MODELS
 from samsvae_core.system.files import atomic_write, sha256
-from samsvae_core.variants import MODELS
 
 SCHEMA = 2  # 2: other models, evidence of mask entries, calibration
 FILES = (

@@ -21,8 +21,8 @@ from samsvae_core.baselines import FEWEST_CELLS, dosage_table, is_combination, s
 from samsvae_core.bundle import Reference
 from samsvae_core.data.cells import CellData, DataError, mean_variance
 from samsvae_core.data.disk_csr import dense_blocks
-from samsvae_core.inference import Cells
-from samsvae_core.model import PER_TEN_THOUSAND, SAMSVAE
+from samsvae_core.models.bounds import Cells
+from samsvae_core.models.samsvae import PER_TEN_THOUSAND, SAMSVAE
 
 INTERVAL = (0.05, 0.95)  # quantiles of the posterior draws: a 90 % interval
 WITHIN = 1.6449  # standard deviations on either side that hold 90 % of a Normal

@@ -11,8 +11,8 @@ import pandas as pd
 from samsvae_core import interpretation
 from samsvae_core.data.cells import CellData
 from samsvae_core.data.splits import SPLITS
-from samsvae_core.model import MIN_EVIDENCE, SAMSVAE
-from samsvae_core.variants import MODELS, SPARSITY, SVAEPlus
+from samsvae_core.models.samsvae import MIN_EVIDENCE, SAMSVAE
+from samsvae_core.models.variants import MODELS, SPARSITY, SVAEPlus
 
 NAMED = 10  # near misses that the card names
 UNSEEN = "combination not seen in training"

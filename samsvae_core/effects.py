@@ -25,7 +25,7 @@ from samsvae_core.calibration import WITHIN, predicted_shifts
 from samsvae_core.composition import summary
 from samsvae_core.genesets.prerank import CancelledError, Progress
 from samsvae_core.interpretation import similar_rows
-from samsvae_core.model import SAMSVAE
+from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.system import cache
 from samsvae_core.system.files import OutputError, atomic_write, cache_folder
 

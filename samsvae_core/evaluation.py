@@ -35,8 +35,8 @@ from samsvae_core.baselines import (
 from samsvae_core.bundle import Bundle
 from samsvae_core.data.cells import CellData, DataError
 from samsvae_core.data.splits import UNUSED
-from samsvae_core.inference import Cells, importance_weights, iwelbo
-from samsvae_core.model import SAMSVAE
+from samsvae_core.models.bounds import Cells, importance_weights, iwelbo
+from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.predictive import (
     JACKKNIFE_GROUPS,
     REPLICATE_SETS,

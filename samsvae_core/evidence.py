@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from samsvae_core.data.cells import CellData
-from samsvae_core.inference import Batch, Cells
-from samsvae_core.model import ACTIVE, SAMSVAE
+from samsvae_core.models.bounds import Batch, Cells
+from samsvae_core.models.samsvae import ACTIVE, SAMSVAE
 
 SIZES = (-2.0, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 2.0)  # effects tried for an entry that is off
 CELLS_TO_CHOOSE = 256  # training cells of a perturbation by which the size is chosen

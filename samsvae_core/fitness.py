@@ -18,8 +18,8 @@ import scipy.sparse as sp
 from samsvae_core.baselines import observed_effects
 from samsvae_core.bundle import Bundle, BundleError
 from samsvae_core.data.cells import CellData, DataError
-from samsvae_core.inference import Cells
-from samsvae_core.model import SAMSVAE
+from samsvae_core.models.bounds import Cells
+from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.predictive import model_effects
 from samsvae_core.training import cell_bounds
 

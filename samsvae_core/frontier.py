@@ -20,8 +20,8 @@ from samsvae_core import parallel
 from samsvae_core.agreement import pearson
 from samsvae_core.baselines import observed_effects
 from samsvae_core.data.cells import CellData, DataError
-from samsvae_core.inference import Cells
-from samsvae_core.model import ACTIVE, SAMSVAE, ModelConfig
+from samsvae_core.models.bounds import Cells
+from samsvae_core.models.samsvae import ACTIVE, SAMSVAE, ModelConfig
 from samsvae_core.predictive import model_effects
 from samsvae_core.system.files import atomic_write
 from samsvae_core.training import Progress, TrainConfig, cell_bounds, fit, new_model

@@ -15,8 +15,8 @@ from torch import Tensor
 from samsvae_core.agreement import pearson
 from samsvae_core.bundle import Bundle, Reference
 from samsvae_core.data.cells import CellData, some
-from samsvae_core.inference import Cells
-from samsvae_core.model import ACTIVE, SAMSVAE
+from samsvae_core.models.bounds import Cells
+from samsvae_core.models.samsvae import ACTIVE, SAMSVAE
 
 CELLS_AT_ONCE = 2048  # dense rows held in memory
 STEPS = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)  # of loading curves, in typical effects

@@ -33,12 +33,12 @@ from samsvae_core.evidence import entry_evidence
 from samsvae_core.frontier import train_frontier
 from samsvae_core.genesets import collections as gene_sets
 from samsvae_core.genesets import enrichment
-from samsvae_core.inference import Cells
-from samsvae_core.model import SAMSVAE, ModelConfig
+from samsvae_core.models.bounds import Cells
+from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
+from samsvae_core.models.variants import MODELS
 from samsvae_core.run import is_prepared, recorded, refuse_finished
 from samsvae_core.system.files import OutputError, atomic_write, new_output
 from samsvae_core.training import Progress, TrainConfig, fit, new_model
-from samsvae_core.variants import MODELS
 
 N_EMBEDDED = 6000  # cells in the UMAP; more are no more readable
 UMAP_NEIGHBOURS = 15

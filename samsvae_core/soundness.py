@@ -20,7 +20,7 @@ from torch import Tensor
 
 from samsvae_core.data.cells import some
 from samsvae_core.data.splits import SPLITS, UNUSED
-from samsvae_core.model import ACTIVE, MIN_EVIDENCE, SAMSVAE, ModelConfig
+from samsvae_core.models.samsvae import ACTIVE, MIN_EVIDENCE, SAMSVAE, ModelConfig
 
 ROUNDING = 1e-5  # absolute and relative: single precision, and other processors
 COARSE = 5e-3  # of the largest loading: sums over cells and genes in single precision

@@ -17,8 +17,8 @@ from samsvae_core.data.cells import CellData
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.data.splits import split
 from samsvae_core.genesets import collections as gene_sets
-from samsvae_core.model import SAMSVAE
-from samsvae_core.simulate import Design, Truth, simulate, write_h5ad
+from samsvae_core.models.samsvae import SAMSVAE
+from samsvae_core.models.simulate import Design, Truth, simulate, write_h5ad
 from samsvae_core.training import TrainConfig
 
 DESIGN = Design(

@@ -20,8 +20,8 @@ from samsvae_core.bundle import (
     read_json,
 )
 from samsvae_core.data.cells import DataError
-from samsvae_core.inference import Cells
-from samsvae_core.model import SAMSVAE
+from samsvae_core.models.bounds import Cells
+from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.training import TrainConfig
 
 

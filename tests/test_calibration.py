@@ -22,9 +22,9 @@ from samsvae_core.calibration import (
     reference_cells,
 )
 from samsvae_core.data.cells import DataError
-from samsvae_core.model import ModelConfig
-from samsvae_core.simulate import Design, simulate
-from samsvae_core.variants import MODELS
+from samsvae_core.models.samsvae import ModelConfig
+from samsvae_core.models.simulate import Design, simulate
+from samsvae_core.models.variants import MODELS
 
 # Observed levels and shifts
 

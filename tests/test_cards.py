@@ -16,7 +16,7 @@ from samsvae_core.cards import (
     prior_in_words,
     verdict,
 )
-from samsvae_core.variants import MODELS
+from samsvae_core.models.variants import MODELS
 
 
 def test_names_from_files_are_text_on_the_card():

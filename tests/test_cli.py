@@ -20,7 +20,7 @@ from samsvae_core.bundle import Bundle, load
 from samsvae_core.composition import compose
 from samsvae_core.genesets import collections as gene_sets
 from samsvae_core.genesets.symbols import annotate
-from samsvae_core.variants import MODELS
+from samsvae_core.models.variants import MODELS
 from tests.test_bundle import sign
 
 TINY = ["--steps", "12", "--latents", "3", "--hidden", "6", "--particles", "1"]

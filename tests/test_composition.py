@@ -27,8 +27,8 @@ from samsvae_core.composition import (
     unknown,
 )
 from samsvae_core.interpretation import active_mechanisms, matrix
-from samsvae_core.model import ModelConfig
-from samsvae_core.variants import MODELS
+from samsvae_core.models.samsvae import ModelConfig
+from samsvae_core.models.variants import MODELS
 
 COLUMNS = [
     "shift",

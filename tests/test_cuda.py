@@ -15,12 +15,12 @@ import torch
 
 from samsvae_core import training
 from samsvae_core.data.splits import split
-from samsvae_core.inference import Cells, HostRows, SparseRows, dense
-from samsvae_core.likelihood import kernels_work, nb_log_prob, plain_log_prob
-from samsvae_core.model import ModelConfig
-from samsvae_core.simulate import Design, simulate
+from samsvae_core.models.bounds import Cells, HostRows, SparseRows, dense
+from samsvae_core.models.likelihood import kernels_work, nb_log_prob, plain_log_prob
+from samsvae_core.models.samsvae import ModelConfig
+from samsvae_core.models.simulate import Design, simulate
+from samsvae_core.models.variants import MODELS
 from samsvae_core.training import Steps, Stop, TrainConfig, fit, new_model, new_optimizer
-from samsvae_core.variants import MODELS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 

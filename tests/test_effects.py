@@ -16,7 +16,7 @@ from samsvae_core.bundle import EFFECTS, BundleError, load
 from samsvae_core.effects import cache_file, kept, observed_alone, whole_effects
 from samsvae_core.genesets.prerank import CancelledError, Progress
 from samsvae_core.interpretation import similar_shifts
-from samsvae_core.variants import ConditionalVAE
+from samsvae_core.models.variants import ConditionalVAE
 
 
 @pytest.fixture

@@ -22,9 +22,9 @@ from samsvae_core.evaluation import (
     scored_cells,
     stored_split,
 )
-from samsvae_core.inference import Cells
-from samsvae_core.model import ModelConfig
-from samsvae_core.variants import MODELS
+from samsvae_core.models.bounds import Cells
+from samsvae_core.models.samsvae import ModelConfig
+from samsvae_core.models.variants import MODELS
 
 CPU = torch.device("cpu")
 QUICK = EvaluationConfig(iwelbo_samples=20, effect_draws=200, replicate_sets=5, shift_draws=8)

@@ -19,7 +19,7 @@ from samsvae_core.genes import (
     targets,
 )
 from samsvae_core.genesets import symbols
-from samsvae_core.variants import ConditionalVAE, SVAEPlus
+from samsvae_core.models.variants import ConditionalVAE, SVAEPlus
 
 # Names
 

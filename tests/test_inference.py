@@ -8,8 +8,8 @@ from scipy.special import expit, log_expit, logsumexp
 from scipy.stats import multivariate_normal
 from torch.distributions import Normal, kl_divergence
 
-from samsvae_core.inference import Batch, Cells, SparseRows, elbo, importance_weights, iwelbo
-from samsvae_core.model import SAMSVAE, ModelConfig
+from samsvae_core.models.bounds import Batch, Cells, SparseRows, elbo, importance_weights, iwelbo
+from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 
 CPU = torch.device("cpu")
 CONFIG = ModelConfig(n_genes=20, n_perturbations=4, n_latent=3, n_hidden=8)

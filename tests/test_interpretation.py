@@ -36,7 +36,7 @@ from samsvae_core.interpretation import (
     tree,
     used_by,
 )
-from samsvae_core.model import SAMSVAE, ModelConfig
+from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 
 CONFIG = ModelConfig(n_genes=9, n_perturbations=5, n_latent=3, n_hidden=7)
 

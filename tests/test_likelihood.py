@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from samsvae_core import likelihood
-from samsvae_core.likelihood import nb_log_prob, plain_log_prob
+from samsvae_core.models import likelihood
+from samsvae_core.models.likelihood import nb_log_prob, plain_log_prob
 
 
 def given(n_genes: int = 7, others: int = 0, seed: int = 0):

@@ -8,7 +8,7 @@ from scipy.special import expit, log_expit
 from scipy.stats import nbinom
 from torch.distributions import Normal
 
-from samsvae_core.model import (
+from samsvae_core.models.samsvae import (
     MIN_EVIDENCE,
     SAMSVAE,
     Effects,

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from samsvae_core import parallel
 from samsvae_core.bundle import load
+from samsvae_core.models.variants import MODELS
 from samsvae_core.run import read_status
-from samsvae_core.variants import MODELS
 
 SECONDS = 120  # for processes to end; far less than they wait for each other if told nothing
 

@@ -11,7 +11,9 @@ from scipy.stats import nbinom
 from samsvae_core import predictive
 from samsvae_core.agreement import agreement
 from samsvae_core.baselines import observed_effects
-from samsvae_core.model import ModelConfig
+from samsvae_core.models.samsvae import ModelConfig
+from samsvae_core.models.simulate import Design, draw_counts, simulate
+from samsvae_core.models.variants import MODELS
 from samsvae_core.predictive import (
     batches,
     libraries,
@@ -22,8 +24,6 @@ from samsvae_core.predictive import (
     sampled_levels,
     statistics,
 )
-from samsvae_core.simulate import Design, draw_counts, simulate
-from samsvae_core.variants import MODELS
 
 # Average effects
 

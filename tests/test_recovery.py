@@ -12,9 +12,9 @@ from samsvae_core.data.splits import split
 from samsvae_core.evaluation import mask_recovery
 from samsvae_core.genesets.collections import load_collection
 from samsvae_core.genesets.enrichment import rank_enrichment
-from samsvae_core.inference import Cells
 from samsvae_core.interpretation import loading_matrix, loadings
-from samsvae_core.simulate import Design, simulate
+from samsvae_core.models.bounds import Cells
+from samsvae_core.models.simulate import Design, simulate
 from samsvae_core.training import TrainConfig, fit, new_model
 
 DESIGN = Design(n_cells=2400, n_genes=60, n_perturbations=20, n_latent=5, n_combinations=4)

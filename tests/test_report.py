@@ -12,7 +12,8 @@ from samsvae_core import bundle, interpretation, report
 from samsvae_core.bundle import load
 from samsvae_core.data.cells import DataError
 from samsvae_core.data.h5ad import read_h5ad
-from samsvae_core.model import ModelConfig
+from samsvae_core.models.samsvae import ModelConfig
+from samsvae_core.models.variants import ConditionalVAE
 from samsvae_core.report import (
     condition_table,
     observed_table,
@@ -22,7 +23,6 @@ from samsvae_core.report import (
 )
 from samsvae_core.system.files import OutputError
 from samsvae_core.training import Stop, TrainConfig, TrainingError
-from samsvae_core.variants import ConditionalVAE
 
 MODEL = {"n_latent": 2, "n_hidden": 4}
 SHORT = TrainConfig(steps=12, batch_size=128, particles=1)

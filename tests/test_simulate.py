@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from samsvae_core.data.h5ad import read_h5ad
-from samsvae_core.simulate import Design, published, random_outputs, simulate, write_h5ad
+from samsvae_core.models.simulate import Design, published, random_outputs, simulate, write_h5ad
 
 DESIGN = Design(n_cells=900, n_genes=30, n_perturbations=12, n_latent=4, n_combinations=3)
 

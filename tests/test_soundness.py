@@ -15,8 +15,8 @@ from app import state
 from benchmarks import signed
 from samsvae_core import effects, report
 from samsvae_core.bundle import EFFECTS, BundleError, load
+from samsvae_core.models.variants import MODELS
 from samsvae_core.training import TrainConfig
-from samsvae_core.variants import MODELS
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 SHIPPED = PRETRAINED / "norman2019-subset"

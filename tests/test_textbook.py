@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from samsvae_core.inference import Batch, elbo
-from samsvae_core.model import SAMSVAE, ModelConfig
+from samsvae_core.models.bounds import Batch, elbo
+from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 
 PATH = Path(__file__).parents[1] / "benchmarks" / "textbook.py"
 

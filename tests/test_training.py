@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from samsvae_core import training
 from samsvae_core.data.splits import split
-from samsvae_core.inference import Cells
-from samsvae_core.model import ModelConfig
-from samsvae_core.simulate import Design, simulate
+from samsvae_core.models.bounds import Cells
+from samsvae_core.models.samsvae import ModelConfig
+from samsvae_core.models.simulate import Design, simulate
 from samsvae_core.training import (
     Progress,
     Stop,

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.distributions import Beta, Normal, kl_divergence
 
-from samsvae_core.inference import Batch, elbo, importance_weights, iwelbo
-from samsvae_core.model import ModelConfig, NegativeBinomials, Normals, mask_kl
-from samsvae_core.variants import MODELS, SPARSITY
+from samsvae_core.models.bounds import Batch, elbo, importance_weights, iwelbo
+from samsvae_core.models.samsvae import ModelConfig, NegativeBinomials, Normals, mask_kl
+from samsvae_core.models.variants import MODELS, SPARSITY
 
 G, T, K = 12, 4, 3
 CELLS = torch.tensor([30.0, 10.0, 20.0, 40.0])

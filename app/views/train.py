@@ -12,8 +12,8 @@ from app import address, datasets, jobs, pace, runs, state, trainings
 from app.datasets import Reading
 from app.examine import in_words
 from samsvae_core.data.cells import DataError
+from samsvae_core.models.variants import MODELS
 from samsvae_core.training import TrainConfig
-from samsvae_core.variants import MODELS
 
 KINDS = {
     "sams-vae": "a sparse set of mechanisms for each perturbation; combinations add up",

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from app import jobs, runs
-from samsvae_core.simulate import Design, simulate, write_h5ad
+from samsvae_core.models.simulate import Design, simulate, write_h5ad
 from tests.browser.conftest import dashboard
 from tests.browser.person import MARKS, choose, press, settled, shows, taken, visit
 

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from samsvae_core.data.cells import CellData
-from samsvae_core.model import SAMSVAE, ModelConfig
+from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 from samsvae_core.system.files import atomic_write
 
 CONTROL_SHARES = 4  # controls are in every comparison, so there are more of them

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from samsvae_core.data.cells import CellData
-from samsvae_core.model import SAMSVAE, Effects
+from samsvae_core.models.samsvae import SAMSVAE, Effects
 
 DENSE_SHARE = 0.5  # of a device's free memory that a dense matrix may take
 ROWS_AT_ONCE = 4096  # in single precision while a dense matrix is filled

@@ -38,7 +38,7 @@ def nb_log_prob(
     if logits.device.type == "cpu":
         return MeanTerms.apply(*given) + CountTerms.apply(log_concentration, x)
     if logits.dtype != torch.float64 and kernels_work():
-        from samsvae_core import kernels
+        from samsvae_core.models import kernels
 
         return kernels.nb_log_prob(*given)
     return plain_log_prob(*given)
@@ -61,7 +61,7 @@ def plain_log_prob(
 def kernels_work() -> bool:
     """Whether Triton is there and compiles; it needs a C compiler, which a machine may lack."""
     try:
-        from samsvae_core import kernels
+        from samsvae_core.models import kernels
 
         one = torch.ones(1, 1, device="cuda")
         kernels.nb_log_prob(one[None], one[0], one, one)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import leaky_relu, softplus
 
-from samsvae_core.model import (
+from samsvae_core.models.samsvae import (
     SAMSVAE,
     Effects,
     mask_kl,

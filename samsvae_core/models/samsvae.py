@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import leaky_relu, linear, softplus
 
-from samsvae_core.likelihood import nb_log_prob
+from samsvae_core.models.likelihood import nb_log_prob
 
 ACTIVE = 0.5  # posterior probability above which a perturbation uses a mechanism
 MASK_START = 2.0  # logit of the masks at the start: on (0.88), and still able to move

@@ -1,0 +1,1 @@
+"""The SAMS-VAE, its variants, their bounds, and data drawn from one."""
