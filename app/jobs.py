@@ -25,9 +25,16 @@ from typing import Any
 
 from app import logs
 from app.runs import BUSY, LOG, Job, brought, find, is_name, listed
-from samsvae_core.run import JOB, alive, process, read_object, read_status, write_status
 from samsvae_core.system.files import OutputError, atomic_write, locked
 from samsvae_core.system.machine import whole_cores
+from samsvae_core.training.run_folder import (
+    JOB,
+    alive,
+    process,
+    read_object,
+    read_status,
+    write_status,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = (sys.executable, "-m", "samsvae_core")

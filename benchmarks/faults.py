@@ -33,9 +33,9 @@ import torch._dynamo  # noqa: F401
 from app import jobs, runs
 from samsvae_core import __main__ as cli
 from samsvae_core import bundle, report
-from samsvae_core import run as run_folder
 from samsvae_core.models.simulate import Design, simulate, write_h5ad
 from samsvae_core.system.files import OutputError
+from samsvae_core.training import run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 FORK = multiprocessing.get_context("fork")  # a trainer starts at once, torch is imported already

@@ -42,12 +42,12 @@ import scipy.sparse as sp
 import torch
 from anndata.io import write_elem
 
-from samsvae_core import parallel
 from samsvae_core.data.cells import CellData
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import ModelConfig
-from samsvae_core.training import Steps, TrainConfig, new_model, new_optimizer, quick_products
+from samsvae_core.training import distributed as parallel
+from samsvae_core.training.loop import Steps, TrainConfig, new_model, new_optimizer, quick_products
 
 FILLED = 0.1  # of the counts
 PERTURBATIONS = 50

@@ -47,14 +47,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from samsvae_core import training
 from samsvae_core.models import bounds as inference
 from samsvae_core.models import samsvae as model_module
 from samsvae_core.models.bounds import Batch, Cells, DenseRows, HostRows, elbo
 from samsvae_core.models.likelihood import kernels_work, nb_log_prob, plain_log_prob
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 from samsvae_core.models.simulate import Design, random_model
-from samsvae_core.training import (
+from samsvae_core.training import loop as training
+from samsvae_core.training.loop import (
     Progress,
     Steps,
     Stop,

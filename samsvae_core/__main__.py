@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from samsvae_core.bundle import Bundle
     from samsvae_core.data.cells import CellData
-    from samsvae_core.run import Stopper
-    from samsvae_core.training import Progress
+    from samsvae_core.training.loop import Progress
+    from samsvae_core.training.run_folder import Stopper
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS_PER_LINE = 10
@@ -295,13 +295,14 @@ def train(
 
     import torch
 
-    from samsvae_core import parallel, report
+    from samsvae_core import report
     from samsvae_core.data.cells import gene_panel, read_genes
     from samsvae_core.data.splits import split as split_cells
     from samsvae_core.models.variants import MODELS
-    from samsvae_core.run import is_prepared, recorded
     from samsvae_core.system.files import new_output
-    from samsvae_core.training import TrainConfig
+    from samsvae_core.training import distributed as parallel
+    from samsvae_core.training.loop import TrainConfig
+    from samsvae_core.training.run_folder import is_prepared, recorded
 
     known("--model", model, list(MODELS))
     known("--encoder", encoder, ["correlated", "mean-field"])
@@ -977,7 +978,7 @@ def chosen_device(name: str) -> torch.device:
 
 def say_where(output: Path, where: torch.device) -> None:
     """Say it where a run that a GPU has trained goes on without one."""
-    from samsvae_core.run import read_status
+    from samsvae_core.training.run_folder import read_status
 
     status = read_status(output)
     if "cuda" in str(status.get("device")) and where.type == "cpu":
@@ -1011,8 +1012,9 @@ def named_once(given: list[tuple[str, float]]) -> dict[str, float]:
 
 def follow(data: Path, output: Path, where: torch.device) -> None:
     """Take part in a training whose first process writes, says how it goes, and when to stop."""
-    from samsvae_core import parallel, report
-    from samsvae_core.training import Stop
+    from samsvae_core import report
+    from samsvae_core.training import distributed as parallel
+    from samsvae_core.training.loop import Stop
 
     with parallel.group(where) as where, contextlib.suppress(Stop):
         parallel.wait()  # until the first has written what the run is
@@ -1027,8 +1029,8 @@ def stopping(data: Path, output: Path) -> Iterator[Stopper]:
     """While a run trains: signals to stop are heard, and answered with how to go on."""
     import shlex
 
-    from samsvae_core.run import read_status, stoppable
-    from samsvae_core.training import Stop
+    from samsvae_core.training.loop import Stop
+    from samsvae_core.training.run_folder import read_status, stoppable
 
     try:
         with stoppable() as stopper:
@@ -1092,8 +1094,8 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("SAMSVAE_DEBUG"):
             raise
-        from samsvae_core.run import is_full, is_memory, reason
         from samsvae_core.system.files import is_message
+        from samsvae_core.training.run_folder import is_full, is_memory, reason
 
         if is_message(error) and not is_full(error):
             message = str(error)  # such as a file that may not be read

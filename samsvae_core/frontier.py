@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from samsvae_core import parallel
 from samsvae_core.agreement import pearson
 from samsvae_core.baselines import observed_effects
 from samsvae_core.data.cells import CellData, DataError
@@ -24,7 +23,8 @@ from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE, ModelConfig
 from samsvae_core.predictive import model_effects
 from samsvae_core.system.files import atomic_write
-from samsvae_core.training import Progress, TrainConfig, cell_bounds, fit, new_model
+from samsvae_core.training import distributed as parallel
+from samsvae_core.training.loop import Progress, TrainConfig, cell_bounds, fit, new_model
 
 EVIDENCE = (0.08, 0.16, 0.32, 0.64, 1.28, 2.56)  # nats per training cell an entry must bring
 SHARE_DENSE = 0.4  # of the steps of a usual training

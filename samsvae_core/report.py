@@ -20,7 +20,7 @@ from jaxtyping import Float
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
-from samsvae_core import bundle, effects, evaluation, fitness, interpretation, parallel
+from samsvae_core import bundle, effects, evaluation, fitness, interpretation
 from samsvae_core.bundle import Bundle, read_json, suited, to_json, write_manifest
 from samsvae_core.calibration import pooled_level, reference_cells
 from samsvae_core.cards import bends_in_words, model_card
@@ -36,9 +36,10 @@ from samsvae_core.genesets import enrichment
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 from samsvae_core.models.variants import MODELS
-from samsvae_core.run import is_prepared, recorded, refuse_finished
 from samsvae_core.system.files import OutputError, atomic_write, new_output
-from samsvae_core.training import Progress, TrainConfig, fit, new_model
+from samsvae_core.training import distributed as parallel
+from samsvae_core.training.loop import Progress, TrainConfig, fit, new_model
+from samsvae_core.training.run_folder import is_prepared, recorded, refuse_finished
 
 N_EMBEDDED = 6000  # cells in the UMAP; more are no more readable
 UMAP_NEIGHBOURS = 15

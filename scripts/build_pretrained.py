@@ -32,7 +32,7 @@ from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.data.splits import split
 from samsvae_core.interpretation import active_mechanisms, loading_matrix
 from samsvae_core.system.files import atomic_write
-from samsvae_core.training import TrainConfig
+from samsvae_core.training.loop import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("SAMSVAE_DATA", ROOT.parent / "shared" / "data"))

@@ -37,7 +37,7 @@ from samsvae_core.genesets import enrichment, terms
 from samsvae_core.genesets.prerank import Progress
 from samsvae_core.names import Label, export_names, write_names
 from samsvae_core.partners import inert, pairs_to_rank, rank_pairs
-from samsvae_core.training import TrainConfig
+from samsvae_core.training.loop import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 APP = ROOT / "app"

@@ -22,7 +22,7 @@ from samsvae_core.bundle import (
 from samsvae_core.data.cells import DataError
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import SAMSVAE
-from samsvae_core.training import TrainConfig
+from samsvae_core.training.loop import TrainConfig
 
 
 def edit_json(path, **changes):

@@ -34,7 +34,7 @@ from samsvae_core.data.labels import (
     targets_of,
 )
 from samsvae_core.data.splits import split
-from samsvae_core.training import TrainConfig
+from samsvae_core.training.loop import TrainConfig
 from tests.test_h5ad import real
 
 CASES = Path(os.environ.get("SAMSVAE_CASES", Path(__file__).parents[1] / "../shared/cases"))

@@ -13,14 +13,14 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from samsvae_core import training
 from samsvae_core.data.splits import split
 from samsvae_core.models.bounds import Cells, HostRows, SparseRows, dense
 from samsvae_core.models.likelihood import kernels_work, nb_log_prob, plain_log_prob
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.simulate import Design, simulate
 from samsvae_core.models.variants import MODELS
-from samsvae_core.training import Steps, Stop, TrainConfig, fit, new_model, new_optimizer
+from samsvae_core.training import loop as training
+from samsvae_core.training.loop import Steps, Stop, TrainConfig, fit, new_model, new_optimizer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 

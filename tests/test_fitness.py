@@ -14,7 +14,7 @@ from samsvae_core import __main__ as cli
 from samsvae_core import bundle as bundles
 from samsvae_core import fitness, report
 from samsvae_core.bundle import Bundle, BundleError, read_json, to_json
-from samsvae_core.training import TrainConfig
+from samsvae_core.training.loop import TrainConfig
 from tests.conftest import MODEL
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -31,7 +31,7 @@ from samsvae_core.genesets.symbols import (
 )
 from samsvae_core.interpretation import active_mechanisms
 from samsvae_core.report import read_options
-from samsvae_core.training import TrainConfig
+from samsvae_core.training.loop import TrainConfig
 from tests.test_h5ad import LABELS
 
 SYMBOLS = ["STAT1", "JAK2", "IRF1", "CD274", "FN1", "MYC"]

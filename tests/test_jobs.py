@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 
 from app import jobs, runs
-from samsvae_core import run as run_folder
 from samsvae_core.system import files, machine
 from samsvae_core.system.files import OutputError
-from samsvae_core.training import Progress
+from samsvae_core.training import run_folder
+from samsvae_core.training.loop import Progress
 
 TRAINER = Path(__file__).with_name("trainer.py")
 GARBAGE = [b"", b"\xff\xfe\x00garbage", b"[1, 2]", b"{", b'{"pid": "x", "steps": []}', b"null"]

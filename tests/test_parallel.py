@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from samsvae_core import parallel
 from samsvae_core.bundle import load
 from samsvae_core.models.variants import MODELS
-from samsvae_core.run import read_status
+from samsvae_core.training import distributed as parallel
+from samsvae_core.training.run_folder import read_status
 
 SECONDS = 120  # for processes to end; far less than they wait for each other if told nothing
 

@@ -7,7 +7,7 @@ import torch
 from samsvae_core.agreement import mask_recovery
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.variants import MODELS
-from samsvae_core.rotation import sparsest_rotation
+from samsvae_core.training.rotation import sparsest_rotation
 
 
 def sparse_effects(seed: int, n: int = 40, k: int = 6) -> torch.Tensor:

@@ -16,10 +16,12 @@ import pytest
 import torch
 
 from samsvae_core import __main__ as cli
-from samsvae_core import report, run, training
+from samsvae_core import report
 from samsvae_core.data.cells import DataError
 from samsvae_core.system.files import atomic_write
-from samsvae_core.training import Stop, TrainConfig
+from samsvae_core.training import loop as training
+from samsvae_core.training import run_folder as run
+from samsvae_core.training.loop import Stop, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--steps", "12", "--latents", "3", "--hidden", "6", "--batch-size", "128"]

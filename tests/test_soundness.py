@@ -16,7 +16,7 @@ from benchmarks import signed
 from samsvae_core import effects, report
 from samsvae_core.bundle import EFFECTS, BundleError, load
 from samsvae_core.models.variants import MODELS
-from samsvae_core.training import TrainConfig
+from samsvae_core.training.loop import TrainConfig
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 SHIPPED = PRETRAINED / "norman2019-subset"

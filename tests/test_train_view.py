@@ -17,7 +17,7 @@ from app import runs as run_folders
 from app.address import plain
 from samsvae_core import bundle as bundles
 from samsvae_core.system.files import OutputError
-from samsvae_core.training import Progress
+from samsvae_core.training.loop import Progress
 from tests.test_app import figures, finished, opened, words
 from tests.test_data_view import told
 from tests.test_h5ad import write

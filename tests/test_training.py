@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from samsvae_core import training
 from samsvae_core.data.splits import split
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.simulate import Design, simulate
-from samsvae_core.training import (
+from samsvae_core.training import loop as training
+from samsvae_core.training.loop import (
     Progress,
     Stop,
     TrainConfig,

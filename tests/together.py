@@ -9,13 +9,14 @@ from unittest.mock import patch
 import torch
 from safetensors.torch import save_file
 
-from samsvae_core import parallel, training
 from samsvae_core.data.splits import split
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.simulate import Design, simulate
 from samsvae_core.models.variants import MODELS
-from samsvae_core.training import Steps, Stop, TrainConfig, fit, new_model, new_optimizer
+from samsvae_core.training import distributed as parallel
+from samsvae_core.training import loop as training
+from samsvae_core.training.loop import Steps, Stop, TrainConfig, fit, new_model, new_optimizer
 
 CPU = torch.device("cpu")
 MODEL = ModelConfig(n_genes=20, n_perturbations=4, n_latent=3, n_hidden=8)

@@ -13,7 +13,7 @@ from app.datasets import Reading
 from app.examine import in_words
 from samsvae_core.data.cells import DataError
 from samsvae_core.models.variants import MODELS
-from samsvae_core.training import TrainConfig
+from samsvae_core.training.loop import TrainConfig
 
 KINDS = {
     "sams-vae": "a sparse set of mechanisms for each perturbation; combinations add up",

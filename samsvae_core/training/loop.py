@@ -29,13 +29,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from samsvae_core import parallel
 from samsvae_core.data.cells import CellData
 from samsvae_core.models.bounds import Batch, Cells, Elbo, cell_terms, elbo
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE, ModelConfig
 from samsvae_core.models.variants import MODELS
-from samsvae_core.rotation import sparsest_rotation
 from samsvae_core.system.files import atomic_write
+from samsvae_core.training import distributed as parallel
+from samsvae_core.training.rotation import sparsest_rotation
 
 VALIDATION_BATCH = 2048  # cells; bounds memory, does not change the figure
 ROWS_AT_ONCE = 1 << 14  # in double precision while moments are summed

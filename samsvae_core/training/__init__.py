@@ -1,0 +1,1 @@
+"""From cells to a trained model: the loop, its folder, several processes."""
