@@ -22,7 +22,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 from app import datasets, guard
 from app.datasets import Reading
 from samsvae_core import composition
-from samsvae_core.bundle import Bundle
+from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.data.cells import DataError
 from samsvae_core.genes import measured
 from samsvae_core.genesets.symbols import known_genes

@@ -23,7 +23,7 @@ import plotly.graph_objects as go
 
 from app import paper, prints
 from samsvae_core import exports
-from samsvae_core.bundle import to_json, version
+from samsvae_core.bundle.bundle import to_json, version
 from samsvae_core.cards import as_text
 
 SHOWN = 50  # rows of a table in the report

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from samsvae_core.bundle import Bundle
+from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.composition import Composition
 
 

@@ -10,7 +10,7 @@ import streamlit as st
 
 from app import figures, state
 from samsvae_core import interpretation
-from samsvae_core.bundle import Bundle
+from samsvae_core.bundle.bundle import Bundle
 
 UNNAMED = "unnamed"
 WHISKERS = (

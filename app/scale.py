@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from samsvae_core.bundle import Bundle
+from samsvae_core.bundle.bundle import Bundle
 
 
 class Scale(NamedTuple):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 
 from app import datasets
-from samsvae_core.bundle import version
+from samsvae_core.bundle.bundle import version
 from samsvae_core.system import cache, machine
 from samsvae_core.system.files import OutputError, cache_folder
 

@@ -9,7 +9,7 @@ import streamlit as st
 
 from app import address, figures, record, state
 from samsvae_core import exports
-from samsvae_core.bundle import Bundle
+from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.genesets import enrichment, symbols, terms
 from samsvae_core.genesets.collections import Collection
 from samsvae_core.genesets.enrichment import Enrichment, Rules

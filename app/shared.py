@@ -7,7 +7,7 @@ import streamlit as st
 
 from app import address, figures, mechanisms, record, state
 from samsvae_core import interpretation
-from samsvae_core.bundle import Bundle
+from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.cards import listed
 
 MOST_CELLS, MOST_ROWS = 20_000, 250  # of a map that is drawn in good time

@@ -16,7 +16,7 @@ from app.basket import Kept
 from app.sessions import Session
 from samsvae_core import exports
 from samsvae_core import names as mechanism_names
-from samsvae_core.bundle import Bundle
+from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.genesets import collections as gene_sets
 from samsvae_core.names import Label
 from samsvae_core.system.files import sha256

@@ -13,7 +13,7 @@ from app.address import plain
 from app.intervals import CALIBRATED, INTERVALS, OWN
 from app.scale import scale
 from samsvae_core.agreement import pearson
-from samsvae_core.bundle import Bundle
+from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.composition import Composition
 
 DIAMONDS = "Diamonds: observed, with a 90 % interval from the jackknife error over cells."

@@ -33,10 +33,11 @@ from app.batch import Batch
 from app.datasets import Reading
 from app.pace import Pace, measured
 from app.runs import BROUGHT, Job
-from samsvae_core import bundle as bundles
 from samsvae_core import composition, exports, fitness, interpretation, rankings
 from samsvae_core import names as mechanism_names
-from samsvae_core.bundle import Bundle, BundleError
+from samsvae_core.bundle import bundle as bundles
+from samsvae_core.bundle.archive import MANIFEST, unpack, write_zip
+from samsvae_core.bundle.bundle import Bundle, BundleError
 from samsvae_core.composition import Composition
 from samsvae_core.data.cells import DataError
 from samsvae_core.effects import Effects, places, whole_effects
@@ -48,7 +49,6 @@ from samsvae_core.names import Label
 from samsvae_core.partners import Direction, rank_pairs
 from samsvae_core.rankings import Ranked
 from samsvae_core.system.files import OutputError, is_message, sha256
-from samsvae_core.zipped import MANIFEST, unpack, write_zip
 
 BATCHES = threading.Lock()  # who begins a test
 MAX_BATCHES = 32  # of gene-set tests whose results are at hand

@@ -37,8 +37,9 @@ import pandas as pd
 import torch
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from samsvae_core import bundle, effects, evaluation, report
+from samsvae_core import effects, evaluation, report
 from samsvae_core.baselines import FEWEST_CELLS
+from samsvae_core.bundle import bundle
 from samsvae_core.data.cells import CellData
 from samsvae_core.evaluation import EvaluationConfig
 from samsvae_core.genesets.collections import load_collection

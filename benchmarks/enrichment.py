@@ -183,7 +183,7 @@ def resident() -> float:
 
 
 def papalexi() -> None:
-    from samsvae_core.bundle import load  # with torch, too large to be there before `batch`
+    from samsvae_core.bundle.bundle import load  # with torch, too large to be there before `batch`
     from samsvae_core.interpretation import active_mechanisms, loading_matrix
 
     bundle = load(BUNDLE)

@@ -90,7 +90,7 @@ def warm_up() -> None:
     import pyarrow.parquet  # noqa: F401
 
     from app import sessions  # noqa: F401
-    from samsvae_core import bundle
+    from samsvae_core.bundle import bundle
     from samsvae_core.data import inspection
 
     platform.uname()
@@ -229,7 +229,7 @@ def read_session(path: Path, work: Path) -> None:
 def read_zip(path: Path, work: Path) -> None:
     import shutil
 
-    from samsvae_core import zipped
+    from samsvae_core.bundle import archive as zipped
 
     models = work / "models"
     with path.open("rb") as file:
@@ -242,7 +242,7 @@ def read_zip(path: Path, work: Path) -> None:
 
 
 def read_bundle(path: Path) -> None:
-    from samsvae_core.bundle import load
+    from samsvae_core.bundle.bundle import load
 
     bundle = load(path)
     for table in TABLES:

@@ -38,7 +38,7 @@ from dashboard import ARGUMENTS, ROOT, SMALL, Views, memory, served
 from playwright.sync_api import sync_playwright
 from visitor import Redraw, Visitor
 
-from samsvae_core import bundle
+from samsvae_core.bundle import bundle
 
 N_VISITORS, N_BESIDE_TRAINING = 20, 2
 MINUTES, QUICK_SECONDS = 5, 20

@@ -21,7 +21,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from samsvae_core.bundle import Bundle, BundleError, load
+from samsvae_core.bundle.bundle import Bundle, BundleError, load
 from samsvae_core.evaluation import mask_recovery
 from samsvae_core.interpretation import matrix
 

@@ -454,7 +454,8 @@ class Outcome(NamedTuple):
 def opened(folder: Path) -> None:
     """Read a bundle as pages do: every table of it."""
     from benchmarks.fuzz import TABLES
-    from samsvae_core import bundle, effects
+    from samsvae_core import effects
+    from samsvae_core.bundle import bundle
 
     found = bundle.load(folder)
     for table in TABLES:
@@ -466,7 +467,7 @@ def opened(folder: Path) -> None:
 
 
 def outcome(model: Path, name: str, change: Change, rng: Rng, sound: bool, work: Path) -> Outcome:
-    from samsvae_core.bundle import BundleError
+    from samsvae_core.bundle.bundle import BundleError
 
     folder = work / "changed"
     shutil.copytree(model, folder)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from samsvae_core.bundle import Bundle
+    from samsvae_core.bundle.bundle import Bundle
     from samsvae_core.data.cells import CellData
     from samsvae_core.training.loop import Progress
     from samsvae_core.training.run_folder import Stopper
@@ -424,7 +424,7 @@ def evaluate(
     seed: Seed = 0,
 ) -> None:
     """Score a bundle on its held-out cells, beside simple baselines."""
-    from samsvae_core.bundle import load, to_json
+    from samsvae_core.bundle.bundle import load, to_json
     from samsvae_core.cards import metrics_in_words, other_draws
     from samsvae_core.evaluation import EvaluationConfig, evaluate_bundle
     from samsvae_core.report import read_options
@@ -451,7 +451,7 @@ def evaluate(
 @app.command()
 def masks(bundle: BundleFolder, output: Table) -> None:
     """Which mechanisms each perturbation uses."""
-    from samsvae_core.bundle import load
+    from samsvae_core.bundle.bundle import load
 
     new_table(output)
     write_table(load(bundle).masks, output)
@@ -466,7 +466,7 @@ def loadings(
     ] = False,
 ) -> None:
     """What each mechanism does to each gene."""
-    from samsvae_core.bundle import load
+    from samsvae_core.bundle.bundle import load
 
     new_table(output)
     model = load(bundle)
@@ -493,7 +493,7 @@ def gene(
 ) -> None:
     """A gene: what it is, which mechanisms and which perturbations move it."""
     from samsvae_core import genes
-    from samsvae_core.bundle import load
+    from samsvae_core.bundle.bundle import load
     from samsvae_core.genesets.symbols import known_genes
 
     if output is not None:
@@ -553,7 +553,7 @@ def compose(
     seed: Seed = 0,
 ) -> None:
     """Predict what perturbations do together; writes a table and, beside it, its settings."""
-    from samsvae_core.bundle import load, to_json
+    from samsvae_core.bundle.bundle import load, to_json
     from samsvae_core.composition import SUPPORT, cells_of, outside
     from samsvae_core.composition import compose as predict
     from samsvae_core.fitness import caution
@@ -643,7 +643,7 @@ def enrich(
 ) -> None:
     """Gene sets of every mechanism in use, or of a predicted shift, by two tests."""
     from samsvae_core import exports, rankings
-    from samsvae_core.bundle import load
+    from samsvae_core.bundle.bundle import load
     from samsvae_core.composition import compose as predict
     from samsvae_core.genesets import enrichment
     from samsvae_core.genesets.collections import describe, load_collection, match, read_gmt
@@ -762,7 +762,7 @@ def embed(
     import numpy as np
     from anndata.io import write_elem
 
-    from samsvae_core.bundle import load
+    from samsvae_core.bundle.bundle import load
     from samsvae_core.data.h5ad import table_of
     from samsvae_core.interpretation import embed as states_of
     from samsvae_core.report import read_options
@@ -798,7 +798,7 @@ def structure(
     """Do masks agree between trainings, and perturbations of one group lie together?"""
     from samsvae_core import interpretation
     from samsvae_core.agreement import group_agreement, mask_stability
-    from samsvae_core.bundle import load, read_groups
+    from samsvae_core.bundle.bundle import load, read_groups
 
     if len(bundles) < 2 and groups is None:
         raise ValueError("Name two bundles or more to compare, or known groups with --groups FILE.")
@@ -855,7 +855,7 @@ def bundles(
     folder: Annotated[Path | None, typer.Argument(help="Default: the shipped models.")] = None,
 ) -> None:
     """List the bundles in a folder, and whether each is sound."""
-    from samsvae_core.bundle import BundleError, list_bundles, load, models_folder
+    from samsvae_core.bundle.bundle import BundleError, list_bundles, load, models_folder
 
     where = folder or models_folder()
     if not where.is_dir():
@@ -878,7 +878,7 @@ def bundles(
 @app.command()
 def pack(bundle: BundleFolder, output: Output) -> None:
     """Put a bundle into one zip file, to hand on."""
-    from samsvae_core.zipped import pack as packed
+    from samsvae_core.bundle.archive import pack as packed
 
     packed(bundle, output)
     say(f"Wrote {output}: {output.stat().st_size:,} bytes.")
@@ -890,8 +890,8 @@ def unpack(
     folder: Annotated[Path, typer.Argument(help="Where bundles are; it becomes one of them.")],
 ) -> None:
     """Check the bundle in a zip, and put it among others."""
-    from samsvae_core.bundle import list_bundles
-    from samsvae_core.zipped import unpack as unpacked
+    from samsvae_core.bundle.archive import unpack as unpacked
+    from samsvae_core.bundle.bundle import list_bundles
 
     there = list_bundles(folder)
     with file.open("rb") as content:

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from samsvae_core.bundle import ANEW, Bundle, Reference
+from samsvae_core.bundle.bundle import ANEW, Bundle, Reference
 from samsvae_core.calibration import INTERVAL, N_REFERENCE, WITHIN, predicted_shifts
 from samsvae_core.data.cells import nearest, some
 

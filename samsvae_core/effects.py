@@ -20,7 +20,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from samsvae_core.bundle import EFFECTS, Bundle, Reference
+from samsvae_core.bundle.bundle import EFFECTS, Bundle, Reference
 from samsvae_core.calibration import WITHIN, predicted_shifts
 from samsvae_core.composition import summary
 from samsvae_core.genesets.prerank import CancelledError, Progress

@@ -32,7 +32,7 @@ from samsvae_core.baselines import (
     mean_effects,
     observed_effects,
 )
-from samsvae_core.bundle import Bundle
+from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.data.cells import CellData, DataError
 from samsvae_core.data.splits import UNUSED
 from samsvae_core.models.bounds import Cells, importance_weights, iwelbo

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import xlsxwriter
 
-from samsvae_core.bundle import to_json, version
+from samsvae_core.bundle.bundle import to_json, version
 from samsvae_core.cards import as_text
 from samsvae_core.genesets.collections import Collection, collections
 from samsvae_core.genesets.enrichment import ERRORS, FDR, PASSES, Enrichment

@@ -16,7 +16,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from samsvae_core.baselines import observed_effects
-from samsvae_core.bundle import Bundle, BundleError
+from samsvae_core.bundle.bundle import Bundle, BundleError
 from samsvae_core.data.cells import CellData, DataError
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import SAMSVAE

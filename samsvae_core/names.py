@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from samsvae_core.bundle import Bundle, to_json
+from samsvae_core.bundle.bundle import Bundle, to_json
 from samsvae_core.system.files import OutputError, atomic_write
 
 SCHEMA = 1

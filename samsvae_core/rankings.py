@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from samsvae_core.bundle import Bundle
+from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.composition import Composition
 from samsvae_core.exports import Results
 from samsvae_core.fitness import caution

@@ -20,8 +20,9 @@ from jaxtyping import Float
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
-from samsvae_core import bundle, effects, evaluation, fitness, interpretation
-from samsvae_core.bundle import Bundle, read_json, suited, to_json, write_manifest
+from samsvae_core import effects, evaluation, fitness, interpretation
+from samsvae_core.bundle import bundle
+from samsvae_core.bundle.bundle import Bundle, read_json, suited, to_json, write_manifest
 from samsvae_core.calibration import pooled_level, reference_cells
 from samsvae_core.cards import bends_in_words, model_card
 from samsvae_core.data.cells import CellData, DataError, genes_at, reading_in_words

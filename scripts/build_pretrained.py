@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from samsvae_core import fitness, report
-from samsvae_core.bundle import Bundle, load, to_json, write_manifest
+from samsvae_core.bundle.bundle import Bundle, load, to_json, write_manifest
 from samsvae_core.cards import metrics_in_words
 from samsvae_core.data.cells import CellData, gene_panel
 from samsvae_core.data.h5ad import read_h5ad

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from samsvae_core import report
-from samsvae_core.bundle import Bundle
+from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.data.cells import CellData
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.data.splits import split

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from samsvae_core import bundle as bundles
 from samsvae_core import report
-from samsvae_core.bundle import (
+from samsvae_core.bundle import bundle as bundles
+from samsvae_core.bundle.bundle import (
     BundleError,
     dosages_of,
     list_bundles,

@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 from samsvae_core import calibration
 from samsvae_core.baselines import dosage_table
-from samsvae_core.bundle import Reference
+from samsvae_core.bundle.bundle import Reference
 from samsvae_core.calibration import (
     Predicted,
     Shifts,

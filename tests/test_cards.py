@@ -5,7 +5,7 @@ import html
 import numpy as np
 import pandas as pd
 
-from samsvae_core import bundle
+from samsvae_core.bundle import bundle
 from samsvae_core.cards import (
     as_text,
     coverage_in_words,

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from samsvae_core import __main__ as cli
-from samsvae_core.bundle import Bundle, load
+from samsvae_core.bundle.bundle import Bundle, load
 from samsvae_core.composition import compose
 from samsvae_core.genesets import collections as gene_sets
 from samsvae_core.genesets.symbols import annotate
@@ -376,7 +376,7 @@ def test_tables_are_written_with_their_columns(
 
 
 def test_a_composition_is_written_with_its_settings(samsvae, trained, tmp_path):
-    from samsvae_core.bundle import load
+    from samsvae_core.bundle.bundle import load
 
     path = tmp_path / "shift.csv"
     options = ["--without", "M2", "--without", 0, "--samples", 8, "--seed", 3]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from samsvae_core import composition, rankings
-from samsvae_core.bundle import ANEW, load
+from samsvae_core.bundle.bundle import ANEW, load
 from samsvae_core.calibration import N_REFERENCE, predicted_shifts
 from samsvae_core.composition import (
     SUPPORT,

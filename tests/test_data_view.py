@@ -16,10 +16,10 @@ import pytest
 from app import datasets, examine
 from app.datasets import Reading
 from samsvae_core import __main__ as cli
-from samsvae_core import bundle as bundles
+from samsvae_core.bundle import bundle as bundles
+from samsvae_core.bundle.archive import pack
 from samsvae_core.data.cells import DataError
 from samsvae_core.data.h5ad import read_h5ad
-from samsvae_core.zipped import pack
 from tests.test_app import figures, finished, opened, words
 from tests.test_h5ad import BAD_FILES, LABELS, write
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy.stats import fisher_exact, hypergeom, kstest, mannwhitneyu
 
-from samsvae_core.bundle import load
+from samsvae_core.bundle.bundle import load
 from samsvae_core.genesets import enrichment, prerank
 from samsvae_core.genesets.collections import Collection, load_collection, usable_sets
 from samsvae_core.genesets.enrichment import (

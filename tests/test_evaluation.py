@@ -9,7 +9,7 @@ from scipy.stats import nbinom, norm
 
 from samsvae_core import evaluation
 from samsvae_core.baselines import cell_levels, halvings, mean_effects
-from samsvae_core.bundle import to_json
+from samsvae_core.bundle.bundle import to_json
 from samsvae_core.data.cells import CellData, DataError, conditions_as_perturbations
 from samsvae_core.evaluation import (
     EvaluationConfig,

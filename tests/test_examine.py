@@ -10,7 +10,7 @@ import pytest
 
 from app import datasets, examine, state
 from app.datasets import Reading
-from samsvae_core.bundle import BundleError
+from samsvae_core.bundle.bundle import BundleError
 from samsvae_core.data.cells import DataError
 
 

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from samsvae_core import __main__ as cli
 from samsvae_core import rankings, report
-from samsvae_core.bundle import read_csv
+from samsvae_core.bundle.bundle import read_csv
 from samsvae_core.data.cells import DataError, describe, gene_panel, reading_in_words, summary
 from samsvae_core.data.gene_names import INDEX, name_genes, usual_key
 from samsvae_core.data.h5ad import has_gene_key, read_h5ad

@@ -15,7 +15,7 @@ from scipy.spatial.distance import cdist, cosine
 from scipy.special import expit
 from scipy.stats import pearsonr
 
-from samsvae_core.bundle import Reference, load
+from samsvae_core.bundle.bundle import Reference, load
 from samsvae_core.interpretation import (
     active_mechanisms,
     clustered,

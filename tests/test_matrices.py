@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
 
-from samsvae_core.bundle import check_table
+from samsvae_core.bundle.bundle import check_table
 from samsvae_core.data import h5ad, inspection
 from samsvae_core.data import hdf5_checks as h5file
 from samsvae_core.data.cells import DataError

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from samsvae_core.bundle import list_bundles, load, to_json
+from samsvae_core.bundle.bundle import list_bundles, load, to_json
 from samsvae_core.names import (
     MAX_BYTES,
     Label,

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy.stats import kstest
 
-from samsvae_core.bundle import load
+from samsvae_core.bundle.bundle import load
 from samsvae_core.composition import cells_of, compose
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.evaluation import EvaluationConfig, evaluate_bundle

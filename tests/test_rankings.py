@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from samsvae_core import rankings
-from samsvae_core.bundle import load
+from samsvae_core.bundle.bundle import load
 from samsvae_core.composition import compose
 from samsvae_core.genesets.collections import load_collection
 from samsvae_core.genesets.enrichment import USUAL, enrich

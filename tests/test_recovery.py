@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from samsvae_core import report
-from samsvae_core.bundle import Reference
+from samsvae_core.bundle.bundle import Reference
 from samsvae_core.data.splits import split
 from samsvae_core.evaluation import mask_recovery
 from samsvae_core.genesets.collections import load_collection

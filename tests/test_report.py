@@ -8,8 +8,9 @@ import scipy.sparse as sp
 import torch
 from safetensors.numpy import load as load_arrays
 
-from samsvae_core import bundle, interpretation, report
-from samsvae_core.bundle import load
+from samsvae_core import interpretation, report
+from samsvae_core.bundle import bundle
+from samsvae_core.bundle.bundle import load
 from samsvae_core.data.cells import DataError
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.models.samsvae import ModelConfig

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from app import state
 from benchmarks import signed
 from samsvae_core import effects, report
-from samsvae_core.bundle import EFFECTS, BundleError, load
+from samsvae_core.bundle.bundle import EFFECTS, BundleError, load
 from samsvae_core.models.variants import MODELS
 from samsvae_core.training.loop import TrainConfig
 

@@ -15,7 +15,7 @@ import pytest
 from app import datasets, examine, jobs, pace, state
 from app import runs as run_folders
 from app.address import plain
-from samsvae_core import bundle as bundles
+from samsvae_core.bundle import bundle as bundles
 from samsvae_core.system.files import OutputError
 from samsvae_core.training.loop import Progress
 from tests.test_app import figures, finished, opened, words

@@ -7,10 +7,10 @@ import zlib
 
 import pytest
 
-from samsvae_core import zipped
-from samsvae_core.bundle import BundleError, load
+from samsvae_core.bundle import archive as zipped
+from samsvae_core.bundle.archive import bundle_name, pack, unpack
+from samsvae_core.bundle.bundle import BundleError, load
 from samsvae_core.system.files import OutputError
-from samsvae_core.zipped import bundle_name, pack, unpack
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import streamlit as st
 
 from app import address, figures, record, state
 from app.scale import scale
-from samsvae_core.bundle import ANEW, Bundle
+from samsvae_core.bundle.bundle import ANEW, Bundle
 from samsvae_core.interpretation import active_mechanisms, decoded_values
 
 PERTURBED, BASAL = "perturbed", "basal"

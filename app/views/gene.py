@@ -9,7 +9,7 @@ from app import address, everything, figures, record, state
 from app.intervals import CALIBRATED, INTERVALS, OWN, interval
 from app.scale import scale
 from samsvae_core import interpretation
-from samsvae_core.bundle import Bundle
+from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.composition import SUPPORT, support
 from samsvae_core.genes import annotation, links, mechanisms_of, moved_by, targeting
 from samsvae_core.genesets.symbols import annotate

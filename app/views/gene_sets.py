@@ -10,7 +10,7 @@ import streamlit as st
 
 from app import address, door, figures, record, sets, state
 from samsvae_core import rankings
-from samsvae_core.bundle import Bundle
+from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.genesets import enrichment, terms
 from samsvae_core.genesets.collections import Collection, describe
 from samsvae_core.genesets.enrichment import Enrichment, Rules

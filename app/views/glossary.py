@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from app import state, words
-from samsvae_core.bundle import Bundle
+from samsvae_core.bundle.bundle import Bundle
 
 
 def glossary(model: Bundle) -> None:

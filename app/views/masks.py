@@ -11,7 +11,7 @@ import streamlit as st
 
 from app import address, figures, mechanisms, record, shared, state
 from samsvae_core import interpretation
-from samsvae_core.bundle import Bundle
+from samsvae_core.bundle.bundle import Bundle
 
 MEANING = {
     "probability": "Posterior probability that the perturbation uses the mechanism. Above 0.5: "

@@ -8,7 +8,7 @@ import streamlit as st
 from app import address, door, figures, mechanisms, record, sets, state
 from app.scale import scale
 from samsvae_core import interpretation, rankings
-from samsvae_core.bundle import Bundle
+from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.genesets.enrichment import USUAL
 from samsvae_core.names import Label
 

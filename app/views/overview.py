@@ -10,7 +10,7 @@ import streamlit as st
 from app import address, figures, record, scores, state, tour
 from app.basket import Text
 from app.scale import scale
-from samsvae_core.bundle import Bundle
+from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.cards import verdict
 from samsvae_core.interpretation import active_mechanisms, in_use_in_words
 

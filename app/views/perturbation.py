@@ -12,7 +12,7 @@ from app import address, everything, figures, mechanisms, record, scores, shifts
 from app.intervals import interval
 from app.scale import scale
 from samsvae_core import interpretation
-from samsvae_core.bundle import Bundle
+from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.composition import Composition
 from samsvae_core.genes import annotation, links, targets
 from samsvae_core.genesets.symbols import annotate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app import address, basket, door, sessions, shelf, state
-from samsvae_core.bundle import Bundle
+from samsvae_core.bundle.bundle import Bundle
 
 SHOWN = {basket.Picture: "figure", basket.Table: "table"}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from samsvae_core import bundle as bundles
+from samsvae_core.bundle import bundle as bundles
 from tests.browser.person import CHROMIUM
 
 ROOT = Path(__file__).resolve().parents[2]

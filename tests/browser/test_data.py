@@ -6,7 +6,7 @@ import anndata
 import numpy as np
 import pytest
 
-from samsvae_core.zipped import pack
+from samsvae_core.bundle.archive import pack
 from tests.browser.person import MARKS, address_has, choose, settled, shows, visit
 
 pytestmark = MARKS

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 
 import pyarrow
 
-from samsvae_core.bundle import (
+from samsvae_core.bundle.bundle import (
     FILES,
     OPTIONAL,
     BundleError,

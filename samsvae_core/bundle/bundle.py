@@ -32,7 +32,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from samsvae_core import soundness
+from samsvae_core.bundle import soundness
 from samsvae_core.data.cells import (
     CellData,
     DataError,
@@ -693,7 +693,7 @@ def write_manifest(path: Path, data: dict[str, Any], device: str) -> None:
 
 def models_folder() -> Path:
     """Where bundles are looked for: SAMSVAE_MODELS, or the models shipped beside the checkout."""
-    default = Path(__file__).resolve().parents[1] / "pretrained"
+    default = Path(__file__).resolve().parents[2] / "pretrained"
     return Path(os.environ.get("SAMSVAE_MODELS", default))
 
 

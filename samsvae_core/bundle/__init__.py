@@ -1,0 +1,1 @@
+"""A trained model with all its tables: written, checked, opened."""
