@@ -12,9 +12,9 @@ from app import figures, record, scores, state
 from app.address import plain
 from app.intervals import CALIBRATED, INTERVALS, OWN
 from app.scale import scale
-from samsvae_core.agreement import pearson
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.composition import Composition
+from samsvae_core.evaluation.metrics import pearson
 
 DIAMONDS = "Diamonds: observed, with a 90 % interval from the jackknife error over cells."
 AT_ONCE = 100_000  # shifts (perturbations x genes) that are composed without being asked for

@@ -33,7 +33,7 @@ from app.batch import Batch
 from app.datasets import Reading
 from app.pace import Pace, measured
 from app.runs import BROUGHT, Job
-from samsvae_core import composition, exports, fitness, interpretation, rankings
+from samsvae_core import composition, exports, interpretation, rankings
 from samsvae_core import names as mechanism_names
 from samsvae_core.bundle import bundle as bundles
 from samsvae_core.bundle.archive import MANIFEST, unpack, write_zip
@@ -41,6 +41,7 @@ from samsvae_core.bundle.bundle import Bundle, BundleError
 from samsvae_core.composition import Composition
 from samsvae_core.data.cells import DataError
 from samsvae_core.effects import Effects, places, whole_effects
+from samsvae_core.evaluation import fitness
 from samsvae_core.genesets import collections as gene_sets
 from samsvae_core.genesets import enrichment, terms
 from samsvae_core.genesets.collections import Collection, Match

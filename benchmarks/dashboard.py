@@ -37,11 +37,12 @@ import pandas as pd
 import torch
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from samsvae_core import effects, evaluation, report
-from samsvae_core.baselines import FEWEST_CELLS
+from samsvae_core import effects, report
 from samsvae_core.bundle import bundle
 from samsvae_core.data.cells import CellData
-from samsvae_core.evaluation import EvaluationConfig
+from samsvae_core.evaluation import evaluate as evaluation
+from samsvae_core.evaluation.baselines import FEWEST_CELLS
+from samsvae_core.evaluation.evaluate import EvaluationConfig
 from samsvae_core.genesets.collections import load_collection
 from samsvae_core.genesets.symbols import _annotation
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig

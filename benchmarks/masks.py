@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from samsvae_core.bundle.bundle import Bundle, BundleError, load
-from samsvae_core.evaluation import mask_recovery
+from samsvae_core.evaluation.evaluate import mask_recovery
 from samsvae_core.interpretation import matrix
 
 AXIS = ("IFNGR1", "IFNGR2", "JAK2", "STAT1")

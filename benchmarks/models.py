@@ -31,7 +31,7 @@ from samsvae_core.bundle.bundle import suited
 from samsvae_core.data.cells import CellData, DataError, gene_panel
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.data.splits import UNUSED, split
-from samsvae_core.evaluation import EvaluationConfig, evaluate
+from samsvae_core.evaluation.evaluate import EvaluationConfig, evaluate
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.training.loop import TrainConfig, fit, new_model

@@ -426,7 +426,7 @@ def evaluate(
     """Score a bundle on its held-out cells, beside simple baselines."""
     from samsvae_core.bundle.bundle import load, to_json
     from samsvae_core.cards import metrics_in_words, other_draws
-    from samsvae_core.evaluation import EvaluationConfig, evaluate_bundle
+    from samsvae_core.evaluation.evaluate import EvaluationConfig, evaluate_bundle
     from samsvae_core.report import read_options
     from samsvae_core.system.files import atomic_write, new_output
 
@@ -556,7 +556,7 @@ def compose(
     from samsvae_core.bundle.bundle import load, to_json
     from samsvae_core.composition import SUPPORT, cells_of, outside
     from samsvae_core.composition import compose as predict
-    from samsvae_core.fitness import caution
+    from samsvae_core.evaluation.fitness import caution
     from samsvae_core.system.files import atomic_write, new_output
 
     new_table(output)
@@ -712,7 +712,7 @@ def enrich(
 
 def warn(model: Bundle) -> None:
     """Say why a model is not fit to predict from, where it is not."""
-    from samsvae_core.fitness import caution
+    from samsvae_core.evaluation.fitness import caution
 
     if said := caution(model):
         say(f"Caution: {said}", err=True)
@@ -797,8 +797,8 @@ def structure(
 ) -> None:
     """Do masks agree between trainings, and perturbations of one group lie together?"""
     from samsvae_core import interpretation
-    from samsvae_core.agreement import group_agreement, mask_stability
     from samsvae_core.bundle.bundle import load, read_groups
+    from samsvae_core.evaluation.metrics import group_agreement, mask_stability
 
     if len(bundles) < 2 and groups is None:
         raise ValueError("Name two bundles or more to compare, or known groups with --groups FILE.")

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 
 from samsvae_core.bundle.bundle import ANEW, Bundle, Reference
-from samsvae_core.calibration import INTERVAL, N_REFERENCE, WITHIN, predicted_shifts
 from samsvae_core.data.cells import nearest, some
+from samsvae_core.evaluation.calibration import INTERVAL, N_REFERENCE, WITHIN, predicted_shifts
 
 SUPPORT = {
     "measured": "Measured: this condition is in the training data.",

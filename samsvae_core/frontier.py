@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from samsvae_core.agreement import pearson
-from samsvae_core.baselines import observed_effects
 from samsvae_core.data.cells import CellData, DataError
+from samsvae_core.evaluation.baselines import observed_effects
+from samsvae_core.evaluation.metrics import pearson
+from samsvae_core.evaluation.predictive import model_effects
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE, ModelConfig
-from samsvae_core.predictive import model_effects
 from samsvae_core.system.files import atomic_write
 from samsvae_core.training import distributed as parallel
 from samsvae_core.training.loop import Progress, TrainConfig, cell_bounds, fit, new_model

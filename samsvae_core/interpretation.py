@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from samsvae_core.agreement import pearson
 from samsvae_core.bundle.bundle import Bundle, Reference
 from samsvae_core.data.cells import CellData, some
+from samsvae_core.evaluation.metrics import pearson
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE
 

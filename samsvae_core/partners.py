@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 
 from samsvae_core.bundle.bundle import Bundle
-from samsvae_core.calibration import mean_level
 from samsvae_core.composition import (
     checked_dosages,
     condition_name,
@@ -20,6 +19,7 @@ from samsvae_core.composition import (
     summary,
     support,
 )
+from samsvae_core.evaluation.calibration import mean_level
 
 MAX_PAIRS = 50_000
 N_SCREEN = 32  # reference cells of the screen

@@ -9,8 +9,8 @@ import pandas as pd
 
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.composition import Composition
+from samsvae_core.evaluation.fitness import caution
 from samsvae_core.exports import Results
-from samsvae_core.fitness import caution
 from samsvae_core.genesets.collections import Collection, match
 from samsvae_core.genesets.enrichment import Enrichment, Rules, sure
 from samsvae_core.genesets.terms import grouped, suggested_names

@@ -20,17 +20,19 @@ from jaxtyping import Float
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
-from samsvae_core import effects, evaluation, fitness, interpretation
+from samsvae_core import effects, interpretation
 from samsvae_core.bundle import bundle
 from samsvae_core.bundle.bundle import Bundle, read_json, suited, to_json, write_manifest
-from samsvae_core.calibration import pooled_level, reference_cells
 from samsvae_core.cards import bends_in_words, model_card
 from samsvae_core.data.cells import CellData, DataError, genes_at, reading_in_words
 from samsvae_core.data.gene_names import INDEX
 from samsvae_core.data.h5ad import has_gene_key
 from samsvae_core.data.labels import Recorded
 from samsvae_core.data.splits import SPLITS, UNUSED, split
-from samsvae_core.evidence import entry_evidence
+from samsvae_core.evaluation import evaluate as evaluation
+from samsvae_core.evaluation import fitness
+from samsvae_core.evaluation.calibration import pooled_level, reference_cells
+from samsvae_core.evaluation.mask_evidence import entry_evidence
 from samsvae_core.frontier import train_frontier
 from samsvae_core.genesets import collections as gene_sets
 from samsvae_core.genesets import enrichment

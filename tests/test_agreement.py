@@ -4,7 +4,7 @@ import pytest
 from scipy.stats import pearsonr
 from sklearn.metrics import silhouette_score
 
-from samsvae_core.agreement import (
+from samsvae_core.evaluation.metrics import (
     agreement,
     cosine,
     group_agreement,

@@ -18,12 +18,13 @@ from scipy.spatial.distance import cosine
 from streamlit.testing.v1 import AppTest
 
 from app import address, mechanisms, scores, sessions, shared, state
-from samsvae_core import effects, evaluation, frontier, genes, interpretation, rankings, report
+from samsvae_core import effects, frontier, genes, interpretation, rankings, report
 from samsvae_core.bundle import bundle as bundles
 from samsvae_core.bundle import soundness
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.composition import cells_of, compare, compose
-from samsvae_core.evaluation import EvaluationConfig
+from samsvae_core.evaluation import evaluate as evaluation
+from samsvae_core.evaluation.evaluate import EvaluationConfig
 from samsvae_core.genesets import collections as gene_sets
 from samsvae_core.genesets import enrichment, terms
 from samsvae_core.genesets.prerank import Progress

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from samsvae_core.baselines import (
+from samsvae_core.data.cells import CellData, DataError, conditions_as_perturbations
+from samsvae_core.evaluation.baselines import (
     additive,
     baselines,
     ceiling,
@@ -16,7 +17,6 @@ from samsvae_core.baselines import (
     observed_effects,
     ridge,
 )
-from samsvae_core.data.cells import CellData, DataError, conditions_as_perturbations
 
 
 def values(effects: dict[str, np.ndarray], n: int, noise: float, seed: int = 0) -> CellData:

@@ -6,10 +6,11 @@ import torch
 from scipy.special import softmax
 from scipy.stats import norm
 
-from samsvae_core import calibration
-from samsvae_core.baselines import dosage_table
 from samsvae_core.bundle.bundle import Reference
-from samsvae_core.calibration import (
+from samsvae_core.data.cells import DataError
+from samsvae_core.evaluation import calibration
+from samsvae_core.evaluation.baselines import dosage_table
+from samsvae_core.evaluation.calibration import (
     Predicted,
     Shifts,
     coverage,
@@ -21,7 +22,6 @@ from samsvae_core.calibration import (
     predicted_shifts,
     reference_cells,
 )
-from samsvae_core.data.cells import DataError
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.simulate import Design, simulate
 from samsvae_core.models.variants import MODELS

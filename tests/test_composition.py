@@ -10,7 +10,6 @@ import torch
 
 from samsvae_core import composition, rankings
 from samsvae_core.bundle.bundle import ANEW, load
-from samsvae_core.calibration import N_REFERENCE, predicted_shifts
 from samsvae_core.composition import (
     SUPPORT,
     Nearest,
@@ -26,6 +25,7 @@ from samsvae_core.composition import (
     support,
     unknown,
 )
+from samsvae_core.evaluation.calibration import N_REFERENCE, predicted_shifts
 from samsvae_core.interpretation import active_mechanisms, matrix
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.variants import MODELS

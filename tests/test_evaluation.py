@@ -7,11 +7,11 @@ import torch
 from scipy.special import logsumexp
 from scipy.stats import nbinom, norm
 
-from samsvae_core import evaluation
-from samsvae_core.baselines import cell_levels, halvings, mean_effects
 from samsvae_core.bundle.bundle import to_json
 from samsvae_core.data.cells import CellData, DataError, conditions_as_perturbations
-from samsvae_core.evaluation import (
+from samsvae_core.evaluation import evaluate as evaluation
+from samsvae_core.evaluation.baselines import cell_levels, halvings, mean_effects
+from samsvae_core.evaluation.evaluate import (
     EvaluationConfig,
     Table,
     evaluate,

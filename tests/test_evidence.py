@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from samsvae_core.data.splits import split
-from samsvae_core.evidence import differences, entry_evidence
+from samsvae_core.evaluation.mask_evidence import differences, entry_evidence
 from samsvae_core.interpretation import near_misses
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.simulate import Design, simulate

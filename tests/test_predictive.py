@@ -8,13 +8,10 @@ import scipy.sparse as sp
 import torch
 from scipy.stats import nbinom
 
-from samsvae_core import predictive
-from samsvae_core.agreement import agreement
-from samsvae_core.baselines import observed_effects
-from samsvae_core.models.samsvae import ModelConfig
-from samsvae_core.models.simulate import Design, draw_counts, simulate
-from samsvae_core.models.variants import MODELS
-from samsvae_core.predictive import (
+from samsvae_core.evaluation import predictive
+from samsvae_core.evaluation.baselines import observed_effects
+from samsvae_core.evaluation.metrics import agreement
+from samsvae_core.evaluation.predictive import (
     batches,
     libraries,
     model_effects,
@@ -24,6 +21,9 @@ from samsvae_core.predictive import (
     sampled_levels,
     statistics,
 )
+from samsvae_core.models.samsvae import ModelConfig
+from samsvae_core.models.simulate import Design, draw_counts, simulate
+from samsvae_core.models.variants import MODELS
 
 # Average effects
 

@@ -12,7 +12,7 @@ from scipy.stats import kstest
 from samsvae_core.bundle.bundle import load
 from samsvae_core.composition import cells_of, compose
 from samsvae_core.data.h5ad import read_h5ad
-from samsvae_core.evaluation import EvaluationConfig, evaluate_bundle
+from samsvae_core.evaluation.evaluate import EvaluationConfig, evaluate_bundle
 from samsvae_core.genesets.collections import Collection
 from samsvae_core.genesets.enrichment import rank_enrichment
 from samsvae_core.genesets.terms import suggested_names

@@ -9,7 +9,7 @@ import torch
 from samsvae_core import report
 from samsvae_core.bundle.bundle import Reference
 from samsvae_core.data.splits import split
-from samsvae_core.evaluation import mask_recovery
+from samsvae_core.evaluation.evaluate import mask_recovery
 from samsvae_core.genesets.collections import load_collection
 from samsvae_core.genesets.enrichment import rank_enrichment
 from samsvae_core.interpretation import loading_matrix, loadings

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from samsvae_core.agreement import mask_recovery
+from samsvae_core.evaluation.metrics import mask_recovery
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.variants import MODELS
 from samsvae_core.training.rotation import sparsest_rotation

@@ -13,9 +13,9 @@ from app import address, code, figures, mechanisms, record, sets, shifts, state
 from app.intervals import interval
 from app.scale import scale
 from samsvae_core import rankings
-from samsvae_core.agreement import pearson
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.composition import SUPPORT, Composition, knows_states
+from samsvae_core.evaluation.metrics import pearson
 from samsvae_core.genesets.enrichment import USUAL
 from samsvae_core.interpretation import matrix
 

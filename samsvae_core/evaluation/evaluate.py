@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from samsvae_core import calibration
-from samsvae_core.agreement import agreement, figures, jackknife_error
-from samsvae_core.agreement import mask_recovery as mask_recovery
-from samsvae_core.agreement import pearson as pearson
-from samsvae_core.baselines import (
+from samsvae_core.bundle.bundle import Bundle
+from samsvae_core.data.cells import CellData, DataError
+from samsvae_core.data.splits import UNUSED
+from samsvae_core.evaluation import calibration
+from samsvae_core.evaluation.baselines import (
     FEWEST_CELLS,
     baselines,
     ceiling,
@@ -32,12 +32,10 @@ from samsvae_core.baselines import (
     mean_effects,
     observed_effects,
 )
-from samsvae_core.bundle.bundle import Bundle
-from samsvae_core.data.cells import CellData, DataError
-from samsvae_core.data.splits import UNUSED
-from samsvae_core.models.bounds import Cells, importance_weights, iwelbo
-from samsvae_core.models.samsvae import SAMSVAE
-from samsvae_core.predictive import (
+from samsvae_core.evaluation.metrics import agreement, figures, jackknife_error
+from samsvae_core.evaluation.metrics import mask_recovery as mask_recovery
+from samsvae_core.evaluation.metrics import pearson as pearson
+from samsvae_core.evaluation.predictive import (
     JACKKNIFE_GROUPS,
     REPLICATE_SETS,
     VALUES_AT_ONCE,
@@ -47,6 +45,8 @@ from samsvae_core.predictive import (
     predictive_positions,
     seeded,
 )
+from samsvae_core.models.bounds import Cells, importance_weights, iwelbo
+from samsvae_core.models.samsvae import SAMSVAE
 
 KINDS = ("single", "combination seen in training", "combination not seen in training")
 

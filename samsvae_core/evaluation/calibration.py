@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from samsvae_core.agreement import pearson
-from samsvae_core.baselines import FEWEST_CELLS, dosage_table, is_combination, singles
 from samsvae_core.bundle.bundle import Reference
 from samsvae_core.data.cells import CellData, DataError, mean_variance
 from samsvae_core.data.disk_csr import dense_blocks
+from samsvae_core.evaluation.baselines import FEWEST_CELLS, dosage_table, is_combination, singles
+from samsvae_core.evaluation.metrics import pearson
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import PER_TEN_THOUSAND, SAMSVAE
 

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from samsvae_core.baselines import FEWEST_CELLS, dosage_table
 from samsvae_core.data.cells import CellData
+from samsvae_core.evaluation.baselines import FEWEST_CELLS, dosage_table
 from samsvae_core.models.samsvae import PER_TEN_THOUSAND, SAMSVAE
 
 JACKKNIFE_GROUPS = 10

@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from samsvae_core.baselines import observed_effects
 from samsvae_core.bundle.bundle import Bundle, BundleError
 from samsvae_core.data.cells import CellData, DataError
+from samsvae_core.evaluation.baselines import observed_effects
+from samsvae_core.evaluation.predictive import model_effects
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import SAMSVAE
-from samsvae_core.predictive import model_effects
 from samsvae_core.training.loop import cell_bounds
 
 LAST = 0.8  # share of the steps after which the bound should hardly rise any more

@@ -14,9 +14,9 @@ import pandas as pd
 import scipy.sparse as sp
 from jaxtyping import Float, Shaped
 
-from samsvae_core.agreement import agreement, figures, spread
 from samsvae_core.data.cells import CellData, DataError
 from samsvae_core.data.disk_csr import on_disk, row_blocks
+from samsvae_core.evaluation.metrics import agreement, figures, spread
 from samsvae_core.models.samsvae import PER_TEN_THOUSAND
 
 FEWEST_CELLS = 3  # of a condition: below it an average effect is not reported

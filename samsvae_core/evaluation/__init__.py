@@ -1,0 +1,1 @@
+"""What predictions are worth on cells not trained on."""
