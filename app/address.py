@@ -21,10 +21,10 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from app import datasets, guard
 from app.datasets import Reading
-from samsvae_core import composition
+from samsvae_core.analysis import compose as composition
+from samsvae_core.analysis.gene_card import measured
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.data.cells import DataError
-from samsvae_core.genes import measured
 from samsvae_core.genesets.symbols import known_genes
 
 MAX_PERTURBATIONS = 6

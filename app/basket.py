@@ -22,9 +22,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from app import paper, prints
-from samsvae_core import exports
+from samsvae_core.analysis import enrichment_export as exports
+from samsvae_core.analysis.card import as_text
 from samsvae_core.bundle.bundle import to_json, version
-from samsvae_core.cards import as_text
 
 SHOWN = 50  # rows of a table in the report
 LARGE = 500_000  # bytes of SVG above which the report takes the PNG

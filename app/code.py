@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 
+from samsvae_core.analysis.compose import Composition
 from samsvae_core.bundle.bundle import Bundle
-from samsvae_core.composition import Composition
 
 
 def as_python(model: Bundle, result: Composition, condition: str = "") -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from app import shifts, state
+from samsvae_core.analysis.all_shifts import Effects
 from samsvae_core.bundle.bundle import Bundle
-from samsvae_core.effects import Effects
 
 MOMENT, BRIEF = 1.5, 0.3  # seconds that a page waits, for a small model and for a large one
 

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from app import figures, state
-from samsvae_core import interpretation
+from samsvae_core.analysis import masks as interpretation
 from samsvae_core.bundle.bundle import Bundle
 
 UNNAMED = "unnamed"

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import streamlit as st
 
 from app import address, mechanisms, state
+from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.bundle.bundle import Bundle, BundleError
 from samsvae_core.genesets import symbols, terms
-from samsvae_core.interpretation import active_mechanisms
 
 MOST = 5  # of each kind
 

@@ -8,12 +8,12 @@ import pandas as pd
 import streamlit as st
 
 from app import address, figures, record, state
-from samsvae_core import exports
+from samsvae_core.analysis import enrichment_export as exports
+from samsvae_core.analysis.gene_rankings import Certainty, Ranked
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.genesets import enrichment, symbols, terms
 from samsvae_core.genesets.collections import Collection
 from samsvae_core.genesets.enrichment import Enrichment, Rules
-from samsvae_core.rankings import Certainty, Ranked
 
 METHODS = {"gsea": "Ranked (GSEA)", "ora": "Top genes (over-representation)"}
 DIRECTIONS = {"both": "Both", "up": "Up", "down": "Down"}

@@ -6,9 +6,9 @@ import pandas as pd
 import streamlit as st
 
 from app import address, figures, mechanisms, record, state
-from samsvae_core import interpretation
+from samsvae_core.analysis import masks as interpretation
+from samsvae_core.analysis.card import listed
 from samsvae_core.bundle.bundle import Bundle
-from samsvae_core.cards import listed
 
 MOST_CELLS, MOST_ROWS = 20_000, 250  # of a map that is drawn in good time
 MOST_SENT = 5_000  # rows of a table on the page

@@ -14,11 +14,11 @@ import streamlit as st
 from app import address, basket, guard, sessions, state
 from app.basket import Kept
 from app.sessions import Session
-from samsvae_core import exports
-from samsvae_core import names as mechanism_names
+from samsvae_core.analysis import enrichment_export as exports
+from samsvae_core.analysis import mechanism_names
+from samsvae_core.analysis.mechanism_names import Label
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.genesets import collections as gene_sets
-from samsvae_core.names import Label
 from samsvae_core.system.files import sha256
 
 

@@ -12,8 +12,8 @@ from app import figures, record, scores, state
 from app.address import plain
 from app.intervals import CALIBRATED, INTERVALS, OWN
 from app.scale import scale
+from samsvae_core.analysis.compose import Composition
 from samsvae_core.bundle.bundle import Bundle
-from samsvae_core.composition import Composition
 from samsvae_core.evaluation.metrics import pearson
 
 DIAMONDS = "Diamonds: observed, with a 90 % interval from the jackknife error over cells."

@@ -33,22 +33,25 @@ from app.batch import Batch
 from app.datasets import Reading
 from app.pace import Pace, measured
 from app.runs import BROUGHT, Job
-from samsvae_core import composition, exports, interpretation, rankings
-from samsvae_core import names as mechanism_names
+from samsvae_core.analysis import compose as composition
+from samsvae_core.analysis import enrichment_export as exports
+from samsvae_core.analysis import gene_rankings as rankings
+from samsvae_core.analysis import masks as interpretation
+from samsvae_core.analysis import mechanism_names
+from samsvae_core.analysis.all_shifts import Effects, places, whole_effects
+from samsvae_core.analysis.compose import Composition
+from samsvae_core.analysis.gene_rankings import Ranked
+from samsvae_core.analysis.mechanism_names import Label
+from samsvae_core.analysis.partners import Direction, rank_pairs
 from samsvae_core.bundle import bundle as bundles
 from samsvae_core.bundle.archive import MANIFEST, unpack, write_zip
 from samsvae_core.bundle.bundle import Bundle, BundleError
-from samsvae_core.composition import Composition
 from samsvae_core.data.cells import DataError
-from samsvae_core.effects import Effects, places, whole_effects
 from samsvae_core.evaluation import fitness
 from samsvae_core.genesets import collections as gene_sets
 from samsvae_core.genesets import enrichment, terms
 from samsvae_core.genesets.collections import Collection, Match
 from samsvae_core.genesets.enrichment import Enrichment, Rules
-from samsvae_core.names import Label
-from samsvae_core.partners import Direction, rank_pairs
-from samsvae_core.rankings import Ranked
 from samsvae_core.system.files import OutputError, is_message, sha256
 
 BATCHES = threading.Lock()  # who begins a test

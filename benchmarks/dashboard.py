@@ -37,7 +37,8 @@ import pandas as pd
 import torch
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from samsvae_core import effects, report
+from samsvae_core import report
+from samsvae_core.analysis import all_shifts as effects
 from samsvae_core.bundle import bundle
 from samsvae_core.data.cells import CellData
 from samsvae_core.evaluation import evaluate as evaluation

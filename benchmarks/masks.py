@@ -21,9 +21,9 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from samsvae_core.analysis.masks import matrix
 from samsvae_core.bundle.bundle import Bundle, BundleError, load
 from samsvae_core.evaluation.evaluate import mask_recovery
-from samsvae_core.interpretation import matrix
 
 AXIS = ("IFNGR1", "IFNGR2", "JAK2", "STAT1")
 NO_EFFECT = ("CD86", "CAV1", "PDCD1LG2", "MARCH8", "ETV7", "IRF7")

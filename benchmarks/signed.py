@@ -454,7 +454,7 @@ class Outcome(NamedTuple):
 def opened(folder: Path) -> None:
     """Read a bundle as pages do: every table of it."""
     from benchmarks.fuzz import TABLES
-    from samsvae_core import effects
+    from samsvae_core.analysis import all_shifts as effects
     from samsvae_core.bundle import bundle
 
     found = bundle.load(folder)

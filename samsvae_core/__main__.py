@@ -400,8 +400,8 @@ def train(
                 frontier=frontier,
                 say=say,
             )
-    from samsvae_core.cards import metrics_in_words
-    from samsvae_core.interpretation import in_use_in_words
+    from samsvae_core.analysis.card import metrics_in_words
+    from samsvae_core.analysis.masks import in_use_in_words
 
     say(f"Wrote {output}: {finished.title}.")
     if finished.model.has_masks:
@@ -424,8 +424,8 @@ def evaluate(
     seed: Seed = 0,
 ) -> None:
     """Score a bundle on its held-out cells, beside simple baselines."""
+    from samsvae_core.analysis.card import metrics_in_words, other_draws
     from samsvae_core.bundle.bundle import load, to_json
-    from samsvae_core.cards import metrics_in_words, other_draws
     from samsvae_core.evaluation.evaluate import EvaluationConfig, evaluate_bundle
     from samsvae_core.report import read_options
     from samsvae_core.system.files import atomic_write, new_output
@@ -473,7 +473,7 @@ def loadings(
     if not steps:
         write_table(model.loadings, output)
         return
-    from samsvae_core import interpretation
+    from samsvae_core.analysis import masks as interpretation
 
     active = interpretation.active_mechanisms(model.masks) or None
     curves = interpretation.loading_curves(model.model, model.reference, model.genes, active)
@@ -492,7 +492,7 @@ def gene(
     seed: Seed = 0,
 ) -> None:
     """A gene: what it is, which mechanisms and which perturbations move it."""
-    from samsvae_core import genes
+    from samsvae_core.analysis import gene_card as genes
     from samsvae_core.bundle.bundle import load
     from samsvae_core.genesets.symbols import known_genes
 
@@ -553,9 +553,9 @@ def compose(
     seed: Seed = 0,
 ) -> None:
     """Predict what perturbations do together; writes a table and, beside it, its settings."""
+    from samsvae_core.analysis.compose import SUPPORT, cells_of, outside
+    from samsvae_core.analysis.compose import compose as predict
     from samsvae_core.bundle.bundle import load, to_json
-    from samsvae_core.composition import SUPPORT, cells_of, outside
-    from samsvae_core.composition import compose as predict
     from samsvae_core.evaluation.fitness import caution
     from samsvae_core.system.files import atomic_write, new_output
 
@@ -642,9 +642,10 @@ def enrich(
     ] = None,
 ) -> None:
     """Gene sets of every mechanism in use, or of a predicted shift, by two tests."""
-    from samsvae_core import exports, rankings
+    from samsvae_core.analysis import enrichment_export as exports
+    from samsvae_core.analysis import gene_rankings as rankings
+    from samsvae_core.analysis.compose import compose as predict
     from samsvae_core.bundle.bundle import load
-    from samsvae_core.composition import compose as predict
     from samsvae_core.genesets import enrichment
     from samsvae_core.genesets.collections import describe, load_collection, match, read_gmt
     from samsvae_core.genesets.collections import enrichr as library
@@ -762,9 +763,9 @@ def embed(
     import numpy as np
     from anndata.io import write_elem
 
+    from samsvae_core.analysis.masks import embed as states_of
     from samsvae_core.bundle.bundle import load
     from samsvae_core.data.h5ad import table_of
-    from samsvae_core.interpretation import embed as states_of
     from samsvae_core.report import read_options
     from samsvae_core.system.files import atomic_write, new_output
 
@@ -796,7 +797,7 @@ def structure(
     seed: Seed = 0,
 ) -> None:
     """Do masks agree between trainings, and perturbations of one group lie together?"""
-    from samsvae_core import interpretation
+    from samsvae_core.analysis import masks as interpretation
     from samsvae_core.bundle.bundle import load, read_groups
     from samsvae_core.evaluation.metrics import group_agreement, mask_stability
 
@@ -1067,7 +1068,7 @@ def new_table(output: Path) -> None:
 
 def write_table(table: pd.DataFrame, output: Path) -> None:
     """A table as CSV, TSV (with formulas disarmed) or Parquet, by the ending of its name."""
-    from samsvae_core.exports import separated
+    from samsvae_core.analysis.enrichment_export import separated
     from samsvae_core.system.files import atomic_write
 
     if output.suffix == ".parquet":

@@ -20,10 +20,11 @@ from jaxtyping import Float
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
-from samsvae_core import effects, interpretation
+from samsvae_core.analysis import all_shifts as effects
+from samsvae_core.analysis import masks as interpretation
+from samsvae_core.analysis.card import bends_in_words, model_card
 from samsvae_core.bundle import bundle
 from samsvae_core.bundle.bundle import Bundle, read_json, suited, to_json, write_manifest
-from samsvae_core.cards import bends_in_words, model_card
 from samsvae_core.data.cells import CellData, DataError, genes_at, reading_in_words
 from samsvae_core.data.gene_names import INDEX
 from samsvae_core.data.h5ad import has_gene_key

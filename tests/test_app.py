@@ -18,18 +18,22 @@ from scipy.spatial.distance import cosine
 from streamlit.testing.v1 import AppTest
 
 from app import address, mechanisms, scores, sessions, shared, state
-from samsvae_core import effects, frontier, genes, interpretation, rankings, report
+from samsvae_core import frontier, report
+from samsvae_core.analysis import all_shifts as effects
+from samsvae_core.analysis import gene_card as genes
+from samsvae_core.analysis import gene_rankings as rankings
+from samsvae_core.analysis import masks as interpretation
+from samsvae_core.analysis.compose import cells_of, compare, compose
+from samsvae_core.analysis.mechanism_names import Label, export_names, write_names
+from samsvae_core.analysis.partners import inert, pairs_to_rank, rank_pairs
 from samsvae_core.bundle import bundle as bundles
 from samsvae_core.bundle import soundness
 from samsvae_core.bundle.bundle import Bundle
-from samsvae_core.composition import cells_of, compare, compose
 from samsvae_core.evaluation import evaluate as evaluation
 from samsvae_core.evaluation.evaluate import EvaluationConfig
 from samsvae_core.genesets import collections as gene_sets
 from samsvae_core.genesets import enrichment, terms
 from samsvae_core.genesets.prerank import Progress
-from samsvae_core.names import Label, export_names, write_names
-from samsvae_core.partners import inert, pairs_to_rank, rank_pairs
 from samsvae_core.training.loop import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,7 +16,7 @@ import pytest
 
 from app import basket, figures, paper
 from app.basket import Kept, Picture, Table, Text
-from samsvae_core import exports
+from samsvae_core.analysis import enrichment_export as exports
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from samsvae_core import effects
+from samsvae_core.analysis import all_shifts as effects
 from samsvae_core.system import cache
 from samsvae_core.system.files import OutputError, megabytes
 

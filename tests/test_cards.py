@@ -5,8 +5,7 @@ import html
 import numpy as np
 import pandas as pd
 
-from samsvae_core.bundle import bundle
-from samsvae_core.cards import (
+from samsvae_core.analysis.card import (
     as_text,
     coverage_in_words,
     frontier_in_words,
@@ -16,6 +15,7 @@ from samsvae_core.cards import (
     prior_in_words,
     verdict,
 )
+from samsvae_core.bundle import bundle
 from samsvae_core.models.variants import MODELS
 
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from samsvae_core import __main__ as cli
+from samsvae_core.analysis.compose import compose
 from samsvae_core.bundle.bundle import Bundle, load
-from samsvae_core.composition import compose
 from samsvae_core.genesets import collections as gene_sets
 from samsvae_core.genesets.symbols import annotate
 from samsvae_core.models.variants import MODELS

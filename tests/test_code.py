@@ -6,7 +6,7 @@ import pytest
 
 from app.code import as_command, as_python
 from samsvae_core import __main__ as cli
-from samsvae_core.composition import compose
+from samsvae_core.analysis.compose import compose
 
 
 def test_the_python_shown_gives_the_table_shown(tiny):

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
-from samsvae_core import composition, rankings
-from samsvae_core.bundle.bundle import ANEW, load
-from samsvae_core.composition import (
+from samsvae_core.analysis import compose as composition
+from samsvae_core.analysis import gene_rankings as rankings
+from samsvae_core.analysis.compose import (
     SUPPORT,
     Nearest,
     UnknownPerturbationError,
@@ -25,8 +25,9 @@ from samsvae_core.composition import (
     support,
     unknown,
 )
+from samsvae_core.analysis.masks import active_mechanisms, matrix
+from samsvae_core.bundle.bundle import ANEW, load
 from samsvae_core.evaluation.calibration import N_REFERENCE, predicted_shifts
-from samsvae_core.interpretation import active_mechanisms, matrix
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.variants import MODELS
 

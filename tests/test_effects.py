@@ -10,12 +10,13 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from samsvae_core import effects, genes
+from samsvae_core.analysis import all_shifts as effects
+from samsvae_core.analysis import gene_card as genes
+from samsvae_core.analysis.all_shifts import cache_file, kept, observed_alone, whole_effects
+from samsvae_core.analysis.masks import similar_shifts
 from samsvae_core.bundle import bundle as bundles
 from samsvae_core.bundle.bundle import EFFECTS, BundleError, load
-from samsvae_core.effects import cache_file, kept, observed_alone, whole_effects
 from samsvae_core.genesets.prerank import CancelledError, Progress
-from samsvae_core.interpretation import similar_shifts
 from samsvae_core.models.variants import ConditionalVAE
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from scipy.stats import fisher_exact, hypergeom, kstest, mannwhitneyu
 
+from samsvae_core.analysis.masks import loading_matrix
 from samsvae_core.bundle.bundle import load
 from samsvae_core.genesets import enrichment, prerank
 from samsvae_core.genesets.collections import Collection, load_collection, usable_sets
@@ -26,7 +27,6 @@ from samsvae_core.genesets.enrichment import (
     write_parquet,
 )
 from samsvae_core.genesets.terms import suggested_names, verdicts
-from samsvae_core.interpretation import loading_matrix
 
 ROOT = Path(__file__).resolve().parents[1]
 N_GENES, N_SETS = 300, 20

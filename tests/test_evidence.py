@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from samsvae_core.analysis.masks import near_misses
 from samsvae_core.data.splits import split
 from samsvae_core.evaluation.mask_evidence import differences, entry_evidence
-from samsvae_core.interpretation import near_misses
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.simulate import Design, simulate
 from samsvae_core.training.loop import TrainConfig, fit, new_model

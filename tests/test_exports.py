@@ -13,8 +13,8 @@ import openpyxl
 import pandas as pd
 import pytest
 
-from samsvae_core import exports
-from samsvae_core.exports import (
+from samsvae_core.analysis import enrichment_export as exports
+from samsvae_core.analysis.enrichment_export import (
     Results,
     archive,
     files,

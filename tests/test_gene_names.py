@@ -11,7 +11,10 @@ import pytest
 import scipy.sparse as sp
 
 from samsvae_core import __main__ as cli
-from samsvae_core import rankings, report
+from samsvae_core import report
+from samsvae_core.analysis import gene_rankings as rankings
+from samsvae_core.analysis.gene_card import annotation, links
+from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.bundle.bundle import read_csv
 from samsvae_core.data.cells import DataError, describe, gene_panel, reading_in_words, summary
 from samsvae_core.data.gene_names import INDEX, name_genes, usual_key
@@ -19,7 +22,6 @@ from samsvae_core.data.h5ad import has_gene_key, read_h5ad
 from samsvae_core.data.inspection import describe as described
 from samsvae_core.data.inspection import inspect
 from samsvae_core.data.splits import split
-from samsvae_core.genes import annotation, links
 from samsvae_core.genesets import enrichment
 from samsvae_core.genesets.collections import load_collection
 from samsvae_core.genesets.symbols import (
@@ -29,7 +31,6 @@ from samsvae_core.genesets.symbols import (
     known_genes,
     search_genes,
 )
-from samsvae_core.interpretation import active_mechanisms
 from samsvae_core.report import read_options
 from samsvae_core.training.loop import TrainConfig
 from tests.test_h5ad import LABELS

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from samsvae_core import genes
-from samsvae_core.composition import compose
-from samsvae_core.genes import (
+from samsvae_core.analysis import gene_card as genes
+from samsvae_core.analysis.compose import compose
+from samsvae_core.analysis.gene_card import (
     annotation,
     effect_table,
     links,

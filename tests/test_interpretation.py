@@ -15,8 +15,7 @@ from scipy.spatial.distance import cdist, cosine
 from scipy.special import expit
 from scipy.stats import pearsonr
 
-from samsvae_core.bundle.bundle import Reference, load
-from samsvae_core.interpretation import (
+from samsvae_core.analysis.masks import (
     active_mechanisms,
     clustered,
     embed,
@@ -36,6 +35,7 @@ from samsvae_core.interpretation import (
     tree,
     used_by,
 )
+from samsvae_core.bundle.bundle import Reference, load
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 
 CONFIG = ModelConfig(n_genes=9, n_perturbations=5, n_latent=3, n_hidden=7)
@@ -585,7 +585,7 @@ def test_parts_of_a_network_lie_apart():
 
 def test_the_layout_is_the_same_in_every_process():
     program = (
-        "import sys, pandas as pd\nfrom samsvae_core.interpretation import network\n"
+        "import sys, pandas as pd\nfrom samsvae_core.analysis.masks import network\n"
         "sys.stdout.write(network(pd.read_csv(sys.stdin)).nodes.round(6).to_csv(index=False))"
     )
     masks = linked(NET)

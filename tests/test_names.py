@@ -2,8 +2,7 @@ import json
 
 import pytest
 
-from samsvae_core.bundle.bundle import list_bundles, load, to_json
-from samsvae_core.names import (
+from samsvae_core.analysis.mechanism_names import (
     MAX_BYTES,
     Label,
     Names,
@@ -13,6 +12,7 @@ from samsvae_core.names import (
     read_names,
     write_names,
 )
+from samsvae_core.bundle.bundle import list_bundles, load, to_json
 from samsvae_core.system.files import OutputError
 
 LABELS = {

@@ -3,8 +3,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from samsvae_core.composition import compare, compose
-from samsvae_core.partners import COLUMNS, inert, pairs_to_rank, rank_pairs
+from samsvae_core.analysis.compose import compare, compose
+from samsvae_core.analysis.partners import COLUMNS, inert, pairs_to_rank, rank_pairs
 
 
 def mean_shift(tiny, dosages, genes):
@@ -58,7 +58,7 @@ def test_lists_that_make_no_sense_are_refused(tiny, monkeypatch):
         rank_pairs(tiny, [])
     with pytest.raises(ValueError, match="Did you mean"):
         rank_pairs(tiny, tiny.genes[:1], given="P22")
-    monkeypatch.setattr("samsvae_core.partners.MAX_PAIRS", 3)
+    monkeypatch.setattr("samsvae_core.analysis.partners.MAX_PAIRS", 3)
     with pytest.raises(ValueError, match=r"3 is the most\. Name one of the two"):
         rank_pairs(tiny, tiny.genes[:1])
 

@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 from scipy.stats import kstest
 
+from samsvae_core.analysis.compose import cells_of, compose
+from samsvae_core.analysis.masks import active_mechanisms, loading_matrix, loadings
 from samsvae_core.bundle.bundle import load
-from samsvae_core.composition import cells_of, compose
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.evaluation.evaluate import EvaluationConfig, evaluate_bundle
 from samsvae_core.genesets.collections import Collection
 from samsvae_core.genesets.enrichment import rank_enrichment
 from samsvae_core.genesets.terms import suggested_names
-from samsvae_core.interpretation import active_mechanisms, loading_matrix, loadings
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "pretrained" / "papalexi2021"

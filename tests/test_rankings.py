@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from samsvae_core import rankings
+from samsvae_core.analysis import gene_rankings as rankings
+from samsvae_core.analysis.compose import compose
+from samsvae_core.analysis.gene_rankings import Certainty
 from samsvae_core.bundle.bundle import load
-from samsvae_core.composition import compose
 from samsvae_core.genesets.collections import load_collection
 from samsvae_core.genesets.enrichment import USUAL, enrich
-from samsvae_core.rankings import Certainty
 
 
 def test_mechanisms_are_ranked_by_the_loadings_of_the_bundle(tiny):

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from samsvae_core import report
+from samsvae_core.analysis.masks import loading_matrix, loadings
 from samsvae_core.bundle.bundle import Reference
 from samsvae_core.data.splits import split
 from samsvae_core.evaluation.evaluate import mask_recovery
 from samsvae_core.genesets.collections import load_collection
 from samsvae_core.genesets.enrichment import rank_enrichment
-from samsvae_core.interpretation import loading_matrix, loadings
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.simulate import Design, simulate
 from samsvae_core.training.loop import TrainConfig, fit, new_model

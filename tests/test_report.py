@@ -8,7 +8,8 @@ import scipy.sparse as sp
 import torch
 from safetensors.numpy import load as load_arrays
 
-from samsvae_core import interpretation, report
+from samsvae_core import report
+from samsvae_core.analysis import masks as interpretation
 from samsvae_core.bundle import bundle
 from samsvae_core.bundle.bundle import load
 from samsvae_core.data.cells import DataError

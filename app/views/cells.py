@@ -10,8 +10,8 @@ import streamlit as st
 
 from app import address, figures, record, state
 from app.scale import scale
+from samsvae_core.analysis.masks import active_mechanisms, decoded_values
 from samsvae_core.bundle.bundle import ANEW, Bundle
-from samsvae_core.interpretation import active_mechanisms, decoded_values
 
 PERTURBED, BASAL = "perturbed", "basal"
 AXES = {PERTURBED: ["umap_1", "umap_2"], BASAL: ["basal_1", "basal_2"]}

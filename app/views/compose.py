@@ -12,12 +12,12 @@ from streamlit.delta_generator import DeltaGenerator
 from app import address, code, figures, mechanisms, record, sets, shifts, state
 from app.intervals import interval
 from app.scale import scale
-from samsvae_core import rankings
+from samsvae_core.analysis import gene_rankings as rankings
+from samsvae_core.analysis.compose import SUPPORT, Composition, knows_states
+from samsvae_core.analysis.masks import matrix
 from samsvae_core.bundle.bundle import Bundle
-from samsvae_core.composition import SUPPORT, Composition, knows_states
 from samsvae_core.evaluation.metrics import pearson
 from samsvae_core.genesets.enrichment import USUAL
-from samsvae_core.interpretation import matrix
 
 DRAWS = {"64 draws": 64, "256 draws": 256, "1,024 draws": 1024}
 SLIDERS_ACROSS = 3  # each with its box

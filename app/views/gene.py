@@ -8,10 +8,10 @@ import streamlit as st
 from app import address, everything, figures, record, state
 from app.intervals import CALIBRATED, INTERVALS, OWN, interval
 from app.scale import scale
-from samsvae_core import interpretation
+from samsvae_core.analysis import masks as interpretation
+from samsvae_core.analysis.compose import SUPPORT, support
+from samsvae_core.analysis.gene_card import annotation, links, mechanisms_of, moved_by, targeting
 from samsvae_core.bundle.bundle import Bundle
-from samsvae_core.composition import SUPPORT, support
-from samsvae_core.genes import annotation, links, mechanisms_of, moved_by, targeting
 from samsvae_core.genesets.symbols import annotate
 
 N_BARS = 30  # perturbations drawn; the table beside has all

@@ -9,13 +9,13 @@ import pandas as pd
 import streamlit as st
 
 from app import address, door, figures, record, sets, state
-from samsvae_core import rankings
+from samsvae_core.analysis import gene_rankings as rankings
+from samsvae_core.analysis.gene_rankings import Ranked
+from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.genesets import enrichment, terms
 from samsvae_core.genesets.collections import Collection, describe
 from samsvae_core.genesets.enrichment import Enrichment, Rules
-from samsvae_core.interpretation import active_mechanisms
-from samsvae_core.rankings import Ranked
 
 N_TERMS = 4  # best sets of each mechanism in a map
 MOST_TERMS = 40  # rows of a map; the table has all

@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from app import address, figures, mechanisms, record, shared, state
-from samsvae_core import interpretation
+from samsvae_core.analysis import masks as interpretation
 from samsvae_core.bundle.bundle import Bundle
 
 MEANING = {

@@ -7,10 +7,11 @@ import streamlit as st
 
 from app import address, door, figures, mechanisms, record, sets, state
 from app.scale import scale
-from samsvae_core import interpretation, rankings
+from samsvae_core.analysis import gene_rankings as rankings
+from samsvae_core.analysis import masks as interpretation
+from samsvae_core.analysis.mechanism_names import Label
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.genesets.enrichment import USUAL
-from samsvae_core.names import Label
 
 N_BARS = 40  # perturbations drawn; the table beside has all
 N_NAMED = 30  # perturbations in a sentence

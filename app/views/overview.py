@@ -10,9 +10,9 @@ import streamlit as st
 from app import address, figures, record, scores, state, tour
 from app.basket import Text
 from app.scale import scale
+from samsvae_core.analysis.card import verdict
+from samsvae_core.analysis.masks import active_mechanisms, in_use_in_words
 from samsvae_core.bundle.bundle import Bundle
-from samsvae_core.cards import verdict
-from samsvae_core.interpretation import active_mechanisms, in_use_in_words
 
 QUESTION = (
     "Through which **mechanisms** does a perturbation act, and what will two do **together**?"

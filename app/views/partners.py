@@ -7,10 +7,10 @@ import streamlit as st
 
 from app import address, figures, record, state
 from app.scale import scale
+from samsvae_core.analysis.compose import SUPPORT
+from samsvae_core.analysis.partners import Direction, inert, n_inert_pairs, pairs_to_rank
 from samsvae_core.bundle.bundle import Bundle
-from samsvae_core.composition import SUPPORT
 from samsvae_core.genesets import symbols, terms
-from samsvae_core.partners import Direction, inert, n_inert_pairs, pairs_to_rank
 
 ANY = "any"
 N_BEST = 20

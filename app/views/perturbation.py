@@ -11,10 +11,10 @@ import streamlit as st
 from app import address, everything, figures, mechanisms, record, scores, shifts, state
 from app.intervals import interval
 from app.scale import scale
-from samsvae_core import interpretation
+from samsvae_core.analysis import masks as interpretation
+from samsvae_core.analysis.compose import Composition
+from samsvae_core.analysis.gene_card import annotation, links, targets
 from samsvae_core.bundle.bundle import Bundle
-from samsvae_core.composition import Composition
-from samsvae_core.genes import annotation, links, targets
 from samsvae_core.genesets.symbols import annotate
 
 N_BARS = 40  # mechanisms drawn; the table beside has all

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from samsvae_core.composition import compose
+from samsvae_core.analysis.compose import compose
 from tests.browser.conftest import dashboard
 from tests.browser.person import MARKS, composed_shift, press, settled, turn_to, visit
 

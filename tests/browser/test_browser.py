@@ -9,8 +9,8 @@ import openpyxl
 import pandas as pd
 import pytest
 
-from samsvae_core import rankings
-from samsvae_core.composition import compose
+from samsvae_core.analysis import gene_rankings as rankings
+from samsvae_core.analysis.compose import compose
 from samsvae_core.genesets import collections as gene_sets
 from samsvae_core.genesets import enrichment, terms
 from tests.browser.person import (

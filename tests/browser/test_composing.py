@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from samsvae_core.composition import cells_of, compare, compose
+from samsvae_core.analysis.compose import cells_of, compare, compose
 from tests.browser.person import (
     MARKS,
     address_has,

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from samsvae_core import interpretation
+from samsvae_core.analysis import masks as interpretation
 from tests.browser.person import (
     MARKS,
     address_has,

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import pytest
 
-from samsvae_core.composition import compose
+from samsvae_core.analysis.compose import compose
 from tests.browser.conftest import ODD
 from tests.browser.person import MARKS, address_has, settled, shows, table, visit
 

@@ -11,14 +11,14 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from samsvae_core.bundle.bundle import Bundle
-from samsvae_core.composition import (
+from samsvae_core.analysis.compose import (
     checked_dosages,
     condition_name,
     shifts,
     summary,
     support,
 )
+from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.evaluation.calibration import mean_level
 
 MAX_PAIRS = 50_000

@@ -13,8 +13,8 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
+from samsvae_core.analysis.compose import compose
 from samsvae_core.bundle.bundle import Bundle
-from samsvae_core.composition import compose
 from samsvae_core.genesets.symbols import annotate, are_entrez, species
 
 COLUMNS = [  # of a composition that are kept of each perturbation

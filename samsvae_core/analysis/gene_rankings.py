@@ -7,15 +7,15 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from samsvae_core.analysis.compose import Composition
+from samsvae_core.analysis.enrichment_export import Results
+from samsvae_core.analysis.masks import active_mechanisms, loading_matrix
+from samsvae_core.analysis.mechanism_names import read_names
 from samsvae_core.bundle.bundle import Bundle
-from samsvae_core.composition import Composition
 from samsvae_core.evaluation.fitness import caution
-from samsvae_core.exports import Results
 from samsvae_core.genesets.collections import Collection, match
 from samsvae_core.genesets.enrichment import Enrichment, Rules, sure
 from samsvae_core.genesets.terms import grouped, suggested_names
-from samsvae_core.interpretation import active_mechanisms, loading_matrix
-from samsvae_core.names import read_names
 
 
 class Certainty(NamedTuple):

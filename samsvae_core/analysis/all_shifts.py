@@ -20,11 +20,11 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from samsvae_core.analysis.compose import summary
+from samsvae_core.analysis.masks import similar_rows
 from samsvae_core.bundle.bundle import EFFECTS, Bundle, Reference
-from samsvae_core.composition import summary
 from samsvae_core.evaluation.calibration import WITHIN, predicted_shifts
 from samsvae_core.genesets.prerank import CancelledError, Progress
-from samsvae_core.interpretation import similar_rows
 from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.system import cache
 from samsvae_core.system.files import OutputError, atomic_write, cache_folder

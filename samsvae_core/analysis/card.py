@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from samsvae_core import interpretation
+from samsvae_core.analysis import masks as interpretation
 from samsvae_core.data.cells import CellData
 from samsvae_core.data.splits import SPLITS
 from samsvae_core.models.samsvae import MIN_EVIDENCE, SAMSVAE
