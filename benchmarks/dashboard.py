@@ -37,7 +37,6 @@ import pandas as pd
 import torch
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from samsvae_core import report
 from samsvae_core.analysis import all_shifts as effects
 from samsvae_core.bundle import bundle
 from samsvae_core.data.cells import CellData
@@ -48,6 +47,7 @@ from samsvae_core.genesets.collections import load_collection
 from samsvae_core.genesets.symbols import _annotation
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 from samsvae_core.models.simulate import cell_data, draw_counts
+from samsvae_core.pipeline import build as report
 from samsvae_core.system.files import atomic_write, cache_folder
 from samsvae_core.training.loop import TrainConfig
 

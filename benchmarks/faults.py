@@ -32,9 +32,9 @@ import torch._dynamo  # noqa: F401
 
 from app import jobs, runs
 from samsvae_core import __main__ as cli
-from samsvae_core import report
 from samsvae_core.bundle import bundle
 from samsvae_core.models.simulate import Design, simulate, write_h5ad
+from samsvae_core.pipeline import build as report
 from samsvae_core.system.files import OutputError
 from samsvae_core.training import run_folder
 

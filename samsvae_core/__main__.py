@@ -295,10 +295,10 @@ def train(
 
     import torch
 
-    from samsvae_core import report
     from samsvae_core.data.cells import gene_panel, read_genes
     from samsvae_core.data.splits import split as split_cells
     from samsvae_core.models.variants import MODELS
+    from samsvae_core.pipeline import build as report
     from samsvae_core.system.files import new_output
     from samsvae_core.training import distributed as parallel
     from samsvae_core.training.loop import TrainConfig
@@ -427,7 +427,7 @@ def evaluate(
     from samsvae_core.analysis.card import metrics_in_words, other_draws
     from samsvae_core.bundle.bundle import load, to_json
     from samsvae_core.evaluation.evaluate import EvaluationConfig, evaluate_bundle
-    from samsvae_core.report import read_options
+    from samsvae_core.pipeline.build import read_options
     from samsvae_core.system.files import atomic_write, new_output
 
     known("--library", library, ["data", "10000"])
@@ -766,7 +766,7 @@ def embed(
     from samsvae_core.analysis.masks import embed as states_of
     from samsvae_core.bundle.bundle import load
     from samsvae_core.data.h5ad import table_of
-    from samsvae_core.report import read_options
+    from samsvae_core.pipeline.build import read_options
     from samsvae_core.system.files import atomic_write, new_output
 
     new_output(output)
@@ -1013,7 +1013,7 @@ def named_once(given: list[tuple[str, float]]) -> dict[str, float]:
 
 def follow(data: Path, output: Path, where: torch.device) -> None:
     """Take part in a training whose first process writes, says how it goes, and when to stop."""
-    from samsvae_core import report
+    from samsvae_core.pipeline import build as report
     from samsvae_core.training import distributed as parallel
     from samsvae_core.training.loop import Stop
 

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from samsvae_core import report
 from samsvae_core.analysis.card import metrics_in_words
 from samsvae_core.analysis.masks import active_mechanisms, loading_matrix
 from samsvae_core.bundle.bundle import Bundle, load, to_json, write_manifest
@@ -32,6 +31,7 @@ from samsvae_core.data.cells import CellData, gene_panel
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.data.splits import split
 from samsvae_core.evaluation import fitness
+from samsvae_core.pipeline import build as report
 from samsvae_core.system.files import atomic_write
 from samsvae_core.training.loop import TrainConfig
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from samsvae_core import report
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.data.cells import CellData
 from samsvae_core.data.h5ad import read_h5ad
@@ -19,6 +18,7 @@ from samsvae_core.data.splits import split
 from samsvae_core.genesets import collections as gene_sets
 from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.models.simulate import Design, Truth, simulate, write_h5ad
+from samsvae_core.pipeline import build as report
 from samsvae_core.training.loop import TrainConfig
 
 DESIGN = Design(

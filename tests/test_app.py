@@ -18,7 +18,6 @@ from scipy.spatial.distance import cosine
 from streamlit.testing.v1 import AppTest
 
 from app import address, mechanisms, scores, sessions, shared, state
-from samsvae_core import frontier, report
 from samsvae_core.analysis import all_shifts as effects
 from samsvae_core.analysis import gene_card as genes
 from samsvae_core.analysis import gene_rankings as rankings
@@ -34,6 +33,8 @@ from samsvae_core.evaluation.evaluate import EvaluationConfig
 from samsvae_core.genesets import collections as gene_sets
 from samsvae_core.genesets import enrichment, terms
 from samsvae_core.genesets.prerank import Progress
+from samsvae_core.pipeline import build as report
+from samsvae_core.pipeline import evidence_sweep as frontier
 from samsvae_core.training.loop import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -185,7 +185,7 @@ def test_imports_are_light_and_quiet(module):
 def test_importing_the_core_seeds_nothing():
     program = (
         "import random, torch; a = torch.get_rng_state(); b = random.getstate()\n"
-        "import samsvae_core.report\n"
+        "import samsvae_core.pipeline.build\n"
         "assert torch.equal(a, torch.get_rng_state()) and b == random.getstate()"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

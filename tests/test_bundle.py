@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from samsvae_core import report
 from samsvae_core.bundle import bundle as bundles
 from samsvae_core.bundle.bundle import (
     BundleError,
@@ -22,6 +21,7 @@ from samsvae_core.bundle.bundle import (
 from samsvae_core.data.cells import DataError
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import SAMSVAE
+from samsvae_core.pipeline import build as report
 from samsvae_core.training.loop import TrainConfig
 
 

@@ -18,7 +18,6 @@ import pandas as pd
 import pytest
 
 from samsvae_core import __main__ as cli
-from samsvae_core import report
 from samsvae_core.data import labels as labels_module
 from samsvae_core.data.cells import DataError, describe, summary
 from samsvae_core.data.h5ad import read_h5ad
@@ -34,6 +33,7 @@ from samsvae_core.data.labels import (
     targets_of,
 )
 from samsvae_core.data.splits import split
+from samsvae_core.pipeline import build as report
 from samsvae_core.training.loop import TrainConfig
 from tests.test_h5ad import real
 

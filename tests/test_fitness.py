@@ -11,10 +11,10 @@ from streamlit.testing.v1 import AppTest
 
 from app.basket import Kept, Text, methods
 from samsvae_core import __main__ as cli
-from samsvae_core import report
 from samsvae_core.bundle import bundle as bundles
 from samsvae_core.bundle.bundle import Bundle, BundleError, read_json, to_json
 from samsvae_core.evaluation import fitness
+from samsvae_core.pipeline import build as report
 from samsvae_core.training.loop import TrainConfig
 from tests.conftest import MODEL
 

@@ -11,7 +11,6 @@ import pytest
 import scipy.sparse as sp
 
 from samsvae_core import __main__ as cli
-from samsvae_core import report
 from samsvae_core.analysis import gene_rankings as rankings
 from samsvae_core.analysis.gene_card import annotation, links
 from samsvae_core.analysis.masks import active_mechanisms
@@ -31,7 +30,8 @@ from samsvae_core.genesets.symbols import (
     known_genes,
     search_genes,
 )
-from samsvae_core.report import read_options
+from samsvae_core.pipeline import build as report
+from samsvae_core.pipeline.build import read_options
 from samsvae_core.training.loop import TrainConfig
 from tests.test_h5ad import LABELS
 

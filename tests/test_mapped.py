@@ -11,11 +11,11 @@ import pytest
 import scipy.sparse as sp
 from safetensors.numpy import load_file
 
-from samsvae_core import report
 from samsvae_core.data import disk_csr as mapped
 from samsvae_core.data import h5ad
 from samsvae_core.data.cells import DataError, gene_panel, summary
 from samsvae_core.data.h5ad import read_h5ad
+from samsvae_core.pipeline import build as report
 from samsvae_core.system.files import OutputError
 from tests.conftest import MODEL, TRAINING
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from samsvae_core import report
 from samsvae_core.analysis.masks import loading_matrix, loadings
 from samsvae_core.bundle.bundle import Reference
 from samsvae_core.data.splits import split
@@ -15,6 +14,7 @@ from samsvae_core.genesets.collections import load_collection
 from samsvae_core.genesets.enrichment import rank_enrichment
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.simulate import Design, simulate
+from samsvae_core.pipeline import build as report
 from samsvae_core.training.loop import TrainConfig, fit, new_model
 
 DESIGN = Design(n_cells=2400, n_genes=60, n_perturbations=20, n_latent=5, n_combinations=4)

@@ -8,7 +8,6 @@ import scipy.sparse as sp
 import torch
 from safetensors.numpy import load as load_arrays
 
-from samsvae_core import report
 from samsvae_core.analysis import masks as interpretation
 from samsvae_core.bundle import bundle
 from samsvae_core.bundle.bundle import load
@@ -16,7 +15,8 @@ from samsvae_core.data.cells import DataError
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.variants import ConditionalVAE
-from samsvae_core.report import (
+from samsvae_core.pipeline import build as report
+from samsvae_core.pipeline.build import (
     condition_table,
     observed_table,
     perturbation_table,

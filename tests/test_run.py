@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from samsvae_core import __main__ as cli
-from samsvae_core import report
 from samsvae_core.data.cells import DataError
+from samsvae_core.pipeline import build as report
 from samsvae_core.system.files import atomic_write
 from samsvae_core.training import loop as training
 from samsvae_core.training import run_folder as run

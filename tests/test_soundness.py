@@ -13,10 +13,10 @@ from safetensors.numpy import load_file
 
 from app import state
 from benchmarks import signed
-from samsvae_core import report
 from samsvae_core.analysis import all_shifts as effects
 from samsvae_core.bundle.bundle import EFFECTS, BundleError, load
 from samsvae_core.models.variants import MODELS
+from samsvae_core.pipeline import build as report
 from samsvae_core.training.loop import TrainConfig
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"

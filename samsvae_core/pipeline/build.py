@@ -34,12 +34,12 @@ from samsvae_core.evaluation import evaluate as evaluation
 from samsvae_core.evaluation import fitness
 from samsvae_core.evaluation.calibration import pooled_level, reference_cells
 from samsvae_core.evaluation.mask_evidence import entry_evidence
-from samsvae_core.frontier import train_frontier
 from samsvae_core.genesets import collections as gene_sets
 from samsvae_core.genesets import enrichment
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 from samsvae_core.models.variants import MODELS
+from samsvae_core.pipeline.evidence_sweep import train_frontier
 from samsvae_core.system.files import OutputError, atomic_write, new_output
 from samsvae_core.training import distributed as parallel
 from samsvae_core.training.loop import Progress, TrainConfig, fit, new_model
