@@ -18,7 +18,7 @@ import pandas as pd
 import plotly.colors
 import plotly.graph_objects as go
 
-from app.figures import FAINT, INK, NEUTRAL
+from app.figures.figures import FAINT, INK, NEUTRAL
 from app.traces import (
     SELECTED,
     Layer,

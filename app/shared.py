@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import address, figures, mechanisms, record, state
+from app import address, mechanisms, record, state
+from app.figures import figures
 from samsvae_core.analysis import masks as interpretation
 from samsvae_core.analysis.card import listed
 from samsvae_core.bundle.bundle import Bundle

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import figures, record, scores, state
+from app import record, scores, state
 from app.address import plain
+from app.figures import figures
 from app.intervals import CALIBRATED, INTERVALS, OWN
 from app.scale import scale
 from samsvae_core.analysis.compose import Composition

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import address, figures, jobs, pace, runs, state
+from app import address, jobs, pace, runs, state
+from app.figures import figures
 from app.runs import Job
 
 MOMENT = 2  # seconds between looks at a run

@@ -14,8 +14,9 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from app import basket, figures, paper
+from app import basket, paper
 from app.basket import Kept, Picture, Table, Text
+from app.figures import figures
 from samsvae_core.analysis import enrichment_export as exports
 
 HOSTILE = [

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from app import figures
+from app.figures import figures
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import plotly.graph_objects as go
 import pytest
 from PIL import Image
 
-from app import figures, prints, traces
+from app import prints, traces
+from app.figures import figures
 
 RNG = np.random.default_rng(0)
 GENES = [f"G{i}" for i in range(28)] + ["<b>&x", "$a_b$"]

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import address, figures, record, state
+from app import address, record, state
+from app.figures import figures
 from app.scale import scale
 from samsvae_core.analysis.masks import active_mechanisms, decoded_values
 from samsvae_core.bundle.bundle import ANEW, Bundle

@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import address, datasets, door, figures, runs, state
+from app import address, datasets, door, runs, state
 from app.datasets import AS_CONTROL, JOIN, LEFT_OUT, NO_DELIMITER, Reading
 from app.examine import in_words
+from app.figures import figures
 from samsvae_core.data.cells import DataError, some
 from samsvae_core.data.gene_names import INDEX
 from samsvae_core.data.inspection import label_table, suggested_delimiter

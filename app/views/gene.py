@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import address, everything, figures, record, state
+from app import address, everything, record, state
+from app.figures import figures
 from app.intervals import CALIBRATED, INTERVALS, OWN, interval
 from app.scale import scale
 from samsvae_core.analysis import masks as interpretation

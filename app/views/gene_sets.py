@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import address, door, figures, record, sets, state
+from app import address, door, record, sets, state
+from app.figures import figures
 from samsvae_core.analysis import gene_rankings as rankings
 from samsvae_core.analysis.gene_rankings import Ranked
 from samsvae_core.analysis.masks import active_mechanisms

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import address, figures, mechanisms, record, shared, state
+from app import address, mechanisms, record, shared, state
+from app.figures import figures
 from samsvae_core.analysis import masks as interpretation
 from samsvae_core.bundle.bundle import Bundle
 

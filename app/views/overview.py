@@ -7,8 +7,9 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from app import address, figures, record, scores, state, tour
+from app import address, record, scores, state, tour
 from app.basket import Text
+from app.figures import figures
 from app.scale import scale
 from samsvae_core.analysis.card import verdict
 from samsvae_core.analysis.masks import active_mechanisms, in_use_in_words

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import address, figures, record, state
+from app import address, record, state
+from app.figures import figures
 from app.scale import scale
 from samsvae_core.analysis.compose import SUPPORT
 from samsvae_core.analysis.partners import Direction, inert, n_inert_pairs, pairs_to_rank

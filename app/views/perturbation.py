@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import address, everything, figures, mechanisms, record, scores, shifts, state
+from app import address, everything, mechanisms, record, scores, shifts, state
+from app.figures import figures
 from app.intervals import interval
 from app.scale import scale
 from samsvae_core.analysis import masks as interpretation
