@@ -9,7 +9,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from app import logs
+from app.server import logs
 
 CLOSED = (
     "Nobody can sign in, as this server is not set up for it: {}. Whoever runs it finds what to do "

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from app import address, guard, logs, search, shelf, state, tour
+from app import address, guard, search, shelf, state, tour
+from app.server import logs
 
 ICON = Path(__file__).with_name("icon.png")  # a material icon would be fetched from outside
 STYLE = Path(__file__).with_name("style.css")

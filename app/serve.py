@@ -5,8 +5,8 @@ from pathlib import Path
 from starlette.middleware import Middleware
 from streamlit.starlette import App
 
-from app import logs
-from app.door import Door
+from app.server import logs
+from app.server.middleware import Door
 
 logs.start()
 app = App(Path(__file__).with_name("main.py"), middleware=[Middleware(Door)])

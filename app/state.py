@@ -26,13 +26,17 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from app import address, datasets, examine, guard, jobs, logs, prints, traces
+from app import address, guard, prints, traces
 from app.address import plain
 from app.basket import Picture, Table, Text
-from app.batch import Batch
-from app.datasets import Reading
-from app.pace import Pace, measured
-from app.runs import BROUGHT, Job
+from app.server import logs
+from app.server import queue as jobs
+from app.server import sandbox as examine
+from app.server import uploads as datasets
+from app.server.background import Batch
+from app.server.runs import BROUGHT, Job
+from app.server.time_estimate import Pace, measured
+from app.server.uploads import Reading
 from samsvae_core.analysis import compose as composition
 from samsvae_core.analysis import enrichment_export as exports
 from samsvae_core.analysis import gene_rankings as rankings

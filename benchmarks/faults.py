@@ -30,7 +30,8 @@ import numpy as np
 import pandas as pd
 import torch._dynamo  # noqa: F401
 
-from app import jobs, runs
+from app.server import queue as jobs
+from app.server import runs
 from samsvae_core import __main__ as cli
 from samsvae_core.bundle import bundle
 from samsvae_core.models.simulate import Design, simulate, write_h5ad

@@ -3,7 +3,7 @@ import time
 
 import pandas as pd
 
-from app.batch import TURN, Batch
+from app.server.background import TURN, Batch
 from samsvae_core.genesets.enrichment import Enrichment
 from samsvae_core.genesets.prerank import CancelledError, Progress
 

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from app import datasets, examine
-from app.datasets import Reading
+from app.server import sandbox as examine
+from app.server import uploads as datasets
+from app.server.uploads import Reading
 from samsvae_core import __main__ as cli
 from samsvae_core.bundle import bundle as bundles
 from samsvae_core.bundle.archive import pack

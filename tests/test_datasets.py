@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from app import datasets
-from app.datasets import PARAMETERS, READ, Reading
+from app.server import uploads as datasets
+from app.server.uploads import PARAMETERS, READ, Reading
 from samsvae_core.data.cells import DataError
 from samsvae_core.system.files import OutputError
 

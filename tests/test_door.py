@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from app import door
-from app.door import MB, MOST_FILES, Uploads, expect, is_known
+from app.server import middleware as door
+from app.server.middleware import MB, MOST_FILES, Uploads, expect, is_known
 from benchmarks.visitor import Visitor
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,7 +11,8 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from app import guard, logs, state
+from app import guard, state
+from app.server import logs
 from benchmarks.visitor import Visitor
 from samsvae_core.system import cache
 

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from app import jobs, runs
+from app.server import queue as jobs
+from app.server import runs
 from samsvae_core.system import files, machine
 from samsvae_core.system.files import OutputError
 from samsvae_core.training import run_folder

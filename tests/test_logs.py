@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from app import jobs, logs
+from app.server import logs
+from app.server import queue as jobs
 
 
 @pytest.fixture

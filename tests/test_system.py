@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import server
+from app.server import status as server
 
 MAIN = str(Path(__file__).resolve().parents[1] / "app" / "main.py")
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend

@@ -12,9 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from app import datasets, examine, jobs, pace, state
-from app import runs as run_folders
+from app import state
 from app.address import plain
+from app.server import queue as jobs
+from app.server import runs as run_folders
+from app.server import sandbox as examine
+from app.server import time_estimate as pace
+from app.server import uploads as datasets
 from samsvae_core.bundle import bundle as bundles
 from samsvae_core.system.files import OutputError
 from samsvae_core.training.loop import Progress

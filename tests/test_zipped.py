@@ -248,7 +248,8 @@ def test_an_upload_is_let_go_of_whatever_happens(monkeypatch):
 
 
 def test_a_model_without_room_is_refused_and_what_was_given_up_removed(whole, folder, monkeypatch):
-    from app import datasets, runs
+    from app.server import runs
+    from app.server import uploads as datasets
 
     left = folder / ".incoming" / "left"
     left.mkdir(parents=True)

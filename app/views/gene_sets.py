@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import address, door, record, sets, state
+from app import address, record, sets, state
 from app.figures import figures
+from app.server import middleware as door
 from samsvae_core.analysis import gene_rankings as rankings
 from samsvae_core.analysis.gene_rankings import Ranked
 from samsvae_core.analysis.masks import active_mechanisms

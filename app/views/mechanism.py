@@ -5,9 +5,10 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import address, door, mechanisms, record, sets, state
+from app import address, mechanisms, record, sets, state
 from app.figures import figures
 from app.scale import scale
+from app.server import middleware as door
 from samsvae_core.analysis import gene_rankings as rankings
 from samsvae_core.analysis import masks as interpretation
 from samsvae_core.analysis.mechanism_names import Label

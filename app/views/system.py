@@ -5,7 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import address, guard, logs, server, state
+from app import address, guard, state
+from app.server import logs
+from app.server import status as server
 from samsvae_core.system import cache
 
 GIB = 2**30

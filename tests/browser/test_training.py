@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from app import jobs, runs
+from app.server import queue as jobs
+from app.server import runs
 from samsvae_core.models.simulate import Design, simulate, write_h5ad
 from tests.browser.conftest import dashboard
 from tests.browser.person import MARKS, choose, press, settled, shows, taken, visit

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from app import datasets
+from app.server import uploads as datasets
 from samsvae_core.bundle.bundle import version
 from samsvae_core.system import cache, machine
 from samsvae_core.system.files import OutputError, cache_folder

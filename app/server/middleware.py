@@ -23,7 +23,7 @@ from streamlit import runtime
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from app import logs
+from app.server import logs
 
 MB = 2**20  # bytes, as Streamlit counts
 FORM = MB  # bytes of a request beside the file in it

@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
-from app.runs import brought, listed
+from app.server.runs import brought, listed
 from samsvae_core.data.cells import DataError, some
 from samsvae_core.genesets.symbols import known_genes
 from samsvae_core.system.files import OutputError, atomic_write, hold, is_held, locked, megabytes
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 HDF5 = b"\x89HDF\r\n\x1a\n"  # how such a file begins
 UPLOADS = "uploads"  # the folder, and how ids of what is in it begin
 INCOMING = ".incoming"  # within it: files that are not whole yet

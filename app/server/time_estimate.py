@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 120  # to wait for the process
 GENES = (100, 800)
 BATCH, HIDDEN, STEPS = 256, 400, 4  # of what is timed
@@ -50,7 +50,7 @@ class Size(NamedTuple):
 
 def measured(threads: int) -> Pace | None:
     """The pace of this machine, on its GPU if it has one; None where it cannot be found out."""
-    command = [sys.executable, "-m", "app.pace", str(threads)]
+    command = [sys.executable, "-m", "app.server.time_estimate", str(threads)]
     limits = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     try:
         said = subprocess.run(

@@ -23,8 +23,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from app import logs
-from app.runs import BUSY, LOG, Job, brought, find, is_name, listed
+from app.server import logs
+from app.server.runs import BUSY, LOG, Job, brought, find, is_name, listed
 from samsvae_core.system.files import OutputError, atomic_write, locked
 from samsvae_core.system.machine import whole_cores
 from samsvae_core.training.run_folder import (
@@ -36,7 +36,7 @@ from samsvae_core.training.run_folder import (
     write_status,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = (sys.executable, "-m", "samsvae_core")
 LOCK = ".queue.lock"
 DISCARDED = ".discarded-"  # how names begin of what is being removed

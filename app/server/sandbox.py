@@ -21,7 +21,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from app.datasets import AS_CONTROL, JOIN, LEFT_OUT, ROOT, Reading, resolve
+from app.server.uploads import AS_CONTROL, JOIN, LEFT_OUT, ROOT, Reading, resolve
 from samsvae_core.data.cells import DataError
 from samsvae_core.system.machine import memory_here
 
