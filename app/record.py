@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import streamlit as st
 
 from app import address, state
-from app.basket import Text
+from app.export.report import Text
 
 
 def title(text: str) -> None:

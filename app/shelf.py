@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from app import address, basket, guard, sessions, state
-from app.basket import Kept
+from app import address, guard, sessions, state
+from app.export import report as basket
+from app.export.report import Kept
 from app.sessions import Session
 from samsvae_core.analysis import enrichment_export as exports
 from samsvae_core.analysis import mechanism_names

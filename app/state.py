@@ -26,9 +26,11 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from app import address, guard, prints, traces
+from app import address, guard
 from app.address import plain
-from app.basket import Picture, Table, Text
+from app.export import figure_data as traces
+from app.export import static_figures as prints
+from app.export.report import Picture, Table, Text
 from app.server import logs
 from app.server import queue as jobs
 from app.server import sandbox as examine

@@ -14,8 +14,9 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from app import basket, paper
-from app.basket import Kept, Picture, Table, Text
+from app.export import html_page as paper
+from app.export import report as basket
+from app.export.report import Kept, Picture, Table, Text
 from app.figures import figures
 from samsvae_core.analysis import enrichment_export as exports
 

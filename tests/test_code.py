@@ -4,7 +4,7 @@ import sys
 import pandas as pd
 import pytest
 
-from app.code import as_command, as_python
+from app.export.snippets import as_command, as_python
 from samsvae_core import __main__ as cli
 from samsvae_core.analysis.compose import compose
 

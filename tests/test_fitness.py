@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.basket import Kept, Text, methods
+from app.export.report import Kept, Text, methods
 from samsvae_core import __main__ as cli
 from samsvae_core.bundle import bundle as bundles
 from samsvae_core.bundle.bundle import Bundle, BundleError, read_json, to_json

@@ -13,7 +13,8 @@ import plotly.graph_objects as go
 import pytest
 from PIL import Image
 
-from app import prints, traces
+from app.export import figure_data as traces
+from app.export import static_figures as prints
 from app.figures import figures
 
 RNG = np.random.default_rng(0)
@@ -519,6 +520,6 @@ def test_tags_go_and_entities_are_read_once():
 
 
 def test_importing_it_does_not_load_matplotlib():
-    program = "import sys, app.prints, app.basket; assert 'matplotlib' not in sys.modules"
+    program = "import sys, app.export.static_figures, app.export.report; assert 'matplotlib' not in sys.modules"
     root = Path(__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", program], cwd=root, check=False).returncode == 0

@@ -9,7 +9,8 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from app import address, code, mechanisms, record, sets, shifts, state
+from app import address, mechanisms, record, sets, shifts, state
+from app.export import snippets as code
 from app.figures import figures
 from app.intervals import interval
 from app.scale import scale

@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from app import address, record, scores, state, tour
-from app.basket import Text
+from app.export.report import Text
 from app.figures import figures
 from app.scale import scale
 from samsvae_core.analysis.card import verdict

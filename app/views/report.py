@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import address, basket, sessions, shelf, state
+from app import address, sessions, shelf, state
+from app.export import report as basket
 from app.server import middleware as door
 from samsvae_core.bundle.bundle import Bundle
 

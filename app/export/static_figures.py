@@ -18,8 +18,7 @@ import pandas as pd
 import plotly.colors
 import plotly.graph_objects as go
 
-from app.figures.figures import FAINT, INK, NEUTRAL
-from app.traces import (
+from app.export.figure_data import (
     SELECTED,
     Layer,
     PrintError,
@@ -34,6 +33,7 @@ from app.traces import (
     taken_apart,
     title,
 )
+from app.figures.figures import FAINT, INK, NEUTRAL
 
 if TYPE_CHECKING:  # importing matplotlib takes a while
     from matplotlib.figure import Figure

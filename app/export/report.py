@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from app import paper, prints
+from app.export import html_page as paper
+from app.export import static_figures as prints
 from samsvae_core.analysis import enrichment_export as exports
 from samsvae_core.analysis.card import as_text
 from samsvae_core.bundle.bundle import to_json, version
