@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import address
+from app.session import url as address
 
 CALIBRATED, OWN = "calibrated", "own"
 INTERVALS = {CALIBRATED: "Calibrated 90 %", OWN: "Model's own 90 %"}

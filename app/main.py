@@ -4,8 +4,12 @@ from pathlib import Path
 
 import streamlit as st
 
-from app import address, guard, search, shelf, state, tour
+from app import search, tour
 from app.server import logs
+from app.session import access as guard
+from app.session import page as state
+from app.session import saved_views as shelf
+from app.session import url as address
 
 ICON = Path(__file__).with_name("icon.png")  # a material icon would be fetched from outside
 STYLE = Path(__file__).with_name("style.css")

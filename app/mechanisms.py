@@ -8,8 +8,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from app import state
 from app.figures import figures
+from app.session import page as state
 from samsvae_core.analysis import masks as interpretation
 from samsvae_core.bundle.bundle import Bundle
 

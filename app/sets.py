@@ -7,8 +7,10 @@ from collections.abc import Mapping
 import pandas as pd
 import streamlit as st
 
-from app import address, record, state
 from app.figures import figures
+from app.session import page as state
+from app.session import record
+from app.session import url as address
 from samsvae_core.analysis import enrichment_export as exports
 from samsvae_core.analysis.gene_rankings import Certainty, Ranked
 from samsvae_core.bundle.bundle import Bundle

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import address, mechanisms, record, state
+from app import mechanisms
 from app.figures import figures
+from app.session import page as state
+from app.session import record
+from app.session import url as address
 from samsvae_core.analysis import masks as interpretation
 from samsvae_core.analysis.card import listed
 from samsvae_core.bundle.bundle import Bundle

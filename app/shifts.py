@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import record, scores, state
-from app.address import plain
+from app import scores
 from app.figures import figures
 from app.intervals import CALIBRATED, INTERVALS, OWN
 from app.scale import scale
+from app.session import page as state
+from app.session import record
+from app.session.url import plain
 from samsvae_core.analysis.compose import Composition
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.evaluation.metrics import pearson

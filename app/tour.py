@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from app import address, mechanisms, state
+from app import mechanisms
+from app.session import page as state
+from app.session import url as address
 from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.bundle.bundle import Bundle, BundleError
 

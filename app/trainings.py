@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import address, state
 from app.figures import figures
 from app.server import queue as jobs
 from app.server import runs
 from app.server import time_estimate as pace
 from app.server.runs import Job
+from app.session import page as state
+from app.session import url as address
 
 MOMENT = 2  # seconds between looks at a run
 STATES = {

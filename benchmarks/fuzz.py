@@ -89,7 +89,7 @@ def warm_up() -> None:
     import anndata.io  # noqa: F401
     import pyarrow.parquet  # noqa: F401
 
-    from app import sessions  # noqa: F401
+    from app.session import session_file as sessions
     from samsvae_core.bundle import bundle
     from samsvae_core.data import inspection
 
@@ -216,7 +216,7 @@ def read_gmt(path: Path, work: Path) -> None:
 
 
 def read_session(path: Path, work: Path) -> None:
-    from app import sessions
+    from app.session import session_file as sessions
     from benchmarks.mutations import PAGES
     from samsvae_core.genesets import collections as gene_sets
 

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from app import address
+from app.session import url as address
 from samsvae_core.analysis.card import as_text
 
 

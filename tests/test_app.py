@@ -17,7 +17,10 @@ import scipy.sparse as sp
 from scipy.spatial.distance import cosine
 from streamlit.testing.v1 import AppTest
 
-from app import address, mechanisms, scores, sessions, shared, state
+from app import mechanisms, scores, shared
+from app.session import page as state
+from app.session import session_file as sessions
+from app.session import url as address
 from samsvae_core.analysis import all_shifts as effects
 from samsvae_core.analysis import gene_card as genes
 from samsvae_core.analysis import gene_rankings as rankings
@@ -1179,7 +1182,7 @@ def test_a_gene_page_is_there_while_every_perturbation_is_composed(models, monke
         go.wait(60)
         return effects.whole_effects(*args)
 
-    monkeypatch.setattr("app.state.whole_effects", slowly)
+    monkeypatch.setattr("app.session.page.whole_effects", slowly)
     page = opened("gene", {"g": "CCL5"})
     try:
         assert finished(page)
@@ -1203,7 +1206,7 @@ def test_composing_all_that_fails_says_why_and_can_be_tried_again(models, monkey
         raise ValueError("observed.parquet cannot be read")
 
     with monkeypatch.context() as patch:
-        patch.setattr("app.state.whole_effects", broken)
+        patch.setattr("app.session.page.whole_effects", broken)
         page = opened("gene", {"g": "CCL5"})
         assert finished(page)
         assert any("cannot be read" in warning.value for warning in page.warning)

@@ -172,7 +172,7 @@ def test_what_is_forbidden_is_caught(source, word):
     assert forbidden_words(repr(source)) == set()  # a text that only speaks of it
 
 
-@pytest.mark.parametrize("module", ["samsvae_core", "samsvae_core.__main__", "app.state"])
+@pytest.mark.parametrize("module", ["samsvae_core", "samsvae_core.__main__", "app.session.page"])
 def test_imports_are_light_and_quiet(module):
     program = f"import sys, {module}\nprint(*{{'umap', 'gseapy', 'numba'}} & set(sys.modules))"
     ended = subprocess.run(

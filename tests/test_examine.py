@@ -8,10 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
-from app import state
 from app.server import sandbox as examine
 from app.server import uploads as datasets
 from app.server.uploads import Reading
+from app.session import page as state
 from samsvae_core.bundle.bundle import BundleError
 from samsvae_core.data.cells import DataError
 

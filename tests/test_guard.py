@@ -11,8 +11,9 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from app import guard, state
 from app.server import logs
+from app.session import access as guard
+from app.session import page as state
 from benchmarks.visitor import Visitor
 from samsvae_core.system import cache
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from app import sessions
-from app.sessions import Kept, Session
+from app.session import session_file as sessions
+from app.session.session_file import Kept, Session
 
 PAGES = ("overview", "compose", "report")
 SESSION = Session(

@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 from safetensors.numpy import load_file
 
-from app import state
+from app.session import page as state
 from benchmarks import signed
 from samsvae_core.analysis import all_shifts as effects
 from samsvae_core.bundle.bundle import EFFECTS, BundleError, load

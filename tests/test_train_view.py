@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from app import state
-from app.address import plain
 from app.server import queue as jobs
 from app.server import runs as run_folders
 from app.server import sandbox as examine
 from app.server import time_estimate as pace
 from app.server import uploads as datasets
+from app.session import page as state
+from app.session.url import plain
 from samsvae_core.bundle import bundle as bundles
 from samsvae_core.system.files import OutputError
 from samsvae_core.training.loop import Progress

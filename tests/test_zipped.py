@@ -237,7 +237,7 @@ def test_packing_what_is_no_bundle_is_refused(tmp_path):
 
 
 def test_an_upload_is_let_go_of_whatever_happens(monkeypatch):
-    from app import state
+    from app.session import page as state
 
     file = io.BytesIO(b"x")
     monkeypatch.setattr(state.st, "session_state", {"model upload 0": file})

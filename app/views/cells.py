@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import address, record, state
 from app.figures import figures
 from app.scale import scale
+from app.session import page as state
+from app.session import record
+from app.session import url as address
 from samsvae_core.analysis.masks import active_mechanisms, decoded_values
 from samsvae_core.bundle.bundle import ANEW, Bundle
 

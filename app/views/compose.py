@@ -9,11 +9,14 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from app import address, mechanisms, record, sets, shifts, state
+from app import mechanisms, sets, shifts
 from app.export import snippets as code
 from app.figures import figures
 from app.intervals import interval
 from app.scale import scale
+from app.session import page as state
+from app.session import record
+from app.session import url as address
 from samsvae_core.analysis import gene_rankings as rankings
 from samsvae_core.analysis.compose import SUPPORT, Composition, knows_states
 from samsvae_core.analysis.masks import matrix

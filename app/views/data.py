@@ -8,13 +8,14 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import address, state
 from app.figures import figures
 from app.server import middleware as door
 from app.server import runs
 from app.server import uploads as datasets
 from app.server.sandbox import in_words
 from app.server.uploads import AS_CONTROL, JOIN, LEFT_OUT, NO_DELIMITER, Reading
+from app.session import page as state
+from app.session import url as address
 from samsvae_core.data.cells import DataError, some
 from samsvae_core.data.gene_names import INDEX
 from samsvae_core.data.inspection import label_table, suggested_delimiter

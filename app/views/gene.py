@@ -5,10 +5,13 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import address, everything, record, state
+from app import everything
 from app.figures import figures
 from app.intervals import CALIBRATED, INTERVALS, OWN, interval
 from app.scale import scale
+from app.session import page as state
+from app.session import record
+from app.session import url as address
 from samsvae_core.analysis import masks as interpretation
 from samsvae_core.analysis.compose import SUPPORT, support
 from samsvae_core.analysis.gene_card import annotation, links, mechanisms_of, moved_by, targeting

@@ -8,9 +8,12 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import address, record, sets, state
+from app import sets
 from app.figures import figures
 from app.server import middleware as door
+from app.session import page as state
+from app.session import record
+from app.session import url as address
 from samsvae_core.analysis import gene_rankings as rankings
 from samsvae_core.analysis.gene_rankings import Ranked
 from samsvae_core.analysis.masks import active_mechanisms

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import state, words
+from app import words
+from app.session import page as state
 from samsvae_core.bundle.bundle import Bundle
 
 

@@ -9,8 +9,11 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import address, mechanisms, record, shared, state
+from app import mechanisms, shared
 from app.figures import figures
+from app.session import page as state
+from app.session import record
+from app.session import url as address
 from samsvae_core.analysis import masks as interpretation
 from samsvae_core.bundle.bundle import Bundle
 

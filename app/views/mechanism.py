@@ -5,10 +5,13 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import address, mechanisms, record, sets, state
+from app import mechanisms, sets
 from app.figures import figures
 from app.scale import scale
 from app.server import middleware as door
+from app.session import page as state
+from app.session import record
+from app.session import url as address
 from samsvae_core.analysis import gene_rankings as rankings
 from samsvae_core.analysis import masks as interpretation
 from samsvae_core.analysis.mechanism_names import Label

@@ -7,10 +7,13 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from app import address, record, scores, state, tour
+from app import scores, tour
 from app.export.report import Text
 from app.figures import figures
 from app.scale import scale
+from app.session import page as state
+from app.session import record
+from app.session import url as address
 from samsvae_core.analysis.card import verdict
 from samsvae_core.analysis.masks import active_mechanisms, in_use_in_words
 from samsvae_core.bundle.bundle import Bundle

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import address, record, state
 from app.figures import figures
 from app.scale import scale
+from app.session import page as state
+from app.session import record
+from app.session import url as address
 from samsvae_core.analysis.compose import SUPPORT
 from samsvae_core.analysis.partners import Direction, inert, n_inert_pairs, pairs_to_rank
 from samsvae_core.bundle.bundle import Bundle

@@ -8,10 +8,13 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import address, everything, mechanisms, record, scores, shifts, state
+from app import everything, mechanisms, scores, shifts
 from app.figures import figures
 from app.intervals import interval
 from app.scale import scale
+from app.session import page as state
+from app.session import record
+from app.session import url as address
 from samsvae_core.analysis import masks as interpretation
 from samsvae_core.analysis.compose import Composition
 from samsvae_core.analysis.gene_card import annotation, links, targets

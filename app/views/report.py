@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import address, sessions, shelf, state
 from app.export import report as basket
 from app.server import middleware as door
+from app.session import page as state
+from app.session import saved_views as shelf
+from app.session import session_file as sessions
+from app.session import url as address
 from samsvae_core.bundle.bundle import Bundle
 
 SHOWN = {basket.Picture: "figure", basket.Table: "table"}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import address, guard, state
 from app.server import logs
 from app.server import status as server
+from app.session import access as guard
+from app.session import page as state
+from app.session import url as address
 from samsvae_core.system import cache
 
 GIB = 2**30

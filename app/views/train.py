@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import streamlit as st
 
-from app import address, state, trainings
+from app import trainings
 from app.server import queue as jobs
 from app.server import runs
 from app.server import time_estimate as pace
 from app.server import uploads as datasets
 from app.server.sandbox import in_words
 from app.server.uploads import Reading
+from app.session import page as state
+from app.session import url as address
 from samsvae_core.data.cells import DataError
 from samsvae_core.models.variants import MODELS
 from samsvae_core.training.loop import TrainConfig

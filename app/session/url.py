@@ -19,9 +19,9 @@ import numpy as np
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from app import guard
 from app.server import uploads as datasets
 from app.server.uploads import Reading
+from app.session import access as guard
 from samsvae_core.analysis import compose as composition
 from samsvae_core.analysis.gene_card import measured
 from samsvae_core.bundle.bundle import Bundle

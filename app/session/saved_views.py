@@ -11,10 +11,13 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from app import address, guard, sessions, state
 from app.export import report as basket
 from app.export.report import Kept
-from app.sessions import Session
+from app.session import access as guard
+from app.session import page as state
+from app.session import session_file as sessions
+from app.session import url as address
+from app.session.session_file import Session
 from samsvae_core.analysis import enrichment_export as exports
 from samsvae_core.analysis import mechanism_names
 from samsvae_core.analysis.mechanism_names import Label

@@ -26,8 +26,6 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from app import address, guard
-from app.address import plain
 from app.export import figure_data as traces
 from app.export import static_figures as prints
 from app.export.report import Picture, Table, Text
@@ -39,6 +37,9 @@ from app.server.background import Batch
 from app.server.runs import BROUGHT, Job
 from app.server.time_estimate import Pace, measured
 from app.server.uploads import Reading
+from app.session import access as guard
+from app.session import url as address
+from app.session.url import plain
 from samsvae_core.analysis import compose as composition
 from samsvae_core.analysis import enrichment_export as exports
 from samsvae_core.analysis import gene_rankings as rankings

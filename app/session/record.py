@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 
 import streamlit as st
 
-from app import address, state
 from app.export.report import Text
+from app.session import page as state
+from app.session import url as address
 
 
 def title(text: str) -> None:

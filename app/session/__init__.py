@@ -1,0 +1,1 @@
+"""What one visitor's pages share and remember."""
