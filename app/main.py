@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from app import search, tour
+from app.components import search, tour
 from app.server import logs
 from app.session import access as guard
 from app.session import page as state

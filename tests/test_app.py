@@ -17,7 +17,9 @@ import scipy.sparse as sp
 from scipy.spatial.distance import cosine
 from streamlit.testing.v1 import AppTest
 
-from app import mechanisms, scores, shared
+from app.components import compare as shared
+from app.components import mechanisms
+from app.components import metrics_tables as scores
 from app.session import page as state
 from app.session import session_file as sessions
 from app.session import url as address
@@ -1165,7 +1167,7 @@ def still(bundle: Bundle) -> effects.Effects:
 
 
 def test_a_gene_that_no_perturbation_moves_is_told_of(models, tiny, monkeypatch):
-    monkeypatch.setattr("app.everything.of", lambda model: still(tiny))
+    monkeypatch.setattr("app.components.all_shifts.of", lambda model: still(tiny))
     page = opened("gene")
     assert "all predicted shifts are zero" in words(page)
     assert finished(page)
@@ -1173,7 +1175,7 @@ def test_a_gene_that_no_perturbation_moves_is_told_of(models, tiny, monkeypatch)
 
 def test_a_gene_page_is_there_while_every_perturbation_is_composed(models, monkeypatch):
     """All but what moves it, with how far that is; and that, too, once it is known."""
-    monkeypatch.setattr("app.everything.MOMENT", 0.05)
+    monkeypatch.setattr("app.components.all_shifts.MOMENT", 0.05)
     uncomposed(models)
     go = threading.Event()
 
@@ -1191,7 +1193,7 @@ def test_a_gene_page_is_there_while_every_perturbation_is_composed(models, monke
         assert page.subheader[0].value == "*CCL5*"
     finally:
         go.set()
-    monkeypatch.setattr("app.everything.MOMENT", 60.0)
+    monkeypatch.setattr("app.components.all_shifts.MOMENT", 60.0)
     page.run()
     assert finished(page)
     assert not page.get("progress")
@@ -1199,7 +1201,7 @@ def test_a_gene_page_is_there_while_every_perturbation_is_composed(models, monke
 
 
 def test_composing_all_that_fails_says_why_and_can_be_tried_again(models, monkeypatch):
-    monkeypatch.setattr("app.everything.MOMENT", 60.0)  # others may be at it just now
+    monkeypatch.setattr("app.components.all_shifts.MOMENT", 60.0)  # others may be at it just now
     uncomposed(models)
 
     def broken(*args, progress, cancelled):
@@ -1477,8 +1479,8 @@ def test_a_perturbation_of_the_conditional_vae_is_compared_by_shifts_alone(shown
 
 
 def test_a_large_model_composes_all_perturbations_only_when_asked(models, monkeypatch):
-    monkeypatch.setattr("app.shifts.AT_ONCE", 100)
-    monkeypatch.setattr("app.everything.BRIEF", 60.0)
+    monkeypatch.setattr("app.components.shifts.AT_ONCE", 100)
+    monkeypatch.setattr("app.components.all_shifts.BRIEF", 60.0)
     uncomposed(models)
     page = opened("perturbation", {"p": "P2"} | NEAREST)
     assert finished(page)

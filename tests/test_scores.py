@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from app import scores
+from app.components import metrics_tables as scores
 
 
 def row(**changes):

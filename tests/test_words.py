@@ -1,6 +1,6 @@
 """The glossary finds words by their name and by what is said of them."""
 
-from app import words
+from app.components import glossary as words
 
 
 def test_a_word_is_found_by_its_beginning_first():

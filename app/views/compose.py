@@ -9,11 +9,12 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from app import mechanisms, sets, shifts
+from app.components import gene_sets as sets
+from app.components import mechanisms, shifts
+from app.components.intervals import interval
+from app.components.units import scale
 from app.export import snippets as code
 from app.figures import figures
-from app.intervals import interval
-from app.scale import scale
 from app.session import page as state
 from app.session import record
 from app.session import url as address

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import everything
+from app.components import all_shifts as everything
+from app.components.intervals import CALIBRATED, INTERVALS, OWN, interval
+from app.components.units import scale
 from app.figures import figures
-from app.intervals import CALIBRATED, INTERVALS, OWN, interval
-from app.scale import scale
 from app.session import page as state
 from app.session import record
 from app.session import url as address

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import sets
+from app.components import gene_sets as sets
 from app.figures import figures
 from app.server import middleware as door
 from app.session import page as state

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import words
+from app.components import glossary as words
 from app.session import page as state
 from samsvae_core.bundle.bundle import Bundle
 

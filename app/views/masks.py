@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import mechanisms, shared
+from app.components import compare as shared
+from app.components import mechanisms
 from app.figures import figures
 from app.session import page as state
 from app.session import record

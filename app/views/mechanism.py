@@ -5,9 +5,10 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import mechanisms, sets
+from app.components import gene_sets as sets
+from app.components import mechanisms
+from app.components.units import scale
 from app.figures import figures
-from app.scale import scale
 from app.server import middleware as door
 from app.session import page as state
 from app.session import record

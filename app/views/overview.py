@@ -7,10 +7,11 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from app import scores, tour
+from app.components import metrics_tables as scores
+from app.components import tour
+from app.components.units import scale
 from app.export.report import Text
 from app.figures import figures
-from app.scale import scale
 from app.session import page as state
 from app.session import record
 from app.session import url as address

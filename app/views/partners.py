@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from app.components.units import scale
 from app.figures import figures
-from app.scale import scale
 from app.session import page as state
 from app.session import record
 from app.session import url as address

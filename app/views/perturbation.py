@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import everything, mechanisms, scores, shifts
+from app.components import all_shifts as everything
+from app.components import mechanisms, shifts
+from app.components import metrics_tables as scores
+from app.components.intervals import interval
+from app.components.units import scale
 from app.figures import figures
-from app.intervals import interval
-from app.scale import scale
 from app.session import page as state
 from app.session import record
 from app.session import url as address

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import streamlit as st
 
-from app import trainings
+from app.components import training_monitor as trainings
 from app.server import queue as jobs
 from app.server import runs
 from app.server import time_estimate as pace

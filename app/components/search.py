@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from app import mechanisms
+from app.components import mechanisms
 from app.session import page as state
 from app.session import url as address
 from samsvae_core.analysis.masks import active_mechanisms

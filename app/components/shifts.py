@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import scores
+from app.components import metrics_tables as scores
+from app.components.intervals import CALIBRATED, INTERVALS, OWN
+from app.components.units import scale
 from app.figures import figures
-from app.intervals import CALIBRATED, INTERVALS, OWN
-from app.scale import scale
 from app.session import page as state
 from app.session import record
 from app.session.url import plain

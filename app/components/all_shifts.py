@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import shifts
+from app.components import shifts
 from app.session import page as state
 from samsvae_core.analysis.all_shifts import Effects
 from samsvae_core.bundle.bundle import Bundle

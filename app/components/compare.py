@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import mechanisms
+from app.components import mechanisms
 from app.figures import figures
 from app.session import page as state
 from app.session import record
