@@ -194,7 +194,7 @@ def said_before(run: Path) -> str:
 def server_killed(place: Place) -> Row:
     folder = place.folder / "server"
     program = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom app import jobs\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom app.server import queue\n"
         f"jobs.PROGRAM = (sys.executable, '-c', {PROGRAM!r})\n"
         "folder, data, *options = sys.argv[1:]\n"
         "jobs.submit(Path(folder), 'a', Path(data), options)\nos.kill(os.getpid(), signal.SIGKILL)"

@@ -337,6 +337,6 @@ def test_methods_cite_gene_set_tests_where_there_are_some():
 
 
 def test_terms_are_told_of_pages_that_exist():
-    views = Path(figures.__file__).parent / "views"
+    views = Path(app.__file__).parent / "views"
     assert set(basket.TOLD) <= {path.stem for path in views.glob("*.py")}
     assert {term for terms in basket.TOLD.values() for term in terms} == set(basket.TERMS)

@@ -191,7 +191,7 @@ def elsewhere(runs):
     runs.mkdir()
     server = subprocess.Popen(
         [sys.executable, "-c", UPLOADER],
-        cwd=Path(datasets.__file__).parents[1],
+        cwd=Path(app.__file__).parents[1],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -262,7 +262,7 @@ def test_an_error_before_a_run_begins_is_not_taken_for_a_kill(folder, monkeypatc
 
 def test_a_job_outlives_the_server_that_started_it(folder):
     program = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom app import jobs\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom app.server import queue\n"
         "folder, trainer = map(Path, sys.argv[1:])\n"
         "jobs.PROGRAM = (sys.executable, str(trainer))\n"
         "jobs.submit(folder, 'a', folder / 'cells.h5ad', [])\n"

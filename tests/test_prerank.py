@@ -187,7 +187,7 @@ def test_a_script_without_a_main_guard_runs_once(tmp_path):
         "ranking = Ranking([float(30 - n) for n in range(60)], [list(range(20))])\n"
         "print(len(prerank([ranking])[0]))\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(module.__file__).parent.parent)}
+    environment = os.environ | {"PYTHONPATH": str(Path(samsvae_core.__file__).parents[1])}
     done = subprocess.run(
         [sys.executable, script], capture_output=True, text=True, env=environment, cwd=tmp_path
     )
