@@ -6,10 +6,8 @@ import streamlit as st
 
 from app.components import search, tour
 from app.server import logs
-from app.session import access as guard
+from app.session import access, saved_views, url
 from app.session import page as state
-from app.session import saved_views as shelf
-from app.session import url as address
 
 ICON = Path(__file__).with_name("icon.png")  # a material icon would be fetched from outside
 STYLE = Path(__file__).with_name("style.css")
@@ -23,7 +21,7 @@ pages = {
     for name in state.PAGES
 }
 logs.start()
-inside = guard.allowed()
+inside = access.allowed()
 chosen = st.navigation(
     {title: [pages[name] for name in names] for title, names in state.SECTIONS.items()},
     position="sidebar" if inside else "hidden",
@@ -35,16 +33,16 @@ st.set_page_config(
 )
 st.html(STYLE)
 if not inside:
-    guard.door()
+    access.door()
     st.stop()
-with guard.errors(page):
-    address.arrive(page)
-    if turn := address.turn(page):
-        address.go(turn.page, turn.query)
+with access.errors(page):
+    url.arrive(page)
+    if turn := url.turn(page):
+        url.go(turn.page, turn.query)
     state.choose_bundle()
     search.box()
-    shelf.side(chosen.title)
+    saved_views.side(chosen.title)
     tour.box(page)
-    guard.sign_out()
+    access.sign_out()
     chosen.run()
-    shelf.next_view(chosen.title)
+    saved_views.next_view(chosen.title)

@@ -37,17 +37,17 @@ import pandas as pd
 import torch
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from samsvae_core.analysis import all_shifts as effects
+from samsvae_core.analysis import all_shifts
 from samsvae_core.bundle import bundle
 from samsvae_core.data.cells import CellData
-from samsvae_core.evaluation import evaluate as evaluation
+from samsvae_core.evaluation import evaluate
 from samsvae_core.evaluation.baselines import FEWEST_CELLS
 from samsvae_core.evaluation.evaluate import EvaluationConfig
 from samsvae_core.genesets.collections import load_collection
 from samsvae_core.genesets.symbols import _annotation
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 from samsvae_core.models.simulate import cell_data, draw_counts
-from samsvae_core.pipeline import build as report
+from samsvae_core.pipeline import build
 from samsvae_core.system.files import atomic_write, cache_folder
 from samsvae_core.training.loop import TrainConfig
 
@@ -114,23 +114,23 @@ def large_bundle(folder: Path) -> Path:
         "train_config": asdict(TrainConfig()),
         "data": data.source,
         "control": data.control,
-        "origin": asdict(report.Origin(title="Simulated, large", source="simulated")),
+        "origin": asdict(build.Origin(title="Simulated, large", source="simulated")),
     }
-    report.write_csv(run / "split.csv", pd.DataFrame({"cell": data.cells, "split": parts}))
-    report.write_csv(run / "genes.csv", pd.DataFrame({"gene": data.genes}))
+    build.write_csv(run / "split.csv", pd.DataFrame({"cell": data.cells, "split": parts}))
+    build.write_csv(run / "genes.csv", pd.DataFrame({"gene": data.genes}))
     columns = ["epoch", "step", "bound", "validation_bound", "active", "mechanisms"]
-    report.write_csv(run / "history.csv", pd.DataFrame([[1] * 6, [2] * 6], columns=columns))
+    build.write_csv(run / "history.csv", pd.DataFrame([[1] * 6, [2] * 6], columns=columns))
     atomic_write(run / "config.json", bundle.to_json(settings))
     with ExitStack() as stack:
         for owner, name, instead in (
-            (report, "entry_evidence", made_up_evidence),
-            (report, "umap_coordinates", principal_components),
-            (report, "COLLECTIONS", ("hallmark",)),
-            (effects, "N_SAMPLES", 4),
-            (evaluation, "full_evaluation", partial(evaluation.full_evaluation, config=SHORT)),
+            (build, "entry_evidence", made_up_evidence),
+            (build, "umap_coordinates", principal_components),
+            (build, "COLLECTIONS", ("hallmark",)),
+            (all_shifts, "N_SAMPLES", 4),
+            (evaluate, "full_evaluation", partial(evaluate.full_evaluation, config=SHORT)),
         ):
             stack.enter_context(patch.object(owner, name, instead))
-        report.build_bundle(model, data, parts, run, "cpu", cell_values=True)
+        build.build_bundle(model, data, parts, run, "cpu", cell_values=True)
     return folder
 
 

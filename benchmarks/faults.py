@@ -30,12 +30,11 @@ import numpy as np
 import pandas as pd
 import torch._dynamo  # noqa: F401
 
-from app.server import queue as jobs
-from app.server import runs
+from app.server import queue, runs
 from samsvae_core import __main__ as cli
 from samsvae_core.bundle import bundle
 from samsvae_core.models.simulate import Design, simulate, write_h5ad
-from samsvae_core.pipeline import build as report
+from samsvae_core.pipeline import build
 from samsvae_core.system.files import OutputError
 from samsvae_core.training import run_folder
 
@@ -46,9 +45,10 @@ LONG = ["--steps", "4000"]
 SAME = ("weights.safetensors", "masks.csv", "history.csv")
 NOTHING = "nothing"
 # Few tables: what is tried here is what happens before them.
-QUICK_TABLES = "report.COLLECTIONS, report.N_EMBEDDED = ('hallmark',), 14"
+QUICK_TABLES = "build.COLLECTIONS, build.N_EMBEDDED = ('hallmark',), 14"
 PROGRAM = (
-    f"import sys; from samsvae_core import report, __main__ as cli; {QUICK_TABLES}; cli.main()"
+    "import sys; from samsvae_core import __main__ as cli; "
+    f"from samsvae_core.pipeline import build; {QUICK_TABLES}; cli.main()"
 )
 
 
@@ -88,7 +88,7 @@ def _train(data: Path, run: Path, options: tuple[str, ...], first: Callable[[], 
     log = os.open(f"{run}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    report.COLLECTIONS, report.N_EMBEDDED = ("hallmark",), 14  # type: ignore[misc]
+    build.COLLECTIONS, build.N_EMBEDDED = ("hallmark",), 14  # type: ignore[misc]
     sys.argv = ["samsvae", "train", str(data), "--output", str(run), "--threads", "1", *options]
     first()
     cli.main()
@@ -195,9 +195,9 @@ def server_killed(place: Place) -> Row:
     folder = place.folder / "server"
     program = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom app.server import queue\n"
-        f"jobs.PROGRAM = (sys.executable, '-c', {PROGRAM!r})\n"
+        f"queue.PROGRAM = (sys.executable, '-c', {PROGRAM!r})\n"
         "folder, data, *options = sys.argv[1:]\n"
-        "jobs.submit(Path(folder), 'a', Path(data), options)\nos.kill(os.getpid(), signal.SIGKILL)"
+        "queue.submit(Path(folder), 'a', Path(data), options)\nos.kill(os.getpid(), signal.SIGKILL)"
     )
     command = [sys.executable, "-c", program, str(folder), str(place.data), *place.settings]
     code = subprocess.run(command, cwd=ROOT, check=False).returncode
@@ -222,10 +222,10 @@ def two_starts(place: Place) -> Row:
     answers = FORK.SimpleQueue()
 
     def visitor() -> None:
-        jobs.PROGRAM = (sys.executable, "-c", PROGRAM)
+        queue.PROGRAM = (sys.executable, "-c", PROGRAM)
         go.wait()
         try:
-            jobs.submit(folder, "a", place.data, place.settings)
+            queue.submit(folder, "a", place.data, place.settings)
             answers.put("started")
         except OutputError as error:
             answers.put(str(error))
@@ -290,7 +290,7 @@ def number_used_again(place: Place) -> Row:
         path = folder / "a" / "status.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": other.pid}))
         found = state(folder, "a")
-        jobs.stop(folder, "a", at_once=True)
+        queue.stop(folder, "a", at_once=True)
         untouched = other.poll() is None
         other.communicate(b"\n")
     ok = found == "dead" and untouched
@@ -356,7 +356,7 @@ def below_a_file(place: Place) -> Row:
     (place.folder / "file").write_text("mine")
     run = place.folder / "file" / "run"
     try:
-        jobs.submit(run.parent, "a", place.data, place.settings)
+        queue.submit(run.parent, "a", place.data, place.settings)
         answer = "started"
     except OutputError as error:
         answer = str(error)
@@ -397,7 +397,7 @@ def damaged(place: Place) -> Row:
     child.join()
     for name in ("job.json", "status.json", "history.csv"):
         (run / name).write_bytes(b"\xff\x00{garbage")
-    (job,) = jobs.look(run.parent)
+    (job,) = queue.look(run.parent)
     found, ok = lost(place, run)
     happened = f"the run is shown as {job.state}, with {len(runs.history(run))} epochs after it"
     case = "job.json, status.json and history.csv overwritten by garbage"
@@ -440,7 +440,7 @@ def link_discarded(place: Place) -> Row:
     answers = []
     for name in ("link", "../" + place.whole.name, "real"):
         try:
-            jobs.discard(folder, name)
+            queue.discard(folder, name)
             answers.append("removed")
         except OutputError:
             answers.append("refused")

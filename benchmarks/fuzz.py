@@ -89,9 +89,9 @@ def warm_up() -> None:
     import anndata.io  # noqa: F401
     import pyarrow.parquet  # noqa: F401
 
-    from app.session import session_file as sessions
-    from samsvae_core.bundle import bundle
-    from samsvae_core.data import inspection
+    from app.session import session_file  # noqa: F401
+    from samsvae_core.bundle import bundle  # noqa: F401
+    from samsvae_core.data import inspection  # noqa: F401
 
     platform.uname()
 
@@ -210,30 +210,30 @@ def read_structure(path: Path, work: Path) -> None:
 
 
 def read_gmt(path: Path, work: Path) -> None:
-    from samsvae_core.genesets import collections as gene_sets
+    from samsvae_core.genesets import collections
 
-    gene_sets.as_gmt(gene_sets.parse_gmt(path.read_bytes(), "own"))
+    collections.as_gmt(collections.parse_gmt(path.read_bytes(), "own"))
 
 
 def read_session(path: Path, work: Path) -> None:
-    from app.session import session_file as sessions
+    from app.session import session_file
     from benchmarks.mutations import PAGES
-    from samsvae_core.genesets import collections as gene_sets
+    from samsvae_core.genesets import collections
 
-    found = sessions.read(path.read_bytes(), PAGES)
+    found = session_file.read(path.read_bytes(), PAGES)
     for name, content in found.collections.items():
-        gene_sets.parse_gmt(content.encode(), name)
-    sessions.written(found)
+        collections.parse_gmt(content.encode(), name)
+    session_file.written(found)
 
 
 def read_zip(path: Path, work: Path) -> None:
     import shutil
 
-    from samsvae_core.bundle import archive as zipped
+    from samsvae_core.bundle import archive
 
     models = work / "models"
     with path.open("rb") as file:
-        place = zipped.unpack(file, models, "given")
+        place = archive.unpack(file, models, "given")
     try:
         read_bundle(place)
     finally:

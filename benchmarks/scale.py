@@ -46,7 +46,7 @@ from samsvae_core.data.cells import CellData
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import ModelConfig
-from samsvae_core.training import distributed as parallel
+from samsvae_core.training import distributed
 from samsvae_core.training.loop import Steps, TrainConfig, new_model, new_optimizer, quick_products
 
 FILLED = 0.1  # of the counts
@@ -173,9 +173,9 @@ def plot(rows: list[Growth], path: Path) -> None:
 def member(n_genes: int) -> None:
     """One process of a group, or one alone: the first says how long a step took."""
     torch.set_num_threads(1)
-    with parallel.group(CPU):
+    with distributed.group(CPU):
         took = seconds_a_step(*steps_of(random_cells(4000, n_genes), CPU))
-        if parallel.first():
+        if distributed.first():
             print(took)
 
 

@@ -4,9 +4,9 @@
     python benchmarks/simulation.py --quick    # 1 seed, 20 perturbations: about 40 s, shows no more
                                                # than that it runs
 
-The SAMS-VAE and the sVAE+ simulation (samsvae_core/models/simulate.py): 100 perturbations, 15 mechanisms,
-100 genes, 500 training cells of each perturbation and of control; a seed is that of the data, of
-the split and of the training. Settings are the defaults but for MODEL and TRAINING below: a move of
+The SAMS-VAE and the sVAE+ simulation (samsvae_core/models/simulate.py): 100 perturbations, 15
+mechanisms, 100 genes, 500 training cells of each perturbation and of control; a seed is that of
+the data, of the split and of the training. Settings are the defaults but for MODEL and TRAINING below: a move of
 5 standard deviations is worth far more than 2 nats per cell, what a decoder of one hidden layer
 cannot fit of a deeper one is worth less, so 2 nats are asked as evidence.
 

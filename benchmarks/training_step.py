@@ -48,12 +48,12 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from samsvae_core.models import bounds as inference
-from samsvae_core.models import samsvae as model_module
+from samsvae_core.models import samsvae
 from samsvae_core.models.bounds import Batch, Cells, DenseRows, HostRows, elbo
 from samsvae_core.models.likelihood import kernels_work, nb_log_prob, plain_log_prob
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 from samsvae_core.models.simulate import Design, random_model
-from samsvae_core.training import loop as training
+from samsvae_core.training import loop
 from samsvae_core.training.loop import (
     Progress,
     Steps,
@@ -477,11 +477,11 @@ def variant(
     with ExitStack() as stack:
         stack.enter_context(products(options.get("precision", "high")))
         if options.get("plain"):
-            stack.enter_context(patch.object(model_module, "nb_log_prob", plain_log_prob))
+            stack.enter_context(patch.object(samsvae, "nb_log_prob", plain_log_prob))
         bound_of = inference.elbo
         if options.get("compiled"):
             uncompiled = torch.compiler.disable(nb_log_prob)
-            stack.enter_context(patch.object(model_module, "nb_log_prob", uncompiled))
+            stack.enter_context(patch.object(samsvae, "nb_log_prob", uncompiled))
             stack.enter_context(time_limit(90))
             bound_of = torch.compile(bound_of, dynamic=False)
         if options.get("autocast"):
@@ -491,7 +491,7 @@ def variant(
                 with autocast(device, options["autocast"]):
                     return whole(*arguments)
 
-        stack.enter_context(patch.object(training, "elbo", bound_of))
+        stack.enter_context(patch.object(loop, "elbo", bound_of))
         model = start(size, cells)
         if options.get("half"):
             model.decoder.out.forward = half_last_product(model.decoder.out)
@@ -598,9 +598,9 @@ def whole_training(size: Size, cells: Cells, validation: Cells, seconds: float) 
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        patch.object(training, "predictive_bound", timed("validation", predictive_bound)),
-        patch.object(training, "checkpoint", timed("checkpoint", training.checkpoint)),
-        patch.object(training, "atomic_write", timed("writing", training.atomic_write)),
+        patch.object(loop, "predictive_bound", timed("validation", predictive_bound)),
+        patch.object(loop, "checkpoint", timed("checkpoint", loop.checkpoint)),
+        patch.object(loop, "atomic_write", timed("writing", loop.atomic_write)),
         suppress(Stop),
     ):
         fit(model, cells, validation, config, Path(folder), listen)

@@ -298,9 +298,9 @@ def train(
     from samsvae_core.data.cells import gene_panel, read_genes
     from samsvae_core.data.splits import split as split_cells
     from samsvae_core.models.variants import MODELS
-    from samsvae_core.pipeline import build as report
+    from samsvae_core.pipeline import build
     from samsvae_core.system.files import new_output
-    from samsvae_core.training import distributed as parallel
+    from samsvae_core.training import distributed
     from samsvae_core.training.loop import TrainConfig
     from samsvae_core.training.run_folder import is_prepared, recorded
 
@@ -321,7 +321,7 @@ def train(
     where = chosen_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
-    if parallel.first_started() and not resume and not is_prepared(output):
+    if distributed.first_started() and not resume and not is_prepared(output):
         new_output(output)
 
     def on_epoch(progress: Progress) -> None:
@@ -329,22 +329,22 @@ def train(
         stopper.epoch_done()
 
     with ExitStack() as stack:
-        if not parallel.first_started():
+        if not distributed.first_started():
             follow(data, output, where)
             return
         stopper = stack.enter_context(stopping(data, output))
-        where = stack.enter_context(parallel.group(where))
+        where = stack.enter_context(distributed.group(where))
         if resume:
-            report.read_settings(output)
+            build.read_settings(output)
             say_where(output, where)
         if resume or is_prepared(output):  # what ends the run is kept there, bad data included
             stack.enter_context(recorded(output))
         if resume:
-            options = report.read_options(output)
+            options = build.read_options(output)
             if counts_on != "auto":
                 options["counts_on"] = counts_on
             cells = read(data, **options, scratch=output, say=say)
-            finished = report.resume(cells, output, where, on_epoch, say=say)
+            finished = build.resume(cells, output, where, on_epoch, say=say)
         else:
             cells = read(
                 data,
@@ -388,7 +388,7 @@ def train(
             }
             if mask_prior is not None:
                 options["mask_prior"] = mask_prior
-            finished = report.train(
+            finished = build.train(
                 cells,
                 parts,
                 output,
@@ -642,8 +642,7 @@ def enrich(
     ] = None,
 ) -> None:
     """Gene sets of every mechanism in use, or of a predicted shift, by two tests."""
-    from samsvae_core.analysis import enrichment_export as exports
-    from samsvae_core.analysis import gene_rankings as rankings
+    from samsvae_core.analysis import enrichment_export, gene_rankings
     from samsvae_core.analysis.compose import compose as predict
     from samsvae_core.bundle.bundle import load
     from samsvae_core.genesets import enrichment
@@ -674,7 +673,7 @@ def enrich(
     if sign is not None:
         rules, certainty = (
             rules._replace(n_top=None),
-            rankings.Certainty(sign, 0.1 if effect is None else effect),
+            gene_rankings.Certainty(sign, 0.1 if effect is None else effect),
         )
     model = load(bundle)
     if background is not None:
@@ -682,29 +681,29 @@ def enrich(
     if perturbation:
         known_names = set(model.perturbations.index)
         dosages = named_once([parse_dosage(text, known_names) for text in perturbation])
-        ranked = rankings.of_shift(predict(model, dosages, seed=seed), certainty)
+        ranked = gene_rankings.of_shift(predict(model, dosages, seed=seed), certainty)
     else:
         numbers = None if mechanism is None else [number_of("--mechanism", k) for k in mechanism]
-        ranked = rankings.of_mechanisms(model, numbers, certainty)
+        ranked = gene_rankings.of_mechanisms(model, numbers, certainty)
     found = enrichment.enrich(ranked.scores, sets, rules, ranked.moved, processes, rankings_line)
     for one in sets:
         say(describe(match(one, model.genes)))
     found = found._replace(table=grouped(found.table))
-    results = rankings.gathered(model, ranked, sets, found, rules)
+    results = gene_rankings.gathered(model, ranked, sets, found, rules)
     for line in enrichment.problems(found.notes):
         say(line)
     if "caution" in results.settings:
         say(f"Caution: {results.settings['caution']}")
     for name, row in results.names.iterrows():
-        say(f"{exports.label(name)}: {row['name']}. {row['evidence'].rstrip('.')}.")
+        say(f"{enrichment_export.label(name)}: {row['name']}. {row['evidence'].rstrip('.')}.")
     if output.suffix in tables:
         write_table(found.table, output)
     elif output.suffix == ".xlsx":
-        atomic_write(output, exports.workbook(results))
+        atomic_write(output, enrichment_export.workbook(results))
     elif output.suffix == ".zip":
-        atomic_write(output, exports.archive(exports.files(results)))
+        atomic_write(output, enrichment_export.archive(enrichment_export.files(results)))
     else:
-        exports.write_folder(exports.files(results), output)
+        enrichment_export.write_folder(enrichment_export.files(results), output)
     if output.suffix not in tables:
         say(f"Wrote {output}: {len(found.table):,} tests.")
     if found.notes["status"].str.startswith("failed").any():
@@ -1013,16 +1012,16 @@ def named_once(given: list[tuple[str, float]]) -> dict[str, float]:
 
 def follow(data: Path, output: Path, where: torch.device) -> None:
     """Take part in a training whose first process writes, says how it goes, and when to stop."""
-    from samsvae_core.pipeline import build as report
-    from samsvae_core.training import distributed as parallel
+    from samsvae_core.pipeline import build
+    from samsvae_core.training import distributed
     from samsvae_core.training.loop import Stop
 
-    with parallel.group(where) as where, contextlib.suppress(Stop):
-        parallel.wait()  # until the first has written what the run is
-        cells = read(data, **report.read_options(output), scratch=output)
+    with distributed.group(where) as where, contextlib.suppress(Stop):
+        distributed.wait()  # until the first has written what the run is
+        cells = read(data, **build.read_options(output), scratch=output)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-        report.follow(cells, output, where)
+        build.follow(cells, output, where)
 
 
 @contextmanager

@@ -15,10 +15,10 @@ from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.data.cells import CellData
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.data.splits import split
-from samsvae_core.genesets import collections as gene_sets
+from samsvae_core.genesets import collections
 from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.models.simulate import Design, Truth, simulate, write_h5ad
-from samsvae_core.pipeline import build as report
+from samsvae_core.pipeline import build
 from samsvae_core.training.loop import TrainConfig
 
 DESIGN = Design(
@@ -55,7 +55,7 @@ def _own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def screen(tmp_path_factory) -> Screen:
-    hallmark = gene_sets.load_collection("hallmark").sets
+    hallmark = collections.load_collection("hallmark").sets
     interferon = hallmark["HALLMARK_INTERFERON_GAMMA_RESPONSE"][:20]
     genes = [*interferon, *hallmark["HALLMARK_E2F_TARGETS"][:20]]
     data, truth = simulate(DESIGN)
@@ -83,8 +83,8 @@ def known_effects() -> Callable[[Truth], SAMSVAE]:
 def quick_tables():
     """One collection, and principal components in place of UMAP, whose compiler takes 10 s."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "COLLECTIONS", ("hallmark",))
-        patch.setattr(report, "N_EMBEDDED", report.UMAP_NEIGHBOURS - 1)
+        patch.setattr(build, "COLLECTIONS", ("hallmark",))
+        patch.setattr(build, "N_EMBEDDED", build.UMAP_NEIGHBOURS - 1)
         yield
 
 
@@ -92,7 +92,7 @@ def quick_tables():
 def tiny(screen, quick_tables, tmp_path_factory) -> Bundle:
     """The bundle; no test may change it or its files."""
     run = tmp_path_factory.mktemp("models") / "tiny"
-    return report.train(screen.data, screen.parts, run, MODEL, TRAINING)
+    return build.train(screen.data, screen.parts, run, MODEL, TRAINING)
 
 
 @pytest.fixture

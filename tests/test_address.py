@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from app.session import url as address
+from app.session import url
 from samsvae_core.analysis.card import as_text
 
 
@@ -15,10 +15,10 @@ from samsvae_core.analysis.card import as_text
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 1.0])
 def test_a_selection_of_cells_is_read_back_as_it_was(n_cells, share):
     chosen = np.flatnonzero(np.random.default_rng(0).random(n_cells) < share).tolist()
-    code = address.as_code(chosen, n_cells)
-    assert address.cells_of(code, n_cells) == chosen
+    code = url.as_code(chosen, n_cells)
+    assert url.cells_of(code, n_cells) == chosen
     assert len(code) < 1400  # so that an address holds it
-    assert code == address.as_code(chosen[::-1], n_cells)
+    assert code == url.as_code(chosen[::-1], n_cells)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_a_selection_of_cells_is_read_back_as_it_was(n_cells, share):
 )
 def test_a_selection_that_is_none_of_these_cells_is_refused(code):
     with pytest.raises(ValueError, match="none of this model"):
-        address.cells_of(code, 100)
+        url.cells_of(code, 100)
 
 
 @pytest.mark.parametrize(
@@ -48,38 +48,38 @@ def test_a_selection_that_is_none_of_these_cells_is_refused(code):
     ],
 )
 def test_mechanisms_taken_out_are_written_in_short_and_read_back(off, link):
-    assert address.as_off(off) == link
-    assert address.read_off(link) == off
+    assert url.as_off(off) == link
+    assert url.read_off(link) == off
 
 
 def test_what_is_no_mechanism_is_left_out_of_those_taken_out():
-    assert address.read_off("1,x,-3,2-1,99999,<b>,4 ") == {1}
+    assert url.read_off("1,x,-3,2-1,99999,<b>,4 ") == {1}
 
 
 def test_an_address_carries_any_value():
     query = {"c": ["A,B:1&x=#"], "names": ["名", "b c"], "n": 3}
-    found = address.as_address("compose", query)
+    found = url.as_address("compose", query)
     assert found == "compose?c=A%2CB%3A1%26x%3D%23&names=%E5%90%8D&names=b%20c&n=3"
-    assert address.as_address("compose", {}) == "compose"
-    again = address.read_address(found)
+    assert url.as_address("compose", {}) == "compose"
+    again = url.read_address(found)
     assert again == ("compose", {"c": ["A,B:1&x=#"], "names": ["名", "b c"], "n": ["3"]})
 
 
 @pytest.mark.parametrize("name", ["A,B", "A:0.5", "a b", "50%", "<b>x</b>", "名"])
 def test_a_link_carries_any_name(name):
-    assert address.read_link(address.as_link({name: 0.5, "C": 1.0})) == {name: 0.5, "C": 1.0}
+    assert url.read_link(url.as_link({name: 0.5, "C": 1.0})) == {name: 0.5, "C": 1.0}
 
 
 def test_a_link_written_by_hand_is_read_leniently():
-    assert address.read_link("A,B:x,:,C:9") == {"A": 1.0, "B": 1.0, "C": 2.0}
+    assert url.read_link("A,B:x,:,C:9") == {"A": 1.0, "B": 1.0, "C": 2.0}
 
 
 def test_entities_in_names_are_shown_as_they_are():
-    assert address.plain("A&lt;b") == r"A\&lt;b"
+    assert url.plain("A&lt;b") == r"A\&lt;b"
 
 
 def test_names_from_files_are_shown_as_text():
-    assert address.plain("<b>*x*</b> [l](u) $y$ :red[z]") == (
+    assert url.plain("<b>*x*</b> [l](u) $y$ :red[z]") == (
         r"\<b\>\*x\*\</b\> \[l\]\(u\) \$y\$ \:red\[z\]"
     )
 
@@ -102,7 +102,7 @@ def test_item_20_nothing_is_made_of_a_name_after_markdown_was_read(name):
     """As Streamlit does, whose patterns these are: a backslash before a sign is no help."""
     made = r":[\w+-][\w+/-]*:| (->|<-|<->|--|>=|<=|~=) |<->|https?://|www\.\w|\w@"
     assert re.search(made, name)
-    for shown in (address.plain(name), address.parted(as_text(name))):
+    for shown in (url.plain(name), url.parted(as_text(name))):
         text = re.sub(r"\\(.)", r"\1", shown)
         assert not re.search(made, text)
         assert text.replace("\u2060", "") == name
@@ -110,11 +110,11 @@ def test_item_20_nothing_is_made_of_a_name_after_markdown_was_read(name):
 
 def test_item_20_markdown_of_cards_stays_markdown():
     text = "| a | b |\n|---|---|\n| -1 | *x* `samsvae loadings --steps` |\n\n- GEO: GSE1; r = 0.5"
-    assert address.parted(text) == text
+    assert url.parted(text) == text
 
 
 @pytest.mark.parametrize("name", ["http://a.org", "HTTPS://a.org", "see www.a.org", "me@a.org"])
 def test_a_name_that_looks_like_an_address_is_parted_unseen(name):
-    shown = address.plain(name).replace("\\", "")
+    shown = url.plain(name).replace("\\", "")
     assert shown.replace("\u2060", "") == name
     assert not re.search(r"https?://|www\.|[a-z]@", shown, re.IGNORECASE)

@@ -21,11 +21,10 @@ from app.components import compare as shared
 from app.components import mechanisms
 from app.components import metrics_tables as scores
 from app.session import page as state
-from app.session import session_file as sessions
-from app.session import url as address
+from app.session import session_file, url
 from samsvae_core.analysis import all_shifts as effects
 from samsvae_core.analysis import gene_card as genes
-from samsvae_core.analysis import gene_rankings as rankings
+from samsvae_core.analysis import gene_rankings
 from samsvae_core.analysis import masks as interpretation
 from samsvae_core.analysis.compose import cells_of, compare, compose
 from samsvae_core.analysis.mechanism_names import Label, export_names, write_names
@@ -33,13 +32,11 @@ from samsvae_core.analysis.partners import inert, pairs_to_rank, rank_pairs
 from samsvae_core.bundle import bundle as bundles
 from samsvae_core.bundle import soundness
 from samsvae_core.bundle.bundle import Bundle
-from samsvae_core.evaluation import evaluate as evaluation
+from samsvae_core.evaluation import evaluate
 from samsvae_core.evaluation.evaluate import EvaluationConfig
-from samsvae_core.genesets import collections as gene_sets
-from samsvae_core.genesets import enrichment, terms
+from samsvae_core.genesets import collections, enrichment, terms
 from samsvae_core.genesets.prerank import Progress
-from samsvae_core.pipeline import build as report
-from samsvae_core.pipeline import evidence_sweep as frontier
+from samsvae_core.pipeline import build, evidence_sweep
 from samsvae_core.training.loop import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,7 +67,7 @@ pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are
 
 
 BRIEF = TrainConfig(steps=24, batch_size=128, particles=1, learning_rate=1e-2)
-FULL, QUICK = evaluation.full_evaluation, EvaluationConfig(8, effect_draws=80, shift_draws=8)
+FULL, QUICK = evaluate.full_evaluation, EvaluationConfig(8, effect_draws=80, shift_draws=8)
 KINDS = {
     "cpa": {"model": "cpa-vae"},
     "svae": {"model": "svae-plus"},
@@ -96,10 +93,10 @@ def kind(screen, quick_tables, tmp_path_factory) -> Callable[[str], Bundle]:
             data = replace(data, counts=values, library=library, is_counts=False)
         size = {"n_latent": 4, "n_hidden": 16}
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(evaluation, "full_evaluation", partial(FULL, config=QUICK))
-            patch.setattr(frontier, "EVIDENCE", (0.08, 0.64, 2.56))
-            patch.setattr(report, "COLLECTIONS", ())  # gene sets are tested with the small bundle
-            return report.train(data, screen.parts, folder / name, size, BRIEF, **KINDS[name])
+            patch.setattr(evaluate, "full_evaluation", partial(FULL, config=QUICK))
+            patch.setattr(evidence_sweep, "EVIDENCE", (0.08, 0.64, 2.56))
+            patch.setattr(build, "COLLECTIONS", ())  # gene sets are tested with the small bundle
+            return build.train(data, screen.parts, folder / name, size, BRIEF, **KINDS[name])
 
     return made
 
@@ -165,7 +162,7 @@ def gone_back(page: AppTest, query: dict[str, str]) -> AppTest:
     page.query_params.clear()
     page.query_params.update(query)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(address, "went_back", lambda: True)
+        patch.setattr(url, "went_back", lambda: True)
         return page.run()
 
 
@@ -328,8 +325,8 @@ def test_a_composition_starts_from_the_cells_of_a_condition(models, tiny):
 
 def test_a_composition_starts_from_selected_cells_and_the_link_keeps_them(models, tiny):
     chosen = [3, 5, 8]
-    code = address.as_code(chosen, len(tiny.cells))
-    page = opened("compose", {"c": "P1:1", "from": address.SELECTED, "cells": code})
+    code = url.as_code(chosen, len(tiny.cells))
+    page = opened("compose", {"c": "P1:1", "from": url.SELECTED, "cells": code})
     cells = tiny.cells["cell"].iloc[chosen].tolist()
     expected = compose(tiny, {"P1": 1.0}, cells=cells).table["shift"]
     shown = table_with(page, "shift").set_index("gene")["shift"]
@@ -466,7 +463,7 @@ def test_a_collection_that_the_model_lacks_is_tested_when_it_is_chosen(models, t
     page = ended(opened("mechanism", {"collection": "reactome"}))
     k = int(page.selectbox(key="m").value[1:])
     expected = enrichment.enrich(
-        rankings.of_mechanisms(tiny, [k]).scores, [gene_sets.load_collection("reactome")]
+        gene_rankings.of_mechanisms(tiny, [k]).scores, [collections.load_collection("reactome")]
     ).table
     expected = terms.grouped(expected[expected["method"] == "gsea"]).query("group == term")
     shown = next(f.value for f in page.dataframe if "term" in f.value)
@@ -482,9 +479,9 @@ def test_all_mechanisms_are_tested_when_asked_and_named(models, tiny):
     page = ended(page)
     assert finished(page)
     named = next(f.value for f in page.dataframe if "evidence" in f.value)
-    ranked = rankings.of_mechanisms(tiny)
+    ranked = gene_rankings.of_mechanisms(tiny)
     assert named["mechanism"].tolist() == [f"M{k}" for k in ranked.scores]
-    sets = [gene_sets.load_collection(name) for name in ("hallmark", "reactome")]
+    sets = [collections.load_collection(name) for name in ("hallmark", "reactome")]
     table = enrichment.enrich(ranked.scores, sets).table
     expected = terms.suggested_names(table, list(ranked.scores))
     assert named["name"].tolist() == expected["name"].tolist()
@@ -492,8 +489,8 @@ def test_all_mechanisms_are_tested_when_asked_and_named(models, tiny):
 
 def test_the_preview_is_that_of_the_library(models, tiny):
     page = opened("gene_sets", {"collections": ["hallmark"]})
-    scores = rankings.of_mechanisms(tiny).scores
-    sets = gene_sets.match(gene_sets.load_collection("hallmark"), tiny.genes).collection
+    scores = gene_rankings.of_mechanisms(tiny).scores
+    sets = collections.match(collections.load_collection("hallmark"), tiny.genes).collection
     z = enrichment.screen(scores, sets).z
     drawn = figures(page)[0]["data"][1]
     for place, text in zip(drawn["customdata"], drawn["text"], strict=True):
@@ -517,8 +514,8 @@ def test_the_shift_of_a_composition_is_tested_when_asked(models, tiny):
     page.button(key="run shift hallmark").click().run()
     page = ended(page)
     assert finished(page)
-    shift = rankings.of_shift(compose(tiny, {"P1": 1.0, "P2": 0.5}))
-    table = enrichment.enrich(shift.scores, [gene_sets.load_collection("hallmark")]).table
+    shift = gene_rankings.of_shift(compose(tiny, {"P1": 1.0, "P2": 0.5}))
+    table = enrichment.enrich(shift.scores, [collections.load_collection("hallmark")]).table
     expected = terms.grouped(table[table["method"] == "gsea"]).query("group == term")
     shown = next(f.value for f in page.dataframe if "term" in f.value)
     assert shown["term"].tolist() == expected["term"].tolist()
@@ -815,13 +812,13 @@ def test_a_map_with_too_many_cells_is_shown_in_parts(models, monkeypatch):
     page = opened("masks", {"rows": "Name"})
     assert rows_and_columns(page)[0] == ["P1", "P2"]
     assert "Rows 1 to 2 of 6." in words(page)
-    page.number_input(key=address.ROWS).set_value(3).run()
+    page.number_input(key=url.ROWS).set_value(3).run()
     assert rows_and_columns(page)[0] == ["P5", "P6"]
-    assert page.query_params[address.ROWS] in ("3", ["3"])
+    assert page.query_params[url.ROWS] in ("3", ["3"])
     page.text_input(key="find").set_value("P1").run()
     assert rows_and_columns(page)[0] == ["P1"]
-    assert rows_and_columns(opened("masks", {"rows": "Name", address.ROWS: "2"}))[0] == ["P3", "P4"]
-    assert rows_and_columns(opened("masks", {"rows": "Name", address.ROWS: "99"}))[0] == [
+    assert rows_and_columns(opened("masks", {"rows": "Name", url.ROWS: "2"}))[0] == ["P3", "P4"]
+    assert rows_and_columns(opened("masks", {"rows": "Name", url.ROWS: "99"}))[0] == [
         "P1",
         "P2",
     ]
@@ -872,7 +869,7 @@ def test_perturbations_of_a_link_are_compared_by_their_entries(models, tiny):
 
 
 def test_names_to_compare_that_are_unknown_or_too_many_are_said_and_left_out(models, monkeypatch):
-    monkeypatch.setattr(address, "MAX_CHOSEN", 2)
+    monkeypatch.setattr(url, "MAX_CHOSEN", 2)
     page = opened("masks", {"chosen": "P1,<b>NOPE</b>,P2,P3"})
     assert finished(page)
     assert "NOPE" in page.info[0].value
@@ -1512,7 +1509,7 @@ def test_partners_are_those_of_the_library_for_a_list_of_ones_own(models, tiny):
 def test_item_11_partners_say_which_pairs_are_left_out_and_raise_or_lower(models, tiny):
     page = opened("partners")
     term = page.selectbox(key="set_hallmark").value
-    genes = gene_sets.usable_sets(gene_sets.load_collection("hallmark"), tiny.genes)[term]
+    genes = collections.usable_sets(collections.load_collection("hallmark"), tiny.genes)[term]
     n = len(pairs_to_rank(tiny, with_inert=True)) - len(pairs_to_rank(tiny))
     assert n
     assert f"{n} pairs are left out" in words(page)
@@ -1539,7 +1536,7 @@ def test_partners_of_a_known_set_are_of_its_measured_genes(models, tiny):
     page = opened("partners")
     assert finished(page)
     term = page.selectbox(key="set_hallmark").value
-    sets = gene_sets.usable_sets(gene_sets.load_collection("hallmark"), tiny.genes)
+    sets = collections.usable_sets(collections.load_collection("hallmark"), tiny.genes)
     expected = rank_pairs(tiny, sets[term])
     shown = table_with(page, "sum_of_singles")
     assert shown["score"].tolist() == pytest.approx(expected["score"].tolist())
@@ -1808,8 +1805,8 @@ def test_what_the_bundle_holds_is_shown_without_a_test_while_its_sets_are_the_sa
     assert "nes" in table_with(opened("mechanism"), "leading_edge")
     assert "nes" in table_with(opened("gene_sets", {"collections": ["hallmark"]}), "leading_edge")
     bundle = bundles.load(models / "tiny")
-    other = replace(gene_sets.load_collection("hallmark"), checksum="another release")
-    assert bundle.holds(gene_sets.load_collection("hallmark"))
+    other = replace(collections.load_collection("hallmark"), checksum="another release")
+    assert bundle.holds(collections.load_collection("hallmark"))
     assert not bundle.holds(other)
 
 
@@ -1996,7 +1993,7 @@ def saved_session(tiny: Bundle, **changed: object) -> bytes:
         "masks": {"colour": ["Signed effect"]},
     }
     views = (
-        sessions.Kept(title, page, query, checksum)
+        session_file.Kept(title, page, query, checksum)
         for title, page, query, checksum in (
             ("", "compose", {"c": ["P1:1,P2:0.5"], "off": ["rest"]}, tiny.checksum),
             ("", "masks", {"rows": ["Name"]}, tiny.checksum),
@@ -2007,8 +2004,8 @@ def saved_session(tiny: Bundle, **changed: object) -> bytes:
         )
     )
     own = {"mine": "SET ONE\tnone\t" + "\t".join(tiny.genes[:10]) + "\n"}
-    session = sessions.Session(tiny.name, tiny.checksum, pages, views, own, {})
-    return sessions.written(session._replace(**changed))
+    session = session_file.Session(tiny.name, tiny.checksum, pages, views, own, {})
+    return session_file.written(session._replace(**changed))
 
 
 def uploaded(content: bytes) -> AppTest:
@@ -2189,8 +2186,8 @@ def test_item_01_a_link_to_another_model_opens_it(two_models, view, before):
 
 def test_item_01_parts_of_masks_and_of_compose_are_two_things(models, monkeypatch):
     monkeypatch.setattr(shared, "MOST_ROWS", 2)
-    page = opened("masks", {address.ROWS: "2"})
-    assert page.number_input(key=address.ROWS).value == 2
+    page = opened("masks", {url.ROWS: "2"})
+    assert page.number_input(key=url.ROWS).value == 2
     page.query_params.clear()  # as the menu does
     page.switch_page("views/compose.py")
     page.query_params["c"] = "P1:1"
@@ -2201,17 +2198,17 @@ def test_item_01_parts_of_masks_and_of_compose_are_two_things(models, monkeypatc
     page.query_params.clear()
     page.switch_page("views/masks.py").run()
     assert finished(page)
-    assert page.number_input(key=address.ROWS).value == 2
-    assert page.query_params[address.ROWS] in ("2", ["2"])
+    assert page.number_input(key=url.ROWS).value == 2
+    assert page.query_params[url.ROWS] in ("2", ["2"])
 
 
 def test_item_01_an_address_with_a_part_of_masks_from_before_opens(models, monkeypatch):
     monkeypatch.setattr(shared, "MOST_ROWS", 2)
     page = opened("masks", {"part": "2"})
-    assert page.number_input(key=address.ROWS).value == 2
-    page.number_input(key=address.ROWS).set_value(1).run()
+    assert page.number_input(key=url.ROWS).value == 2
+    page.number_input(key=url.ROWS).set_value(1).run()
     again = opened("masks", {key: page.query_params[key][-1] for key in page.query_params})
-    assert again.number_input(key=address.ROWS).value == 1
+    assert again.number_input(key=url.ROWS).value == 1
 
 
 WITH_LINKS = [  # a page, what it shows, and links to other pages that it then has, at least

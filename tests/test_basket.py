@@ -14,11 +14,11 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from app.export import html_page as paper
-from app.export import report as basket
+import app
+from app.export import html_page, report
 from app.export.report import Kept, Picture, Table, Text
 from app.figures import figures
-from samsvae_core.analysis import enrichment_export as exports
+from samsvae_core.analysis import enrichment_export
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -86,12 +86,12 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(kept):
-    return Page(basket.report(kept, ABOUT))
+    return Page(report.report(kept, ABOUT))
 
 
 @pytest.fixture(scope="module")
 def packed(kept):
-    return basket.files(kept, ABOUT, b'{"a": 1}')
+    return report.files(kept, ABOUT, b'{"a": 1}')
 
 
 def test_the_page_loads_nothing_from_outside_and_forbids_it(page):
@@ -123,19 +123,19 @@ def test_figures_in_the_page_are_those_that_were_kept(page, kept):
 def test_plotly_is_there_once_and_only_where_there_are_figures(page):
     assert sum("Plotly.newPlot" in s and len(s) > 1e6 for s in page.scripts.values()) <= 1
     assert sum(len(s) > 1e6 for s in page.scripts.values()) == 1
-    without = basket.report([view(items=[Text("words")])], ABOUT)
+    without = report.report([view(items=[Text("words")])], ABOUT)
     assert len(without) < 20_000
     assert not Page(without).all("script")
 
 
 def test_tables_in_the_page_hold_all_their_rows():
     long = pd.DataFrame({"gene": [f"G{i}" for i in range(120)], "x": np.arange(120) / 7})
-    found = Page(basket.report([view(items=[Table("long", "", long)])], ABOUT))
+    found = Page(report.report([view(items=[Table("long", "", long)])], ABOUT))
     (link,) = [a for a in found.all("a") if "download" in a]
     assert link["download"] == "long.csv"
     content = base64.b64decode(link["href"].partition("base64,")[2])
     pd.testing.assert_frame_equal(pd.read_csv(io.BytesIO(content)), long)
-    assert len(found.all("tr")) == 1 + basket.SHOWN
+    assert len(found.all("tr")) == 1 + report.SHOWN
     assert "The first 50 of 120 rows" in found.text
 
 
@@ -157,7 +157,7 @@ def test_numbers_have_digits_that_can_be_read():
         "on": pd.Series([True, False, True]),
         "name": pd.Series(["<a>", None, "b"], dtype=object),
     }
-    shown = {name: basket._cells(column, column) for name, column in columns.items()}
+    shown = {name: report._cells(column, column) for name, column in columns.items()}
     assert shown["shift"] == ["0.123", "-12.000", "\u2013"]
     assert shown["p"] == ["0.500", "1.0e-09", "0.010"]
     assert shown["n"] == ["1,000", "2", "3"]
@@ -179,11 +179,11 @@ def test_numbers_have_digits_that_can_be_read():
     ],
 )
 def test_markdown_is_emphasis_and_text(markdown, expected):
-    assert paper.prose(markdown).strip() == expected
+    assert html_page.prose(markdown).strip() == expected
 
 
 def test_the_zip_holds_each_view_in_a_folder_and_gives_it_back(packed, kept):
-    with zipfile.ZipFile(io.BytesIO(exports.archive(packed))) as file:
+    with zipfile.ZipFile(io.BytesIO(enrichment_export.archive(packed))) as file:
         found = {name: file.read(name) for name in file.namelist()}
     assert found == packed
     folders = sorted({name.partition("/")[0] for name in found if "/" in name})
@@ -247,7 +247,7 @@ def test_the_manifest_has_the_checksum_of_every_other_file(packed, kept):
 
 
 def test_the_same_views_give_the_same_bytes(packed, kept):
-    assert basket.files(kept, ABOUT, b'{"a": 1}') == packed
+    assert report.files(kept, ABOUT, b'{"a": 1}') == packed
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_the_same_views_give_the_same_bytes(packed, kept):
      "a\x00b\nc", "\u202egnp.exe", "x.", "%2e%2e%2f", "lpt1", "*?<>|\""],
 )  # fmt: skip
 def test_names_of_files_are_safe_everywhere(wanted):
-    (name,) = basket._distinct([wanted])
+    (name,) = report._distinct([wanted])
     assert 0 < len(name.encode()) <= 121
     assert PurePosixPath(name).name == PureWindowsPath(name).name == name
     assert not PureWindowsPath(f"{name}.csv").is_reserved()
@@ -265,22 +265,22 @@ def test_names_of_files_are_safe_everywhere(wanted):
 
 
 def test_names_of_files_differ_in_more_than_case():
-    names = basket._distinct(["A", "a", "A", "a 2", "b"])
+    names = report._distinct(["A", "a", "A", "a 2", "b"])
     assert len({name.casefold() for name in names}) == 5
     assert names[:2] == ["A", "a 2"]
 
 
 def test_a_view_that_is_kept_again_takes_its_own_place():
     first, other = view(items=[Text("old")]), view("B")
-    kept = basket.add(basket.add(basket.add((), first), other), view(items=[Text("new")]))
+    kept = report.add(report.add(report.add((), first), other), view(items=[Text("new")]))
     assert [v.title for v in kept] == ["STAT1 + SMAD4", "B"]
     assert kept[0].items == (Text("new"),)
-    assert len(basket.add(kept, view(checksum="other"))) == 3
+    assert len(report.add(kept, view(checksum="other"))) == 3
 
 
 def test_equal_names_in_a_view_are_told_apart():
     frame = pd.DataFrame({"a": [1]})
-    found = basket.files(
+    found = report.files(
         [view(items=[Table("T", "", frame), Table("t", "", frame)])] * 2, ABOUT, b""
     )
     assert len([name for name in found if name.endswith(".tsv")]) == 4
@@ -288,15 +288,15 @@ def test_equal_names_in_a_view_are_told_apart():
 
 
 def test_an_empty_basket_says_what_to_do():
-    for call in (lambda: basket.report([], {}), lambda: basket.files([], {}, b"")):
-        with pytest.raises(basket.EmptyBasketError, match="Keep a view"):
+    for call in (lambda: report.report([], {}), lambda: report.files([], {}, b"")):
+        with pytest.raises(report.EmptyBasketError, match="Keep a view"):
             call()
 
 
 def test_twenty_views_make_one_report():
     bars = figures.bars(BARS, "shift", dark=False).to_json()
     views = [view(f"View {n}", items=[Picture("bars", "Bars", bars)]) for n in range(20)]
-    found = Page(basket.report(views, ABOUT))
+    found = Page(report.report(views, ABOUT))
     assert len(found.all("section")) == 21
     assert len([s for s in found.all("script") if "id" in s]) == 20
 
@@ -307,36 +307,36 @@ def test_tables_of_any_kind_of_column_go_into_the_workbook():
     )
     frame["category"] = pd.Categorical(["x", None])
     twice = pd.concat([frame, frame], axis=1)
-    found = basket.files([view(items=[Table("t", "", twice)])], ABOUT, b"")
+    found = report.files([view(items=[Table("t", "", twice)])], ABOUT, b"")
     sheet = openpyxl.load_workbook(io.BytesIO(found["tables.xlsx"])).worksheets[0]
     header = [cell.value for cell in sheet[1]]
     assert len(set(header)) == 8
     assert [cell.value for cell in sheet["A"]] == ["on", "True", "False"]
-    assert basket.report([view(items=[Table("t", "", twice)])], ABOUT)
+    assert report.report([view(items=[Table("t", "", twice)])], ABOUT)
 
 
 def test_methods_tell_only_of_what_was_kept():
-    masks = basket.methods([view(address="masks")])
+    masks = report.methods([view(address="masks")])
     assert "evidence of a mask entry" in masks
     assert "loading" not in masks
     assert "draws" not in masks
-    both = basket.methods([view(address="masks"), view(address="mechanism?m=0")])
+    both = report.methods([view(address="masks"), view(address="mechanism?m=0")])
     assert "loading of a gene" in both
-    assert "posterior draws" in basket.methods([view(address="compose?c=P1%3A1")])
+    assert "posterior draws" in report.methods([view(address="compose?c=P1%3A1")])
     assert both.count(CHECKSUM[:12]) == 1
 
 
 def test_methods_cite_gene_set_tests_where_there_are_some():
-    plain = basket.methods([view()])
+    plain = report.methods([view()])
     assert "Bereket" in plain
     assert "Subramanian" not in plain
     tested = pd.DataFrame({"term": ["A"], "FDR": [0.1]})
-    assert "Subramanian" in basket.methods([view(items=[Table("t", "", tested)])])
-    assert "Subramanian" in basket.methods([view(address="gene_sets")])
-    assert "UMAP" in basket.methods([view(address="cells")])
+    assert "Subramanian" in report.methods([view(items=[Table("t", "", tested)])])
+    assert "Subramanian" in report.methods([view(address="gene_sets")])
+    assert "UMAP" in report.methods([view(address="cells")])
 
 
 def test_terms_are_told_of_pages_that_exist():
     views = Path(app.__file__).parent / "views"
-    assert set(basket.TOLD) <= {path.stem for path in views.glob("*.py")}
-    assert {term for terms in basket.TOLD.values() for term in terms} == set(basket.TERMS)
+    assert set(report.TOLD) <= {path.stem for path in views.glob("*.py")}
+    assert {term for terms in report.TOLD.values() for term in terms} == set(report.TERMS)

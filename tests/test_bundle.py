@@ -21,7 +21,7 @@ from samsvae_core.bundle.bundle import (
 from samsvae_core.data.cells import DataError
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import SAMSVAE
-from samsvae_core.pipeline import build as report
+from samsvae_core.pipeline import build
 from samsvae_core.training.loop import TrainConfig
 
 
@@ -137,9 +137,7 @@ def test_genes_and_perturbations_called_like_values_keep_their_names(
     )
     data = replace(screen.data, genes=genes, perturbations=names, conditions=conditions)
     config = TrainConfig(steps=2, particles=1)
-    made = report.train(
-        data, screen.parts, tmp_path / "odd", {"n_latent": 2, "n_hidden": 4}, config
-    )
+    made = build.train(data, screen.parts, tmp_path / "odd", {"n_latent": 2, "n_hidden": 4}, config)
     made = load(made.path)
     assert made.genes == genes.tolist()
     assert made.perturbations.index.tolist() == names.tolist()

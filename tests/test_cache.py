@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from samsvae_core.analysis import all_shifts as effects
+from samsvae_core.analysis import all_shifts
 from samsvae_core.system import cache
 from samsvae_core.system.files import OutputError, megabytes
 
@@ -51,10 +51,12 @@ def test_downloads_and_other_files_are_never_removed(folder, monkeypatch):
 def test_effects_keep_within_the_limit_and_are_still_readable(folder, monkeypatch, tiny):
     old = kept(folder, "effects/old", 2**20, 1)
     monkeypatch.setenv("SAMSVAE_CACHE_MB", "1")
-    monkeypatch.setattr(effects, "places", lambda bundle: [(effects.cache_file(bundle), False)])
-    found = effects.whole_effects(tiny)
+    monkeypatch.setattr(
+        all_shifts, "places", lambda bundle: [(all_shifts.cache_file(bundle), False)]
+    )
+    found = all_shifts.whole_effects(tiny)
     assert not old.exists()
-    assert effects.cache_file(tiny).exists()
+    assert all_shifts.cache_file(tiny).exists()
     cache.clear()  # somebody presses the button
     assert len(found.of_gene(tiny.genes[0])) == len(tiny.perturbations)
 

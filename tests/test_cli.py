@@ -18,7 +18,7 @@ import torch
 from samsvae_core import __main__ as cli
 from samsvae_core.analysis.compose import compose
 from samsvae_core.bundle.bundle import Bundle, load
-from samsvae_core.genesets import collections as gene_sets
+from samsvae_core.genesets import collections
 from samsvae_core.genesets.symbols import annotate
 from samsvae_core.models.variants import MODELS
 from tests.test_bundle import sign
@@ -553,7 +553,7 @@ def test_a_file_that_may_not_be_read_is_said(refused, trained, tmp_path, monkeyp
     def forbidden(_):
         raise PermissionError(13, "Permission denied", "mine.gmt")
 
-    monkeypatch.setattr(gene_sets, "read_gmt", forbidden)
+    monkeypatch.setattr(collections, "read_gmt", forbidden)
     err = refused("enrich", trained, "--gmt", "mine.gmt", "-o", tmp_path / "e.csv")
     assert "Permission denied: 'mine.gmt'" in err
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from samsvae_core.analysis import compose as composition
-from samsvae_core.analysis import gene_rankings as rankings
+from samsvae_core.analysis import gene_rankings
 from samsvae_core.analysis.compose import (
     SUPPORT,
     Nearest,
@@ -348,11 +348,11 @@ def test_the_start_is_told_with_the_numbers(tiny):
     assert kept["start"] == "5 chosen cells at their posterior mean basal states"
     assert (kept["start_cells"], kept["n_reference_cells"]) == (names, 5)
     assert "minus that of the same cells with no perturbation" in kept["scale"]
-    assert "5 chosen cells" in rankings.of_shift(own).definition
+    assert "5 chosen cells" in gene_rankings.of_shift(own).definition
     kept = usual.settings()
     assert (kept["start"], kept["start_cells"]) == ("reference control cells", None)
     assert "minus that of control; p = mean decoded proportion over reference" in kept["scale"]
-    assert "reference control cells" in rankings.of_shift(usual).definition
+    assert "reference control cells" in gene_rankings.of_shift(usual).definition
 
 
 def test_compositions_of_two_starts_are_compared_each_from_its_own(tiny):

@@ -19,7 +19,7 @@ from samsvae_core.models.likelihood import kernels_work, nb_log_prob, plain_log_
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.simulate import Design, simulate
 from samsvae_core.models.variants import MODELS
-from samsvae_core.training import loop as training
+from samsvae_core.training import loop
 from samsvae_core.training.loop import Steps, Stop, TrainConfig, fit, new_model, new_optimizer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -106,7 +106,7 @@ def test_a_recorded_step_is_the_step(screen):
     found = []
     for unrecorded in (3, math.inf):
         with (
-            patch.object(training, "UNRECORDED", unrecorded),
+            patch.object(loop, "UNRECORDED", unrecorded),
             patch("torch.distributions.normal._standard_normal", zeros),
             patch("torch.rand", uniform),
         ):

@@ -13,17 +13,14 @@ import pytest
 import scipy.sparse as sp
 
 from samsvae_core import __main__ as cli
-from samsvae_core.data import cells as data
-from samsvae_core.data import disk_csr as mapped
-from samsvae_core.data import h5ad, inspection
-from samsvae_core.data import hdf5_checks as h5file
+from samsvae_core.data import cells, disk_csr, h5ad, hdf5_checks, inspection
 from samsvae_core.data.cells import DataError
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.system import machine
 from tests.test_mapped import saved
 
 COUNTS = np.random.default_rng(0).poisson(2.0, size=(12, 5)).astype(np.float32)
-MODULES = (h5file, h5ad, machine, mapped)
+MODULES = (hdf5_checks, h5ad, machine, disk_csr)
 OURS = [
     (module, name)
     for module in MODULES
@@ -62,7 +59,7 @@ def test_item_12_a_mistake_in_any_function_of_ours_comes_out_as_itself(file, tmp
     called = []
     for module, name in OURS:
         with monkeypatch.context() as patch:
-            for each in (*MODULES, inspection, data):
+            for each in (*MODULES, inspection, cells):
                 if getattr(each, name, None) is getattr(module, name):
                     patch.setattr(each, name, mistaken)
             try:
@@ -109,7 +106,7 @@ def test_item_12_nothing_of_ours_stands_within_what_catches_damage():
     import ast
 
     names = {name for _, name in OURS} - {"told", "_sound"}
-    for module in (h5file, h5ad):
+    for module in (hdf5_checks, h5ad):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.With) and any(
                 isinstance(item.context_expr, ast.Call)
@@ -147,7 +144,7 @@ def test_item_14_a_file_that_is_rewritten_while_it_is_read_ends_in_one_message(
     file, monkeypatch, change, when
 ):
     """In this process: a signal of the system would end it."""
-    module = h5file if hasattr(h5file, when) else h5ad
+    module = hdf5_checks if hasattr(hdf5_checks, when) else h5ad
     before, done = getattr(module, when), []
 
     def then(*arguments, **options):
@@ -155,7 +152,7 @@ def test_item_14_a_file_that_is_rewritten_while_it_is_read_ends_in_one_message(
             done.append(change(file))
         return before(*arguments, **options)
 
-    for each in (h5file, h5ad):
+    for each in (hdf5_checks, h5ad):
         if hasattr(each, when):
             monkeypatch.setattr(each, when, then)
     with pytest.raises(DataError, match=r"changed while it was read|found a file that begins"):
@@ -166,21 +163,21 @@ def test_item_14_a_file_that_is_rewritten_while_it_is_read_ends_in_one_message(
 def test_item_14_a_file_that_shrinks_while_its_texts_are_looked_at_is_told(file, monkeypatch):
     content = file.read_bytes() + bytes(10**6)
     file.write_bytes(content)
-    monkeypatch.setattr(h5file, "PIECE", 1000)
-    before = h5file._Window.at
+    monkeypatch.setattr(hdf5_checks, "PIECE", 1000)
+    before = hdf5_checks._Window.at
 
     def at(window, place, n):
         os.truncate(file, 3000)
         return before(window, place, n)
 
-    monkeypatch.setattr(h5file._Window, "at", at)
+    monkeypatch.setattr(hdf5_checks._Window, "at", at)
     with pytest.raises(DataError, match="changed while it was read"):
         read_h5ad(file)
 
 
 def test_item_14_nothing_of_a_file_of_others_is_mapped():
     """The system ends a process that looks into a mapped file which others shorten."""
-    for module in (h5file, h5ad):
+    for module in (hdf5_checks, h5ad):
         assert "mmap" not in inspect.getsource(module).replace("np.memmap", "")
 
 
@@ -190,7 +187,7 @@ def test_item_12_a_value_error_of_a_library_is_not_told_as_the_mistake_of_a_user
     """The command line shows where it broke off; a message of ours stays one line."""
     monkeypatch.setattr(sys, "argv", ["samsvae", "validate", str(file)])
     with monkeypatch.context() as patch:
-        patch.setattr(data, "summary", lambda _: pd.DataFrame({"a": [1], "b": [1, 2]}))
+        patch.setattr(cells, "summary", lambda _: pd.DataFrame({"a": [1], "b": [1, 2]}))
         with pytest.raises(ValueError, match="All arrays must be of the same length"):
             cli.main()
     monkeypatch.setattr(sys, "argv", ["samsvae", "validate", str(file), "--layer", "no"])

@@ -13,11 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from app.server import sandbox as examine
-from app.server import uploads as datasets
+from app.server import sandbox, uploads
 from app.server.uploads import Reading
 from samsvae_core import __main__ as cli
-from samsvae_core.bundle import bundle as bundles
+from samsvae_core.bundle import bundle
 from samsvae_core.bundle.archive import pack
 from samsvae_core.data.cells import DataError
 from samsvae_core.data.h5ad import read_h5ad
@@ -38,7 +37,7 @@ def runs(tmp_path, monkeypatch):
 @pytest.fixture
 def at_once(monkeypatch):
     """Files are looked into within this process: a process of its own is tested by test_examine."""
-    monkeypatch.setattr(examine, "_asked", told)
+    monkeypatch.setattr(sandbox, "_asked", told)
 
 
 def told(verb, path, options):
@@ -49,13 +48,13 @@ def told(verb, path, options):
         with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
             cli.main()
     if ended.value.code:
-        raise DataError(examine._why(ended.value.code, err.getvalue(), path))
+        raise DataError(sandbox._why(ended.value.code, err.getvalue(), path))
     return json.loads(out.getvalue())
 
 
 def kept(path: Path, name="screen.h5ad") -> str:
     content = path.read_bytes()
-    return datasets.save(io.BytesIO(content), name, len(content))
+    return uploads.save(io.BytesIO(content), name, len(content))
 
 
 def shown(data, **query):
@@ -142,7 +141,7 @@ def test_item_05_names_of_genes_are_found_and_can_be_chosen(screen, tmp_path, at
     cells.var_names = [f"ENSG{i:011d}" for i in range(cells.n_vars)]
     cells.write_h5ad(tmp_path / "ids.h5ad")
     data = kept(tmp_path / "ids.h5ad")
-    genes = datasets.save_genes(f"{screen.data.genes[0]} ENSG{5:011d}.2 NOGENE")
+    genes = uploads.save_genes(f"{screen.data.genes[0]} ENSG{5:011d}.2 NOGENE")
     page = shown(data, genes=genes)
     assert box(page, "named").value == "gene_name"
     assert "Genes are named by the column 'gene_name' of var" in words(page).replace("\\", "")
@@ -180,15 +179,15 @@ def test_what_is_shown_is_what_the_command_reads(screen, tmp_path, at_once):
     reading = Reading(data, perturbation_key="Treatment (final)")
     assert page.code[0].value == reading.command()
     cells = read_h5ad(
-        datasets.resolve(data), perturbation_key="Treatment (final)", delimiter="_"
+        uploads.resolve(data), perturbation_key="Treatment (final)", delimiter="_"
     ).conditions
-    labels = anndata.read_h5ad(datasets.resolve(data)).obs["Treatment (final)"].astype(str)
+    labels = anndata.read_h5ad(uploads.resolve(data)).obs["Treatment (final)"].astype(str)
     assert list(preview.loc[labels]) == list(cells)
 
 
 def test_a_link_shows_its_reading(screen, tmp_path, at_once):
     data = kept(unusual(tmp_path / "odd.h5ad", screen))
-    genes = datasets.save_genes(f"{screen.data.genes[0]}, {screen.data.genes[5]}, NOGENE")
+    genes = uploads.save_genes(f"{screen.data.genes[0]}, {screen.data.genes[5]}, NOGENE")
     reading = Reading(
         data, perturbation_key="plate", control=("b",), delimiter="|", top_genes=2, genes=genes
     )
@@ -446,7 +445,7 @@ def test_an_upload_is_kept_chosen_and_can_be_removed(screen, runs, at_once, capl
     assert finished(page)
     assert "mine.h5ad was kept, and is chosen" in said(page)
     chosen = page.selectbox(key="data").value
-    assert datasets.resolve(chosen).read_bytes() == screen.path.read_bytes()
+    assert uploads.resolve(chosen).read_bytes() == screen.path.read_bytes()
     assert page.metric[0].value == "600"
     page.button(key="remove data").click().run()
     assert finished(page)
@@ -505,7 +504,7 @@ def test_a_model_made_elsewhere_is_among_the_models(zipped, tiny, runs):
     page = upload(opened("data"), "tiny.zip", zipped, 1, "application/zip")
     assert finished(page)
     assert "tiny is among the models now" in said(page)
-    assert bundles.load(runs / "tiny").checksum == tiny.checksum
+    assert bundle.load(runs / "tiny").checksum == tiny.checksum
     assert opened("overview").sidebar.selectbox[0].options == ["tiny"]
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from app.server import uploads as datasets
+import app
+from app.server import uploads
 from app.server.uploads import PARAMETERS, READ, Reading
 from samsvae_core.data.cells import DataError
 from samsvae_core.system.files import OutputError
@@ -24,12 +25,12 @@ def runs(tmp_path, monkeypatch):
 
 
 def keep(content=CONTENT, name="screen.h5ad"):
-    return datasets.save(io.BytesIO(content), name, len(content))
+    return uploads.save(io.BytesIO(content), name, len(content))
 
 
 def kept(runs):
     """Every file below the folder of runs."""
-    return sorted(p for p in runs.rglob("*") if p.is_file() and p.name != datasets.LOCK)
+    return sorted(p for p in runs.rglob("*") if p.is_file() and p.name != uploads.LOCK)
 
 
 # Readings
@@ -71,7 +72,7 @@ def test_an_address_without_choices_or_with_odd_ones_is_the_usual_reading():
 
 
 def test_a_reading_is_told_to_the_command_line():
-    genes = datasets.save_genes("STAT1, JAK2")
+    genes = uploads.save_genes("STAT1, JAK2")
     told = replace(EVERY, genes=genes).arguments()
     assert told[:4] == [
         "--perturbation-key=gene target",
@@ -80,7 +81,7 @@ def test_a_reading_is_told_to_the_command_line():
         "--delimiter=",
     ]
     assert {"--join-guides", "--drop-unlabelled"} <= set(told)
-    assert told[-4:] == ["--genes", str(datasets.resolve(genes, ".txt")), "--top-genes", "500"]
+    assert told[-4:] == ["--genes", str(uploads.resolve(genes, ".txt")), "--top-genes", "500"]
     assert Reading("uploads/a.h5ad").arguments() == []
 
 
@@ -91,7 +92,7 @@ def test_an_option_that_begins_with_a_dash_stays_a_value():
 def test_the_command_is_one_for_a_shell():
     data = keep()
     told = Reading(data, control=("a; rm -rf",)).command()
-    assert told == f"samsvae validate {datasets.resolve(data)} '--control=a; rm -rf'"
+    assert told == f"samsvae validate {uploads.resolve(data)} '--control=a; rm -rf'"
 
 
 # Uploads
@@ -99,7 +100,7 @@ def test_the_command_is_one_for_a_shell():
 
 def test_an_upload_is_kept_whole_under_a_safe_name(runs):
     data = keep(name="../../my screen; (1).h5ad")
-    path = datasets.resolve(data)
+    path = uploads.resolve(data)
     assert path.read_bytes() == CONTENT
     assert path.parent == (runs / "uploads").resolve()
     assert path.name.startswith("my_screen_1-")
@@ -114,7 +115,7 @@ def test_the_same_content_is_kept_once(runs):
 
 @pytest.mark.parametrize("name", ["", "...", "/", "\\", ".h5ad", "\0", "ü" * 500 + ".h5ad"])
 def test_any_name_becomes_a_safe_one(runs, name):
-    assert datasets.resolve(keep(name=name)).parent == (runs / "uploads").resolve()
+    assert uploads.resolve(keep(name=name)).parent == (runs / "uploads").resolve()
 
 
 def test_an_upload_over_the_limits_is_refused(runs, monkeypatch):
@@ -125,7 +126,7 @@ def test_an_upload_over_the_limits_is_refused(runs, monkeypatch):
     keep(bytes(600_000))
     with pytest.raises(OutputError, match="uploads take 600,000 of 1,048,576 bytes"):
         keep(bytes(500_000))
-    monkeypatch.setattr(datasets, "SPARE", 10**18)
+    monkeypatch.setattr(uploads, "SPARE", 10**18)
     with pytest.raises(OutputError, match=r"the disk has .* bytes free"):
         keep()
     assert len(kept(runs)) == 1
@@ -141,7 +142,7 @@ def test_a_limit_that_is_no_number_is_told(monkeypatch, value):
 @pytest.mark.parametrize("said", [len(CONTENT) - 1, len(CONTENT) + 1])
 def test_an_upload_of_another_length_than_said_leaves_nothing(runs, said):
     with pytest.raises(OutputError, match="Upload it again"):
-        datasets.save(io.BytesIO(CONTENT), "a.h5ad", said)
+        uploads.save(io.BytesIO(CONTENT), "a.h5ad", said)
     assert kept(runs) == []
 
 
@@ -151,7 +152,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(runs):
             raise OSError(28, "No space left on device")
 
     with pytest.raises(OutputError, match="No space left on device"):
-        datasets.save(Full(), "a.h5ad", 10)
+        uploads.save(Full(), "a.h5ad", 10)
     assert kept(runs) == []
 
 
@@ -172,7 +173,7 @@ def test_what_was_given_up_is_cleared_away(runs):
 
 UPLOADER = """
 import io, os, sys
-from app import datasets
+from app.server import uploads
 
 class Slow(io.BytesIO):
     def read(self, size=-1):
@@ -181,7 +182,7 @@ class Slow(io.BytesIO):
         sys.stdin.readline()
         return super().read(size)
 
-datasets.save(Slow(bytes(600_000)), "other.h5ad", 600_000)
+uploads.save(Slow(bytes(600_000)), "other.h5ad", 600_000)
 """
 
 
@@ -212,7 +213,7 @@ def test_item_20_what_another_server_receives_counts_and_what_a_dead_one_left_do
     elsewhere.kill()
     elsewhere.wait()
     keep(bytes(500_000))
-    assert datasets.used() == 500_000
+    assert uploads.used() == 500_000
 
 
 def test_item_20_uploads_of_two_servers_do_not_wait_for_each_other(runs, elsewhere):
@@ -221,7 +222,7 @@ def test_item_20_uploads_of_two_servers_do_not_wait_for_each_other(runs, elsewhe
         elsewhere.stdin.write("\n")
     elsewhere.stdin.flush()
     assert elsewhere.wait(timeout=60) == 0
-    assert datasets.used() == 600_000 + len(CONTENT)
+    assert uploads.used() == 600_000 + len(CONTENT)
 
 
 def test_an_upload_can_be_removed_and_nothing_else(tmp_path, monkeypatch):
@@ -229,38 +230,38 @@ def test_an_upload_can_be_removed_and_nothing_else(tmp_path, monkeypatch):
     (tmp_path / "lab" / "a.h5ad").write_bytes(CONTENT)
     monkeypatch.setenv("SAMSVAE_DATA_DIRS", str(tmp_path / "lab"))
     data = keep()
-    datasets.delete(data)
+    uploads.delete(data)
     with pytest.raises(DataError, match="There is no file"):
-        datasets.resolve(data)
+        uploads.resolve(data)
     with pytest.raises(DataError, match="only uploads can be removed"):
-        datasets.delete("lab/a.h5ad")
+        uploads.delete("lab/a.h5ad")
 
 
 def test_a_list_of_genes_is_kept_by_its_content():
-    genes = datasets.save_genes("STAT1\nJAK2, IRF1;STAT1\tB2M")
-    assert datasets.resolve(genes, ".txt").read_text() == "STAT1\nJAK2\nIRF1\nB2M\n"
-    assert datasets.save_genes("STAT1 JAK2 IRF1 B2M") == genes
-    for text in ("", " ,;\n", "x" * (datasets.MOST_GENES + 1)):
+    genes = uploads.save_genes("STAT1\nJAK2, IRF1;STAT1\tB2M")
+    assert uploads.resolve(genes, ".txt").read_text() == "STAT1\nJAK2\nIRF1\nB2M\n"
+    assert uploads.save_genes("STAT1 JAK2 IRF1 B2M") == genes
+    for text in ("", " ,;\n", "x" * (uploads.MOST_GENES + 1)):
         with pytest.raises(DataError):
-            datasets.save_genes(text)
+            uploads.save_genes(text)
 
 
 def test_a_list_of_genes_needs_room_and_is_no_other_file(lab, monkeypatch):
     with pytest.raises(DataError, match="There is no file"):
-        datasets.resolve("lab/notes.txt", ".txt")
-    monkeypatch.setattr(datasets, "largest_total", lambda: 3)
+        uploads.resolve("lab/notes.txt", ".txt")
+    monkeypatch.setattr(uploads, "largest_total", lambda: 3)
     with pytest.raises(OutputError, match="no room for the list of genes"):
-        datasets.save_genes("STAT1")
+        uploads.save_genes("STAT1")
 
 
 def test_an_upload_that_a_run_needs_is_not_removed(runs):
     data = keep()
     (runs / "a").mkdir()
-    job = {"data": str(datasets.resolve(data)), "arguments": [], "asked": "nothing"}
+    job = {"data": str(uploads.resolve(data)), "arguments": [], "asked": "nothing"}
     (runs / "a" / "job.json").write_text(json.dumps(job))
     with pytest.raises(DataError, match="needed by runs that have not finished: a"):
-        datasets.delete(data)
-    assert datasets.resolve(data).exists()
+        uploads.delete(data)
+    assert uploads.resolve(data).exists()
 
 
 # Folders of the operator
@@ -281,14 +282,14 @@ def lab(tmp_path, monkeypatch):
 
 
 def listed():
-    return [file.data for file in datasets.listing()]
+    return [file.data for file in uploads.listing()]
 
 
 def test_lists_data_below_the_folders_allowed(lab):
     data = keep()
     assert listed() == [data, "lab/a.h5ad", "lab/deep/er/b.h5ad", "lab 2/c.h5ad"]
-    assert [datasets.resolve(each).read_bytes() for each in listed()] == [CONTENT] * 4
-    assert datasets.listing()[0].size == len(CONTENT)
+    assert [uploads.resolve(each).read_bytes() for each in listed()] == [CONTENT] * 4
+    assert uploads.listing()[0].size == len(CONTENT)
 
 
 def test_a_folder_that_is_gone_lists_nothing(tmp_path, monkeypatch):
@@ -326,26 +327,26 @@ def test_what_is_not_below_them_is_refused_with_one_message(lab, tmp_path, data)
     (lab / "linked").symlink_to(tmp_path)
     (lab / "ring.h5ad").symlink_to(lab / "ring.h5ad")
     with pytest.raises(DataError, match=r"There is no file .* among the data here"):
-        datasets.resolve(data)
+        uploads.resolve(data)
     assert data not in listed()
 
 
 def test_a_path_that_is_absolute_within_an_id_is_refused(lab, tmp_path):
     with pytest.raises(DataError, match="among the data here"):
-        datasets.resolve(f"lab/{tmp_path / 'secret.h5ad'}")
+        uploads.resolve(f"lab/{tmp_path / 'secret.h5ad'}")
 
 
 def test_a_link_that_stays_inside_is_followed(lab):
     (lab / "again.h5ad").symlink_to(lab / "deep" / "er" / "b.h5ad")
-    assert datasets.resolve("lab/again.h5ad") == (lab / "deep" / "er" / "b.h5ad").resolve()
+    assert uploads.resolve("lab/again.h5ad") == (lab / "deep" / "er" / "b.h5ad").resolve()
     assert "lab/again.h5ad" in listed()
 
 
 def test_the_search_of_a_folder_ends(lab, monkeypatch):
-    monkeypatch.setattr(datasets, "DEEPEST", 1)
+    monkeypatch.setattr(uploads, "DEEPEST", 1)
     assert "lab/deep/er/b.h5ad" not in listed()
-    monkeypatch.setattr(datasets, "DEEPEST", 4)
-    monkeypatch.setattr(datasets, "MOST_FILES", 1)
+    monkeypatch.setattr(uploads, "DEEPEST", 4)
+    monkeypatch.setattr(uploads, "MOST_FILES", 1)
     assert listed() == ["lab/a.h5ad", "lab 2/c.h5ad"]
-    monkeypatch.setattr(datasets, "MOST_LOOKED_AT", 0)
+    monkeypatch.setattr(uploads, "MOST_LOOKED_AT", 0)
     assert listed() == []

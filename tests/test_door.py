@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from app.server import middleware as door
+from app.server import middleware
 from app.server.middleware import MB, MOST_FILES, Uploads, expect, is_known
 from benchmarks.visitor import Visitor
 
@@ -85,15 +85,15 @@ def test_item_19_a_server_on_another_address_without_names_knows_all():
 def uploads(monkeypatch):
     """Uploads of a server with the sessions s0, s1 and s2, each of which asked for 5 MB."""
     sizes: dict[str, list[int]] = {}
-    monkeypatch.setattr(door, "held", lambda: sizes)
-    monkeypatch.setattr(door, "_asked", dict.fromkeys(("s0", "s1", "s2", "gone"), 5 * MB))
-    monkeypatch.setattr(door.st, "get_option", {"server.maxUploadSize": 10}.__getitem__)
+    monkeypatch.setattr(middleware, "held", lambda: sizes)
+    monkeypatch.setattr(middleware, "_asked", dict.fromkeys(("s0", "s1", "s2", "gone"), 5 * MB))
+    monkeypatch.setattr(middleware.st, "get_option", {"server.maxUploadSize": 10}.__getitem__)
 
     class Runtime:
         def is_active_session(self, session):
             return session != "gone"
 
-    monkeypatch.setattr(door.runtime, "get_instance", Runtime)
+    monkeypatch.setattr(middleware.runtime, "get_instance", Runtime)
     made = Uploads()
     made.sizes = sizes
     return made
@@ -122,7 +122,7 @@ def test_item_18_an_upload_says_its_size(uploads, lengths):
 
 def test_item_18_a_file_is_no_larger_than_its_page_asked_for(uploads):
     assert status(uploads, size=7 * MB) == 413
-    door._asked["s0"] = 100 * MB
+    middleware._asked["s0"] = 100 * MB
     assert status(uploads, size=12 * MB) == 413  # what the server allows at all
 
 
@@ -157,12 +157,12 @@ def test_item_18_sessions_that_ended_are_forgotten(uploads, monkeypatch):
     class Context:
         session_id = "new"
 
-    monkeypatch.setattr(door, "get_script_run_ctx", Context)
-    monkeypatch.setattr(door, "MANY", 4)
+    monkeypatch.setattr(middleware, "get_script_run_ctx", Context)
+    monkeypatch.setattr(middleware, "MANY", 4)
     assert expect(3) == 3
-    assert door._asked == {"s0": 5 * MB, "s1": 5 * MB, "s2": 5 * MB, "new": 3 * MB}
+    assert middleware._asked == {"s0": 5 * MB, "s1": 5 * MB, "s2": 5 * MB, "new": 3 * MB}
     assert expect(1) == 1
-    assert door._asked["new"] == 3 * MB  # the largest of what it asked for
+    assert middleware._asked["new"] == 3 * MB  # the largest of what it asked for
 
 
 # A real server

@@ -10,11 +10,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from samsvae_core.analysis import all_shifts as effects
-from samsvae_core.analysis import gene_card as genes
+from samsvae_core.analysis import all_shifts, gene_card
 from samsvae_core.analysis.all_shifts import cache_file, kept, observed_alone, whole_effects
 from samsvae_core.analysis.masks import similar_shifts
-from samsvae_core.bundle import bundle as bundles
+from samsvae_core.bundle import bundle
 from samsvae_core.bundle.bundle import EFFECTS, BundleError, load
 from samsvae_core.genesets.prerank import CancelledError, Progress
 from samsvae_core.models.variants import ConditionalVAE
@@ -30,8 +29,8 @@ def cache(tmp_path, monkeypatch):
 def without(copied, cache):
     """A bundle of before effects were kept."""
     (copied / EFFECTS).unlink()
-    manifest = bundles.read_json(copied / "manifest.json")
-    bundles.write_manifest(copied, manifest["data"], "cpu")
+    manifest = bundle.read_json(copied / "manifest.json")
+    bundle.write_manifest(copied, manifest["data"], "cpu")
     return load(copied)
 
 
@@ -40,14 +39,14 @@ def never(*args, **kwargs):
 
 
 def test_a_bundle_holds_what_composing_each_perturbation_gives(tiny):
-    found, table = kept(tiny), genes.effect_table(tiny)
+    found, table = kept(tiny), gene_card.effect_table(tiny)
     for gene in tiny.genes[::13]:
         expected = table[table["gene"] == gene].reset_index(drop=True)
         pd.testing.assert_frame_equal(found.of_gene(gene), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_perturbations_are_as_alike_as_in_the_whole_table(tiny):
-    expected = similar_shifts(genes.effect_table(tiny), "P2")
+    expected = similar_shifts(gene_card.effect_table(tiny), "P2")
     found = kept(tiny).similar("P2")
     pd.testing.assert_frame_equal(found, expected, rtol=1e-4, atol=1e-5, check_like=True)
 
@@ -58,7 +57,7 @@ def test_a_bundle_without_is_composed_once_and_read_from_the_cache_then(without,
     made = whole_effects(without, progress=heard.append)
     n = len(without.perturbations)
     assert heard == [Progress(done, n) for done in range(n)]
-    monkeypatch.setattr(effects, "make", never)
+    monkeypatch.setattr(all_shifts, "make", never)
     again = whole_effects(load(without.path))
     for gene in without.genes[::13]:
         pd.testing.assert_frame_equal(again.of_gene(gene), made.of_gene(gene))
@@ -84,10 +83,10 @@ def test_a_damaged_file_in_the_cache_is_made_again(without, monkeypatch, change)
         file.write_bytes(content[:-5] + bytes([content[-5] ^ 1]) + content[-4:])
     elif change == "of another recipe":
         with monkeypatch.context() as patch:
-            patch.setattr(effects, "RECIPE", "0")
-            file.write_bytes(effects.packed(load_file(file)))
+            patch.setattr(all_shifts, "RECIPE", "0")
+            file.write_bytes(all_shifts.packed(load_file(file)))
     else:
-        file.write_bytes(effects.packed({k: v[:, 1:] for k, v in wide(load_file(file)).items()}))
+        file.write_bytes(all_shifts.packed({k: v[:, 1:] for k, v in wide(load_file(file)).items()}))
     assert kept(without) is None
     pd.testing.assert_frame_equal(whole_effects(without).of_gene(without.genes[0]), expected)
     assert kept(without) is not None
@@ -100,7 +99,7 @@ def wide(arrays):
 def test_a_cache_that_cannot_be_written_is_no_error(without, cache):
     cache.write_text("a file where a folder is looked for")
     found = whole_effects(without)
-    expected = genes.effect_table(without, genes=[without.genes[3]])
+    expected = gene_card.effect_table(without, genes=[without.genes[3]])
     pd.testing.assert_frame_equal(found.of_gene(without.genes[3]), expected, rtol=1e-5, atol=1e-6)
     assert kept(without) is None
 
@@ -133,7 +132,7 @@ def test_composing_all_can_be_cancelled_and_leaves_nothing(without):
 def test_a_model_without_a_posterior_has_shifts_and_no_intervals(without):
     torch.manual_seed(0)
     other = replace(without, model=ConditionalVAE(without.model.config))
-    found = effects.make(other.model, other.reference, {})
+    found = all_shifts.make(other.model, other.reference, {})
     assert np.isfinite(found["shift"]).all()
     assert np.isnan(found["lower"]).all()
     assert np.isnan(found["probability_of_sign"]).all()
@@ -157,11 +156,11 @@ def test_measured_shifts_are_those_of_the_bundle_whatever_the_order_of_the_table
 
 def test_one_gene_is_read_and_no_more(tiny, monkeypatch):
     found = kept(tiny)
-    monkeypatch.setattr(effects.Effects, "matrix", never)
-    monkeypatch.setattr(bundles.Bundle, "observed", property(partial(never)))
+    monkeypatch.setattr(all_shifts.Effects, "matrix", never)
+    monkeypatch.setattr(bundle.Bundle, "observed", property(partial(never)))
     assert len(found.of_gene(tiny.genes[0])) == len(tiny.perturbations)
 
 
 def test_the_same_effects_are_the_same_bytes_every_time():
-    arrays = {name: np.arange(6, dtype=np.float32).reshape(2, 3) for name in effects.ARRAYS}
-    assert len({effects.packed(arrays) for _ in range(20)}) == 1
+    arrays = {name: np.arange(6, dtype=np.float32).reshape(2, 3) for name in all_shifts.ARRAYS}
+    assert len({all_shifts.packed(arrays) for _ in range(20)}) == 1

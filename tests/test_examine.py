@@ -8,10 +8,9 @@ import h5py
 import numpy as np
 import pytest
 
-from app.server import sandbox as examine
-from app.server import uploads as datasets
+from app.server import sandbox, uploads
 from app.server.uploads import Reading
-from app.session import page as state
+from app.session import page
 from samsvae_core.bundle.bundle import BundleError
 from samsvae_core.data.cells import DataError
 
@@ -21,26 +20,26 @@ def uploaded(tmp_path, monkeypatch, screen):
     """The id of a small screen among the uploads."""
     monkeypatch.setenv("SAMSVAE_RUNS", str(tmp_path / "runs"))
     content = screen.path.read_bytes()
-    return datasets.save(io.BytesIO(content), "screen.h5ad", len(content))
+    return uploads.save(io.BytesIO(content), "screen.h5ad", len(content))
 
 
 def test_a_file_is_looked_into_in_a_process_of_its_own(uploaded, screen):
-    found = examine.inspected(uploaded)
+    found = sandbox.inspected(uploaded)
     assert (found["n_cells"], found["n_genes"]) == screen.data.counts.shape
-    report = examine.validated(Reading(uploaded))
+    report = sandbox.validated(Reading(uploaded))
     assert report["n_control_cells"] == (screen.data.conditions == screen.data.control).sum()
     assert sum(report["conditions"].values()) == len(screen.data.cells)
 
 
 def test_what_the_command_says_comes_in_the_words_of_the_page(uploaded):
     with pytest.raises(DataError, match='chosen in the box "Column of perturbations"'):
-        examine.validated(Reading(uploaded, perturbation_key="guides"))
+        sandbox.validated(Reading(uploaded, perturbation_key="guides"))
 
 
 def messages():
     """All texts of the reader that mention an option, X in place of what is filled in."""
     for name in ("labels", "columns", "h5ad", "gene_names", "data"):
-        tree = ast.parse((datasets.ROOT / "samsvae_core" / f"{name}.py").read_text())
+        tree = ast.parse((uploads.ROOT / "samsvae_core" / f"{name}.py").read_text())
         docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         parts = {id(v) for n in ast.walk(tree) if isinstance(n, ast.JoinedStr) for v in n.values}
         for node in ast.walk(tree):
@@ -56,7 +55,7 @@ def test_item_14_every_message_of_the_reader_comes_in_plain_words_of_the_page():
     every = list(messages())
     assert len(every) > 25
     for message in every:
-        said = examine.in_words(message)
+        said = sandbox.in_words(message)
         assert "--" not in said, said
         assert "with choosing" not in said, said
         assert "given as the" not in said, said
@@ -111,39 +110,39 @@ def test_item_14_every_message_of_the_reader_comes_in_plain_words_of_the_page():
     ],
 )
 def test_item_14_options_read_as_plain_english_on_the_page(message, said):
-    assert examine.in_words(message) == said
+    assert sandbox.in_words(message) == said
 
 
 def test_a_damaged_file_is_told_without_the_folders_of_the_server(uploaded, tmp_path):
-    path = datasets.resolve(uploaded)
+    path = uploads.resolve(uploaded)
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(DataError, match="cannot be opened") as refused:
-        examine.inspected(uploaded)
+        sandbox.inspected(uploaded)
     assert str(tmp_path) not in str(refused.value)
     assert str(refused.value).startswith(path.name)
 
 
 def test_item_13_time_is_that_of_a_processor_without_the_imports(uploaded, monkeypatch):
     """By the clock it may take as long as it likes, and the import of libraries does not count."""
-    monkeypatch.setattr(examine, "SECONDS", 0)
-    monkeypatch.setattr(examine, "BYTES_A_SECOND", 2**60)
-    assert examine.inspected(uploaded)["n_cells"] == 600
-    monkeypatch.setattr(examine, "IMPORTS", 0.1)
-    monkeypatch.setattr(examine, "PATIENCE", 1000)
+    monkeypatch.setattr(sandbox, "SECONDS", 0)
+    monkeypatch.setattr(sandbox, "BYTES_A_SECOND", 2**60)
+    assert sandbox.inspected(uploaded)["n_cells"] == 600
+    monkeypatch.setattr(sandbox, "IMPORTS", 0.1)
+    monkeypatch.setattr(sandbox, "PATIENCE", 1000)
     with pytest.raises(DataError, match=r"more than 0 seconds of a processor.* samsvae validate"):
-        examine.inspected(uploaded)
+        sandbox.inspected(uploaded)
 
 
 def test_item_13_a_busy_machine_is_not_told_as_a_fault_of_the_file(uploaded, monkeypatch):
-    monkeypatch.setattr(examine, "PATIENCE", 0.001)
+    monkeypatch.setattr(sandbox, "PATIENCE", 0.001)
     with pytest.raises(
         DataError, match=r"this machine is busy.* Nothing is known against the file"
     ):
-        examine.inspected(uploaded)
+        sandbox.inspected(uploaded)
 
 
 @pytest.mark.parametrize("what", ["inspected", "validated"])
-@pytest.mark.parametrize("error", [DataError("busy"), examine.ReaderError("ours")])
+@pytest.mark.parametrize("error", [DataError("busy"), sandbox.ReaderError("ours")])
 def test_item_13_what_goes_wrong_once_is_not_remembered(uploaded, monkeypatch, what, error):
     asked = {"inspected": uploaded, "validated": Reading(uploaded)}[what]
 
@@ -151,13 +150,13 @@ def test_item_13_what_goes_wrong_once_is_not_remembered(uploaded, monkeypatch, w
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(examine, what, wrong)
+        patch.setattr(sandbox, what, wrong)
         with pytest.raises(type(error)):
-            getattr(state, what)(asked)
-    monkeypatch.setattr(examine, what, lambda *_: {"n_cells": 3})
-    assert getattr(state, what)(asked) == {"n_cells": 3}
-    monkeypatch.setattr(examine, what, wrong)
-    assert getattr(state, what)(asked) == {"n_cells": 3}  # what went well is
+            getattr(page, what)(asked)
+    monkeypatch.setattr(sandbox, what, lambda *_: {"n_cells": 3})
+    assert getattr(page, what)(asked) == {"n_cells": 3}
+    monkeypatch.setattr(sandbox, what, wrong)
+    assert getattr(page, what)(asked) == {"n_cells": 3}  # what went well is
 
 
 def test_item_13_a_model_that_cannot_be_opened_now_is_looked_at_again(copied, monkeypatch):
@@ -168,26 +167,26 @@ def test_item_13_a_model_that_cannot_be_opened_now_is_looked_at_again(copied, mo
             raise BundleError("cannot be read") from error
 
     with monkeypatch.context() as patch:
-        patch.setattr(state.bundles, "load", full)
-        assert state._problem_of(copied) == "cannot be read"
-    assert state._problem_of(copied) == ""
+        patch.setattr(page.bundles, "load", full)
+        assert page._problem_of(copied) == "cannot be read"
+    assert page._problem_of(copied) == ""
 
 
 def test_item_13_a_damaged_model_is_looked_at_once(copied, monkeypatch):
     (copied / "masks.csv").write_text("no table")
-    said = state._problem_of(copied)
+    said = page._problem_of(copied)
     assert "masks.csv" in said
-    monkeypatch.setattr(state.bundles, "load", None)
-    assert state._problem_of(copied) == said
+    monkeypatch.setattr(page.bundles, "load", None)
+    assert page._problem_of(copied) == said
 
 
 def test_item_12_a_mistake_of_the_reader_is_not_told_as_a_damaged_file(uploaded):
-    with pytest.raises(examine.ReaderError, match="KeyError: 'x'"):
-        examine._why(1, "Traceback ...\nKeyError: 'x'", Path("/srv/a.h5ad"))
+    with pytest.raises(sandbox.ReaderError, match="KeyError: 'x'"):
+        sandbox._why(1, "Traceback ...\nKeyError: 'x'", Path("/srv/a.h5ad"))
 
 
 def test_a_file_that_needs_too_much_memory_is_told(uploaded, monkeypatch):
-    path = datasets.resolve(uploaded)
+    path = uploads.resolve(uploaded)
     with h5py.File(path, "a") as raw:
         create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         create.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -197,9 +196,9 @@ def test_a_file_that_needs_too_much_memory_is_told(uploaded, monkeypatch):
         h5py.h5d.create(raw.id, b"obs/long", texts, space, create)
         raw["obs/long"].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         raw["obs"].attrs["column-order"] = [*raw["obs"].attrs["column-order"], "long"]
-    monkeypatch.setattr(examine, "memory_here", lambda: 2 * 10**9)
+    monkeypatch.setattr(sandbox, "memory_here", lambda: 2 * 10**9)
     with pytest.raises(DataError, match="not enough memory for it here"):
-        examine.validated(Reading(uploaded))
+        sandbox.validated(Reading(uploaded))
 
 
 @pytest.mark.parametrize(
@@ -217,10 +216,10 @@ def test_a_file_that_needs_too_much_memory_is_told(uploaded, monkeypatch):
 )
 def test_every_end_has_its_message(code, err, message):
     with pytest.raises(DataError, match=message):
-        raise DataError(examine._why(code, err, Path("/srv/a.h5ad")))
+        raise DataError(sandbox._why(code, err, Path("/srv/a.h5ad")))
 
 
 def test_an_answer_that_is_too_long_is_not_read(uploaded, monkeypatch):
-    monkeypatch.setattr(examine, "MOST_BYTES", 100)
+    monkeypatch.setattr(sandbox, "MOST_BYTES", 100)
     with pytest.raises(DataError, match="more names and labels than can be shown"):
-        examine.inspected(uploaded)
+        sandbox.inspected(uploaded)

@@ -13,7 +13,7 @@ import openpyxl
 import pandas as pd
 import pytest
 
-from samsvae_core.analysis import enrichment_export as exports
+from samsvae_core.analysis import enrichment_export
 from samsvae_core.analysis.enrichment_export import (
     Results,
     archive,
@@ -212,7 +212,9 @@ def test_a_workbook_tells_names_collections_settings_and_notes(results, book):
 def test_the_genes_that_were_ranked_are_counted(results):
     hallmark = load_collection("hallmark")
     scores = pd.DataFrame({"gene": [*sorted(hallmark.genes)[:40], "NOT A GENE"] * 2})
-    table = exports.collection_table(results._replace(scores=scores, collections=[hallmark]))
+    table = enrichment_export.collection_table(
+        results._replace(scores=scores, collections=[hallmark])
+    )
     row = table.iloc[0]
     assert (row["sets"], row["genes"], row["scored"]) == (50, 4383, 40)
     assert (row["version"], row["licence"]) == ("MSigDB 7.5.1", "CC BY 4.0")
@@ -246,7 +248,7 @@ def test_a_text_too_long_for_a_cell_is_cut_after_a_gene_and_said_to_be(results):
 
 
 def test_more_rows_than_excel_takes_are_refused(results, monkeypatch):
-    monkeypatch.setattr(exports, "ROWS", 50)
+    monkeypatch.setattr(enrichment_export, "ROWS", 50)
     rows = len(summary(results.enrichment.table))
     message = rf"Sheet 'summary' would have {rows} rows; Excel takes 50\. Take the CSV file"
     with pytest.raises(ValueError, match=message):
@@ -368,7 +370,7 @@ def test_csv_files_give_back_every_digit_and_every_name_with_formulas_disarmed(r
         "notes": results.enrichment.notes,
         "scores": results.scores,
         "names": results.names.reset_index(),
-        "collections": exports.collection_table(results),
+        "collections": enrichment_export.collection_table(results),
     }
     for name, table in tables.items():
         expected = table.assign(
@@ -449,7 +451,7 @@ def test_separated_tables_disarm_formulas_and_change_no_number():
         columns=["=gene", "-value", "text"],
     )
     for separator in ",\t":
-        content = exports.separated(table, separator).decode()
+        content = enrichment_export.separated(table, separator).decode()
         found = pd.read_csv(io.StringIO(content), sep=separator, dtype=str)
         assert list(found) == ["'=gene", "'-value", "text"]
         assert found["'=gene"].tolist() == ["'=cmd()", "'@x", "STAT1"]
@@ -457,4 +459,4 @@ def test_separated_tables_disarm_formulas_and_change_no_number():
         assert found["'-value"].astype(float).tolist() == [-1.5, 1e-300, 2.0]
     assert table.iloc[0, 0] == "=cmd()"
     twice = pd.DataFrame([["=a", "b"]], columns=["x", "x"])
-    assert exports.separated(twice) == b"x,x\n'=a,b\n"
+    assert enrichment_export.separated(twice) == b"x,x\n'=a,b\n"

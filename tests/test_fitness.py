@@ -11,10 +11,10 @@ from streamlit.testing.v1 import AppTest
 
 from app.export.report import Kept, Text, methods
 from samsvae_core import __main__ as cli
-from samsvae_core.bundle import bundle as bundles
+from samsvae_core.bundle import bundle
 from samsvae_core.bundle.bundle import Bundle, BundleError, read_json, to_json
 from samsvae_core.evaluation import fitness
-from samsvae_core.pipeline import build as report
+from samsvae_core.pipeline import build
 from samsvae_core.training.loop import TrainConfig
 from tests.conftest import MODEL
 
@@ -30,7 +30,7 @@ def brief(screen, quick_tables, tmp_path_factory) -> Bundle:
     """Trained for six steps at the usual learning rates; not to be changed."""
     run = tmp_path_factory.mktemp("brief") / "brief"
     config = TrainConfig(steps=6, batch_size=256)
-    return report.train(screen.data, screen.parts, run, MODEL, config)
+    return build.train(screen.data, screen.parts, run, MODEL, config)
 
 
 def history(*bounds: float) -> pd.DataFrame:
@@ -46,8 +46,8 @@ def rewrite(folder: Path, change) -> Bundle:
     metrics = read_json(folder / "metrics.json")
     change(metrics)
     (folder / "metrics.json").write_bytes(to_json(metrics))
-    bundles.write_manifest(folder, bundles.read_manifest(folder)["data"], "cpu")
-    return bundles.load(folder)
+    bundle.write_manifest(folder, bundle.read_manifest(folder)["data"], "cpu")
+    return bundle.load(folder)
 
 
 def test_item_08_a_training_of_few_steps_is_told_on_its_card_and_in_its_figures(brief):
@@ -60,7 +60,7 @@ def test_item_08_a_training_of_few_steps_is_told_on_its_card_and_in_its_figures(
 
 @pytest.mark.parametrize("name", ["papalexi2021", "norman2019-subset"])
 def test_item_08_shipped_models_have_nothing_to_say(name):
-    shipped = bundles.load(ROOT / "pretrained" / name)
+    shipped = bundle.load(ROOT / "pretrained" / name)
     assert fitness.caution(shipped) == ""
     assert "Caution" not in shipped.card
     record = shipped.metrics["validation"]

@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 
 from samsvae_core import __main__ as cli
-from samsvae_core.analysis import gene_rankings as rankings
+from samsvae_core.analysis import gene_rankings
 from samsvae_core.analysis.gene_card import annotation, links
 from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.bundle.bundle import read_csv
@@ -30,7 +30,7 @@ from samsvae_core.genesets.symbols import (
     known_genes,
     search_genes,
 )
-from samsvae_core.pipeline import build as report
+from samsvae_core.pipeline import build
 from samsvae_core.pipeline.build import read_options
 from samsvae_core.training.loop import TrainConfig
 from tests.test_h5ad import LABELS
@@ -283,7 +283,7 @@ def planted(quick_tables, tmp_path_factory):
     anndata.AnnData(counts, obs, var).write_h5ad(folder / "rows.h5ad")
     data = read_h5ad(folder / "rows.h5ad")
     settings = TrainConfig(steps=150, batch_size=128, learning_rate=1e-2)
-    return report.train(data, split(data), folder / "run", MODEL, settings), folder / "rows.h5ad"
+    return build.train(data, split(data), folder / "run", MODEL, settings), folder / "rows.h5ad"
 
 
 def test_item_05_a_planted_interferon_mechanism_is_named_so(planted):
@@ -291,7 +291,7 @@ def test_item_05_a_planted_interferon_mechanism_is_named_so(planted):
     effects = pd.DataFrame(model.effects, index=model.perturbations.index)
     lowered = int(effects.loc["STAT1"].abs().idxmax())
     assert lowered in active_mechanisms(model.masks)
-    ranked = rankings.of_mechanisms(model, [lowered])
+    ranked = gene_rankings.of_mechanisms(model, [lowered])
     found = enrichment.enrich(ranked.scores, [load_collection("hallmark")], enrichment.Rules())
     gsea = found.table[found.table["method"] == "gsea"].sort_values("p_value")
     assert gsea["term"].iloc[0] == "HALLMARK_INTERFERON_GAMMA_RESPONSE"
@@ -300,7 +300,7 @@ def test_item_05_a_planted_interferon_mechanism_is_named_so(planted):
 
 def test_item_05_row_numbers_name_no_mechanism(planted):
     model, _ = planted
-    scores = rankings.of_mechanisms(model, [0]).scores
+    scores = gene_rankings.of_mechanisms(model, [0]).scores
     scores = scores.set_axis([str(i) for i in range(len(scores))])
     with pytest.raises(ValueError, match=r"The data have row numbers \(0, .*--gene-key"):
         enrichment.enrich(scores, [load_collection("hallmark")], enrichment.Rules())
@@ -352,10 +352,10 @@ def test_item_05_training_writes_the_ids_beside_the_names(screen, tmp_path, monk
     def stopped(*_):
         raise DataError("before the first step")
 
-    monkeypatch.setattr(report, "resume", stopped)
+    monkeypatch.setattr(build, "resume", stopped)
     data = replace(screen.data, gene_ids=np.array(ids))
     with pytest.raises(DataError, match="before the first step"):
-        report.train(data, screen.parts, tmp_path / "run", MODEL)
+        build.train(data, screen.parts, tmp_path / "run", MODEL)
     table = read_csv(tmp_path / "run" / "genes.csv")
     assert table["gene"].tolist() == screen.data.genes.tolist()
     assert table["id"].tolist() == ids

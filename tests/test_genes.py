@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from samsvae_core.analysis import gene_card as genes
+from samsvae_core.analysis import gene_card
 from samsvae_core.analysis.compose import compose
 from samsvae_core.analysis.gene_card import (
     annotation,
@@ -129,7 +129,9 @@ def test_effects_are_those_of_each_perturbation_composed_alone(tiny, effects):
         alone = compose(tiny, {name: 1.0}, n_samples=8, seed=3)
         found = rows.set_index("gene")
         assert found.index.tolist() == tiny.genes
-        pd.testing.assert_frame_equal(found[genes.COLUMNS], alone.table[genes.COLUMNS], rtol=1e-6)
+        pd.testing.assert_frame_equal(
+            found[gene_card.COLUMNS], alone.table[gene_card.COLUMNS], rtol=1e-6
+        )
         assert (found["n_observed"] == alone.n_observed).all()
 
 
@@ -138,7 +140,7 @@ def test_keeping_some_genes_changes_none_of_their_numbers(tiny, effects):
     found = effect_table(tiny, n_samples=8, seed=3, genes=chosen)
     assert found["gene"].tolist() == chosen * len(tiny.perturbations)
     both = found.merge(effects, on=["perturbation", "gene"], suffixes=("", "_of_all"))
-    for column in genes.COLUMNS:
+    for column in gene_card.COLUMNS:
         np.testing.assert_array_equal(both[column], both[f"{column}_of_all"])
 
 

@@ -12,7 +12,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from app.server import logs
-from app.session import access as guard
+from app.session import access
 from app.session import page as state
 from benchmarks.visitor import Visitor
 from samsvae_core.system import cache
@@ -48,12 +48,12 @@ def test_without_sign_in_set_up_everybody_may_pass(opened):
     ],
 )
 def test_who_is_not_signed_in_may_not_pass_where_one_signs_in(user, passes):
-    assert guard.may_pass(user) is passes
+    assert access.may_pass(user) is passes
 
 
 def test_a_visitor_who_is_not_signed_in_sees_a_button_and_nothing_else(opened, monkeypatch):
-    monkeypatch.setattr(guard, "can_sign_in", lambda: True)
-    monkeypatch.setattr(guard, "may_pass", lambda _: False)
+    monkeypatch.setattr(access, "can_sign_in", lambda: True)
+    monkeypatch.setattr(access, "may_pass", lambda _: False)
     opened.secrets["auth"] = ONE
     opened.run()
     assert not opened.exception
@@ -63,8 +63,8 @@ def test_a_visitor_who_is_not_signed_in_sees_a_button_and_nothing_else(opened, m
 
 
 def test_without_authlib_the_door_stays_shut(opened, monkeypatch):
-    monkeypatch.setattr(guard, "can_sign_in", lambda: False)
-    monkeypatch.setattr(guard, "may_pass", lambda _: False)
+    monkeypatch.setattr(access, "can_sign_in", lambda: False)
+    monkeypatch.setattr(access, "may_pass", lambda _: False)
     opened.secrets["auth"] = ONE
     opened.run()
     assert "Nobody can sign in" in opened.error[0].value
@@ -74,19 +74,19 @@ def test_without_authlib_the_door_stays_shut(opened, monkeypatch):
 def test_secrets_that_cannot_be_read_shut_the_door(opened, monkeypatch, tmp_path):
     file = tmp_path / "secrets.toml"
     file.write_text("[auth\n")
-    monkeypatch.setattr(guard, "broken", lambda: guard.unreadable([str(file)], loaded=False))
+    monkeypatch.setattr(access, "broken", lambda: access.unreadable([str(file)], loaded=False))
     opened.run()
     assert "its file of secrets cannot be read" in opened.error[0].value
     assert [title.value for title in opened.title] == ["SAMS-VAE Explorer"]
-    assert guard.unreadable([str(file)], loaded=True) == ""
-    assert guard.unreadable([str(tmp_path / "none.toml")], loaded=False) == ""
+    assert access.unreadable([str(file)], loaded=True) == ""
+    assert access.unreadable([str(tmp_path / "none.toml")], loaded=False) == ""
 
 
 def test_several_providers_have_a_button_each():
     several = {"cookie_secret": "s", "client_kwargs": {"prompt": "login"}}
     several |= {"google": {"client_id": "a"}, "lab": {"client_id": "b"}}
-    assert guard.providers(ONE) == [None]
-    assert guard.providers(several) == ["google", "lab"]
+    assert access.providers(ONE) == [None]
+    assert access.providers(several) == ["google", "lab"]
 
 
 def test_a_page_that_breaks_shows_a_number_and_nothing_of_the_error(opened, monkeypatch):
@@ -153,7 +153,7 @@ def test_visitors_see_no_details_of_errors_that_streamlit_catches():
     ],
 )
 def test_a_real_server_keeps_its_door_shut(tmp_path, secrets, said):
-    if guard.can_sign_in():
+    if access.can_sign_in():
         pytest.skip("Authlib is installed here")
     (tmp_path / "secrets.toml").write_text(secrets)
     with socket.socket() as free:

@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from samsvae_core.data import hdf5_checks as h5file
-from samsvae_core.data import inspection
+from samsvae_core.data import hdf5_checks, inspection
 from samsvae_core.data.cells import DataError
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.data.inspection import describe, inspect, label_table, suggested_delimiter
@@ -143,14 +142,14 @@ def test_an_array_of_which_nothing_is_stored_is_refused(file):
 
 def test_an_array_larger_than_the_memory_is_refused(file, monkeypatch):
     write(file, perturbation=LABELS)
-    monkeypatch.setattr(h5file, "memory_here", lambda: 100)
+    monkeypatch.setattr(hdf5_checks, "memory_here", lambda: 100)
     with pytest.raises(DataError, match=r"takes .* bytes of memory, and 100 are here"):
         read_h5ad(file)
 
 
 def test_a_file_of_too_many_parts_is_refused(file, monkeypatch):
     write(file, perturbation=LABELS)
-    monkeypatch.setattr(h5file, "MOST_ITEMS", 5)
+    monkeypatch.setattr(hdf5_checks, "MOST_ITEMS", 5)
     with pytest.raises(DataError, match="more than 5 groups and arrays"):
         inspect(file)
 
@@ -165,7 +164,7 @@ def test_a_file_of_groups_deep_within_each_other_is_refused_at_once(file):
 
 def test_a_heap_of_texts_in_which_hdf5_would_not_end_is_refused(file):
     content = bytearray(write(file, perturbation=LABELS).read_bytes())
-    heap = content.index(h5file.HEAP)
+    heap = content.index(hdf5_checks.HEAP)
     content[heap + 16 : heap + 40] = bytes(24)  # the first object: nothing, of no size
     file.write_bytes(content)
     with pytest.raises(DataError, match="its texts cannot be read"):
@@ -183,7 +182,7 @@ def test_texts_that_say_they_are_longer_than_the_file_are_refused(file):
 
 
 def test_texts_that_hold_the_mark_of_a_heap_do_no_harm(file):
-    mark = h5file.HEAP.decode(errors="replace")
+    mark = hdf5_checks.HEAP.decode(errors="replace")
     found = inspect(
         write(file, perturbation=["ctrl", "KLF1", "GCOL\x01"] * 4, other=[mark[:4]] * 12)
     )

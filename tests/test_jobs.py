@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from app.server import queue as jobs
-from app.server import runs
+from app.server import queue, runs
 from samsvae_core.system import files, machine
 from samsvae_core.system.files import OutputError
 from samsvae_core.training import run_folder
@@ -27,7 +26,7 @@ GARBAGE += [b'{"arguments": {}, "data": 3, "asked": ["start"], "device": 5}', b"
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """An empty runs folder, where jobs are trained by the stand-in; none outlives the test."""
-    monkeypatch.setattr(jobs, "PROGRAM", (sys.executable, str(TRAINER)))
+    monkeypatch.setattr(queue, "PROGRAM", (sys.executable, str(TRAINER)))
     place = tmp_path / "runs"
     place.mkdir()
     yield place
@@ -41,21 +40,21 @@ def ended_all(folder):
             content = run_folder.read_object(job.path / name)
             if run_folder.alive(content) and content["pid"] != os.getpid():
                 os.kill(content["pid"], signal.SIGKILL)
-    for _, child in jobs._children:
+    for _, child in queue._children:
         child.kill()
         child.wait()
-    jobs._children.clear()
+    queue._children.clear()
 
 
 def submit(folder, name="a", **options):
-    return jobs.submit(folder, name, folder / "cells.h5ad", ["--steps", "100"], **options)
+    return queue.submit(folder, name, folder / "cells.h5ad", ["--steps", "100"], **options)
 
 
 def become(folder, name, state, phase=None):
     """Look until the run is so; the run then."""
     end = time.monotonic() + 30
     while time.monotonic() < end:
-        found = {job.name: job for job in jobs.look(folder)}[name]
+        found = {job.name: job for job in queue.look(folder)}[name]
         if found.state == state and phase in (None, found.phase):
             return found
         time.sleep(0.01)
@@ -89,11 +88,11 @@ def test_a_job_is_started_with_what_was_asked_and_is_seen_to_train(folder):
     assert (job.step, job.steps, job.epoch, job.seconds_left) == (40, 100, 4, 30)
     assert job.data == str(folder / "cells.h5ad")
     assert starts(folder) == [
-        f"train {job.data} --output={job.path} --device=cpu --threads {jobs.n_threads()} "
+        f"train {job.data} --output={job.path} --device=cpu --threads {queue.n_threads()} "
         "--steps 100"
     ]
     assert os.getsid(pid_of(job)) == pid_of(job)
-    assert os.getpriority(os.PRIO_PROCESS, pid_of(job)) == jobs.NICE
+    assert os.getpriority(os.PRIO_PROCESS, pid_of(job)) == queue.NICE
     assert end(folder, "a").state == "finished"
     assert runs.end_of_log(job.path) == "training\n"
 
@@ -101,11 +100,11 @@ def test_a_job_is_started_with_what_was_asked_and_is_seen_to_train(folder):
 def test_a_container_trains_with_the_processors_that_it_has(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
     monkeypatch.setattr(machine, "CGROUP", tmp_path)
-    assert (machine.whole_cores(), jobs.n_threads()) == (64, 63)
+    assert (machine.whole_cores(), queue.n_threads()) == (64, 63)
     (tmp_path / "cpu.max").write_text("450000 100000\n")
-    assert (machine.whole_cores(), jobs.n_threads()) == (4, 3)
+    assert (machine.whole_cores(), queue.n_threads()) == (4, 3)
     (tmp_path / "cpu.max").write_text("50000 100000\n")
-    assert (machine.whole_cores(), jobs.n_threads()) == (1, 1)
+    assert (machine.whole_cores(), queue.n_threads()) == (1, 1)
 
 
 def test_one_runs_at_a_time_on_a_device_and_others_wait_in_their_order(folder):
@@ -114,14 +113,14 @@ def test_one_runs_at_a_time_on_a_device_and_others_wait_in_their_order(folder):
     submit(folder, "gpu", device="cuda")
     training(folder, "c")
     training(folder, "gpu")  # another device
-    assert [(j.name, j.state) for j in jobs.look(folder) if j.state == "waiting"] == [
+    assert [(j.name, j.state) for j in queue.look(folder) if j.state == "waiting"] == [
         ("b", "waiting"),
         ("a", "waiting"),
     ]
     end(folder, "c", "failed")
     training(folder, "a")
     assert runs.find(folder, "b").state == "waiting"
-    jobs.stop(folder, "b")
+    queue.stop(folder, "b")
     end(folder, "a")
     assert become(folder, "b", "stopped").step == 0
     assert not (folder / "b" / "starts.txt").exists()
@@ -146,7 +145,7 @@ def test_many_who_start_the_same_at_once_start_it_once(folder):
             made.append(submit(folder).name)
         except OutputError as error:
             made.append(str(error))
-        jobs.look(folder)
+        queue.look(folder)
 
     threads = [threading.Thread(target=visitor) for _ in range(8)]
     for thread in threads:
@@ -161,7 +160,7 @@ def test_many_who_start_the_same_at_once_start_it_once(folder):
 
     def again():
         gate.wait()
-        jobs.resume(folder, "a")
+        queue.resume(folder, "a")
 
     threads = [threading.Thread(target=again) for _ in range(8)]
     for thread in threads:
@@ -192,7 +191,7 @@ def test_a_folder_is_trained_in_by_one_process_only(tmp_path):
 
 
 def test_too_many_do_not_wait(folder, monkeypatch):
-    monkeypatch.setattr(jobs, "MOST_WAITING", 1)
+    monkeypatch.setattr(queue, "MOST_WAITING", 1)
     submit(folder, "a")
     submit(folder, "b")
     with pytest.raises(OutputError, match="1 runs wait already"):
@@ -206,13 +205,13 @@ def test_too_many_do_not_wait(folder, monkeypatch):
 def test_a_stopped_run_is_resumed_with_its_settings(folder):
     submit(folder)
     training(folder)
-    assert jobs.stop(folder, "a").state in ("stopping", "stopped")
+    assert queue.stop(folder, "a").state in ("stopping", "stopped")
     assert become(folder, "a", "stopped").epoch == 4
-    assert jobs.resume(folder, "a").state == "running"
+    assert queue.resume(folder, "a").state == "running"
     job = training(folder)
     assert starts(folder)[1].endswith("--resume")
     assert "--steps" not in starts(folder)[1]
-    assert jobs.resume(folder, "a").state == "running"  # nothing happens twice
+    assert queue.resume(folder, "a").state == "running"  # nothing happens twice
     assert len(starts(folder)) == 2
     assert job.message == ""
 
@@ -220,19 +219,19 @@ def test_a_stopped_run_is_resumed_with_its_settings(folder):
 def test_what_device_a_run_was_on_is_known_when_it_goes_on(folder, monkeypatch):
     submit(folder)
     training(folder)
-    jobs.stop(folder, "a")
+    queue.stop(folder, "a")
     become(folder, "a", "stopped")
     status = run_folder.read_status(folder / "a")
     run_folder.write_status(folder / "a", status | {"device": "cuda:0"})
-    monkeypatch.setattr(jobs, "PROGRAM", (sys.executable, "-c", ""))
-    jobs.resume(folder, "a")
+    monkeypatch.setattr(queue, "PROGRAM", (sys.executable, "-c", ""))
+    queue.resume(folder, "a")
     assert run_folder.read_status(folder / "a")["device"] == "cuda:0"
 
 
 def test_a_run_is_stopped_at_once_on_demand(folder):
     submit(folder)
     pid = pid_of(training(folder))
-    jobs.stop(folder, "a", at_once=True)
+    queue.stop(folder, "a", at_once=True)
     assert become(folder, "a", "stopped").message == ""
     assert run_folder.process(pid) is None
 
@@ -247,25 +246,25 @@ def test_a_killed_run_is_dead_says_so_and_is_resumed(folder):
     submit(folder)
     os.kill(pid_of(training(folder)), signal.SIGKILL)
     job = become(folder, "a", "dead")
-    assert "signal 9), most often because memory ran out" in jobs.look(folder)[0].message
+    assert "signal 9), most often because memory ran out" in queue.look(folder)[0].message
     assert "the 4 epochs trained so far are kept" in job.message
-    jobs.resume(folder, "a")
+    queue.resume(folder, "a")
     training(folder)
 
 
 def test_an_error_before_a_run_begins_is_not_taken_for_a_kill(folder, monkeypatch):
-    monkeypatch.setattr(jobs, "PROGRAM", (sys.executable, "-c", "raise SystemExit(2)"))
+    monkeypatch.setattr(queue, "PROGRAM", (sys.executable, "-c", "raise SystemExit(2)"))
     submit(folder)
     become(folder, "a", "dead")
-    assert "ended with an error (exit 2)" in jobs.look(folder)[0].message
+    assert "ended with an error (exit 2)" in queue.look(folder)[0].message
 
 
 def test_a_job_outlives_the_server_that_started_it(folder):
     program = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom app.server import queue\n"
         "folder, trainer = map(Path, sys.argv[1:])\n"
-        "jobs.PROGRAM = (sys.executable, str(trainer))\n"
-        "jobs.submit(folder, 'a', folder / 'cells.h5ad', [])\n"
+        "queue.PROGRAM = (sys.executable, str(trainer))\n"
+        "queue.submit(folder, 'a', folder / 'cells.h5ad', [])\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     command = [sys.executable, "-c", program, str(folder), str(TRAINER)]
@@ -287,7 +286,7 @@ def test_a_number_used_again_is_not_the_process(folder):
             path = folder / "a" / name
             path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": other.pid}))
         assert runs.find(folder, "a").state == "dead"
-        jobs.stop(folder, "a", at_once=True)
+        queue.stop(folder, "a", at_once=True)
         assert other.poll() is None
         other.communicate(b"\n")
     assert other.returncode == 0
@@ -324,7 +323,7 @@ def test_a_run_from_another_machine_is_not_taken_for_a_living_one(folder):
     assert copy.state == "dead"
     assert "comes from another machine" in copy.message
     with pytest.raises(OutputError, match=r"was not started here. .*--resume"):
-        jobs.resume(folder, "copy")
+        queue.resume(folder, "copy")
 
 
 @pytest.mark.parametrize("years", [-30, 30])
@@ -337,7 +336,7 @@ def test_a_clock_that_moves_changes_nothing(folder, monkeypatch, years):
         os.utime(path, (moved, moved))
     monkeypatch.setattr(time, "time", lambda: moved)
     submit(folder, "c")
-    found = [(job.name, job.state) for job in jobs.look(folder)]
+    found = [(job.name, job.state) for job in queue.look(folder)]
     assert found == [("c", "waiting"), ("b", "waiting"), ("a", "running")]
     assert runs.find(folder, "a").seconds_left == 30
     end(folder, "a")
@@ -345,7 +344,7 @@ def test_a_clock_that_moves_changes_nothing(folder, monkeypatch, years):
 
 
 def test_a_job_that_cannot_be_started_says_so(folder, monkeypatch):
-    monkeypatch.setattr(jobs, "PROGRAM", (str(folder / "no such program"),))
+    monkeypatch.setattr(queue, "PROGRAM", (str(folder / "no such program"),))
     job = submit(folder)
     assert job.state == "failed"
     assert "could not be started" in job.message
@@ -362,12 +361,12 @@ def test_damaged_files_are_no_error(folder, name, content):
     (path / "job.json").write_text('{"data": "/d.h5ad", "arguments": [], "asked": "nothing"}')
     (path / "status.json").write_text('{"state": "stopped", "epoch": 3}')
     (path / name).write_bytes(content)
-    (job,) = jobs.look(folder)
+    (job,) = queue.look(folder)
     assert job.state in ("stopped", "dead")
     assert not (path / "log.txt").exists()
-    jobs.stop(folder, "a")
-    jobs.discard(folder, "a")
-    assert jobs.look(folder) == []
+    queue.stop(folder, "a")
+    queue.discard(folder, "a")
+    assert queue.look(folder) == []
 
 
 def write_history(path, text):
@@ -405,11 +404,11 @@ def test_the_end_of_a_log_is_plain_text_and_a_long_one_is_shortened(folder, monk
         log.write(b"\x1b[31mred\x1b[0m \x07<b>\xff\x9b ok\r\n" * 3)
     assert runs.end_of_log(job.path) == "training\n" + "red <b>\ufffd\ufffd ok\n" * 3
     assert runs.end_of_log(job.path, 30).startswith("red")
-    monkeypatch.setattr(jobs, "LONGEST_LOG", 1000)
-    monkeypatch.setattr(jobs, "KEPT_LOG", 100)
+    monkeypatch.setattr(queue, "LONGEST_LOG", 1000)
+    monkeypatch.setattr(queue, "KEPT_LOG", 100)
     with (job.path / "log.txt").open("ab") as log:
         log.write(b"line\n" * 300)
-    jobs.look(folder)
+    queue.look(folder)
     assert (job.path / "log.txt").read_bytes() == b"line\n" * 20
     (job.path / "log.txt").unlink()
     (job.path / "log.txt").symlink_to("/etc/hostname")
@@ -427,11 +426,11 @@ NO_NAMES += ["x" * 65, "uploads", "Uploads", "\u00e9", "~", "%2e%2e"]
 def test_names_that_are_none_are_refused_everywhere(folder, name):
     with pytest.raises(OutputError, match="is no name for a run"):
         submit(folder, name)
-    for ask in (jobs.resume, jobs.stop, jobs.discard):
+    for ask in (queue.resume, queue.stop, queue.discard):
         with pytest.raises(OutputError, match="There is no run"):
             ask(folder, name)
     assert runs.find(folder, name) is None
-    assert {path.name for path in folder.iterdir()} <= {jobs.LOCK}
+    assert {path.name for path in folder.iterdir()} <= {queue.LOCK}
 
 
 def test_discarding_removes_a_run_and_follows_no_link(folder, tmp_path):
@@ -441,16 +440,16 @@ def test_discarding_removes_a_run_and_follows_no_link(folder, tmp_path):
     submit(folder)
     training(folder)
     with pytest.raises(OutputError, match="Stop it first"):
-        jobs.discard(folder, "a")
+        queue.discard(folder, "a")
     end(folder, "a", "failed")
     (folder / "a" / "inside").symlink_to(kept)
     (folder / "link").symlink_to(kept)
-    for ask in (jobs.discard, jobs.resume):
+    for ask in (queue.discard, queue.resume):
         with pytest.raises(OutputError, match="There is no run 'link'"):
             ask(folder, "link")
-    jobs.discard(folder, "a")
+    queue.discard(folder, "a")
     assert (kept / "status.json").exists()
-    assert {path.name for path in folder.iterdir()} == {jobs.LOCK, "link"}
+    assert {path.name for path in folder.iterdir()} == {queue.LOCK, "link"}
 
 
 def test_discarding_removes_what_an_earlier_one_left(folder):
@@ -458,8 +457,8 @@ def test_discarding_removes_what_an_earlier_one_left(folder):
     (folder / ".discarded-1" / "manifest.json").write_text("{}")
     (folder / "a").mkdir()
     (folder / "a" / "status.json").write_text('{"state": "stopped"}')
-    jobs.discard(folder, "a")
-    assert {path.name for path in folder.iterdir()} == {jobs.LOCK}
+    queue.discard(folder, "a")
+    assert {path.name for path in folder.iterdir()} == {queue.LOCK}
 
 
 def test_only_finished_runs_of_these_pages_are_discarded(folder):
@@ -470,9 +469,9 @@ def test_only_finished_runs_of_these_pages_are_discarded(folder):
     for name in ("manifest.json", "status.json"):
         (folder / "shipped" / name).write_text('{"state": "finished"}')
     with pytest.raises(OutputError, match="was not trained from here"):
-        jobs.discard(folder, "shipped")
-    jobs.discard(folder, "a")
-    assert [job.name for job in jobs.look(folder)] == ["shipped"]
+        queue.discard(folder, "shipped")
+    queue.discard(folder, "a")
+    assert [job.name for job in queue.look(folder)] == ["shipped"]
 
 
 def test_only_models_that_were_brought_are_removed(folder, tmp_path):
@@ -489,9 +488,9 @@ def test_only_models_that_were_brought_are_removed(folder, tmp_path):
     (folder / "copied" / "manifest.json").write_text("{}")
     for name in ("a", "link", "shipped", "copied", "../shipped", "", "uploads"):
         with pytest.raises(OutputError, match="only such are removed"):
-            jobs.remove_model(folder, name)
-    jobs.remove_model(folder, "brought")
-    assert {path.name for path in folder.iterdir()} == {jobs.LOCK, "a", "copied", "link"}
+            queue.remove_model(folder, name)
+    queue.remove_model(folder, "brought")
+    assert {path.name for path in folder.iterdir()} == {queue.LOCK, "a", "copied", "link"}
     assert (tmp_path / "shipped" / "manifest.json").exists()
 
 
@@ -499,7 +498,7 @@ def test_a_place_below_a_file_is_said_and_only_looked_at(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OutputError, match="Set SAMSVAE_RUNS"):
         submit(tmp_path / "file" / "runs")
-    assert jobs.look(tmp_path / "file" / "runs") == []
+    assert queue.look(tmp_path / "file" / "runs") == []
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -510,13 +509,13 @@ def test_a_place_without_locks_is_said(folder, monkeypatch):
     monkeypatch.setattr(files.fcntl, "flock", none)
     with pytest.raises(OutputError, match=r"Operation not supported.* a file system with locks"):
         submit(folder)
-    assert jobs.look(folder) == []
+    assert queue.look(folder) == []
     with run_folder.recorded(folder):  # one who trains there knows what they do
         assert run_folder.read_status(folder)["state"] == "reading"
 
 
 def test_a_disk_with_no_room_begins_nothing(folder, monkeypatch):
-    monkeypatch.setattr(jobs, "SPARE", 10**18)
+    monkeypatch.setattr(queue, "SPARE", 10**18)
     with pytest.raises(OutputError, match="MB free"):
         submit(folder)
-    assert jobs.look(folder) == []
+    assert queue.look(folder) == []

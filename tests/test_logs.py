@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from app.server import logs
-from app.server import queue as jobs
+from app.server import logs, queue
 
 
 @pytest.fixture
@@ -63,12 +62,12 @@ def test_an_error_is_found_under_its_number(lines):
 
 
 def test_trainings_are_told(lines, tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "PROGRAM", (sys.executable, "-c", ""))
+    monkeypatch.setattr(queue, "PROGRAM", (sys.executable, "-c", ""))
     (tmp_path / "a.h5ad").write_bytes(b"")
-    jobs.submit(tmp_path / "runs", "mine", tmp_path / "a.h5ad", [])
-    for _, child in list(jobs._children):
+    queue.submit(tmp_path / "runs", "mine", tmp_path / "a.h5ad", [])
+    for _, child in list(queue._children):
         child.wait(60)
-    jobs.look(tmp_path / "runs")
+    queue.look(tmp_path / "runs")
     started, ended = lines()
     assert (started["event"], started["run"], started["device"]) == ("job started", "mine", "cpu")
     assert (ended["event"], ended["run"], ended["exit"]) == ("job ended", "mine", 0)

@@ -11,20 +11,19 @@ import pytest
 import scipy.sparse as sp
 from safetensors.numpy import load_file
 
-from samsvae_core.data import disk_csr as mapped
-from samsvae_core.data import h5ad
+from samsvae_core.data import disk_csr, h5ad
 from samsvae_core.data.cells import DataError, gene_panel, summary
 from samsvae_core.data.h5ad import read_h5ad
-from samsvae_core.pipeline import build as report
+from samsvae_core.pipeline import build
 from samsvae_core.system.files import OutputError
 from tests.conftest import MODEL, TRAINING
 
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    for module in (mapped, h5ad):
+    for module in (disk_csr, h5ad):
         monkeypatch.setattr(module, "VALUES_AT_ONCE", 500)
-    monkeypatch.setattr(mapped, "LARGE", 100)
+    monkeypatch.setattr(disk_csr, "LARGE", 100)
 
 
 def is_mapped(matrix) -> bool:
@@ -73,7 +72,7 @@ def test_a_run_on_disk_is_the_run_in_memory(screen, quick_tables, tmp_path, smal
     for where in ("memory", "disk"):
         data = read_h5ad(screen.path, counts_on=where, scratch=tmp_path)
         runs[where] = tmp_path / where
-        report.train(data, screen.parts, runs[where], MODEL, replace(TRAINING, steps=20))
+        build.train(data, screen.parts, runs[where], MODEL, replace(TRAINING, steps=20))
     assert is_mapped(data.counts)
     names = sorted(p.relative_to(runs["disk"]) for p in runs["disk"].rglob("*") if p.is_file())
     assert Path("metrics.json") in names
@@ -93,7 +92,7 @@ def test_a_run_on_disk_is_the_run_in_memory(screen, quick_tables, tmp_path, smal
             )
         else:
             assert one.read_bytes() == two.read_bytes(), name
-    options = report.read_options(runs["disk"])
+    options = build.read_options(runs["disk"])
     assert options["counts_on"] == "disk"
 
 
@@ -159,14 +158,14 @@ def test_a_file_may_go_once_it_is_read(screen, tmp_path):
 
 def test_a_full_disk_is_told_and_leaves_nothing(screen, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(mapped, "COPIES", 10**12)
+        patch.setattr(disk_csr, "COPIES", 10**12)
         with pytest.raises(OutputError, match=r"GB free, .* are needed"):
             read_h5ad(screen.path, counts_on="disk", scratch=tmp_path)
 
     def full(folder):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(mapped, "_nameless", full)
+    monkeypatch.setattr(disk_csr, "_nameless", full)
     with pytest.raises(OSError, match="No space"):
         read_h5ad(screen.path, counts_on="disk", scratch=tmp_path)
     assert not list(tmp_path.iterdir())

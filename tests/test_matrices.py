@@ -18,11 +18,10 @@ import pytest
 import scipy.sparse as sp
 
 from samsvae_core.bundle.bundle import check_table
-from samsvae_core.data import h5ad, inspection
-from samsvae_core.data import hdf5_checks as h5file
+from samsvae_core.data import h5ad, hdf5_checks, inspection
 from samsvae_core.data.cells import DataError
 from samsvae_core.data.h5ad import read_h5ad
-from samsvae_core.genesets import collections as gene_sets
+from samsvae_core.genesets import collections
 from tests.test_mapped import saved
 
 COUNTS = np.random.default_rng(0).poisson(2.0, size=(12, 5)).astype(np.float32)
@@ -307,7 +306,7 @@ def test_item_17_what_is_bounded_is_what_it_becomes_by_what_is_written(
             pieces = chunks if store == "dense" else (10**4,)
             made = raw.create_dataset(name, data=values, chunks=pieces, compression=9)
             made.attrs.update(attributes)
-    for module in (h5file, h5ad):
+    for module in (hdf5_checks, h5ad):
         monkeypatch.setattr(module, "SMALL", 2 * 10**5)
     with pytest.raises(DataError, match="it is damaged, or nearly empty"):
         read(path)
@@ -321,7 +320,7 @@ def test_item_17_a_nearly_empty_dense_matrix_is_read(tmp_path, monkeypatch):
         attributes = dict(raw["X"].attrs)
         del raw["X"]
         raw.create_dataset("X", data=x, chunks=(10, 3000), compression=9).attrs.update(attributes)
-    for module in (h5file, h5ad):
+    for module in (hdf5_checks, h5ad):
         monkeypatch.setattr(module, "SMALL", 10**6)
     np.testing.assert_array_equal(read_h5ad(path).counts.toarray(), x)
 
@@ -337,10 +336,10 @@ def test_item_17_a_nearly_empty_dense_matrix_is_read(tmp_path, monkeypatch):
 def test_item_17_gene_sets_that_no_organism_has_are_refused_early(
     monkeypatch, what, content, message
 ):
-    assert gene_sets.parse_gmt(content, "mine").sets
-    monkeypatch.setattr(gene_sets, "MOST_SETS", 2)
+    assert collections.parse_gmt(content, "mine").sets
+    monkeypatch.setattr(collections, "MOST_SETS", 2)
     for name in {"MOST_SETS", "MOST_ENTRIES", "MOST_GENES"} - {what}:
-        monkeypatch.setattr(gene_sets, name, 10**6)
-    monkeypatch.setattr(gene_sets, what, 2)
+        monkeypatch.setattr(collections, name, 10**6)
+    monkeypatch.setattr(collections, what, 2)
     with pytest.raises(ValueError, match=message):
-        gene_sets.parse_gmt(content, "mine")
+        collections.parse_gmt(content, "mine")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from samsvae_core.bundle.bundle import load
 from samsvae_core.models.variants import MODELS
-from samsvae_core.training import distributed as parallel
+from samsvae_core.training import distributed
 from samsvae_core.training.run_folder import read_status
 
 SECONDS = 120  # for processes to end; far less than they wait for each other if told nothing
@@ -115,24 +115,24 @@ def test_torchrun_trains_a_bundle_stops_and_resumes(tmp_path, request):
 @pytest.mark.parametrize("n_processes", [1, 2, 3, 5])
 @pytest.mark.parametrize("n_cells", [1, 2, 7, 12])
 def test_the_weighted_mean_over_processes_is_that_of_the_batch(n_processes, n_cells, monkeypatch):
-    monkeypatch.setattr(parallel, "together", lambda: True)
-    monkeypatch.setattr(parallel, "size", lambda: n_processes)
+    monkeypatch.setattr(distributed, "together", lambda: True)
+    monkeypatch.setattr(distributed, "size", lambda: n_processes)
     index = torch.arange(n_cells)
     value, found = torch.randn(n_cells, dtype=torch.float64), []
     for rank in range(n_processes):
-        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
-        mine, weight = parallel.share(index)
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        mine, weight = distributed.share(index)
         found.append(weight * value[mine].mean())
     torch.testing.assert_close(torch.stack(found).mean(), value.mean())
 
 
 def test_alone_a_process_has_the_whole_batch_and_waits_for_nobody():
     index = torch.arange(3)
-    assert parallel.share(index) == (index, 1.0)
-    assert parallel.first()
-    parallel.wait()
-    parallel.check_same("files", 1)
-    assert [parallel.anyone(asks) for asks in (True, False)] == [True, False]
+    assert distributed.share(index) == (index, 1.0)
+    assert distributed.first()
+    distributed.wait()
+    distributed.check_same("files", 1)
+    assert [distributed.anyone(asks) for asks in (True, False)] == [True, False]
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
@@ -141,7 +141,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         monkeypatch.setenv(name, value)
     with (
         pytest.raises(ValueError, match=r"started 3 here, where there are 2\. Use --nproc-per"),
-        parallel.group(torch.device("cuda")),
+        distributed.group(torch.device("cuda")),
     ):
         pass
 
@@ -149,8 +149,8 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 @pytest.mark.parametrize(("size", "is_lost"), [("2", True), ("1", False)])
 def test_an_error_of_the_network_is_told_where_there_are_others(size, is_lost, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", size)
-    with pytest.raises(parallel.LostError if is_lost else RuntimeError), parallel.told():
+    with pytest.raises(distributed.LostError if is_lost else RuntimeError), distributed.told():
         raise RuntimeError("[gloo] Connection closed by peer")
-    with pytest.raises(RuntimeError, match="a bug") as error, parallel.told():
+    with pytest.raises(RuntimeError, match="a bug") as error, distributed.told():
         raise RuntimeError("a bug")
-    assert not isinstance(error.value, parallel.LostError)
+    assert not isinstance(error.value, distributed.LostError)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from scipy.special import polygamma
 
+import samsvae_core
 from samsvae_core.genesets import prerank as module
 from samsvae_core.genesets.enrichment import MULTILEVEL, _counted, _log2_error
 from samsvae_core.genesets.prerank import CancelledError, Ranking, prerank

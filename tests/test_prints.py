@@ -13,8 +13,7 @@ import plotly.graph_objects as go
 import pytest
 from PIL import Image
 
-from app.export import figure_data as traces
-from app.export import static_figures as prints
+from app.export import figure_data, static_figures
 from app.figures import figures
 
 RNG = np.random.default_rng(0)
@@ -162,37 +161,41 @@ def names_of(axis):
 @pytest.mark.parametrize("kind", MAKE)
 def test_every_figure_is_drawn_and_has_its_data(kind):
     figure = MAKE[kind](dark=False)
-    table = prints.data(figure)
+    table = static_figures.data(figure)
     assert len(table) > 0
     assert table.columns.is_unique
-    pd.testing.assert_frame_equal(table, prints.data(figure.to_json()))
-    svg = prints.drawn(figure, "svg")
+    pd.testing.assert_frame_equal(table, static_figures.data(figure.to_json()))
+    svg = static_figures.drawn(figure, "svg")
     assert ET.fromstring(svg).tag.endswith("svg")
-    with Image.open(io.BytesIO(prints.drawn(figure, "png"))) as image:
-        page = prints.painted(figure)
-        assert image.size == tuple((2 * page.get_size_inches() / prints.PIXEL).round())
+    with Image.open(io.BytesIO(static_figures.drawn(figure, "png"))) as image:
+        page = static_figures.painted(figure)
+        assert image.size == tuple((2 * page.get_size_inches() / static_figures.PIXEL).round())
         assert image.getpixel((0, 0))[:3] == (255, 255, 255)
 
 
 @pytest.mark.parametrize("kind", [k for k in MAKE if k != "agreement"])
 def test_the_theme_of_the_screen_and_the_time_make_no_difference(kind):
-    assert prints.drawn(MAKE[kind](dark=True), "svg") == prints.drawn(MAKE[kind](False), "svg")
+    assert static_figures.drawn(MAKE[kind](dark=True), "svg") == static_figures.drawn(
+        MAKE[kind](False), "svg"
+    )
 
 
 def test_the_same_figure_gives_the_same_bytes_also_from_several_threads():
     figure = MAKE["volcano"](False).to_json()
     with ThreadPoolExecutor(4) as pool:
         for kind in ("png", "pdf", "svg"):
-            assert len(set(pool.map(lambda _, k=kind: prints.drawn(figure, k), range(4)))) == 1
+            assert (
+                len(set(pool.map(lambda _, k=kind: static_figures.drawn(figure, k), range(4)))) == 1
+            )
 
 
 def test_bars_and_whiskers_are_those_of_the_table():
     figure = MAKE["bars"](False)
-    table = prints.data(figure)
+    table = static_figures.data(figure)
     assert list(table) == ["gene", "shift", "shift, lower", "shift, upper"]
     assert list(table["gene"]) == GENES
     np.testing.assert_allclose(table.iloc[:, 1:], BARS[["value", "lower", "upper"]])
-    (panel,) = prints.painted(figure).axes
+    (panel,) = static_figures.painted(figure).axes
     assert [bar.get_width() for bar in panel.patches] == list(table["shift"])
     centres = [bar.get_y() + bar.get_height() / 2 for bar in panel.patches]
     np.testing.assert_allclose(centres, range(30))
@@ -206,13 +209,13 @@ def test_bars_and_whiskers_are_those_of_the_table():
 
 def test_bars_without_an_interval_have_no_whiskers():
     bare = figures.bars(BARS.assign(lower=np.nan, upper=np.nan), "shift", False, genes=False)
-    assert list(prints.data(bare)) == ["name", "shift"]
-    assert not prints.painted(bare).axes[0].collections
+    assert list(static_figures.data(bare)) == ["name", "shift"]
+    assert not static_figures.painted(bare).axes[0].collections
 
 
 def test_diamonds_stand_on_the_bars_they_belong_to():
     figure = MAKE["observed"](False)
-    table = prints.data(figure)
+    table = static_figures.data(figure)
     diamonds = table[table["series"] == "observed"]
     assert list(diamonds["name"]) == [
         g for g, amount in zip(GENES, AMOUNT, strict=True) if amount > 0
@@ -222,7 +225,7 @@ def test_diamonds_stand_on_the_bars_they_belong_to():
     np.testing.assert_allclose(diamonds["shift, upper"] - diamonds["shift"], reach)
     at = [GENES.index(name) for name in diamonds["name"]]
     np.testing.assert_array_equal(
-        in_order(points(prints.painted(figure))),
+        in_order(points(static_figures.painted(figure))),
         in_order(np.stack([diamonds["shift"], at], axis=-1)),
     )
 
@@ -251,20 +254,20 @@ def test_diamonds_stand_on_the_bars_they_belong_to():
 )
 def test_points_are_drawn_where_the_table_has_them(kind, x, y, expected):
     figure = MAKE[kind](False)
-    table = prints.data(figure)[[x, y]]
-    np.testing.assert_array_equal(in_order(points(prints.painted(figure))), in_order(table))
+    table = static_figures.data(figure)[[x, y]]
+    np.testing.assert_array_equal(in_order(points(static_figures.painted(figure))), in_order(table))
     if expected is not None:
         np.testing.assert_array_equal(in_order(table), in_order(expected))
 
 
 def test_labels_go_with_their_points():
-    table = prints.data(MAKE["volcano"](False)).set_index("label")
+    table = static_figures.data(MAKE["volcano"](False)).set_index("label")
     half = (TABLE["upper"] - TABLE["lower"]) / 2
     assert sorted(table.index) == sorted(GENES)
     np.testing.assert_array_equal(table["predicted shift (log2)"], SHIFT[table.index])
     strength = (SHIFT.abs() / half)[table.index]
     np.testing.assert_allclose(table.iloc[:, -1], strength.clip(1e-3))
-    panel = prints.painted(MAKE["volcano"](False)).axes[0]
+    panel = static_figures.painted(MAKE["volcano"](False)).axes[0]
     assert panel.get_yscale() == "log"
     largest = SHIFT.abs().idxmax()
     (label,) = [t for t in panel.texts if t.get_text() == largest]
@@ -274,10 +277,10 @@ def test_labels_go_with_their_points():
 
 def test_the_colour_of_a_point_is_its_amount():
     figure = MAKE["amounts"](False)
-    table = prints.data(figure)
+    table = static_figures.data(figure)
     order = AMOUNT.abs().argsort(kind="stable")
     np.testing.assert_allclose(table["G0, z"], AMOUNT[order], rtol=1e-6)
-    page = prints.painted(figure)
+    page = static_figures.painted(figure)
     (drawn,) = page.axes[0].collections
     np.testing.assert_array_equal(drawn.get_array(), table["G0, z"])
     assert drawn.get_clim() == (-drawn.get_clim()[1], drawn.get_clim()[1])
@@ -286,11 +289,11 @@ def test_the_colour_of_a_point_is_its_amount():
 
 def test_cells_that_were_not_taken_are_faint():
     figure = MAKE["lasso"](False)
-    table = prints.data(figure)
+    table = static_figures.data(figure)
     assert table["selected"].sum() == 2
     drawn = [
         np.broadcast_to(c.get_facecolors()[:, 3], len(c.get_offsets()))
-        for c in prints.painted(figure).axes[0].collections
+        for c in static_figures.painted(figure).axes[0].collections
     ]
     opacities = np.concatenate(drawn)
     np.testing.assert_array_equal(opacities > 0.1, table["selected"])
@@ -307,11 +310,11 @@ def test_cells_that_were_not_taken_are_faint():
 )
 def test_cells_of_a_map_have_their_row_column_and_value(kind, column, shade):
     figure = MAKE[kind](False)
-    table = prints.data(figure)
+    table = static_figures.data(figure)
     back = table.pivot_table(index="row", columns="column", values=column, dropna=False)
     expected = shade(WIDE.to_numpy())
     np.testing.assert_array_equal(back.loc[list(WIDE.index), ["M0", "M4"]], expected)
-    page = prints.painted(figure)
+    page = static_figures.painted(figure)
     (mesh,) = page.axes[0].collections
     drawn = mesh.get_array().filled(np.nan).reshape(3, 2)
     np.testing.assert_array_equal(drawn, expected)
@@ -323,19 +326,19 @@ def test_cells_of_a_map_have_their_row_column_and_value(kind, column, shade):
 
 def test_marks_are_written_into_their_cells():
     figure = MAKE["evidence"](False)
-    assert list(prints.data(figure)["mark"]) == ["+", "", "", "x", "", ""]
-    written = prints.painted(figure).axes[0].texts
+    assert list(static_figures.data(figure)["mark"]) == ["+", "", "", "x", "", ""]
+    written = static_figures.painted(figure).axes[0].texts
     assert [(t.get_text(), *t.get_position()) for t in written] == [("+", 0, 0), ("x", 1, 1)]
 
 
 def test_bars_and_the_tree_stand_beside_the_rows_they_are_of():
     figure = MAKE["titled"](False)
-    table = prints.data(figure)
+    table = static_figures.data(figure)
     assert list(table) == ["row", "column", "mark", "effect", "cells"]
     cells = table["cells"].dropna()
     assert list(table.loc[cells.index, "row"]) == list(WIDE.index)
     assert list(cells) == list(CELLS)
-    page = prints.painted(figure)
+    page = static_figures.painted(figure)
     grid, bars, tree, scale = page.axes
     assert [bar.get_width() for bar in bars.patches] == list(CELLS)
     middles = [bar.get_y() + bar.get_height() / 2 for bar in bars.patches]
@@ -351,7 +354,7 @@ def test_bars_and_the_tree_stand_beside_the_rows_they_are_of():
 
 
 def test_contributions_are_a_row_each_with_their_sum():
-    table = prints.data(MAKE["contributions"](False))
+    table = static_figures.data(MAKE["contributions"](False))
     back = table.pivot_table(index="row", columns="column", values="value", sort=False)
     np.testing.assert_array_equal(back[list(SUM)], SUM)
     assert list(back.index) == list(TITLES.values())
@@ -359,7 +362,7 @@ def test_contributions_are_a_row_each_with_their_sum():
 
 
 def test_perturbations_on_their_map_are_each_in_the_table_once():
-    table = prints.data(MAKE["perturbations"](False)).set_index("label")
+    table = static_figures.data(MAKE["perturbations"](False)).set_index("label")
     assert sorted(table.index) == sorted(GENES)
     np.testing.assert_array_equal(table.loc[GENES, ["UMAP 1", "UMAP 2"]], PLACES)
     assert table.loc[GENES[28], "series"] == "<b>&x"  # as text
@@ -368,7 +371,7 @@ def test_perturbations_on_their_map_are_each_in_the_table_once():
 
 def test_effects_of_the_chosen_name_their_mechanism_and_are_drawn_whole_on_both_sides_of_zero():
     figure = MAKE["used effects"](False)
-    table = prints.data(figure).set_index("label")
+    table = static_figures.data(figure).set_index("label")
     labels = ["A, M0", "<i>, M0", "A, M2"]
     name = "effect (basal standard deviations)"
     reach = figures.Z90 * ENTRIES["effect_sd"]
@@ -378,7 +381,7 @@ def test_effects_of_the_chosen_name_their_mechanism_and_are_drawn_whole_on_both_
         (f"{name}, upper", ENTRIES["effect"] + reach),
     ):
         np.testing.assert_allclose(table.loc[labels, column], expected)
-    panel = prints.painted(figure).axes[0]
+    panel = static_figures.painted(figure).axes[0]
     low, high = panel.get_xlim()
     assert low < table[f"{name}, lower"].min()
     assert high > table[f"{name}, upper"].max()
@@ -387,17 +390,17 @@ def test_effects_of_the_chosen_name_their_mechanism_and_are_drawn_whole_on_both_
 @pytest.mark.parametrize("sign", [1, -1])
 def test_an_axis_that_shall_hold_zero_begins_or_ends_there(sign):
     figure = go.Figure(go.Scatter(x=[2 * sign, 3 * sign], y=[0, 1], mode="markers"))
-    panel = prints.painted(figure.update_xaxes(rangemode="tozero")).axes[0]
+    panel = static_figures.painted(figure.update_xaxes(rangemode="tozero")).axes[0]
     assert 0 in panel.get_xlim()
     assert min(map(abs, panel.get_xlim())) == 0 < 3 < max(map(abs, panel.get_xlim()))
 
 
 def test_the_network_has_its_nodes_as_data_and_no_axes():
     figure = MAKE["network"](False)
-    table = prints.data(figure)
+    table = static_figures.data(figure)
     np.testing.assert_array_equal(table[["x", "y"]], NODES[["x", "y"]])
     assert list(table["label"]) == list(NODES["name"])
-    page = prints.painted(figure)
+    page = static_figures.painted(figure)
     np.testing.assert_array_equal(in_order(points(page)), in_order(NODES[["x", "y"]]))
     panel = page.axes[0]
     for side in (panel.xaxis, panel.yaxis):
@@ -410,16 +413,16 @@ def test_the_network_has_its_nodes_as_data_and_no_axes():
 def test_values_whose_colours_follow_a_function_of_them_are_in_the_table_too():
     figure = figures.mask_map(WIDE, "evidence", False)
     figure.update_traces(customdata=WIDE.to_numpy(), selector={"type": "heatmap"})
-    table = prints.data(figure)
+    table = static_figures.data(figure)
     np.testing.assert_array_equal(table["evidence"], WIDE.to_numpy().ravel())
     assert "evidence (colour scale)" in table
 
 
 def test_lines_have_the_points_of_the_table_on_both_axes():
     figure = MAKE["history"](False)
-    table = prints.data(figure)
+    table = static_figures.data(figure)
     assert list(table) == ["series", "epoch", "nats per cell", "entries"]
-    validation, training, entries = lines(prints.painted(figure))
+    validation, training, entries = lines(static_figures.painted(figure))
     np.testing.assert_array_equal(validation, HISTORY[["epoch", "validation_bound"]])
     np.testing.assert_array_equal(training, HISTORY[["epoch", "bound"]])
     np.testing.assert_array_equal(entries, HISTORY[["epoch", "active"]])
@@ -431,14 +434,14 @@ def test_lines_have_the_points_of_the_table_on_both_axes():
 
 def test_panels_share_an_axis_and_keep_their_own_columns():
     figure = MAKE["frontier"](False)
-    table = prints.data(figure)
+    table = static_figures.data(figure)
     ordered = LEVEL.sort_values("active")
     first, second = table.iloc[:3], table.iloc[3:]
     np.testing.assert_array_equal(first["from best (nats per cell)"], ordered["difference"])
     np.testing.assert_array_equal(second["r of effects"], ordered["effect_r"])
     assert list(table["active mask entries"]) == [20, 40, 60] * 2
     assert list(first["symbol"]) == ["circle", "diamond", "circle"]
-    upper, lower = prints.painted(figure).axes
+    upper, lower = static_figures.painted(figure).axes
     np.testing.assert_array_equal(lines(upper.figure)[0], ordered[["active", "difference"]])
     assert upper.get_xlim() == lower.get_xlim()
     assert [t.get_text() for t in upper.texts] == ["kept"]
@@ -446,25 +449,25 @@ def test_panels_share_an_axis_and_keep_their_own_columns():
 
 def test_the_walk_and_its_genes_are_drawn():
     figure = MAKE["running sum"](False)
-    table = prints.data(figure)
+    table = static_figures.data(figure)
     walk = table[table["series"] == "running sum"]
     np.testing.assert_array_equal(walk.iloc[:, -2:], WALK[["rank", "running_es"]])
     assert list(table.loc[table["series"] == "genes of the set", "label"]) == ["A", "C"]
-    page = prints.painted(figure)
+    page = static_figures.painted(figure)
     np.testing.assert_array_equal(lines(page)[0], WALK[["rank", "running_es"]])
     assert page.axes[0].get_title(loc="left") == "<SET>"
 
 
 def test_lines_of_reference_labels_and_layers_for_clicks_are_no_data():
-    assert len(prints.data(MAKE["agreement"](False))) == 30
-    assert len(prints.data(MAKE["calibration"](False))) == 4
-    assert len(prints.data(MAKE["effect"](False))) == 6
+    assert len(static_figures.data(MAKE["agreement"](False))) == 30
+    assert len(static_figures.data(MAKE["calibration"](False))) == 4
+    assert len(static_figures.data(MAKE["effect"](False))) == 6
     hidden = go.Figure(go.Scatter(y=[1, 2])).add_scatter(y=[3, 4], visible="legendonly")
-    assert list(prints.data(hidden)["y"]) == [1, 2]
+    assert list(static_figures.data(hidden)["y"]) == [1, 2]
 
 
 def test_text_stays_text_in_svg_with_genes_in_italics():
-    root = ET.fromstring(prints.drawn(MAKE["bars"](False), "svg"))
+    root = ET.fromstring(static_figures.drawn(MAKE["bars"](False), "svg"))
     texts = {e.text: e.get("style", "") for e in root.iter() if e.tag.endswith("}text")}
     assert set(GENES) <= set(texts)
     assert "shift" in texts
@@ -483,43 +486,44 @@ def test_names_in_any_script_and_of_any_length_are_drawn():
     ]
     frame = pd.DataFrame({"label": names, "value": 1.0, "lower": 0.0, "upper": 2.0})
     figure = figures.bars(frame, "<i>g</i> $^{", False)
-    assert list(prints.data(figure)["gene"]) == names
-    assert "\u05e9" in prints.drawn(figure, "svg").decode()
-    assert prints.drawn(figure, "png")
+    assert list(static_figures.data(figure)["gene"]) == names
+    assert "\u05e9" in static_figures.drawn(figure, "svg").decode()
+    assert static_figures.drawn(figure, "png")
 
 
 def test_what_cannot_be_drawn_says_so():
-    with pytest.raises(prints.PrintError, match="'pie'"):
-        prints.data(go.Figure(go.Pie(values=[1, 2])))
+    with pytest.raises(static_figures.PrintError, match="'pie'"):
+        static_figures.data(go.Figure(go.Pie(values=[1, 2])))
     stacked = (
         go.Figure(go.Bar(x=["a"], y=[1])).add_bar(x=["a"], y=[2]).update_layout(barmode="stack")
     )
-    with pytest.raises(prints.PrintError, match="'stack'"):
-        prints.drawn(stacked, "svg")
+    with pytest.raises(static_figures.PrintError, match="'stack'"):
+        static_figures.drawn(stacked, "svg")
 
 
 def test_a_figure_without_anything_is_empty():
-    assert prints.data(go.Figure()).empty
-    assert prints.drawn(go.Figure(), "svg")
-    assert len(prints.data(go.Figure(go.Scatter(x=[], y=[])))) == 0
-    assert prints.drawn(go.Figure(go.Scatter(x=[], y=[])), "svg")
+    assert static_figures.data(go.Figure()).empty
+    assert static_figures.drawn(go.Figure(), "svg")
+    assert len(static_figures.data(go.Figure(go.Scatter(x=[], y=[])))) == 0
+    assert static_figures.drawn(go.Figure(go.Scatter(x=[], y=[])), "svg")
 
 
 def test_notes_and_lines_of_reference_of_the_layout_are_drawn():
     figure = go.Figure(go.Scatter(x=[1, 10, 100], y=[1, 2, 3])).update_xaxes(type="log")
     figure.add_hline(1.5).add_annotation(x=1, y=2, text="here", showarrow=False)
-    panel = prints.painted(figure).axes[0]
+    panel = static_figures.painted(figure).axes[0]
     assert any(list(line.get_ydata()) == [1.5, 1.5] for line in panel.lines)
     (note,) = panel.texts
     assert (note.get_text(), note.xy[0]) == ("here", 10)
 
 
 def test_tags_go_and_entities_are_read_once():
-    assert traces.plain("<i>A</i>&amp;lt;<br>&lt;b&gt;") == "A&lt;\n<b>"
-    assert traces.plain("a < b > c") == "a < b > c"
+    assert figure_data.plain("<i>A</i>&amp;lt;<br>&lt;b&gt;") == "A&lt;\n<b>"
+    assert figure_data.plain("a < b > c") == "a < b > c"
 
 
 def test_importing_it_does_not_load_matplotlib():
-    program = "import sys, app.export.static_figures, app.export.report; assert 'matplotlib' not in sys.modules"
+    modules = "sys, app.export.static_figures, app.export.report"
+    program = f"import {modules}; assert 'matplotlib' not in sys.modules"
     root = Path(__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", program], cwd=root, check=False).returncode == 0

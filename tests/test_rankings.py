@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from samsvae_core.analysis import gene_rankings as rankings
+from samsvae_core.analysis import gene_rankings
 from samsvae_core.analysis.compose import compose
 from samsvae_core.analysis.gene_rankings import Certainty
 from samsvae_core.bundle.bundle import load
@@ -10,7 +10,7 @@ from samsvae_core.genesets.enrichment import USUAL, enrich
 
 
 def test_mechanisms_are_ranked_by_the_loadings_of_the_bundle(tiny):
-    ranked = rankings.of_mechanisms(tiny)
+    ranked = gene_rankings.of_mechanisms(tiny)
     assert list(ranked.scores) == sorted(tiny.masks.loc[tiny.masks["active"], "mechanism"].unique())
     for k in ranked.scores:
         rows = tiny.loadings[tiny.loadings["mechanism"] == k].set_index("gene")
@@ -19,7 +19,7 @@ def test_mechanisms_are_ranked_by_the_loadings_of_the_bundle(tiny):
 
 
 def test_certain_are_those_whose_sign_and_size_are(tiny):
-    ranked = rankings.of_mechanisms(tiny, certainty=Certainty(0.975, 0.05))
+    ranked = gene_rankings.of_mechanisms(tiny, certainty=Certainty(0.975, 0.05))
     k = ranked.scores.columns[0]
     rows = tiny.loadings[tiny.loadings["mechanism"] == k].set_index("gene").loc[tiny.genes]
     expected = (rows["loading"].abs() > 1.96 * rows["se"]) & (rows["loading"].abs() >= 0.05)
@@ -29,7 +29,7 @@ def test_certain_are_those_whose_sign_and_size_are(tiny):
 
 def test_a_shift_is_ranked_by_its_mean_and_certain_by_its_draws(tiny):
     shift = compose(tiny, {"P1": 1.0, "P2": 0.5})
-    ranked = rankings.of_shift(shift, Certainty(0.9, 0.1))
+    ranked = gene_rankings.of_shift(shift, Certainty(0.9, 0.1))
     assert ranked.scores["P1+P2:0.5"].tolist() == shift.table["shift"].tolist()
     table = shift.table
     expected = (table["probability_of_sign"] >= 0.9) & (table["shift"].abs() >= 0.1)
@@ -39,7 +39,7 @@ def test_a_shift_is_ranked_by_its_mean_and_certain_by_its_draws(tiny):
 
 
 def test_a_shift_without_a_mechanism_says_so_wherever_it_is_named(tiny):
-    ranked = rankings.of_shift(compose(tiny, {"P1": 1.0}, without=[0, 2]))
+    ranked = gene_rankings.of_shift(compose(tiny, {"P1": 1.0}, without=[0, 2]))
     assert ranked.name == "P1 without M0, M2"
     assert list(ranked.scores) == ["P1 without M0, M2"]
     assert "the predicted shift of P1 without M0, M2 (" in ranked.definition
@@ -47,18 +47,18 @@ def test_a_shift_without_a_mechanism_says_so_wherever_it_is_named(tiny):
 
 def test_mechanisms_that_are_not_there_are_refused(tiny, copied):
     with pytest.raises(ValueError, match="no mechanism 9; this model has 0 to 3"):
-        rankings.of_mechanisms(tiny, [0, 9])
+        gene_rankings.of_mechanisms(tiny, [0, 9])
     bundle = load(copied)
     bundle.__dict__["masks"] = bundle.masks.assign(active=False)
     with pytest.raises(ValueError, match="No mechanism of copied is in use"):
-        rankings.of_mechanisms(bundle)
+        gene_rankings.of_mechanisms(bundle)
 
 
 def test_what_is_gathered_tells_how_it_was_made(tiny):
     rules = USUAL._replace(n_top=7, universe=("STAT1", "IRF1"), min_size=3)
-    ranked, sets = rankings.of_mechanisms(tiny, [0]), [load_collection("hallmark")]
+    ranked, sets = gene_rankings.of_mechanisms(tiny, [0]), [load_collection("hallmark")]
     found = enrich(ranked.scores, sets, USUAL)
-    results = rankings.gathered(tiny, ranked, sets, found, rules)
+    results = gene_rankings.gathered(tiny, ranked, sets, found, rules)
     assert "group" in results.enrichment.table
     assert results.names.index.tolist() == [0]
     settings = results.settings
@@ -75,9 +75,9 @@ def test_a_shift_in_which_nothing_is_certain_carries_a_caution(tiny):
     moved = compose(tiny, {"P1": 1.0})
     kind = "calibrated_" if moved.table["calibrated_lower"].notna().any() else ""
     lower, upper = moved.table[f"{kind}lower"], moved.table[f"{kind}upper"]
-    assert bool(rankings.of_shift(moved).caution) == (not ((lower > 0) | (upper < 0)).any())
+    assert bool(gene_rankings.of_shift(moved).caution) == (not ((lower > 0) | (upper < 0)).any())
     still = moved.table.assign(**{f"{kind}lower": -1.0, f"{kind}upper": 1.0})
-    assert "of noise" in rankings.doubt(still)
+    assert "of noise" in gene_rankings.doubt(still)
     certain = still.copy()
     certain.loc[certain.index[0], f"{kind}lower"] = 0.5
-    assert rankings.doubt(certain) == ""
+    assert gene_rankings.doubt(certain) == ""

@@ -14,7 +14,7 @@ from samsvae_core.genesets.collections import load_collection
 from samsvae_core.genesets.enrichment import rank_enrichment
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.simulate import Design, simulate
-from samsvae_core.pipeline import build as report
+from samsvae_core.pipeline import build
 from samsvae_core.training.loop import TrainConfig, fit, new_model
 
 DESIGN = Design(n_cells=2400, n_genes=60, n_perturbations=20, n_latent=5, n_combinations=4)
@@ -86,7 +86,7 @@ def test_a_mechanism_whose_genes_are_a_known_set_is_recognised_after_training(tm
     size = replace(truth.model.config, n_latent=4, n_hidden=32)
     model = new_model(data.subset(parts == "train"), size, seed=0)
     fit(model, train, validation, replace(TRAINING, particles=1, dense=0.4), tmp_path)
-    reference = report.reference_cells(model.eval(), data, parts)
+    reference = build.reference_cells(model.eval(), data, parts)
     found = loading_matrix(loadings(model, reference, data.genes.tolist()))
     alike = found.corrwith(true.rename(names)).abs()
     table = rank_enrichment(found[[alike.idxmax()]], load_collection("hallmark")).table

@@ -15,7 +15,7 @@ from samsvae_core.data.cells import DataError
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.variants import ConditionalVAE
-from samsvae_core.pipeline import build as report
+from samsvae_core.pipeline import build
 from samsvae_core.pipeline.build import (
     condition_table,
     observed_table,
@@ -123,8 +123,8 @@ def sampled(tiny, screen):
 def test_the_cells_of_a_map_are_no_part_of_a_split(monkeypatch):
     """A split drawn with seed 0 from the same generator, as that of the Papalexi screen was."""
     train = np.random.default_rng(0).permutation(20000)[:12800]
-    monkeypatch.setattr(report, "N_EMBEDDED", 6000)  # small bundles of the tests have fewer
-    sample = report.sample_of(20000)
+    monkeypatch.setattr(build, "N_EMBEDDED", 6000)  # small bundles of the tests have fewer
+    sample = build.sample_of(20000)
     assert len(set(sample)) == 6000
     assert np.isin(sample, train).mean() == pytest.approx(0.64, abs=0.02)
     np.testing.assert_array_equal(sample, np.sort(sample))
@@ -154,9 +154,9 @@ def test_either_state_has_a_map_of_its_own(tiny, screen):
 def test_of_many_dimensions_those_in_use_are_kept_or_the_first(
     tiny, screen, monkeypatch, active, kept
 ):
-    monkeypatch.setattr(report, "N_LATENT", 3)
+    monkeypatch.setattr(build, "N_LATENT", 3)
     masks = tiny.masks.assign(active=tiny.masks["mechanism"].isin(active))
-    table = report.embedded_cells(tiny.model, screen.data.subset(range(9)), screen.parts[:9], masks)
+    table = build.embedded_cells(tiny.model, screen.data.subset(range(9)), screen.parts[:9], masks)
     names = [f"{name} M{k}" for name in ("basal", "shifted") for k in kept]
     assert [c for c in table if "M" in c] == names
 
@@ -164,7 +164,7 @@ def test_of_many_dimensions_those_in_use_are_kept_or_the_first(
 def test_without_shifts_both_maps_are_one(screen):
     model = ConditionalVAE(ModelConfig(40, 6, **MODEL))
     masks = interpretation.mask_table(model, screen.data.perturbations.tolist())
-    table = report.embedded_cells(model, screen.data.subset(range(9)), screen.parts[:9], masks)
+    table = build.embedded_cells(model, screen.data.subset(range(9)), screen.parts[:9], masks)
     np.testing.assert_array_equal(table["umap_1"], table["basal_1"])
     assert [c for c in table if "M" in c] == ["basal M0", "basal M1"]
 
@@ -187,7 +187,7 @@ def test_tables_are_made_without_values_of_cells_unless_asked_for(screen, quick_
     """A bundle may be handed on where the data may not."""
     kept = load(copied)
     (copied / "manifest.json").unlink()
-    report.build_bundle(kept.model, screen.data, screen.parts, copied, "cpu")
+    build.build_bundle(kept.model, screen.data, screen.parts, copied, "cpu")
     assert kept.has_cell_values
     assert not load(copied).has_cell_values
     assert not (copied / bundle.CELL_COUNTS).exists()
@@ -200,7 +200,7 @@ def test_counts_are_kept_in_the_smallest_type_that_holds_them(screen, largest, k
     counts = screen.data.counts.toarray().clip(max=largest)
     counts[3, 5] = largest
     counts[:, 7] = 0
-    packed = load_arrays(report.packed_counts(replace(screen.data, counts=sp.csr_matrix(counts))))
+    packed = load_arrays(build.packed_counts(replace(screen.data, counts=sp.csr_matrix(counts))))
     back = sp.csr_matrix((packed["data"], packed["indices"], packed["indptr"]), (40, 600))
     assert packed["data"].dtype == kind
     assert packed["indices"].dtype == np.uint16
@@ -210,7 +210,7 @@ def test_counts_are_kept_in_the_smallest_type_that_holds_them(screen, largest, k
 
 def test_values_that_are_no_counts_are_kept_as_they_are(screen):
     values = sp.csr_matrix(screen.data.counts * np.float32(-0.3))
-    packed = load_arrays(report.packed_counts(replace(screen.data, counts=values, is_counts=False)))
+    packed = load_arrays(build.packed_counts(replace(screen.data, counts=values, is_counts=False)))
     assert packed["data"].dtype == np.float32
     assert packed["data"].sum() == pytest.approx(values.sum())
 
@@ -225,9 +225,9 @@ def status(run):
 def test_a_finished_run_says_so_and_cannot_be_resumed(tiny, screen):
     assert status(tiny.path)["state"] == "finished"
     with pytest.raises(OutputError, match="is finished: it is a bundle already"):
-        report.resume(screen.data, tiny.path)
+        build.resume(screen.data, tiny.path)
     with pytest.raises(OutputError, match="exists already"):
-        report.train(screen.data, screen.parts, tiny.path, MODEL, SHORT)
+        build.train(screen.data, screen.parts, tiny.path, MODEL, SHORT)
 
 
 def test_a_stopped_run_says_so_and_resumes_to_the_same_bundle(screen, quick_tables, tmp_path):
@@ -237,11 +237,11 @@ def test_a_stopped_run_says_so_and_resumes_to_the_same_bundle(screen, quick_tabl
 
     run = tmp_path / "stopped"
     with pytest.raises(Stop):
-        report.train(screen.data, screen.parts, run, MODEL, SHORT, on_epoch=stop)
+        build.train(screen.data, screen.parts, run, MODEL, SHORT, on_epoch=stop)
     assert status(run)["state"] == "stopped"
     assert status(run)["epoch"] == 2
-    resumed = report.resume(screen.data, run)
-    whole = report.train(screen.data, screen.parts, tmp_path / "whole", MODEL, SHORT)
+    resumed = build.resume(screen.data, run)
+    whole = build.train(screen.data, screen.parts, tmp_path / "whole", MODEL, SHORT)
     for name in ("weights.safetensors", "masks.csv", "loadings.parquet", "history.csv", "card.md"):
         assert resumed.manifest["files"][name] == whole.manifest["files"][name], name
     assert resumed.metrics == whole.metrics
@@ -250,7 +250,7 @@ def test_a_stopped_run_says_so_and_resumes_to_the_same_bundle(screen, quick_tabl
 def test_a_diverging_run_says_why_it_failed(screen, quick_tables, tmp_path):
     wild = replace(SHORT, learning_rate=1e30)
     with pytest.raises(TrainingError):
-        report.train(screen.data, screen.parts, tmp_path / "wild", MODEL, wild)
+        build.train(screen.data, screen.parts, tmp_path / "wild", MODEL, wild)
     assert status(tmp_path / "wild")["state"] == "failed"
     assert "Lower --learning-rate" in status(tmp_path / "wild")["message"]
     assert not (tmp_path / "wild" / "manifest.json").exists()
@@ -266,7 +266,7 @@ def test_a_split_that_cannot_be_trained_on_is_refused_before_anything_is_written
     else:
         parts[screen.data.conditions == "control"] = "validation"
     with pytest.raises(DataError, match=missing):
-        report.train(screen.data, parts, tmp_path / "run", MODEL, SHORT)
+        build.train(screen.data, parts, tmp_path / "run", MODEL, SHORT)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -274,14 +274,14 @@ def test_tables_made_before_do_not_stay_where_there_are_none_now(tiny, screen, t
     for name in ("calibration.csv", "predictive_checks.parquet"):
         (tmp_path / name).write_text("of another time")
     none = np.full(len(screen.data.cells), "train")
-    metrics = report.write_metrics(tmp_path, tiny.model, screen.data, none)
+    metrics = build.write_metrics(tmp_path, tiny.model, screen.data, none)
     assert "not_available" in metrics
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
 
 
 def test_a_split_without_test_cells_makes_a_bundle_without_metrics(screen, quick_tables, tmp_path):
     parts = np.where(screen.parts == "test", "train", screen.parts)
-    made = report.train(screen.data, parts, tmp_path / "run", MODEL, SHORT)
+    made = build.train(screen.data, parts, tmp_path / "run", MODEL, SHORT)
     assert "no test cells" in made.metrics["not_available"]
     assert "Not available: The split has no test cells" in made.card
 
@@ -294,7 +294,7 @@ def test_conditions_too_small_to_be_scored_make_a_bundle_without_metrics(
     for condition in set(screen.data.conditions) - {"control"}:
         cells = np.flatnonzero((screen.data.conditions == condition) & (parts == "test"))
         parts[cells[2:]] = "train"
-    made = report.train(screen.data, parts, tmp_path / "run", MODEL, SHORT)
+    made = build.train(screen.data, parts, tmp_path / "run", MODEL, SHORT)
     assert "No condition has 3 cells or more" in made.metrics["not_available"]
 
 
@@ -304,15 +304,15 @@ def test_a_run_resumed_on_other_cells_is_refused(screen, quick_tables, tmp_path)
 
     run = tmp_path / "run"
     with pytest.raises(Stop):
-        report.train(screen.data, screen.parts, run, MODEL, SHORT, on_epoch=stop)
+        build.train(screen.data, screen.parts, run, MODEL, SHORT, on_epoch=stop)
     with pytest.raises(DataError, match="cells"):
-        report.resume(screen.data.subset(np.arange(500)), run)
+        build.resume(screen.data.subset(np.arange(500)), run)
     other = replace(screen.data, genes=np.array([f"X{i}" for i in range(40)]))
     with pytest.raises(DataError, match="genes"):
-        report.resume(other, run)
+        build.resume(other, run)
     fewer = replace(screen.data, counts=screen.data.counts[:, 1:], genes=screen.data.genes[1:])
     with pytest.raises(DataError, match="lack 1 of the run's 40 genes"):
-        report.resume(fewer, run)
+        build.resume(fewer, run)
 
 
 def test_a_run_resumed_on_reordered_genes_is_the_same_run(screen, quick_tables, tmp_path):
@@ -321,10 +321,10 @@ def test_a_run_resumed_on_reordered_genes_is_the_same_run(screen, quick_tables, 
 
     run, data = tmp_path / "run", screen.data
     with pytest.raises(Stop):
-        report.train(data, screen.parts, run, MODEL, SHORT, on_epoch=stop)
+        build.train(data, screen.parts, run, MODEL, SHORT, on_epoch=stop)
     turned = replace(data, counts=data.counts[:, ::-1], genes=data.genes[::-1])
-    resumed = report.resume(turned, run)
-    whole = report.train(data, screen.parts, tmp_path / "whole", MODEL, SHORT)
+    resumed = build.resume(turned, run)
+    whole = build.train(data, screen.parts, tmp_path / "whole", MODEL, SHORT)
     for name in ("weights.safetensors", "observed.parquet", "history.csv"):
         assert resumed.manifest["files"][name] == whole.manifest["files"][name], name
 
@@ -339,7 +339,7 @@ def test_there_is_no_run_in_an_empty_folder(tmp_path, screen):
     with pytest.raises(OutputError, match="There is no run"):
         read_options(tmp_path)
     with pytest.raises(OutputError, match=r"There is no run in .* to resume"):
-        report.resume(screen.data, tmp_path)
+        build.resume(screen.data, tmp_path)
 
 
 @pytest.mark.parametrize("change", [{"data": None}, {"model_config": {"n_genes": 3, "depth": 9}}])
@@ -357,23 +357,23 @@ def test_a_run_without_its_manifest_gets_its_tables_anew_and_trains_no_further(
     before = load(copied)
     (copied / "manifest.json").unlink()
     (copied / bundle.CELL_COUNTS).unlink()
-    anew = report.resume(screen.data, copied)
+    anew = build.resume(screen.data, copied)
     assert anew.has_cell_values
     assert anew.manifest["files"] == before.manifest["files"]
 
 
 def test_checksums_are_of_values_not_of_how_they_lie_in_memory(screen, monkeypatch):
     data = screen.data
-    expected = report.checksums(data)
-    monkeypatch.setattr(report, "PIECE", 100)
+    expected = build.checksums(data)
+    monkeypatch.setattr(build, "PIECE", 100)
     x = data.counts
     order = np.concatenate([np.arange(i, j)[::-1] for i, j in itertools.pairwise(x.indptr)])
     turned = sp.csr_matrix((x.data[order], x.indices[order], x.indptr), x.shape)
     assert not turned.has_sorted_indices
-    assert report.checksums(replace(data, counts=turned)) == expected
+    assert build.checksums(replace(data, counts=turned)) == expected
     changed = data.counts.copy()
     changed.data[-1] += 1
-    other = report.checksums(replace(data, counts=changed))
+    other = build.checksums(replace(data, counts=changed))
     assert [what for what in expected if other[what] != expected[what]] == ["counts"]
 
 
@@ -389,10 +389,10 @@ def test_a_stopped_frontier_resumes_to_the_same_bundle(screen, quick_tables, tmp
             raise Stop
 
     with pytest.raises(Stop):
-        report.train(screen.data, screen.parts, run, MODEL, SHORT, on_epoch=stop, frontier=True)
+        build.train(screen.data, screen.parts, run, MODEL, SHORT, on_epoch=stop, frontier=True)
     assert 1 < len(list((run / "frontier").iterdir())) < 7
-    resumed = report.resume(screen.data, run)
-    whole = report.train(screen.data, screen.parts, tmp_path / "whole", MODEL, SHORT, frontier=True)
+    resumed = build.resume(screen.data, run)
+    whole = build.train(screen.data, screen.parts, tmp_path / "whole", MODEL, SHORT, frontier=True)
     for name in ("weights.safetensors", "frontier.csv", "masks.csv", "history.csv"):
         assert resumed.manifest["files"][name] == whole.manifest["files"][name], name
 
@@ -400,7 +400,7 @@ def test_a_stopped_frontier_resumes_to_the_same_bundle(screen, quick_tables, tmp
 def test_the_history_of_a_frontier_is_that_of_the_dense_start_and_the_chosen_level(
     screen, quick_tables, tmp_path
 ):
-    made = report.train(screen.data, screen.parts, tmp_path / "run", MODEL, SHORT, frontier=True)
+    made = build.train(screen.data, screen.parts, tmp_path / "run", MODEL, SHORT, frontier=True)
     assert made.history["step"].is_monotonic_increasing
     assert made.history["epoch"].tolist() == list(range(1, len(made.history) + 1))
     assert made.frontier["mask_evidence"].is_monotonic_increasing

@@ -17,10 +17,9 @@ import torch
 
 from samsvae_core import __main__ as cli
 from samsvae_core.data.cells import DataError
-from samsvae_core.pipeline import build as report
+from samsvae_core.pipeline import build
 from samsvae_core.system.files import atomic_write
-from samsvae_core.training import loop as training
-from samsvae_core.training import run_folder as run
+from samsvae_core.training import loop, run_folder
 from samsvae_core.training.loop import Stop, TrainConfig
 
 ROOT = Path(__file__).parents[1]
@@ -100,7 +99,7 @@ def test_a_signal_stops_at_the_end_of_an_epoch(
 
 
 def test_a_second_signal_stops_within_the_epoch(train, whole, tmp_path, monkeypatch):
-    folder, rates = tmp_path / "run", training.set_learning_rates
+    folder, rates = tmp_path / "run", loop.set_learning_rates
 
     def twice(optimizer, config, step):
         if step == 5:  # the second step of the second epoch
@@ -109,7 +108,7 @@ def test_a_second_signal_stops_within_the_epoch(train, whole, tmp_path, monkeypa
         rates(optimizer, config, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "set_learning_rates", twice)
+        patch.setattr(loop, "set_learning_rates", twice)
         code, out, _ = train(folder, *TINY)
     assert code == 143
     assert "up to epoch 1 is kept" in out
@@ -124,7 +123,7 @@ def test_a_signal_while_tables_are_made_stops_at_once(train, whole, tmp_path, mo
         raise AssertionError("it went on")
 
     with monkeypatch.context() as patch:
-        patch.setattr(report, "build_bundle", tables)
+        patch.setattr(build, "build_bundle", tables)
         assert train(folder, *TINY)[0] == 143
     assert status(folder)["state"] == "stopped"
     goes_on_as_if_nothing_had_happened(train, folder, whole)
@@ -147,8 +146,8 @@ def test_item_14_a_signal_that_a_compiler_swallows_is_not_lost(train, whole, tmp
 
     with monkeypatch.context() as patch:
         patch.setattr(sys, "unraisablehook", lost.append)
-        patch.setattr(run.Stopper, "AGAIN", 0.1)
-        patch.setattr(report, "build_bundle", tables)
+        patch.setattr(run_folder.Stopper, "AGAIN", 0.1)
+        patch.setattr(build, "build_bundle", tables)
         assert train(folder, *TINY)[0] == 143
     assert [each.exc_type for each in lost] == [Stop]
     assert status(folder)["state"] == "stopped"
@@ -220,16 +219,16 @@ def test_a_limit_of_file_sizes_ends_with_a_message_and_nothing_is_lost(
 
 
 def test_a_status_is_told_even_where_nothing_new_can_be_written(tmp_path, monkeypatch):
-    run.write_status(tmp_path, {"state": "training", "note": "x" * 100})
+    run_folder.write_status(tmp_path, {"state": "training", "note": "x" * 100})
 
     def full(path, content):
         try:
             raise OSError(28, "No space left on device")
         except OSError as error:
-            raise run.OutputError("Cannot write") from error
+            raise run_folder.OutputError("Cannot write") from error
 
-    monkeypatch.setattr(run, "atomic_write", full)
-    run.write_status(tmp_path, {"state": "failed"})
+    monkeypatch.setattr(run_folder, "atomic_write", full)
+    run_folder.write_status(tmp_path, {"state": "failed"})
     assert status(tmp_path) == {"state": "failed"}
 
 
@@ -269,7 +268,7 @@ def test_what_was_left_half_written_is_removed_and_nothing_else(tmp_path):
     kept = [".DS_Store", ".names.json", "history.csv", ".backup.tar.gz"]
     for name in kept:
         (tmp_path / name).write_text("")
-    run.sweep(tmp_path)
+    run_folder.sweep(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, "checkpoints"])
     assert not list((tmp_path / "checkpoints").iterdir())
 
@@ -283,7 +282,7 @@ def test_a_run_resumed_on_data_that_differ_is_refused(screen, quick_tables, tmp_
     folder = tmp_path / "run"
     model = {"n_latent": 2, "n_hidden": 4}
     with pytest.raises(Stop):
-        report.train(screen.data, screen.parts, folder, model, settings, on_epoch=stop)
+        build.train(screen.data, screen.parts, folder, model, settings, on_epoch=stop)
     data = screen.data
     if what == "counts":
         counts = data.counts.copy()
@@ -293,6 +292,6 @@ def test_a_run_resumed_on_data_that_differ_is_refused(screen, quick_tables, tmp_
         turned = np.roll(np.arange(len(data.perturbations)), 1)
         other = replace(data, dosages=data.dosages[:, turned])
     with pytest.raises(DataError, match=f"The {what} are not those the run was started with"):
-        report.resume(other, folder)
+        build.resume(other, folder)
     assert status(folder)["state"] == "failed"
-    assert report.resume(data, folder).name == "run"
+    assert build.resume(data, folder).name == "run"

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from app.components import metrics_tables as scores
+from app.components import metrics_tables
 
 
 def row(**changes):
@@ -48,7 +48,7 @@ METRICS = {
 
 
 def test_a_row_per_prediction_with_its_errors_quartiles_and_conditions():
-    table = scores.average_effects(METRICS).set_index("prediction")
+    table = metrics_tables.average_effects(METRICS).set_index("prediction")
     assert list(table.index) == ["this model", "no change", "split-half"]
     assert table.loc["this model", ["r", "error of r"]].tolist() == [0.9, 0.01]
     assert table.loc["this model", ["lower quartile", "upper quartile"]].tolist() == [0.2, 0.4]
@@ -57,52 +57,52 @@ def test_a_row_per_prediction_with_its_errors_quartiles_and_conditions():
 
 
 def test_a_kind_that_a_prediction_lacks_is_empty_with_no_conditions():
-    table = scores.average_effects(METRICS, "combination seen in training")
+    table = metrics_tables.average_effects(METRICS, "combination seen in training")
     assert table["conditions"].tolist() == [0, 0, 0]
     assert table["r"].isna().all()
-    single = scores.average_effects(METRICS, "single")
+    single = metrics_tables.average_effects(METRICS, "single")
     assert single["conditions"].tolist() == [1, 0, 1]
-    assert scores.kinds(METRICS) == ["single", "combination seen in training"]
+    assert metrics_tables.kinds(METRICS) == ["single", "combination seen in training"]
 
 
 def test_each_condition_best_first_without_predictions_that_say_nothing():
     conditions = pd.DataFrame({"test": [9, 4]}, index=["A", "A+B"])
-    table = scores.each_condition(METRICS, conditions)
+    table = metrics_tables.each_condition(METRICS, conditions)
     assert table["condition"].tolist() == ["A+B", "A"]
     assert table["test cells"].tolist() == [4, 9]
     assert list(table.columns[2:]) == ["this model", "split-half"]
 
 
 def test_replicates_are_rows_and_none_is_no_row():
-    assert scores.replicates(METRICS)["prediction"].tolist() == ["this model", "split-half"]
+    assert metrics_tables.replicates(METRICS)["prediction"].tolist() == ["this model", "split-half"]
     nameless = {
         "average_effects": row(replicates=None),
         "baselines": {"no change": NOTHING},
     }
-    assert scores.replicates(nameless).empty
+    assert metrics_tables.replicates(nameless).empty
 
 
 def test_predictive_checks_as_a_curve_and_as_a_row_per_statistic():
-    curve = scores.predictive(METRICS)
+    curve = metrics_tables.predictive(METRICS)
     assert curve["observed"].tolist() == [0.4, 0.8, 0.5, 0.9]
-    table = scores.by_statistic(METRICS).set_index("statistic")
+    table = metrics_tables.by_statistic(METRICS).set_index("statistic")
     assert list(table.index) == ["mean", "variance"]
     assert table.loc["mean"].tolist() == [0.4, 0.8, 0.2, 0.1, 7]
 
 
 def test_coverage_and_pairs_have_a_row_for_what_was_measured():
-    table = scores.coverage(METRICS)
+    table = metrics_tables.coverage(METRICS)
     assert table["conditions of"].tolist() == ["single"]
     assert table.loc[0, "own, with sampling error"] == 0.5
-    assert scores.doubles(METRICS)["seen in training"].tolist() == [False]
-    assert scores.doubles({"interaction": None}).empty
-    assert scores.coverage({}).empty
-    assert scores.predictive({}).empty
+    assert metrics_tables.doubles(METRICS)["seen in training"].tolist() == [False]
+    assert metrics_tables.doubles({"interaction": None}).empty
+    assert metrics_tables.coverage({}).empty
+    assert metrics_tables.predictive({}).empty
 
 
 def test_tables_within_a_text_are_taken_apart_from_it_cell_by_cell():
     table = "| a | b |\n|---|---|\n| 1 \\| 2 | *x* |\n|  | y |"
-    found = scores.blocks(f"Before.\n\n{table}\n\nAfter.")
+    found = metrics_tables.blocks(f"Before.\n\n{table}\n\nAfter.")
     assert [text.strip() for text, _ in found] == ["Before.", table, "After."]
     assert [cells is None for _, cells in found] == [True, False, True]
     expected = pd.DataFrame([["1 \\| 2", "*x*"], ["", "y"]], columns=["a", "b"])

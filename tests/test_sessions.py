@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from app.session import session_file as sessions
+from app.session import session_file
 from app.session.session_file import Kept, Session
 
 PAGES = ("overview", "compose", "report")
@@ -19,22 +19,24 @@ SESSION = Session(
 
 
 def test_a_session_is_read_back_as_it_was_written():
-    assert sessions.read(sessions.written(SESSION), PAGES) == SESSION
+    assert session_file.read(session_file.written(SESSION), PAGES) == SESSION
 
 
 def test_odd_names_of_parameters_and_long_values_come_back():
     pages = {"partners": {"set_my-sets of ChIP X": ["B"], "background": ["G " * 20_000]}}
     session = SESSION._replace(pages={**pages, "compose": {}})
-    assert sessions.read(sessions.written(session), (*PAGES, "partners")) == session
+    assert session_file.read(session_file.written(session), (*PAGES, "partners")) == session
 
 
 def test_a_session_too_large_for_a_file_is_not_written():
     with pytest.raises(ValueError, match="too large to be saved"):
-        sessions.written(SESSION._replace(collections={"mine": "x" * (sessions.MAX_BYTES + 1)}))
+        session_file.written(
+            SESSION._replace(collections={"mine": "x" * (session_file.MAX_BYTES + 1)})
+        )
 
 
 def changed(**values: object) -> bytes:
-    return json.dumps(json.loads(sessions.written(SESSION)) | values).encode()
+    return json.dumps(json.loads(session_file.written(SESSION)) | values).encode()
 
 
 @pytest.mark.parametrize(
@@ -56,9 +58,9 @@ def changed(**values: object) -> bytes:
         (changed(kept={}), "expected a list"),
         (changed(collections=[]), "expected names and values"),
         (changed(names=None), "expected names and values"),
-        (b" " * (sessions.MAX_BYTES + 1), "20 MB at most"),
+        (b" " * (session_file.MAX_BYTES + 1), "20 MB at most"),
     ],
 )
 def test_what_is_no_session_is_refused_with_a_reason(content, reason):
     with pytest.raises(ValueError, match=reason):
-        sessions.read(content, PAGES)
+        session_file.read(content, PAGES)

@@ -11,12 +11,12 @@ import pytest
 import scipy.sparse as sp
 from safetensors.numpy import load_file
 
-from app.session import page as state
+from app.session import page
 from benchmarks import signed
-from samsvae_core.analysis import all_shifts as effects
+from samsvae_core.analysis import all_shifts
 from samsvae_core.bundle.bundle import EFFECTS, BundleError, load
 from samsvae_core.models.variants import MODELS
-from samsvae_core.pipeline import build as report
+from samsvae_core.pipeline import build
 from samsvae_core.training.loop import TrainConfig
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
@@ -62,7 +62,7 @@ def test_item_16_every_kind_of_model_opens_and_its_masks_are_checked(
         data = replace(data, counts=logarithms.astype(np.float32), is_counts=False)
     asked = {"mask_evidence": None} if values != "counts" else {}
     options = {"n_latent": 3, "n_hidden": 6, **asked}
-    made = report.train(data, screen.parts, tmp_path / "made", options, QUICK, model=kind)
+    made = build.train(data, screen.parts, tmp_path / "made", options, QUICK, model=kind)
     opened = load(made.path)
     masks = opened.masks
     if not len(masks):
@@ -80,22 +80,22 @@ def test_item_16_what_does_not_hold_together_is_told_beside_what_does(tmp_path, 
     signed.HARMFUL["genes-reversed"](tmp_path / "changed", signed.Rng(0))
     signed.sign(tmp_path / "changed")
     monkeypatch.setenv("SAMSVAE_MODELS", str(tmp_path))
-    assert list(state.available()) == ["good"]
-    (problem,) = state.broken().values()
+    assert list(page.available()) == ["good"]
+    (problem,) = page.broken().values()
     assert "does not hold together: loadings.parquet should have mechanisms 0 to 19" in problem
 
 
 @pytest.mark.parametrize("change", ["shift", "observed", "n_observed"])
 def test_item_16_effects_that_do_not_follow_from_the_weights_are_made_anew(copied, change):
-    assert effects.kept(load(copied)) is not None
+    assert all_shifts.kept(load(copied)) is not None
     arrays = load_file(copied / EFFECTS)
     arrays[change] = (arrays[change] + 1).astype(arrays[change].dtype)
-    (copied / EFFECTS).write_bytes(effects.packed(arrays))
+    (copied / EFFECTS).write_bytes(all_shifts.packed(arrays))
     manifest = json.loads((copied / "manifest.json").read_text())
     manifest["files"][EFFECTS] = hashlib.sha256((copied / EFFECTS).read_bytes()).hexdigest()
     (copied / "manifest.json").write_text(json.dumps(manifest))
     changed = load(copied)
-    assert effects.kept(changed) is None
-    whole = effects.whole_effects(changed).matrix("shift")
+    assert all_shifts.kept(changed) is None
+    whole = all_shifts.whole_effects(changed).matrix("shift")
     assert np.isfinite(whole).all()
     assert not np.allclose(whole, arrays["shift"].T) or change != "shift"

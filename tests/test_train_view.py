@@ -12,14 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from app.server import queue as jobs
-from app.server import runs as run_folders
-from app.server import sandbox as examine
-from app.server import time_estimate as pace
-from app.server import uploads as datasets
+from app.server import queue, runs, sandbox, time_estimate, uploads
 from app.session import page as state
 from app.session.url import plain
-from samsvae_core.bundle import bundle as bundles
+from samsvae_core.bundle import bundle
 from samsvae_core.system.files import OutputError
 from samsvae_core.training.loop import Progress
 from tests.test_app import figures, finished, opened, words
@@ -29,8 +25,8 @@ from tests.test_jobs import become, end, ended_all, starts, training
 
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
 TRAINER = Path(__file__).with_name("trainer.py")
-CPU = pace.Pace("cpu", "", 16e9, 0.01, 1e-7)
-GPU = pace.Pace("cuda", "NVIDIA <b>H100</b>", 80e9, 0.001, 1e-9)
+CPU = time_estimate.Pace("cpu", "", 16e9, 0.01, 1e-7)
+GPU = time_estimate.Pace("cuda", "NVIDIA <b>H100</b>", 80e9, 0.001, 1e-9)
 
 
 @pytest.fixture(autouse=True)
@@ -40,8 +36,8 @@ def folder(tmp_path, monkeypatch):
     place.mkdir()
     monkeypatch.setenv("SAMSVAE_RUNS", str(place))
     monkeypatch.setenv("SAMSVAE_MODELS", str(tmp_path / "models"))
-    monkeypatch.setattr(jobs, "PROGRAM", (sys.executable, str(TRAINER)))
-    monkeypatch.setattr(examine, "_asked", told)
+    monkeypatch.setattr(queue, "PROGRAM", (sys.executable, str(TRAINER)))
+    monkeypatch.setattr(sandbox, "_asked", told)
     on(monkeypatch, CPU)
     yield place
     ended_all(place)
@@ -57,7 +53,7 @@ def on(monkeypatch, found):
 @pytest.fixture
 def data(screen) -> str:
     content = screen.path.read_bytes()
-    return datasets.save(io.BytesIO(content), "screen.h5ad", len(content))
+    return uploads.save(io.BytesIO(content), "screen.h5ad", len(content))
 
 
 def shown(data, **query):
@@ -103,7 +99,7 @@ def test_defaults_come_from_the_data_and_the_command_is_shown(data):
     assert "No CUDA GPU is found here" in words(page)
     assert "About 6,000 epochs of 1 step." in words(page)
     (command,) = [code.value for code in page.code if code.value.startswith("samsvae train")]
-    path = datasets.resolve(data)
+    path = uploads.resolve(data)
     name = name_box(page).value
     assert command == (
         f"samsvae train {path} --perturbation-key=perturbation --delimiter=+ --top-genes 30 "
@@ -112,9 +108,9 @@ def test_defaults_come_from_the_data_and_the_command_is_shown(data):
 
 
 def test_genes_of_a_list_are_counted_as_far_as_the_file_has_them(data, screen, monkeypatch):
-    genes = datasets.save_genes(f"{screen.data.genes[0]}, {screen.data.genes[5]}, NOGENE")
-    once, read = [], examine.validated
-    monkeypatch.setattr(examine, "validated", lambda reading: once.append(1) or read(reading))
+    genes = uploads.save_genes(f"{screen.data.genes[0]}, {screen.data.genes[5]}, NOGENE")
+    once, read = [], sandbox.validated
+    monkeypatch.setattr(sandbox, "validated", lambda reading: once.append(1) or read(reading))
     assert "600 cells, 2 genes" in words(shown(data, key="perturbation", genes=genes))
     assert "600 cells, 2 genes" in words(shown(data, key="perturbation", genes=genes, top="30"))
     assert len(once) == 1
@@ -129,9 +125,9 @@ def test_a_number_of_genes_that_is_none_is_said_and_ignored(data, top):
 
 
 def test_no_more_steps_are_suggested_than_may_be_chosen(data, monkeypatch):
-    report = examine.validated(datasets.Reading(data, "perturbation"))
+    report = sandbox.validated(uploads.Reading(data, "perturbation"))
     many = report | {"n_cells": 10**7}
-    monkeypatch.setattr(examine, "validated", lambda reading: many)
+    monkeypatch.setattr(sandbox, "validated", lambda reading: many)
     page = shown(data, key="perturbation", train_batch="16")
     assert not page.exception
     assert box(page, "train_steps").value == 1_000_000
@@ -144,12 +140,12 @@ def test_a_training_is_started_as_asked_and_followed(data, folder):
     button(page, "start").click().run()
     assert finished(page)
     assert not page.error
-    (job,) = jobs.look(folder)
+    (job,) = queue.look(folder)
     assert job.name.endswith("svae-plus")
     training(folder, job.name)
     given = starts(folder, job.name)[0]
     assert "--model=svae-plus --latents=6 --steps=70" in given
-    assert f"train {datasets.resolve(data)} --output={job.path} --device=cpu" in given
+    assert f"train {uploads.resolve(data)} --output={job.path} --device=cpu" in given
     assert page.selectbox(key="run").value == job.name
     write_history(job.path)
     page.run()
@@ -182,7 +178,7 @@ def test_a_run_of_a_gpu_says_that_it_goes_on_without_one(folder, monkeypatch, he
     (run / "status.json").write_text('{"state": "stopped", "device": "cuda:0"}')
     job = {"data": "x.h5ad", "arguments": [], "device": "cuda", "asked": "nothing"}
     (run / "job.json").write_text(json.dumps(job))
-    monkeypatch.setattr(pace, "device", lambda: here)
+    monkeypatch.setattr(time_estimate, "device", lambda: here)
     page = opened("train", {"run": "mine"})
     assert finished(page)
     assert ("it goes on on the CPU" in words(page)) is said
@@ -199,7 +195,7 @@ def test_a_second_one_waits_visibly_and_can_leave_the_queue(data, folder):
     table = page.dataframe[-1].value
     assert table["training"].tolist() == [first, second]
     button(page, "stop_run").click().run()
-    assert run_folders.find(folder, second).state == "stopped"
+    assert runs.find(folder, second).state == "stopped"
     button(page, "discard_run").click().run()
     assert finished(page)
     assert not (folder / second).exists()
@@ -210,12 +206,12 @@ def test_a_name_that_is_none_starts_nothing(data, folder):
     name_box(page).set_value("../../etc").run()
     assert button(page, "start").disabled
     assert "This is no name for a run" in words(page)
-    assert jobs.look(folder) == []
+    assert queue.look(folder) == []
 
 
 def test_what_ended_badly_says_why_and_shows_its_log_as_text(data, folder):
     button(shown(data), "start").click().run()
-    (job,) = jobs.look(folder)
+    (job,) = queue.look(folder)
     training(folder, job.name)
     with (job.path / "log.txt").open("a") as log:
         log.write("<b>bold</b> \x1b[31m**red**\n")
@@ -247,7 +243,7 @@ def test_a_finished_run_opens_and_is_one_zip(folder, tiny):
     assert "**Finished** on cpu" in words(page)
     with zipfile.ZipFile(io.BytesIO(state.packed(folder / "mine"))) as packed:
         names = set(packed.namelist())
-    listed = bundles.read_manifest(folder / "mine")["files"]
+    listed = bundle.read_manifest(folder / "mine")["files"]
     assert names == {f"mine/{name}" for name in [*listed, "manifest.json"]}
     page = opened("overview", {"model": "mine"})
     assert finished(page)
@@ -268,14 +264,14 @@ def test_a_gpu_is_taken_where_there_is_one(data, folder, monkeypatch):
     page = shown(data)
     assert "A GPU is here: NVIDIA <b>H100</b>, 80 GB" in words(page)
     button(page, "start").click().run()
-    (job,) = jobs.look(folder)
+    (job,) = queue.look(folder)
     training(folder, job.name)
     assert "--device=cuda" in starts(folder, job.name)[0]
 
 
 def test_a_timing_that_failed_hides_no_gpu_and_is_tried_again(data, monkeypatch):
     on(monkeypatch, None)
-    monkeypatch.setattr(pace, "device", lambda: "cuda")
+    monkeypatch.setattr(time_estimate, "device", lambda: "cuda")
     page = shown(data)
     assert page.selectbox(key="train_device").value == "cuda"
     assert "A GPU is here: it could not be timed" in words(page)
@@ -313,7 +309,7 @@ def test_settings_are_those_of_the_address(data):
 
 def test_item_03_numbers_suggested_for_a_file_are_not_taken_over_by_another(data, tmp_path):
     path = write(tmp_path / "other.h5ad", np.repeat(["ctrl", "A", "B"], 40), np.ones((120, 4)))
-    other = datasets.save(io.BytesIO(path.read_bytes()), "other.h5ad", path.stat().st_size)
+    other = uploads.save(io.BytesIO(path.read_bytes()), "other.h5ad", path.stat().st_size)
     page = shown(data)
     assert box(page, "train_latents").value == 6
     box(page, "train_latents").set_value(9).run()
@@ -330,14 +326,16 @@ def test_item_03_numbers_suggested_for_a_file_are_not_taken_over_by_another(data
 
 
 def test_estimates_grow_with_what_is_to_be_done():
-    size = pace.Size(20_000, 300, 1_000.0, 6_000)
-    assert pace.seconds(CPU, size) == pytest.approx(
+    size = time_estimate.Size(20_000, 300, 1_000.0, 6_000)
+    assert time_estimate.seconds(CPU, size) == pytest.approx(
         6000 * (0.01 + 1e-7 * 512 * 300) + 6000 / 25 * 1e-7 * 300 * 3200 * 2 / 3
     )
     for change in ({"steps": 7_000}, {"n_genes": 400}, {"hidden": 800}, {"particles": 2}):
-        assert pace.seconds(CPU, size._replace(**change)) > pace.seconds(CPU, size)
+        assert time_estimate.seconds(CPU, size._replace(**change)) > time_estimate.seconds(
+            CPU, size
+        )
     for change in ({"n_cells": 30_000}, {"batch_size": 1024}, {"counts_per_cell": 2_000.0}):
-        assert pace.memory(size._replace(n_genes=2_000, **change)) > pace.memory(
+        assert time_estimate.memory(size._replace(n_genes=2_000, **change)) > time_estimate.memory(
             size._replace(n_genes=2_000)
         )
 
@@ -346,16 +344,16 @@ def test_estimates_grow_with_what_is_to_be_done():
     ("found", "words_of_it"), [(3, "10 seconds"), (100, "2 minutes"), (9_000, "2.5 hours")]
 )
 def test_times_are_said_roundly(found, words_of_it):
-    assert pace.in_words(found) == words_of_it
+    assert time_estimate.in_words(found) == words_of_it
 
 
 def test_the_pace_of_this_machine_is_found_out_in_another_process(monkeypatch):
-    found = pace.measured(1)
+    found = time_estimate.measured(1)
     assert found is not None
     assert found.memory > 1e8
     assert 0 < found.fixed + found.each < 10
-    monkeypatch.setattr(pace.sys, "executable", "/no/such/program")
-    assert pace.measured(1) is None
+    monkeypatch.setattr(time_estimate.sys, "executable", "/no/such/program")
+    assert time_estimate.measured(1) is None
 
 
 def test_a_name_of_a_shipped_model_is_refused(data, folder, tiny, monkeypatch):
@@ -364,7 +362,7 @@ def test_a_name_of_a_shipped_model_is_refused(data, folder, tiny, monkeypatch):
     name_box(page).set_value("tiny").run()
     button(page, "start").click().run()
     assert "is here already" in page.error[0].value
-    assert jobs.look(folder) == []
+    assert queue.look(folder) == []
     with pytest.raises(OutputError):
-        jobs.stop(folder, "tiny")
+        queue.stop(folder, "tiny")
     assert json.loads((tiny.path / "status.json").read_text())["state"] == "finished"

@@ -14,7 +14,7 @@ from samsvae_core.data.splits import split
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.simulate import Design, simulate
-from samsvae_core.training import loop as training
+from samsvae_core.training import loop
 from samsvae_core.training.loop import (
     Progress,
     Stop,
@@ -52,7 +52,7 @@ def train(run, config=CONFIG, on_epoch=lambda _: None, model_config=MODEL):
 
 @pytest.fixture(autouse=True)
 def written_at_every_epoch(monkeypatch):
-    monkeypatch.setattr(training, "PAUSE", 0.0)
+    monkeypatch.setattr(loop, "PAUSE", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_a_killed_run_resumes_as_if_never_killed(tmp_path, whole, request, pause
 
 
 def test_a_run_killed_between_its_two_records_of_an_epoch_resumes(tmp_path, whole, monkeypatch):
-    write = training.atomic_write
+    write = loop.atomic_write
 
     def deadly(path, content):
         if path.name == "last.safetensors" and (tmp_path / "history.csv").exists():
@@ -118,7 +118,7 @@ def test_a_run_killed_between_its_two_records_of_an_epoch_resumes(tmp_path, whol
         write(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "atomic_write", deadly)
+        patch.setattr(loop, "atomic_write", deadly)
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path)
     assert_same(train(tmp_path), whole)
@@ -138,8 +138,8 @@ def test_a_run_stopped_by_its_callback_resumes_as_if_never_stopped(tmp_path, who
 def test_between_writings_the_last_whole_epoch_outlives_what_ends_the_run(
     tmp_path, whole, monkeypatch
 ):
-    monkeypatch.setattr(training, "PAUSE", 1e9)
-    calls, step = [], training.train_step
+    monkeypatch.setattr(loop, "PAUSE", 1e9)
+    calls, step = [], loop.train_step
 
     def interrupted(*arguments):
         calls.append(1)
@@ -148,7 +148,7 @@ def test_between_writings_the_last_whole_epoch_outlives_what_ends_the_run(
         return step(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "train_step", interrupted)
+        patch.setattr(loop, "train_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path)
     assert len(pd.read_csv(tmp_path / "history.csv")) == 3
@@ -234,7 +234,7 @@ def test_a_loss_that_is_not_finite_names_the_epoch_and_keeps_the_checkpoint_befo
 
 
 def test_a_validation_bound_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "predictive_bound", lambda *_: math.nan)
+    monkeypatch.setattr(loop, "predictive_bound", lambda *_: math.nan)
     with pytest.raises(
         TrainingError, match=r"validation bound became nan in epoch 1 \(step 4\)\. L"
     ):
@@ -346,7 +346,7 @@ def test_a_run_is_finished_by_its_steps_or_its_patience():
 
 @pytest.mark.parametrize("rows", [7, 1 << 16])
 def test_the_encoder_is_standardised_by_the_training_cells(rows, monkeypatch):
-    monkeypatch.setattr(training, "ROWS_AT_ONCE", rows)
+    monkeypatch.setattr(loop, "ROWS_AT_ONCE", rows)
     data = screen()
     model = new_model(data, MODEL, 0)
     log_x = np.log1p(data.counts.toarray().astype(float))

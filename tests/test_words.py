@@ -1,18 +1,18 @@
 """The glossary finds words by their name and by what is said of them."""
 
-from app.components import glossary as words
+from app.components import glossary
 
 
 def test_a_word_is_found_by_its_beginning_first():
-    assert next(iter(words.found("mask"))) == "Mask"
-    assert "Near miss" in words.found("mask")  # told of in its meaning
+    assert next(iter(glossary.found("mask"))) == "Mask"
+    assert "Near miss" in glossary.found("mask")  # told of in its meaning
 
 
 def test_every_word_says_something_that_is_not_itself():
-    for word, meaning in words.WORDS.items():
+    for word, meaning in glossary.WORDS.items():
         assert len(meaning.split()) > 4, word
         assert meaning.endswith("."), word
 
 
 def test_nothing_is_found_for_nonsense():
-    assert words.found("qqqq") == {}
+    assert glossary.found("qqqq") == {}

@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 
-from samsvae_core.bundle import archive as zipped
+from samsvae_core.bundle import archive
 from samsvae_core.bundle.archive import bundle_name, pack, unpack
 from samsvae_core.bundle.bundle import BundleError, load
 from samsvae_core.system.files import OutputError
@@ -131,7 +131,7 @@ def test_links_and_devices_are_refused(whole, folder, kind):
 def test_a_bomb_is_refused(whole, folder, monkeypatch):
     bomb = contents(whole) | {"tiny/card.md": bytes(20 * 2**20)}
     refused(zipped_again(bomb), folder, "unpacks .* bytes to 20,971,520")
-    monkeypatch.setattr(zipped, "MOST_BYTES", 1000)
+    monkeypatch.setattr(archive, "MOST_BYTES", 1000)
     refused(whole, folder, "1,000 is the most")
 
 
@@ -147,7 +147,7 @@ def test_a_file_longer_than_it_says_is_refused(whole, folder):
 
 
 def test_too_many_files_are_refused(whole, folder):
-    many = {f"tiny/{i}": b"" for i in range(zipped.MOST_ENTRIES)}
+    many = {f"tiny/{i}": b"" for i in range(archive.MOST_ENTRIES)}
     refused(zipped_again({**contents(whole), **many}), folder, "a bundle has 500 at most")
 
 
@@ -237,19 +237,18 @@ def test_packing_what_is_no_bundle_is_refused(tmp_path):
 
 
 def test_an_upload_is_let_go_of_whatever_happens(monkeypatch):
-    from app.session import page as state
+    from app.session import page
 
     file = io.BytesIO(b"x")
-    monkeypatch.setattr(state.st, "session_state", {"model upload 0": file})
+    monkeypatch.setattr(page.st, "session_state", {"model upload 0": file})
     with pytest.raises(ZeroDivisionError):
-        state._take("model", lambda kept: 1 / 0)
+        page._take("model", lambda kept: 1 / 0)
     assert file.closed
-    assert state.uploader_key("model") == "model upload 1"
+    assert page.uploader_key("model") == "model upload 1"
 
 
 def test_a_model_without_room_is_refused_and_what_was_given_up_removed(whole, folder, monkeypatch):
-    from app.server import runs
-    from app.server import uploads as datasets
+    from app.server import runs, uploads
 
     left = folder / ".incoming" / "left"
     left.mkdir(parents=True)
@@ -259,9 +258,9 @@ def test_a_model_without_room_is_refused_and_what_was_given_up_removed(whole, fo
     assert not left.exists()
     path = unpack(io.BytesIO(whole), folder, "given")
     monkeypatch.setenv("SAMSVAE_RUNS", str(folder))
-    assert not datasets.used()  # not by way of a page
+    assert not uploads.used()  # not by way of a page
     (path / runs.BROUGHT).touch()
-    assert datasets.used() == sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
-    monkeypatch.setattr(zipped, "SPARE", 2**60)
+    assert uploads.used() == sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+    monkeypatch.setattr(archive, "SPARE", 2**60)
     with pytest.raises(OutputError, match="no room for the model"):
         unpack(io.BytesIO(whole), folder, "given")

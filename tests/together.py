@@ -14,8 +14,7 @@ from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.simulate import Design, simulate
 from samsvae_core.models.variants import MODELS
-from samsvae_core.training import distributed as parallel
-from samsvae_core.training import loop as training
+from samsvae_core.training import distributed, loop
 from samsvae_core.training.loop import Steps, Stop, TrainConfig, fit, new_model, new_optimizer
 
 CPU = torch.device("cpu")
@@ -39,7 +38,7 @@ def weights_after_steps(name):
         return torch.full(shape, 0.3)
 
     data = screen()
-    model = new_model(data, MODEL, parallel.rank(), name)  # the first's is what counts
+    model = new_model(data, MODEL, distributed.rank(), name)  # the first's is what counts
     optimizer = new_optimizer(model, CONFIG)
     with (
         patch("torch.distributions.normal._standard_normal", normal),
@@ -63,7 +62,7 @@ def fitted(run, on_epoch=lambda _: None):
 
 
 def stop(progress):
-    if progress.epoch == 2 and parallel.first():
+    if progress.epoch == 2 and distributed.first():
         raise Stop
 
 
@@ -71,7 +70,7 @@ def steps(folder):
     weights = {}
     for name in MODELS:
         weights |= weights_after_steps(name)
-    save_file(weights, folder / f"{parallel.rank()}.safetensors")
+    save_file(weights, folder / f"{distributed.rank()}.safetensors")
 
 
 def resume(folder):
@@ -82,38 +81,38 @@ def resume(folder):
     except Stop:
         stopped = True
     assert stopped
-    parallel.wait()  # until the first has written
+    distributed.wait()  # until the first has written
     again = fitted(folder / "stopped")
     assert again[0] == whole[0]
     assert all(torch.equal(again[1][name], value) for name, value in whole[1].items())
-    save_file(whole[1], folder / f"{parallel.rank()}.safetensors")
+    save_file(whole[1], folder / f"{distributed.rank()}.safetensors")
 
 
 def die(folder):
-    taken, step = [], training.train_step
+    taken, step = [], loop.train_step
 
     def deadly(*arguments):
         taken.append(1)
-        if len(taken) == 7 and not parallel.first():  # in the third epoch
+        if len(taken) == 7 and not distributed.first():  # in the third epoch
             os._exit(1)
         return step(*arguments)
 
-    with patch.object(training, "train_step", deadly):
+    with patch.object(loop, "train_step", deadly):
         fitted(folder)
 
 
 def differ(folder):
     """Each has a run folder of its own, and only one of them a checkpoint."""
-    if parallel.first():
-        with patch.object(parallel, "together", lambda: False):
+    if distributed.first():
+        with patch.object(distributed, "together", lambda: False):
             fitted(folder / "0")
-    fitted(folder / str(parallel.rank()))
+    fitted(folder / str(distributed.rank()))
 
 
 if __name__ == "__main__":
     what, folder = sys.argv[1:]
     try:
-        with parallel.group(CPU):
+        with distributed.group(CPU):
             {"steps": steps, "resume": resume, "die": die, "differ": differ}[what](Path(folder))
-    except parallel.LostError as error:
+    except distributed.LostError as error:
         sys.exit(f"Error: {error}")

@@ -7,10 +7,8 @@ import streamlit as st
 
 from app.components import mechanisms
 from app.figures import figures
-from app.session import page as state
-from app.session import record
-from app.session import url as address
-from samsvae_core.analysis import masks as interpretation
+from app.session import page, record, url
+from samsvae_core.analysis import masks
 from samsvae_core.analysis.card import listed
 from samsvae_core.bundle.bundle import Bundle
 
@@ -35,7 +33,7 @@ COLUMNS = mechanisms.COLUMNS | {
 
 def titles(model: Bundle) -> dict[int, str]:
     """What mechanisms in use are called; nothing of a model without masks, which uses them all."""
-    used = interpretation.active_mechanisms(model.masks) if model.model.has_masks else []
+    used = masks.active_mechanisms(model.masks) if model.model.has_masks else []
     return mechanisms.titles(model, used)
 
 
@@ -53,10 +51,10 @@ def choose(model: Bundle, key: str) -> list[str]:
             "Perturbations to compare",
             list(model.perturbations.index),
             key=key,
-            max_selections=address.MAX_CHOSEN,
+            max_selections=url.MAX_CHOSEN,
             persist_state="session",
             placeholder="Type a name",
-            help=f"At most {address.MAX_CHOSEN}. A lasso or a box on the map chooses those inside, "
+            help=f"At most {url.MAX_CHOSEN}. A lasso or a box on the map chooses those inside, "
             "in place of those before; a click on a point adds it, or takes it away.",
         )
         if chosen:
@@ -71,7 +69,7 @@ def choose(model: Bundle, key: str) -> list[str]:
         used = model.masks.groupby("perturbation")["active"].any()
         frame = model.perturbations_umap.rename(columns={"perturbation": "name"})
         frame = frame.assign(uses=frame["name"].map(used).astype(bool))
-        address.unknown_option("choose_by", WAYS, "way to choose")
+        url.unknown_option("choose_by", WAYS, "way to choose")
         way = st.segmented_control(
             "Choose on the map",
             WAYS,
@@ -80,9 +78,9 @@ def choose(model: Bundle, key: str) -> list[str]:
             key="choose_by",
             bind="query-params",
         )
-        state.choose_from(
+        page.choose_from(
             model,
-            figures.perturbation_map(frame, chosen, state.dark()),
+            figures.perturbation_map(frame, chosen, page.dark()),
             "perturbations_umap",
             f"UMAP of {len(frame)} perturbations by their effects",
             by_click=way == WAYS[1],
@@ -98,25 +96,25 @@ def choose(model: Bundle, key: str) -> list[str]:
 def links(model: Bundle, chosen: list[str]) -> None:
     """To Compose with all of them, and to the page of each."""
     with st.container(horizontal=True):
-        if 1 < len(chosen) <= address.MAX_PERTURBATIONS and model.model.composes:
-            address.link(
+        if 1 < len(chosen) <= url.MAX_PERTURBATIONS and model.model.composes:
+            url.link(
                 "compose",
                 "Compose them together",
                 ":material/add_circle:",
                 {
-                    "c": address.as_link(dict.fromkeys(chosen, 1.0)),
+                    "c": url.as_link(dict.fromkeys(chosen, 1.0)),
                 },
             )
         for name in chosen:
-            address.link(
+            url.link(
                 "perturbation",
-                f"Open {state.plain(name)}",
+                f"Open {page.plain(name)}",
                 ":material/arrow_forward:",
                 {"p": name},
             )
-    if len(chosen) > address.MAX_PERTURBATIONS and model.model.composes:
-        record.caption(f"Compose takes {address.MAX_PERTURBATIONS} at most.")
-    st.button("Choose none", icon=":material/close:", on_click=state.choose_none, args=(model,))
+    if len(chosen) > url.MAX_PERTURBATIONS and model.model.composes:
+        record.caption(f"Compose takes {url.MAX_PERTURBATIONS} at most.")
+    st.button("Choose none", icon=":material/close:", on_click=page.choose_none, args=(model,))
 
 
 def in_words(model: Bundle, chosen: list[str]) -> str:
@@ -124,8 +122,8 @@ def in_words(model: Bundle, chosen: list[str]) -> str:
     rows = model.masks[model.masks["perturbation"].isin(chosen)]
     if not model.model.has_masks:
         return least_and_most(rows, chosen)
-    active = interpretation.matrix(rows, "active").astype(bool)
-    effect = interpretation.matrix(rows, "effect")
+    active = masks.matrix(rows, "active").astype(bool)
+    effect = masks.matrix(rows, "effect")
     groups: dict[tuple[str, ...], list[str]] = {}
     for k in active.columns[active.any()]:
         users = tuple(name for name in chosen if active.loc[name, k])
@@ -149,7 +147,7 @@ def least_and_most(rows: pd.DataFrame, chosen: list[str]) -> str:
     """Of a model without masks: which two move in the most, and the least, similar direction."""
     if len(chosen) == 1:
         return f"{bold(chosen)} moves every latent dimension. Choose another to compare it with."
-    by_cosine = interpretation.pairs(rows, chosen).sort_values("cosine", ascending=False)
+    by_cosine = masks.pairs(rows, chosen).sort_values("cosine", ascending=False)
     told = [
         f"{bold([pair['first'], pair['second']])} ({pair['cosine']:+.2f})"
         for pair in by_cosine.iloc[[0, -1]].to_dict("records")
@@ -166,7 +164,7 @@ def other_way(effects: pd.Series) -> str:
 
 
 def bold(names: tuple[str, ...] | list[str] | pd.Index) -> str:
-    return listed([f"**{state.plain(name)}**" for name in names])
+    return listed([f"**{page.plain(name)}**" for name in names])
 
 
 def compared(model: Bundle, chosen: list[str], titles: dict[int, str]) -> None:
@@ -177,8 +175,8 @@ def compared(model: Bundle, chosen: list[str], titles: dict[int, str]) -> None:
         if entries.empty:
             record.info("None of the chosen uses a mechanism, so there is no effect to draw.")
         else:
-            state.chart(
-                figures.used_effects(entries, titles, state.dark()),
+            page.chart(
+                figures.used_effects(entries, titles, page.dark()),
                 "chosen_effects",
                 "Effects of the chosen perturbations on each mechanism, with 90 % intervals",
             )
@@ -202,9 +200,9 @@ def compared(model: Bundle, chosen: list[str], titles: dict[int, str]) -> None:
                 "Effect ± posterior standard deviation, in standard deviations of the basal state. "
                 "A dash: not in use. The files have a row per entry, and its probability."
             )
-            state.downloads(entries.drop(columns="place"), "chosen_effects_table")
+            page.downloads(entries.drop(columns="place"), "chosen_effects_table")
         if len(chosen) > 1:
-            table = interpretation.pairs(model.masks, chosen)
+            table = masks.pairs(model.masks, chosen)
             if not model.model.has_masks:
                 table = table.drop(columns=["shared", "jaccard"])
                 table = table.sort_values("cosine", ascending=False)
@@ -216,7 +214,7 @@ def compared(model: Bundle, chosen: list[str], titles: dict[int, str]) -> None:
                     column_config=COLUMNS,
                 )
                 record.caption("Most alike first. The cosine is over all mechanisms, used or not.")
-                state.downloads(table, "chosen_pairs")
+                page.downloads(table, "chosen_pairs")
 
 
 def shown_entries(model: Bundle, chosen: list[str]) -> pd.DataFrame:
@@ -234,7 +232,7 @@ def shown_entries(model: Bundle, chosen: list[str]) -> pd.DataFrame:
 def side_by_side(entries: pd.DataFrame, titles: dict[int, str], chosen: list[str]) -> pd.DataFrame:
     """Mechanisms x the chosen, each effect with its sd as text."""
     told = [f"{e.effect:+.2f} ± {e.effect_sd:.2f}" for e in entries.itertuples()]
-    wide = interpretation.matrix(entries.assign(told=told), "told").T.reindex(columns=chosen)
+    wide = masks.matrix(entries.assign(told=told), "told").T.reindex(columns=chosen)
     first = "mechanism" if "mechanism" not in chosen else "mechanism of the model"
     wide.insert(0, first, [titles.get(int(k), f"M{k}") for k in wide.index])
     return wide.reset_index(drop=True)
@@ -251,15 +249,15 @@ def network(
     only = False
     if chosen:
         only = st.toggle("Only the chosen perturbations", key="only", bind="query-params")
-    found = state.network(model, chosen if only else names, threshold)
+    found = page.network(model, chosen if only else names, threshold)
     edges = found.edges.sort_values(["mechanism", "effect"], ascending=[True, False])
     if edges.empty:
         record.info(
             f"There is nothing to link: none of these perturbations has a mask above {threshold:g}."
         )
         return
-    state.chart(
-        figures.network(found.nodes, found.edges, titles, state.dark()),
+    page.chart(
+        figures.network(found.nodes, found.edges, titles, page.dark()),
         "mechanism_network",
         f"Network of {len(found.nodes)} perturbations and mechanisms with {len(edges)} links",
     )
@@ -287,4 +285,4 @@ def network(
             alt="Links of the network: perturbation, mechanism and effect",
             column_config=COLUMNS,
         )
-        state.downloads(table, "mechanism_network_links")
+        page.downloads(table, "mechanism_network_links")

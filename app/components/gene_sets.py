@@ -8,10 +8,8 @@ import pandas as pd
 import streamlit as st
 
 from app.figures import figures
-from app.session import page as state
-from app.session import record
-from app.session import url as address
-from samsvae_core.analysis import enrichment_export as exports
+from app.session import page, record, url
+from samsvae_core.analysis import enrichment_export
 from samsvae_core.analysis.gene_rankings import Certainty, Ranked
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.genesets import enrichment, symbols, terms
@@ -51,9 +49,9 @@ def tested(
     """
     if ranked.caution:
         record.warning(ranked.caution)
-    if (known := state.precomputed(model, ranked, collections, rules)) is not None:
+    if (known := page.precomputed(model, ranked, collections, rules)) is not None:
         return known
-    batch = state.batch(model, ranked, collections, rules, start=False)
+    batch = page.batch(model, ranked, collections, rules, start=False)
     if batch is None:
         tests = len(collections) * len(ranked.scores.columns)
         if not asked and not st.button(
@@ -64,15 +62,15 @@ def tested(
             help="A few seconds for each hundred sets the first time; remembered from then on.",
         ):
             return None
-        batch = state.batch(model, ranked, collections, rules, start=True)
+        batch = page.batch(model, ranked, collections, rules, start=True)
     if batch is None or not batch.wait(MOMENT):
         waiting(model, ranked, collections, rules, key)
         return None
     if batch.result is None:
-        st.warning(state.plain(batch.problem))
+        st.warning(page.plain(batch.problem))
         if st.button("Try again", key=f"again {key}"):
-            state.forget_batch(model, ranked, collections, rules)
-            state.batch(model, ranked, collections, rules, start=True)
+            page.forget_batch(model, ranked, collections, rules)
+            page.batch(model, ranked, collections, rules, start=True)
             st.rerun()
     return batch.result
 
@@ -86,7 +84,7 @@ def waiting(
     key: str,
 ) -> None:
     """How far the tests are, and a way out."""
-    batch = state.batch(model, ranked, collections, rules, start=False)
+    batch = page.batch(model, ranked, collections, rules, start=False)
     if batch is None or batch.ended:
         st.rerun()
         return
@@ -112,7 +110,7 @@ def rules(model: Bundle) -> tuple[Rules, Certainty | None]:
             help="Smaller sets say little, larger ones nothing in particular.",
         )
         seed = left.number_input("Seed", 0, 2**31, 0, key="seed", bind="query-params")
-        address.unknown_option("top_by", TOP_BY, "choice of top genes")
+        url.unknown_option("top_by", TOP_BY, "choice of top genes")
         by = middle.segmented_control(
             "Top genes are",
             TOP_BY,
@@ -155,7 +153,7 @@ def rules(model: Bundle) -> tuple[Rules, Certainty | None]:
             universe = (*known, *unknown)
             right.caption(f"{len(universe):,} genes, {len(known):,} of them in the model.")
             if unknown:
-                right.caption(state.plain(symbols.describe_unknown(unknown, model.genes)))
+                right.caption(page.plain(symbols.describe_unknown(unknown, model.genes)))
     return Rules(int(low), int(high), int(seed), n_top, universe), certainty
 
 
@@ -165,7 +163,7 @@ def problems(result: Enrichment) -> None:
     if found:
         with st.expander(f"{len(found)} notes on these tests", icon=":material/info:"):
             for line in found:
-                record.markdown(f"- {state.plain(line)}")
+                record.markdown(f"- {page.plain(line)}")
 
 
 def table(
@@ -181,8 +179,8 @@ def table(
     rows = terms.grouped(result.table)
     rows = rows[rows["mechanism"] == mechanism].sort_values("p_value", kind="stable")
     left, middle, right = st.columns([3, 2, 2], vertical_alignment="bottom")
-    address.unknown_option("test", list(METHODS.values()), "test")
-    address.unknown_option("direction", list(DIRECTIONS.values()), "direction")
+    url.unknown_option("test", list(METHODS.values()), "test")
+    url.unknown_option("direction", list(DIRECTIONS.values()), "direction")
     method = left.segmented_control(
         "Test",
         list(METHODS),
@@ -241,7 +239,7 @@ def table(
     )
     names = rows.loc[shown.index, "collection"] + "|" + rows.loc[shown.index, "term"]
     places = {name: place for place, name in reversed(list(enumerate(names)))}
-    before = places.get(address.pressed_before("set"))
+    before = places.get(url.pressed_before("set"))
     event = st.dataframe(
         shown,
         hide_index=True,
@@ -256,10 +254,10 @@ def table(
     record.caption(
         POOL + (OVER_ALL if "fdr_all" in shown else "") + CAVEAT + (BORDERLINE if near else "")
     )
-    state.downloads(shown, f"gene_sets_{exports.label(mechanism)}_{method}")
+    page.downloads(shown, f"gene_sets_{enrichment_export.label(mechanism)}_{method}")
     clicked = getattr(event, "selection", {}).get("rows", [])
     now = str(names.iloc[clicked[0]]) if clicked else None
-    chosen = address.pressed("set", now, places)
+    chosen = url.pressed("set", now, places)
     row = rows.loc[shown.index[places[chosen] if chosen else 0]]
     detail(model, ranked, collections, rows, row, seed)
 
@@ -304,12 +302,12 @@ def detail(
     """One set: its running sum, its leading edge, and the sets much like it."""
     left, right = st.columns([3, 2], gap="large")
     if row["method"] == "gsea":
-        sets = state.matched(collections[row["collection"]], model.genes).collection.sets
+        sets = page.matched(collections[row["collection"]], model.genes).collection.sets
         walk = enrichment.running_sum(ranked.scores[row["mechanism"]], sets[row["term"]], seed)
         with left:
-            state.chart(
-                figures.running_sum(walk, row["term"], state.dark()),
-                f"running_sum_{exports.label(row['mechanism'])}_{row['term']}",
+            page.chart(
+                figures.running_sum(walk, row["term"], page.dark()),
+                f"running_sum_{enrichment_export.label(row['mechanism'])}_{row['term']}",
                 "Running sum of the gene set over the ranked genes",
             )
     with right if row["method"] == "gsea" else left:
@@ -320,11 +318,11 @@ def detail(
         )
         told = terms.fdr_in_words(row.to_frame().T.assign(verdict=terms.verdicts).iloc[0])
         record.markdown(
-            f"**{state.plain(terms.readable(row['term']))}** ({row['direction']}): {score}, "
+            f"**{page.plain(terms.readable(row['term']))}** ({row['direction']}): {score}, "
             f"{told}; {row['overlap']} of {row['size']} measured genes "
             + ("in the leading edge." if row["method"] == "gsea" else "among the top genes.")
         )
-        genes = [f"*{state.plain(gene)}*" for gene in row["leading_edge"].split(";") if gene]
+        genes = [f"*{page.plain(gene)}*" for gene in row["leading_edge"].split(";") if gene]
         record.markdown(", ".join(genes) or "None of its genes.")
         alike = rows[
             (rows["group"] == row["group"])
@@ -352,10 +350,10 @@ def take_away(
 ) -> None:
     """Everything that was tested: a workbook, a zip, the leading edges, and how to write of it."""
     name = f"gene_sets_{model.name}_{ranked.name}"
-    files = state.export_files(model, ranked, collections, result, rules)
+    files = page.export_files(model, ranked, collections, result, rules)
     kinds = {
         "XLSX": ("xlsx", lambda: files()["enrichment.xlsx"]),
-        "ZIP, all files": ("zip", lambda: exports.archive(files())),
+        "ZIP, all files": ("zip", lambda: enrichment_export.archive(files())),
         "Leading edges (GMT)": ("gmt", lambda: files()["leading_edges.gmt"]),
         "Methods text": ("md", lambda: files()["methods.md"]),
     }

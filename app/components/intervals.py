@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app.session import url as address
+from app.session import url
 
 CALIBRATED, OWN = "calibrated", "own"
 INTERVALS = {CALIBRATED: "Calibrated 90 %", OWN: "Model's own 90 %"}
@@ -22,7 +22,7 @@ def interval(table: pd.DataFrame) -> tuple[str | None, pd.DataFrame]:
         return None, table
     kind = known[0]
     if len(known) > 1:
-        address.unknown_option("interval", [INTERVALS[k] for k in known], "interval")
+        url.unknown_option("interval", [INTERVALS[k] for k in known], "interval")
         kind = st.segmented_control(
             "Interval",
             known,

@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from app.figures import figures
-from app.session import page as state
-from samsvae_core.analysis import masks as interpretation
+from app.session import page
+from samsvae_core.analysis import masks
 from samsvae_core.bundle.bundle import Bundle
 
 UNNAMED = "unnamed"
@@ -49,7 +49,7 @@ COLUMNS = {
 
 def suggestions(model: Bundle, mechanisms: list[int]) -> dict[int, dict[str, str]]:
     """A name for each and the evidence for it, from the gene sets that came with the bundle."""
-    rows = state.suggested_names(model, mechanisms)
+    rows = page.suggested_names(model, mechanisms)
     if rows is None:
         nothing = "no collection shares enough genes with this model"
         return {k: {"name": UNNAMED, "evidence": nothing} for k in mechanisms}
@@ -61,7 +61,7 @@ def suggestions(model: Bundle, mechanisms: list[int]) -> dict[int, dict[str, str
 def strongest(model: Bundle) -> list[str]:
     """Perturbations by how far they move the latent state; without shifts by training cells."""
     if model.model.has_shifts:
-        return [str(name) for name in interpretation.strengths(model.masks).index]
+        return [str(name) for name in masks.strengths(model.masks).index]
     order = model.perturbations["train"].sort_values(ascending=False, kind="stable")
     return [str(name) for name in order.index]
 
@@ -83,7 +83,7 @@ def titles(model: Bundle, mechanisms: list[int]) -> dict[int, str]:
     """M3, with the user's name for it or else the suggested one, where there is any."""
     if not mechanisms:
         return {}
-    own, suggested = state.names(model)[0], suggestions(model, mechanisms)
+    own, suggested = page.names(model)[0], suggestions(model, mechanisms)
     found = {}
     for k in mechanisms:
         name = own[k].name if k in own else ""
@@ -95,4 +95,4 @@ def titles(model: Bundle, mechanisms: list[int]) -> dict[int, str]:
 def effects(labels: Iterable[str], entries: pd.DataFrame) -> go.Figure:
     """Effects of mask entries as bars: columns effect, effect_sd."""
     frame = figures.with_interval(labels, entries["effect"], entries["effect_sd"])
-    return figures.bars(frame, "effect (basal standard deviations)", state.dark(), genes=False)
+    return figures.bars(frame, "effect (basal standard deviations)", page.dark(), genes=False)

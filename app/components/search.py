@@ -10,7 +10,7 @@ import streamlit as st
 
 from app.components import mechanisms
 from app.session import page as state
-from app.session import url as address
+from app.session import url
 from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.bundle.bundle import Bundle, BundleError
 from samsvae_core.genesets import symbols, terms
@@ -57,7 +57,7 @@ def box() -> None:
             if hit.page == "gene_sets":
                 state.show_collection(hit.query["collections"])
             query = {key: value for key, value in hit.query.items() if key != "collections"}
-            address.go(hit.page, query)
+            url.go(hit.page, query)
     # Below what is found, so that none of the side's other buttons comes to lie under the pointer.
     st.sidebar.button("Close", key="close hits", icon=":material/close:", on_click=state.close_find)
 

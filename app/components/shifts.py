@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app.components import metrics_tables as scores
+from app.components import metrics_tables
 from app.components.intervals import CALIBRATED, INTERVALS, OWN
 from app.components.units import scale
 from app.figures import figures
-from app.session import page as state
-from app.session import record
+from app.session import page, record
 from app.session.url import plain
 from samsvae_core.analysis.compose import Composition
 from samsvae_core.bundle.bundle import Bundle
@@ -44,7 +43,7 @@ def in_words(model: Bundle, table: pd.DataFrame, kind: str | None) -> str:
     top = table[clear if kind else table["shift"] != 0]["shift"]
     up, down = top[top > 0].nlargest(5), top[top < 0].nsmallest(5)
     parts = [
-        f"**{direction}**: " + ", ".join(f"*{state.plain(gene)}*" for gene in genes.index)
+        f"**{direction}**: " + ", ".join(f"*{page.plain(gene)}*" for gene in genes.index)
         for direction, genes in (("up", up), ("down", down))
         if len(genes)
     ]
@@ -106,12 +105,12 @@ def ranked(
     """The largest shifts as bars, with diamonds where they were observed."""
     top = table.loc[table["shift"].abs().nlargest(n).index].sort_values("shift", ascending=False)
     frame = top.rename(columns={"shift": "value"}).assign(label=top.index)
-    figure = figures.bars(frame, f"predicted shift ({scale(model).unit})", state.dark())
+    figure = figures.bars(frame, f"predicted shift ({scale(model).unit})", page.dark())
     said = "Genes with the largest predicted shifts" + (" and their 90 % intervals" if kind else "")
     if comparable(result):
-        figures.add_observed(figure, frame, state.dark())
+        figures.add_observed(figure, frame, page.dark())
         said += ", with what was observed"
-    state.chart(figure, "shifts", said)
+    page.chart(figure, "shifts", said)
 
 
 def whiskers(model: Bundle, result: Composition, kind: str | None) -> str:
@@ -145,7 +144,7 @@ def clearness(kind: str | None) -> str:
 
 def held(model: Bundle, result: Composition) -> str:
     """Coverage of both intervals on test cells, of the kind of condition that is composed."""
-    table = scores.coverage(model.metrics)
+    table = metrics_tables.coverage(model.metrics)
     if table.empty:
         return "How many measured shifts it holds is not known: there were no test cells for it."
     several = sum(dose != 0 for dose in result.dosages.values()) > 1 or "+" in result.condition
@@ -172,14 +171,14 @@ def everything(model: Bundle, table: pd.DataFrame, kind: str | None, n: int) -> 
     """All genes at once: by how clear their shift is, or by rank where nothing says so."""
     unit, height = scale(model).unit, figures.bars_height(n)
     if kind is None:
-        state.chart(
-            figures.ranks(figures.largest(table), 10, state.dark(), height, unit),
+        page.chart(
+            figures.ranks(figures.largest(table), 10, page.dark(), height, unit),
             "ranks",
             "Predicted shift of every gene, from highest to lowest",
         )
         return
-    state.chart(
-        figures.volcano(figures.largest(table), 10, state.dark(), height, unit),
+    page.chart(
+        figures.volcano(figures.largest(table), 10, page.dark(), height, unit),
         "volcano",
         "Predicted shift of every gene against its distance from zero in interval widths",
     )
@@ -191,8 +190,8 @@ def against_observed(model: Bundle, result: Composition) -> None:
     n_control = int(model.conditions.iloc[0][["train", "validation", "test"]].sum())
     left, right = st.columns([3, 2], gap="large")
     with left:
-        state.chart(
-            figures.agreement(figures.largest(table), 8, state.dark(), scale(model).unit),
+        page.chart(
+            figures.agreement(figures.largest(table), 8, page.dark(), scale(model).unit),
             "observed",
             "Observed against predicted shift, one point per gene",
         )
@@ -266,4 +265,4 @@ def numbers(result: Composition, height: int = 420) -> None:
         both = ""
     meanings = [f"{name.replace('_', ' ').capitalize()}: {MEANING[name].lower()}" for name in told]
     record.caption(both + " ".join(meanings))
-    state.downloads(shown, f"shift_{result.condition}")
+    page.downloads(shown, f"shift_{result.condition}")

@@ -9,7 +9,7 @@ import streamlit as st
 
 from app.components import mechanisms
 from app.session import page as state
-from app.session import url as address
+from app.session import url
 from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.bundle.bundle import Bundle, BundleError
 
@@ -60,7 +60,7 @@ STEPS = (
         "What would two do together?",
         "Move a dosage, switch a mechanism off, and see which genes follow. The badge says "
         "whether anything like it was measured; whiskers say how sure the model is.",
-        lambda model: {"c": address.as_link(dict.fromkeys(mechanisms.example(model), 1.0))},
+        lambda model: {"c": url.as_link(dict.fromkeys(mechanisms.example(model), 1.0))},
     ),
     Step(
         "report",
@@ -116,4 +116,4 @@ def go(place: int) -> None:
         query = step.query(state.bundle())
     except BundleError:
         query = {}  # the page says what is wrong
-    address.go(step.page, query)
+    url.go(step.page, query)

@@ -9,12 +9,10 @@ import pandas as pd
 import streamlit as st
 
 from app.figures import figures
-from app.server import queue as jobs
-from app.server import runs
-from app.server import time_estimate as pace
+from app.server import queue, runs, time_estimate
 from app.server.runs import Job
 from app.session import page as state
-from app.session import url as address
+from app.session import url
 
 MOMENT = 2  # seconds between looks at a run
 STATES = {
@@ -35,7 +33,7 @@ def following() -> None:
     if not found:
         st.info("Nothing has been trained here yet.")
         return
-    address.unknown_option("run", list(found), "training")
+    url.unknown_option("run", list(found), "training")
     busy = [name for name, job in found.items() if job.state in runs.BUSY]
     names = list(found)
     chosen = st.selectbox(
@@ -108,12 +106,16 @@ def one(job: Job) -> None:
 
 def progress_words(job: Job) -> str:
     if job.state == "finished":
-        return f"{job.step:,} steps; it took {pace.in_words(job.seconds)}"
+        return f"{job.step:,} steps; it took {time_estimate.in_words(job.seconds)}"
     if job.phase == "making tables":
         return "The last step is done: tables, enrichment and maps of cells are made"
     if not job.steps:
         return "Not a step yet" if job.step == 0 else f"{job.step:,} steps"
-    left = "" if np.isnan(job.seconds_left) else f", about {pace.in_words(job.seconds_left)} left"
+    left = (
+        ""
+        if np.isnan(job.seconds_left)
+        else f", about {time_estimate.in_words(job.seconds_left)} left"
+    )
     going = left if job.state == "running" else ""
     return f"{job.step:,} of {job.steps:,} steps{going}"
 
@@ -121,29 +123,29 @@ def progress_words(job: Job) -> str:
 def buttons(job: Job) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         if job.state in ("running", "waiting"):
-            act("Stop", "stop", jobs.stop, job)
+            act("Stop", "stop", queue.stop, job)
         if job.state == "stopping":
-            act("Stop at once", "stop_now", jobs.stop, job, True)
+            act("Stop at once", "stop_now", queue.stop, job, True)
         if job.state in ("stopped", "failed", "dead") and job.is_own:
             device = device_now(job)
-            act("Resume", "resume", jobs.resume, job, device)
+            act("Resume", "resume", queue.resume, job, device)
             if device == "cpu" and job.device.startswith("cuda"):
                 st.caption(
                     "It was trained on a GPU, and none is found here: it goes on on the CPU."
                 )
         if job.state in ("stopped", "failed", "dead") and not job.is_own:
-            st.caption(state.plain(jobs.how_to_resume(job)))
+            st.caption(state.plain(queue.how_to_resume(job)))
         if job.state == "finished":
             finished(job)
         if job.state not in runs.BUSY and (job.is_own or job.state != "finished"):
             with st.popover("Discard", icon=":material/delete:", type="tertiary"):
                 st.markdown(f"Remove {state.plain(job.name)} and all its files, for everyone?")
-                act("Remove it", "discard", jobs.discard, job)
+                act("Remove it", "discard", queue.discard, job)
 
 
 def device_now(job: Job) -> str:
     """That of the run, if it is here."""
-    return "cpu" if job.device == "cpu" else pace.device()
+    return "cpu" if job.device == "cpu" else time_estimate.device()
 
 
 def act(label: str, key: str, change: Callable[..., object], job: Job, *options: object) -> None:
@@ -160,7 +162,7 @@ def act(label: str, key: str, change: Callable[..., object], job: Job, *options:
 def finished(job: Job) -> None:
     """Where the model opens, and the zip to hand on."""
     for page, label in (("overview", "Open it"), ("compose", "Open it in Compose")):
-        address.link(
+        url.link(
             page,
             label,
             ":material/arrow_forward:",

@@ -21,9 +21,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from app.export import html_page as paper
-from app.export import static_figures as prints
-from samsvae_core.analysis import enrichment_export as exports
+from app.export import html_page, static_figures
+from samsvae_core.analysis import enrichment_export
 from samsvae_core.analysis.card import as_text
 from samsvae_core.bundle.bundle import to_json, version
 
@@ -31,7 +30,7 @@ SHOWN = 50  # rows of a table in the report
 LARGE = 500_000  # bytes of SVG above which the report takes the PNG
 COLUMNS = 16_384  # that Excel takes
 LONGEST = 60  # characters of a file name, without its ending
-PACKAGES = (*exports.PACKAGES, "plotly", "matplotlib")
+PACKAGES = (*enrichment_export.PACKAGES, "plotly", "matplotlib")
 UNSAFE = re.compile(r'[<>:"/\\|?*%]')  # in names of files, on one system or another
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 ODD = (ValueError, TypeError, KeyError, IndexError)  # what a figure beyond `prints` may end in
@@ -181,10 +180,13 @@ def files(kept: Sequence[Kept], about: Mapping[str, str], session: bytes) -> dic
                 found |= {f"{path}.{kind}": content for kind, content in still.files.items()}
                 notes += [f"{path}: {still.note}"] if still.note else []
             else:
-                found[f"{path}.csv"] = exports.separated(item.frame)
-                found[f"{path}.tsv"] = exports.separated(item.frame, "\t")
-                if 0 < len(item.frame.columns) < COLUMNS and len(item.frame) <= exports.ROWS:
-                    name = exports.sheet_name(f"{folder[:2]} {item.name}".strip(), sheets)
+                found[f"{path}.csv"] = enrichment_export.separated(item.frame)
+                found[f"{path}.tsv"] = enrichment_export.separated(item.frame, "\t")
+                if (
+                    0 < len(item.frame.columns) < COLUMNS
+                    and len(item.frame) <= enrichment_export.ROWS
+                ):
+                    name = enrichment_export.sheet_name(f"{folder[:2]} {item.name}".strip(), sheets)
                     sheets[name] = _for_excel(item.frame)
                 else:
                     notes.append(f"{path}: not in tables.xlsx, as no sheet can hold it.")
@@ -199,7 +201,7 @@ def files(kept: Sequence[Kept], about: Mapping[str, str], session: bytes) -> dic
             }
         )
     if sheets:
-        found["tables.xlsx"] = exports.workbook_of(sheets)
+        found["tables.xlsx"] = enrichment_export.workbook_of(sheets)
     found["methods.md"] = methods(kept).encode()
     found["session.json"] = session
     found["README.txt"] = _guide(kept, folders, notes).encode()
@@ -239,7 +241,7 @@ def methods(kept: Sequence[Kept]) -> str:
         "## References",
         "",
     ]
-    known = exports.REFERENCES.splitlines()
+    known = enrichment_export.REFERENCES.splitlines()
     cited = [*known[: len(known) if "sets" in told else 1], *([UMAP] if "map" in told else [])]
     return "\n".join([*lines, *(f"- {reference}" for reference in cited)]) + "\n"
 
@@ -251,7 +253,7 @@ class _Printed(NamedTuple):
     note: str = ""
 
 
-def _printed_all(kept: Sequence[Kept], kinds: Sequence[prints.Kind]) -> list[_Printed]:
+def _printed_all(kept: Sequence[Kept], kinds: Sequence[static_figures.Kind]) -> list[_Printed]:
     if not kept:
         raise EmptyBasketError(
             "Nothing is kept, so there is nothing to report on. Keep a view on any page first."
@@ -260,14 +262,14 @@ def _printed_all(kept: Sequence[Kept], kinds: Sequence[prints.Kind]) -> list[_Pr
     return [_printed(picture, kinds) for picture in pictures]
 
 
-def _printed(picture: Picture, kinds: Sequence[prints.Kind]) -> _Printed:
+def _printed(picture: Picture, kinds: Sequence[static_figures.Kind]) -> _Printed:
     """Its data and its picture; of a figure that is too odd for them the figure itself as JSON."""
     try:
-        data = {"csv": exports.separated(prints.data(picture.json))}
+        data = {"csv": enrichment_export.separated(static_figures.data(picture.json))}
     except ODD as error:
         return _Printed({"json": picture.json.encode()}, f"kept as Plotly's JSON only. {error}")
     try:
-        return _Printed(data | {kind: prints.drawn(picture.json, kind) for kind in kinds})
+        return _Printed(data | {kind: static_figures.drawn(picture.json, kind) for kind in kinds})
     except ODD as error:
         return _Printed(data, f"data only, the figure could not be drawn. {error}")
 
@@ -276,24 +278,25 @@ def _report(kept: Sequence[Kept], about: Mapping[str, str], printed: Sequence[_P
     heading = about.get("title") or "Report"
     made = f"Made with SAMS-VAE Explorer {version('samsvae-explorer')}, {_created(about)}"
     contents = "".join(
-        f'<li><a href="#view-{n}">{paper.name(view.title)}</a></li>'
+        f'<li><a href="#view-{n}">{html_page.name(view.title)}</a></li>'
         for n, view in enumerate(kept, start=1)
     )
     parts = [
-        f'<header><h1>{paper.name(heading)}</h1><p class="made">{html.escape(made)}</p></header>',
+        f"<header><h1>{html_page.name(heading)}</h1>"
+        f'<p class="made">{html.escape(made)}</p></header>',
         f'<nav aria-labelledby="contents"><h2 id="contents">Contents</h2><ol>{contents}'
         '<li><a href="#methods">Methods</a></li></ol></nav><main>',
     ]
     figures: list[str] = []
     for n, view in enumerate(kept, start=1):
-        parts.append(f'<section id="view-{n}"><h2>{paper.name(view.title)}</h2>')
+        parts.append(f'<section id="view-{n}"><h2>{html_page.name(view.title)}</h2>')
         parts.append(
-            paper.facts(
+            html_page.facts(
                 {
-                    "Model": paper.name(view.model),
+                    "Model": html_page.name(view.model),
                     "Checksum": f"<code>{html.escape(view.checksum[:12])}</code>",
-                    "Kept": paper.name(view.when),
-                    "Address": f"<code>{paper.name(view.address or '/')}</code>",
+                    "Kept": html_page.name(view.when),
+                    "Address": f"<code>{html_page.name(view.address or '/')}</code>",
                 }
             )
         )
@@ -304,25 +307,25 @@ def _report(kept: Sequence[Kept], about: Mapping[str, str], printed: Sequence[_P
             elif isinstance(item, Table):
                 parts.append(_table_in_words(item))
             else:
-                parts.append(paper.prose(item.markdown))
+                parts.append(html_page.prose(item.markdown))
         parts.append("</section>")
     how = methods(kept).replace("\n## ", "\n### ").replace("# Methods", "## Methods", 1)
-    parts.append(f'<section id="methods">{paper.prose(how)}</section></main>')
+    parts.append(f'<section id="methods">{html_page.prose(how)}</section></main>')
     parts.append(f'<footer class="made">{html.escape(made)}</footer>')
-    return paper.page(heading, "\n".join(parts), figures)
+    return html_page.page(heading, "\n".join(parts), figures)
 
 
 def _figure_in_words(picture: Picture, number: int, still: _Printed) -> str:
     image, kind = still.files.get("svg"), "image/svg+xml"
     if image is not None and len(image) > LARGE:
-        image = still.files.get("png") or prints.drawn(picture.json, "png")
+        image = still.files.get("png") or static_figures.drawn(picture.json, "png")
         kind = "image/png"
     height = json.loads(picture.json).get("layout", {}).get("height") or 450
     said = html.escape(picture.alt)
     data = still.files.get("csv")
     link = f" {_link(data, picture.name, 'its data')}" if data is not None else ""
     return (
-        f"<figure>{paper.plot(number, picture.alt, int(height), image, kind)}"
+        f"<figure>{html_page.plot(number, picture.alt, int(height), image, kind)}"
         f'<figcaption>{said}. <span class="more">{link}</span></figcaption></figure>'
     )
 
@@ -337,18 +340,18 @@ def _table_in_words(item: Table) -> str:
     rows = zip(*(_cells(column.head(SHOWN), column) for column in columns), strict=True)
     total = f"{len(frame):,} {'row' if len(frame) == 1 else 'rows'}"
     part = f"The first {SHOWN} of {total}" if len(frame) > SHOWN else total.capitalize()
-    link = _link(exports.separated(frame), item.name, f"all {total}")
+    link = _link(enrichment_export.separated(frame), item.name, f"all {total}")
     return (
-        f"<h3>{paper.name(item.name)}</h3>"
-        + paper.table([paper.name(column) for column in frame.columns], rows, is_number)
+        f"<h3>{html_page.name(item.name)}</h3>"
+        + html_page.table([html_page.name(column) for column in frame.columns], rows, is_number)
         + f'<p class="more">{part}. {link}</p>'
-        + f'<div class="caption">{paper.prose(item.caption)}</div>'
+        + f'<div class="caption">{html_page.prose(item.caption)}</div>'
     )
 
 
 def _link(content: bytes, name: str, what: str) -> str:
     file = html.escape(f"{_safe(name)}.csv")
-    return f'<a download="{file}" href="{paper.address(content, "text/csv")}">CSV of {what}</a>'
+    return f'<a download="{file}" href="{html_page.address(content, "text/csv")}">CSV of {what}</a>'
 
 
 def _cells(column: pd.Series, all_values: pd.Series) -> list[str]:
@@ -358,7 +361,7 @@ def _cells(column: pd.Series, all_values: pd.Series) -> list[str]:
     if pd.api.types.is_integer_dtype(column.dtype):
         return [f"{value:,}" for value in column]
     if not pd.api.types.is_float_dtype(column.dtype):
-        return [paper.name("" if pd.isna(value) else value) for value in column]
+        return [html_page.name("" if pd.isna(value) else value) for value in column]
     size = all_values.abs()
     size = size[(size > 0) & (size < np.inf)]
     if (size % 1 == 0).all():

@@ -1,8 +1,8 @@
 """What stands before Streamlit: under which names it is asked, what may be sent to it, and headers.
 
 An ASGI middleware (`app.serve` puts it in place), so that a request is refused before any of its
-body is read. `app.session.access` decides who sees pages; here it is decided who may send a file: the
-session of a page that has shown an uploader, which no page does before sign-in.
+body is read. `app.session.access` decides who sees pages; here it is decided who may send a file:
+the session of a page that has shown an uploader, which no page does before sign-in.
 """
 
 from __future__ import annotations

@@ -62,18 +62,15 @@ class ReaderError(RuntimeError):
 
 
 def inspected(data: str, gene_key: str = "") -> dict[str, Any]:
-    """What a file offers to choose from, as `samsvae_core.data.inspection.inspect`. Raises DataError.
+    """What a file offers to choose from, as `samsvae_core.data.inspection.inspect`.
 
-    ReaderError where the reader itself is wrong; the same for `validated`.
+    Raises DataError, and ReaderError where the reader itself is wrong; so does `validated`.
     """
     return _asked("inspect", resolve(data), [f"--gene-key={gene_key}"] if gene_key else [])
 
 
 def validated(reading: Reading) -> dict[str, Any]:
-    """What a file holds, read so, as `samsvae_core.data.cells.summary`, and the cells per condition.
-
-    Raises DataError.
-    """
+    """What a file holds, read so, as `samsvae_core.data.cells.summary`, and cells per condition."""
     options = [*reading.reading_arguments(), "--counts-on=memory"]  # it may write next to nothing
     return _asked("validate", resolve(reading.data), options)
 

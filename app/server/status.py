@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from app.server import uploads as datasets
+from app.server import uploads
 from samsvae_core.bundle.bundle import version
 from samsvae_core.system import cache, machine
 from samsvae_core.system.files import OutputError, cache_folder
@@ -103,7 +103,7 @@ def read(path: Path) -> str:
 def places() -> list[Place]:
     """Folders that the server writes to."""
     return [
-        place("Runs and uploads", datasets.runs_folder()),
+        place("Runs and uploads", uploads.runs_folder()),
         place("Cache", cache_folder()),
     ]
 
@@ -123,8 +123,8 @@ def place(what: str, path: Path) -> Place:
 def limits() -> dict[str, str]:
     """Limits in force by the variable that sets each; what is no number is said."""
     asked = {
-        datasets.LARGEST_UPLOAD: datasets.largest_upload,
-        datasets.LARGEST_TOTAL: datasets.largest_total,
+        uploads.LARGEST_UPLOAD: uploads.largest_upload,
+        uploads.LARGEST_TOTAL: uploads.largest_total,
         cache.LIMIT: cache.limit,
     }
     return {variable: megabytes(limit) for variable, limit in asked.items()}

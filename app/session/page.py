@@ -26,25 +26,16 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from app.export import figure_data as traces
-from app.export import static_figures as prints
+from app.export import figure_data, static_figures
 from app.export.report import Picture, Table, Text
-from app.server import logs
-from app.server import queue as jobs
-from app.server import sandbox as examine
-from app.server import uploads as datasets
+from app.server import logs, queue, sandbox, uploads
 from app.server.background import Batch
 from app.server.runs import BROUGHT, Job
 from app.server.time_estimate import Pace, measured
 from app.server.uploads import Reading
-from app.session import access as guard
-from app.session import url as address
+from app.session import access, url
 from app.session.url import plain
-from samsvae_core.analysis import compose as composition
-from samsvae_core.analysis import enrichment_export as exports
-from samsvae_core.analysis import gene_rankings as rankings
-from samsvae_core.analysis import masks as interpretation
-from samsvae_core.analysis import mechanism_names
+from samsvae_core.analysis import compose, enrichment_export, gene_rankings, masks, mechanism_names
 from samsvae_core.analysis.all_shifts import Effects, places, whole_effects
 from samsvae_core.analysis.compose import Composition
 from samsvae_core.analysis.gene_rankings import Ranked
@@ -94,7 +85,7 @@ def broken() -> dict[str, str]:
 
 def _found() -> dict[str, Path]:
     """Bundles by name: those trained or brought here, and those of the models folder."""
-    own = bundles.list_bundles(datasets.runs_folder())
+    own = bundles.list_bundles(uploads.runs_folder())
     return own | bundles.list_bundles(bundles.models_folder())
 
 
@@ -139,8 +130,8 @@ def choose_bundle() -> None:
     found = available()
     unusable = broken()
     if found:
-        address.unknown_option("model", list(found), "model")
-        address.follow("model", list(found))
+        url.unknown_option("model", list(found), "model")
+        url.follow("model", list(found))
         st.sidebar.selectbox(
             "Model",
             list(found),
@@ -217,10 +208,10 @@ def page_without_model(view: Callable[[], None]) -> None:
             raise
         st.error(plain(error))
     footer()
-    address.remember()
+    url.remember()
     about = st.session_state.get("subject", ("", ""))
     named = about[1] if about[0] == st.session_state["page"] else ""
-    st.session_state["shown"] = named, address.current(), tuple(st.session_state["drawing"])
+    st.session_state["shown"] = named, url.current(), tuple(st.session_state["drawing"])
 
 
 def footer() -> None:
@@ -254,7 +245,7 @@ def validated(reading: Reading) -> dict[str, Any]:
 
 def _stamp(data: str) -> str:
     """Another one once a file has changed."""
-    path = datasets.resolve(data)
+    path = uploads.resolve(data)
     about = path.stat()
     return f"{path} {about.st_size} {about.st_mtime_ns}"
 
@@ -262,12 +253,12 @@ def _stamp(data: str) -> str:
 @st.cache_data(max_entries=32, show_spinner="Looking into the file")
 def _inspected(data: str, gene_key: str, stamp: str) -> dict[str, Any]:
     # what it raises is not remembered: another time it may work
-    return examine.inspected(data, gene_key)
+    return sandbox.inspected(data, gene_key)
 
 
 @st.cache_data(max_entries=64, show_spinner="Reading the file")
 def _validated(reading: Reading, stamp: str) -> dict[str, Any]:
-    return examine.validated(reading)
+    return sandbox.validated(reading)
 
 
 def uploader_key(kind: str) -> str:
@@ -281,28 +272,28 @@ def said(kind: str) -> tuple[bool, str]:
     return found
 
 
-@guard.errors()
+@access.errors()
 def keep_data() -> None:
     """Keep an uploaded data file on disk and choose it; a callback of its uploader."""
 
     def kept(file: UploadedFile) -> str:
-        datasets.refuse_other_formats(file, file.name, file.size)
-        st.session_state["data"] = datasets.save(file, file.name, file.size)
+        uploads.refuse_other_formats(file, file.name, file.size)
+        st.session_state["data"] = uploads.save(file, file.name, file.size)
         return f"{file.name} was kept, and is chosen."
 
     _take("data", kept)
 
 
-@guard.errors()
+@access.errors()
 def keep_model() -> None:
     """Unpack an uploaded bundle and choose it; a callback of its uploader."""
 
     def kept(file: UploadedFile) -> str:
-        folder, shipped = datasets.runs_folder(), bundles.list_bundles(bundles.models_folder())
+        folder, shipped = uploads.runs_folder(), bundles.list_bundles(bundles.models_folder())
         there = bundles.list_bundles(folder)
-        stem = datasets.safe_stem(file.name.removesuffix(".zip"))
-        with datasets.turn():
-            room = datasets.largest_total() - datasets.used()
+        stem = uploads.safe_stem(file.name.removesuffix(".zip"))
+        with uploads.turn():
+            room = uploads.largest_total() - uploads.used()
             name = unpack(file, folder, stem, shipped, room).name
             if name not in there:
                 with suppress(OSError):
@@ -333,14 +324,14 @@ def _take(kind: str, kept: Callable[[UploadedFile], str]) -> None:
         file.close()
 
 
-@guard.errors()
+@access.errors()
 def remove(kind: str, name: str) -> None:
     """Remove an upload ("data") or a model that was brought ("model"); a callback."""
     try:
         if kind == "data":
-            datasets.delete(name)
+            uploads.delete(name)
         else:
-            jobs.remove_model(datasets.runs_folder(), name)
+            queue.remove_model(uploads.runs_folder(), name)
             logs.event("model removed", model=name)
         st.session_state[f"{kind} said"] = True, f"{name} was removed."
     except (DataError, OSError, OutputError) as error:
@@ -356,7 +347,7 @@ class NoPaceError(RuntimeError):
 
 @st.cache_resource(show_spinner="Timing a few steps on this machine")
 def _pace() -> Pace:
-    found = measured(jobs.n_threads())
+    found = measured(queue.n_threads())
     if found is None:
         raise NoPaceError  # not remembered: another time it may work
     return found
@@ -372,28 +363,28 @@ def pace() -> Pace | None:
 
 def runs() -> list[Job]:
     """Every run, the newest first; what is next is started."""
-    return jobs.look(datasets.runs_folder())
+    return queue.look(uploads.runs_folder())
 
 
-@guard.errors()
+@access.errors()
 def start_run(name: str, reading: Reading, arguments: list[str], device: str) -> None:
     """Put a training into the queue and show it; a callback."""
     try:
         if name in bundles.list_bundles(bundles.models_folder()):
             raise OutputError(f"A model called {name} is here already. Choose another name.")
-        path = datasets.resolve(reading.data)
-        jobs.submit(datasets.runs_folder(), name, path, arguments, device)
+        path = uploads.resolve(reading.data)
+        queue.submit(uploads.runs_folder(), name, path, arguments, device)
         logs.event("training asked for", run=name, data=reading.data, device=device)
         st.session_state["run"] = name
     except (DataError, OutputError) as error:
         st.session_state["run said"] = str(error)
 
 
-@guard.errors()
+@access.errors()
 def change_run(change: Callable[..., object], name: str, *options: object) -> None:
     """Stop, resume or discard a run; a callback."""
     try:
-        change(datasets.runs_folder(), name, *options)
+        change(uploads.runs_folder(), name, *options)
         logs.event("training changed", run=name, change=change.__name__)
     except OutputError as error:
         st.session_state["run said"] = str(error)
@@ -428,7 +419,7 @@ def _compose(
 ) -> Composition:
     with _lock():
         model = load_bundle(path, checksum)
-        return composition.compose(model, dict(dosages), without, n_samples, cells=cells)
+        return compose.compose(model, dict(dosages), without, n_samples, cells=cells)
 
 
 def composed(
@@ -518,7 +509,7 @@ def import_names(model: Bundle, content: bytes) -> dict[int, Label]:
 @st.cache_data(max_entries=64, show_spinner=False)
 def _curves(path: str, checksum: str, k: int) -> pd.DataFrame:
     model = load_bundle(path, checksum)
-    return interpretation.loading_curves(model.model, model.reference, model.genes, [k])
+    return masks.loading_curves(model.model, model.reference, model.genes, [k])
 
 
 def curves(model: Bundle, k: int) -> pd.DataFrame:
@@ -643,8 +634,8 @@ def export_files(
 
     @cache
     def made() -> dict[str, bytes]:
-        gathered = rankings.gathered(model, ranked, collections.values(), result, rules)
-        return exports.files(gathered)
+        gathered = gene_rankings.gathered(model, ranked, collections.values(), result, rules)
+        return enrichment_export.files(gathered)
 
     return made
 
@@ -682,7 +673,7 @@ def _difference(
     _first: Composition, _second: Composition, path: str, checksum: str, key: str
 ) -> pd.DataFrame:
     with _lock():
-        return composition.compare(load_bundle(path, checksum), _first, _second)
+        return compose.compare(load_bundle(path, checksum), _first, _second)
 
 
 def difference(model: Bundle, first: Composition, second: Composition) -> pd.DataFrame:
@@ -715,7 +706,7 @@ def downloads(table: pd.DataFrame, name: str) -> None:
 
 
 def _separated(table: pd.DataFrame, separator: str) -> bytes:
-    return exports.separated(table, separator)
+    return enrichment_export.separated(table, separator)
 
 
 def chart(figure: go.Figure, name: str, alt: str, clickable: bool = False) -> Any:
@@ -745,8 +736,8 @@ def saving(figure: go.Figure, name: str, alt: str) -> None:
     with st.popover("Save", icon=":material/download:", type="tertiary"):
         st.caption(plain(alt))
         for label, ending, made in (
-            ("SVG, for print and editing", "svg", partial(prints.drawn, figure, "svg")),
-            ("PNG, for slides", "png", partial(prints.drawn, figure, "png")),
+            ("SVG, for print and editing", "svg", partial(static_figures.drawn, figure, "svg")),
+            ("PNG, for slides", "png", partial(static_figures.drawn, figure, "png")),
             ("Data (CSV)", "csv", partial(_data, figure)),
         ):
             st.download_button(
@@ -760,7 +751,7 @@ def saving(figure: go.Figure, name: str, alt: str) -> None:
 
 
 def _data(figure: go.Figure) -> bytes:
-    return _separated(traces.data(figure), ",")
+    return _separated(figure_data.data(figure), ",")
 
 
 def _buttons(name: str, without: list[str]) -> dict[str, Any]:
@@ -776,10 +767,10 @@ def lasso(model: Bundle, figure: go.Figure, name: str, alt: str) -> None:
     """
     key = f"{name} {st.session_state.get('lassos', 0)}"
 
-    @guard.errors()
+    @access.errors()
     def keep() -> None:
         points = st.session_state[key]["selection"]["points"]
-        address.take(model, sorted(int(point["customdata"]) for point in points))
+        url.take(model, sorted(int(point["customdata"]) for point in points))
 
     figure.update_layout(dragmode="lasso")
     st.plotly_chart(
@@ -794,10 +785,10 @@ def lasso(model: Bundle, figure: go.Figure, name: str, alt: str) -> None:
     saving(figure, name, alt)
 
 
-@guard.errors()
+@access.errors()
 def release(model: Bundle) -> None:
     """Take no cell any more, and draw maps anew, without the outline of the lasso."""
-    address.take(model, [])
+    url.take(model, [])
     st.session_state["lassos"] = st.session_state.get("lassos", 0) + 1
 
 
@@ -810,7 +801,7 @@ def choose_from(model: Bundle, figure: go.Figure, name: str, alt: str, by_click:
     """
     key = f"{name} {by_click} {model.checksum} {st.session_state.get('choices', 0)}"
 
-    @guard.errors()
+    @access.errors()
     def keep() -> None:
         selection = st.session_state[key]["selection"]
         taken = [str(point["customdata"]) for point in selection["points"]]
@@ -819,7 +810,7 @@ def choose_from(model: Bundle, figure: go.Figure, name: str, alt: str, by_click:
             rest = [name for name in before if name not in taken]
             chosen = [*rest, *(name for name in taken if name not in before)]
         else:
-            chosen = [n for n in interpretation.strengths(model.masks).index if n in taken]
+            chosen = [n for n in masks.strengths(model.masks).index if n in taken]
         st.session_state[f"chosen {model.checksum}"] = chosen
         st.session_state["choices"] = st.session_state.get("choices", 0) + 1
 
@@ -836,20 +827,18 @@ def choose_from(model: Bundle, figure: go.Figure, name: str, alt: str, by_click:
     saving(figure, name, alt)
 
 
-@guard.errors()
+@access.errors()
 def choose_none(model: Bundle) -> None:
     """Choose no perturbation any more."""
     st.session_state[f"chosen {model.checksum}"] = []
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
-def _network(
-    path: str, checksum: str, names: tuple[str, ...], threshold: float
-) -> interpretation.Network:
-    return interpretation.network(load_bundle(path, checksum).masks, names, threshold)
+def _network(path: str, checksum: str, names: tuple[str, ...], threshold: float) -> masks.Network:
+    return masks.network(load_bundle(path, checksum).masks, names, threshold)
 
 
-def network(model: Bundle, names: Iterable[str], threshold: float) -> interpretation.Network:
+def network(model: Bundle, names: Iterable[str], threshold: float) -> masks.Network:
     """`interpretation.network` of these perturbations, remembered."""
     return _network(str(model.path), model.checksum, tuple(names), threshold)
 
@@ -858,7 +847,7 @@ def network(model: Bundle, names: Iterable[str], threshold: float) -> interpreta
 def _suggested_names(
     _model: Bundle, _collections: Mapping[str, Collection], key: str, mechanisms: tuple[int, ...]
 ) -> pd.DataFrame | None:
-    ranked = rankings.of_mechanisms(_model, list(mechanisms))
+    ranked = gene_rankings.of_mechanisms(_model, list(mechanisms))
     known = precomputed(_model, ranked, _collections, enrichment.USUAL)
     return None if known is None else terms.suggested_names(known.table, list(mechanisms))
 
@@ -890,12 +879,12 @@ def tour() -> int | None:
     return place
 
 
-@guard.errors()
+@access.errors()
 def set_tour(place: int | None) -> None:
     st.session_state["tour"] = place
 
 
-@guard.errors()
+@access.errors()
 def close_find() -> None:
     """Take the text out of the search box at the side; a callback."""
     st.session_state["find_all"] = ""

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 import streamlit as st
 
 from app.export.report import Text
-from app.session import page as state
-from app.session import url as address
+from app.session import page, url
 
 
 def title(text: str) -> None:
@@ -20,40 +19,40 @@ def title(text: str) -> None:
 
 def header(text: str) -> None:
     st.header(text, divider="gray")
-    state.record(Text(f"## {text}"))
+    page.record(Text(f"## {text}"))
 
 
 def subheader(text: str) -> None:
     st.subheader(text)
-    state.record(Text(f"### {text}"))
+    page.record(Text(f"### {text}"))
 
 
 def markdown(text: str) -> None:
     st.markdown(text)
-    state.record(Text(text))
+    page.record(Text(text))
 
 
 def caption(text: str) -> None:
     st.caption(text)
-    state.record(Text(text))
+    page.record(Text(text))
 
 
 def info(text: str) -> None:
     st.info(text)
-    state.record(Text(text))
+    page.record(Text(text))
 
 
 def warning(text: str) -> None:
     st.warning(text, icon=":material/warning:")
-    state.record(Text(text))
+    page.record(Text(text))
 
 
 def tabs(key: str, parts: Mapping[str, Callable[[], None]]) -> None:
     """Parts of a page of which the one that is open is drawn, and remembered under its name."""
-    address.unknown_option(key, list(parts), "part")
+    url.unknown_option(key, list(parts), "part")
     places = st.tabs(list(parts), key=key, on_change="rerun", bind="query-params")
     for (name, draw), place in zip(parts.items(), places, strict=True):
         if place.open:
             with place:
-                state.record(Text(f"### {name}"))
+                page.record(Text(f"### {name}"))
                 draw()

@@ -11,18 +11,14 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from app.export import report as basket
+from app.export import report
 from app.export.report import Kept
-from app.session import access as guard
-from app.session import page as state
-from app.session import session_file as sessions
-from app.session import url as address
+from app.session import access, page, session_file, url
 from app.session.session_file import Session
-from samsvae_core.analysis import enrichment_export as exports
-from samsvae_core.analysis import mechanism_names
+from samsvae_core.analysis import enrichment_export, mechanism_names
 from samsvae_core.analysis.mechanism_names import Label
 from samsvae_core.bundle.bundle import Bundle
-from samsvae_core.genesets import collections as gene_sets
+from samsvae_core.genesets import collections
 from samsvae_core.system.files import sha256
 
 
@@ -30,7 +26,7 @@ def side(title: str) -> None:
     """Keep what the page shows, at the side of each page that shows something."""
     n = len(kept_views())
     with st.sidebar:
-        if st.session_state["page"] not in ("report", "glossary", *state.WITHOUT_MODEL):
+        if st.session_state["page"] not in ("report", "glossary", *page.WITHOUT_MODEL):
             st.button(
                 "Keep this view",
                 key="keep view",
@@ -41,31 +37,31 @@ def side(title: str) -> None:
                 "page Report.",
             )
         if n:
-            address.link(
+            url.link(
                 "report",
                 f"{n} view{'' if n == 1 else 's'} kept",
                 ":material/bookmarks:",
             )
 
 
-@guard.errors()
+@access.errors()
 def keep_view(title: str) -> None:
     """Keep what the page shows for the report; a callback, for it is of the run before."""
     if st.session_state.get("shown") is None:
         st.toast("The page was not drawn yet. Press Keep this view once it is.")
         return
-    (about, here, items), model = st.session_state["shown"], state.bundle()
+    (about, here, items), model = st.session_state["shown"], page.bundle()
     view = Kept(
         title=f"{title}: {about}" if about else title,
-        address=address.as_address(here.page, {**here.query, "model": [model.name]}),
+        address=url.as_address(here.page, {**here.query, "model": [model.name]}),
         model=f"{model.name} ({model.title})",
         checksum=model.checksum,
         when=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         items=items,
     )
-    kept = basket.add(kept_views(), view)
-    if len(kept) > sessions.MAX_KEPT:
-        st.toast(f"{sessions.MAX_KEPT} views can be kept. Remove one on the page Report first.")
+    kept = report.add(kept_views(), view)
+    if len(kept) > session_file.MAX_KEPT:
+        st.toast(f"{session_file.MAX_KEPT} views can be kept. Remove one on the page Report first.")
         return
     st.session_state["kept"] = kept
 
@@ -75,29 +71,29 @@ def kept_views() -> tuple[Kept, ...]:
     return found
 
 
-def where(view: Kept) -> address.Where:
+def where(view: Kept) -> url.Where:
     """The page of a kept view with its query, but for the model."""
-    found = address.read_address(view.address)
-    return address.Where(found.page, {k: v for k, v in found.query.items() if k != "model"})
+    found = url.read_address(view.address)
+    return url.Where(found.page, {k: v for k, v in found.query.items() if k != "model"})
 
 
-@guard.errors()
+@access.errors()
 def choose_model(view: Kept) -> None:
     """Choose the model that a kept view is of, before the view is opened; a callback."""
-    name = address.read_address(view.address).query.get("model", [""])[0]
-    if name in state.available():
+    name = url.read_address(view.address).query.get("model", [""])[0]
+    if name in page.available():
         st.session_state["model"] = name
     else:
-        st.toast(f"{state.plain(name)} is not here any more: the view opens on the model at hand.")
+        st.toast(f"{page.plain(name)} is not here any more: the view opens on the model at hand.")
 
 
-@guard.errors()
+@access.errors()
 def drop_view(place: int) -> None:
     """A callback."""
     st.session_state["kept"] = tuple(v for i, v in enumerate(kept_views()) if i != place)
 
 
-@guard.errors()
+@access.errors()
 def move_view(place: int) -> None:
     """One place up; a callback."""
     views = list(kept_views())
@@ -113,7 +109,7 @@ def about() -> dict[str, str]:
 def everything(saved: bytes) -> Callable[[], bytes]:
     """Makes the zip of all that is kept now; a download is made without a session at hand."""
     views, told = kept_views(), about()
-    return lambda: exports.archive(basket.files(views, told, saved))
+    return lambda: enrichment_export.archive(report.files(views, told, saved))
 
 
 # Sessions
@@ -121,13 +117,13 @@ def everything(saved: bytes) -> Callable[[], bytes]:
 
 def session(model: Bundle) -> Session:
     """All that this person chose, on every page. ValueError where a file cannot hold it."""
-    given, own = state.names(model)[0], state.own_collections()
+    given, own = page.names(model)[0], page.own_collections()
     return Session(
         model=model.name,
         checksum=model.checksum,
-        pages=address.pages(),
-        kept=tuple(sessions.Kept(v.title, *where(v), v.checksum) for v in kept_views()),
-        collections={name: gene_sets.as_gmt(collection) for name, collection in own.items()},
+        pages=url.pages(),
+        kept=tuple(session_file.Kept(v.title, *where(v), v.checksum) for v in kept_views()),
+        collections={name: collections.as_gmt(collection) for name, collection in own.items()},
         names=json.loads(mechanism_names.export_names(model, given)) if given else {},
     )
 
@@ -137,13 +133,13 @@ def fitting(saved: Session) -> str:
 
     ValueError where it is not among those here, and for gene sets and names that cannot be used.
     """
-    for name, path in state.available().items():
+    for name, path in page.available().items():
         if sha256(path / "manifest.json") == saved.checksum:
             for key, gmt in saved.collections.items():
-                state.brought_collection(gmt.encode(), key)
-            labels(saved, state.load_bundle(str(path), saved.checksum))
+                page.brought_collection(gmt.encode(), key)
+            labels(saved, page.load_bundle(str(path), saved.checksum))
             return name
-    here = ", ".join(state.available())
+    here = ", ".join(page.available())
     raise ValueError(
         f"This session is of the model {saved.model!r} with the checksum {saved.checksum[:12]}, "
         f"which is not among the models here ({here}). Open the dashboard on the folder that "
@@ -151,23 +147,23 @@ def fitting(saved: Session) -> str:
     )
 
 
-@guard.errors()
+@access.errors()
 def restore(saved: Session) -> None:
     """Make this session that one; a callback. Kept views are drawn again, page by page."""
     st.session_state["model"] = name = fitting(saved)
-    state.own_collections().clear()
+    page.own_collections().clear()
     for key, gmt in saved.collections.items():
-        state.add_collection(gmt.encode(), key)
+        page.add_collection(gmt.encode(), key)
     st.session_state.pop("collections", None)  # which are chosen is in the address
-    model = state.load_bundle(str(state.available()[name]), saved.checksum)
+    model = page.load_bundle(str(page.available()[name]), saved.checksum)
     st.session_state.pop(f"names {model.checksum}", None)
-    if (found := labels(saved, model)) and found != state.names(model)[0]:
+    if (found := labels(saved, model)) and found != page.names(model)[0]:
         st.session_state[f"names {model.checksum}"] = found
     st.session_state["kept"] = ()
-    address.restore(saved.pages, [address.Where(v.page, v.query) for v in drawable(saved)])
+    url.restore(saved.pages, [url.Where(v.page, v.query) for v in drawable(saved)])
 
 
-def drawable(saved: Session) -> list[sessions.Kept]:
+def drawable(saved: Session) -> list[session_file.Kept]:
     """The kept views of the session's own model; those of others are left out."""
     return [view for view in saved.kept if view.checksum == saved.checksum]
 
@@ -181,8 +177,8 @@ def labels(saved: Session, model: Bundle) -> dict[int, Label]:
 
 def next_view(title: str) -> None:
     """Keep the view, if a session asked for it, and go on; once the page is drawn."""
-    if address.was_asked():
+    if url.was_asked():
         keep_view(title)
-        address.go("report", {})
-    if address.goes_on():
+        url.go("report", {})
+    if url.goes_on():
         st.rerun()

@@ -19,10 +19,10 @@ import numpy as np
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from app.server import uploads as datasets
+from app.server import uploads
 from app.server.uploads import Reading
-from app.session import access as guard
-from samsvae_core.analysis import compose as composition
+from app.session import access
+from samsvae_core.analysis import compose
 from samsvae_core.analysis.gene_card import measured
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.data.cells import DataError
@@ -288,7 +288,7 @@ def initial_perturbation(options: list[str], first: str) -> None:
     def named(link: str) -> str:
         found = [link] if link in options else known_genes([link], options)[0]
         if not found:
-            raise ValueError(composition.unknown(link, options))
+            raise ValueError(compose.unknown(link, options))
         return found[0]
 
     initial(PERTURBATION, options, first, named)
@@ -309,7 +309,7 @@ def initial_mechanism(options: list[str]) -> None:
     initial(MECHANISM, options, options[0], named)
 
 
-@guard.errors()
+@access.errors()
 def choose(one: One, value: str) -> None:
     """Show another one; a callback."""
     st.session_state[one.key] = value
@@ -387,7 +387,7 @@ def reading() -> Reading | None:
     Data itself are bound to its widgets for as long as one comes from there.
     """
     query: Mapping[str, str | list[str]]
-    query = {key: st.query_params.get_all(key) for key in datasets.PARAMETERS}
+    query = {key: st.query_params.get_all(key) for key in uploads.PARAMETERS}
     if not query["data"] and (kept := st.query_params.get("on")):
         query = parse_qs(kept)
     elif not query["data"]:
@@ -415,10 +415,10 @@ def gene_list(text: str) -> str:
         st.session_state[key] = st.session_state["file link"].get("genes", "")
     linked = str(st.session_state.get(key, ""))
     if text.strip():
-        linked = datasets.save_genes(text)
+        linked = uploads.save_genes(text)
     elif linked:
         try:
-            datasets.resolve(linked, ".txt")
+            uploads.resolve(linked, ".txt")
         except DataError:
             st.info(f"The list of genes {plain(linked)} is not here any more; all are kept.")
             linked = ""
@@ -431,7 +431,7 @@ def genes_key() -> str:
     return f"data genes of {st.session_state['file']}"
 
 
-@guard.errors()
+@access.errors()
 def forget_genes() -> None:
     """Keep all genes; a callback."""
     st.session_state[f"linked genes of {st.session_state['file']}"] = ""
@@ -702,12 +702,12 @@ def dosage(name: str) -> float:
     known = dosages_set().setdefault(name, Dosage())
     slider, box = f"dose {known.slider} {name}", f"dose box {known.box} {name}"
 
-    @guard.errors()
+    @access.errors()
     def moved() -> None:
         if dosages_set()[name].slider == known.slider:  # else it stands there no more
             set_dosage(name, st.session_state[slider], ["box"])
 
-    @guard.errors()
+    @access.errors()
     def typed() -> None:
         if dosages_set()[name].box == known.box:
             set_dosage(name, st.session_state[box], ["slider"])
@@ -748,7 +748,7 @@ def switches(used: list[int], others: list[int], titles: Mapping[int, str]) -> l
     labels: dict[int | str, str] = {REST: f"the other {len(others)}"}
     labels |= {k: plain(shortened(titles[k])) for k in used}
 
-    @guard.errors()
+    @access.errors()
     def changed() -> None:
         chosen = set(st.session_state["compose_in"])
         before = st.session_state["compose_off"]
@@ -774,7 +774,7 @@ def shortened(name: str, longest: int = 28) -> str:
     return name if len(name) <= longest else f"{name[: longest - 1].rstrip()}\u2026"
 
 
-@guard.errors()
+@access.errors()
 def switch_all(on: bool, used: list[int]) -> None:
     st.session_state["compose_off"] = set() if on else {*used, REST}
 
@@ -836,7 +836,7 @@ def steps() -> tuple[int, int]:
     return max(0, place), max(0, len(done) - 1 - place)
 
 
-@guard.errors()
+@access.errors()
 def step(by: int) -> None:
     """Go back or forward among compositions; a callback, for it sets widgets."""
     done, place = st.session_state["steps"]
@@ -845,13 +845,13 @@ def step(by: int) -> None:
     show_mix(done[place])
 
 
-@guard.errors()
+@access.errors()
 def start_over() -> None:
     """Nothing chosen, every mechanism in, from control cells; a callback."""
     show_mix(Mix())
 
 
-@guard.errors()
+@access.errors()
 def start_composition(names: list[str]) -> None:
     """Begin a composition from code; a callback."""
     show_mix(Mix(as_link(dict.fromkeys(names, 1.0))))
@@ -888,7 +888,7 @@ def compared(
     return dosages, read_off(off)
 
 
-@guard.errors()
+@access.errors()
 def compare_with(model: Bundle, mix: Mix) -> None:
     """Keep this composition to compare others with; the empty one, to compare no more."""
     st.session_state["compared"] = Other(mix, model.checksum)

@@ -10,9 +10,7 @@ import streamlit as st
 
 from app.components.units import scale
 from app.figures import figures
-from app.session import page as state
-from app.session import record
-from app.session import url as address
+from app.session import page, record, url
 from samsvae_core.analysis.masks import active_mechanisms, decoded_values
 from samsvae_core.bundle.bundle import ANEW, Bundle
 
@@ -85,7 +83,7 @@ def cells(model: Bundle) -> None:
 
 def colouring(model: Bundle, frame: pd.DataFrame) -> Colour:
     left, right = st.columns([2, 3], gap="large", vertical_alignment="top")
-    address.unknown_option("by", list(BY.values()), "colour")
+    url.unknown_option("by", list(BY.values()), "colour")
     by = left.segmented_control(
         "Colour by",
         list(BY),
@@ -109,17 +107,17 @@ def by_condition(model: Bundle, frame: pd.DataFrame) -> Colour:
     counts = frame["condition"].value_counts()
     options = [name for name in model.conditions.index if name in counts.index]
     first = first_conditions(model, frame)
-    address.initial_names("highlight", options, first)
+    url.initial_names("highlight", options, first)
     names = st.multiselect(
         "Perturbations in colour",
         options,
         format_func=lambda name: f"{name} ({counts[name]:,})",
         key="highlight",
-        max_selections=address.MAX_PERTURBATIONS,
+        max_selections=url.MAX_PERTURBATIONS,
         persist_state="session",
-        help=f"At most {address.MAX_PERTURBATIONS}; in brackets: cells on the map.",
+        help=f"At most {url.MAX_PERTURBATIONS}; in brackets: cells on the map.",
     )
-    address.keep_names("highlight", names, first)
+    url.keep_names("highlight", names, first)
     group = frame["condition"].where(frame["condition"].isin(names), figures.REST)
     levels = [figures.REST, *names] if figures.REST in set(group) else names
     said = f"In colour: the chosen of {len(options)} conditions; grey: all other cells."
@@ -153,7 +151,7 @@ def by_gene(model: Bundle) -> Colour:
     rows = model.loadings
     rows = rows[rows["mechanism"].isin(active_mechanisms(model.masks) or rows["mechanism"])]
     default = str(rows.loc[rows["loading"].abs().idxmax(), "gene"])
-    address.initial_gene(model, default)
+    url.initial_gene(model, default)
     gene = st.selectbox(
         "Gene",
         sorted(model.genes, key=str.upper),
@@ -161,14 +159,14 @@ def by_gene(model: Bundle) -> Colour:
         filter_mode="contains",
         persist_state="session",
     )
-    address.keep(address.GENE, gene, default)
+    url.keep(url.GENE, gene, default)
     kind = "measured" if model.has_cell_values else "decoded"
     level = model.cell_values(gene) if model.has_cell_values else decoded_values(model, gene)
     if level is None:
         return nothing("values of single cells", len(model.cells))
     counts, unit = model.model.config.likelihood == "counts", scale(model).unit
     title = f"{figures.italic([gene])[0]}, {kind} ({unit})"
-    said = f"Colour: *{state.plain(gene)}* as {LEVELS[kind, counts]} {ENDS}"
+    said = f"Colour: *{page.plain(gene)}* as {LEVELS[kind, counts]} {ENDS}"
     each = pd.Series(level)
     return Colour(each, f"{gene}, {kind} ({unit})", title, said, bool((each < 0).any()))
 
@@ -192,8 +190,8 @@ def by_mechanism(model: Bundle, frame: pd.DataFrame) -> Colour:
         return nothing("states of single cells", len(frame))
     active = [f"M{k}" for k in active_mechanisms(model.masks)]
     kept = [name for name in kept if name in active] or kept
-    address.initial_mechanism(kept)
-    labels = {f"M{k}": label.name for k, label in state.names(model)[0].items() if label.name}
+    url.initial_mechanism(kept)
+    labels = {f"M{k}": label.name for k, label in page.names(model)[0].items() if label.name}
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     mechanism = left.selectbox(
         "Mechanism" if model.model.has_shifts else "Latent dimension",
@@ -203,10 +201,10 @@ def by_mechanism(model: Bundle, frame: pd.DataFrame) -> Colour:
         format_func=lambda name: f"{name}: {labels[name]}" if name in labels else name,
         help="Those that at least one perturbation uses; where there are none, all.",
     )
-    address.keep(address.MECHANISM, mechanism, kept[0])
+    url.keep(url.MECHANISM, mechanism, kept[0])
     which = BASAL
     if model.model.has_shifts:
-        address.unknown_option("latent", [name.capitalize() for name in STATES], "state")
+        url.unknown_option("latent", [name.capitalize() for name in STATES], "state")
         which = right.segmented_control(
             "State",
             list(STATES),
@@ -227,7 +225,7 @@ def by_mechanism(model: Bundle, frame: pd.DataFrame) -> Colour:
 
 def nothing(what: str, n: int) -> Colour:
     """No colour, where the bundle is older than what it would take."""
-    record.info(f"This model came without {what}: it was made before. {state.plain(ANEW)}")
+    record.info(f"This model came without {what}: it was made before. {page.plain(ANEW)}")
     return categories(pd.Series([figures.REST] * n), [figures.REST], "condition", "")
 
 
@@ -238,7 +236,7 @@ def maps(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
         known = [PERTURBED]
     first = PERTURBED
     if len(known) > 1:
-        address.unknown_option("map", [TITLES[k] for k in known], "map")
+        url.unknown_option("map", [TITLES[k] for k in known], "map")
         first = st.segmented_control(
             "Take cells from",
             known,
@@ -250,10 +248,10 @@ def maps(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
         )
     elif model.model.has_shifts:
         record.info(
-            f"This model was made before a map of basal states was kept. {state.plain(ANEW)}"
+            f"This model was made before a map of basal states was kept. {page.plain(ANEW)}"
         )
     order = sorted(known, key=lambda name: name != first)
-    taken = address.taken(model)
+    taken = url.taken(model)
     for column, name in zip(st.columns(len(order), gap="large"), order, strict=True):
         with column:
             title = TITLES[name] if model.model.has_shifts else "States"
@@ -263,15 +261,15 @@ def maps(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
                 frame["condition"],
                 chosen.each,
                 chosen.title,
-                state.dark(),
+                page.dark(),
                 chosen.signed,
                 taken if taken and name != first else None,
             )
             alt = f"UMAP of {title.lower()} of {len(frame):,} cells by {chosen.name}"
             if name == first:
-                state.lasso(model, figure, f"cells {name}", alt)
+                page.lasso(model, figure, f"cells {name}", alt)
             else:
-                state.chart(figure, f"cells {name}", alt)
+                page.chart(figure, f"cells {name}", alt)
             if model.model.has_shifts:
                 record.caption(MEANING[name])
     record.caption(f"{chosen.said} {UMAP}" + (f" {BY_LABEL}" if model.model.has_shifts else ""))
@@ -279,8 +277,8 @@ def maps(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
 
 def selection(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
     """The cells taken: what they are more often than others, their value, and their table."""
-    taken = address.taken(model)
-    address.write(cells=address.as_code(taken, len(frame)))
+    taken = url.taken(model)
+    url.write(cells=url.as_code(taken, len(frame)))
     table = frame[["cell", "condition", "split"]]
     if chosen.measured:
         table = table.assign(**{chosen.name: chosen.each.to_numpy()})
@@ -301,7 +299,7 @@ def selection(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
         "Select none",
         key="release",
         icon=":material/close:",
-        on_click=state.release,
+        on_click=page.release,
         args=(model,),
     )
     left, right = st.columns(2, gap="large")
@@ -317,7 +315,7 @@ def selection(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
             "Those in excess first: with the most cells beyond their share of the map. No test "
             "goes with it, as the selection was made by looking."
         )
-        state.downloads(found, f"selected_by_{by}")
+        page.downloads(found, f"selected_by_{by}")
     with right:
         record.subheader("Cells")
         cell_table(table[inside], "selected_cells")
@@ -356,7 +354,7 @@ def excess(found: pd.DataFrame) -> str:
     n, total = int(found["selected"].sum()), int(found["shown"].sum())
     said = f"**{n:,} of {total:,} cells** are selected."
     named = [
-        f"**{state.plain(row.iloc[0])}** ({row['share_selected']:.0%} of them against "
+        f"**{page.plain(row.iloc[0])}** ({row['share_selected']:.0%} of them against "
         f"{row['share_shown']:.0%} of all)"
         for _, row in more.iterrows()
     ]
@@ -372,7 +370,7 @@ def means(chosen: Colour, inside: np.ndarray) -> str:
             continue
         error = f" ± {values.std(ddof=1) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
         parts.append(f"**{values.mean():.2f}**{error} in {len(values):,} {where} cells")
-    return f"Mean of {state.plain(chosen.name)}: {', '.join(parts)} (± standard error over cells)."
+    return f"Mean of {page.plain(chosen.name)}: {', '.join(parts)} (± standard error over cells)."
 
 
 def cell_table(table: pd.DataFrame, name: str) -> None:
@@ -383,7 +381,7 @@ def cell_table(table: pd.DataFrame, name: str) -> None:
         alt="Cells with their condition, split and value",
         column_config=dict.fromkeys(table.columns[3:], number),
     )
-    state.downloads(table, name)
+    page.downloads(table, name)
 
 
-state.page(cells)
+page.page(cells)

@@ -13,12 +13,10 @@ from app.components import gene_sets as sets
 from app.components import mechanisms, shifts
 from app.components.intervals import interval
 from app.components.units import scale
-from app.export import snippets as code
+from app.export import snippets
 from app.figures import figures
-from app.session import page as state
-from app.session import record
-from app.session import url as address
-from samsvae_core.analysis import gene_rankings as rankings
+from app.session import page, record, url
+from samsvae_core.analysis import gene_rankings
 from samsvae_core.analysis.compose import SUPPORT, Composition, knows_states
 from samsvae_core.analysis.masks import matrix
 from samsvae_core.bundle.bundle import Bundle
@@ -35,17 +33,17 @@ def compose(model: Bundle) -> None:
     record.markdown(introduction(model))
     dosages, way = choices(model)
     if not dosages:
-        address.keep_mix(model, {})
+        url.keep_mix(model, {})
         steps(way, chosen=False)
         record.info("No perturbation is chosen. Pick one above, or start from an example:")
         examples(model)
         return
     summary = st.container()
     without, cells, n_samples = sum_of(model, dosages)
-    address.keep_mix(model, dosages)
+    url.keep_mix(model, dosages)
     steps(way, chosen=True)
-    result = state.composed(model, dosages, without, n_samples, cells)
-    state.subject(named(result))
+    result = page.composed(model, dosages, without, n_samples, cells)
+    page.subject(named(result))
     with summary:
         answer(model, result)
     record.header("Predicted shift")
@@ -77,7 +75,7 @@ class Shown(NamedTuple):
 
 def part() -> str:
     """Which of the `PARTS` is drawn: one at a time, so that a slider is followed at once."""
-    address.unknown_option("part", list(PARTS), "part")
+    url.unknown_option("part", list(PARTS), "part")
     chosen = st.segmented_control(
         "Look closer",
         list(PARTS),
@@ -92,7 +90,7 @@ def part() -> str:
 
 def named(result: Composition) -> str:
     """The condition, and the mechanisms taken out of it, in short."""
-    out = address.as_off(set(result.without)).replace(",", ", ")
+    out = url.as_off(set(result.without)).replace(",", ", ")
     return f"{result.condition} without M {out}" if out else result.condition
 
 
@@ -118,8 +116,8 @@ def introduction(model: Bundle) -> str:
 def choices(model: Bundle) -> tuple[dict[str, float], DeltaGenerator]:
     """The perturbations and their dosages, and the place beside them for the `steps`."""
     names = [str(name) for name in model.perturbations.index]
-    most = address.MAX_PERTURBATIONS if model.model.composes else 1
-    address.initial_mix(model, most)
+    most = url.MAX_PERTURBATIONS if model.model.composes else 1
+    url.initial_mix(model, most)
     left, right = st.columns([5, 2], gap="medium", vertical_alignment="bottom")
     chosen = left.multiselect(
         f"Perturbations, up to {most}" if most > 1 else "Treatment (one)",
@@ -135,20 +133,20 @@ def choices(model: Bundle) -> tuple[dict[str, float], DeltaGenerator]:
         columns = st.columns(SLIDERS_ACROSS)
         for place, name in enumerate(chosen):
             with columns[place % SLIDERS_ACROSS]:
-                dosages[name] = address.dosage(name)
+                dosages[name] = url.dosage(name)
     return dosages, way
 
 
 def steps(way: DeltaGenerator, chosen: bool) -> None:
     """Back, forth, and from the start; once it is known which composition this one is."""
-    back, forth = address.steps()
+    back, forth = url.steps()
     with way:
         for label, icon, by, n in (("Undo", "undo", -1, back), ("Redo", "redo", 1, forth)):
             st.button(
                 label,
                 icon=f":material/{icon}:",
                 key=label.lower(),
-                on_click=address.step,
+                on_click=url.step,
                 args=(by,),
                 disabled=n == 0,
                 type="tertiary",
@@ -157,7 +155,7 @@ def steps(way: DeltaGenerator, chosen: bool) -> None:
             "Start over",
             icon=":material/restart_alt:",
             key="start over",
-            on_click=address.start_over,
+            on_click=url.start_over,
             disabled=not chosen,
             type="tertiary",
         )
@@ -174,18 +172,18 @@ def sum_of(
         with left:
             if model.model.has_shifts:
                 labels = mechanisms.titles(model, used)
-                without = address.switches(used, others, labels)
+                without = url.switches(used, others, labels)
                 with st.container(horizontal=True):
                     for label, on in (("All on", True), ("All off", False)):
                         st.button(
                             label,
                             key=label.lower(),
-                            on_click=address.switch_all,
+                            on_click=url.switch_all,
                             args=(on, used),
                             type="tertiary",
                         )
             cells = starting_cells(model)
-            address.unknown_option("draws", list(DRAWS), "number")
+            url.unknown_option("draws", list(DRAWS), "number")
             draws = st.segmented_control(
                 "Draws",
                 list(DRAWS),
@@ -217,15 +215,15 @@ def mechanisms_of(model: Bundle, dosages: dict[str, float]) -> tuple[list[int], 
 def starting_cells(model: Bundle) -> tuple[str, ...] | None:
     """Names of the cells whose basal states are shifted; None: the reference control cells."""
     if not knows_states(model):
-        address.start_from_control()
+        url.start_from_control()
         return None
     counts = model.cells["condition"].value_counts()
     where = {str(name): int(counts[name]) for name in model.conditions.index if name in counts}
-    chosen = address.start(model, where)
-    if chosen == address.CONTROL:
+    chosen = url.start(model, where)
+    if chosen == url.CONTROL:
         return None
-    if chosen == address.SELECTED:
-        return tuple(model.cells["cell"].iloc[address.taken(model)])
+    if chosen == url.SELECTED:
+        return tuple(model.cells["cell"].iloc[url.taken(model)])
     return tuple(model.cells.loc[model.cells["condition"] == chosen, "cell"])
 
 
@@ -244,8 +242,8 @@ def contributions(
     table = pd.DataFrame({name: dose * effect.loc[name] for name, dose in dosages.items()})
     table = table.rename(columns={name: f"{name} (perturbation)" for name in ("sum", "mechanism")})
     table["sum"] = table.sum(axis=1).where([k not in without for k in used], 0.0)
-    state.chart(
-        figures.contributions(table, [labels[k] for k in used], state.dark()),
+    page.chart(
+        figures.contributions(table, [labels[k] for k in used], page.dark()),
         "contributions",
         "What each perturbation contributes to each mechanism, and their sum",
     )
@@ -262,7 +260,7 @@ def contributions(
                 if name != "mechanism"
             },
         )
-        state.downloads(shown, "contributions")
+        page.downloads(shown, "contributions")
     record.caption(
         "Dosage times posterior mean effect, in standard deviations of the basal state, of the "
         "mechanisms that any of these perturbations uses (probability above 0.5); the sum is 0 "
@@ -279,22 +277,22 @@ def clearness(shown: Shown) -> None:
 def comparison(shown: Shown) -> None:
     """The composition above (A) against another (B) kept before, on the same draws."""
     model, result, n = shown.model, shown.result, shown.n
-    kept = address.compared(model, address.MAX_PERTURBATIONS if model.model.composes else 1)
+    kept = url.compared(model, url.MAX_PERTURBATIONS if model.model.composes else 1)
     with st.container(horizontal=True):
         st.button(
             "Use this one as B",
             icon=":material/push_pin:",
             key="keep b",
-            on_click=address.compare_with,
-            args=(model, address.current_mix()),
+            on_click=url.compare_with,
+            args=(model, url.current_mix()),
         )
         if kept is not None:
             st.button(
                 "Compare no more",
                 icon=":material/close:",
                 key="drop b",
-                on_click=address.compare_with,
-                args=(model, address.Mix()),
+                on_click=url.compare_with,
+                args=(model, url.Mix()),
             )
     if kept is None:
         record.caption(
@@ -304,10 +302,10 @@ def comparison(shown: Shown) -> None:
         return
     dosages, off = kept
     used, others = mechanisms_of(model, dosages)
-    without = [k for k in used if k in off] + (others if address.REST in off else [])
-    other = state.composed(model, dosages, without, result.n_samples, result.cells)
-    record.markdown(f"**A**: {state.plain(named(result))}. **B**: {state.plain(named(other))}.")
-    table = state.difference(model, result, other)
+    without = [k for k in used if k in off] + (others if url.REST in off else [])
+    other = page.composed(model, dosages, without, result.n_samples, result.cells)
+    record.markdown(f"**A**: {page.plain(named(result))}. **B**: {page.plain(named(other))}.")
+    table = page.difference(model, result, other)
     if not table["difference"].any():
         record.info(
             "A and B are the same. Choose other perturbations, dosages or mechanisms above."
@@ -320,8 +318,8 @@ def comparison(shown: Shown) -> None:
     drawing, numbers = st.columns(2, gap="large")
     with drawing:
         record.subheader("A minus B")
-        state.chart(
-            figures.bars(frame, f"A minus B ({scale(model).unit})", state.dark()),
+        page.chart(
+            figures.bars(frame, f"A minus B ({scale(model).unit})", page.dark()),
             "difference",
             "Genes with the largest difference between the two compositions",
         )
@@ -340,7 +338,7 @@ def comparison(shown: Shown) -> None:
                 if name != "gene"
             },
         )
-        state.downloads(both, "a_minus_b")
+        page.downloads(both, "a_minus_b")
     record.caption(
         f"Difference of the predicted shifts, A minus B, on the same {result.n_samples} posterior "
         "draws and from the same cells, so that what they share cancels out; whiskers: the model's "
@@ -358,13 +356,13 @@ def side_by_side(model: Bundle, first: Composition, second: Composition, n: int)
         st.columns(2, gap="large"), ("A", "B"), (first, second), strict=True
     ):
         with column:
-            record.subheader(f"{letter}: {state.plain(named(one))}")
+            record.subheader(f"{letter}: {page.plain(named(one))}")
             shifts.badge(one.support)
             rows = one.table.loc[order].rename(columns={"shift": "value"}).assign(label=order)
             rows[["lower", "upper"]] = float("nan")
-            figure = figures.bars(rows, f"predicted shift ({scale(model).unit})", state.dark())
+            figure = figures.bars(rows, f"predicted shift ({scale(model).unit})", page.dark())
             figure.update_xaxes(range=[-reach, reach])
-            state.chart(figure, f"shifts_{letter}", f"Predicted shifts of composition {letter}")
+            page.chart(figure, f"shifts_{letter}", f"Predicted shifts of composition {letter}")
 
 
 def examples(model: Bundle) -> None:
@@ -376,10 +374,10 @@ def examples(model: Bundle) -> None:
         )
         return
     st.button(
-        " + ".join(map(state.plain, names)),
+        " + ".join(map(page.plain, names)),
         icon=":material/play_arrow:",
         key="example",
-        on_click=address.start_composition,
+        on_click=url.start_composition,
         args=(names,),
     )
 
@@ -395,7 +393,7 @@ def answer(model: Bundle, result: Composition) -> None:
     said = (SUPPORT[result.support], shifts.nearest_in_words(result), shifts.fit_in_words(result))
     record.markdown(" ".join(said))
     off_panel = [
-        state.plain(name)
+        page.plain(name)
         for name in result.dosages
         if not bool(model.perturbations.loc[name, "on_panel"]) and "+" not in name
     ]
@@ -408,7 +406,7 @@ def answer(model: Bundle, result: Composition) -> None:
 
 def not_measured(model: Bundle, result: Composition) -> str:
     """That there is nothing to compare with, and which of its parts can be compared."""
-    alone = [state.plain(name) for name in result.dosages if name in model.conditions.index]
+    alone = [page.plain(name) for name in result.dosages if name in model.conditions.index]
     if not alone:
         rest = "Nothing in it was measured alone at dosage 1."
     elif len(result.dosages) == 1:
@@ -416,7 +414,7 @@ def not_measured(model: Bundle, result: Composition) -> str:
     else:
         rest = f"Measured alone: {', '.join(alone)}. To compare one, remove the others above"
         rest += "." if set(result.dosages.values()) == {1.0} else " and set its dosage to 1."
-    condition = state.plain(result.condition)
+    condition = page.plain(result.condition)
     return f"{condition} was not measured, so there is nothing to compare with. {rest}"
 
 
@@ -459,12 +457,12 @@ def interaction(shown: Shown) -> None:
             "observed_se": top["observed_interaction_se"],
         }
     )
-    figure = figures.bars(frame, f"interaction ({unit})", state.dark())
+    figure = figures.bars(frame, f"interaction ({unit})", page.dark())
     if known:
-        figures.add_observed(figure, frame, state.dark())
+        figures.add_observed(figure, frame, page.dark())
     left, right = st.columns(2, gap="large")
     with left:
-        state.chart(
+        page.chart(
             figure, "interaction", "Genes with the largest predicted interaction, with observed"
         )
     with right:
@@ -478,8 +476,8 @@ def interaction(shown: Shown) -> None:
             )
             drawn = both[["interaction", "observed_interaction", "observed_interaction_se"]]
             drawn = drawn.set_axis(["shift", "observed", "observed_se"], axis=1)
-            state.chart(
-                figures.agreement(figures.largest(drawn), 8, state.dark(), unit, "interaction"),
+            page.chart(
+                figures.agreement(figures.largest(drawn), 8, page.dark(), unit, "interaction"),
                 "observed_interaction",
                 "Observed against predicted interaction, one point per gene",
             )
@@ -527,13 +525,13 @@ def gene_sets(shown: Shown) -> None:
     if result.support == "control":
         record.info("Nothing is perturbed, so there is no shift to test.")
         return
-    offered = state.collections()
+    offered = page.collections()
     left, right = st.columns([3, 2], vertical_alignment="bottom")
-    address.unknown_option("collection", list(offered), "collection")
+    url.unknown_option("collection", list(offered), "collection")
     name = left.selectbox("Collection", list(offered), key="collection", bind="query-params")
     with right:
-        address.link("gene_sets", "Add your own sets", ":material/arrow_forward:")
-    chosen, ranked = {name: offered[name]()}, rankings.of_shift(result)
+        url.link("gene_sets", "Add your own sets", ":material/arrow_forward:")
+    chosen, ranked = {name: offered[name]()}, gene_rankings.of_shift(result)
     found = sets.tested(model, ranked, chosen, USUAL, f"shift {name}", asked=False)
     if found is None:
         return
@@ -544,9 +542,11 @@ def gene_sets(shown: Shown) -> None:
 
 def as_code(shown: Shown) -> None:
     """The same numbers from Python and from the shell."""
-    begin = address.starting_condition()
-    st.code(code.as_python(shown.model, shown.result, begin), language="python", wrap_lines=True)
-    if command := code.as_command(shown.model, shown.result, begin):
+    begin = url.starting_condition()
+    st.code(
+        snippets.as_python(shown.model, shown.result, begin), language="python", wrap_lines=True
+    )
+    if command := snippets.as_command(shown.model, shown.result, begin):
         st.code(command, language="bash", wrap_lines=True)
 
 
@@ -559,4 +559,4 @@ PARTS: dict[str, Callable[[Shown], None]] = {
     "Code": as_code,
 }
 
-state.page(compose)
+page.page(compose)

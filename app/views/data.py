@@ -9,13 +9,10 @@ import pandas as pd
 import streamlit as st
 
 from app.figures import figures
-from app.server import middleware as door
-from app.server import runs
-from app.server import uploads as datasets
+from app.server import middleware, runs, uploads
 from app.server.sandbox import in_words
 from app.server.uploads import AS_CONTROL, JOIN, LEFT_OUT, NO_DELIMITER, Reading
-from app.session import page as state
-from app.session import url as address
+from app.session import page, url
 from samsvae_core.data.cells import DataError, some
 from samsvae_core.data.gene_names import INDEX
 from samsvae_core.data.inspection import label_table, suggested_delimiter
@@ -45,9 +42,9 @@ def data() -> None:
     chosen = choose()
     if chosen:
         try:
-            one(chosen, state.inspected(chosen))
+            one(chosen, page.inspected(chosen))
         except DataError as error:
-            st.error(state.plain(error))
+            st.error(page.plain(error))
     st.header("A model made elsewhere", divider="gray")
     bring_model()
 
@@ -59,24 +56,24 @@ def choose() -> str:
     """The id of the file that is chosen; "" where there is none."""
     left, right = st.columns(2, gap="large")
     with left:
-        largest = max(1, datasets.largest_upload() // datasets.MB)
+        largest = max(1, uploads.largest_upload() // uploads.MB)
         st.file_uploader(
             "Upload an .h5ad file",
             type="h5ad",
-            key=state.uploader_key("data"),
-            max_upload_size=door.expect(largest),
-            on_change=state.keep_data,
+            key=page.uploader_key("data"),
+            max_upload_size=middleware.expect(largest),
+            on_change=page.keep_data,
             help="It is kept on the server, where anyone who can open this page can choose it, "
             "until it is removed.",
         )
         st.caption(
-            f"{size(datasets.largest_upload())} at most; all uploads take "
-            f"{size(datasets.used())} of {size(datasets.largest_total())}."
+            f"{size(uploads.largest_upload())} at most; all uploads take "
+            f"{size(uploads.used())} of {size(uploads.largest_total())}."
         )
         went_well("data")
     with right:
-        found = {file.data: file for file in datasets.listing()}
-        address.unknown_option("data", list(found), "data file")
+        found = {file.data: file for file in uploads.listing()}
+        url.unknown_option("data", list(found), "data file")
         chosen: str | None = st.selectbox(
             "Data file",
             list(found),
@@ -97,8 +94,8 @@ def choose() -> str:
         file = found[chosen]
         when = pd.Timestamp(file.modified, unit="s").strftime("%Y-%m-%d %H:%M UTC")
         st.caption(f"{size(file.size)}, {when}")
-        if chosen.startswith(f"{datasets.UPLOADS}/"):
-            question = f"Remove {state.plain(chosen)} from the server?"
+        if chosen.startswith(f"{uploads.UPLOADS}/"):
+            question = f"Remove {page.plain(chosen)} from the server?"
             removal(question, "data", chosen)
     return chosen
 
@@ -112,9 +109,9 @@ UNITS = {"GB": 2**30, "MB": 2**20, "kB": 2**10}
 
 
 def went_well(kind: str) -> None:
-    well, message = state.said(kind)
+    well, message = page.said(kind)
     if message:
-        (st.success if well else st.error)(state.plain(message))
+        (st.success if well else st.error)(page.plain(message))
 
 
 # How it is read
@@ -125,7 +122,7 @@ def one(name: str, found: Mapping[str, Any]) -> None:
     st.header("How it is read", divider="gray")
     reading = options(name, found)
     if reading is None:
-        address.keep_choices()
+        url.keep_choices()
         st.info(
             "Choose the column that says which perturbation each cell has, or a table of obsm as "
             "dosages."
@@ -135,31 +132,31 @@ def one(name: str, found: Mapping[str, Any]) -> None:
         return
     st.header("Genes", divider="gray")
     reading = genes(reading, found)
-    address.keep_choices()
+    url.keep_choices()
     if reading is None:
         return
     st.header("What it holds", divider="gray")
     try:
-        report = state.validated(reading)
+        report = page.validated(reading)
     except DataError as error:
-        st.error(state.plain(error))
+        st.error(page.plain(error))
         st.markdown("Change how the file is read above, or mend the file, and it is read again.")
         same(reading)
         return
     holds(report)
     same(reading)
-    address.note_reading(reading)
+    url.note_reading(reading)
     if st.button(
         "Train on this data", key="train on", icon=":material/arrow_forward:", type="primary"
     ):
-        on = address.as_address("", reading.as_query()).removeprefix("?")
-        address.go("train", {"on": on})  # others are bound here
+        on = url.as_address("", reading.as_query()).removeprefix("?")
+        url.go("train", {"on": on})  # others are bound here
 
 
 def options(name: str, found: Mapping[str, Any]) -> Reading | None:
     """The choices, each beside what it does to the labels; None while no column is chosen."""
     columns = {column["name"]: column for column in found["columns"]}
-    address.open_file(name, *datasets.PARAMETERS[1:])
+    url.open_file(name, *uploads.PARAMETERS[1:])
     left, right = st.columns([2, 3], gap="large")
     with left:
         key = column_of_perturbations(list(columns), found["suggested"])
@@ -193,7 +190,7 @@ def options(name: str, found: Mapping[str, Any]) -> Reading | None:
         return None
     with right:
         if reading.dosage_key in found["tables"]:
-            st.info(f"The table {state.plain(reading.dosage_key)} takes the place of the labels.")
+            st.info(f"The table {page.plain(reading.dosage_key)} takes the place of the labels.")
         else:
             preview(labels, reading, int(columns[reading.perturbation_key]["n_labels"]))
     return reading
@@ -223,11 +220,11 @@ def column_of_perturbations(columns: list[str], suggested: Mapping[str, str]) ->
         "Column of perturbations",
         columns,
         index=0 if first else None,  # None could be emptied again, by Escape among others
-        key=address.suggested("key", first, fits=[*columns, None].__contains__),
+        key=url.suggested("key", first, fits=[*columns, None].__contains__),
         persist_state="session",
         placeholder="Choose a column of obs",
     )
-    address.chosen("key", chosen if chosen and chosen != first else "")
+    url.chosen("key", chosen if chosen and chosen != first else "")
     if suggested["problem"]:
         taken = " This one has a label of control cells." if first and chosen == first else ""
         st.caption(
@@ -243,10 +240,10 @@ def control_labels_chosen(labels: Mapping[str, int]) -> list[str]:
     chosen = st.multiselect(
         "Control labels",
         known,
-        key=address.suggested(
+        key=url.suggested(
             "control",
             [],
-            lambda link: link.split(address.APART),
+            lambda link: link.split(url.APART),
             lambda chosen: all(text in labels or set(text) & set("*?") for text in chosen),
         ),
         persist_state="session",
@@ -254,7 +251,7 @@ def control_labels_chosen(labels: Mapping[str, int]) -> list[str]:
         accept_new_options=True,
         help=CONTROL,
     )
-    address.chosen("control", address.APART.join(chosen))
+    url.chosen("control", url.APART.join(chosen))
     return [str(label) for label in chosen]
 
 
@@ -266,12 +263,12 @@ def bound(key: str, label: str, choices: list[str], about: str, first: str = "")
         st.selectbox(
             label,
             choices,
-            key=address.suggested(key, first, fits=choices.__contains__),
+            key=url.suggested(key, first, fits=choices.__contains__),
             persist_state="session",
             help=about,
         )
     )
-    address.chosen(key, "" if chosen == first else chosen)
+    url.chosen(key, "" if chosen == first else chosen)
     return chosen
 
 
@@ -338,7 +335,7 @@ def preview(labels: Mapping[str, int], reading: Reading, n_labels: int) -> None:
     """How each label of the column is read, as it is now."""
     if not labels:
         st.warning(
-            f"Column {state.plain(reading.perturbation_key)} has {n_labels:,} different labels: it "
+            f"Column {page.plain(reading.perturbation_key)} has {n_labels:,} different labels: it "
             "tells cells apart rather than perturbations."
         )
         return
@@ -352,7 +349,7 @@ def preview(labels: Mapping[str, int], reading: Reading, n_labels: int) -> None:
             DROPPED.get(reading.unlabelled),
         )
     except DataError as error:
-        st.warning(state.plain(in_words(str(error))))
+        st.warning(page.plain(in_words(str(error))))
         table = pd.DataFrame({"label": list(labels), "cells": list(labels.values())})
     else:
         counts = table["kind"].value_counts()
@@ -388,23 +385,23 @@ def genes(reading: Reading, found: Mapping[str, Any]) -> Reading | None:
             0,
             n_genes,
             step=100,
-            key=address.suggested("top", first, int, lambda top: 0 <= top <= n_genes),
+            key=url.suggested("top", first, int, lambda top: 0 <= top <= n_genes),
             persist_state="session",
             help="By the variance of analytic Pearson residuals (Lause et al. 2021), of the "
             "training cells alone. 0 keeps all genes.",
         )
     )
-    address.chosen("top", "" if top == first else str(top))
+    url.chosen("top", "" if top == first else str(top))
     with right:
         listed = gene_list()
     n_here, of_list = n_genes, ""
     if listed:
-        known, absent = datasets.genes_of_list(listed, found)
+        known, absent = uploads.genes_of_list(listed, found)
         n_here, of_list = len(known), " of the list"
         message = f"{n_here:,} of {n_here + len(absent):,} genes of the list are in the file."
         if absent:
             message += f" Not in it: {some(absent, 5)}."
-        (right.success if n_here else right.error)(state.plain(message))
+        (right.success if n_here else right.error)(page.plain(message))
     if top == 1 < n_here:
         left.error("One gene is too few: keep 2 or more, or 0 for all.")
         return None
@@ -420,10 +417,10 @@ def names_of_genes(reading: Reading, found: Mapping[str, Any]) -> tuple[Reading,
     key = bound("named", "Names of genes", found["gene_columns"], NAMES, suggested)
     if key != suggested:
         reading = reading.with_names(key)
-        found = state.inspected(reading.data, key)
+        found = page.inspected(reading.data, key)
     if key == INDEX:  # a column's names are shown with what the file holds
         for note in found["gene_notes"]:
-            st.warning(state.plain(in_words(note)))
+            st.warning(page.plain(in_words(note)))
     return reading, found
 
 
@@ -438,21 +435,21 @@ def gene_list() -> str:
     with st.expander("Only genes of a list"):
         text = st.text_area(
             "Names, one to a line or with commas between",
-            key=address.genes_key(),
+            key=url.genes_key(),
             persist_state="session",
             placeholder="STAT1\nIRF1",
         )
         file = st.file_uploader(
             "Or a text file",
             type=["txt", "csv"],
-            key=f"{address.genes_key()}, a file",
-            max_upload_size=door.expect(1),
+            key=f"{url.genes_key()}, a file",
+            max_upload_size=middleware.expect(1),
         )
     if file is not None:
         text = file.getvalue().decode(errors="replace")
-    listed = address.gene_list(text)
+    listed = url.gene_list(text)
     if listed and file is None:
-        st.button("Keep all genes", key="all genes", on_click=address.forget_genes)
+        st.button("Keep all genes", key="all genes", on_click=url.forget_genes)
     return listed
 
 
@@ -469,25 +466,25 @@ def holds(report: Mapping[str, Any]) -> None:
     if len(few):
         st.warning(
             f"{len(few):,} condition{'s have' if len(few) > 1 else ' has'} fewer than {FEW} cells "
-            f"({state.plain(some(few.index))}): little can be learned of "
+            f"({page.plain(some(few.index))}): little can be learned of "
             f"{'them' if len(few) > 1 else 'it'}."
         )
     for warning in report["warnings"]:
-        st.warning(state.plain(in_words(warning)))
+        st.warning(page.plain(in_words(warning)))
     for note in report["notes"]:
-        st.markdown(f"- {state.plain(in_words(note))}")
+        st.markdown(f"- {page.plain(in_words(note))}")
     if suggestion := report["size_factor_suggestion"]:
         st.markdown(
-            f"- Column **{state.plain(suggestion)}** counts more genes than are here: consider it "
+            f"- Column **{page.plain(suggestion)}** counts more genes than are here: consider it "
             "as the size factor, under More choices."
         )
-    state.chart(
-        figures.cells_per_condition(cells, report["control"], state.dark()),
+    page.chart(
+        figures.cells_per_condition(cells, report["control"], page.dark()),
         "cells_per_condition",
         "Cells of each condition, the most first",
     )
     table = cells.rename_axis("condition").rename("cells").sort_values(ascending=False)
-    state.downloads(table.reset_index(), "cells_per_condition")
+    page.downloads(table.reset_index(), "cells_per_condition")
 
 
 FEW = 20  # cells of a condition
@@ -537,12 +534,12 @@ def bring_model() -> None:
     st.file_uploader(
         "Open a model (zip)",
         type="zip",
-        key=state.uploader_key("model"),
-        max_upload_size=door.expect(max(1, datasets.largest_upload() // datasets.MB)),
-        on_change=state.keep_model,
+        key=page.uploader_key("model"),
+        max_upload_size=middleware.expect(max(1, uploads.largest_upload() // uploads.MB)),
+        on_change=page.keep_model,
     )
     went_well("model")
-    if names := runs.brought(datasets.runs_folder()):
+    if names := runs.brought(uploads.runs_folder()):
         brought(names)
 
 
@@ -550,7 +547,7 @@ def brought(names: list[str]) -> None:
     """Models that came as a zip, to be removed; shipped ones and runs are not among them."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         name = str(st.selectbox("Models brought here", names, key="brought model", width=400))
-        question = f"Remove the model {state.plain(name)} and the names of its mechanisms?"
+        question = f"Remove the model {page.plain(name)} and the names of its mechanisms?"
         removal(question, "model", name)
 
 
@@ -561,9 +558,9 @@ def removal(question: str, kind: str, name: str) -> None:
         st.button(
             "Remove it for everyone",
             key=f"remove {kind}",
-            on_click=state.remove,
+            on_click=page.remove,
             args=(kind, name),
         )
 
 
-state.page_without_model(data)
+page.page_without_model(data)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app.components import all_shifts as everything
+from app.components import all_shifts
 from app.components.intervals import CALIBRATED, INTERVALS, OWN, interval
 from app.components.units import scale
 from app.figures import figures
-from app.session import page as state
-from app.session import record
+from app.session import page, record
 from app.session import url as address
-from samsvae_core.analysis import masks as interpretation
+from samsvae_core.analysis import masks
 from samsvae_core.analysis.compose import SUPPORT, support
 from samsvae_core.analysis.gene_card import annotation, links, mechanisms_of, moved_by, targeting
 from samsvae_core.bundle.bundle import Bundle
@@ -34,7 +33,7 @@ WHISKERS = {
 def gene(model: Bundle) -> None:
     st.title("Gene")
     chosen = choice(model)
-    state.subject(chosen)
+    page.subject(chosen)
     card(model, chosen)
     record.header("Perturbations that move it")
     perturbations(model, chosen)
@@ -68,7 +67,7 @@ def choice(model: Bundle) -> str:
 def first(model: Bundle) -> str:
     """The gene with the farthest way to go under one step of a mechanism in use."""
     rows = model.loadings
-    active = interpretation.active_mechanisms(model.masks) if model.model.has_shifts else []
+    active = masks.active_mechanisms(model.masks) if model.model.has_shifts else []
     if active:
         rows = rows[rows["mechanism"].isin(active)]
     way = rows["loading"] * rows["step"].where(rows["step"] != 0, 1)
@@ -78,16 +77,16 @@ def first(model: Bundle) -> str:
 def card(model: Bundle, name: str) -> None:
     """What it is called, where to read of it, and whether it is perturbed in this model."""
     known = annotation(name, model.genes)
-    record.subheader(f"*{state.plain(name)}*")
+    record.subheader(f"*{page.plain(name)}*")
     if known.name:
-        record.markdown(state.plain(known.name))
+        record.markdown(page.plain(known.name))
     parts = {
-        "Current symbol": f"*{state.plain(known.current)}*" if known.current != name else "",
-        "Other names": ", ".join(f"*{state.plain(alias)}*" for alias in known.aliases),
-        "Entrez": state.plain(known.entrez),
-        "Ensembl": ", ".join(map(state.plain, known.ensembl)),
+        "Current symbol": f"*{page.plain(known.current)}*" if known.current != name else "",
+        "Other names": ", ".join(f"*{page.plain(alias)}*" for alias in known.aliases),
+        "Entrez": page.plain(known.entrez),
+        "Ensembl": ", ".join(map(page.plain, known.ensembl)),
         "In the data": ", ".join(
-            state.plain(each)
+            page.plain(each)
             for each, gene in model.genes_by_id.items()
             if gene == name and each not in known.ensembl
         ),
@@ -96,7 +95,7 @@ def card(model: Bundle, name: str) -> None:
     if said:
         record.markdown(" · ".join(said))
     if known.note:
-        record.caption(state.plain(known.note))
+        record.caption(page.plain(known.note))
     with st.container(horizontal=True):
         for site, address in links(name, model.genes).items():
             st.link_button(site, address, icon=":material/open_in_new:")
@@ -104,7 +103,7 @@ def card(model: Bundle, name: str) -> None:
     if not targets:
         record.caption("Not perturbed in this model, under any of its names.")
     for target in targets:
-        composed(target, f"{state.plain(target)} is perturbed in this model: open it in Compose")
+        composed(target, f"{page.plain(target)} is perturbed in this model: open it in Compose")
 
 
 def composed(name: str, label: str) -> None:
@@ -118,7 +117,7 @@ def composed(name: str, label: str) -> None:
 
 def perturbations(model: Bundle, name: str) -> None:
     """Each perturbation's predicted shift of this gene, and what was measured."""
-    every = everything.of(model)
+    every = all_shifts.of(model)
     if every is None:
         return
     rows = moved_by(every.of_gene(name), name)
@@ -138,7 +137,7 @@ def perturbations(model: Bundle, name: str) -> None:
 def answer(model: Bundle, name: str, rows: pd.DataFrame, kind: str | None) -> None:
     """In one glance: what moves it most, how many do so for certain, what its own one does."""
     top, unit = rows.iloc[0], scale(model).unit
-    said = f"Moved most by **{state.plain(top['perturbation'])}**: {top['shift']:+.2f} {unit}"
+    said = f"Moved most by **{page.plain(top['perturbation'])}**: {top['shift']:+.2f} {unit}"
     if kind:
         said += f" (90 % interval {top['lower']:+.2f} to {top['upper']:+.2f})"
     if top["n_observed"]:
@@ -160,7 +159,7 @@ def answer(model: Bundle, name: str, rows: pd.DataFrame, kind: str | None) -> No
     for target in targeting(model, name):
         place = rows.index[rows["perturbation"] == target][0]
         said += (
-            f" Its own perturbation, {state.plain(target)}: {rows.loc[place, 'shift']:+.2f} "
+            f" Its own perturbation, {page.plain(target)}: {rows.loc[place, 'shift']:+.2f} "
             f"{unit}, place {place + 1} of {len(rows)}."
         )
     record.markdown(said)
@@ -172,9 +171,9 @@ def ranked(model: Bundle, name: str, rows: pd.DataFrame, kind: str | None) -> No
     frame = top.rename(columns={"shift": "value"}).assign(
         label=top["perturbation"].where(alone, top["perturbation"] + f" {MARK}")
     )
-    figure = figures.bars(frame, f"shift ({scale(model).unit})", state.dark(), genes=False)
-    figures.add_observed(figure, frame, state.dark())
-    state.chart(figure, f"moved_{name}", f"Predicted and observed shift of {name}")
+    figure = figures.bars(frame, f"shift ({scale(model).unit})", page.dark(), genes=False)
+    figures.add_observed(figure, frame, page.dark())
+    page.chart(figure, f"moved_{name}", f"Predicted and observed shift of {name}")
     draws = " and 64 posterior draws" if model.model.has_posterior else ""
     record.caption(
         (f"The {N_BARS} largest of {len(rows)}. " if len(rows) > N_BARS else "")
@@ -237,15 +236,15 @@ def table(model: Bundle, rows: pd.DataFrame, name: str) -> None:
     clicked = getattr(event, "selection", {}).get("rows", [])
     one = rows["perturbation"].iloc[clicked[0] if clicked else 0]
     with st.container(horizontal=True):
-        composed(one, f"{state.plain(one)} in Compose, all genes")
+        composed(one, f"{page.plain(one)} in Compose, all genes")
         address.link(
             "perturbation",
-            f"{state.plain(one)}, its mechanisms",
+            f"{page.plain(one)}, its mechanisms",
             ":material/arrow_forward:",
             {"p": one},
         )
     record.caption("Click a row for another perturbation. Both intervals are here, where known.")
-    state.downloads(shown, f"perturbations_moving_{name}")
+    page.downloads(shown, f"perturbations_moving_{name}")
 
 
 def mechanisms(model: Bundle, name: str) -> None:
@@ -256,14 +255,14 @@ def mechanisms(model: Bundle, name: str) -> None:
             "What each dimension changes between cells is on Mechanism."
         )
         return
-    active = interpretation.active_mechanisms(model.masks)
+    active = masks.active_mechanisms(model.masks)
     if not active:
         record.info("No perturbation of this model uses a mechanism, so none moves this gene.")
         return
     rows = mechanisms_of(model, name)
     rows = rows[rows["mechanism"].isin(active)]
     labels = {k: f"M{k}" for k in active}
-    for k, label in state.names(model)[0].items():
+    for k, label in page.names(model)[0].items():
         if k in labels and label.name:
             labels[k] += f": {label.name}"
     shown = rows.assign(mechanism=rows["mechanism"].map(labels))
@@ -271,8 +270,8 @@ def mechanisms(model: Bundle, name: str) -> None:
     with left:
         short = shown["mechanism"].str.slice(0, NAME)
         frame = figures.with_interval(short, rows["loading"], rows["se"])
-        state.chart(
-            figures.bars(frame, f"loading ({scale(model).unit})", state.dark(), genes=False),
+        page.chart(
+            figures.bars(frame, f"loading ({scale(model).unit})", page.dark(), genes=False),
             f"loadings_{name}",
             f"Loading of {name} on each mechanism in use",
         )
@@ -298,14 +297,14 @@ def mechanisms(model: Bundle, name: str) -> None:
         k = int(rows["mechanism"].iloc[clicked[0] if clicked else strongest])
         address.link(
             "mechanism",
-            f"{state.plain(labels[k])}, all genes",
+            f"{page.plain(labels[k])}, all genes",
             ":material/arrow_forward:",
             {"m": f"M{k}"},
         )
         record.caption(
             f"Click a row for another mechanism. Ranks are among {len(model.genes):,} genes."
         )
-        state.downloads(shown, f"mechanisms_moving_{name}")
+        page.downloads(shown, f"mechanisms_moving_{name}")
 
 
 LOADING_COLUMNS = {
@@ -327,4 +326,4 @@ LOADING_COLUMNS = {
 }
 
 
-state.page(gene)
+page.page(gene)

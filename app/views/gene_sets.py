@@ -10,11 +10,9 @@ import streamlit as st
 
 from app.components import gene_sets as sets
 from app.figures import figures
-from app.server import middleware as door
-from app.session import page as state
-from app.session import record
-from app.session import url as address
-from samsvae_core.analysis import gene_rankings as rankings
+from app.server import middleware
+from app.session import page, record, url
+from samsvae_core.analysis import gene_rankings
 from samsvae_core.analysis.gene_rankings import Ranked
 from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.bundle.bundle import Bundle
@@ -53,7 +51,7 @@ def gene_sets(model: Bundle) -> None:
         )
         return
     rules, certainty = sets.rules(model)
-    ranked = rankings.of_mechanisms(model, certainty=certainty)
+    ranked = gene_rankings.of_mechanisms(model, certainty=certainty)
     record.header("Preview")
     preview(model, ranked, chosen, rules)
     record.header("Tests")
@@ -65,8 +63,8 @@ def gene_sets(model: Bundle) -> None:
 
 def choose(model: Bundle) -> dict[str, Collection]:
     """The collections chosen, and what each has in common with the model."""
-    offered = state.collections()
-    address.unknown_option("collections", list(offered), "collections")
+    offered = page.collections()
+    url.unknown_option("collections", list(offered), "collections")
     names = st.multiselect(
         "Collections",
         list(offered),
@@ -81,14 +79,14 @@ def choose(model: Bundle) -> dict[str, Collection]:
             table = pd.DataFrame([about(model, one) for one in chosen.values()])
             st.dataframe(table, hide_index=True, alt="The chosen collections")
             for one in chosen.values():
-                record.caption(state.plain(describe(state.matched(one, model.genes))))
-            state.downloads(table, "collections")
+                record.caption(page.plain(describe(page.matched(one, model.genes))))
+            page.downloads(table, "collections")
             unmatched(model, chosen)
     return chosen
 
 
 def about(model: Bundle, one: Collection) -> dict[str, object]:
-    found = state.matched(one, model.genes)
+    found = page.matched(one, model.genes)
     shared = enrichment.overlap(found.collection, model.genes)
     return {
         "collection": one.name,
@@ -107,7 +105,7 @@ def unmatched(model: Bundle, chosen: Mapping[str, Collection]) -> None:
     """Every gene of the model and how each collection knows it, as a table to take away."""
     rows = {}
     for name, one in chosen.items():
-        found = state.matched(one, model.genes)
+        found = page.matched(one, model.genes)
         other = found.renamed | found.by_case
         rows[name] = [
             "" if gene in found.unmatched else other.get(gene, gene) for gene in model.genes
@@ -117,7 +115,7 @@ def unmatched(model: Bundle, chosen: Mapping[str, Collection]) -> None:
         "Each gene of the model, and its name in the collection; empty where it is in none."
     )
     st.dataframe(table, hide_index=True, height=220, alt="Genes matched to collections")
-    state.downloads(table, "genes_in_collections")
+    page.downloads(table, "genes_in_collections")
 
 
 def add() -> None:
@@ -129,21 +127,21 @@ def add() -> None:
             type=["gmt", "gz", "txt"],
             accept_multiple_files=True,
             key="gmt",
-            max_upload_size=door.expect(64),
+            max_upload_size=middleware.expect(64),
             help="A line for each set: name, description, genes, with tabs between. Kept for this "
             "session only.",
         )
         brought = [file.name for file in files]
         for file in files:
             if brought.count(file.name) > 1:
-                left.error(f"Two files are called {state.plain(file.name)}; rename one of them.")
+                left.error(f"Two files are called {page.plain(file.name)}; rename one of them.")
                 continue
             try:
-                added = state.add_collection(file.getvalue(), file.name)
+                added = page.add_collection(file.getvalue(), file.name)
             except ValueError as error:
-                left.error(state.plain(error))
+                left.error(page.plain(error))
             else:
-                left.success(f"{state.plain(added.name)}: {len(added.sets):,} sets, added above.")
+                left.success(f"{page.plain(added.name)}: {len(added.sets):,} sets, added above.")
         name = right.text_input(
             "A library of Enrichr, by name",
             placeholder="MSigDB_Hallmark_2020",
@@ -154,41 +152,41 @@ def add() -> None:
         if right.button("Fetch", key="fetch", disabled=not name, icon=":material/download:"):
             try:
                 with st.spinner("Asking Enrichr, for a minute at most"):
-                    fetched = state.fetch_enrichr(name.strip())
+                    fetched = page.fetch_enrichr(name.strip())
             except ValueError as error:
-                right.error(state.plain(error))
+                right.error(page.plain(error))
             else:
                 right.success(f"{len(fetched.sets):,} sets, {fetched.version}, added above.")
 
 
 def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rules: Rules) -> None:
     """Rank sums of everything at once; a click runs the real test of that mechanism."""
-    address.unknown_option("previewed", [state.plain(each) for each in chosen], "collection")
+    url.unknown_option("previewed", [page.plain(each) for each in chosen], "collection")
     name = st.segmented_control(
         "Collection shown",
         list(chosen),
         default=next(iter(chosen)),
         required=True,
-        format_func=state.plain,
+        format_func=page.plain,
         key="previewed",
         bind="query-params",
     )
     one = chosen.get(name or "", next(iter(chosen.values())))
     found = enrichment.screen(
         ranked.scores,
-        state.matched(one, model.genes).collection,
+        page.matched(one, model.genes).collection,
         rules.min_size,
         rules.max_size,
     )
     if found.z.empty:
         record.info(
-            f"No set of {state.plain(one.title)} has {rules.min_size} to {rules.max_size} measured "
+            f"No set of {page.plain(one.title)} has {rules.min_size} to {rules.max_size} measured "
             "genes. Change the sizes above, or choose another collection."
         )
         return
     best = best_rows(found.z)
-    event = state.chart(
-        figures.term_map(best, "z", state.dark(), short(best)),
+    event = page.chart(
+        figures.term_map(best, "z", page.dark(), short(best)),
         f"preview_{one.name}",
         "Rank-sum preview of gene sets and mechanisms",
         clickable=True,
@@ -199,10 +197,10 @@ def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rul
         "that lies high or low on the whole; GSEA also one whose part gathers at an end. Click a "
         "square to run the test of that mechanism."
     )
-    if clicked := state.clicked(event):
+    if clicked := page.clicked(event):
         k = int(clicked.rpartition("|M")[2])
-        one_only, alone = {one.name: one}, rankings.of_mechanisms(model, [k], ranked.certainty)
-        record.subheader(f"M{k} in {state.plain(one.title)}")
+        one_only, alone = {one.name: one}, gene_rankings.of_mechanisms(model, [k], ranked.certainty)
+        record.subheader(f"M{k} in {page.plain(one.title)}")
         tested = sets.tested(model, alone, one_only, rules, f"M{k} {one.name}", asked=True)
         if tested is not None:
             sets.problems(tested)
@@ -215,7 +213,7 @@ def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rul
                 alt="The best sets of the mechanism by GSEA",
                 column_config=sets.COLUMNS,
             )
-            address.link(
+            url.link(
                 "mechanism",
                 f"All of M{k}",
                 ":material/arrow_forward:",
@@ -253,7 +251,7 @@ def results(
     """Names, a map of all mechanisms, all rows, and the files."""
     sets.problems(found)
     names = terms.suggested_names(found.table, list(ranked.scores.columns)).reset_index()
-    given = state.names(model)[0]
+    given = page.names(model)[0]
     own = [given[k].name if k in given else "" for k in names["mechanism"]]
     if any(own):
         names.insert(1, "your name", own)
@@ -287,8 +285,8 @@ def results(
         wide, verdict = (part.loc[kept[:MOST_TERMS]] for part in (wide, verdict.reindex_like(wide)))
         signs = ["\u2217", "?"]
         marks = pd.DataFrame(np.select([verdict == v for v in terms.VERDICTS[:2]], signs, ""))
-        state.chart(
-            figures.term_map(wide, "NES", state.dark(), short(wide), marks),
+        page.chart(
+            figures.term_map(wide, "NES", page.dark(), short(wide), marks),
             "term_map",
             "Normalised enrichment scores of sets that pass 5 % FDR in any mechanism",
         )
@@ -298,7 +296,7 @@ def results(
             + (f" The first {MOST_TERMS} of {len(kept)}." if len(kept) > MOST_TERMS else "")
         )
     labels = {exportable: f"M{exportable}" for exportable in ranked.scores.columns}
-    address.unknown_option("sets_of", list(labels.values()), "mechanism")
+    url.unknown_option("sets_of", list(labels.values()), "mechanism")
     k = st.segmented_control(
         "Mechanism",
         list(labels),
@@ -316,4 +314,4 @@ def results(
     sets.take_away(model, ranked, chosen, found, rules, "all mechanisms")
 
 
-state.page(gene_sets)
+page.page(gene_sets)

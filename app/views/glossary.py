@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from app.components import glossary as words
-from app.session import page as state
+from app.session import page
 from samsvae_core.bundle.bundle import Bundle
 
 
@@ -15,12 +15,12 @@ def glossary(model: Bundle) -> None:
     text = st.text_input("Find a word", key="word", bind="query-params", placeholder="evidence")
     found = words.found(text.strip())
     if not found:
-        st.info(f"No word here holds “{state.plain(text)}”. Clear the box to see all.")
+        st.info(f"No word here holds “{page.plain(text)}”. Clear the box to see all.")
         return
     for word, meaning in found.items():
         st.markdown(f"**{word}**  \n{meaning}")
     table = pd.DataFrame({"word": list(found), "meaning": list(found.values())})
-    state.downloads(table, "glossary")
+    page.downloads(table, "glossary")
 
 
-state.page(glossary)
+page.page(glossary)

@@ -9,12 +9,9 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app.components import compare as shared
-from app.components import mechanisms
+from app.components import compare, mechanisms
 from app.figures import figures
-from app.session import page as state
-from app.session import record
-from app.session import url as address
+from app.session import page, record, url
 from samsvae_core.analysis import masks as interpretation
 from samsvae_core.bundle.bundle import Bundle
 
@@ -90,9 +87,9 @@ def masks(model: Bundle) -> None:
     )
     choice = controls(model)
     wide, line = ordered(model, choice)
-    titles = shared.titles(model)
+    titles = compare.titles(model)
     if wide.empty:
-        search = state.plain(choice.search)
+        search = page.plain(choice.search)
         record.info(
             "Nothing to show: no perturbation has a mask above the threshold"
             + (f" and a name with “{search}”." if search else ".")
@@ -101,16 +98,16 @@ def masks(model: Bundle) -> None:
     else:
         drawn(model, choice, wide, line, titles)
     record.header("Look closer")
-    key, chosen = address.chosen_names(model)
+    key, chosen = url.chosen_names(model)
     parts = {
-        "Compare perturbations": partial(shared.comparison, model, key, titles),
+        "Compare perturbations": partial(compare.comparison, model, key, titles),
         "Table of entries": partial(entries, model, wide),
     }
     if model.model.has_masks:
         names = list(wide.index)
         parts |= {
             "Network of shared mechanisms": partial(
-                shared.network, model, names, chosen, choice.threshold, titles
+                compare.network, model, names, chosen, choice.threshold, titles
             ),
             "Near misses": partial(near_misses, model),
         }
@@ -129,11 +126,11 @@ def drawn(
     marks = None
     if choice.value == "evidence":
         marks = verdicts(model.masks).loc[rows.index, rows.columns]
-    event = state.chart(
+    event = page.chart(
         figures.mask_map(
             rows,
             choice.value,
-            state.dark(),
+            page.dark(),
             marks,
             titles,
             model.perturbations["train"].loc[rows.index],
@@ -145,18 +142,18 @@ def drawn(
     )
     record.caption(caption(model, choice, wide))
     cells = {f"{row}|{k}" for row in model.perturbations.index for k in wide.columns}
-    card(model, address.pressed("cell", state.clicked(event), cells), titles)
+    card(model, url.pressed("cell", page.clicked(event), cells), titles)
 
 
 def part_of(wide: pd.DataFrame) -> pd.DataFrame:
     """As many rows as can be drawn at once; which, is asked where there are more."""
-    most = min(shared.MOST_ROWS, max(1, shared.MOST_CELLS // wide.shape[1]))
+    most = min(compare.MOST_ROWS, max(1, compare.MOST_CELLS // wide.shape[1]))
     if len(wide) <= most:
         return wide
     n = -(-len(wide) // most)
     left, right = st.columns([1, 4], vertical_alignment="bottom")
     with left:
-        chosen = address.part(n, f"Part of the rows (1 to {n})")
+        chosen = url.part(n, f"Part of the rows (1 to {n})")
     start = (chosen - 1) * most
     rows = wide.iloc[start : start + most]
     right.markdown(
@@ -172,7 +169,7 @@ def nothing(model: Bundle) -> None:
         "itself, so there is no map of mechanisms. See what a perturbation does to genes on "
         "Compose, or choose another model at the side."
     )
-    address.link("compose", "Open Compose", ":material/arrow_forward:")
+    url.link("compose", "Open Compose", ":material/arrow_forward:")
 
 
 def controls(model: Bundle) -> Choice:
@@ -188,7 +185,7 @@ def controls(model: Bundle) -> Choice:
         ("rows", "order of rows", orders, ROWS),
         ("columns", "order of columns", column_orders, COLUMN_ORDERS),
     ):
-        address.unknown_option(f"{name}{kind}", [labels[option] for option in options], what)
+        url.unknown_option(f"{name}{kind}", [labels[option] for option in options], what)
     value = left.segmented_control(
         "Colour",
         values,
@@ -323,7 +320,7 @@ def entries(model: Bundle, wide: pd.DataFrame) -> None:
     shown = table[table["perturbation"].isin(wide.index) & table["mechanism"].isin(wide.columns)]
     shown = shown.sort_values(by, ascending=False, key=np.abs, kind="stable")
     st.dataframe(
-        shown.head(shared.MOST_SENT),
+        shown.head(compare.MOST_SENT),
         hide_index=True,
         height=420,
         placeholder="\u2013",
@@ -334,15 +331,15 @@ def entries(model: Bundle, wide: pd.DataFrame) -> None:
         f"{cut(shown, by)}Evidence: {MEANING['evidence'][0].lower()}{MEANING['evidence'][1:]} "
         f"{NATS}"
     )
-    state.downloads(shown, "masks")
+    page.downloads(shown, "masks")
 
 
 def cut(table: pd.DataFrame, by: str) -> str:
     """How many rows of a table the page shows, where it does not show all."""
-    if len(table) <= shared.MOST_SENT:
+    if len(table) <= compare.MOST_SENT:
         return ""
     return (
-        f"**The first {shared.MOST_SENT:,} of {len(table):,} rows, by {by}; the files have all.** "
+        f"**The first {compare.MOST_SENT:,} of {len(table):,} rows, by {by}; the files have all.** "
     )
 
 
@@ -367,7 +364,7 @@ def near_misses(model: Bundle) -> None:
         f"model has not seen, were they switched on. By chance alone {by_chance} would pass."
     )
     st.dataframe(
-        shown.head(shared.MOST_SENT),
+        shown.head(compare.MOST_SENT),
         hide_index=True,
         placeholder="\u2013",
         alt="Inactive entries that held-out cells speak for",
@@ -379,7 +376,7 @@ def near_misses(model: Bundle) -> None:
         "few training cells, to earn the price the mask prior asks. Standard errors are over "
         "held-out cells; the size of the effect was chosen on training cells, from eight."
     )
-    state.downloads(shown, "near_misses")
+    page.downloads(shown, "near_misses")
 
 
 def card(model: Bundle, clicked: str | None, titles: dict[int, str]) -> None:
@@ -394,17 +391,17 @@ def card(model: Bundle, clicked: str | None, titles: dict[int, str]) -> None:
     entry = rows.iloc[0]
     title = titles.get(int(mechanism), f"M{mechanism}")
     with st.container(border=True):
-        record.markdown(f"**{state.plain(name)}** and **mechanism {state.plain(title)}**")
+        record.markdown(f"**{page.plain(name)}** and **mechanism {page.plain(title)}**")
         record.markdown(card_text(model, entry) + sentence(model, name))
         with st.container(horizontal=True):
-            address.link(
+            url.link(
                 "perturbation",
-                f"Open {state.plain(name)}",
+                f"Open {page.plain(name)}",
                 ":material/arrow_forward:",
                 {"p": name},
             )
             if int(mechanism) in interpretation.active_mechanisms(model.masks):
-                address.link(
+                url.link(
                     "mechanism",
                     f"Open mechanism M{mechanism}",
                     ":material/hub:",
@@ -412,11 +409,11 @@ def card(model: Bundle, clicked: str | None, titles: dict[int, str]) -> None:
                 )
             else:
                 record.caption(f"No perturbation uses M{mechanism}.")
-            address.link(
+            url.link(
                 "compose",
-                f"Compose with {state.plain(name)}",
+                f"Compose with {page.plain(name)}",
                 ":material/add_circle:",
-                {"c": address.as_link({name: 1.0})},
+                {"c": url.as_link({name: 1.0})},
             )
 
 
@@ -449,23 +446,23 @@ def sentence(model: Bundle, name: str) -> str:
     cells = int(model.perturbations.loc[name, "train"])
     if rows.empty:
         return (
-            f"{state.plain(name)} uses no mechanism: with {cells:,} training cells, no effect on "
+            f"{page.plain(name)} uses no mechanism: with {cells:,} training cells, no effect on "
             "these genes earned its price."
         )
     alike = interpretation.similar_perturbations(model.masks, name)
     if not model.model.has_masks:
         alike = alike.sort_values("cosine", ascending=False).head(4)
-        others = ", ".join(f"{state.plain(n)} ({c:.2f})" for n, c in alike["cosine"].items())
+        others = ", ".join(f"{page.plain(n)} ({c:.2f})" for n, c in alike["cosine"].items())
         return (
-            f"{state.plain(name)} has {cells:,} training cells. Most alike by direction of effect "
+            f"{page.plain(name)} has {cells:,} training cells. Most alike by direction of effect "
             f"(cosine, 1 is the same): {others}."
         )
     alike = alike[alike["jaccard"] > 0].head(4)
     used = ", ".join(f"M{k}" for k in rows["mechanism"])
-    others = ", ".join(f"{state.plain(n)} ({j:.2f})" for n, j in alike["jaccard"].items())
-    return f"{state.plain(name)} ({cells:,} training cells) uses {used}." + (
+    others = ", ".join(f"{page.plain(n)} ({j:.2f})" for n, j in alike["jaccard"].items())
+    return f"{page.plain(name)} ({cells:,} training cells) uses {used}." + (
         f" Most alike by shared mechanisms (Jaccard index): {others}." if others else ""
     )
 
 
-state.page(masks)
+page.page(masks)

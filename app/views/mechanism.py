@@ -9,12 +9,9 @@ from app.components import gene_sets as sets
 from app.components import mechanisms
 from app.components.units import scale
 from app.figures import figures
-from app.server import middleware as door
-from app.session import page as state
-from app.session import record
-from app.session import url as address
-from samsvae_core.analysis import gene_rankings as rankings
-from samsvae_core.analysis import masks as interpretation
+from app.server import middleware
+from app.session import page, record, url
+from samsvae_core.analysis import gene_rankings, masks
 from samsvae_core.analysis.mechanism_names import Label
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.genesets.enrichment import USUAL
@@ -28,7 +25,7 @@ def mechanism(model: Bundle) -> None:
     if not model.model.has_shifts:
         unused(model)
         return
-    active = interpretation.active_mechanisms(model.masks)
+    active = masks.active_mechanisms(model.masks)
     if not active:
         record.info(
             "No perturbation of this model uses a mechanism: none brought the evidence asked for. "
@@ -40,13 +37,13 @@ def mechanism(model: Bundle) -> None:
             f"{model.title} has no mask, so every perturbation moves every latent dimension, some "
             "hardly. For what a perturbation does as a whole, see Compose."
         )
-    labels, problem = state.names(model)
+    labels, problem = page.names(model)
     k = choice(
         active,
         "Mechanisms that at least one perturbation uses. Numbered by how many do.",
         labels=labels,
     )
-    state.subject(f"M{k}")
+    page.subject(f"M{k}")
     naming(model, k, labels, problem)
     users(model, k)
     record.header("Genes it moves")
@@ -64,7 +61,7 @@ def choice(
     """The mechanism looked at; links name it by its number, whatever it is called."""
     names = {f"M{k}": "" for k in mechanisms}
     names |= {f"M{k}": label.name for k, label in (labels or {}).items() if f"M{k}" in names}
-    address.initial_mechanism(list(names))
+    url.initial_mechanism(list(names))
     chosen = st.selectbox(
         title,
         list(names),
@@ -73,7 +70,7 @@ def choice(
         help=meaning,
         format_func=lambda name: f"{name}: {names[name]}" if names.get(name) else name,
     )
-    address.keep(address.MECHANISM, chosen, next(iter(names)))
+    url.keep(url.MECHANISM, chosen, next(iter(names)))
     return int(chosen[1:])
 
 
@@ -82,10 +79,10 @@ def naming(model: Bundle, k: int, labels: dict[int, Label], problem: str) -> Non
     own = labels.get(k, Label("", ""))
     suggested = mechanisms.suggestions(model, [k])[k]
     title = own.name or suggested["name"]
-    record.subheader(f"M{k}: {state.plain(title)}")
+    record.subheader(f"M{k}: {page.plain(title)}")
     record.caption(
-        ("Named by you. Suggested: " + state.plain(suggested["name"]) + ". " if own.name else "")
-        + f"Evidence: {state.plain(suggested['evidence'])}"
+        ("Named by you. Suggested: " + page.plain(suggested["name"]) + ". " if own.name else "")
+        + f"Evidence: {page.plain(suggested['evidence'])}"
         + (
             ""
             if own.name or suggested["name"] == "unnamed"
@@ -93,9 +90,9 @@ def naming(model: Bundle, k: int, labels: dict[int, Label], problem: str) -> Non
         )
     )
     if own.note:
-        record.markdown(state.plain(own.note).replace("\n", "  \n"))
+        record.markdown(page.plain(own.note).replace("\n", "  \n"))
     if problem:
-        st.warning(state.plain(problem))
+        st.warning(page.plain(problem))
     with st.expander("Name it, add a note"):
         with st.form(f"label M{k}", border=False):
             name = st.text_input("Name", own.name, placeholder=title, max_chars=80)
@@ -105,7 +102,7 @@ def naming(model: Bundle, k: int, labels: dict[int, Label], problem: str) -> Non
         left, right = st.columns(2, vertical_alignment="bottom")
         left.download_button(
             "All names and notes (JSON)",
-            state.export_names(model, labels),
+            page.export_names(model, labels),
             f"{model.name}.names.json",
             key="names file",
             icon=":material/download:",
@@ -115,23 +112,23 @@ def naming(model: Bundle, k: int, labels: dict[int, Label], problem: str) -> Non
             "Names from a file",
             type="json",
             key="names upload",
-            max_upload_size=door.expect(1),
+            max_upload_size=middleware.expect(1),
         )
         if file and right.button("Use these names", key="use names"):
             try:
-                brought = state.import_names(model, file.getvalue())
+                brought = page.import_names(model, file.getvalue())
             except ValueError as error:
-                st.error(state.plain(error))
+                st.error(page.plain(error))
             else:
                 keep(model, labels | brought)
-        record.caption(f"Kept in {state.plain(state.names_file(model))}, beside the model.")
+        record.caption(f"Kept in {page.plain(page.names_file(model))}, beside the model.")
 
 
 def keep(model: Bundle, labels: dict[int, Label]) -> None:
     try:
-        state.keep_names(model, labels)
+        page.keep_names(model, labels)
     except ValueError as error:
-        st.error(state.plain(error))
+        st.error(page.plain(error))
     else:
         st.rerun()
 
@@ -143,7 +140,7 @@ def unused(model: Bundle) -> None:
         "perturbation itself. Below is what each dimension changes between cells, whatever their "
         "perturbation. See what a perturbation does to genes on Compose, or choose another model."
     )
-    address.link("compose", "Open Compose", ":material/arrow_forward:")
+    url.link("compose", "Open Compose", ":material/arrow_forward:")
     k = choice(
         list(range(model.model.config.n_latent)),
         "Latent dimensions of a cell's own state, in no particular order.",
@@ -154,10 +151,10 @@ def unused(model: Bundle) -> None:
 
 
 def users(model: Bundle, k: int) -> None:
-    used = interpretation.used_by(model, k)
+    used = masks.used_by(model, k)
     shown = used.drop(columns="active")
     if model.model.has_masks:
-        named = ", ".join(state.plain(name) for name in used["perturbation"][:N_NAMED])
+        named = ", ".join(page.plain(name) for name in used["perturbation"][:N_NAMED])
         more = f" and {len(used) - N_NAMED} more" if len(used) > N_NAMED else ""
         record.markdown(
             f"**Used by {len(used)}**: {named}{more}. Up is the direction in which they move "
@@ -172,7 +169,7 @@ def users(model: Bundle, k: int) -> None:
     left, right = st.columns(2, gap="large")
     with left:
         top = used.head(N_BARS)
-        state.chart(
+        page.chart(
             mechanisms.effects(top["perturbation"], top),
             f"users_M{k}",
             "Effect of each perturbation on this mechanism",
@@ -190,7 +187,7 @@ def users(model: Bundle, k: int) -> None:
             column_config=mechanisms.COLUMNS,
         )
         record.caption(mechanisms.EVIDENCE)
-        state.downloads(shown, f"users_M{k}")
+        page.downloads(shown, f"users_M{k}")
 
 
 def genes(model: Bundle, k: int) -> None:
@@ -207,8 +204,8 @@ def genes(model: Bundle, k: int) -> None:
             if part.empty:
                 record.caption("No gene has a loading of this sign.")
                 continue
-            state.chart(
-                figures.bars(frame, f"loading ({scale(model).unit})", state.dark()),
+            page.chart(
+                figures.bars(frame, f"loading ({scale(model).unit})", page.dark()),
                 f"genes_{title.lower()}_M{k}",
                 f"Genes with the largest loadings, {title.lower()}",
             )
@@ -229,7 +226,7 @@ def genes(model: Bundle, k: int) -> None:
                 name: st.column_config.NumberColumn(format="%.4f") for name in ("loading", "se")
             },
         )
-        state.downloads(shown, f"loadings_M{k}")
+        page.downloads(shown, f"loadings_M{k}")
 
 
 def step_in_words(step: float) -> str:
@@ -244,12 +241,12 @@ def step_in_words(step: float) -> str:
 
 def straightness(model: Bundle, k: int) -> None:
     """Whether other steps and the other direction do proportionally the same."""
-    curves = state.curves(model, k)
-    row = interpretation.linearity(curves).loc[k]
+    curves = page.curves(model, k)
+    row = masks.linearity(curves).loc[k]
     icon = ":material/trending_flat:" if row["linear"] else ":material/moving:"
     with st.container(horizontal=True):
         st.markdown(icon, width="content")
-        record.markdown(state.plain(row["words"]))
+        record.markdown(page.plain(row["words"]))
     with st.expander("Loadings at other steps and in the other direction"):
         multiples = sorted(curves["multiple"].unique())
         by_step = {
@@ -275,18 +272,18 @@ def straightness(model: Bundle, k: int) -> None:
             "linear where steps from -1 to 1 of the whole agree with r of at least 0.95 and sizes "
             "to a quarter."
         )
-        state.downloads(shown, f"loadings_by_step_M{k}")
+        page.downloads(shown, f"loadings_by_step_M{k}")
 
 
 def gene_sets(model: Bundle, k: int) -> None:
-    offered = state.collections()
+    offered = page.collections()
     left, right = st.columns([3, 2], vertical_alignment="bottom")
-    address.unknown_option("collection", list(offered), "collection")
+    url.unknown_option("collection", list(offered), "collection")
     name = left.selectbox("Collection", list(offered), key="collection", bind="query-params")
     with right:
-        address.link("gene_sets", "All mechanisms, your own sets", ":material/arrow_forward:")
+        url.link("gene_sets", "All mechanisms, your own sets", ":material/arrow_forward:")
     chosen = {name: offered[name]()}
-    ranked = rankings.of_mechanisms(model, [k])
+    ranked = gene_rankings.of_mechanisms(model, [k])
     found = sets.tested(model, ranked, chosen, USUAL, f"M{k} {name}", asked=True)
     if found is None:
         return
@@ -295,4 +292,4 @@ def gene_sets(model: Bundle, k: int) -> None:
     sets.take_away(model, ranked, chosen, found, USUAL, f"M{k} {name}")
 
 
-state.page(mechanism)
+page.page(mechanism)

@@ -7,14 +7,12 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from app.components import metrics_tables as scores
-from app.components import tour
+from app.components import metrics_tables, tour
 from app.components.units import scale
 from app.export.report import Text
 from app.figures import figures
 from app.session import page as state
-from app.session import record
-from app.session import url as address
+from app.session import record, url
 from samsvae_core.analysis.card import verdict
 from samsvae_core.analysis.masks import active_mechanisms, in_use_in_words
 from samsvae_core.bundle.bundle import Bundle
@@ -39,7 +37,7 @@ ABOUT = {
     "not say through what.",
 }
 KINDS = {
-    scores.ALL: "All",
+    metrics_tables.ALL: "All",
     "single": "Single",
     "combination seen in training": "Combination, seen",
     "combination not seen in training": "Combination, not seen",
@@ -51,7 +49,7 @@ def overview(model: Bundle) -> None:
     record.markdown(f"{QUESTION} {ABOUT[model.config['model']]}")
     with st.container(horizontal=True, vertical_alignment="center"):
         tour.offer()
-        address.link("glossary", "What the words mean", ":material/help:")
+        url.link("glossary", "What the words mean", ":material/help:")
     headline(model)
     where_next()
     record.header("How good it is on cells it has not seen")
@@ -71,13 +69,13 @@ def overview(model: Bundle) -> None:
         cells(model)
     record.header("Model card")
     with st.container(border=True):
-        card(address.parted(model.card.partition("\n")[2].replace("\n## ", "\n#### ")))
+        card(url.parted(model.card.partition("\n")[2].replace("\n## ", "\n#### ")))
     provenance(model)
 
 
 def card(text: str) -> None:
     """The model card; its tables as elements that scroll where the screen is narrow."""
-    for block, table in scores.blocks(text):
+    for block, table in metrics_tables.blocks(text):
         if table is None:
             record.markdown(block)
         else:
@@ -145,7 +143,7 @@ def where_next() -> None:
     for column, (page, question) in zip(st.columns(4), steps, strict=True):
         with column.container(border=True):
             record.markdown(f"**{question}**")
-            address.link(page, f"Open {page.capitalize()}", ":material/arrow_forward:")
+            url.link(page, f"Open {page.capitalize()}", ":material/arrow_forward:")
 
 
 def held_out(model: Bundle) -> None:
@@ -159,10 +157,10 @@ def held_out(model: Bundle) -> None:
         shown = {
             "Average effects": average_effects,
             "Each condition": each_condition,
-            "Replicates": replicates if len(scores.replicates(metrics)) else None,
-            "Whole distribution": predictive if len(scores.predictive(metrics)) else None,
-            "Intervals": coverage if len(scores.coverage(metrics)) else None,
-            "Interaction": interaction if len(scores.doubles(metrics)) else None,
+            "Replicates": replicates if len(metrics_tables.replicates(metrics)) else None,
+            "Whole distribution": predictive if len(metrics_tables.predictive(metrics)) else None,
+            "Intervals": coverage if len(metrics_tables.coverage(metrics)) else None,
+            "Interaction": interaction if len(metrics_tables.doubles(metrics)) else None,
         }
     shown["How sparse"] = frontier if model.frontier is not None else None
     views = {name: partial(view, model) for name, view in shown.items() if view is not None}
@@ -193,16 +191,16 @@ FIGURE_COLUMNS = {
 
 def average_effects(model: Bundle) -> None:
     metrics = model.metrics
-    effects, kind = metrics["average_effects"], scores.ALL
-    kinds = scores.kinds(metrics)
+    effects, kind = metrics["average_effects"], metrics_tables.ALL
+    kinds = metrics_tables.kinds(metrics)
     if len(kinds) > 1:
-        labels = [KINDS.get(name, name) for name in (scores.ALL, *kinds)]
-        address.unknown_option("kind", labels, "kind of conditions")
+        labels = [KINDS.get(name, name) for name in (metrics_tables.ALL, *kinds)]
+        url.unknown_option("kind", labels, "kind of conditions")
         kind = (
             st.segmented_control(
                 "Conditions",
-                [scores.ALL, *kinds],
-                default=scores.ALL,
+                [metrics_tables.ALL, *kinds],
+                default=metrics_tables.ALL,
                 required=True,
                 format_func=lambda name: KINDS.get(name, name),
                 key="kind",
@@ -211,9 +209,9 @@ def average_effects(model: Bundle) -> None:
                 help="Combination: several perturbations in one cell; seen: cells with the same "
                 "combination were trained on.",
             )
-            or scores.ALL
+            or metrics_tables.ALL
         )
-    table = scores.average_effects(metrics, kind)
+    table = metrics_tables.average_effects(metrics, kind)
     st.dataframe(
         table,
         hide_index=True,
@@ -246,9 +244,9 @@ ROWS = """
 """
 
 
-def ceiling(metrics: scores.Metrics) -> str:
+def ceiling(metrics: metrics_tables.Metrics) -> str:
     """What the split-half row says, with the limit it sets."""
-    limit = metrics["baselines"].get(scores.CEILING, {}).get("pearson_limit")
+    limit = metrics["baselines"].get(metrics_tables.CEILING, {}).get("pearson_limit")
     return (
         "- *split-half*: no prediction but the data themselves: how well a second sample of the "
         "same size would agree with the measurement (random halves of the cells compared, and "
@@ -267,7 +265,7 @@ def definitions() -> str:
 
 
 def each_condition(model: Bundle) -> None:
-    table = scores.each_condition(model.metrics, model.conditions)
+    table = metrics_tables.each_condition(model.metrics, model.conditions)
     st.dataframe(
         table,
         hide_index=True,
@@ -287,7 +285,7 @@ def each_condition(model: Bundle) -> None:
 
 
 def replicates(model: Bundle) -> None:
-    table = scores.replicates(model.metrics)
+    table = metrics_tables.replicates(model.metrics)
     if not table["why empty"].any():
         table = table.drop(columns="why empty")
     st.dataframe(
@@ -311,7 +309,10 @@ OF_REPLICATE = "Held-out cells of the replicate, controls among them."
 def predictive(model: Bundle) -> None:
     """Posterior predictive checks: is the model as sure as it should be."""
     checks = model.metrics["predictive_checks"]
-    curve, table = scores.predictive(model.metrics), scores.by_statistic(model.metrics)
+    curve, table = (
+        metrics_tables.predictive(model.metrics),
+        metrics_tables.by_statistic(model.metrics),
+    )
     left, right = st.columns([3, 2], gap="large")
     with left:
         state.chart(
@@ -347,7 +348,7 @@ TAILS = {
 }
 
 
-def sure(row: scores.Metrics) -> str:
+def sure(row: metrics_tables.Metrics) -> str:
     """One statistic in a sentence, as an item of a list."""
     low, high = row["too low"], row["too high"]
     lean = ""
@@ -361,7 +362,7 @@ def sure(row: scores.Metrics) -> str:
 
 
 def coverage(model: Bundle) -> None:
-    table = scores.coverage(model.metrics)
+    table = metrics_tables.coverage(model.metrics)
     st.dataframe(
         table,
         hide_index=True,
@@ -402,7 +403,7 @@ COVERAGE_COLUMNS = {
 
 
 def interaction(model: Bundle) -> None:
-    found, table = model.metrics["interaction"], scores.doubles(model.metrics)
+    found, table = model.metrics["interaction"], metrics_tables.doubles(model.metrics)
     r = found["pearson"]
     record.markdown(
         f"Of {found['n_doubles']} pair{'s' if found['n_doubles'] > 1 else ''} measured together "

@@ -7,9 +7,7 @@ import streamlit as st
 
 from app.components.units import scale
 from app.figures import figures
-from app.session import page as state
-from app.session import record
-from app.session import url as address
+from app.session import page, record, url
 from samsvae_core.analysis.compose import SUPPORT
 from samsvae_core.analysis.partners import Direction, inert, n_inert_pairs, pairs_to_rank
 from samsvae_core.bundle.bundle import Bundle
@@ -44,7 +42,7 @@ def partners(model: Bundle) -> None:
     if not genes:
         return
     question = asked(model)
-    found = state.ranked_pairs(model, tuple(genes), N_BEST, question)
+    found = page.ranked_pairs(model, tuple(genes), N_BEST, question)
     folded = folded_away(model, question)
     if found.empty:
         record.info(nothing(model, question, name, folded))
@@ -57,9 +55,9 @@ def partners(model: Bundle) -> None:
         rows(found, name, f"{model.checksum} {question} {' '.join(genes)}")
 
 
-def asked(model: Bundle) -> state.Question:
+def asked(model: Bundle) -> page.Question:
     """In which direction, with whom, and which pairs are left out."""
-    address.unknown_option("move", list(DIRECTIONS), "direction")
+    url.unknown_option("move", list(DIRECTIONS), "direction")
     way = st.segmented_control(
         "What the pair should do to them, by the mean over the genes",
         list(DIRECTIONS),
@@ -70,7 +68,7 @@ def asked(model: Bundle) -> state.Question:
     )
     left, right = st.columns([2, 3], gap="large", vertical_alignment="bottom")
     names = [ANY, *map(str, model.perturbations.index)]
-    address.unknown_option("pair_with", names, "perturbation")
+    url.unknown_option("pair_with", names, "perturbation")
     given = left.selectbox(
         "One of the two is",
         names,
@@ -89,10 +87,10 @@ def asked(model: Bundle) -> state.Question:
             "with another is what the other does alone.",
         )
     direction = DIRECTIONS[way or next(iter(DIRECTIONS))]
-    return state.Question(None if given == ANY else given, unseen, direction, with_inert)
+    return page.Question(None if given == ANY else given, unseen, direction, with_inert)
 
 
-def folded_away(model: Bundle, question: state.Question) -> int:
+def folded_away(model: Bundle, question: page.Question) -> int:
     """How many pairs are left out for a partner that does nothing; the page says so, and why."""
     idle = inert(model)
     if question.with_inert or not idle:
@@ -107,18 +105,18 @@ def folded_away(model: Bundle, question: state.Question) -> int:
     return n
 
 
-def nothing(model: Bundle, question: state.Question, name: str, folded: int) -> str:
+def nothing(model: Bundle, question: page.Question, name: str, folded: int) -> str:
     """Why there is no pair to show."""
     if len(model.perturbations) < 2:
         return "This model has one perturbation, so there is no pair."
     if question.given in inert(model) and not question.with_inert:
         return (
-            f"{state.plain(question.given)} uses no mechanism, so with any other it does what the "
+            f"{page.plain(question.given)} uses no mechanism, so with any other it does what the "
             "other does alone. Choose another, or switch such pairs on."
         )
     if pairs_to_rank(model, question.given, question.unseen_only, question.with_inert):
         verb = VERBS[question.direction]
-        return f"No pair is predicted to {verb} the genes of {state.plain(name)} on average."
+        return f"No pair is predicted to {verb} the genes of {page.plain(name)} on average."
     if question.unseen_only:
         rest = " that is not left out" if folded else ""
         return f"Every such pair{rest} was trained on. Switch the filter off to see them."
@@ -127,8 +125,8 @@ def nothing(model: Bundle, question: state.Question, name: str, folded: int) -> 
 
 def listed(model: Bundle) -> tuple[list[str], str]:
     """The genes to be moved: of a known set, or one's own list."""
-    offered = state.collections()
-    address.unknown_option("genes_from", WAYS, "kind of list")
+    offered = page.collections()
+    url.unknown_option("genes_from", WAYS, "kind of list")
     how = st.segmented_control(
         "Genes",
         WAYS,
@@ -144,19 +142,19 @@ def listed(model: Bundle) -> tuple[list[str], str]:
         given = list(dict.fromkeys(text.replace(",", " ").split()))
         known, unknown = symbols.known_genes(given, model.genes, model.genes_by_id)
         if unknown:
-            record.caption(state.plain(symbols.describe_unknown(unknown, model.genes)))
+            record.caption(page.plain(symbols.describe_unknown(unknown, model.genes)))
         if not known:
             record.info("Write one or more genes of this model, by any of their names.")
         return known, "my list"
     left, right = st.columns([2, 3], gap="large")
-    address.unknown_option("collection", list(offered), "collection")
+    url.unknown_option("collection", list(offered), "collection")
     collection = left.selectbox("Collection", list(offered), key="collection", bind="query-params")
-    sets = state.usable_sets(offered[collection](), model.genes)
+    sets = page.usable_sets(offered[collection](), model.genes)
     if not sets:
         record.info("No set of this collection has 5 or more measured genes. Choose another.")
         return [], ""
     labels = {term: f"{terms.readable(term)} ({len(sets[term])})" for term in sorted(sets)}
-    address.unknown_option(f"set_{collection}", list(labels.values()), "gene set")
+    url.unknown_option(f"set_{collection}", list(labels.values()), "gene set")
     term = right.selectbox(
         f"Set (of {len(sets):,} with 5 or more measured genes)",
         list(labels),
@@ -174,8 +172,8 @@ def answer(model: Bundle, found: pd.DataFrame, genes: list[str], name: str, verb
     if pd.notna(top["lower"]):
         reach = f" (the model's own 90 % interval {top['lower']:+.2f} to {top['upper']:+.2f})"
     record.markdown(
-        f"**{state.plain(top['first'])} and {state.plain(top['second'])}** would {verb} the "
-        f"{len(genes)} genes of {state.plain(name)} most: {top['score']:+.2f} {scale(model).unit} "
+        f"**{page.plain(top['first'])} and {page.plain(top['second'])}** would {verb} the "
+        f"{len(genes)} genes of {page.plain(name)} most: {top['score']:+.2f} {scale(model).unit} "
         f"on average{reach}; each alone, added up: {top['sum_of_singles']:+.2f}. "
         f"{SUPPORT[top['support']]}"
     )
@@ -189,8 +187,8 @@ def answer(model: Bundle, found: pd.DataFrame, genes: list[str], name: str, verb
 def bars(model: Bundle, found: pd.DataFrame, name: str) -> None:
     frame = found.head(N_BARS).rename(columns={"score": "value"})
     frame = frame.assign(label=frame["first"] + " + " + frame["second"])
-    state.chart(
-        figures.bars(frame, f"mean shift ({scale(model).unit})", state.dark(), genes=False),
+    page.chart(
+        figures.bars(frame, f"mean shift ({scale(model).unit})", page.dark(), genes=False),
         "pairs",
         f"Pairs by their predicted mean shift of {name}",
     )
@@ -238,14 +236,14 @@ def rows(found: pd.DataFrame, name: str, question: str) -> None:
     clicked = getattr(event, "selection", {}).get("rows", [])
     one = found.iloc[clicked[0] if clicked else 0]
     pair = [str(one["first"]), str(one["second"])]
-    address.link(
+    url.link(
         "compose",
-        f"{' and '.join(map(state.plain, pair))} in Compose, all genes",
+        f"{' and '.join(map(page.plain, pair))} in Compose, all genes",
         ":material/arrow_forward:",
-        {"c": address.as_link(dict.fromkeys(pair, 1.0))},
+        {"c": url.as_link(dict.fromkeys(pair, 1.0))},
     )
     record.caption("Click a row for another pair.")
-    state.downloads(shown, f"pairs_{name}")
+    page.downloads(shown, f"pairs_{name}")
 
 
-state.page(partners)
+page.page(partners)

@@ -8,16 +8,13 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app.components import all_shifts as everything
-from app.components import mechanisms, shifts
-from app.components import metrics_tables as scores
+from app.components import all_shifts, mechanisms, metrics_tables, shifts
 from app.components.intervals import interval
 from app.components.units import scale
 from app.figures import figures
-from app.session import page as state
-from app.session import record
+from app.session import page, record
 from app.session import url as address
-from samsvae_core.analysis import masks as interpretation
+from samsvae_core.analysis import masks
 from samsvae_core.analysis.compose import Composition
 from samsvae_core.analysis.gene_card import annotation, links, targets
 from samsvae_core.bundle.bundle import Bundle
@@ -35,8 +32,8 @@ def perturbation(model: Bundle) -> None:
     left, right = st.columns(2, gap="large", vertical_alignment="bottom")
     with left:
         name = choice(model)
-    state.subject(name)
-    result = state.composed(model, {name: 1.0}, [])
+    page.subject(name)
+    result = page.composed(model, {name: 1.0}, [])
     with right:
         kind, table = interval(result.table)
     summary(model, name, result, table, kind)
@@ -84,7 +81,7 @@ def choice(model: Bundle) -> str:
 def first(model: Bundle) -> str:
     """The one with the strongest effect; without latent shifts the one with most cells."""
     if model.model.has_shifts:
-        return str(interpretation.strengths(model.masks).index[0])
+        return str(masks.strengths(model.masks).index[0])
     return str(model.perturbations["train"].idxmax())
 
 
@@ -102,9 +99,9 @@ def summary(
 ) -> None:
     """The whole page in a paragraph, and where to go from here."""
     known = annotation(name)
-    record.subheader(state.plain(name))
+    record.subheader(page.plain(name))
     if known.name:
-        record.markdown(state.plain(known.name))
+        record.markdown(page.plain(known.name))
     shifts.badge(result.support, ALONE[result.support])
     said = [
         mechanisms_in_words(model, name),
@@ -122,7 +119,7 @@ def summary(
         )
     else:
         record.caption(
-            f"{state.plain(name)} is none of the {len(model.genes):,} genes of this model, under "
+            f"{page.plain(name)} is none of the {len(model.genes):,} genes of this model, under "
             "any name, so what it does to its own gene cannot be shown."
         )
     with st.container(horizontal=True):
@@ -130,7 +127,7 @@ def summary(
         for gene in own:
             address.link(
                 "gene",
-                f"Gene {state.plain(gene)}: what else moves it",
+                f"Gene {page.plain(gene)}: what else moves it",
                 ":material/arrow_forward:",
                 {"g": gene},
             )
@@ -151,16 +148,16 @@ def in_compose(name: str, label: str) -> None:
 
 def mechanisms_in_words(model: Bundle, name: str) -> str:
     """Which mechanisms it uses and how strongly, beside all perturbations."""
-    bold = f"**{state.plain(name)}**"
+    bold = f"**{page.plain(name)}**"
     if not model.model.has_shifts:
         return f"The networks of {model.title} read {bold} itself: there are no mechanisms."
     entries = model.masks[model.masks["perturbation"] == name]
     used = entries[entries["active"].astype(bool)].sort_values("effect", key=abs, ascending=False)
-    in_use = len(interpretation.active_mechanisms(model.masks))
+    in_use = len(masks.active_mechanisms(model.masks))
     top = used.head(N_NAMED)
     called = mechanisms.titles(model, list(top["mechanism"]))
     listed = ", ".join(
-        f"**{state.plain(called[row.mechanism])}** (effect {row.effect:+.2f} ± {row.effect_sd:.2f})"
+        f"**{page.plain(called[row.mechanism])}** (effect {row.effect:+.2f} ± {row.effect_sd:.2f})"
         for row in top.itertuples()
     )
     if used.empty:
@@ -173,7 +170,7 @@ def mechanisms_in_words(model: Bundle, name: str) -> str:
     else:
         more = ", the strongest" if len(used) > len(top) else ""
         said = f"{bold} uses {len(used)} of the {in_use} mechanisms in use{more}: {listed}."
-    strengths = interpretation.strengths(model.masks)
+    strengths = masks.strengths(model.masks)
     place = strengths.index.get_loc(name) + 1
     length, sd = strengths.loc[name]
     return (
@@ -207,7 +204,7 @@ def target_in_words(model: Bundle, table: pd.DataFrame, gene: str, kind: str | N
     """What it does to its own gene, predicted and measured."""
     row, unit = table.loc[gene], scale(model).unit
     place = int((table["shift"].abs() > abs(row["shift"])).sum()) + 1
-    said = f"Its own gene, *{state.plain(gene)}*: predicted {signed(row['shift'])} {unit}"
+    said = f"Its own gene, *{page.plain(gene)}*: predicted {signed(row['shift'])} {unit}"
     if kind:
         said += f" (90 % interval {signed(row['lower'])} to {signed(row['upper'])})"
     said += f", place {place:,} of {len(table):,} genes by size; "
@@ -232,14 +229,14 @@ def mechanisms_moved(model: Bundle, name: str) -> None:
             "What it predicts for genes is below."
         )
         return
-    active = interpretation.active_mechanisms(model.masks)
+    active = masks.active_mechanisms(model.masks)
     if not active:
         record.info("No perturbation of this model uses a mechanism, so there are none to compare.")
         return
     rows = model.masks[
         (model.masks["perturbation"] == name) & model.masks["mechanism"].isin(active)
     ].drop(columns="perturbation")
-    missed = interpretation.near_misses(rows)
+    missed = masks.near_misses(rows)
     used = rows["active"].astype(bool)
     rows["state"] = np.select([used, rows.index.isin(missed.index)], [IN_USE, NEAR_MISS], OFF)
     rank = rows["state"].map({IN_USE: 0, NEAR_MISS: 1, OFF: 2})
@@ -258,13 +255,13 @@ def mechanisms_moved(model: Bundle, name: str) -> None:
 def effects(name: str, used: pd.DataFrame, called: dict[int, str]) -> None:
     if used.empty:
         record.info(
-            f"{state.plain(name)} uses none of these mechanisms, so there is no effect to draw. "
+            f"{page.plain(name)} uses none of these mechanisms, so there is no effect to draw. "
             "What was tried is in the table above."
         )
         return
     top = used.head(N_BARS)
     labels = [called[k][:NAME] for k in top["mechanism"]]
-    state.chart(
+    page.chart(
         mechanisms.effects(labels, top),
         f"uses_{name}",
         f"Effect of {name} on each mechanism it uses",
@@ -302,12 +299,12 @@ def entries(model: Bundle, name: str, rows: pd.DataFrame, called: dict[int, str]
     k = int(rows["mechanism"].iloc[clicked_row(event)])
     address.link(
         "mechanism",
-        f"Open {state.plain(called[k])}",
+        f"Open {page.plain(called[k])}",
         ":material/arrow_forward:",
         {"m": f"M{k}"},
     )
     record.caption("Click a row for another mechanism.")
-    state.downloads(shown, f"mechanisms_{name}")
+    page.downloads(shown, f"mechanisms_{name}")
 
 
 def definitions(model: Bundle) -> str:
@@ -328,7 +325,7 @@ def clicked_row(event: object) -> int:
 
 def near_misses_in_words(missed: pd.DataFrame, called: dict[int, str]) -> str:
     listed = "; ".join(
-        f"{state.plain(called[row.mechanism])} (evidence {row.evidence:+.3f} ± "
+        f"{page.plain(called[row.mechanism])} (evidence {row.evidence:+.3f} ± "
         f"{row.evidence_se:.3f} se, {row.evidence_n:,.0f} held-out cells)"
         for row in missed.head(N_NAMED).itertuples()
     )
@@ -362,19 +359,19 @@ def predicted(model: Bundle, result: Composition, table: pd.DataFrame, kind: str
 def observed(model: Bundle, name: str, result: Composition) -> None:
     if result.n_observed == 0:
         record.info(
-            f"{state.plain(name)} was not measured alone at dosage 1, so there is nothing to "
+            f"{page.plain(name)} was not measured alone at dosage 1, so there is nothing to "
             f"compare with."
         )
         return
     shifts.against_observed(model, result)
     if "average_effects" not in model.metrics:
         return
-    scored = scores.each_condition(model.metrics, model.conditions).set_index("condition")
+    scored = metrics_tables.each_condition(model.metrics, model.conditions).set_index("condition")
     if name not in scored.index:
         record.caption("No test cells of it alone, so how well it is foreseen is not known.")
         return
     n, row = scored.loc[name, "test cells"], scored.loc[name].drop("test cells").dropna()
-    listed = ", ".join(f"{state.plain(who)} {r:.2f}" for who, r in row.items())
+    listed = ", ".join(f"{page.plain(who)} {r:.2f}" for who, r in row.items())
     record.markdown(
         f"On its {int(n):,} test cells alone, r over {len(model.genes):,} genes between predicted "
         f"and measured average effect: {listed or 'undefined'}."
@@ -393,7 +390,7 @@ def nearest(model: Bundle, name: str) -> None:
         return
     parts, idle = [], pd.Index([])
     if model.model.has_shifts:
-        alike = interpretation.similar_perturbations(model.masks, name)
+        alike = masks.similar_perturbations(model.masks, name)
         if model.model.has_masks:
             counts = model.masks.groupby("perturbation")["active"].sum()
             idle = counts.index[counts == 0]
@@ -401,8 +398,8 @@ def nearest(model: Bundle, name: str) -> None:
         else:
             parts.append(alike[["cosine"]])
     if (
-        everything.is_small(model)
-        or state.effects_are_kept(model)
+        all_shifts.is_small(model)
+        or page.effects_are_kept(model)
         or st.toggle(
             "Compare their shifts of expression, too",
             key="nearest_shifts",
@@ -410,7 +407,7 @@ def nearest(model: Bundle, name: str) -> None:
             help=f"Composes all {n:,} perturbations, once for this model: a minute or two.",
         )
     ):
-        every = everything.of(model)
+        every = all_shifts.of(model)
         if every is not None:
             parts.append(every.similar(name))
         elif not parts:
@@ -442,18 +439,16 @@ def nearest_in_words(table: pd.DataFrame, name: str, is_idle: bool) -> str:
             continue
         top = table[column][table[column] > 0].nlargest(N_NAMED)
         if len(top):
-            listed = ", ".join(
-                f"{state.plain(other)} ({value:.2f})" for other, value in top.items()
-            )
+            listed = ", ".join(f"{page.plain(other)} ({value:.2f})" for other, value in top.items())
             found.append(f"by **{what}** ({FIGURE[column]}): {listed}")
     said = f"Most alike {'; '.join(found)}." if found else "None is like it by any measure here."
     if is_idle:
         return (
-            f"{state.plain(name)} uses no mechanism, so there is nothing to share and next to no "
+            f"{page.plain(name)} uses no mechanism, so there is nothing to share and next to no "
             f"predicted shift to compare. {said}"
         )
     if "shared" in table and not table["shared"].any():
-        return f"No other perturbation uses a mechanism of {state.plain(name)}. {said}"
+        return f"No other perturbation uses a mechanism of {page.plain(name)}. {said}"
     return said
 
 
@@ -470,7 +465,7 @@ def neighbours(model: Bundle, shown: pd.DataFrame, name: str, n_idle: int) -> No
     )
     other = str(shown["perturbation"].iloc[clicked_row(event)])
     st.button(
-        f"Go to {state.plain(other)}",
+        f"Go to {page.plain(other)}",
         icon=":material/arrow_forward:",
         key="go",
         on_click=address.choose,
@@ -492,7 +487,7 @@ def neighbours(model: Bundle, shown: pd.DataFrame, name: str, n_idle: int) -> No
             else ""
         )
     )
-    state.downloads(shown, f"nearest_to_{name}")
+    page.downloads(shown, f"nearest_to_{name}")
 
 
 NEAREST_COLUMNS = {
@@ -520,4 +515,4 @@ NEAREST_COLUMNS = {
 }
 
 
-state.page(perturbation)
+page.page(perturbation)

@@ -5,11 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from app.export import report as basket
-from app.server import middleware as door
-from app.session import page as state
-from app.session import saved_views as shelf
-from app.session import session_file as sessions
-from app.session import url as address
+from app.server import middleware
+from app.session import page, saved_views, session_file, url
 from samsvae_core.bundle.bundle import Bundle
 
 SHOWN = {basket.Picture: "figure", basket.Table: "table"}
@@ -24,14 +21,14 @@ def report(model: Bundle) -> None:
         "and a manifest."
     )
     st.header("Kept views", divider="gray")
-    views = shelf.kept_views()
-    if n := address.n_asked():
+    views = saved_views.kept_views()
+    if n := url.n_asked():
         whole = len(views) + n
         st.progress(len(views) / whole, f"Drawing kept views again: {len(views)} of {whole}")
     try:
-        saved = sessions.written(shelf.session(model))
+        saved = session_file.written(saved_views.session(model))
     except ValueError as error:
-        st.warning(state.plain(error))
+        st.warning(page.plain(error))
         saved = b""
     if views:
         listed()
@@ -41,19 +38,19 @@ def report(model: Bundle) -> None:
             "Nothing is kept yet. Go to a page, make it show what you want, and press Keep this "
             "view at the side."
         )
-        address.link("compose", "Open Compose", ":material/arrow_forward:")
+        url.link("compose", "Open Compose", ":material/arrow_forward:")
     st.header("Session", divider="gray")
     session(model, saved)
 
 
 def listed() -> None:
     """A row for each view, in the order of the report."""
-    for place, view in enumerate(shelf.kept_views()):
+    for place, view in enumerate(saved_views.kept_views()):
         with st.container(border=True):
             left, right = st.columns([3, 2], vertical_alignment="center")
-            left.markdown(f"**{place + 1}. {state.plain(view.title)}**")
+            left.markdown(f"**{place + 1}. {page.plain(view.title)}**")
             when = f"{view.when[:16].replace('T', ' ')} UTC"
-            left.caption(f"{holds(view)} Model {state.plain(view.model)}, {when}.")
+            left.caption(f"{holds(view)} Model {page.plain(view.model)}, {when}.")
             with right.container(
                 horizontal=True, horizontal_alignment="right", vertical_alignment="center"
             ):
@@ -61,16 +58,16 @@ def listed() -> None:
                     "Open",
                     key=f"open {place}",
                     icon=":material/arrow_forward:",
-                    on_click=shelf.choose_model,
+                    on_click=saved_views.choose_model,
                     args=(view,),
                     type="tertiary",
                 ):
-                    address.go(*shelf.where(view), whole=True)
+                    url.go(*saved_views.where(view), whole=True)
                 st.button(
                     "Up",
                     key=f"up {place}",
                     icon=":material/arrow_upward:",
-                    on_click=shelf.move_view,
+                    on_click=saved_views.move_view,
                     args=(place,),
                     disabled=place == 0,
                     type="tertiary",
@@ -79,7 +76,7 @@ def listed() -> None:
                     "Remove",
                     key=f"drop {place}",
                     icon=":material/close:",
-                    on_click=shelf.drop_view,
+                    on_click=saved_views.drop_view,
                     args=(place,),
                     type="tertiary",
                 )
@@ -93,7 +90,7 @@ def holds(view: basket.Kept) -> str:
 
 
 def take_away(views: tuple[basket.Kept, ...], saved: bytes) -> None:
-    about = shelf.about()
+    about = saved_views.about()
     with st.container(horizontal=True):
         st.download_button(
             "HTML report",
@@ -107,7 +104,7 @@ def take_away(views: tuple[basket.Kept, ...], saved: bytes) -> None:
         )
         st.download_button(
             "ZIP with everything",
-            shelf.everything(saved),
+            saved_views.everything(saved),
             "samsvae_report.zip",
             mime="application/zip",
             key="report zip",
@@ -153,30 +150,30 @@ def session(model: Bundle, written: bytes) -> None:
             "Open a session file",
             type="json",
             key="session file",
-            max_upload_size=door.expect(20),
+            max_upload_size=middleware.expect(20),
         )
         if file is None:
             return
         try:
-            saved = sessions.read(file.getvalue(), state.PAGES)
-            name = shelf.fitting(saved)
+            saved = session_file.read(file.getvalue(), page.PAGES)
+            name = saved_views.fitting(saved)
         except ValueError as error:
-            st.error(state.plain(error))
+            st.error(page.plain(error))
             return
         st.markdown(
-            f"A session of **{state.plain(name)}**: {len(saved.pages)} pages, "
-            f"{len(shelf.drawable(saved))} kept views, {len(saved.collections)} gene-set files of "
-            "your own."
+            f"A session of **{page.plain(name)}**: {len(saved.pages)} pages, "
+            f"{len(saved_views.drawable(saved))} kept views, {len(saved.collections)} gene-set "
+            "files of your own."
         )
-        if others := len(saved.kept) - len(shelf.drawable(saved)):
+        if others := len(saved.kept) - len(saved_views.drawable(saved)):
             st.caption(f"{others} kept views are of another model and cannot be drawn again here.")
         st.button(
             "Use it in place of this one",
             key="session use",
             type="primary",
-            on_click=shelf.restore,
+            on_click=saved_views.restore,
             args=(saved,),
         )
 
 
-state.page(report)
+page.page(report)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app.server import logs
-from app.server import status as server
-from app.session import access as guard
+from app.server import logs, status
+from app.session import access, url
 from app.session import page as state
-from app.session import url as address
 from samsvae_core.system import cache
 
 GIB = 2**30
@@ -37,14 +35,14 @@ def system() -> None:
 
 def machine() -> None:
     st.header("Machine", divider="gray")
-    held, whole = server.memory()
-    n_cores, n_threads = server.cores()
+    held, whole = status.memory()
+    n_cores, n_threads = status.cores()
     rows = {
-        "Trains on": server.device(),
+        "Trains on": status.device(),
         "Processors": f"{n_cores:g}, of which torch uses {n_threads}",
         "Memory of the server": f"{gib(held)} of {gib(whole)}",
     }
-    for gpu in server.gpus():
+    for gpu in status.gpus():
         rows[f"GPU {gpu.name}"] = f"{gib(gpu.used)} of {gib(gpu.total)} in use"
     listed(rows)
 
@@ -54,7 +52,7 @@ def space() -> None:
     listed(
         {
             place.what: f"{gib(place.free)} free of {gib(place.total)}, in {place.path}"
-            for place in server.places()
+            for place in status.places()
         }
     )
     n = cache.size()
@@ -71,7 +69,7 @@ def space() -> None:
     )
 
 
-@guard.errors()
+@access.errors()
 def clear() -> None:
     """A callback."""
     removed = cache.clear()
@@ -105,18 +103,18 @@ def trainings() -> None:
             "seconds": st.column_config.NumberColumn("trained", format="%d s"),
         },
     )
-    address.link("train", "Open Train", ":material/arrow_forward:")
+    url.link("train", "Open Train", ":material/arrow_forward:")
 
 
 def told() -> None:
     left, right = st.columns(2, gap="large")
     with left:
         st.header("Versions", divider="gray")
-        listed(server.versions())
+        listed(status.versions())
     with right:
         st.header("Limits", divider="gray")
         upload = st.get_option("server.maxUploadSize")
-        listed({"STREAMLIT_SERVER_MAX_UPLOAD_SIZE": f"{upload:,} MB", **server.limits()})
+        listed({"STREAMLIT_SERVER_MAX_UPLOAD_SIZE": f"{upload:,} MB", **status.limits()})
         st.caption("Each is set by the environment variable of its name.")
 
 

@@ -8,15 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import streamlit as st
 
-from app.components import training_monitor as trainings
-from app.server import queue as jobs
-from app.server import runs
-from app.server import time_estimate as pace
-from app.server import uploads as datasets
+from app.components import training_monitor
+from app.server import queue, runs, time_estimate, uploads
 from app.server.sandbox import in_words
 from app.server.uploads import Reading
-from app.session import page as state
-from app.session import url as address
+from app.session import page, url
 from samsvae_core.data.cells import DataError
 from samsvae_core.models.variants import MODELS
 from samsvae_core.training.loop import TrainConfig
@@ -46,26 +42,26 @@ def train() -> None:
         "A training is a process of its own: it goes on when this page is closed, and is found "
         "here again. When it is done, the model opens in every other page."
     )
-    if message := state.run_said():
-        st.error(state.plain(message))
-    reading = address.reading()
+    if message := page.run_said():
+        st.error(page.plain(message))
+    reading = url.reading()
     if reading is None:
         st.info("Choose the data first: the page Data shows how a file is read.")
         if st.button(
             "Choose data", key="choose data", icon=":material/arrow_forward:", type="primary"
         ):
-            address.go("data", {})
+            url.go("data", {})
     else:
         try:
             new_run(reading)
         except DataError as error:
-            st.error(state.plain(error))
+            st.error(page.plain(error))
             back_to_data(reading)
-    trainings.following()
+    training_monitor.following()
 
 
 def back_to_data(reading: Reading) -> None:
-    address.link(
+    url.link(
         "data",
         "Change the data",
         ":material/arrow_back:",
@@ -80,13 +76,13 @@ class Settings(NamedTuple):
     """What is chosen, as options of `samsvae train`, and what estimates need of it."""
 
     options: dict[str, str]
-    size: pace.Size
+    size: time_estimate.Size
 
 
 def new_run(reading: Reading) -> None:
     """Settings with defaults from the data, what they will take, and the button that starts."""
-    report = state.validated(reading)
-    address.open_file(reading.data, "train_latents", "train_steps")
+    report = page.validated(reading)
+    url.open_file(reading.data, "train_latents", "train_steps")
     st.header("A new model", divider="gray")
     held = {
         "cell": report["n_cells"],
@@ -96,14 +92,14 @@ def new_run(reading: Reading) -> None:
         "control cell": report["n_control_cells"],
     }
     held_in_words = ", ".join(counted(n, what) for what, n in held.items())
-    st.markdown(f"On **{state.plain(reading.data)}**: {held_in_words}.")
+    st.markdown(f"On **{page.plain(reading.data)}**: {held_in_words}.")
     for warning in report["warnings"]:
-        st.warning(state.plain(in_words(warning)))
+        st.warning(page.plain(in_words(warning)))
     back_to_data(reading)
     left, right = st.columns(2, gap="large")
     with left:
         settings = choices(reading, report)
-    address.keep_choices()
+    url.keep_choices()
     with right:
         start(reading, settings)
 
@@ -116,8 +112,8 @@ def n_genes_of(reading: Reading, report: Mapping[str, Any]) -> int:
     """Those that are modelled: of the file, or of the list as far as the file has them."""
     n = int(report["n_genes"])
     if reading.genes:
-        found = state.inspected(reading.data, reading.gene_key)
-        n = len(datasets.genes_of_list(reading.genes, found)[0])
+        found = page.inspected(reading.data, reading.gene_key)
+        n = len(uploads.genes_of_list(reading.genes, found)[0])
     return min(reading.top_genes or n, n)
 
 
@@ -184,7 +180,7 @@ def choices(reading: Reading, report: Mapping[str, Any]) -> Settings:
     }
     if has_masks:
         options["--mask-evidence"] = f"{evidence:g}"
-    size = pace.Size(
+    size = time_estimate.Size(
         n_cells, n_genes_of(reading, report), report["median_counts"], steps, batch_size, hidden
     )
     return Settings(options, size)
@@ -192,7 +188,7 @@ def choices(reading: Reading, report: Mapping[str, Any]) -> Settings:
 
 def listed(key: str, label: str, about: Mapping[str, str]) -> str:
     """A choice of a few, each with its line of help."""
-    address.unknown_option(key, list(about), label.lower())
+    url.unknown_option(key, list(about), label.lower())
     chosen = str(st.selectbox(label, list(about), key=key, bind="query-params"))
     st.caption(f"{chosen}: {about[chosen]}.")
     return chosen
@@ -208,11 +204,11 @@ def number(key: str, label: str, first: int, limits: tuple[int, int], about: str
 def for_file(key: str, label: str, first: int, limits: tuple[int, int], about: str) -> int:
     """A number that is suggested for each file by itself."""
     low, high = limits
-    widget = address.suggested(key, first, int, lambda n: low <= n <= high)
+    widget = url.suggested(key, first, int, lambda n: low <= n <= high)
     chosen = int(
         st.number_input(label, low, high, step=1, key=widget, persist_state="session", help=about)
     )
-    address.chosen(key, "" if chosen == first else str(chosen))
+    url.chosen(key, "" if chosen == first else str(chosen))
     return chosen
 
 
@@ -231,12 +227,12 @@ USUAL = {
 
 def start(reading: Reading, settings: Settings) -> None:
     """What it will take, the same command for a shell, and the button."""
-    found = state.pace()
-    device = found.device if found else pace.device()
+    found = page.pace()
+    device = found.device if found else time_estimate.device()
     if device == "cuda":
         about = f"{found.named}, {found.memory / 1e9:.0f} GB" if found else "it could not be timed"
         devices = ["cuda", "cpu"]
-        address.unknown_option("train_device", devices, "device")
+        url.unknown_option("train_device", devices, "device")
         device = str(
             st.selectbox(
                 "Device",
@@ -246,15 +242,15 @@ def start(reading: Reading, settings: Settings) -> None:
                 help=f"cuda: {about}.",
             )
         )
-        st.caption(f"A GPU is here: {state.plain(about)}.")
+        st.caption(f"A GPU is here: {page.plain(about)}.")
     else:
-        n = jobs.n_threads()
+        n = queue.n_threads()
         st.markdown(
             f"**No CUDA GPU is found here**: training takes {n} processor core"
             f"{'' if n == 1 else 's'}, and leaves one to the pages."
         )
     estimate(found, settings.size, device)
-    taken = [job.name for job in state.runs()]
+    taken = [job.name for job in page.runs()]
     free = free_name(reading, settings.options["--model"], taken)
     name = st.text_input(
         "Name of the run",
@@ -270,7 +266,7 @@ def start(reading: Reading, settings: Settings) -> None:
         key="start",
         icon=":material/play_arrow:",
         type="primary",
-        on_click=state.start_run,
+        on_click=page.start_run,
         args=(name, reading, arguments, device),
         disabled=not runs.is_name(name),
     )
@@ -289,12 +285,12 @@ def free_name(reading: Reading, kind: str, taken: list[str]) -> str:
     return next(name for name in names if name not in taken)
 
 
-def estimate(found: pace.Pace | None, size: pace.Size, device: str) -> None:
+def estimate(found: time_estimate.Pace | None, size: time_estimate.Size, device: str) -> None:
     """Time and memory, said to be guesses."""
     columns = st.columns(2)
-    needed = pace.memory(size)
+    needed = time_estimate.memory(size)
     if found is not None and found.device == device:
-        time = pace.in_words(pace.seconds(found, size))
+        time = time_estimate.in_words(time_estimate.seconds(found, size))
         columns[0].metric("Time, about", time, help="From a few steps timed on this machine.")
     columns[1].metric("Memory, up to about", f"{needed / 1e9:.1f} GB")
     st.caption(
@@ -308,4 +304,4 @@ def estimate(found: pace.Pace | None, size: pace.Size, device: str) -> None:
         )
 
 
-state.page_without_model(train)
+page.page_without_model(train)

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
-from samsvae_core.analysis import all_shifts as effects
+from samsvae_core.analysis import all_shifts
 from samsvae_core.analysis import masks as interpretation
 from samsvae_core.analysis.card import bends_in_words, model_card
 from samsvae_core.bundle import bundle
@@ -30,18 +30,16 @@ from samsvae_core.data.gene_names import INDEX
 from samsvae_core.data.h5ad import has_gene_key
 from samsvae_core.data.labels import Recorded
 from samsvae_core.data.splits import SPLITS, UNUSED, split
-from samsvae_core.evaluation import evaluate as evaluation
-from samsvae_core.evaluation import fitness
+from samsvae_core.evaluation import evaluate, fitness
 from samsvae_core.evaluation.calibration import pooled_level, reference_cells
 from samsvae_core.evaluation.mask_evidence import entry_evidence
-from samsvae_core.genesets import collections as gene_sets
-from samsvae_core.genesets import enrichment
+from samsvae_core.genesets import collections, enrichment
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 from samsvae_core.models.variants import MODELS
 from samsvae_core.pipeline.evidence_sweep import train_frontier
 from samsvae_core.system.files import OutputError, atomic_write, new_output
-from samsvae_core.training import distributed as parallel
+from samsvae_core.training import distributed
 from samsvae_core.training.loop import Progress, TrainConfig, fit, new_model
 from samsvae_core.training.run_folder import is_prepared, recorded, refuse_finished
 
@@ -163,7 +161,7 @@ def resume(
     refuse_finished(run)
     with recorded(run) as status:
         data, parts = cells_of(data, run, settings)
-        parallel.wait()  # the others read what the run is
+        distributed.wait()  # the others read what the run is
 
         def report(progress: Progress) -> None:
             status.epoch_done(progress.epoch, progress.step)
@@ -337,9 +335,9 @@ def build_bundle(
     genes, observed = data.genes.tolist(), observed_table(data, parts)
     write_parquet(run / "observed.parquet", observed)
     names = data.perturbations.tolist()
-    alone = effects.observed_alone(observed, genes, names, data.control)
-    made = effects.make(model, reference, alone)
-    atomic_write(run / bundle.EFFECTS, effects.packed(made))
+    alone = all_shifts.observed_alone(observed, genes, names, data.control)
+    made = all_shifts.make(model, reference, alone)
+    atomic_write(run / bundle.EFFECTS, all_shifts.packed(made))
     loadings = interpretation.loadings(model, reference, genes)
     masks = interpretation.mask_table(model, names)
     masks = masks.merge(entry_evidence(model, data, parts), on=["perturbation", "mechanism"])
@@ -500,7 +498,7 @@ def write_metrics(run: Path, model: SAMSVAE, data: CellData, parts: np.ndarray) 
     for table in ("predictive_checks.parquet", "calibration.csv"):
         (run / table).unlink(missing_ok=True)  # of tables made before, which this time may not have
     try:
-        found = evaluation.full_evaluation(model, data, parts)
+        found = evaluate.full_evaluation(model, data, parts)
     except DataError as error:
         metrics: dict[str, Any] = {"not_available": str(error)}
     else:
@@ -522,7 +520,7 @@ def write_enrichment(run: Path, loadings: pd.DataFrame) -> list[str]:
         return ["No mechanism is in use: there was nothing to test for gene sets."]
     notes = []
     for name in COLLECTIONS:
-        collection = gene_sets.load_collection(name)
+        collection = collections.load_collection(name)
         try:
             result = enrichment.enrich(loadings, [collection])
         except ValueError as error:

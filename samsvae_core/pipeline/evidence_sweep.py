@@ -23,7 +23,7 @@ from samsvae_core.evaluation.predictive import model_effects
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE, ModelConfig
 from samsvae_core.system.files import atomic_write
-from samsvae_core.training import distributed as parallel
+from samsvae_core.training import distributed
 from samsvae_core.training.loop import Progress, TrainConfig, cell_bounds, fit, new_model
 
 EVIDENCE = (0.08, 0.16, 0.32, 0.64, 1.28, 2.56)  # nats per training cell an entry must bring
@@ -81,7 +81,7 @@ def train_frontier(
     chosen = float(table.loc[table["chosen"], "mask_evidence"].iloc[0])
     say(f"Kept: {chosen:g} nats per cell, the sparsest within one standard error of the best.")
     whole = pd.DataFrame([*history, *later(histories[chosen], history[-1])])
-    if parallel.first():
+    if distributed.first():
         atomic_write(run / "frontier.csv", table.to_csv(index=False).encode())
         atomic_write(run / "history.csv", whole.to_csv(index=False).encode())
     return models[chosen]

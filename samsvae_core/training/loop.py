@@ -34,7 +34,7 @@ from samsvae_core.models.bounds import Batch, Cells, Elbo, cell_terms, elbo
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE, ModelConfig
 from samsvae_core.models.variants import MODELS
 from samsvae_core.system.files import atomic_write
-from samsvae_core.training import distributed as parallel
+from samsvae_core.training import distributed
 from samsvae_core.training.rotation import sparsest_rotation
 
 VALIDATION_BATCH = 2048  # cells; bounds memory, does not change the figure
@@ -135,12 +135,12 @@ def fit(
     with (
         torch.random.fork_rng(devices=devices),
         quick_products(train.device),
-        parallel.told(),
+        distributed.told(),
     ):
         torch.manual_seed(config.seed)
         optimizer = new_optimizer(model, config)
         history = restore(keeper.last, model, optimizer) if keeper.last.exists() else []
-        parallel.check_same("checkpoints, of epochs", len(history))
+        distributed.check_same("checkpoints, of epochs", len(history))
         steps = Steps(model, optimizer, train, config)
         try:
             while not finished(history, config):
@@ -149,7 +149,7 @@ def fit(
                 check_finite("validation bound", bound, progress.epoch, progress.step, config)
                 progress = progress._replace(validation_bound=bound)
                 history.append(progress)
-                if parallel.first():
+                if distributed.first():
                     keeper.keep(checkpoint(model, optimizer), history)
                 tell(on_epoch, progress)
         finally:
@@ -164,7 +164,7 @@ def tell(on_epoch: Callable[[Progress], None], progress: Progress) -> None:
         on_epoch(progress)
     except Stop:
         stop = True
-    if parallel.anyone(stop):
+    if distributed.anyone(stop):
         raise Stop
 
 
@@ -226,13 +226,13 @@ def train_epoch(steps: Steps, history: list[Progress]) -> Progress:
     batches = torch.randperm(len(steps.cells), device=device).split(config.batch_size)
     batches = batches[: config.steps - step]
     sums = torch.zeros(4, device=device)  # no figure leaves the device before the epoch ends
-    with parallel.own_draws(device):
+    with distributed.own_draws(device):
         for index in batches:
             step += 1
             if model.asks_evidence and step == math.ceil(config.dense * config.steps):
-                model.rotate(parallel.of_first(sparsest_rotation(model.effect_moments()[0])))
+                model.rotate(distributed.of_first(sparsest_rotation(model.effect_moments()[0])))
             sums += steps.take(index, step) * len(index)
-    sums = parallel.total(sums) / (parallel.size() * sum(map(len, batches)))
+    sums = distributed.total(sums) / (distributed.size() * sum(map(len, batches)))
     bound, kl_basal, kl_effects, norm = sums.tolist()
     check_finite("loss", bound + norm, number, step, config)
     active = model.mask_probability().detach() > ACTIVE
@@ -275,7 +275,7 @@ class Steps:
         self, model: SAMSVAE, optimizer: torch.optim.Adam, cells: Cells, config: TrainConfig
     ) -> None:
         self.model, self.optimizer, self.cells, self.config = model, optimizer, cells, config
-        self.bound = parallel.averaged(Bound(model))
+        self.bound = distributed.averaged(Bound(model))
         self.taken = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.anneal = torch.zeros((), device=cells.device)
@@ -289,7 +289,7 @@ class Steps:
         if self.cells.device.type != "cuda":
             return self.run(index, share)
         self.anneal.fill_(share)
-        if len(index) < self.config.batch_size or parallel.size() > 1:
+        if len(index) < self.config.batch_size or distributed.size() > 1:
             return self.run(index, self.anneal)
         self.index.copy_(index)
         if self.taken < UNRECORDED:
@@ -312,7 +312,7 @@ class Steps:
         return terms
 
     def run(self, index: Int[Tensor, " N"], anneal: float | Tensor) -> Tensor:
-        index, weight = parallel.share(index)
+        index, weight = distributed.share(index)
         batch, n_cells = self.cells.batch(index), len(self.cells)
         return train_step(self.bound, self.optimizer, batch, n_cells, self.config, anneal, weight)
 
@@ -384,7 +384,7 @@ def parameter_groups(model: SAMSVAE, config: TrainConfig) -> list[dict[str, Any]
 def validation_bound(model: SAMSVAE, cells: Cells) -> float:
     """The predictive bound by which epochs compare, the same in all processes."""
     bound = torch.tensor(predictive_bound(model, cells, VALIDATION_SAMPLES), device=cells.device)
-    return parallel.of_first(bound.double()).item()
+    return distributed.of_first(bound.double()).item()
 
 
 def predictive_bound(model: SAMSVAE, cells: Cells, n_samples: int) -> float:

@@ -9,10 +9,9 @@ import openpyxl
 import pandas as pd
 import pytest
 
-from samsvae_core.analysis import gene_rankings as rankings
+from samsvae_core.analysis import gene_rankings
 from samsvae_core.analysis.compose import compose
-from samsvae_core.genesets import collections as gene_sets
-from samsvae_core.genesets import enrichment, terms
+from samsvae_core.genesets import collections, enrichment, terms
 from tests.browser.person import (
     MARKS,
     choose,
@@ -66,8 +65,8 @@ def test_a_newcomer_takes_the_tour_composes_and_takes_the_enrichment_table_away(
     settled(page)
     with zipfile.ZipFile(io.BytesIO(download(page, "ZIP, all files"))) as packed:
         enriched = pd.read_csv(packed.open("enrichment.csv"))
-    ranked = rankings.of_shift(compose(tiny, {"P1": 1.0, "P3": 1.0}))
-    same = enrichment.enrich(ranked.scores, [gene_sets.load_collection("hallmark")]).table
+    ranked = gene_rankings.of_shift(compose(tiny, {"P1": 1.0, "P3": 1.0}))
+    same = enrichment.enrich(ranked.scores, [collections.load_collection("hallmark")]).table
     keys = ["method", "direction", "term"]
     both = enriched.merge(same, on=keys, suffixes=("", "_here"))
     assert len(both) == len(enriched) == len(same) > 0

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from samsvae_core.analysis import masks as interpretation
+from samsvae_core.analysis import masks
 from tests.browser.person import (
     MARKS,
     address_has,
@@ -54,7 +54,7 @@ def test_a_click_on_the_mask_map_leads_to_the_mechanism(page, server, tiny):
 
 def test_perturbations_are_chosen_on_their_map_and_compared(page, server, tiny):
     visit(page, f"{server}/masks")
-    order = list(interpretation.strengths(tiny.masks).index)
+    order = list(masks.strengths(tiny.masks).index)
     places = tiny.perturbations_umap.set_index("perturbation")[["umap_1", "umap_2"]]
     left = places.sort_values("umap_1").index[:2].tolist()
     cut = places["umap_1"].sort_values().iloc[1:3].mean()

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from app.server import queue as jobs
-from app.server import runs
+from app.server import queue, runs
 from samsvae_core.models.simulate import Design, simulate, write_h5ad
 from tests.browser.conftest import dashboard
 from tests.browser.person import MARKS, choose, press, settled, shows, taken, visit
@@ -40,7 +39,7 @@ def folder(tmp_path):
     place = tmp_path / "runs"
     yield place
     for job in runs.listed(place):
-        jobs.stop(place, job.name, at_once=True)
+        queue.stop(place, job.name, at_once=True)
 
 
 def epochs(folder, name) -> list[int]:
