@@ -6,9 +6,9 @@
 
 The SAMS-VAE and the sVAE+ simulation (samsvae_core/models/simulate.py): 100 perturbations, 15
 mechanisms, 100 genes, 500 training cells of each perturbation and of control; a seed is that of
-the data, of the split and of the training. Settings are the defaults but for MODEL and TRAINING below: a move of
-5 standard deviations is worth far more than 2 nats per cell, what a decoder of one hidden layer
-cannot fit of a deeper one is worth less, so 2 nats are asked as evidence.
+the data, of the split and of the training. Settings are the defaults but for MODEL and TRAINING
+below: a move of 5 standard deviations is worth far more than 2 nats per cell, what a decoder of one
+hidden layer cannot fit of a deeper one is worth less, so 2 nats are asked as evidence.
 
 Prints, for every model: precision, recall and F1 of mask entries after the best matching of
 mechanisms; MCC, the mean correlation of matched inferred and true latents (basal state plus shift)

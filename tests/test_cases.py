@@ -35,7 +35,7 @@ from samsvae_core.data.labels import (
 from samsvae_core.data.splits import split
 from samsvae_core.pipeline import build
 from samsvae_core.training.loop import TrainConfig
-from tests.test_h5ad import real
+from tests.data.test_h5ad import real
 
 CASES = Path(os.environ.get("SAMSVAE_CASES", Path(__file__).parents[1] / "../shared/cases"))
 

@@ -1,4 +1,4 @@
-"""What each of two processes does in tests/test_parallel.py, by the first argument."""
+"""What each of two processes does in tests/training/test_distributed.py, by the first argument."""
 
 import os
 import sys

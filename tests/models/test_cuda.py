@@ -1,7 +1,7 @@
 """What a CUDA device does must be what the CPU does; skipped where there is none.
 
 Needs torch, numpy, scipy, pandas and safetensors only, so that a bare machine with a card can run
-it: `PYTHONPATH=. python -m pytest -c /dev/null --rootdir . --noconftest tests/test_cuda.py`.
+it: `PYTHONPATH=. python -m pytest -c /dev/null --rootdir . --noconftest tests/models/test_cuda.py`.
 """
 
 import math

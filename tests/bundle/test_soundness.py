@@ -19,7 +19,7 @@ from samsvae_core.models.variants import MODELS
 from samsvae_core.pipeline import build
 from samsvae_core.training.loop import TrainConfig
 
-PRETRAINED = Path(__file__).parents[1] / "pretrained"
+PRETRAINED = Path(__file__).parents[2] / "pretrained"
 SHIPPED = PRETRAINED / "norman2019-subset"
 QUICK = TrainConfig(steps=4, batch_size=64, particles=1)
 

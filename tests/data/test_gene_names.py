@@ -33,7 +33,7 @@ from samsvae_core.genesets.symbols import (
 from samsvae_core.pipeline import build
 from samsvae_core.pipeline.build import read_options
 from samsvae_core.training.loop import TrainConfig
-from tests.test_h5ad import LABELS
+from tests.data.test_h5ad import LABELS
 
 SYMBOLS = ["STAT1", "JAK2", "IRF1", "CD274", "FN1", "MYC"]
 ENSEMBL = [f"ENSG{100_000 + i:011d}" for i in range(6)]

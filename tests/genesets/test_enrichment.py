@@ -28,7 +28,7 @@ from samsvae_core.genesets.enrichment import (
 )
 from samsvae_core.genesets.terms import suggested_names, verdicts
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 N_GENES, N_SETS = 300, 20
 GENES = [f"GENE{number}" for number in range(N_GENES)]
 PLANTED = GENES[:15]

@@ -21,7 +21,7 @@ from samsvae_core.bundle.bundle import Bundle, load
 from samsvae_core.genesets import collections
 from samsvae_core.genesets.symbols import annotate
 from samsvae_core.models.variants import MODELS
-from tests.test_bundle import sign
+from tests.bundle.test_bundle import sign
 
 TINY = ["--steps", "12", "--latents", "3", "--hidden", "6", "--particles", "1"]
 TINY += ["--batch-size", "128"]

@@ -17,7 +17,7 @@ from samsvae_core.system.files import OutputError
 from samsvae_core.training import run_folder
 from samsvae_core.training.loop import Progress
 
-TRAINER = Path(__file__).with_name("trainer.py")
+TRAINER = Path(__file__).parents[1] / "trainer.py"
 GARBAGE = [b"", b"\xff\xfe\x00garbage", b"[1, 2]", b"{", b'{"pid": "x", "steps": []}', b"null"]
 GARBAGE += [b'{"pid": 1e99, "step": -1, "steps": NaN, "epoch": true, "state": 7, "place": "a"}']
 GARBAGE += [b'{"arguments": {}, "data": 3, "asked": ["start"], "device": 5}', b"[" * 100_000]

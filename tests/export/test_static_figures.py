@@ -525,5 +525,5 @@ def test_tags_go_and_entities_are_read_once():
 def test_importing_it_does_not_load_matplotlib():
     modules = "sys, app.export.static_figures, app.export.report"
     program = f"import {modules}; assert 'matplotlib' not in sys.modules"
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", program], cwd=root, check=False).returncode == 0

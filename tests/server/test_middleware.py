@@ -18,7 +18,7 @@ from app.server import middleware
 from app.server.middleware import MB, MOST_FILES, Uploads, expect, is_known
 from benchmarks.visitor import Visitor
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BOUNDARY = "b"
 FORM = (
     f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n',

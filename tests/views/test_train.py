@@ -18,13 +18,13 @@ from app.session.url import plain
 from samsvae_core.bundle import bundle
 from samsvae_core.system.files import OutputError
 from samsvae_core.training.loop import Progress
-from tests.test_app import figures, finished, opened, words
-from tests.test_data_view import told
-from tests.test_h5ad import write
-from tests.test_jobs import become, end, ended_all, starts, training
+from tests.data.test_h5ad import write
+from tests.server.test_queue import become, end, ended_all, starts, training
+from tests.views.test_app import figures, finished, opened, words
+from tests.views.test_data import told
 
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
-TRAINER = Path(__file__).with_name("trainer.py")
+TRAINER = Path(__file__).parents[1] / "trainer.py"
 CPU = time_estimate.Pace("cpu", "", 16e9, 0.01, 1e-7)
 GPU = time_estimate.Pace("cuda", "NVIDIA <b>H100</b>", 80e9, 0.001, 1e-9)
 

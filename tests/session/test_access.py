@@ -17,7 +17,7 @@ from app.session import page as state
 from benchmarks.visitor import Visitor
 from samsvae_core.system import cache
 
-MAIN = str(Path(__file__).resolve().parents[1] / "app" / "main.py")
+MAIN = str(Path(__file__).resolve().parents[2] / "app" / "main.py")
 SERVE = str(Path(MAIN).with_name("serve.py"))
 ONE = {"redirect_uri": "https://x/oauth2callback", "cookie_secret": "s", "client_id": "c"}
 GIVEN = ("on_click", "on_change", "on_select")

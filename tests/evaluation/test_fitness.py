@@ -18,7 +18,7 @@ from samsvae_core.pipeline import build
 from samsvae_core.training.loop import TrainConfig
 from tests.conftest import MODEL
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 UNFIT = "This model is not fit to predict from."
 PREDICTING = ["overview", "perturbation", "masks", "mechanism", "gene", "cells", "compose"]
 PREDICTING += ["partners", "gene_sets"]

@@ -12,7 +12,7 @@ from samsvae_core.data.cells import CellData, DataError
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.data.splits import split
 
-REAL = Path(os.environ.get("SAMSVAE_DATA", Path(__file__).parents[1] / "../shared/data"))
+REAL = Path(os.environ.get("SAMSVAE_DATA", Path(__file__).parents[2] / "../shared/data"))
 
 
 def cells_of(sizes: dict[str, int]) -> CellData:

@@ -22,10 +22,10 @@ from samsvae_core.data import h5ad, hdf5_checks, inspection
 from samsvae_core.data.cells import DataError
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.genesets import collections
-from tests.test_mapped import saved
+from tests.data.test_disk_csr import saved
 
 COUNTS = np.random.default_rng(0).poisson(2.0, size=(12, 5)).astype(np.float32)
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STORES = {"dense": np.asarray, "csr": sp.csr_matrix, "csc": sp.csc_matrix}
 
 

@@ -22,7 +22,7 @@ from samsvae_core.system.files import atomic_write
 from samsvae_core.training import loop, run_folder
 from samsvae_core.training.loop import Stop, TrainConfig
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = ["--steps", "12", "--latents", "3", "--hidden", "6", "--batch-size", "128"]
 SAME = ("weights.safetensors", "masks.csv", "history.csv")
 

@@ -39,7 +39,7 @@ from samsvae_core.genesets.prerank import Progress
 from samsvae_core.pipeline import build, evidence_sweep
 from samsvae_core.training.loop import TrainConfig
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 APP = ROOT / "app"
 MAIN = str(APP / "main.py")
 VIEWS = [

@@ -594,7 +594,7 @@ def test_the_layout_is_the_same_in_every_process():
             [sys.executable, "-c", program],
             input=masks.to_csv(index=False),
             env=os.environ | {"PYTHONHASHSEED": seed},
-            cwd=Path(__file__).parents[1],
+            cwd=Path(__file__).parents[2],
             capture_output=True,
             text=True,
             check=True,
@@ -651,7 +651,7 @@ def test_item_21_a_mechanism_without_held_out_evidence_is_not_counted_in_silence
 
 
 def test_item_21_of_papalexi2021_brd4_alone_has_no_evidence():
-    shipped = load(Path(__file__).parents[1] / "pretrained" / "papalexi2021")
+    shipped = load(Path(__file__).parents[2] / "pretrained" / "papalexi2021")
     assert "1 has no evidence on held-out cells (BRD4 in M3); M3 rests" in (
         in_use_in_words(shipped.masks)
     )

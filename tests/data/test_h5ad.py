@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from samsvae_core.data.cells import DataError, describe, summary
 from samsvae_core.data.h5ad import read_h5ad
 
-REAL = Path(os.environ.get("SAMSVAE_DATA", Path(__file__).parents[1] / "../shared/data"))
+REAL = Path(os.environ.get("SAMSVAE_DATA", Path(__file__).parents[2] / "../shared/data"))
 COUNTS = np.random.default_rng(0).poisson(2.0, size=(12, 5)).astype(np.float32)
 LABELS = ["ctrl"] * 4 + ["KLF1"] * 4 + ["SET"] * 4
 
