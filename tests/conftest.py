@@ -99,3 +99,8 @@ def tiny(screen, quick_tables, tmp_path_factory) -> Bundle:
 def copied(tiny, tmp_path) -> Path:
     """A copy of the bundle's folder, to be damaged."""
     return Path(shutil.copytree(tiny.path, tmp_path / "copied"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those of the browser come first: they take longest."""
+    items.sort(key=lambda item: "browser" not in item.path.parts)
