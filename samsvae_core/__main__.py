@@ -764,7 +764,7 @@ def embed(
 
     from samsvae_core.analysis.masks import embed as states_of
     from samsvae_core.bundle.bundle import load
-    from samsvae_core.data.h5ad import table_of
+    from samsvae_core.data.tables import table_of
     from samsvae_core.pipeline.build import read_options
     from samsvae_core.system.files import atomic_write, new_output
 

@@ -14,8 +14,10 @@ import pandas as pd
 
 from samsvae_core.data.cells import DataError, some
 from samsvae_core.data.columns import suggested_dosage
+from samsvae_core.data.counts import gene_names
 from samsvae_core.data.gene_names import INDEX
-from samsvae_core.data.h5ad import Said, gene_names, guide_table, said_of_labels, table_of
+from samsvae_core.data.guide_tables import guide_table
+from samsvae_core.data.h5ad import Said, said_of_labels
 from samsvae_core.data.hdf5_checks import names_in, opened
 from samsvae_core.data.labels import (
     Control,
@@ -29,6 +31,7 @@ from samsvae_core.data.labels import (
     texts_of,
     understood,
 )
+from samsvae_core.data.tables import table_of
 
 LONGEST = 1_000  # characters of a name or label
 MOST_LABELS = 5_000  # of a column; one with more tells cells apart, not perturbations

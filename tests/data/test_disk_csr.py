@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 from safetensors.numpy import load_file
 
-from samsvae_core.data import disk_csr, h5ad
+from samsvae_core.data import disk_csr, h5ad, stored
 from samsvae_core.data.cells import DataError, gene_panel, summary
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.pipeline import build
@@ -138,7 +138,7 @@ def test_counts_of_another_place_are_kept_on_disk_too(tmp_path, small_blocks):
 def test_a_file_that_changes_while_it_is_read_is_told(screen, tmp_path, monkeypatch, where):
     path = tmp_path / "a.h5ad"
     path.write_bytes(screen.path.read_bytes())
-    monkeypatch.setattr(h5ad, "_joined", lambda *a, f=h5ad._joined: (grew(path), f(*a))[1])
+    monkeypatch.setattr(stored, "stacked", lambda *a, f=stored.stacked: (grew(path), f(*a))[1])
     with pytest.raises(DataError, match="changed while it was read"):
         read_h5ad(path, counts_on=where, scratch=tmp_path)
 

@@ -16,8 +16,9 @@ from samsvae_core.analysis.gene_card import annotation, links
 from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.bundle.bundle import read_csv
 from samsvae_core.data.cells import DataError, describe, gene_panel, reading_in_words, summary
+from samsvae_core.data.counts import has_gene_key
 from samsvae_core.data.gene_names import INDEX, name_genes, usual_key
-from samsvae_core.data.h5ad import has_gene_key, read_h5ad
+from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.data.inspection import describe as described
 from samsvae_core.data.inspection import inspect
 from samsvae_core.data.splits import split

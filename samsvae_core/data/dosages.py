@@ -1,0 +1,193 @@
+"""The dosages of every cell, from its label."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from samsvae_core.data.cells import DataError, some
+from samsvae_core.data.labels import (
+    Control,
+    by_frequency,
+    check_controls,
+    guides_note,
+    label_notes,
+    no_control,
+    parts_of,
+    targets_of,
+    texts_of,
+    understood,
+)
+
+LARGE_DOSAGE = 10.0  # units: the model's prior of an effect is 1 per unit of dosage
+
+
+class Dosages(NamedTuple):
+    """The dosages of all cells (cells x perturbations), and how they were read."""
+
+    dosages: sp.csr_matrix
+    perturbations: np.ndarray
+    control: str
+    source: dict[str, Any]
+    notes: list[str]
+    kept: np.ndarray | None  # which cells, where some are left out
+
+
+def dosages_of_labels(
+    obs: pd.DataFrame,
+    key: str,
+    control: Control,
+    delimiter: str | None,
+    dosage_key: str | None,
+    join_guides: bool,
+    drop_unlabelled: bool | None,
+) -> Dosages:
+    labels, where = texts_of(obs[key]), f"column {key!r}"
+    every = by_frequency(labels)
+    check_controls([label for label in every if label], control, where)
+    meant = understood(every, control, delimiter, drop_unlabelled)
+    frequent, controls = meant.known, meant.controls
+    nameless = np.isin(labels, list(meant.unassigned))
+    if drop_unlabelled is None and (labels == "").any():
+        raise DataError(
+            f"{(labels == '').sum():,} cells have no label in {where}"
+            f" ({some(obs.index[labels == ''])}). Leave them out with --drop-unlabelled, or take"
+            " them as control cells with --unlabelled-as-control."
+        )
+    notes = _unassigned_notes(labels, nameless, drop_unlabelled)
+    if drop_unlabelled is not None and nameless.any():
+        labels = np.where(nameless, "", labels)
+    kept = ~nameless if drop_unlabelled and nameless.any() else None
+    if not controls and not (drop_unlabelled is False and nameless.any()):
+        raise DataError(no_control(frequent, key))
+    given, delimiter = delimiter is not None, meant.delimiter
+    known, listed = set(frequent), set(controls)
+    parts = {label: parts_of(label, known, listed, delimiter) for label in frequent}
+    notes += label_notes(parts, controls, delimiter, given)
+    if not frequent or all(not any(each) for each in parts.values()):
+        raise DataError(f"Every cell of {where} is a control; expected perturbed ones too.")
+    targets = targets_of({part for each in parts.values() for part in each if part})
+    notes += guides_note(targets, join_guides)
+    if join_guides:
+        parts = {label: [targets.get(part, part) for part in p] for label, p in parts.items()}
+    parts[""] = [""]  # of cells that are left out, or taken as control
+    doses = _doses(obs, dosage_key, labels, parts, delimiter)
+    rows = [_row(parts[label], dose) for label, dose in zip(labels, doses, strict=True)]
+    dosages, perturbations = _dosage_matrix(rows)
+    if not len(perturbations):
+        raise DataError(
+            f"Dosage column {dosage_key!r} is 0 in every perturbed cell of {where}, and so each"
+            " counts as a control; expected dosages above 0. Name another column of dosages with"
+            " --dosage-key, or leave it out."
+        )
+    notes += dosage_notes(dosages)
+    if n := sum(any(parts[label]) and not row for label, row in zip(labels, rows, strict=True)):
+        notes.append(f"{n:,} cells have dosage 0 and count as control.")
+    source = {
+        "perturbation_key": key,
+        "control_labels": controls,
+        "delimiter": delimiter,
+        "join_guides": join_guides,
+        "drop_unlabelled": drop_unlabelled,
+    }
+    return Dosages(dosages, perturbations, meant.control, source, notes, kept)
+
+
+def _unassigned_notes(
+    labels: np.ndarray, nameless: np.ndarray, drop_unlabelled: bool | None
+) -> list[str]:
+    if not nameless.any():
+        return []
+    called = some(sorted({repr(label) for label in labels[nameless] if label}))
+    such = f"no perturbation is known ({called})" if called else "no perturbation is known"
+    begin = f"{nameless.sum():,} cells of which {such} are"
+    if drop_unlabelled is None:
+        return [
+            f"{begin} read as one more perturbation. --drop-unlabelled leaves them out,"
+            " --unlabelled-as-control takes them as control cells."
+        ]
+    return [f"{begin} left out." if drop_unlabelled else f"{begin} taken as control cells."]
+
+
+def _doses(
+    obs: pd.DataFrame,
+    key: str | None,
+    labels: np.ndarray,
+    parts: Mapping[str, list[str]],
+    delimiter: str,
+) -> list[tuple[float, ...]]:
+    """For each cell a dosage for each part of its label; 1 where no column is given."""
+    if key is None:
+        return [(1.0,) * len(parts[label]) for label in labels]
+    texts = texts_of(obs[key])
+    parsed = {
+        (label, text): _parse_dose(text, parts[label], delimiter)
+        for label, text in set(zip(labels, texts, strict=True))
+    }
+    doses = [parsed[pair] for pair in zip(labels, texts, strict=True)]
+    if bad := [i for i, dose in enumerate(doses) if not dose]:
+        cells = [f"{obs.index[i]} ({texts[i]!r})" for i in bad]
+        raise DataError(
+            f"Dosage column {key!r} has {len(bad):,} values that are negative, missing or no"
+            " number; dosages must be numbers of 0 or more, one for the label or one for each of"
+            f" its parts ('0.5+1'). Drop or recode cells {some(cells)}."
+        )
+    return doses
+
+
+def _parse_dose(text: str, parts: list[str], delimiter: str) -> tuple[float, ...]:
+    """Dosages of a label's parts; nothing where `text` does not say them."""
+    n_parts = len(parts)
+    if not any(parts):  # what stands beside a control cell does not matter
+        return (0.0,) * n_parts
+    for pieces in ([text], text.split(delimiter or None)):
+        try:
+            numbers = tuple(float(piece) for piece in pieces)
+        except ValueError:
+            continue
+        if len(numbers) in (1, n_parts) and all(0 <= number < np.inf for number in numbers):
+            return numbers if len(numbers) == n_parts else numbers * n_parts
+    return ()
+
+
+def _row(parts: list[str], doses: tuple[float, ...]) -> dict[str, float]:
+    """Perturbation to dosage; of a perturbation named twice the larger dosage."""
+    row: dict[str, float] = {}
+    for part, dose in zip(parts, doses, strict=True):
+        if part and dose:
+            row[part] = max(dose, row.get(part, 0.0))
+    return row
+
+
+def _dosage_matrix(rows: list[dict[str, float]]) -> tuple[sp.csr_matrix, np.ndarray]:
+    names = sorted({name for row in rows for name in row})
+    column = {name: i for i, name in enumerate(names)}
+    indptr = np.cumsum([0, *(len(row) for row in rows)])
+    indices = [column[name] for row in rows for name in row]
+    data = np.array([dose for row in rows for dose in row.values()], dtype=np.float32)
+    matrix = sp.csr_matrix((data, indices, indptr), shape=(len(rows), len(names)))
+    matrix.sort_indices()
+    return matrix, np.array(names, dtype=str)
+
+
+def dosage_notes(dosages: sp.csr_matrix) -> list[str]:
+    largest = dosages.data.max(initial=0)
+    if largest <= LARGE_DOSAGE:
+        return []
+    return [f"Dosages go up to {largest:g}; the model expects about 1: divide them by a usual one."]
+
+
+def conditions_of(dosages: sp.csr_matrix, perturbations: np.ndarray, control: str) -> np.ndarray:
+    names: dict[tuple[bytes, bytes], str] = {}
+    conditions = []
+    for start, stop in pairwise(dosages.indptr):
+        columns, doses = dosages.indices[start:stop], dosages.data[start:stop]
+        row = (columns.tobytes(), doses.tobytes())
+        if row not in names:
+            parts = zip(perturbations[columns], doses, strict=True)
+            names[row] = "+".join(name if dose == 1 else f"{name}:{dose:g}" for name, dose in parts)
+        conditions.append(names[row] or control)
+    return np.array(conditions, dtype=str)
