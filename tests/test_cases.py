@@ -18,21 +18,17 @@ import pandas as pd
 import pytest
 
 from samsvae_core import __main__ as cli
-from samsvae_core.data import labels as labels_module
+from samsvae_core.data import controls as controls_module
+from samsvae_core.data import label_column
 from samsvae_core.data.cells import DataError, describe, summary
+from samsvae_core.data.controls import CONTROL, control_labels
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.data.inspection import describe as told
 from samsvae_core.data.inspection import inspect, label_table, suggested_delimiter
-from samsvae_core.data.labels import (
-    CONTROL,
-    control_labels,
-    delimiter_of,
-    guides_note,
-    key_notes,
-    parts_of,
-    targets_of,
-)
+from samsvae_core.data.label_column import key_notes
+from samsvae_core.data.labels import delimiter_of, parts_of
 from samsvae_core.data.splits import split
+from samsvae_core.data.targets import guides_note, targets_of
 from samsvae_core.pipeline import build
 from samsvae_core.training.loop import TrainConfig
 from tests.data.test_h5ad import real
@@ -489,8 +485,8 @@ def test_item_17_of_columns_only_those_that_may_be_labels_are_looked_at(monkeypa
         looked.append(len(known))
         return control_labels(known, control)
 
-    monkeypatch.setattr(labels_module, "MOST_LABELS", 100)
-    monkeypatch.setattr(labels_module, "control_labels", noted)
+    monkeypatch.setattr(label_column, "MOST_LABELS", 100)
+    monkeypatch.setattr(controls_module, "control_labels", noted)
     (note,) = key_notes(obs, "gene", False, None)
     assert note.startswith("Column 'perturbation' says only that cells are perturbed")
     assert max(looked) < 120

@@ -14,9 +14,10 @@ from app.server.sandbox import in_words
 from app.server.uploads import AS_CONTROL, JOIN, LEFT_OUT, NO_DELIMITER, Reading
 from app.session import page, url
 from samsvae_core.data.cells import DataError, some
+from samsvae_core.data.controls import control_labels
 from samsvae_core.data.gene_names import INDEX
 from samsvae_core.data.inspection import label_table, suggested_delimiter
-from samsvae_core.data.labels import DELIMITERS, control_labels
+from samsvae_core.data.labels import DELIMITERS
 
 BY_ITSELF = "found by itself"
 NONE = "none"

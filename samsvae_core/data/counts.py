@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from samsvae_core.data.cells import DataError, nearest, some
 from samsvae_core.data.gene_names import INDEX, GeneNames, lacks_names, name_genes
 from samsvae_core.data.hdf5_checks import names_in, opened
-from samsvae_core.data.labels import texts_of
+from samsvae_core.data.label_column import texts_of
 from samsvae_core.data.stored import Storage, blocks_of, single_precision, stacked
 from samsvae_core.data.tables import table_of
 from samsvae_core.genesets.symbols import are_row_numbers

@@ -9,18 +9,10 @@ import pandas as pd
 import scipy.sparse as sp
 
 from samsvae_core.data.cells import DataError, some
-from samsvae_core.data.labels import (
-    Control,
-    by_frequency,
-    check_controls,
-    guides_note,
-    label_notes,
-    no_control,
-    parts_of,
-    targets_of,
-    texts_of,
-    understood,
-)
+from samsvae_core.data.controls import Control, check_controls, no_control
+from samsvae_core.data.label_column import by_frequency, texts_of
+from samsvae_core.data.labels import label_notes, parts_of, understood
+from samsvae_core.data.targets import guides_note, targets_of
 
 LARGE_DOSAGE = 10.0  # units: the model's prior of an effect is 1 per unit of dosage
 

@@ -6,21 +6,13 @@ import pandas as pd
 import scipy.sparse as sp
 
 from samsvae_core.data.cells import DataError, nearest, some
+from samsvae_core.data.controls import Control, candidates_note, check_controls, control_labels
 from samsvae_core.data.dosages import Dosages, dosage_notes
 from samsvae_core.data.hdf5_checks import names_in, read_element, told
-from samsvae_core.data.labels import (
-    PERTURBATION_KEYS,
-    Control,
-    candidates_note,
-    check_controls,
-    control_labels,
-    guides_note,
-    perturbation_key_of,
-    targets_of,
-    texts_of,
-)
+from samsvae_core.data.label_column import PERTURBATION_KEYS, perturbation_key_of, texts_of
 from samsvae_core.data.stored import whole_matrix
 from samsvae_core.data.tables import check_columns
+from samsvae_core.data.targets import guides_note, targets_of
 
 
 def key_or_table(file: h5py.File, obs: pd.DataFrame, key: str | None, control: Control) -> str:

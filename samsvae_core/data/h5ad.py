@@ -15,18 +15,14 @@ import scipy.sparse as sp
 
 from samsvae_core.data.cells import CellData, DataError, constant_genes, some
 from samsvae_core.data.columns import column_notes, warnings_of
+from samsvae_core.data.controls import Control
 from samsvae_core.data.counts import read_counts, read_values
 from samsvae_core.data.dosages import conditions_of, dosages_of_labels
 from samsvae_core.data.guide_tables import dosages_of_table, key_or_table
 from samsvae_core.data.hdf5_checks import (
     opened,
 )
-from samsvae_core.data.labels import (
-    Control,
-    check_column,
-    key_notes,
-    texts_of,
-)
+from samsvae_core.data.label_column import check_column, key_notes, texts_of
 from samsvae_core.data.stored import Storage
 from samsvae_core.data.tables import table_of
 from samsvae_core.system.files import cache_folder

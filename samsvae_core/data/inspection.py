@@ -14,24 +14,21 @@ import pandas as pd
 
 from samsvae_core.data.cells import DataError, some
 from samsvae_core.data.columns import suggested_dosage
+from samsvae_core.data.controls import Control, check_controls, no_control
 from samsvae_core.data.counts import gene_names
 from samsvae_core.data.gene_names import INDEX
 from samsvae_core.data.guide_tables import guide_table
 from samsvae_core.data.h5ad import Said, said_of_labels
 from samsvae_core.data.hdf5_checks import names_in, opened
-from samsvae_core.data.labels import (
-    Control,
+from samsvae_core.data.label_column import (
     by_frequency,
-    check_controls,
-    no_control,
-    parts_of,
     perturbation_key_of,
     suggested_key,
-    targets_of,
     texts_of,
-    understood,
 )
+from samsvae_core.data.labels import parts_of, understood
 from samsvae_core.data.tables import table_of
+from samsvae_core.data.targets import targets_of
 
 LONGEST = 1_000  # characters of a name or label
 MOST_LABELS = 5_000  # of a column; one with more tells cells apart, not perturbations

@@ -26,9 +26,9 @@ from samsvae_core.analysis.card import bends_in_words, model_card
 from samsvae_core.bundle import bundle
 from samsvae_core.bundle.bundle import Bundle, read_json, suited, to_json, write_manifest
 from samsvae_core.data.cells import CellData, DataError, genes_at, reading_in_words
+from samsvae_core.data.controls import Recorded
 from samsvae_core.data.counts import has_gene_key
 from samsvae_core.data.gene_names import INDEX
-from samsvae_core.data.labels import Recorded
 from samsvae_core.data.splits import SPLITS, UNUSED, split
 from samsvae_core.evaluation import evaluate, fitness
 from samsvae_core.evaluation.calibration import pooled_level, reference_cells
