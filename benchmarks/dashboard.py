@@ -38,7 +38,7 @@ import torch
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from samsvae_core.analysis import all_shifts
-from samsvae_core.bundle import bundle
+from samsvae_core.bundle import layout
 from samsvae_core.data.cells import CellData
 from samsvae_core.evaluation import evaluate
 from samsvae_core.evaluation.baselines import FEWEST_CELLS
@@ -107,7 +107,7 @@ def large_bundle(folder: Path) -> Path:
     data = cells(model, rng)
     parts = split(data, rng)
     settings = {
-        "schema": bundle.SCHEMA,
+        "schema": layout.SCHEMA,
         "model": "sams-vae",
         "frontier": False,
         "model_config": asdict(model.config),
@@ -120,7 +120,7 @@ def large_bundle(folder: Path) -> Path:
     build.write_csv(run / "genes.csv", pd.DataFrame({"gene": data.genes}))
     columns = ["epoch", "step", "bound", "validation_bound", "active", "mechanisms"]
     build.write_csv(run / "history.csv", pd.DataFrame([[1] * 6, [2] * 6], columns=columns))
-    atomic_write(run / "config.json", bundle.to_json(settings))
+    atomic_write(run / "config.json", layout.to_json(settings))
     with ExitStack() as stack:
         for owner, name, instead in (
             (build, "entry_evidence", made_up_evidence),
@@ -295,8 +295,8 @@ def measured(
     browser: Browser, name: str, models: Path | None, alone: bool
 ) -> dict[str, tuple[float, str]]:
     """Figures by row of the table, each with a word on its spread; of one visitor, if `alone`."""
-    folder = models or bundle.models_folder()
-    pair = bundle.read_csv(folder / name / "perturbations.csv")["perturbation"].iloc[[1, 5]]
+    folder = models or layout.models_folder()
+    pair = layout.read_csv(folder / name / "perturbations.csv")["perturbation"].iloc[[1, 5]]
     found = {}
 
     def composing(dosage: float) -> str:

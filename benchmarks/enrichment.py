@@ -184,7 +184,7 @@ def resident() -> float:
 
 def papalexi() -> None:
     from samsvae_core.analysis.masks import active_mechanisms, loading_matrix
-    from samsvae_core.bundle.bundle import load  # with torch, too large to be there before `batch`
+    from samsvae_core.bundle.opening import load  # with torch, too large to be there before `batch`
 
     bundle = load(BUNDLE)
     table = loading_matrix(bundle.loadings)[active_mechanisms(bundle.masks)]

@@ -32,7 +32,7 @@ import torch._dynamo  # noqa: F401
 
 from app.server import queue, runs
 from samsvae_core import __main__ as cli
-from samsvae_core.bundle import bundle
+from samsvae_core.bundle import layout, opening
 from samsvae_core.models.simulate import Design, simulate, write_h5ad
 from samsvae_core.pipeline import build
 from samsvae_core.system.files import OutputError
@@ -424,9 +424,9 @@ def one_byte(place: Place) -> Row:
     content[-1] ^= 1
     (path / "weights.safetensors").write_bytes(content)
     try:
-        bundle.load(path)
+        opening.load(path)
         answer = "opened"
-    except bundle.BundleError as error:
+    except layout.BundleError as error:
         answer = str(error)
     return Row("A bundle changed by one byte", answer, NOTHING, "checksum differs" in answer)
 
@@ -444,7 +444,7 @@ def link_discarded(place: Place) -> Row:
             answers.append("removed")
         except OutputError:
             answers.append("refused")
-    ok = answers == ["refused", "refused", "removed"] and bundle.load(place.whole) is not None
+    ok = answers == ["refused", "refused", "removed"] and opening.load(place.whole) is not None
     happened = f"a link: {answers[0]}; a way out: {answers[1]}; what a link within leads to: kept"
     return Row("Discard of a link, of a way out, of a run with a link", happened, NOTHING, ok)
 

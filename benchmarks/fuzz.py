@@ -242,7 +242,7 @@ def read_zip(path: Path, work: Path) -> None:
 
 
 def read_bundle(path: Path) -> None:
-    from samsvae_core.bundle.bundle import load
+    from samsvae_core.bundle.opening import load
 
     bundle = load(path)
     for table in TABLES:

@@ -38,7 +38,7 @@ from dashboard import ARGUMENTS, ROOT, SMALL, Views, memory, served
 from playwright.sync_api import sync_playwright
 from visitor import Redraw, Visitor
 
-from samsvae_core.bundle import bundle
+from samsvae_core.bundle import layout
 
 N_VISITORS, N_BESIDE_TRAINING = 20, 2
 MINUTES, QUICK_SECONDS = 5, 20
@@ -190,9 +190,9 @@ def main() -> int:
     options = parser.parse_args()
     seconds = QUICK_SECONDS if options.quick else 60 * MINUTES
     n = options.visitors or (N_BESIDE_TRAINING if options.training else N_VISITORS)
-    folder = bundle.models_folder() / SMALL
-    names = bundle.read_csv(folder / "perturbations.csv")["perturbation"].astype(str).tolist()
-    genes = bundle.read_csv(folder / "genes.csv")["gene"].astype(str).tolist()
+    folder = layout.models_folder() / SMALL
+    names = layout.read_csv(folder / "perturbations.csv")["perturbation"].astype(str).tolist()
+    genes = layout.read_csv(folder / "genes.csv")["gene"].astype(str).tolist()
     with tempfile.TemporaryDirectory() as place, served() as (url, pid):
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(pid, sorted(os.sched_getaffinity(0))[:N_CORES])

@@ -22,7 +22,9 @@ import numpy as np
 import pandas as pd
 
 from samsvae_core.analysis.masks import matrix
-from samsvae_core.bundle.bundle import Bundle, BundleError, load
+from samsvae_core.bundle.bundle import Bundle
+from samsvae_core.bundle.layout import BundleError
+from samsvae_core.bundle.opening import load
 from samsvae_core.evaluation.evaluate import mask_recovery
 
 AXIS = ("IFNGR1", "IFNGR2", "JAK2", "STAT1")

@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 from scipy.stats import ttest_1samp
 
-from samsvae_core.bundle.bundle import suited
+from samsvae_core.bundle.readings import suited
 from samsvae_core.data.cells import CellData, DataError, gene_panel
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.data.splits import UNUSED, split

@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from samsvae_core.bundle.bundle import FILES
+from samsvae_core.bundle.layout import FILES
 
 Rng = random.Random
 PAGES = ("overview", "perturbation", "masks", "compose")  # that a session may name

@@ -455,9 +455,9 @@ def opened(folder: Path) -> None:
     """Read a bundle as pages do: every table of it."""
     from benchmarks.fuzz import TABLES
     from samsvae_core.analysis import all_shifts as effects
-    from samsvae_core.bundle import bundle
+    from samsvae_core.bundle import opening
 
-    found = bundle.load(folder)
+    found = opening.load(folder)
     for table in TABLES:
         getattr(found, table)
     for collection in found.collections:
@@ -467,7 +467,7 @@ def opened(folder: Path) -> None:
 
 
 def outcome(model: Path, name: str, change: Change, rng: Rng, sound: bool, work: Path) -> Outcome:
-    from samsvae_core.bundle.bundle import BundleError
+    from samsvae_core.bundle.layout import BundleError
 
     folder = work / "changed"
     shutil.copytree(model, folder)

@@ -425,7 +425,8 @@ def evaluate(
 ) -> None:
     """Score a bundle on its held-out cells, beside simple baselines."""
     from samsvae_core.analysis.card import metrics_in_words, other_draws
-    from samsvae_core.bundle.bundle import load, to_json
+    from samsvae_core.bundle.layout import to_json
+    from samsvae_core.bundle.opening import load
     from samsvae_core.evaluation.evaluate import EvaluationConfig, evaluate_bundle
     from samsvae_core.pipeline.build import read_options
     from samsvae_core.system.files import atomic_write, new_output
@@ -451,7 +452,7 @@ def evaluate(
 @app.command()
 def masks(bundle: BundleFolder, output: Table) -> None:
     """Which mechanisms each perturbation uses."""
-    from samsvae_core.bundle.bundle import load
+    from samsvae_core.bundle.opening import load
 
     new_table(output)
     write_table(load(bundle).masks, output)
@@ -466,7 +467,7 @@ def loadings(
     ] = False,
 ) -> None:
     """What each mechanism does to each gene."""
-    from samsvae_core.bundle.bundle import load
+    from samsvae_core.bundle.opening import load
 
     new_table(output)
     model = load(bundle)
@@ -493,7 +494,7 @@ def gene(
 ) -> None:
     """A gene: what it is, which mechanisms and which perturbations move it."""
     from samsvae_core.analysis import gene_card as genes
-    from samsvae_core.bundle.bundle import load
+    from samsvae_core.bundle.opening import load
     from samsvae_core.genesets.symbols import known_genes
 
     if output is not None:
@@ -555,7 +556,8 @@ def compose(
     """Predict what perturbations do together; writes a table and, beside it, its settings."""
     from samsvae_core.analysis.compose import SUPPORT, cells_of, outside
     from samsvae_core.analysis.compose import compose as predict
-    from samsvae_core.bundle.bundle import load, to_json
+    from samsvae_core.bundle.layout import to_json
+    from samsvae_core.bundle.opening import load
     from samsvae_core.evaluation.fitness import caution
     from samsvae_core.system.files import atomic_write, new_output
 
@@ -644,7 +646,7 @@ def enrich(
     """Gene sets of every mechanism in use, or of a predicted shift, by two tests."""
     from samsvae_core.analysis import enrichment_export, gene_rankings
     from samsvae_core.analysis.compose import compose as predict
-    from samsvae_core.bundle.bundle import load
+    from samsvae_core.bundle.opening import load
     from samsvae_core.genesets import enrichment
     from samsvae_core.genesets.collections import describe, load_collection, match, read_gmt
     from samsvae_core.genesets.collections import enrichr as library
@@ -763,7 +765,7 @@ def embed(
     from anndata.io import write_elem
 
     from samsvae_core.analysis.masks import embed as states_of
-    from samsvae_core.bundle.bundle import load
+    from samsvae_core.bundle.opening import load
     from samsvae_core.data.tables import table_of
     from samsvae_core.pipeline.build import read_options
     from samsvae_core.system.files import atomic_write, new_output
@@ -797,7 +799,8 @@ def structure(
 ) -> None:
     """Do masks agree between trainings, and perturbations of one group lie together?"""
     from samsvae_core.analysis import masks as interpretation
-    from samsvae_core.bundle.bundle import load, read_groups
+    from samsvae_core.bundle.layout import read_groups
+    from samsvae_core.bundle.opening import load
     from samsvae_core.evaluation.metrics import group_agreement, mask_stability
 
     if len(bundles) < 2 and groups is None:
@@ -855,7 +858,8 @@ def bundles(
     folder: Annotated[Path | None, typer.Argument(help="Default: the shipped models.")] = None,
 ) -> None:
     """List the bundles in a folder, and whether each is sound."""
-    from samsvae_core.bundle.bundle import BundleError, list_bundles, load, models_folder
+    from samsvae_core.bundle.layout import BundleError, list_bundles, models_folder
+    from samsvae_core.bundle.opening import load
 
     where = folder or models_folder()
     if not where.is_dir():
@@ -891,7 +895,7 @@ def unpack(
 ) -> None:
     """Check the bundle in a zip, and put it among others."""
     from samsvae_core.bundle.archive import unpack as unpacked
-    from samsvae_core.bundle.bundle import list_bundles
+    from samsvae_core.bundle.layout import list_bundles
 
     there = list_bundles(folder)
     with file.open("rb") as content:

@@ -26,7 +26,9 @@ import torch
 
 from samsvae_core.analysis.card import metrics_in_words
 from samsvae_core.analysis.masks import active_mechanisms, loading_matrix
-from samsvae_core.bundle.bundle import Bundle, load, to_json, write_manifest
+from samsvae_core.bundle.bundle import Bundle
+from samsvae_core.bundle.layout import to_json, write_manifest
+from samsvae_core.bundle.opening import load
 from samsvae_core.data.cells import CellData, gene_panel
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.data.splits import split

@@ -11,7 +11,7 @@ from scipy.stats import kstest
 
 from samsvae_core.analysis.compose import cells_of, compose
 from samsvae_core.analysis.masks import active_mechanisms, loading_matrix, loadings
-from samsvae_core.bundle.bundle import load
+from samsvae_core.bundle.opening import load
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.evaluation.evaluate import EvaluationConfig, evaluate_bundle
 from samsvae_core.genesets.collections import Collection

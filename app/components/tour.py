@@ -11,7 +11,8 @@ from app.components import mechanisms
 from app.session import page as state
 from app.session import url
 from samsvae_core.analysis.masks import active_mechanisms
-from samsvae_core.bundle.bundle import Bundle, BundleError
+from samsvae_core.bundle.bundle import Bundle
+from samsvae_core.bundle.layout import BundleError
 
 
 class Step(NamedTuple):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 
 from app.server import uploads
-from samsvae_core.bundle.bundle import version
+from samsvae_core.bundle.layout import version
 from samsvae_core.system import cache, machine
 from samsvae_core.system.files import OutputError, cache_folder
 

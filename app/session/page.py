@@ -41,9 +41,10 @@ from samsvae_core.analysis.compose import Composition
 from samsvae_core.analysis.gene_rankings import Ranked
 from samsvae_core.analysis.mechanism_names import Label
 from samsvae_core.analysis.partners import Direction, rank_pairs
-from samsvae_core.bundle import bundle as bundles
+from samsvae_core.bundle import layout, opening
 from samsvae_core.bundle.archive import MANIFEST, unpack, write_zip
-from samsvae_core.bundle.bundle import Bundle, BundleError
+from samsvae_core.bundle.bundle import Bundle
+from samsvae_core.bundle.layout import BundleError
 from samsvae_core.data.cells import DataError
 from samsvae_core.evaluation import fitness
 from samsvae_core.genesets import collections as gene_sets
@@ -85,8 +86,8 @@ def broken() -> dict[str, str]:
 
 def _found() -> dict[str, Path]:
     """Bundles by name: those trained or brought here, and those of the models folder."""
-    own = bundles.list_bundles(uploads.runs_folder())
-    return own | bundles.list_bundles(bundles.models_folder())
+    own = layout.list_bundles(uploads.runs_folder())
+    return own | layout.list_bundles(layout.models_folder())
 
 
 def _problem_of(path: Path) -> str:
@@ -161,7 +162,7 @@ def bundle() -> Bundle:
         if problems:
             raise BundleError(" ".join(problems))
         raise BundleError(
-            f"There is no trained model in {bundles.models_folder()} yet. Train one on the pages "
+            f"There is no trained model in {layout.models_folder()} yet. Train one on the pages "
             "Data and Train, or with samsvae train DATA.h5ad --output FOLDER/NAME; Data also takes "
             "a model packed as a zip. The shipped models open with samsvae app, without a folder."
         )
@@ -177,7 +178,7 @@ def bundle() -> Bundle:
 def load_bundle(path: str, checksum: str) -> Bundle:
     """The bundle in a folder whose manifest has this checksum, remembered."""
     began = time.monotonic()
-    loaded = bundles.load(path)
+    loaded = opening.load(path)
     seconds = round(time.monotonic() - began, 3)
     logs.event("bundle opened", model=loaded.name, checksum=checksum[:12], seconds=seconds)
     gc.collect()
@@ -216,7 +217,7 @@ def page_without_model(view: Callable[[], None]) -> None:
 
 def footer() -> None:
     """Which version and model made the page; tests look for it, as a page that died has none."""
-    version = bundles.version("samsvae-explorer")
+    version = layout.version("samsvae-explorer")
     parts = [f"SAMS-VAE Explorer {version}"]
     try:
         model = bundle()
@@ -289,8 +290,8 @@ def keep_model() -> None:
     """Unpack an uploaded bundle and choose it; a callback of its uploader."""
 
     def kept(file: UploadedFile) -> str:
-        folder, shipped = uploads.runs_folder(), bundles.list_bundles(bundles.models_folder())
-        there = bundles.list_bundles(folder)
+        folder, shipped = uploads.runs_folder(), layout.list_bundles(layout.models_folder())
+        there = layout.list_bundles(folder)
         stem = uploads.safe_stem(file.name.removesuffix(".zip"))
         with uploads.turn():
             room = uploads.largest_total() - uploads.used()
@@ -370,7 +371,7 @@ def runs() -> list[Job]:
 def start_run(name: str, reading: Reading, arguments: list[str], device: str) -> None:
     """Put a training into the queue and show it; a callback."""
     try:
-        if name in bundles.list_bundles(bundles.models_folder()):
+        if name in layout.list_bundles(layout.models_folder()):
             raise OutputError(f"A model called {name} is here already. Choose another name.")
         path = uploads.resolve(reading.data)
         queue.submit(uploads.runs_folder(), name, path, arguments, device)
@@ -398,7 +399,7 @@ def run_said() -> str:
 def packed(path: Path) -> bytes:
     """A bundle as one zip."""
     file = io.BytesIO()
-    write_zip(path, [*bundles.read_manifest(path)["files"], MANIFEST], file)
+    write_zip(path, [*layout.read_manifest(path)["files"], MANIFEST], file)
     return file.getvalue()
 
 

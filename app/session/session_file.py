@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from samsvae_core.bundle.bundle import to_json, version
+from samsvae_core.bundle.layout import to_json, version
 
 SCHEMA = 1
 MAX_BYTES = 20 * 2**20

@@ -22,7 +22,8 @@ from safetensors.numpy import save
 
 from samsvae_core.analysis.compose import summary
 from samsvae_core.analysis.masks import similar_rows
-from samsvae_core.bundle.bundle import EFFECTS, Bundle, Reference
+from samsvae_core.bundle.bundle import Bundle, Reference
+from samsvae_core.bundle.layout import EFFECTS
 from samsvae_core.evaluation.calibration import WITHIN, predicted_shifts
 from samsvae_core.genesets.prerank import CancelledError, Progress
 from samsvae_core.models.samsvae import SAMSVAE

@@ -22,7 +22,7 @@ import pandas as pd
 import xlsxwriter
 
 from samsvae_core.analysis.card import as_text
-from samsvae_core.bundle.bundle import to_json, version
+from samsvae_core.bundle.layout import to_json, version
 from samsvae_core.genesets.collections import Collection, collections
 from samsvae_core.genesets.enrichment import ERRORS, FDR, PASSES, Enrichment
 from samsvae_core.genesets.terms import JACCARD, POOL, VERDICTS, fdr_in_words, verdicts

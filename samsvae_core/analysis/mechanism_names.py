@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from samsvae_core.bundle.bundle import Bundle, to_json
+from samsvae_core.bundle.bundle import Bundle
+from samsvae_core.bundle.layout import to_json
 from samsvae_core.system.files import OutputError, atomic_write
 
 SCHEMA = 1

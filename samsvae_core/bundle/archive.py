@@ -21,15 +21,8 @@ from pathlib import Path, PurePosixPath
 
 import pyarrow
 
-from samsvae_core.bundle.bundle import (
-    FILES,
-    OPTIONAL,
-    BundleError,
-    check_table,
-    inside,
-    load,
-    read_manifest,
-)
+from samsvae_core.bundle.layout import FILES, OPTIONAL, BundleError, check_table, read_manifest
+from samsvae_core.bundle.opening import inside, load
 from samsvae_core.data.cells import some
 from samsvae_core.system.files import OutputError, hold, is_held, new_output, sha256
 

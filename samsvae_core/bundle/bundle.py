@@ -6,101 +6,52 @@ last, so a folder with a manifest is whole. A saved bundle never changes.
 
 from __future__ import annotations
 
-import csv
-import datetime
-import importlib.metadata
 import json
-import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import scipy.sparse as sp
-import torch
 from jaxtyping import Float, Float32
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from samsvae_core.bundle import soundness
+from samsvae_core.bundle.layout import (
+    CELL_COUNTS,
+    TABLES,
+    BundleError,
+    check_table,
+    read_csv,
+    read_json,
+    version,
+)
+from samsvae_core.bundle.readings import dosages_of, suited
 from samsvae_core.data.cells import (
     CellData,
     DataError,
-    conditions_as_perturbations,
     genes_at,
-    nearest,
-    some,
 )
-from samsvae_core.genesets.collections import Collection, load_collection
+from samsvae_core.genesets.collections import Collection
 from samsvae_core.genesets.enrichment import Enrichment, read_parquet
 from samsvae_core.genesets.prerank import RECIPE
 from samsvae_core.genesets.symbols import without_version
-from samsvae_core.models.samsvae import EMPTY_CELL, PER_TEN_THOUSAND, SAMSVAE, ModelConfig
-from samsvae_core.models.variants import MODELS
-from samsvae_core.system.files import atomic_write, sha256
+from samsvae_core.models.samsvae import EMPTY_CELL, PER_TEN_THOUSAND, SAMSVAE
+from samsvae_core.system.files import sha256
 
-SCHEMA = 2  # 2: other models, evidence of mask entries, calibration
-FILES = (
-    "config.json",
-    "weights.safetensors",
-    "genes.csv",
-    "perturbations.csv",
-    "conditions.csv",
-    "split.csv",
-    "reference.safetensors",
-    "observed.parquet",
-    "loadings.parquet",
-    "masks.csv",
-    "cells.parquet",
-    "perturbations_umap.csv",
-    "history.csv",
-    "metrics.json",
-    "card.md",
-)
-CELL_COUNTS = "cells_counts.safetensors"
-EFFECTS = "effects.safetensors"  # every perturbation composed: see `effects`
-OPTIONAL = ("frontier.csv", "calibration.csv", "predictive_checks.parquet", CELL_COUNTS, EFFECTS)
-NAMES = (
-    "gene",
-    "perturbation",
-    "condition",
-    "cell",
-    "split",
-    "id",
-)  # columns that are text whatever they look like
-MOST_VALUES = 10**8  # of a table: rows x columns; 5,000 genes of 700 conditions have 4 * 10**7
-MOST_TEXT = 2**30  # bytes of all texts of a table, repeated ones each time
 AT_ONCE = 2**22  # bytes of a table that is read when its bundle is loaded
-TABLES = {
-    "observed.parquet": "observed",
-    "cells.parquet": "cells",
-    "history.csv": "history",
-    "perturbations_umap.csv": "perturbations_umap",
-    "calibration.csv": "calibration",
-    "frontier.csv": "frontier",
-}
-MOST_TENSORS = 2**29  # bytes of a file of tensors that is read whole
-TYPES = {"BOOLEAN", "INT32", "INT64", "FLOAT", "DOUBLE", "BYTE_ARRAY"}  # of columns, in Parquet
-ROUNDED = 1e-5  # relative error of a dosage as labels of conditions tell it
 ANEW = (
     "Make its tables anew: remove manifest.json from a run that has its checkpoints and go on with "
     "samsvae train DATA --output DIR --resume, which trains no further; or train it again."
 )
-PACKAGES = ("samsvae-explorer", "torch", "numpy", "pandas", "anndata", "gseapy", "umap-learn")
-
-
-class BundleError(ValueError):
-    """A folder is no bundle, or a damaged one; the message says what was expected and found."""
 
 
 class Reference(NamedTuple):
@@ -455,304 +406,3 @@ def sound(path: Path) -> Iterator[None]:
             f"{path} does not hold together: {error}. Its files were changed after they were made, "
             "or are of several bundles. Get it again from where it was made, or train it again."
         ) from error
-
-
-def dosages_of(label: str, known: Mapping[str, Sequence[float]]) -> dict[str, float] | None:
-    """The dosages that the label of a condition tells: "A" and "B" at 0.5 of "A+B:0.5".
-
-    `known` has the least and the largest dosage of each perturbation: names may hold "+" and ":"
-    themselves, so a label is read by what is known. None where it has no reading, or several.
-    """
-    found = list(islice(readings(label.split("+"), known), 2))
-    return found[0] if len(found) == 1 else None
-
-
-def readings(
-    pieces: list[str], known: Mapping[str, Sequence[float]], after: str = ""
-) -> Iterator[dict[str, float]]:
-    """Each way to put the pieces of a label together to perturbations, sorted, at known dosages."""
-    if not pieces:
-        yield {}
-    for n in range(1, len(pieces) + 1):
-        part = "+".join(pieces[:n])
-        name, _, text = part.rpartition(":")
-        for each, dose in ((part, 1.0), (name, written_dosage(text))):
-            low, high = known.get(each, (np.inf, -np.inf))
-            if each > after and low * (1 - ROUNDED) <= dose <= high * (1 + ROUNDED):
-                for rest in readings(pieces[n:], known, each):
-                    yield {each: dose, **rest}
-
-
-def written_dosage(text: str) -> float:
-    """The number, if it is written as in labels of conditions; else NaN."""
-    try:
-        dose = float(text)
-    except ValueError:
-        return np.nan
-    return dose if f"{dose:g}" == text else np.nan
-
-
-def suited(data: CellData, model: str) -> CellData:
-    """The data as a model of MODELS takes them: one treatment per cell where it knows no more."""
-    return data if MODELS[model].composes else conditions_as_perturbations(data)
-
-
-def load(path: Path | str) -> Bundle:
-    """The bundle in this folder, its schema, checksums and shapes checked, and that it is sound.
-
-    Raises BundleError for a folder that is none, a newer one, a damaged one or a foreign one.
-    """
-    path = Path(path)
-    manifest = read_manifest(path)
-    for name, expected in manifest["files"].items():
-        file = path / name
-        if not inside(file, path):
-            raise BundleError(f"{path} lacks {name!r}, which its manifest lists. Copy it again.")
-        if sha256(file) != expected:
-            raise BundleError(
-                f"{file} is not the file the bundle was saved with (its checksum differs). "
-                "Copy the bundle again; a saved bundle is never edited."
-            )
-    missing = sorted(set(FILES) - set(manifest["files"]))
-    if missing:
-        raise BundleError(f"The manifest of {path} does not list {', '.join(missing)}.")
-    try:
-        found = assemble(path, manifest)
-        found.check()
-        return found
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
-        if isinstance(error, BundleError):
-            raise
-        why = " ".join(str(error).split())  # torch writes a line per tensor
-        raise BundleError(
-            f"{path} is not a bundle of this version: {why}. "
-            "Train it again, or open it with the version that made it (manifest.json)."
-        ) from error
-
-
-def inside(file: Path, folder: Path) -> bool:
-    """Whether a path from a manifest is a file in the folder, not one that it leads away to."""
-    try:
-        return file.resolve().is_relative_to(folder.resolve()) and file.is_file()
-    except (OSError, ValueError):  # a name no file system takes
-        return False
-
-
-def assemble(path: Path, manifest: dict[str, Any]) -> Bundle:
-    """Weights, reference and names, each checked against the configuration."""
-    config = read_json(path / "config.json")
-    if config["model"] not in MODELS:
-        known = ", ".join(MODELS)
-        raise BundleError(f"{path} holds the model {config['model']!r}; known: {known}.")
-    genes = read_csv(path / "genes.csv")["gene"].tolist()
-    perturbations = read_csv(path / "perturbations.csv").set_index("perturbation")
-    conditions = read_csv(path / "conditions.csv").set_index("condition")
-    with sound(path):
-        for file, names in (
-            ("genes.csv", genes),
-            ("perturbations.csv", perturbations.index.tolist()),
-            ("conditions.csv", conditions.index.tolist()),
-        ):
-            soundness.check_names(file, names)
-    model_config = ModelConfig(**config["model_config"])
-    with sound(path):
-        soundness.check_config(model_config)
-    sizes = {"genes.csv": len(genes), "perturbations.csv": len(perturbations)}
-    expected = {
-        "genes.csv": model_config.n_genes,
-        "perturbations.csv": model_config.n_perturbations,
-    }
-    if sizes != expected:
-        raise BundleError(f"{path}: its config expects {expected} rows, found {sizes}.")
-    with sound(path):
-        for table in (conditions, perturbations):
-            file = f"{table.index.name}s.csv"
-            soundness.check_columns(file, table.reset_index(), soundness.COLUMNS[file])
-        if conditions.index[0] != config.get("control", conditions.index[0]):
-            raise ValueError(
-                f"conditions.csv begins with {conditions.index[0]!r}, and the control is "
-                f"{config['control']!r}"
-            )
-    with torch.device("meta"):  # no memory is taken before the shapes have been compared
-        model = MODELS[config["model"]](model_config)
-    expected_shapes = {name: list(part.shape) for name, part in model.state_dict().items()}
-    with safe_open(path / "weights.safetensors", framework="pt") as file:
-        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    for name in sorted({*expected_shapes, *shapes}):
-        if (there := shapes.get(name)) != (wanted := expected_shapes.get(name)):
-            raise ValueError(f"weights {name} have the shape {there}, expected {wanted}")
-    weights = _tensors(path / "weights.safetensors")
-    with sound(path):
-        kinds = {name: part.dtype for name, part in model.state_dict().items()}
-        soundness.check_weights("weights.safetensors", weights, kinds)
-    model.load_state_dict(weights, assign=True)
-    model.eval().requires_grad_(False)
-    tensors = _tensors(path / "reference.safetensors")
-    reference = Reference(tensors["loc"], tensors["scale"], tensors["library"])
-    shape = (len(reference.library), model_config.n_latent)
-    found = [tuple(part.shape) for part in reference]
-    if found != [shape, shape, shape[:1]] or not shape[0]:
-        raise BundleError(f"{path}: reference cells of shapes {found}.")
-    with sound(path):
-        floats = dict.fromkeys(Reference._fields, torch.float32)
-        soundness.check_weights("reference.safetensors", reference._asdict(), floats)
-        if (reference.scale <= 0).any() or (reference.library < 0).any():
-            raise ValueError("reference.safetensors holds spreads or libraries below 0")
-    return Bundle(path, manifest, config, model, reference, genes, perturbations, conditions)
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file, unless they are more than a model has."""
-    if (size := path.stat().st_size) > MOST_TENSORS:
-        raise ValueError(f"{path.name} has {size:,} bytes; {MOST_TENSORS:,} is the most")
-    return load_tensors(path.read_bytes())
-
-
-def check_table(path: Path, texts: bool = False) -> None:
-    """Raise ValueError for a Parquet file that would fill the memory; a small one may.
-
-    With `texts` also for one whose texts would, which takes a look at all of them.
-    """
-    with pq.ParquetFile(path) as file:
-        about = file.metadata
-        if (n := about.num_rows * about.num_columns) > MOST_VALUES:
-            raise ValueError(f"it holds {n:,} values; {MOST_VALUES:,} is the most")
-        columns = [about.schema.column(i) for i in range(about.num_columns)]
-        if any(c.max_repetition_level or c.physical_type not in TYPES for c in columns):
-            raise ValueError("it holds columns of a kind that no bundle has")
-        names = [c.path for c in columns]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"it holds columns of the same name: {some(twice)}")
-        named = [c.path for c in columns if c.physical_type == "BYTE_ARRAY"]
-    if texts and named:
-        total = 0
-        with pq.ParquetFile(path, read_dictionary=named) as file:
-            for batch in file.iter_batches(columns=named):
-                for column in batch.columns:
-                    lengths = pc.binary_length(column.dictionary).take(column.indices)
-                    total += pc.sum(lengths.cast("int64")).as_py() or 0
-                if total > MOST_TEXT:
-                    raise ValueError(f"its texts have more than {MOST_TEXT:,} bytes")
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """manifest.json of a bundle of a schema that is known here."""
-    if not (path / "manifest.json").is_file():
-        raise BundleError(no_bundle(path))
-    manifest = read_json(path / "manifest.json")
-    schema = manifest.get("schema")
-    if not isinstance(schema, int) or not isinstance(manifest.get("files"), dict):
-        raise BundleError(f"{path}/manifest.json is not the manifest of a bundle.")
-    if schema != SCHEMA:
-        newer = "Install a newer SAMS-VAE Explorer" if schema > SCHEMA else "Train it again"
-        raise BundleError(
-            f"{path} has bundle schema {schema}; this version reads schema {SCHEMA}. {newer}."
-        )
-    return manifest
-
-
-def no_bundle(path: Path) -> str:
-    """What is at a path without a manifest, and what to name instead."""
-    beside = list_bundles(path.parent)
-    instead = "samsvae bundles FOLDER lists the bundles in a folder."
-    if beside:
-        instead = f"Bundles in {path.parent}: {some(beside, 10)}."
-    if not path.exists():
-        hint = nearest(path.name, beside) if beside else instead
-        return f"There is no folder {path}. {hint}"
-    expected = f"{path} is no bundle: expected a folder with a manifest.json, found"
-    if held := list_bundles(path):
-        example = path / next(iter(held))
-        return f"{expected} a folder that holds bundles: {some(held)}. Name one, such as {example}."
-    if (path / "config.json").is_file():
-        return (
-            f"{expected} a run that has not finished. Finish it with samsvae train DATA --output "
-            f"{path} --resume, or name another folder."
-        )
-    return f"{expected} {'none' if path.is_dir() else 'a file'}. {instead}"
-
-
-def write_manifest(path: Path, data: dict[str, Any], device: str) -> None:
-    """List what is in the folder, with checksums and versions: from here on it is a bundle."""
-    optional = [name for name in OPTIONAL if (path / name).exists()]
-    enrichment = sorted(f"enrichment/{p.name}" for p in (path / "enrichment").glob("*.parquet"))
-    manifest = {
-        "schema": SCHEMA,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "device": device,
-        "versions": {name: version(name) for name in PACKAGES},
-        "data": data,
-        "collections": {
-            Path(name).stem: load_collection(Path(name).stem).checksum for name in enrichment
-        },
-        "recipe": RECIPE,
-        "files": {name: sha256(path / name) for name in [*FILES, *optional, *enrichment]},
-    }
-    atomic_write(path / "manifest.json", to_json(manifest))
-
-
-def models_folder() -> Path:
-    """Where bundles are looked for: SAMSVAE_MODELS, or the models shipped beside the checkout."""
-    default = Path(__file__).resolve().parents[2] / "pretrained"
-    return Path(os.environ.get("SAMSVAE_MODELS", default))
-
-
-def list_bundles(folder: Path) -> dict[str, Path]:
-    """Folders with a manifest, by name; whether they are sound is found out on loading."""
-    found = sorted(folder.glob("*/manifest.json"))
-    return {p.parent.name: p.parent for p in found if not p.parent.name.startswith(".")}
-
-
-def version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def to_json(content: Any) -> bytes:
-    """Indented JSON; refuses NaN, which no other reader takes."""
-    return (json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"it holds {text}, which is no number of JSON")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises BundleError for anything else."""
-    try:
-        content = json.loads(path.read_bytes(), parse_constant=_no_number)
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path} cannot be read as JSON ({error}).") from error
-    if not isinstance(content, dict):
-        raise BundleError(f"{path} holds no JSON object.")
-    return content
-
-
-def read_csv(path: Path) -> pd.DataFrame:
-    """A table whose names stay names: NA is not a missing value, TRUE and 007 are no numbers.
-
-    In other columns nothing is a missing number.
-    """
-    with path.open(newline="", encoding="utf-8") as file:
-        named = next(csv.reader(file), [])
-    if len(set(named)) < len(named):
-        raise ValueError(f"{path.name} has columns of the same name")
-    numbers = {column: [""] for column in named if column not in NAMES}
-    names = dict.fromkeys(NAMES, str)
-    return pd.read_csv(path, keep_default_na=False, na_values=numbers, dtype=names)
-
-
-def read_groups(path: Path) -> pd.Series:
-    """Known groups of perturbations: the group by perturbation. Raises DataError."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as CSV ({error}).") from error
-    if not {"perturbation", "group"} <= set(table):
-        raise DataError(
-            f"{path} must have columns perturbation, group; found {', '.join(table.columns)}."
-        )
-    table = table.apply(lambda column: column.str.strip())
-    return table[table["group"] != ""].set_index("perturbation")["group"]

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from samsvae_core.bundle.bundle import Bundle, BundleError
+from samsvae_core.bundle.bundle import Bundle
+from samsvae_core.bundle.layout import BundleError
 from samsvae_core.data.cells import CellData, DataError
 from samsvae_core.evaluation.baselines import observed_effects
 from samsvae_core.evaluation.predictive import model_effects

@@ -23,8 +23,10 @@ from safetensors.torch import save
 from samsvae_core.analysis import all_shifts
 from samsvae_core.analysis import masks as interpretation
 from samsvae_core.analysis.card import bends_in_words, model_card
-from samsvae_core.bundle import bundle
-from samsvae_core.bundle.bundle import Bundle, read_json, suited, to_json, write_manifest
+from samsvae_core.bundle import layout, opening
+from samsvae_core.bundle.bundle import Bundle
+from samsvae_core.bundle.layout import read_json, to_json, write_manifest
+from samsvae_core.bundle.readings import suited
 from samsvae_core.data.cells import CellData, DataError, genes_at, reading_in_words
 from samsvae_core.data.controls import Recorded
 from samsvae_core.data.counts import has_gene_key
@@ -101,7 +103,7 @@ def train(
         **model_config,
     )
     settings = {
-        "schema": bundle.SCHEMA,
+        "schema": layout.SCHEMA,
         "model": model,
         "frontier": frontier,
         "model_config": asdict(config),
@@ -176,7 +178,7 @@ def resume(
         status.say("making tables")
         build_bundle(model.cpu(), data, parts, run, str(device), cell_values)
         shutil.rmtree(run / "frontier", ignore_errors=True)
-    return bundle.load(run)
+    return opening.load(run)
 
 
 def follow(data: CellData, run: Path, device: torch.device) -> None:
@@ -300,7 +302,7 @@ def read_options(run: Path, data: Path | None = None) -> dict[str, Any]:
 
 def aligned(data: CellData, run: Path) -> CellData:
     """The data with the run's genes, in its order; raises DataError where they are not the same."""
-    genes = bundle.read_csv(run / "genes.csv")["gene"].tolist()
+    genes = layout.read_csv(run / "genes.csv")["gene"].tolist()
     if list(data.genes) == genes:
         return data
     order = pd.Index(data.genes).get_indexer(pd.Index(genes))
@@ -337,7 +339,7 @@ def build_bundle(
     names = data.perturbations.tolist()
     alone = all_shifts.observed_alone(observed, genes, names, data.control)
     made = all_shifts.make(model, reference, alone)
-    atomic_write(run / bundle.EFFECTS, all_shifts.packed(made))
+    atomic_write(run / layout.EFFECTS, all_shifts.packed(made))
     loadings = interpretation.loadings(model, reference, genes)
     masks = interpretation.mask_table(model, names)
     masks = masks.merge(entry_evidence(model, data, parts), on=["perturbation", "mechanism"])
@@ -348,16 +350,16 @@ def build_bundle(
     cells = embedded_cells(model, shown, parts[sample], masks)
     repeated = ["condition", "split"]  # floats do not repeat: a dictionary would add to them
     atomic_write(run / "cells.parquet", cells.to_parquet(index=False, use_dictionary=repeated))
-    (run / bundle.CELL_COUNTS).unlink(missing_ok=True)
+    (run / layout.CELL_COUNTS).unlink(missing_ok=True)
     if cell_values:
-        atomic_write(run / bundle.CELL_COUNTS, packed_counts(shown))
+        atomic_write(run / layout.CELL_COUNTS, packed_counts(shown))
     write_csv(run / "perturbations_umap.csv", embedded_perturbations(model, masks))
     metrics = write_metrics(run, model, data, parts)
     active = interpretation.active_mechanisms(masks)
     curves = interpretation.loading_curves(model, reference, genes, active)
     notes = [bends_in_words(interpretation.linearity(curves))] if active else []
     notes += write_enrichment(run, interpretation.loading_matrix(loadings)[active])
-    history = bundle.read_csv(run / "history.csv")
+    history = layout.read_csv(run / "history.csv")
     settings["steps_done"] = int(history["step"].iloc[-1])
     has_masks = MODELS[settings["model"]].has_masks
     caution = fitness.told(fitness.doubts(history, masks, metrics.get("validation"), has_masks))

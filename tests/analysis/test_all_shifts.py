@@ -13,8 +13,9 @@ from safetensors.numpy import load_file
 from samsvae_core.analysis import all_shifts, gene_card
 from samsvae_core.analysis.all_shifts import cache_file, kept, observed_alone, whole_effects
 from samsvae_core.analysis.masks import similar_shifts
-from samsvae_core.bundle import bundle
-from samsvae_core.bundle.bundle import EFFECTS, BundleError, load
+from samsvae_core.bundle import bundle, layout
+from samsvae_core.bundle.layout import EFFECTS, BundleError
+from samsvae_core.bundle.opening import load
 from samsvae_core.genesets.prerank import CancelledError, Progress
 from samsvae_core.models.variants import ConditionalVAE
 
@@ -29,8 +30,8 @@ def cache(tmp_path, monkeypatch):
 def without(copied, cache):
     """A bundle of before effects were kept."""
     (copied / EFFECTS).unlink()
-    manifest = bundle.read_json(copied / "manifest.json")
-    bundle.write_manifest(copied, manifest["data"], "cpu")
+    manifest = layout.read_json(copied / "manifest.json")
+    layout.write_manifest(copied, manifest["data"], "cpu")
     return load(copied)
 
 

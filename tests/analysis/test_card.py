@@ -15,7 +15,7 @@ from samsvae_core.analysis.card import (
     prior_in_words,
     verdict,
 )
-from samsvae_core.bundle import bundle
+from samsvae_core.bundle import layout
 from samsvae_core.models.variants import MODELS
 
 
@@ -35,7 +35,7 @@ def test_the_card_says_what_a_reader_has_to_know(tiny):
         "| training mean |",
     ):
         assert text in tiny.card
-    for name in bundle.read_csv(tiny.path / "masks.csv").query("active")["perturbation"].unique():
+    for name in layout.read_csv(tiny.path / "masks.csv").query("active")["perturbation"].unique():
         assert f"{name} " in tiny.card
 
 

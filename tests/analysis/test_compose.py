@@ -26,7 +26,8 @@ from samsvae_core.analysis.compose import (
     unknown,
 )
 from samsvae_core.analysis.masks import active_mechanisms, matrix
-from samsvae_core.bundle.bundle import ANEW, load
+from samsvae_core.bundle.bundle import ANEW
+from samsvae_core.bundle.opening import load
 from samsvae_core.evaluation.calibration import N_REFERENCE, predicted_shifts
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.variants import MODELS

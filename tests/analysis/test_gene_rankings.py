@@ -4,7 +4,7 @@ import pytest
 from samsvae_core.analysis import gene_rankings
 from samsvae_core.analysis.compose import compose
 from samsvae_core.analysis.gene_rankings import Certainty
-from samsvae_core.bundle.bundle import load
+from samsvae_core.bundle.opening import load
 from samsvae_core.genesets.collections import load_collection
 from samsvae_core.genesets.enrichment import USUAL, enrich
 

@@ -35,7 +35,8 @@ from samsvae_core.analysis.masks import (
     tree,
     used_by,
 )
-from samsvae_core.bundle.bundle import Reference, load
+from samsvae_core.bundle.bundle import Reference
+from samsvae_core.bundle.opening import load
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 
 CONFIG = ModelConfig(n_genes=9, n_perturbations=5, n_latent=3, n_hidden=7)

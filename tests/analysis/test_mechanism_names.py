@@ -12,7 +12,8 @@ from samsvae_core.analysis.mechanism_names import (
     read_names,
     write_names,
 )
-from samsvae_core.bundle.bundle import list_bundles, load, to_json
+from samsvae_core.bundle.layout import list_bundles, to_json
+from samsvae_core.bundle.opening import load
 from samsvae_core.system.files import OutputError
 
 LABELS = {

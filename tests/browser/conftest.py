@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from samsvae_core.bundle import bundle
+from samsvae_core.bundle import layout, opening
 from tests.browser.person import CHROMIUM
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +40,7 @@ def served(tiny, tmp_path_factory) -> Path:
 
 def rename(path: Path) -> None:
     """Give perturbations odd names; in combinations they keep the old ones."""
-    manifest = bundle.load(path).manifest
+    manifest = opening.load(path).manifest
     for file in sorted(path.glob("*.csv")) + sorted(path.glob("*.parquet")):
         of_csv = file.suffix == ".csv"
         found = pd.read_csv(file, dtype=str) if of_csv else pd.read_parquet(file)
@@ -49,7 +49,7 @@ def rename(path: Path) -> None:
             found[column] = found[column].astype(str).replace(ODD)
         if columns:
             found.to_csv(file, index=False) if of_csv else found.to_parquet(file)
-    bundle.write_manifest(path, manifest["data"], "cpu")
+    layout.write_manifest(path, manifest["data"], "cpu")
 
 
 @contextmanager

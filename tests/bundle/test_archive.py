@@ -9,7 +9,8 @@ import pytest
 
 from samsvae_core.bundle import archive
 from samsvae_core.bundle.archive import bundle_name, pack, unpack
-from samsvae_core.bundle.bundle import BundleError, load
+from samsvae_core.bundle.layout import BundleError
+from samsvae_core.bundle.opening import load
 from samsvae_core.system.files import OutputError
 
 

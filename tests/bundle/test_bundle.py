@@ -9,15 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from samsvae_core.bundle import bundle as bundles
-from samsvae_core.bundle.bundle import (
-    BundleError,
-    dosages_of,
-    list_bundles,
-    load,
-    models_folder,
-    read_csv,
-    read_json,
-)
+from samsvae_core.bundle import layout
+from samsvae_core.bundle.layout import BundleError, list_bundles, models_folder, read_csv, read_json
+from samsvae_core.bundle.opening import load
+from samsvae_core.bundle.readings import dosages_of
 from samsvae_core.data.cells import DataError
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import SAMSVAE
@@ -105,7 +100,7 @@ def test_every_table_has_its_columns(tiny):
 
 def test_the_manifest_lists_every_table_with_its_checksum(tiny):
     files = tiny.manifest["files"]
-    assert set(bundles.FILES) <= set(files)
+    assert set(layout.FILES) <= set(files)
     for name, checksum in files.items():
         assert hashlib.sha256((tiny.path / name).read_bytes()).hexdigest() == checksum
     assert tiny.manifest["data"]["file"] == "screen.h5ad"
@@ -338,7 +333,7 @@ def test_json_that_is_no_object_is_refused(tmp_path):
 
 def test_numbers_that_json_does_not_know_are_not_written():
     with pytest.raises(ValueError, match="JSON compliant"):
-        bundles.to_json({"a": float("nan")})
+        layout.to_json({"a": float("nan")})
 
 
 # Cells in the order of the bundle
@@ -413,16 +408,16 @@ def test_the_level_of_a_gene_is_that_of_each_cell_of_the_map(tiny, screen):
 
 
 def test_a_cell_without_counts_has_level_zero(copied, tiny):
-    empty = {name: part * 0 for name, part in load_file(copied / bundles.CELL_COUNTS).items()}
-    kept = load_file(copied / bundles.CELL_COUNTS) | {k: empty[k] for k in ("data", "library")}
-    save_file(kept, copied / bundles.CELL_COUNTS, SHAPE)
+    empty = {name: part * 0 for name, part in load_file(copied / layout.CELL_COUNTS).items()}
+    kept = load_file(copied / layout.CELL_COUNTS) | {k: empty[k] for k in ("data", "library")}
+    save_file(kept, copied / layout.CELL_COUNTS, SHAPE)
     assert not load(sign(copied)).cell_values(tiny.genes[0]).any()
 
 
 def test_values_that_are_no_counts_come_as_they_are(copied, tiny):
-    counts = load_file(copied / bundles.CELL_COUNTS)
+    counts = load_file(copied / layout.CELL_COUNTS)
     values = {**counts, "data": -0.5 * counts["data"].float()}
-    save_file(values, copied / bundles.CELL_COUNTS, SHAPE)
+    save_file(values, copied / layout.CELL_COUNTS, SHAPE)
     model = load(sign(copied))
     x = np.exp2(tiny.cell_values(tiny.genes[3])) - 1  # 1e4 x / library
     config = replace(model.model.config, likelihood="gaussian")
@@ -438,9 +433,9 @@ def test_a_gene_of_another_bundle_has_no_values(tiny):
 
 def test_a_bundle_made_before_cells_had_values_says_how_to_make_its_tables_anew(copied, tiny):
     manifest = json.loads((copied / "manifest.json").read_text())
-    del manifest["files"][bundles.CELL_COUNTS]
+    del manifest["files"][layout.CELL_COUNTS]
     edit_json(copied / "manifest.json", files=manifest["files"])
-    (copied / bundles.CELL_COUNTS).unlink()
+    (copied / layout.CELL_COUNTS).unlink()
     old = ["cell", "condition", "split", "umap_1", "umap_2"]
     tiny.cells[old].to_parquet(copied / "cells.parquet")
     model = load(sign(copied))
@@ -463,8 +458,8 @@ def test_a_bundle_made_before_cells_had_values_says_how_to_make_its_tables_anew(
     ],
 )
 def test_damaged_values_of_cells_are_named_when_asked_for(copied, change, shape):
-    counts = load_file(copied / bundles.CELL_COUNTS) | change
-    save_file(counts, copied / bundles.CELL_COUNTS, shape)
+    counts = load_file(copied / layout.CELL_COUNTS) | change
+    save_file(counts, copied / layout.CELL_COUNTS, shape)
     damaged = load(sign(copied))
     with pytest.raises(BundleError, match=r"cells_counts\.safetensors cannot be read"):
         damaged.cell_values(damaged.genes[20])
@@ -475,11 +470,11 @@ def test_a_small_table_that_would_fill_the_memory_is_not_read(copied, monkeypatc
     path = copied / "observed.parquet"
     pd.DataFrame({"condition": ["x" * 100] * 1000, "se": 0.0}).to_parquet(path)
     if texts:
-        monkeypatch.setattr(bundles, "MOST_TEXT", 99_999)
+        monkeypatch.setattr(layout, "MOST_TEXT", 99_999)
         with pytest.raises(ValueError, match="more than 99,999 bytes"):
-            bundles.check_table(path, texts=True)
+            layout.check_table(path, texts=True)
     else:
-        monkeypatch.setattr(bundles, "MOST_VALUES", 1999)
+        monkeypatch.setattr(layout, "MOST_VALUES", 1999)
         with pytest.raises(BundleError, match="2,000 values; 1,999 is the most"):
             _ = load(sign(copied)).observed
 

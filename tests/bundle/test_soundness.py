@@ -14,7 +14,8 @@ from safetensors.numpy import load_file
 from app.session import page
 from benchmarks import signed
 from samsvae_core.analysis import all_shifts
-from samsvae_core.bundle.bundle import EFFECTS, BundleError, load
+from samsvae_core.bundle.layout import EFFECTS, BundleError
+from samsvae_core.bundle.opening import load
 from samsvae_core.models.variants import MODELS
 from samsvae_core.pipeline import build
 from samsvae_core.training.loop import TrainConfig

@@ -17,7 +17,8 @@ import torch
 
 from samsvae_core import __main__ as cli
 from samsvae_core.analysis.compose import compose
-from samsvae_core.bundle.bundle import Bundle, load
+from samsvae_core.bundle.bundle import Bundle
+from samsvae_core.bundle.opening import load
 from samsvae_core.genesets import collections
 from samsvae_core.genesets.symbols import annotate
 from samsvae_core.models.variants import MODELS
@@ -376,7 +377,7 @@ def test_tables_are_written_with_their_columns(
 
 
 def test_a_composition_is_written_with_its_settings(samsvae, trained, tmp_path):
-    from samsvae_core.bundle.bundle import load
+    from samsvae_core.bundle.opening import load
 
     path = tmp_path / "shift.csv"
     options = ["--without", "M2", "--without", 0, "--samples", 8, "--seed", 3]

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
 
-from samsvae_core.bundle.bundle import check_table
+from samsvae_core.bundle.layout import check_table
 from samsvae_core.data import h5ad, hdf5_checks, inspection
 from samsvae_core.data.cells import DataError
 from samsvae_core.data.h5ad import read_h5ad

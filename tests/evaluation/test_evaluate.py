@@ -7,7 +7,7 @@ import torch
 from scipy.special import logsumexp
 from scipy.stats import nbinom, norm
 
-from samsvae_core.bundle.bundle import to_json
+from samsvae_core.bundle.layout import to_json
 from samsvae_core.data.cells import CellData, DataError, conditions_as_perturbations
 from samsvae_core.evaluation import evaluate as evaluation
 from samsvae_core.evaluation.baselines import cell_levels, halvings, mean_effects

@@ -11,8 +11,9 @@ from streamlit.testing.v1 import AppTest
 
 from app.export.report import Kept, Text, methods
 from samsvae_core import __main__ as cli
-from samsvae_core.bundle import bundle
-from samsvae_core.bundle.bundle import Bundle, BundleError, read_json, to_json
+from samsvae_core.bundle import layout, opening
+from samsvae_core.bundle.bundle import Bundle
+from samsvae_core.bundle.layout import BundleError, read_json, to_json
 from samsvae_core.evaluation import fitness
 from samsvae_core.pipeline import build
 from samsvae_core.training.loop import TrainConfig
@@ -46,8 +47,8 @@ def rewrite(folder: Path, change) -> Bundle:
     metrics = read_json(folder / "metrics.json")
     change(metrics)
     (folder / "metrics.json").write_bytes(to_json(metrics))
-    bundle.write_manifest(folder, bundle.read_manifest(folder)["data"], "cpu")
-    return bundle.load(folder)
+    layout.write_manifest(folder, layout.read_manifest(folder)["data"], "cpu")
+    return opening.load(folder)
 
 
 def test_item_08_a_training_of_few_steps_is_told_on_its_card_and_in_its_figures(brief):
@@ -60,7 +61,7 @@ def test_item_08_a_training_of_few_steps_is_told_on_its_card_and_in_its_figures(
 
 @pytest.mark.parametrize("name", ["papalexi2021", "norman2019-subset"])
 def test_item_08_shipped_models_have_nothing_to_say(name):
-    shipped = bundle.load(ROOT / "pretrained" / name)
+    shipped = opening.load(ROOT / "pretrained" / name)
     assert fitness.caution(shipped) == ""
     assert "Caution" not in shipped.card
     record = shipped.metrics["validation"]

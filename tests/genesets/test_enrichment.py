@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import fisher_exact, hypergeom, kstest, mannwhitneyu
 
 from samsvae_core.analysis.masks import loading_matrix
-from samsvae_core.bundle.bundle import load
+from samsvae_core.bundle.opening import load
 from samsvae_core.genesets import enrichment, prerank
 from samsvae_core.genesets.collections import Collection, load_collection, usable_sets
 from samsvae_core.genesets.enrichment import (

@@ -9,8 +9,8 @@ import torch
 from safetensors.numpy import load as load_arrays
 
 from samsvae_core.analysis import masks as interpretation
-from samsvae_core.bundle import bundle
-from samsvae_core.bundle.bundle import load
+from samsvae_core.bundle import layout
+from samsvae_core.bundle.opening import load
 from samsvae_core.data.cells import DataError
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.models.samsvae import ModelConfig
@@ -179,7 +179,7 @@ def test_decoded_levels_are_those_of_the_states_of_the_cells(tiny, screen):
 
 def test_without_the_whole_state_nothing_is_decoded(copied, tiny):
     tiny.cells.drop(columns="shifted M2").to_parquet(copied / "cells.parquet")
-    bundle.write_manifest(copied, tiny.manifest["data"], "cpu")
+    layout.write_manifest(copied, tiny.manifest["data"], "cpu")
     assert interpretation.decoded_values(load(copied), tiny.genes[0]) is None
 
 
@@ -190,7 +190,7 @@ def test_tables_are_made_without_values_of_cells_unless_asked_for(screen, quick_
     build.build_bundle(kept.model, screen.data, screen.parts, copied, "cpu")
     assert kept.has_cell_values
     assert not load(copied).has_cell_values
-    assert not (copied / bundle.CELL_COUNTS).exists()
+    assert not (copied / layout.CELL_COUNTS).exists()
 
 
 @pytest.mark.parametrize(
@@ -356,7 +356,7 @@ def test_a_run_without_its_manifest_gets_its_tables_anew_and_trains_no_further(
     """As messages advise for bundles that lack tables of today."""
     before = load(copied)
     (copied / "manifest.json").unlink()
-    (copied / bundle.CELL_COUNTS).unlink()
+    (copied / layout.CELL_COUNTS).unlink()
     anew = build.resume(screen.data, copied)
     assert anew.has_cell_values
     assert anew.manifest["files"] == before.manifest["files"]

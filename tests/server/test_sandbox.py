@@ -11,7 +11,7 @@ import pytest
 from app.server import sandbox, uploads
 from app.server.uploads import Reading
 from app.session import page
-from samsvae_core.bundle.bundle import BundleError
+from samsvae_core.bundle.layout import BundleError
 from samsvae_core.data.cells import DataError
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from samsvae_core.bundle.bundle import load
+from samsvae_core.bundle.opening import load
 from samsvae_core.models.variants import MODELS
 from samsvae_core.training import distributed
 from samsvae_core.training.run_folder import read_status

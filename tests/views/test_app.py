@@ -30,7 +30,7 @@ from samsvae_core.analysis.compose import cells_of, compare, compose
 from samsvae_core.analysis.mechanism_names import Label, export_names, write_names
 from samsvae_core.analysis.partners import inert, pairs_to_rank, rank_pairs
 from samsvae_core.bundle import bundle as bundles
-from samsvae_core.bundle import soundness
+from samsvae_core.bundle import layout, opening, soundness
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.evaluation import evaluate
 from samsvae_core.evaluation.evaluate import EvaluationConfig
@@ -85,7 +85,7 @@ def kind(screen, quick_tables, tmp_path_factory) -> Callable[[str], Bundle]:
 
     def made(name: str) -> Bundle:
         if (folder / name / "manifest.json").exists():
-            return bundles.load(folder / name)
+            return opening.load(folder / name)
         data = replace(screen.data, replicates=replicates)
         if name == "values":
             values = sp.csr_matrix(np.log1p(data.counts.toarray()))
@@ -108,7 +108,7 @@ def shown(kind, tmp_path, monkeypatch) -> Callable[[str], Bundle]:
     def alone(name: str) -> Bundle:
         shutil.copytree(kind(name).path, tmp_path / "shown" / name)
         monkeypatch.setenv("SAMSVAE_MODELS", str(tmp_path / "shown"))
-        return bundles.load(tmp_path / "shown" / name)
+        return opening.load(tmp_path / "shown" / name)
 
     return alone
 
@@ -118,13 +118,13 @@ def rewritten(bundle: Bundle, name: str, frame: pd.DataFrame | None) -> None:
     (bundle.path / name).unlink(missing_ok=True)
     if frame is not None:
         frame.to_csv(bundle.path / name, index=False)
-    bundles.write_manifest(bundle.path, bundle.manifest["data"], "cpu")
+    layout.write_manifest(bundle.path, bundle.manifest["data"], "cpu")
 
 
 def uncomposed(models: Path) -> None:
     """No shifts of all are kept of the bundle, nor of an equal one of a test before it."""
-    rewritten(bundles.load(models / "tiny"), bundles.EFFECTS, None)
-    bundle = bundles.load(models / "tiny")
+    rewritten(opening.load(models / "tiny"), layout.EFFECTS, None)
+    bundle = opening.load(models / "tiny")
     state.forget_effects(bundle)
     effects.cache_file(bundle).unlink(missing_ok=True)
 
@@ -411,7 +411,7 @@ def test_a_model_made_anew_in_the_same_place_is_read_again(models, tiny):
     folder = models / "tiny"
     perturbations = pd.read_csv(folder / "perturbations.csv").replace({"P1": "PX"})
     perturbations.to_csv(folder / "perturbations.csv", index=False)
-    bundles.write_manifest(folder, tiny.manifest["data"], "cpu")
+    layout.write_manifest(folder, tiny.manifest["data"], "cpu")
     assert "PX" in opened("compose").multiselect(key="compose_names").options
 
 
@@ -436,7 +436,7 @@ def test_a_mechanism_is_named_and_the_name_is_kept_beside_the_model(models, tiny
     assert kept["mechanisms"][name[1:]] == {"name": "my <b>*name*</b>", "note": "a note"}
     again = opened("mechanism")
     assert r"my \<b\>" in again.subheader[0].value
-    assert list(bundles.list_bundles(models)) == ["tiny"]
+    assert list(layout.list_bundles(models)) == ["tiny"]
 
 
 def test_names_of_another_model_are_told_of_and_not_shown(models):
@@ -633,13 +633,13 @@ def test_without_any_interval_there_are_no_whiskers_no_columns_and_no_switches(s
 
 @pytest.fixture
 def calibrated(models) -> Bundle:
-    model = bundles.load(models / "tiny")
+    model = opening.load(models / "tiny")
     rewritten(
         model,
         "calibration.csv",
         pd.DataFrame({"gene": model.genes, "model_error": np.linspace(0.1, 2, 40)}),
     )
-    return bundles.load(models / "tiny")
+    return opening.load(models / "tiny")
 
 
 def whiskers(page: AppTest) -> dict[str, tuple[float, float]]:
@@ -681,7 +681,7 @@ def test_the_caption_says_what_share_each_interval_held(calibrated):
 
 
 def test_without_calibration_the_own_interval_is_the_only_one(models):
-    model = bundles.load(models / "tiny")
+    model = opening.load(models / "tiny")
     rewritten(model, "calibration.csv", None)
     page = opened("compose", {"c": "P1:1"})
     assert "Interval" not in labels(page)
@@ -715,14 +715,14 @@ def test_the_masks_table_has_the_evidence_of_every_entry(models, tiny):
 
 @pytest.mark.usefixtures("edited")
 def test_near_misses_are_those_of_the_library(models):
-    model = bundles.load(models / "tiny")
+    model = opening.load(models / "tiny")
     masks = model.masks.copy()
     masks["active"] = masks["mechanism"] < 2
     masks["evidence"], masks["evidence_se"], masks["evidence_n"] = 0.1, 0.2, 9
     masks.loc[masks["mechanism"] == 3, "evidence"] = np.linspace(0.1, 0.9, 6)
     rewritten(model, "masks.csv", masks)
     page = opened("masks", NEAR_MISSES)
-    found = interpretation.near_misses(bundles.load(model.path).masks)
+    found = interpretation.near_misses(opening.load(model.path).masks)
     assert 0 < len(found) < 6
     shown = next(
         f.value for f in page.dataframe if "evidence" in f.value and "active" not in f.value
@@ -732,7 +732,7 @@ def test_near_misses_are_those_of_the_library(models):
 
 
 def test_a_model_without_near_misses_says_so(models):
-    model = bundles.load(models / "tiny")
+    model = opening.load(models / "tiny")
     rewritten(model, "masks.csv", model.masks.assign(evidence=0.0, evidence_se=1.0))
     page = opened("masks", NEAR_MISSES)
     assert "There is none" in page.info[-1].value
@@ -960,7 +960,7 @@ def test_the_network_may_be_of_the_chosen_alone(models, tiny):
 
 @pytest.mark.usefixtures("edited")
 def test_a_network_of_nothing_says_so(models, tiny):
-    model = bundles.load(models / "tiny")
+    model = opening.load(models / "tiny")
     rewritten(model, "masks.csv", model.masks.assign(probability=0.1, active=False))
     page = opened("masks", {"chosen": "P1,P2"} | NETWORK)
     assert finished(page)
@@ -1017,10 +1017,10 @@ def test_overview_shows_coverage_interaction_and_replicates_where_there_are_any(
 
 
 def test_overview_without_replicates_or_interaction_has_no_tabs_for_them(models):
-    model = bundles.load(models / "tiny")
+    model = opening.load(models / "tiny")
     metrics = {**model.metrics, "interaction": None}
-    (model.path / "metrics.json").write_bytes(bundles.to_json(metrics))
-    bundles.write_manifest(model.path, model.manifest["data"], "cpu")
+    (model.path / "metrics.json").write_bytes(layout.to_json(metrics))
+    layout.write_manifest(model.path, model.manifest["data"], "cpu")
     page = opened("overview", {"held_out": "Interaction"})
     assert finished(page)
     assert not {"Interaction", "Replicates"} & {tab.label for tab in page.tabs}
@@ -1146,7 +1146,7 @@ def test_a_gene_of_the_conditional_vae_has_no_mechanisms_and_is_told_why(shown):
 
 
 def test_a_perturbation_that_was_never_alone_is_marked(models):
-    model = bundles.load(models / "tiny")
+    model = opening.load(models / "tiny")
     conditions = model.conditions.reset_index()
     conditions.loc[conditions["condition"] == "P2", "train"] = 0
     rewritten(model, "conditions.csv", conditions)
@@ -1217,13 +1217,13 @@ def test_composing_all_that_fails_says_why_and_can_be_tried_again(models, monkey
 
 def test_a_gene_named_in_markup_is_shown_as_text(models):
     name = "<b>*x*</b> $y$ [l](u) :red[z]"
-    model = bundles.load(models / "tiny")
+    model = opening.load(models / "tiny")
     for file in ("genes.csv", "calibration.csv", "loadings.parquet", "observed.parquet"):
         path = model.path / file
         table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
         table["gene"] = table["gene"].replace("CCL5", name)
         table.to_parquet(path) if path.suffix == ".parquet" else table.to_csv(path, index=False)
-    bundles.write_manifest(model.path, model.manifest["data"], "cpu")
+    layout.write_manifest(model.path, model.manifest["data"], "cpu")
     page = opened("gene", {"g": name})
     assert finished(page)
     assert page.selectbox(key="gene").value == name
@@ -1234,7 +1234,7 @@ def test_a_gene_named_in_markup_is_shown_as_text(models):
 
 
 def test_a_perturbation_of_the_gene_itself_is_linked_and_placed(models):
-    model = bundles.load(models / "tiny")
+    model = opening.load(models / "tiny")
     for file in ("perturbations.csv", "masks.csv", "perturbations_umap.csv"):
         table = pd.read_csv(model.path / file)
         table["perturbation"] = table["perturbation"].replace("P2", "TCP228")  # CCL5
@@ -1276,8 +1276,8 @@ def renamed(model: Bundle, old: str, new: str) -> Bundle:
         table = pd.read_parquet(model.path / file)
         table["condition"] = table["condition"].replace(old, new)
         table.to_parquet(model.path / file)
-    bundles.write_manifest(model.path, model.manifest["data"], "cpu")
-    return bundles.load(model.path)
+    layout.write_manifest(model.path, model.manifest["data"], "cpu")
+    return opening.load(model.path)
 
 
 def test_the_tables_of_a_perturbation_are_those_of_the_library(models, tiny):
@@ -1347,7 +1347,7 @@ def test_a_perturbation_in_words_has_its_place_its_cells_and_its_certain_genes(m
 
 @pytest.mark.parametrize("link", ["CCL5", "ccl5", "TCP228", "ENSG00000271503"])
 def test_a_link_to_a_perturbation_may_have_any_name_of_its_gene(models, link):
-    renamed(bundles.load(models / "tiny"), "P2", "TCP228")
+    renamed(opening.load(models / "tiny"), "P2", "TCP228")
     page = opened("perturbation", {"p": link})
     assert page.selectbox(key="perturbation").value == "TCP228"
     assert not page.info
@@ -1355,10 +1355,10 @@ def test_a_link_to_a_perturbation_may_have_any_name_of_its_gene(models, link):
 
 
 def test_the_shift_of_its_own_gene_is_told_with_intervals(models):
-    model = renamed(bundles.load(models / "tiny"), "P2", "TCP228")
+    model = renamed(opening.load(models / "tiny"), "P2", "TCP228")
     rewritten(model, "calibration.csv", None)
     page = opened("perturbation", {"p": "TCP228"})
-    table = compose(bundles.load(models / "tiny"), {"TCP228": 1.0}).table
+    table = compose(opening.load(models / "tiny"), {"TCP228": 1.0}).table
     row = table.loc["CCL5"]
     place = table["shift"].abs().rank(ascending=False)["CCL5"]
     text = words(page)
@@ -1371,7 +1371,7 @@ def test_the_shift_of_its_own_gene_is_told_with_intervals(models):
 
 
 def test_a_gene_outside_the_panel_has_links_to_pages_elsewhere(models):
-    renamed(bundles.load(models / "tiny"), "P2", "GATA1")
+    renamed(opening.load(models / "tiny"), "P2", "GATA1")
     page = opened("perturbation", {"p": "GATA1"})
     found = {button.proto.label: button.proto.url for button in page.get("link_button")}
     assert found == genes.links("GATA1")
@@ -1390,7 +1390,7 @@ def test_an_unknown_perturbation_in_a_link_is_said_and_another_shown(models, tin
 
 @pytest.mark.parametrize("name", ["<b>*x*</b> $y$ [l](u) :red[z]", "a/b ?&#+%", "名:0.5, '\""])
 def test_a_perturbation_of_any_name_is_shown_as_text(models, name):
-    model = renamed(bundles.load(models / "tiny"), "P2", name)
+    model = renamed(opening.load(models / "tiny"), "P2", name)
     page = opened("perturbation", {"p": name})
     assert finished(page)
     assert page.selectbox(key="perturbation").value == name
@@ -1413,7 +1413,7 @@ def idle(model: Bundle, name: str) -> None:
 
 @pytest.mark.usefixtures("edited")
 def test_a_perturbation_without_a_mechanism_says_so_and_names_its_near_miss(models):
-    idle(bundles.load(models / "tiny"), "P2")
+    idle(opening.load(models / "tiny"), "P2")
     page = opened("perturbation", {"p": "P2"} | NEAREST)
     assert finished(page)
     text = words(page)
@@ -1434,11 +1434,11 @@ def test_a_perturbation_without_a_mechanism_says_so_and_names_its_near_miss(mode
 
 @pytest.mark.usefixtures("edited")
 def test_a_perturbation_that_was_not_measured_alone_says_so(models):
-    model = bundles.load(models / "tiny")
+    model = opening.load(models / "tiny")
     rewritten(model, "conditions.csv", model.conditions.drop(index="P2").reset_index())
     observed = model.observed[model.observed["condition"] != "P2"]
     observed.to_parquet(model.path / "observed.parquet")
-    rewritten(model, bundles.EFFECTS, None)
+    rewritten(model, layout.EFFECTS, None)
     perturbations = model.perturbations.reset_index()
     perturbations.loc[perturbations["perturbation"] == "P2", "train_alone"] = 0
     rewritten(model, "perturbations.csv", perturbations)
@@ -1618,8 +1618,8 @@ def test_cells_are_coloured_by_the_measured_level_of_a_gene(models, tiny):
 
 
 def test_without_measured_values_a_gene_is_shown_as_decoded(models, tiny):
-    model = bundles.load(models / "tiny")
-    rewritten(model, bundles.CELL_COUNTS, None)
+    model = opening.load(models / "tiny")
+    rewritten(model, layout.CELL_COUNTS, None)
     page = opened("cells", {"by": "Gene", "g": "CCL5"})
     (trace,) = figures(page)[0]["data"]
     order = [int(place) for place in trace["customdata"]]
@@ -1631,10 +1631,10 @@ def test_without_measured_values_a_gene_is_shown_as_decoded(models, tiny):
 
 @pytest.mark.parametrize("by", ["Perturbation", "Gene", "Mechanism", "Split"])
 def test_a_model_made_before_has_one_map_and_says_what_to_do(models, tiny, by):
-    model = bundles.load(models / "tiny")
+    model = opening.load(models / "tiny")
     old = ["cell", "condition", "split", "umap_1", "umap_2"]
     tiny.cells[old].to_parquet(model.path / "cells.parquet")
-    rewritten(model, bundles.CELL_COUNTS, None)
+    rewritten(model, layout.CELL_COUNTS, None)
     page = opened("cells", {"by": by})
     assert finished(page)
     assert not page.error
@@ -1747,7 +1747,7 @@ def test_a_gene_that_is_the_same_in_all_cells_is_drawn(tiny, value, signed):
 
 @pytest.mark.usefixtures("edited")
 def test_conditions_named_in_markup_are_shown_as_text_on_maps(models, tiny):
-    model, name = bundles.load(models / "tiny"), "<b>*x*</b> $y$"
+    model, name = opening.load(models / "tiny"), "<b>*x*</b> $y$"
     first = tiny.cells["condition"].iloc[0]
     cells = tiny.cells.assign(condition=tiny.cells["condition"].replace(first, name))
     cells.to_parquet(model.path / "cells.parquet")
@@ -1756,7 +1756,7 @@ def test_conditions_named_in_markup_are_shown_as_text_on_maps(models, tiny):
     page = opened("cells", {"highlight": "%3Cb%3E%2Ax%2A%3C%2Fb%3E%20%24y%24"})
     assert page.multiselect(key="highlight").value == [name]
     assert "<b>" not in json.dumps(figures(page))
-    page = took(page, bundles.load(model.path), [0])
+    page = took(page, opening.load(model.path), [0])
     assert finished(page)
     raw = " ".join(part.value for part in [*page.markdown, *page.caption])
     assert not [mark for mark in ("<b>", "*x*", "$y$") if mark in raw]
@@ -1804,7 +1804,7 @@ def test_what_the_bundle_holds_is_shown_without_a_test_while_its_sets_are_the_sa
     monkeypatch.setattr(enrichment, "enrich", never)
     assert "nes" in table_with(opened("mechanism"), "leading_edge")
     assert "nes" in table_with(opened("gene_sets", {"collections": ["hallmark"]}), "leading_edge")
-    bundle = bundles.load(models / "tiny")
+    bundle = opening.load(models / "tiny")
     other = replace(collections.load_collection("hallmark"), checksum="another release")
     assert bundle.holds(collections.load_collection("hallmark"))
     assert not bundle.holds(other)
@@ -1843,7 +1843,7 @@ def test_item_10_mechanisms_are_found_by_the_names_that_pages_show(models, tiny,
     monkeypatch.setattr(
         mechanisms, "suggestions", lambda _, ks: {k: {"name": suggested[k]} for k in ks}
     )
-    write_names(bundles.load(models / "tiny"), {1: Label("my Programme", "")})
+    write_names(opening.load(models / "tiny"), {1: Label("my Programme", "")})
     page = opened("overview")
     for text, label in (
         ("interferon sig", "M0: Interferon signaling (mechanism)"),

@@ -16,7 +16,7 @@ import pytest
 from app.server import sandbox, uploads
 from app.server.uploads import Reading
 from samsvae_core import __main__ as cli
-from samsvae_core.bundle import bundle
+from samsvae_core.bundle import opening
 from samsvae_core.bundle.archive import pack
 from samsvae_core.data.cells import DataError
 from samsvae_core.data.h5ad import read_h5ad
@@ -504,7 +504,7 @@ def test_a_model_made_elsewhere_is_among_the_models(zipped, tiny, runs):
     page = upload(opened("data"), "tiny.zip", zipped, 1, "application/zip")
     assert finished(page)
     assert "tiny is among the models now" in said(page)
-    assert bundle.load(runs / "tiny").checksum == tiny.checksum
+    assert opening.load(runs / "tiny").checksum == tiny.checksum
     assert opened("overview").sidebar.selectbox[0].options == ["tiny"]
 
 

@@ -15,7 +15,7 @@ import pytest
 from app.server import queue, runs, sandbox, time_estimate, uploads
 from app.session import page as state
 from app.session.url import plain
-from samsvae_core.bundle import bundle
+from samsvae_core.bundle import layout
 from samsvae_core.system.files import OutputError
 from samsvae_core.training.loop import Progress
 from tests.data.test_h5ad import write
@@ -243,7 +243,7 @@ def test_a_finished_run_opens_and_is_one_zip(folder, tiny):
     assert "**Finished** on cpu" in words(page)
     with zipfile.ZipFile(io.BytesIO(state.packed(folder / "mine"))) as packed:
         names = set(packed.namelist())
-    listed = bundle.read_manifest(folder / "mine")["files"]
+    listed = layout.read_manifest(folder / "mine")["files"]
     assert names == {f"mine/{name}" for name in [*listed, "manifest.json"]}
     page = opened("overview", {"model": "mine"})
     assert finished(page)

@@ -1,0 +1,220 @@
+"""The files of a bundle: which there are, how tables are written and read, and the manifest."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from samsvae_core.data.cells import (
+    DataError,
+    nearest,
+    some,
+)
+from samsvae_core.genesets.collections import load_collection
+from samsvae_core.genesets.prerank import RECIPE
+from samsvae_core.system.files import atomic_write, sha256
+
+SCHEMA = 2  # 2: other models, evidence of mask entries, calibration
+FILES = (
+    "config.json",
+    "weights.safetensors",
+    "genes.csv",
+    "perturbations.csv",
+    "conditions.csv",
+    "split.csv",
+    "reference.safetensors",
+    "observed.parquet",
+    "loadings.parquet",
+    "masks.csv",
+    "cells.parquet",
+    "perturbations_umap.csv",
+    "history.csv",
+    "metrics.json",
+    "card.md",
+)
+CELL_COUNTS = "cells_counts.safetensors"
+EFFECTS = "effects.safetensors"  # every perturbation composed: see `effects`
+OPTIONAL = ("frontier.csv", "calibration.csv", "predictive_checks.parquet", CELL_COUNTS, EFFECTS)
+NAMES = (
+    "gene",
+    "perturbation",
+    "condition",
+    "cell",
+    "split",
+    "id",
+)  # columns that are text whatever they look like
+MOST_VALUES = 10**8  # of a table: rows x columns; 5,000 genes of 700 conditions have 4 * 10**7
+MOST_TEXT = 2**30  # bytes of all texts of a table, repeated ones each time
+TABLES = {
+    "observed.parquet": "observed",
+    "cells.parquet": "cells",
+    "history.csv": "history",
+    "perturbations_umap.csv": "perturbations_umap",
+    "calibration.csv": "calibration",
+    "frontier.csv": "frontier",
+}
+TYPES = {"BOOLEAN", "INT32", "INT64", "FLOAT", "DOUBLE", "BYTE_ARRAY"}  # of columns, in Parquet
+PACKAGES = ("samsvae-explorer", "torch", "numpy", "pandas", "anndata", "gseapy", "umap-learn")
+
+
+class BundleError(ValueError):
+    """A folder is no bundle, or a damaged one; the message says what was expected and found."""
+
+
+def check_table(path: Path, texts: bool = False) -> None:
+    """Raise ValueError for a Parquet file that would fill the memory; a small one may.
+
+    With `texts` also for one whose texts would, which takes a look at all of them.
+    """
+    with pq.ParquetFile(path) as file:
+        about = file.metadata
+        if (n := about.num_rows * about.num_columns) > MOST_VALUES:
+            raise ValueError(f"it holds {n:,} values; {MOST_VALUES:,} is the most")
+        columns = [about.schema.column(i) for i in range(about.num_columns)]
+        if any(c.max_repetition_level or c.physical_type not in TYPES for c in columns):
+            raise ValueError("it holds columns of a kind that no bundle has")
+        names = [c.path for c in columns]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"it holds columns of the same name: {some(twice)}")
+        named = [c.path for c in columns if c.physical_type == "BYTE_ARRAY"]
+    if texts and named:
+        total = 0
+        with pq.ParquetFile(path, read_dictionary=named) as file:
+            for batch in file.iter_batches(columns=named):
+                for column in batch.columns:
+                    lengths = pc.binary_length(column.dictionary).take(column.indices)
+                    total += pc.sum(lengths.cast("int64")).as_py() or 0
+                if total > MOST_TEXT:
+                    raise ValueError(f"its texts have more than {MOST_TEXT:,} bytes")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """manifest.json of a bundle of a schema that is known here."""
+    if not (path / "manifest.json").is_file():
+        raise BundleError(no_bundle(path))
+    manifest = read_json(path / "manifest.json")
+    schema = manifest.get("schema")
+    if not isinstance(schema, int) or not isinstance(manifest.get("files"), dict):
+        raise BundleError(f"{path}/manifest.json is not the manifest of a bundle.")
+    if schema != SCHEMA:
+        newer = "Install a newer SAMS-VAE Explorer" if schema > SCHEMA else "Train it again"
+        raise BundleError(
+            f"{path} has bundle schema {schema}; this version reads schema {SCHEMA}. {newer}."
+        )
+    return manifest
+
+
+def no_bundle(path: Path) -> str:
+    """What is at a path without a manifest, and what to name instead."""
+    beside = list_bundles(path.parent)
+    instead = "samsvae bundles FOLDER lists the bundles in a folder."
+    if beside:
+        instead = f"Bundles in {path.parent}: {some(beside, 10)}."
+    if not path.exists():
+        hint = nearest(path.name, beside) if beside else instead
+        return f"There is no folder {path}. {hint}"
+    expected = f"{path} is no bundle: expected a folder with a manifest.json, found"
+    if held := list_bundles(path):
+        example = path / next(iter(held))
+        return f"{expected} a folder that holds bundles: {some(held)}. Name one, such as {example}."
+    if (path / "config.json").is_file():
+        return (
+            f"{expected} a run that has not finished. Finish it with samsvae train DATA --output "
+            f"{path} --resume, or name another folder."
+        )
+    return f"{expected} {'none' if path.is_dir() else 'a file'}. {instead}"
+
+
+def write_manifest(path: Path, data: dict[str, Any], device: str) -> None:
+    """List what is in the folder, with checksums and versions: from here on it is a bundle."""
+    optional = [name for name in OPTIONAL if (path / name).exists()]
+    enrichment = sorted(f"enrichment/{p.name}" for p in (path / "enrichment").glob("*.parquet"))
+    manifest = {
+        "schema": SCHEMA,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": device,
+        "versions": {name: version(name) for name in PACKAGES},
+        "data": data,
+        "collections": {
+            Path(name).stem: load_collection(Path(name).stem).checksum for name in enrichment
+        },
+        "recipe": RECIPE,
+        "files": {name: sha256(path / name) for name in [*FILES, *optional, *enrichment]},
+    }
+    atomic_write(path / "manifest.json", to_json(manifest))
+
+
+def models_folder() -> Path:
+    """Where bundles are looked for: SAMSVAE_MODELS, or the models shipped beside the checkout."""
+    default = Path(__file__).resolve().parents[2] / "pretrained"
+    return Path(os.environ.get("SAMSVAE_MODELS", default))
+
+
+def list_bundles(folder: Path) -> dict[str, Path]:
+    """Folders with a manifest, by name; whether they are sound is found out on loading."""
+    found = sorted(folder.glob("*/manifest.json"))
+    return {p.parent.name: p.parent for p in found if not p.parent.name.startswith(".")}
+
+
+def version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def to_json(content: Any) -> bytes:
+    """Indented JSON; refuses NaN, which no other reader takes."""
+    return (json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"it holds {text}, which is no number of JSON")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises BundleError for anything else."""
+    try:
+        content = json.loads(path.read_bytes(), parse_constant=_no_number)
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path} cannot be read as JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise BundleError(f"{path} holds no JSON object.")
+    return content
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """A table whose names stay names: NA is not a missing value, TRUE and 007 are no numbers.
+
+    In other columns nothing is a missing number.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        named = next(csv.reader(file), [])
+    if len(set(named)) < len(named):
+        raise ValueError(f"{path.name} has columns of the same name")
+    numbers = {column: [""] for column in named if column not in NAMES}
+    names = dict.fromkeys(NAMES, str)
+    return pd.read_csv(path, keep_default_na=False, na_values=numbers, dtype=names)
+
+
+def read_groups(path: Path) -> pd.Series:
+    """Known groups of perturbations: the group by perturbation. Raises DataError."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as CSV ({error}).") from error
+    if not {"perturbation", "group"} <= set(table):
+        raise DataError(
+            f"{path} must have columns perturbation, group; found {', '.join(table.columns)}."
+        )
+    table = table.apply(lambda column: column.str.strip())
+    return table[table["group"] != ""].set_index("perturbation")["group"]

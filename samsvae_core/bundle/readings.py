@@ -1,0 +1,56 @@
+"""At which dosages a composition was measured, and which data suit a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+
+import numpy as np
+
+from samsvae_core.data.cells import (
+    CellData,
+    conditions_as_perturbations,
+)
+from samsvae_core.models.variants import MODELS
+
+ROUNDED = 1e-5  # relative error of a dosage as labels of conditions tell it
+
+
+def dosages_of(label: str, known: Mapping[str, Sequence[float]]) -> dict[str, float] | None:
+    """The dosages that the label of a condition tells: "A" and "B" at 0.5 of "A+B:0.5".
+
+    `known` has the least and the largest dosage of each perturbation: names may hold "+" and ":"
+    themselves, so a label is read by what is known. None where it has no reading, or several.
+    """
+    found = list(islice(readings(label.split("+"), known), 2))
+    return found[0] if len(found) == 1 else None
+
+
+def readings(
+    pieces: list[str], known: Mapping[str, Sequence[float]], after: str = ""
+) -> Iterator[dict[str, float]]:
+    """Each way to put the pieces of a label together to perturbations, sorted, at known dosages."""
+    if not pieces:
+        yield {}
+    for n in range(1, len(pieces) + 1):
+        part = "+".join(pieces[:n])
+        name, _, text = part.rpartition(":")
+        for each, dose in ((part, 1.0), (name, written_dosage(text))):
+            low, high = known.get(each, (np.inf, -np.inf))
+            if each > after and low * (1 - ROUNDED) <= dose <= high * (1 + ROUNDED):
+                for rest in readings(pieces[n:], known, each):
+                    yield {each: dose, **rest}
+
+
+def written_dosage(text: str) -> float:
+    """The number, if it is written as in labels of conditions; else NaN."""
+    try:
+        dose = float(text)
+    except ValueError:
+        return np.nan
+    return dose if f"{dose:g}" == text else np.nan
+
+
+def suited(data: CellData, model: str) -> CellData:
+    """The data as a model of MODELS takes them: one treatment per cell where it knows no more."""
+    return data if MODELS[model].composes else conditions_as_perturbations(data)
