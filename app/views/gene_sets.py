@@ -17,7 +17,7 @@ from samsvae_core.analysis.gene_rankings import Ranked
 from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.genesets import enrichment, terms
-from samsvae_core.genesets.collections import Collection, describe
+from samsvae_core.genesets.collections import Collection, describe, overlap
 from samsvae_core.genesets.enrichment import Enrichment, Rules
 
 N_TERMS = 4  # best sets of each mechanism in a map
@@ -87,7 +87,7 @@ def choose(model: Bundle) -> dict[str, Collection]:
 
 def about(model: Bundle, one: Collection) -> dict[str, object]:
     found = page.matched(one, model.genes)
-    shared = enrichment.overlap(found.collection, model.genes)
+    shared = overlap(found.collection, model.genes)
     return {
         "collection": one.name,
         "title": one.title,
