@@ -35,7 +35,8 @@ import numpy as np
 import pandas as pd
 
 from samsvae_core.genesets.collections import Collection, collections, load_collection, usable_sets
-from samsvae_core.genesets.enrichment import enrich, membership, rank_enrichment, screen
+from samsvae_core.genesets.enrichment import enrich, rank_enrichment
+from samsvae_core.genesets.screening import membership, screen
 
 BUNDLE = Path(__file__).resolve().parents[1] / "pretrained/papalexi2021"
 N_GENES, N_MECHANISMS, PERMUTATIONS = 8500, 100, 1000

@@ -647,7 +647,7 @@ def enrich(
     from samsvae_core.analysis import enrichment_export, gene_rankings
     from samsvae_core.analysis.compose import compose as predict
     from samsvae_core.bundle.opening import load
-    from samsvae_core.genesets import enrichment
+    from samsvae_core.genesets import enrichment, screening
     from samsvae_core.genesets.collections import describe, load_collection, match, read_gmt
     from samsvae_core.genesets.collections import enrichr as library
     from samsvae_core.genesets.terms import grouped
@@ -692,7 +692,7 @@ def enrich(
         say(describe(match(one, model.genes)))
     found = found._replace(table=grouped(found.table))
     results = gene_rankings.gathered(model, ranked, sets, found, rules)
-    for line in enrichment.problems(found.notes):
+    for line in screening.problems(found.notes):
         say(line)
     if "caution" in results.settings:
         say(f"Caution: {results.settings['caution']}")

@@ -12,9 +12,10 @@ from app.session import page, record, url
 from samsvae_core.analysis import enrichment_export
 from samsvae_core.analysis.gene_rankings import Certainty, Ranked
 from samsvae_core.bundle.bundle import Bundle
-from samsvae_core.genesets import enrichment, symbols, terms
+from samsvae_core.genesets import enrichment, questions, screening, symbols, terms
 from samsvae_core.genesets.collections import Collection
-from samsvae_core.genesets.enrichment import Enrichment, Rules
+from samsvae_core.genesets.enrichment import Rules
+from samsvae_core.genesets.questions import Enrichment
 
 METHODS = {"gsea": "Ranked (GSEA)", "ora": "Top genes (over-representation)"}
 DIRECTIONS = {"both": "Both", "up": "Up", "down": "Down"}
@@ -159,7 +160,7 @@ def rules(model: Bundle) -> tuple[Rules, Certainty | None]:
 
 def problems(result: Enrichment) -> None:
     """What could not be tested and why."""
-    found = enrichment.problems(result.notes)
+    found = screening.problems(result.notes)
     if found:
         with st.expander(f"{len(found)} notes on these tests", icon=":material/info:"):
             for line in found:
@@ -233,7 +234,7 @@ def table(
     if method == "ora":
         shown = shown.drop(columns="log2_error")  # an exact test
     record.markdown(
-        f"**{passes.sum()} of {len(rows)} tests pass {enrichment.PASSES:.0%} FDR**, {groups} after "
+        f"**{passes.sum()} of {len(rows)} tests pass {questions.PASSES:.0%} FDR**, {groups} after "
         f"similar ones are taken together{f'; **{near} borderline**' if near else ''}. Click a row "
         "to see its genes."
     )

@@ -48,9 +48,10 @@ from samsvae_core.bundle.layout import BundleError
 from samsvae_core.data.cells import DataError
 from samsvae_core.evaluation import fitness
 from samsvae_core.genesets import collections as gene_sets
-from samsvae_core.genesets import enrichment, terms
+from samsvae_core.genesets import enrichment, questions, terms
 from samsvae_core.genesets.collections import Collection, Match
-from samsvae_core.genesets.enrichment import Enrichment, Rules
+from samsvae_core.genesets.enrichment import Rules
+from samsvae_core.genesets.questions import Enrichment
 from samsvae_core.system.files import OutputError, is_message, sha256
 
 BATCHES = threading.Lock()  # who begins a test
@@ -580,7 +581,7 @@ def precomputed(
         table, notes = model.enrichment(name)
         wanted = list(ranked.scores.columns)
         parts.append(Enrichment(*(t[t["mechanism"].isin(wanted)] for t in (table, notes))))
-    return enrichment.join(parts)
+    return questions.join(parts)
 
 
 @st.cache_resource

@@ -16,9 +16,10 @@ from samsvae_core.analysis import gene_rankings
 from samsvae_core.analysis.gene_rankings import Ranked
 from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.bundle.bundle import Bundle
-from samsvae_core.genesets import enrichment, terms
+from samsvae_core.genesets import questions, screening, terms
 from samsvae_core.genesets.collections import Collection, describe, overlap
-from samsvae_core.genesets.enrichment import Enrichment, Rules
+from samsvae_core.genesets.enrichment import Rules
+from samsvae_core.genesets.questions import Enrichment
 
 N_TERMS = 4  # best sets of each mechanism in a map
 MOST_TERMS = 40  # rows of a map; the table has all
@@ -172,7 +173,7 @@ def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rul
         bind="query-params",
     )
     one = chosen.get(name or "", next(iter(chosen.values())))
-    found = enrichment.screen(
+    found = screening.screen(
         ranked.scores,
         page.matched(one, model.genes).collection,
         rules.min_size,
@@ -274,7 +275,7 @@ def results(
     passing = gsea[gsea["verdict"] != terms.VERDICTS[2]]
     if passing.empty:
         record.info(
-            f"No set passes {enrichment.PASSES:.0%} FDR by GSEA, so there is no map to draw."
+            f"No set passes {questions.PASSES:.0%} FDR by GSEA, so there is no map to draw."
         )
     else:
         gsea, passing = told_apart(gsea), told_apart(passing)
@@ -291,7 +292,7 @@ def results(
             "Normalised enrichment scores of sets that pass 5 % FDR in any mechanism",
         )
         record.caption(
-            f"NES of the sets that pass {enrichment.PASSES:.0%} FDR in any mechanism (\u2217 where "
+            f"NES of the sets that pass {questions.PASSES:.0%} FDR in any mechanism (\u2217 where "
             "they do, ? where they are borderline)."
             + (f" The first {MOST_TERMS} of {len(kept)}." if len(kept) > MOST_TERMS else "")
         )

@@ -24,7 +24,8 @@ import xlsxwriter
 from samsvae_core.analysis.card import as_text
 from samsvae_core.bundle.layout import to_json, version
 from samsvae_core.genesets.collections import Collection, collections
-from samsvae_core.genesets.enrichment import ERRORS, FDR, PASSES, Enrichment
+from samsvae_core.genesets.enrichment import FDR
+from samsvae_core.genesets.questions import ERRORS, PASSES, Enrichment
 from samsvae_core.genesets.terms import JACCARD, POOL, VERDICTS, fdr_in_words, verdicts
 from samsvae_core.system.files import OutputError, new_output
 

@@ -14,7 +14,8 @@ from samsvae_core.analysis.mechanism_names import read_names
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.evaluation.fitness import caution
 from samsvae_core.genesets.collections import Collection, match
-from samsvae_core.genesets.enrichment import Enrichment, Rules, sure
+from samsvae_core.genesets.enrichment import Rules, sure
+from samsvae_core.genesets.questions import Enrichment
 from samsvae_core.genesets.terms import grouped, suggested_names
 
 

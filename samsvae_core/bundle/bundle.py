@@ -41,8 +41,8 @@ from samsvae_core.data.cells import (
     genes_at,
 )
 from samsvae_core.genesets.collections import Collection
-from samsvae_core.genesets.enrichment import Enrichment, read_parquet
 from samsvae_core.genesets.prerank import RECIPE
+from samsvae_core.genesets.questions import Enrichment, read_parquet
 from samsvae_core.genesets.symbols import without_version
 from samsvae_core.models.samsvae import EMPTY_CELL, PER_TEN_THOUSAND, SAMSVAE
 from samsvae_core.system.files import sha256

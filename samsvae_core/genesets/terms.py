@@ -8,7 +8,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from samsvae_core.genesets.collections import collections
-from samsvae_core.genesets.enrichment import PASSES
+from samsvae_core.genesets.questions import PASSES
 
 JACCARD = 0.5  # of two leading edges, from which their sets say the same
 ALIKE = 0.9  # share of a general term's |NES| that a specific one needs to take its place

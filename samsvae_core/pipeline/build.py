@@ -35,7 +35,7 @@ from samsvae_core.data.splits import SPLITS, UNUSED, split
 from samsvae_core.evaluation import evaluate, fitness
 from samsvae_core.evaluation.calibration import pooled_level, reference_cells
 from samsvae_core.evaluation.mask_evidence import entry_evidence
-from samsvae_core.genesets import collections, enrichment
+from samsvae_core.genesets import collections, enrichment, questions, screening
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 from samsvae_core.models.variants import MODELS
@@ -528,8 +528,8 @@ def write_enrichment(run: Path, loadings: pd.DataFrame) -> list[str]:
         except ValueError as error:
             notes.append(f"{collection.title}: {error}")
             continue
-        enrichment.write_parquet(result, run / "enrichment" / f"{name}.parquet")
-        notes += enrichment.problems(result.notes)
+        questions.write_parquet(result, run / "enrichment" / f"{name}.parquet")
+        notes += screening.problems(result.notes)
     return notes
 
 

@@ -25,13 +25,8 @@ from samsvae_core.analysis.enrichment_export import (
     write_folder,
 )
 from samsvae_core.genesets.collections import Collection, load_collection, parse_gmt
-from samsvae_core.genesets.enrichment import (
-    COLUMNS,
-    Enrichment,
-    join,
-    over_representation,
-    rank_enrichment,
-)
+from samsvae_core.genesets.enrichment import over_representation, rank_enrichment
+from samsvae_core.genesets.questions import COLUMNS, Enrichment, join
 from samsvae_core.genesets.terms import grouped, suggested_names, verdicts
 from samsvae_core.system.files import OutputError
 

@@ -11,21 +11,17 @@ from scipy.stats import fisher_exact, hypergeom, kstest, mannwhitneyu
 
 from samsvae_core.analysis.masks import loading_matrix
 from samsvae_core.bundle.opening import load
-from samsvae_core.genesets import enrichment, prerank
+from samsvae_core.genesets import enrichment, prerank, questions, screening
 from samsvae_core.genesets.collections import Collection, load_collection, usable_sets
 from samsvae_core.genesets.enrichment import (
-    COLUMNS,
-    Enrichment,
     enrich,
-    membership,
     over_representation,
     rank_enrichment,
-    read_parquet,
     running_sum,
-    screen,
     sure,
-    write_parquet,
 )
+from samsvae_core.genesets.questions import COLUMNS, Enrichment, read_parquet, write_parquet
+from samsvae_core.genesets.screening import membership, screen
 from samsvae_core.genesets.terms import suggested_names, verdicts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,7 +136,7 @@ def test_fdr_is_benjamini_hochberg_within_a_mechanism_and_over_all(hostile):
 
 
 def test_benjamini_hochberg_agrees_with_an_example_worked_by_hand():
-    adjusted = enrichment._adjusted(pd.Series([0.01, 0.04, 0.03, 0.5]))
+    adjusted = questions.adjusted(pd.Series([0.01, 0.04, 0.03, 0.5]))
     np.testing.assert_allclose(adjusted, [0.04, 0.16 / 3, 0.16 / 3, 0.5])
 
 
@@ -362,7 +358,7 @@ def test_what_could_not_be_tested_is_told_of_both_tests():
     loadings = hostile_loadings()[["planted", "dead"]]
     nobody = pd.DataFrame(False, index=loadings.index, columns=loadings.columns)
     result = enrich(loadings, [disjoint_sets()], moved=nobody)
-    assert enrichment.problems(result.notes) == [
+    assert screening.problems(result.notes) == [
         "mechanism planted, mine, top genes: not tested (no gene is certain to move)",
         "mechanism dead, mine: not tested (constant)",
         "mechanism dead, mine: 100% of genes are tied, their order is by chance",
@@ -460,7 +456,7 @@ def test_a_mechanism_whose_worker_died_is_named_and_the_others_are_there(monkeyp
     assert result.notes["status"].tolist() == ["done", "failed: it died"]
     assert result.table["mechanism"].tolist() == ["planted"]
     assert result.table["fdr_all"].tolist() == [0.01]
-    assert enrichment.problems(result.notes) == [
+    assert screening.problems(result.notes) == [
         "mechanism outlier, mine: not tested (failed: it died)"
     ]
 
@@ -470,7 +466,7 @@ def test_a_collection_that_cannot_be_tested_is_left_out_and_noted():
     far = collection_of({"far": [f"OTHER{n}" for n in range(20)]}, "far")
     both = enrich(loadings, [far, disjoint_sets()])
     pd.testing.assert_frame_equal(both.table, enrich(loadings, [disjoint_sets()]).table)
-    assert enrichment.problems(both.notes)[0].startswith("mechanism all, far: not tested (0 of 300")
+    assert screening.problems(both.notes)[0].startswith("mechanism all, far: not tested (0 of 300")
     with pytest.raises(ValueError, match="0 of 300 genes are in far"):
         enrich(loadings, [far])
     with pytest.raises(ValueError, match=r"are in far, .* are in farther"):

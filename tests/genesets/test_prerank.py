@@ -12,7 +12,7 @@ from scipy.special import polygamma
 
 import samsvae_core
 from samsvae_core.genesets import prerank as module
-from samsvae_core.genesets.enrichment import MULTILEVEL, _counted, _log2_error
+from samsvae_core.genesets.gsea import MULTILEVEL, _counted, _log2_error
 from samsvae_core.genesets.prerank import CancelledError, Ranking, prerank
 
 

@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 
 from samsvae_core.genesets.collections import load_collection
-from samsvae_core.genesets.enrichment import COLUMNS, over_representation, rank_enrichment
+from samsvae_core.genesets.enrichment import over_representation, rank_enrichment
+from samsvae_core.genesets.questions import COLUMNS
 from samsvae_core.genesets.terms import POOL, grouped, readable, suggested_names, verdicts
 
 LETTERS = [f"G{number}" for number in range(12)]

@@ -4,8 +4,8 @@ import time
 import pandas as pd
 
 from app.server.background import TURN, Batch
-from samsvae_core.genesets.enrichment import Enrichment
 from samsvae_core.genesets.prerank import CancelledError, Progress
+from samsvae_core.genesets.questions import Enrichment
 
 EMPTY = Enrichment(pd.DataFrame(), pd.DataFrame())
 

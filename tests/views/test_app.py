@@ -34,7 +34,7 @@ from samsvae_core.bundle import layout, opening, soundness
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.evaluation import evaluate
 from samsvae_core.evaluation.evaluate import EvaluationConfig
-from samsvae_core.genesets import collections, enrichment, terms
+from samsvae_core.genesets import collections, enrichment, screening, terms
 from samsvae_core.genesets.prerank import Progress
 from samsvae_core.pipeline import build, evidence_sweep
 from samsvae_core.training.loop import TrainConfig
@@ -491,7 +491,7 @@ def test_the_preview_is_that_of_the_library(models, tiny):
     page = opened("gene_sets", {"collections": ["hallmark"]})
     scores = gene_rankings.of_mechanisms(tiny).scores
     sets = collections.match(collections.load_collection("hallmark"), tiny.genes).collection
-    z = enrichment.screen(scores, sets).z
+    z = screening.screen(scores, sets).z
     drawn = figures(page)[0]["data"][1]
     for place, text in zip(drawn["customdata"], drawn["text"], strict=True):
         term, _, k = place.rpartition("|M")
