@@ -649,7 +649,7 @@ def enrich(
     from samsvae_core.bundle.opening import load
     from samsvae_core.genesets import enrichment, screening
     from samsvae_core.genesets.collections import describe, load_collection, match, read_gmt
-    from samsvae_core.genesets.collections import enrichr as library
+    from samsvae_core.genesets.enrichr import enrichr as library
     from samsvae_core.genesets.terms import grouped
     from samsvae_core.system.files import atomic_write, new_output
 

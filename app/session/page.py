@@ -48,7 +48,7 @@ from samsvae_core.bundle.layout import BundleError
 from samsvae_core.data.cells import DataError
 from samsvae_core.evaluation import fitness
 from samsvae_core.genesets import collections as gene_sets
-from samsvae_core.genesets import enrichment, questions, terms
+from samsvae_core.genesets import enrichment, enrichr, questions, terms
 from samsvae_core.genesets.collections import Collection, Match
 from samsvae_core.genesets.enrichment import Rules
 from samsvae_core.genesets.questions import Enrichment
@@ -439,7 +439,7 @@ def composed(
 def collections() -> Mapping[str, Callable[[], Collection]]:
     """Every collection one may choose, by name: shipped, of Enrichr kept on disk, one's own."""
     shipped = {name: partial(gene_sets.load_collection, name) for name in gene_sets.collections()}
-    kept = {name: partial(gene_sets.enrichr, name) for name in gene_sets.cached_enrichr()}
+    kept = {name: partial(enrichr.enrichr, name) for name in enrichr.cached_enrichr()}
     own = {name: partial(_itself, own) for name, own in own_collections().items()}
     return shipped | kept | own
 
@@ -459,7 +459,7 @@ def brought_collection(content: bytes, name: str) -> Collection:
     added = gene_sets.parse_gmt(content, re.sub(r"\.gmt(\.gz)?$", "", name, flags=re.IGNORECASE))
     if added.name in gene_sets.collections():
         raise ValueError(f"{added.name} is the name of a shipped collection; rename the file.")
-    if added.name in gene_sets.cached_enrichr():
+    if added.name in enrichr.cached_enrichr():
         raise ValueError(f"{added.name} is the name of an Enrichr library kept here; rename it.")
     return added
 
@@ -552,7 +552,7 @@ def show_collection(name: str) -> None:
 
 def fetch_enrichr(name: str) -> Collection:
     """A library of Enrichr, on disk or downloaded, and chosen."""
-    fetched = gene_sets.enrichr(name, refresh=name in gene_sets.cached_enrichr())
+    fetched = enrichr.enrichr(name, refresh=name in enrichr.cached_enrichr())
     _choose_collection(name)
     return fetched
 

@@ -9,12 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from samsvae_core.genesets import collections as gene_sets
+from samsvae_core.genesets import enrichr as enrichr_module
 from samsvae_core.genesets import symbols
 from samsvae_core.genesets.collections import (
-    cached_enrichr,
     collections,
     describe,
-    enrichr,
     load_collection,
     match,
     overlap,
@@ -23,6 +22,7 @@ from samsvae_core.genesets.collections import (
     usable_sets,
     why_little,
 )
+from samsvae_core.genesets.enrichr import cached_enrichr, enrichr
 
 THREE = b"first\tlink\tA\tB\tC\nsecond\t\tB\tC\tD\tE\nthird\tx\tA\tB\tC\tD\tE\n"
 
@@ -305,7 +305,7 @@ def raises() -> None:
 def shelf(monkeypatch, tmp_path):
     """The folder that libraries are kept in, and a worker that knows one of them."""
     monkeypatch.setenv("SAMSVAE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(gene_sets, "_download", answers)
+    monkeypatch.setattr(enrichr_module, "_download", answers)
     return tmp_path / "cache" / "enrichr"
 
 
@@ -318,7 +318,7 @@ def test_a_library_is_downloaded_once(shelf, monkeypatch):
     assert (about["name"], about["organism"], about["n_sets"]) == ("Mine_2020", "Human", 3)
     assert first.version == f"downloaded {about['date']}"
     assert cached_enrichr() == {"Mine_2020": about["date"]}
-    monkeypatch.setattr(gene_sets, "_download", raises)
+    monkeypatch.setattr(enrichr_module, "_download", raises)
     assert enrichr("Mine_2020") == first
     with pytest.raises(ValueError, match="could not be reached"):
         enrichr("Mine_2020", refresh=True)
@@ -360,7 +360,7 @@ def test_a_folder_that_cannot_be_written_to_costs_the_copy_only(shelf, caplog):
 
 
 def test_no_network_is_one_message(shelf, monkeypatch):
-    monkeypatch.setattr(gene_sets, "_download", raises)
+    monkeypatch.setattr(enrichr_module, "_download", raises)
     with pytest.raises(
         ValueError, match=r"reached \(NameError\(no such host\)\)\. Shipped collect"
     ):
@@ -369,8 +369,8 @@ def test_no_network_is_one_message(shelf, monkeypatch):
 
 
 def test_a_download_that_hangs_is_stopped(shelf, monkeypatch):
-    monkeypatch.setattr(gene_sets, "_download", sleeps)
-    monkeypatch.setattr(gene_sets, "SECONDS", 0.2)
+    monkeypatch.setattr(enrichr_module, "_download", sleeps)
+    monkeypatch.setattr(enrichr_module, "SECONDS", 0.2)
     start = time.perf_counter()
     with pytest.raises(ValueError, match=r"could not be reached \(no answer within 0.2 s\)"):
         enrichr("Mine_2020")
@@ -387,7 +387,7 @@ def test_an_unknown_library_is_answered_with_those_like_it(shelf):
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "..", ".x", "a/b", "a b", "", "a\n", "a" * 201])
 def test_a_hostile_name_reaches_neither_disk_nor_network(shelf, monkeypatch, name):
-    monkeypatch.setattr(gene_sets, "_downloaded", None)
+    monkeypatch.setattr(enrichr_module, "_downloaded", None)
     with pytest.raises(ValueError, match="Expected the name of an Enrichr library"):
         enrichr(name)
 
