@@ -47,7 +47,7 @@ from samsvae_core.genesets.collections import load_collection
 from samsvae_core.genesets.symbols import _annotation
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 from samsvae_core.models.simulate import cell_data, draw_counts
-from samsvae_core.pipeline import build
+from samsvae_core.pipeline import build, train
 from samsvae_core.system.files import atomic_write, cache_folder
 from samsvae_core.training.loop import TrainConfig
 
@@ -114,7 +114,7 @@ def large_bundle(folder: Path) -> Path:
         "train_config": asdict(TrainConfig()),
         "data": data.source,
         "control": data.control,
-        "origin": asdict(build.Origin(title="Simulated, large", source="simulated")),
+        "origin": asdict(train.Origin(title="Simulated, large", source="simulated")),
     }
     build.write_csv(run / "split.csv", pd.DataFrame({"cell": data.cells, "split": parts}))
     build.write_csv(run / "genes.csv", pd.DataFrame({"gene": data.genes}))

@@ -298,7 +298,7 @@ def train(
     from samsvae_core.data.cells import gene_panel, read_genes
     from samsvae_core.data.splits import split as split_cells
     from samsvae_core.models.variants import MODELS
-    from samsvae_core.pipeline import build
+    from samsvae_core.pipeline import train as pipeline
     from samsvae_core.system.files import new_output
     from samsvae_core.training import distributed
     from samsvae_core.training.loop import TrainConfig
@@ -335,16 +335,16 @@ def train(
         stopper = stack.enter_context(stopping(data, output))
         where = stack.enter_context(distributed.group(where))
         if resume:
-            build.read_settings(output)
+            pipeline.read_settings(output)
             say_where(output, where)
         if resume or is_prepared(output):  # what ends the run is kept there, bad data included
             stack.enter_context(recorded(output))
         if resume:
-            options = build.read_options(output)
+            options = pipeline.read_options(output)
             if counts_on != "auto":
                 options["counts_on"] = counts_on
             cells = read(data, **options, scratch=output, say=say)
-            finished = build.resume(cells, output, where, on_epoch, say=say)
+            finished = pipeline.resume(cells, output, where, on_epoch, say=say)
         else:
             cells = read(
                 data,
@@ -388,7 +388,7 @@ def train(
             }
             if mask_prior is not None:
                 options["mask_prior"] = mask_prior
-            finished = build.train(
+            finished = pipeline.train(
                 cells,
                 parts,
                 output,
@@ -428,7 +428,7 @@ def evaluate(
     from samsvae_core.bundle.layout import to_json
     from samsvae_core.bundle.opening import load
     from samsvae_core.evaluation.evaluate import EvaluationConfig, evaluate_bundle
-    from samsvae_core.pipeline.build import read_options
+    from samsvae_core.pipeline.train import read_options
     from samsvae_core.system.files import atomic_write, new_output
 
     known("--library", library, ["data", "10000"])
@@ -767,7 +767,7 @@ def embed(
     from samsvae_core.analysis.masks import embed as states_of
     from samsvae_core.bundle.opening import load
     from samsvae_core.data.tables import table_of
-    from samsvae_core.pipeline.build import read_options
+    from samsvae_core.pipeline.train import read_options
     from samsvae_core.system.files import atomic_write, new_output
 
     new_output(output)
@@ -1016,16 +1016,16 @@ def named_once(given: list[tuple[str, float]]) -> dict[str, float]:
 
 def follow(data: Path, output: Path, where: torch.device) -> None:
     """Take part in a training whose first process writes, says how it goes, and when to stop."""
-    from samsvae_core.pipeline import build
+    from samsvae_core.pipeline import train as pipeline
     from samsvae_core.training import distributed
     from samsvae_core.training.loop import Stop
 
     with distributed.group(where) as where, contextlib.suppress(Stop):
         distributed.wait()  # until the first has written what the run is
-        cells = read(data, **build.read_options(output), scratch=output)
+        cells = read(data, **pipeline.read_options(output), scratch=output)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-        build.follow(cells, output, where)
+        pipeline.follow(cells, output, where)
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.data.splits import split
 from samsvae_core.evaluation import fitness
 from samsvae_core.pipeline import build as report
+from samsvae_core.pipeline import train
 from samsvae_core.system.files import atomic_write
 from samsvae_core.training.loop import TrainConfig
 
@@ -48,7 +49,7 @@ class Recipe:
 
     file: str
     split: Path
-    origin: report.Origin
+    origin: train.Origin
     options: dict[str, Any] = field(default_factory=dict)  # of `read_h5ad`
     top_genes: int | None = None
     training: TrainConfig = TrainConfig()
@@ -58,7 +59,7 @@ RECIPES = {
     "papalexi2021": Recipe(
         "papalexi2021_thp1.h5ad",
         DATA / "papalexi2021_split.csv",
-        report.Origin(
+        train.Origin(
             title="Papalexi et al. 2021, THP-1, 25 knock-outs",
             source="ECCITE-seq of THP-1 cells, Papalexi et al., Nature Genetics 2021, GEO "
             "GSE153056; copy from the R data package sceptredata (299 genes)",
@@ -68,7 +69,7 @@ RECIPES = {
     "norman2019-subset": Recipe(
         "norman2019_k562_subset.h5ad",
         Path(__file__).with_name("norman2019_held_out.csv"),
-        report.Origin(
+        train.Origin(
             title="Norman et al. 2019, K562, 31 activated genes and 15 pairs (subset)",
             source="Perturb-seq of K562 cells, Norman et al., Science 2019, GEO GSE133344; copy "
             "from the development resource of PerturBench, the 250 of its 500 genes that are "
@@ -120,7 +121,7 @@ def build(name: str, recipe: Recipe, tables_only: bool, sets_only: bool) -> None
         elif tables_only:
             report.build_bundle(kept.model, kept.align(data), parts, run, kept.manifest["device"])
         else:
-            report.train(
+            train.train(
                 data,
                 parts,
                 run,

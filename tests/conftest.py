@@ -18,7 +18,7 @@ from samsvae_core.data.splits import split
 from samsvae_core.genesets import collections
 from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.models.simulate import Design, Truth, simulate, write_h5ad
-from samsvae_core.pipeline import build
+from samsvae_core.pipeline import build, train
 from samsvae_core.training.loop import TrainConfig
 
 DESIGN = Design(
@@ -92,7 +92,7 @@ def quick_tables():
 def tiny(screen, quick_tables, tmp_path_factory) -> Bundle:
     """The bundle; no test may change it or its files."""
     run = tmp_path_factory.mktemp("models") / "tiny"
-    return build.train(screen.data, screen.parts, run, MODEL, TRAINING)
+    return train.train(screen.data, screen.parts, run, MODEL, TRAINING)
 
 
 @pytest.fixture

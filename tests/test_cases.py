@@ -29,7 +29,7 @@ from samsvae_core.data.label_column import key_notes
 from samsvae_core.data.labels import delimiter_of, parts_of
 from samsvae_core.data.splits import split
 from samsvae_core.data.targets import guides_note, targets_of
-from samsvae_core.pipeline import build
+from samsvae_core.pipeline import train
 from samsvae_core.training.loop import TrainConfig
 from tests.data.test_h5ad import real
 
@@ -584,7 +584,7 @@ def test_item_07_few_controls_are_told_before_training(file, tmp_path):
     lines = []
     config = TrainConfig(steps=2, batch_size=32)
     with pytest.raises(StopIteration):
-        build.train(
+        train.train(
             data,
             split(data),
             tmp_path / "run",
@@ -619,17 +619,17 @@ def test_item_07_odd_names_stay_whole(file):
 def test_item_06_a_run_reads_its_data_as_it_was_read(file, tmp_path, labels, options, monkeypatch):
     data = read_h5ad(write(file, each()(*labels)), **options)
     kept = {"data": data.source}
-    monkeypatch.setattr(build, "read_settings", lambda _: kept)
-    again = read_h5ad(file, **build.read_options(tmp_path))
-    assert build.checksums(again) == build.checksums(data)
+    monkeypatch.setattr(train, "read_settings", lambda _: kept)
+    again = read_h5ad(file, **train.read_options(tmp_path))
+    assert train.checksums(again) == train.checksums(data)
     assert (again.control, list(again.conditions)) == (data.control, list(data.conditions))
 
 
 def test_item_06_runs_from_before_read_their_tables_as_they_did(file, tmp_path, monkeypatch):
     write(file, ["x"] * 130, "lab", obsm=guides())
     old = {"perturbation_key": None, "dosage_key": "guides", "control_labels": []}
-    monkeypatch.setattr(build, "read_settings", lambda _: {"data": old})
-    again = read_h5ad(file, **build.read_options(tmp_path))
+    monkeypatch.setattr(train, "read_settings", lambda _: {"data": old})
+    again = read_h5ad(file, **train.read_options(tmp_path))
     assert len(again.cells) == 130
     assert "DS_non-targeting_00025" in again.perturbations
     assert int((again.conditions == "control").sum()) == 10
@@ -642,9 +642,9 @@ def test_item_06_of_the_controls_that_a_run_noted_one_is_enough(
     """Another file to evaluate on may lack a rare one; and nobody has given --control."""
     source = read_h5ad(write(file, each()(*labels)), control=labels[:-1]).source
     assert source["control_labels"] == labels[:-1]
-    monkeypatch.setattr(build, "read_settings", lambda _: {"data": source})
+    monkeypatch.setattr(train, "read_settings", lambda _: {"data": source})
     write(file, each()(labels[0], "STAT1"))
-    options = build.read_options(tmp_path)
+    options = train.read_options(tmp_path)
     again = read_h5ad(file, **options)
     assert again.source["control_labels"] == labels[:1]
     assert list(again.perturbations) == ["STAT1"]
@@ -655,8 +655,8 @@ def test_item_06_of_the_controls_that_a_run_noted_one_is_enough(
 
 
 def test_item_04_runs_from_before_part_at_plus(tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "read_settings", lambda _: {"data": {"perturbation_key": "gene"}})
-    assert build.read_options(tmp_path)["delimiter"] == "+"
+    monkeypatch.setattr(train, "read_settings", lambda _: {"data": {"perturbation_key": "gene"}})
+    assert train.read_options(tmp_path)["delimiter"] == "+"
 
 
 # The command line

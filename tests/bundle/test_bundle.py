@@ -16,7 +16,7 @@ from samsvae_core.bundle.readings import dosages_of
 from samsvae_core.data.cells import DataError
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import SAMSVAE
-from samsvae_core.pipeline import build
+from samsvae_core.pipeline import train
 from samsvae_core.training.loop import TrainConfig
 
 
@@ -132,7 +132,7 @@ def test_genes_and_perturbations_called_like_values_keep_their_names(
     )
     data = replace(screen.data, genes=genes, perturbations=names, conditions=conditions)
     config = TrainConfig(steps=2, particles=1)
-    made = build.train(data, screen.parts, tmp_path / "odd", {"n_latent": 2, "n_hidden": 4}, config)
+    made = train.train(data, screen.parts, tmp_path / "odd", {"n_latent": 2, "n_hidden": 4}, config)
     made = load(made.path)
     assert made.genes == genes.tolist()
     assert made.perturbations.index.tolist() == names.tolist()

@@ -17,7 +17,7 @@ from samsvae_core.analysis import all_shifts
 from samsvae_core.bundle.layout import EFFECTS, BundleError
 from samsvae_core.bundle.opening import load
 from samsvae_core.models.variants import MODELS
-from samsvae_core.pipeline import build
+from samsvae_core.pipeline import train
 from samsvae_core.training.loop import TrainConfig
 
 PRETRAINED = Path(__file__).parents[2] / "pretrained"
@@ -63,7 +63,7 @@ def test_item_16_every_kind_of_model_opens_and_its_masks_are_checked(
         data = replace(data, counts=logarithms.astype(np.float32), is_counts=False)
     asked = {"mask_evidence": None} if values != "counts" else {}
     options = {"n_latent": 3, "n_hidden": 6, **asked}
-    made = build.train(data, screen.parts, tmp_path / "made", options, QUICK, model=kind)
+    made = train.train(data, screen.parts, tmp_path / "made", options, QUICK, model=kind)
     opened = load(made.path)
     masks = opened.masks
     if not len(masks):

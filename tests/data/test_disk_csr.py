@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from samsvae_core.data import disk_csr, h5ad, stored
 from samsvae_core.data.cells import DataError, gene_panel, summary
 from samsvae_core.data.h5ad import read_h5ad
-from samsvae_core.pipeline import build
+from samsvae_core.pipeline import train
 from samsvae_core.system.files import OutputError
 from tests.conftest import MODEL, TRAINING
 
@@ -72,7 +72,7 @@ def test_a_run_on_disk_is_the_run_in_memory(screen, quick_tables, tmp_path, smal
     for where in ("memory", "disk"):
         data = read_h5ad(screen.path, counts_on=where, scratch=tmp_path)
         runs[where] = tmp_path / where
-        build.train(data, screen.parts, runs[where], MODEL, replace(TRAINING, steps=20))
+        train.train(data, screen.parts, runs[where], MODEL, replace(TRAINING, steps=20))
     assert is_mapped(data.counts)
     names = sorted(p.relative_to(runs["disk"]) for p in runs["disk"].rglob("*") if p.is_file())
     assert Path("metrics.json") in names
@@ -92,7 +92,7 @@ def test_a_run_on_disk_is_the_run_in_memory(screen, quick_tables, tmp_path, smal
             )
         else:
             assert one.read_bytes() == two.read_bytes(), name
-    options = build.read_options(runs["disk"])
+    options = train.read_options(runs["disk"])
     assert options["counts_on"] == "disk"
 
 

@@ -31,8 +31,8 @@ from samsvae_core.genesets.symbols import (
     known_genes,
     search_genes,
 )
-from samsvae_core.pipeline import build
-from samsvae_core.pipeline.build import read_options
+from samsvae_core.pipeline import train
+from samsvae_core.pipeline.train import read_options
 from samsvae_core.training.loop import TrainConfig
 from tests.data.test_h5ad import LABELS
 
@@ -284,7 +284,7 @@ def planted(quick_tables, tmp_path_factory):
     anndata.AnnData(counts, obs, var).write_h5ad(folder / "rows.h5ad")
     data = read_h5ad(folder / "rows.h5ad")
     settings = TrainConfig(steps=150, batch_size=128, learning_rate=1e-2)
-    return build.train(data, split(data), folder / "run", MODEL, settings), folder / "rows.h5ad"
+    return train.train(data, split(data), folder / "run", MODEL, settings), folder / "rows.h5ad"
 
 
 def test_item_05_a_planted_interferon_mechanism_is_named_so(planted):
@@ -353,10 +353,10 @@ def test_item_05_training_writes_the_ids_beside_the_names(screen, tmp_path, monk
     def stopped(*_):
         raise DataError("before the first step")
 
-    monkeypatch.setattr(build, "resume", stopped)
+    monkeypatch.setattr(train, "resume", stopped)
     data = replace(screen.data, gene_ids=np.array(ids))
     with pytest.raises(DataError, match="before the first step"):
-        build.train(data, screen.parts, tmp_path / "run", MODEL)
+        train.train(data, screen.parts, tmp_path / "run", MODEL)
     table = read_csv(tmp_path / "run" / "genes.csv")
     assert table["gene"].tolist() == screen.data.genes.tolist()
     assert table["id"].tolist() == ids

@@ -15,7 +15,7 @@ from samsvae_core.bundle import layout, opening
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.bundle.layout import BundleError, read_json, to_json
 from samsvae_core.evaluation import fitness
-from samsvae_core.pipeline import build
+from samsvae_core.pipeline import train
 from samsvae_core.training.loop import TrainConfig
 from tests.conftest import MODEL
 
@@ -31,7 +31,7 @@ def brief(screen, quick_tables, tmp_path_factory) -> Bundle:
     """Trained for six steps at the usual learning rates; not to be changed."""
     run = tmp_path_factory.mktemp("brief") / "brief"
     config = TrainConfig(steps=6, batch_size=256)
-    return build.train(screen.data, screen.parts, run, MODEL, config)
+    return train.train(screen.data, screen.parts, run, MODEL, config)
 
 
 def history(*bounds: float) -> pd.DataFrame:

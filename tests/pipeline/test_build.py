@@ -16,13 +16,14 @@ from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.variants import ConditionalVAE
 from samsvae_core.pipeline import build
+from samsvae_core.pipeline import train as pipeline
 from samsvae_core.pipeline.build import (
     condition_table,
     observed_table,
     perturbation_table,
-    read_options,
     umap_coordinates,
 )
+from samsvae_core.pipeline.train import read_options
 from samsvae_core.system.files import OutputError
 from samsvae_core.training.loop import Stop, TrainConfig, TrainingError
 
@@ -225,9 +226,9 @@ def status(run):
 def test_a_finished_run_says_so_and_cannot_be_resumed(tiny, screen):
     assert status(tiny.path)["state"] == "finished"
     with pytest.raises(OutputError, match="is finished: it is a bundle already"):
-        build.resume(screen.data, tiny.path)
+        pipeline.resume(screen.data, tiny.path)
     with pytest.raises(OutputError, match="exists already"):
-        build.train(screen.data, screen.parts, tiny.path, MODEL, SHORT)
+        pipeline.train(screen.data, screen.parts, tiny.path, MODEL, SHORT)
 
 
 def test_a_stopped_run_says_so_and_resumes_to_the_same_bundle(screen, quick_tables, tmp_path):
@@ -237,11 +238,11 @@ def test_a_stopped_run_says_so_and_resumes_to_the_same_bundle(screen, quick_tabl
 
     run = tmp_path / "stopped"
     with pytest.raises(Stop):
-        build.train(screen.data, screen.parts, run, MODEL, SHORT, on_epoch=stop)
+        pipeline.train(screen.data, screen.parts, run, MODEL, SHORT, on_epoch=stop)
     assert status(run)["state"] == "stopped"
     assert status(run)["epoch"] == 2
-    resumed = build.resume(screen.data, run)
-    whole = build.train(screen.data, screen.parts, tmp_path / "whole", MODEL, SHORT)
+    resumed = pipeline.resume(screen.data, run)
+    whole = pipeline.train(screen.data, screen.parts, tmp_path / "whole", MODEL, SHORT)
     for name in ("weights.safetensors", "masks.csv", "loadings.parquet", "history.csv", "card.md"):
         assert resumed.manifest["files"][name] == whole.manifest["files"][name], name
     assert resumed.metrics == whole.metrics
@@ -250,7 +251,7 @@ def test_a_stopped_run_says_so_and_resumes_to_the_same_bundle(screen, quick_tabl
 def test_a_diverging_run_says_why_it_failed(screen, quick_tables, tmp_path):
     wild = replace(SHORT, learning_rate=1e30)
     with pytest.raises(TrainingError):
-        build.train(screen.data, screen.parts, tmp_path / "wild", MODEL, wild)
+        pipeline.train(screen.data, screen.parts, tmp_path / "wild", MODEL, wild)
     assert status(tmp_path / "wild")["state"] == "failed"
     assert "Lower --learning-rate" in status(tmp_path / "wild")["message"]
     assert not (tmp_path / "wild" / "manifest.json").exists()
@@ -266,7 +267,7 @@ def test_a_split_that_cannot_be_trained_on_is_refused_before_anything_is_written
     else:
         parts[screen.data.conditions == "control"] = "validation"
     with pytest.raises(DataError, match=missing):
-        build.train(screen.data, parts, tmp_path / "run", MODEL, SHORT)
+        pipeline.train(screen.data, parts, tmp_path / "run", MODEL, SHORT)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -281,7 +282,7 @@ def test_tables_made_before_do_not_stay_where_there_are_none_now(tiny, screen, t
 
 def test_a_split_without_test_cells_makes_a_bundle_without_metrics(screen, quick_tables, tmp_path):
     parts = np.where(screen.parts == "test", "train", screen.parts)
-    made = build.train(screen.data, parts, tmp_path / "run", MODEL, SHORT)
+    made = pipeline.train(screen.data, parts, tmp_path / "run", MODEL, SHORT)
     assert "no test cells" in made.metrics["not_available"]
     assert "Not available: The split has no test cells" in made.card
 
@@ -294,7 +295,7 @@ def test_conditions_too_small_to_be_scored_make_a_bundle_without_metrics(
     for condition in set(screen.data.conditions) - {"control"}:
         cells = np.flatnonzero((screen.data.conditions == condition) & (parts == "test"))
         parts[cells[2:]] = "train"
-    made = build.train(screen.data, parts, tmp_path / "run", MODEL, SHORT)
+    made = pipeline.train(screen.data, parts, tmp_path / "run", MODEL, SHORT)
     assert "No condition has 3 cells or more" in made.metrics["not_available"]
 
 
@@ -304,15 +305,15 @@ def test_a_run_resumed_on_other_cells_is_refused(screen, quick_tables, tmp_path)
 
     run = tmp_path / "run"
     with pytest.raises(Stop):
-        build.train(screen.data, screen.parts, run, MODEL, SHORT, on_epoch=stop)
+        pipeline.train(screen.data, screen.parts, run, MODEL, SHORT, on_epoch=stop)
     with pytest.raises(DataError, match="cells"):
-        build.resume(screen.data.subset(np.arange(500)), run)
+        pipeline.resume(screen.data.subset(np.arange(500)), run)
     other = replace(screen.data, genes=np.array([f"X{i}" for i in range(40)]))
     with pytest.raises(DataError, match="genes"):
-        build.resume(other, run)
+        pipeline.resume(other, run)
     fewer = replace(screen.data, counts=screen.data.counts[:, 1:], genes=screen.data.genes[1:])
     with pytest.raises(DataError, match="lack 1 of the run's 40 genes"):
-        build.resume(fewer, run)
+        pipeline.resume(fewer, run)
 
 
 def test_a_run_resumed_on_reordered_genes_is_the_same_run(screen, quick_tables, tmp_path):
@@ -321,10 +322,10 @@ def test_a_run_resumed_on_reordered_genes_is_the_same_run(screen, quick_tables, 
 
     run, data = tmp_path / "run", screen.data
     with pytest.raises(Stop):
-        build.train(data, screen.parts, run, MODEL, SHORT, on_epoch=stop)
+        pipeline.train(data, screen.parts, run, MODEL, SHORT, on_epoch=stop)
     turned = replace(data, counts=data.counts[:, ::-1], genes=data.genes[::-1])
-    resumed = build.resume(turned, run)
-    whole = build.train(data, screen.parts, tmp_path / "whole", MODEL, SHORT)
+    resumed = pipeline.resume(turned, run)
+    whole = pipeline.train(data, screen.parts, tmp_path / "whole", MODEL, SHORT)
     for name in ("weights.safetensors", "observed.parquet", "history.csv"):
         assert resumed.manifest["files"][name] == whole.manifest["files"][name], name
 
@@ -339,7 +340,7 @@ def test_there_is_no_run_in_an_empty_folder(tmp_path, screen):
     with pytest.raises(OutputError, match="There is no run"):
         read_options(tmp_path)
     with pytest.raises(OutputError, match=r"There is no run in .* to resume"):
-        build.resume(screen.data, tmp_path)
+        pipeline.resume(screen.data, tmp_path)
 
 
 @pytest.mark.parametrize("change", [{"data": None}, {"model_config": {"n_genes": 3, "depth": 9}}])
@@ -357,23 +358,23 @@ def test_a_run_without_its_manifest_gets_its_tables_anew_and_trains_no_further(
     before = load(copied)
     (copied / "manifest.json").unlink()
     (copied / layout.CELL_COUNTS).unlink()
-    anew = build.resume(screen.data, copied)
+    anew = pipeline.resume(screen.data, copied)
     assert anew.has_cell_values
     assert anew.manifest["files"] == before.manifest["files"]
 
 
 def test_checksums_are_of_values_not_of_how_they_lie_in_memory(screen, monkeypatch):
     data = screen.data
-    expected = build.checksums(data)
-    monkeypatch.setattr(build, "PIECE", 100)
+    expected = pipeline.checksums(data)
+    monkeypatch.setattr(pipeline, "PIECE", 100)
     x = data.counts
     order = np.concatenate([np.arange(i, j)[::-1] for i, j in itertools.pairwise(x.indptr)])
     turned = sp.csr_matrix((x.data[order], x.indices[order], x.indptr), x.shape)
     assert not turned.has_sorted_indices
-    assert build.checksums(replace(data, counts=turned)) == expected
+    assert pipeline.checksums(replace(data, counts=turned)) == expected
     changed = data.counts.copy()
     changed.data[-1] += 1
-    other = build.checksums(replace(data, counts=changed))
+    other = pipeline.checksums(replace(data, counts=changed))
     assert [what for what in expected if other[what] != expected[what]] == ["counts"]
 
 
@@ -389,10 +390,12 @@ def test_a_stopped_frontier_resumes_to_the_same_bundle(screen, quick_tables, tmp
             raise Stop
 
     with pytest.raises(Stop):
-        build.train(screen.data, screen.parts, run, MODEL, SHORT, on_epoch=stop, frontier=True)
+        pipeline.train(screen.data, screen.parts, run, MODEL, SHORT, on_epoch=stop, frontier=True)
     assert 1 < len(list((run / "frontier").iterdir())) < 7
-    resumed = build.resume(screen.data, run)
-    whole = build.train(screen.data, screen.parts, tmp_path / "whole", MODEL, SHORT, frontier=True)
+    resumed = pipeline.resume(screen.data, run)
+    whole = pipeline.train(
+        screen.data, screen.parts, tmp_path / "whole", MODEL, SHORT, frontier=True
+    )
     for name in ("weights.safetensors", "frontier.csv", "masks.csv", "history.csv"):
         assert resumed.manifest["files"][name] == whole.manifest["files"][name], name
 
@@ -400,7 +403,7 @@ def test_a_stopped_frontier_resumes_to_the_same_bundle(screen, quick_tables, tmp
 def test_the_history_of_a_frontier_is_that_of_the_dense_start_and_the_chosen_level(
     screen, quick_tables, tmp_path
 ):
-    made = build.train(screen.data, screen.parts, tmp_path / "run", MODEL, SHORT, frontier=True)
+    made = pipeline.train(screen.data, screen.parts, tmp_path / "run", MODEL, SHORT, frontier=True)
     assert made.history["step"].is_monotonic_increasing
     assert made.history["epoch"].tolist() == list(range(1, len(made.history) + 1))
     assert made.frontier["mask_evidence"].is_monotonic_increasing

@@ -18,6 +18,7 @@ import torch
 from samsvae_core import __main__ as cli
 from samsvae_core.data.cells import DataError
 from samsvae_core.pipeline import build
+from samsvae_core.pipeline import train as pipeline
 from samsvae_core.system.files import atomic_write
 from samsvae_core.training import loop, run_folder
 from samsvae_core.training.loop import Stop, TrainConfig
@@ -282,7 +283,7 @@ def test_a_run_resumed_on_data_that_differ_is_refused(screen, quick_tables, tmp_
     folder = tmp_path / "run"
     model = {"n_latent": 2, "n_hidden": 4}
     with pytest.raises(Stop):
-        build.train(screen.data, screen.parts, folder, model, settings, on_epoch=stop)
+        pipeline.train(screen.data, screen.parts, folder, model, settings, on_epoch=stop)
     data = screen.data
     if what == "counts":
         counts = data.counts.copy()
@@ -292,6 +293,6 @@ def test_a_run_resumed_on_data_that_differ_is_refused(screen, quick_tables, tmp_
         turned = np.roll(np.arange(len(data.perturbations)), 1)
         other = replace(data, dosages=data.dosages[:, turned])
     with pytest.raises(DataError, match=f"The {what} are not those the run was started with"):
-        build.resume(other, folder)
+        pipeline.resume(other, folder)
     assert status(folder)["state"] == "failed"
-    assert build.resume(data, folder).name == "run"
+    assert pipeline.resume(data, folder).name == "run"

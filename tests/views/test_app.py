@@ -36,7 +36,7 @@ from samsvae_core.evaluation import evaluate
 from samsvae_core.evaluation.evaluate import EvaluationConfig
 from samsvae_core.genesets import collections, enrichment, screening, terms
 from samsvae_core.genesets.prerank import Progress
-from samsvae_core.pipeline import build, evidence_sweep
+from samsvae_core.pipeline import build, evidence_sweep, train
 from samsvae_core.training.loop import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,7 +96,7 @@ def kind(screen, quick_tables, tmp_path_factory) -> Callable[[str], Bundle]:
             patch.setattr(evaluate, "full_evaluation", partial(FULL, config=QUICK))
             patch.setattr(evidence_sweep, "EVIDENCE", (0.08, 0.64, 2.56))
             patch.setattr(build, "COLLECTIONS", ())  # gene sets are tested with the small bundle
-            return build.train(data, screen.parts, folder / name, size, BRIEF, **KINDS[name])
+            return train.train(data, screen.parts, folder / name, size, BRIEF, **KINDS[name])
 
     return made
 
