@@ -184,7 +184,8 @@ def resident() -> float:
 
 
 def papalexi() -> None:
-    from samsvae_core.analysis.masks import active_mechanisms, loading_matrix
+    from samsvae_core.analysis.loadings import loading_matrix
+    from samsvae_core.analysis.masks import active_mechanisms
     from samsvae_core.bundle.opening import load  # with torch, too large to be there before `batch`
 
     bundle = load(BUNDLE)

@@ -474,11 +474,12 @@ def loadings(
     if not steps:
         write_table(model.loadings, output)
         return
+    from samsvae_core.analysis import loadings as loadings_of
     from samsvae_core.analysis import masks as interpretation
 
     active = interpretation.active_mechanisms(model.masks) or None
-    curves = interpretation.loading_curves(model.model, model.reference, model.genes, active)
-    for k, row in interpretation.linearity(curves).iterrows():
+    curves = loadings_of.loading_curves(model.model, model.reference, model.genes, active)
+    for k, row in loadings_of.linearity(curves).iterrows():
         say(f"M{k}: {row['words']}")
     write_table(curves, output)
 
@@ -764,7 +765,7 @@ def embed(
     import numpy as np
     from anndata.io import write_elem
 
-    from samsvae_core.analysis.masks import embed as states_of
+    from samsvae_core.analysis.states import embed as states_of
     from samsvae_core.bundle.opening import load
     from samsvae_core.data.tables import table_of
     from samsvae_core.pipeline.train import read_options

@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 from samsvae_core.analysis.card import metrics_in_words
-from samsvae_core.analysis.masks import active_mechanisms, loading_matrix
+from samsvae_core.analysis.loadings import loading_matrix
+from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.bundle.layout import to_json, write_manifest
 from samsvae_core.bundle.opening import load

@@ -10,7 +10,8 @@ import pytest
 from scipy.stats import kstest
 
 from samsvae_core.analysis.compose import cells_of, compose
-from samsvae_core.analysis.masks import active_mechanisms, loading_matrix, loadings
+from samsvae_core.analysis.loadings import loading_matrix, loadings
+from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.bundle.opening import load
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.evaluation.evaluate import EvaluationConfig, evaluate_bundle

@@ -8,7 +8,7 @@ import streamlit as st
 from app.components import mechanisms
 from app.figures import figures
 from app.session import page, record, url
-from samsvae_core.analysis import masks
+from samsvae_core.analysis import masks, similarity
 from samsvae_core.analysis.card import listed
 from samsvae_core.bundle.bundle import Bundle
 
@@ -147,7 +147,7 @@ def least_and_most(rows: pd.DataFrame, chosen: list[str]) -> str:
     """Of a model without masks: which two move in the most, and the least, similar direction."""
     if len(chosen) == 1:
         return f"{bold(chosen)} moves every latent dimension. Choose another to compare it with."
-    by_cosine = masks.pairs(rows, chosen).sort_values("cosine", ascending=False)
+    by_cosine = similarity.pairs(rows, chosen).sort_values("cosine", ascending=False)
     told = [
         f"{bold([pair['first'], pair['second']])} ({pair['cosine']:+.2f})"
         for pair in by_cosine.iloc[[0, -1]].to_dict("records")
@@ -202,7 +202,7 @@ def compared(model: Bundle, chosen: list[str], titles: dict[int, str]) -> None:
             )
             page.downloads(entries.drop(columns="place"), "chosen_effects_table")
         if len(chosen) > 1:
-            table = masks.pairs(model.masks, chosen)
+            table = similarity.pairs(model.masks, chosen)
             if not model.model.has_masks:
                 table = table.drop(columns=["shared", "jaccard"])
                 table = table.sort_values("cosine", ascending=False)

@@ -35,7 +35,15 @@ from app.server.time_estimate import Pace, measured
 from app.server.uploads import Reading
 from app.session import access, url
 from app.session.url import plain
-from samsvae_core.analysis import compose, enrichment_export, gene_rankings, masks, mechanism_names
+from samsvae_core.analysis import (
+    compose,
+    enrichment_export,
+    gene_rankings,
+    loadings,
+    masks,
+    mechanism_names,
+)
+from samsvae_core.analysis import network as networks
 from samsvae_core.analysis.all_shifts import Effects, places, whole_effects
 from samsvae_core.analysis.compose import Composition
 from samsvae_core.analysis.gene_rankings import Ranked
@@ -511,7 +519,7 @@ def import_names(model: Bundle, content: bytes) -> dict[int, Label]:
 @st.cache_data(max_entries=64, show_spinner=False)
 def _curves(path: str, checksum: str, k: int) -> pd.DataFrame:
     model = load_bundle(path, checksum)
-    return masks.loading_curves(model.model, model.reference, model.genes, [k])
+    return loadings.loading_curves(model.model, model.reference, model.genes, [k])
 
 
 def curves(model: Bundle, k: int) -> pd.DataFrame:
@@ -836,11 +844,13 @@ def choose_none(model: Bundle) -> None:
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
-def _network(path: str, checksum: str, names: tuple[str, ...], threshold: float) -> masks.Network:
-    return masks.network(load_bundle(path, checksum).masks, names, threshold)
+def _network(
+    path: str, checksum: str, names: tuple[str, ...], threshold: float
+) -> networks.Network:
+    return networks.network(load_bundle(path, checksum).masks, names, threshold)
 
 
-def network(model: Bundle, names: Iterable[str], threshold: float) -> masks.Network:
+def network(model: Bundle, names: Iterable[str], threshold: float) -> networks.Network:
     """`interpretation.network` of these perturbations, remembered."""
     return _network(str(model.path), model.checksum, tuple(names), threshold)
 

@@ -11,7 +11,8 @@ import streamlit as st
 from app.components.units import scale
 from app.figures import figures
 from app.session import page, record, url
-from samsvae_core.analysis.masks import active_mechanisms, decoded_values
+from samsvae_core.analysis.masks import active_mechanisms
+from samsvae_core.analysis.states import decoded_values
 from samsvae_core.bundle.bundle import ANEW, Bundle
 
 PERTURBED, BASAL = "perturbed", "basal"

@@ -13,6 +13,7 @@ from app.components import compare, mechanisms
 from app.figures import figures
 from app.session import page, record, url
 from samsvae_core.analysis import masks as interpretation
+from samsvae_core.analysis import similarity
 from samsvae_core.bundle.bundle import Bundle
 
 MEANING = {
@@ -255,7 +256,7 @@ def ordered(model: Bundle, choice: Choice) -> tuple[pd.DataFrame, pd.DataFrame]:
         alike = alike[alike.index.str.contains(choice.search, case=False, regex=False)]
     names, line = alike.index, pd.DataFrame()
     if choice.rows == "clustered":
-        names, line = interpretation.tree(alike)
+        names, line = similarity.tree(alike)
     elif choice.rows == "name":
         names = names.sort_values(key=lambda name: name.str.upper())
     else:
@@ -267,7 +268,7 @@ def ordered(model: Bundle, choice: Choice) -> tuple[pd.DataFrame, pd.DataFrame]:
         names = by.loc[names].sort_values(ascending=False, kind="stable").index
     columns = alike.columns
     if choice.columns == "clustered":
-        columns = interpretation.tree(alike.T).order
+        columns = similarity.tree(alike.T).order
     elif choice.columns == "users":
         users = above.sum(axis=0).loc[columns]
         columns = users.sort_values(ascending=False, kind="stable").index
@@ -449,7 +450,7 @@ def sentence(model: Bundle, name: str) -> str:
             f"{page.plain(name)} uses no mechanism: with {cells:,} training cells, no effect on "
             "these genes earned its price."
         )
-    alike = interpretation.similar_perturbations(model.masks, name)
+    alike = similarity.similar_perturbations(model.masks, name)
     if not model.model.has_masks:
         alike = alike.sort_values("cosine", ascending=False).head(4)
         others = ", ".join(f"{page.plain(n)} ({c:.2f})" for n, c in alike["cosine"].items())

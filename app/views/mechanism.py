@@ -11,7 +11,7 @@ from app.components.units import scale
 from app.figures import figures
 from app.server import middleware
 from app.session import page, record, url
-from samsvae_core.analysis import gene_rankings, masks
+from samsvae_core.analysis import gene_rankings, loadings, masks
 from samsvae_core.analysis.mechanism_names import Label
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.genesets.enrichment import USUAL
@@ -242,7 +242,7 @@ def step_in_words(step: float) -> str:
 def straightness(model: Bundle, k: int) -> None:
     """Whether other steps and the other direction do proportionally the same."""
     curves = page.curves(model, k)
-    row = masks.linearity(curves).loc[k]
+    row = loadings.linearity(curves).loc[k]
     icon = ":material/trending_flat:" if row["linear"] else ":material/moving:"
     with st.container(horizontal=True):
         st.markdown(icon, width="content")

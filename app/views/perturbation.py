@@ -14,7 +14,7 @@ from app.components.units import scale
 from app.figures import figures
 from app.session import page, record
 from app.session import url as address
-from samsvae_core.analysis import masks
+from samsvae_core.analysis import masks, similarity
 from samsvae_core.analysis.compose import Composition
 from samsvae_core.analysis.gene_card import annotation, links, targets
 from samsvae_core.bundle.bundle import Bundle
@@ -390,7 +390,7 @@ def nearest(model: Bundle, name: str) -> None:
         return
     parts, idle = [], pd.Index([])
     if model.model.has_shifts:
-        alike = masks.similar_perturbations(model.masks, name)
+        alike = similarity.similar_perturbations(model.masks, name)
         if model.model.has_masks:
             counts = model.masks.groupby("perturbation")["active"].sum()
             idle = counts.index[counts == 0]

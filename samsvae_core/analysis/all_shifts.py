@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from samsvae_core.analysis.compose import summary
-from samsvae_core.analysis.masks import similar_rows
+from samsvae_core.analysis.similarity import similar_rows
 from samsvae_core.bundle.bundle import Bundle, Reference
 from samsvae_core.bundle.layout import EFFECTS
 from samsvae_core.evaluation.calibration import WITHIN, predicted_shifts

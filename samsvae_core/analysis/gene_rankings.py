@@ -9,7 +9,8 @@ import pandas as pd
 
 from samsvae_core.analysis.compose import Composition
 from samsvae_core.analysis.enrichment_export import Results
-from samsvae_core.analysis.masks import active_mechanisms, loading_matrix
+from samsvae_core.analysis.loadings import loading_matrix
+from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.analysis.mechanism_names import read_names
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.evaluation.fitness import caution

@@ -15,7 +15,9 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
 from samsvae_core.analysis import all_shifts
+from samsvae_core.analysis import loadings as loadings_of
 from samsvae_core.analysis import masks as interpretation
+from samsvae_core.analysis import states as cell_states
 from samsvae_core.analysis.card import bends_in_words, model_card
 from samsvae_core.bundle import layout
 from samsvae_core.bundle.layout import read_json, to_json, write_manifest
@@ -63,7 +65,7 @@ def build_bundle(
     alone = all_shifts.observed_alone(observed, genes, names, data.control)
     made = all_shifts.make(model, reference, alone)
     atomic_write(run / layout.EFFECTS, all_shifts.packed(made))
-    loadings = interpretation.loadings(model, reference, genes)
+    loadings = loadings_of.loadings(model, reference, genes)
     masks = interpretation.mask_table(model, names)
     masks = masks.merge(entry_evidence(model, data, parts), on=["perturbation", "mechanism"])
     write_parquet(run / "loadings.parquet", loadings)
@@ -79,9 +81,9 @@ def build_bundle(
     write_csv(run / "perturbations_umap.csv", embedded_perturbations(model, masks))
     metrics = write_metrics(run, model, data, parts)
     active = interpretation.active_mechanisms(masks)
-    curves = interpretation.loading_curves(model, reference, genes, active)
-    notes = [bends_in_words(interpretation.linearity(curves))] if active else []
-    notes += write_enrichment(run, interpretation.loading_matrix(loadings)[active])
+    curves = loadings_of.loading_curves(model, reference, genes, active)
+    notes = [bends_in_words(loadings_of.linearity(curves))] if active else []
+    notes += write_enrichment(run, loadings_of.loading_matrix(loadings)[active])
     history = layout.read_csv(run / "history.csv")
     settings["steps_done"] = int(history["step"].iloc[-1])
     has_masks = MODELS[settings["model"]].has_masks
@@ -158,7 +160,7 @@ def embedded_cells(
     none is. Without latent shifts the two states are one: the maps are the same, and there are no
     "shifted" columns.
     """
-    states = interpretation.states(model, Cells(data, torch.device("cpu")))
+    states = cell_states.states(model, Cells(data, torch.device("cpu")))
     xy = basal_xy = umap_coordinates(states["shifted"])
     if model.has_shifts:
         basal_xy = umap_coordinates(states["basal"])

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from samsvae_core.analysis import all_shifts, gene_card
 from samsvae_core.analysis.all_shifts import cache_file, kept, observed_alone, whole_effects
-from samsvae_core.analysis.masks import similar_shifts
+from samsvae_core.analysis.similarity import similar_shifts
 from samsvae_core.bundle import bundle, layout
 from samsvae_core.bundle.layout import EFFECTS, BundleError
 from samsvae_core.bundle.opening import load

@@ -15,26 +15,25 @@ from scipy.spatial.distance import cdist, cosine
 from scipy.special import expit
 from scipy.stats import pearsonr
 
+from samsvae_core.analysis.loadings import linearity, loading_curves, loading_matrix, loadings
 from samsvae_core.analysis.masks import (
     active_mechanisms,
-    clustered,
-    embed,
     in_use_in_words,
-    linearity,
-    loading_curves,
-    loading_matrix,
-    loadings,
     mask_table,
     matrix,
-    network,
     orient,
+    strengths,
+    used_by,
+)
+from samsvae_core.analysis.network import network
+from samsvae_core.analysis.similarity import (
+    clustered,
     pairs,
     similar_perturbations,
     similar_shifts,
-    strengths,
     tree,
-    used_by,
 )
+from samsvae_core.analysis.states import embed
 from samsvae_core.bundle.bundle import Reference
 from samsvae_core.bundle.opening import load
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig

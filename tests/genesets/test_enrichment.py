@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy.stats import fisher_exact, hypergeom, kstest, mannwhitneyu
 
-from samsvae_core.analysis.masks import loading_matrix
+from samsvae_core.analysis.loadings import loading_matrix
 from samsvae_core.bundle.opening import load
 from samsvae_core.genesets import enrichment, prerank, questions, screening
 from samsvae_core.genesets.collections import Collection, load_collection, usable_sets

@@ -9,6 +9,7 @@ import torch
 from safetensors.numpy import load as load_arrays
 
 from samsvae_core.analysis import masks as interpretation
+from samsvae_core.analysis import states as cell_states
 from samsvae_core.bundle import layout
 from samsvae_core.bundle.opening import load
 from samsvae_core.data.cells import DataError
@@ -134,7 +135,7 @@ def test_the_cells_of_a_map_are_no_part_of_a_split(monkeypatch):
 def test_states_of_a_cell_differ_by_the_shift_of_its_condition(tiny, screen):
     data = sampled(tiny, screen)
     shift = data.dosages @ interpretation.matrix(tiny.masks, "effect").to_numpy()
-    states = interpretation.embed(tiny, data)
+    states = cell_states.embed(tiny, data)
     for k in range(4):
         basal, shifted = (tiny.cells[f"{name} M{k}"] for name in ("basal", "shifted"))
         np.testing.assert_allclose(basal, states["basal"][:, k], atol=1e-6)
@@ -144,7 +145,7 @@ def test_states_of_a_cell_differ_by_the_shift_of_its_condition(tiny, screen):
 
 
 def test_either_state_has_a_map_of_its_own(tiny, screen):
-    for which, states in interpretation.embed(tiny, sampled(tiny, screen)).items():
+    for which, states in cell_states.embed(tiny, sampled(tiny, screen)).items():
         name = "umap" if which == "shifted" else which
         xy = tiny.cells[[f"{name}_1", f"{name}_2"]]
         np.testing.assert_allclose(xy, umap_coordinates(states), atol=1e-4)
@@ -171,17 +172,17 @@ def test_without_shifts_both_maps_are_one(screen):
 
 
 def test_decoded_levels_are_those_of_the_states_of_the_cells(tiny, screen):
-    states = interpretation.embed(tiny, sampled(tiny, screen))["shifted"]
+    states = cell_states.embed(tiny, sampled(tiny, screen))["shifted"]
     share = tiny.model.log_proportions(torch.from_numpy(states)).exp().numpy()
     for i in (0, 39):
-        found = interpretation.decoded_values(tiny, tiny.genes[i])
+        found = cell_states.decoded_values(tiny, tiny.genes[i])
         np.testing.assert_allclose(found, np.log2(1 + 1e4 * share[:, i]), rtol=1e-4)
 
 
 def test_without_the_whole_state_nothing_is_decoded(copied, tiny):
     tiny.cells.drop(columns="shifted M2").to_parquet(copied / "cells.parquet")
     layout.write_manifest(copied, tiny.manifest["data"], "cpu")
-    assert interpretation.decoded_values(load(copied), tiny.genes[0]) is None
+    assert cell_states.decoded_values(load(copied), tiny.genes[0]) is None
 
 
 def test_tables_are_made_without_values_of_cells_unless_asked_for(screen, quick_tables, copied):

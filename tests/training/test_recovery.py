@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from samsvae_core.analysis.masks import loading_matrix, loadings
+from samsvae_core.analysis.loadings import loading_matrix, loadings
 from samsvae_core.bundle.bundle import Reference
 from samsvae_core.data.splits import split
 from samsvae_core.evaluation.evaluate import mask_recovery

@@ -24,7 +24,7 @@ from app.session import page as state
 from app.session import session_file, url
 from samsvae_core.analysis import all_shifts as effects
 from samsvae_core.analysis import gene_card as genes
-from samsvae_core.analysis import gene_rankings
+from samsvae_core.analysis import gene_rankings, similarity, states
 from samsvae_core.analysis import masks as interpretation
 from samsvae_core.analysis.compose import cells_of, compare, compose
 from samsvae_core.analysis.mechanism_names import Label, export_names, write_names
@@ -1301,8 +1301,8 @@ def test_the_tables_of_a_perturbation_are_those_of_the_library(models, tiny):
 def test_the_nearest_perturbations_are_those_of_the_library(models, tiny):
     page = opened("perturbation", {"p": "P2"} | NEAREST)
     shown = table_with(page, "r_observed").set_index("perturbation").sort_index()
-    by_mask = interpretation.similar_perturbations(tiny.masks, "P2").sort_index()
-    by_shift = interpretation.similar_shifts(genes.effect_table(tiny), "P2").sort_index()
+    by_mask = similarity.similar_perturbations(tiny.masks, "P2").sort_index()
+    by_shift = similarity.similar_shifts(genes.effect_table(tiny), "P2").sort_index()
     assert shown[["shared", "jaccard"]].equals(by_mask[["shared", "jaccard"]])
     uses = tiny.masks.groupby("perturbation")["active"].any()
     compared = [name for name in shown.index if uses[name]]
@@ -1623,7 +1623,7 @@ def test_without_measured_values_a_gene_is_shown_as_decoded(models, tiny):
     page = opened("cells", {"by": "Gene", "g": "CCL5"})
     (trace,) = figures(page)[0]["data"]
     order = [int(place) for place in trace["customdata"]]
-    expected = interpretation.decoded_values(tiny, "CCL5")[order]
+    expected = states.decoded_values(tiny, "CCL5")[order]
     np.testing.assert_allclose(decoded(trace["marker"]["color"]), expected, rtol=1e-6)
     assert "as the model expects it" in words(page)
     assert finished(page)

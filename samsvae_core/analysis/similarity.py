@@ -1,0 +1,145 @@
+"""Perturbations that are alike, by their masks or their shifts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from samsvae_core.analysis.masks import matrix
+
+
+class Tree(NamedTuple):
+    """A clustering: its leaves in the order in which they are drawn, and the tree as one line.
+
+    `line` has columns place (0 is the first leaf) and height (the distance at which two groups
+    join), three strokes for each joint, parted by NaN.
+    """
+
+    order: pd.Index
+    line: pd.DataFrame
+
+
+def similar_perturbations(masks: pd.DataFrame, perturbation: str) -> pd.DataFrame:
+    """Other perturbations by shared mechanisms: Jaccard index of active sets, cosine of effects.
+
+    The Jaccard index is 0 where either set is empty.
+    """
+    active = matrix(masks, "active").astype(bool)
+    effect = matrix(masks, "effect")
+    here, direction = active.loc[perturbation], effect.loc[perturbation]
+    shared, either = (active & here).sum(axis=1), (active | here).sum(axis=1)
+    norm = np.linalg.norm(effect, axis=1) * np.linalg.norm(direction)
+    frame = pd.DataFrame(
+        {
+            "jaccard": shared / either.clip(lower=1),
+            "cosine": (effect @ direction) / np.maximum(norm, 1e-12),
+            "shared": shared,
+        }
+    )
+    return frame.drop(index=perturbation).sort_values(["jaccard", "cosine"], ascending=False)
+
+
+def similar_shifts(effects: pd.DataFrame, perturbation: str) -> pd.DataFrame:
+    """Other perturbations by their shifts of expression, from a whole `genes.effect_table`.
+
+    As `similar_rows` says.
+    """
+    names = [str(name) for name in effects["perturbation"].unique()]
+    predicted, observed = (
+        effects[column].to_numpy(float).reshape(len(names), -1) for column in ("shift", "observed")
+    )
+    cells = effects["n_observed"].to_numpy().reshape(len(names), -1)[:, 0]
+    return similar_rows(names, predicted, observed, cells, perturbation)
+
+
+def similar_rows(
+    names: list[str],
+    predicted: Float[np.ndarray, "P G"],
+    observed: Float[np.ndarray, "P G"],
+    cells: np.ndarray,
+    perturbation: str,
+) -> pd.DataFrame:
+    """Other perturbations by the shifts of genes in their rows, most alike first.
+
+    Indexed by perturbation: `r_predicted`, Pearson r over genes between the mean predicted shifts;
+    `r_observed`, between those measured, all splits; `n_observed`, cells of the other perturbation
+    alone. NaN where a side was not measured or moves no gene. Measured shifts share their control
+    cells, whose sampling error lifts `r_observed`; their own lowers it.
+    """
+    if perturbation not in names:
+        raise ValueError(
+            f"{perturbation!r} is none of the {len(names)} perturbations in this table of effects."
+        )
+    place = names.index(perturbation)
+    columns = {
+        "r_predicted": pearson_of_rows(predicted, place),
+        "r_observed": pearson_of_rows(observed, place),
+        "n_observed": cells,
+    }
+    frame = pd.DataFrame(columns, index=pd.Index(names, name="perturbation"))
+    return frame.drop(index=perturbation).sort_values("r_predicted", ascending=False, kind="stable")
+
+
+def pearson_of_rows(rows: Float[np.ndarray, "P G"], place: int) -> Float[np.ndarray, " P"]:
+    """Pearson r of one row with each, over what both have; NaN where either is constant there."""
+    known = np.isfinite(rows) & np.isfinite(rows[place])
+    n = known.sum(1, keepdims=True).clip(1)
+    sides, varies = [], np.full(len(rows), True)
+    for side in (np.broadcast_to(rows[place], rows.shape), rows):
+        varies &= side.max(1, where=known, initial=-np.inf) > side.min(
+            1, where=known, initial=np.inf
+        )
+        side = np.where(known, side, 0.0)
+        sides.append(np.where(known, side - side.sum(1, keepdims=True) / n, 0.0))
+    x, y = sides
+    products = (np.einsum("pg,pg->p", a, b) for a, b in ((x, y), (x, x), (y, y)))
+    xy, xx, yy = (np.where(varies, product, np.nan) for product in products)
+    return np.asarray(xy / np.sqrt(xx * yy))
+
+
+def clustered(wide: pd.DataFrame, by: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `wide` with similar rows of `by` together (average linkage), fullest group first."""
+    return wide.loc[tree(by).order]
+
+
+def tree(by: pd.DataFrame) -> Tree:
+    """Rows of `by` clustered (average linkage of Euclidean distances), fullest group first.
+
+    One or two rows stay as they are, without a tree.
+    """
+    from scipy.cluster.hierarchy import leaves_list, linkage
+
+    n, line = len(by), pd.DataFrame({"place": [], "height": []}, dtype=float)
+    if n < 3:
+        return Tree(by.index, line)
+    values = by.to_numpy(float)
+    joints = linkage(values, method="average", optimal_ordering=True)
+    order = leaves_list(joints)
+    if values[order[: n // 2]].sum() < values[order[::-1][: n // 2]].sum():
+        order = order[::-1]
+    place, height = np.zeros(2 * n - 1), np.zeros(2 * n - 1)
+    place[order] = np.arange(n)
+    strokes = []
+    for i, (left, right, distance, _) in enumerate(joints, start=n):
+        ends = [int(left), int(right)]
+        place[i], height[i] = place[ends].mean(), distance
+        (a, b), (low, other) = place[ends], height[ends]
+        strokes += [(a, low), (a, distance), (b, distance), (b, other), (np.nan, np.nan)]
+    return Tree(by.index[order], pd.DataFrame(strokes, columns=list(line)))
+
+
+def pairs(masks: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Every two of these perturbations, most alike first: first, second, shared, jaccard, cosine.
+
+    As `similar_perturbations`: shared mechanisms, Jaccard index of active sets, cosine of effects.
+    """
+    rows, columns = masks[masks["perturbation"].isin(names)], ["shared", "jaccard", "cosine"]
+    alike = {name: similar_perturbations(rows, name) for name in names}
+    found = [[a, b, *alike[a].loc[b, columns]] for a, b in combinations(names, 2)]
+    table = pd.DataFrame(found, columns=["first", "second", *columns]).astype({"shared": int})
+    return table.sort_values(["jaccard", "cosine"], ascending=False).reset_index(drop=True)

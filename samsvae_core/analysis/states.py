@@ -1,0 +1,53 @@
+"""Latent states of cells, and what the decoder makes of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from samsvae_core.bundle.bundle import Bundle
+from samsvae_core.data.cells import CellData
+from samsvae_core.models.bounds import Cells
+from samsvae_core.models.samsvae import SAMSVAE
+
+CELLS_AT_ONCE = 2048  # dense rows held in memory
+
+
+@torch.inference_mode()
+def embed(bundle: Bundle, data: CellData) -> dict[str, Float[np.ndarray, "N K"]]:
+    """Posterior mean states of cells: "basal", and "shifted" (basal plus their mean shift).
+
+    The two are one where the model has no latent shifts.
+    """
+    cells = Cells(bundle.align(data), torch.device("cpu"))
+    return states(bundle.model, cells)
+
+
+@torch.inference_mode()
+def states(model: SAMSVAE, cells: Cells) -> dict[str, Float[np.ndarray, "N K"]]:
+    """`embed` for cells already on a device, in batches."""
+    basal, shifts = [], []
+    for index in torch.arange(len(cells), device=cells.device).split(CELLS_AT_ONCE):
+        batch = cells.batch(index)
+        shift = model.mean_shift(batch.D)
+        basal.append(model.encode(batch.x, shift[None]).loc[0])
+        shifts.append(shift if model.has_shifts else torch.zeros_like(basal[-1]))
+    start, move = torch.cat(basal).cpu().numpy(), torch.cat(shifts).cpu().numpy()
+    return {"basal": start, "shifted": start + move}
+
+
+@torch.inference_mode()
+def decoded_values(bundle: Bundle, gene: str) -> Float[np.ndarray, " N"] | None:
+    """The level of a gene that the decoder gives each of `bundle.cells` at its shifted state.
+
+    log2(1 + 1e4 p) of counts, p the decoded share: what the model expects of the cell, with none of
+    the noise of a measurement. None where the bundle does not hold the whole state.
+    """
+    states = [f"shifted M{k}" for k in range(bundle.model.config.n_latent)]
+    if not set(states) <= set(bundle.cells):
+        return None
+    z, place = torch.from_numpy(bundle.cells[states].to_numpy()), bundle.genes.index(gene)
+    nowhere, model = torch.zeros(bundle.model.n_shift), bundle.model
+    parts = [model.level(model.moved_means(part, nowhere))[:, place] for part in z.split(256)]
+    return torch.cat(parts).numpy()
