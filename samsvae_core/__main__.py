@@ -555,8 +555,9 @@ def compose(
     seed: Seed = 0,
 ) -> None:
     """Predict what perturbations do together; writes a table and, beside it, its settings."""
-    from samsvae_core.analysis.compose import SUPPORT, cells_of, outside
+    from samsvae_core.analysis.compose import cells_of
     from samsvae_core.analysis.compose import compose as predict
+    from samsvae_core.analysis.support import SUPPORT, outside
     from samsvae_core.bundle.layout import to_json
     from samsvae_core.bundle.opening import load
     from samsvae_core.evaluation.fitness import caution

@@ -22,7 +22,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 from app.server import uploads
 from app.server.uploads import Reading
 from app.session import access
-from samsvae_core.analysis import compose
+from samsvae_core.analysis import support
 from samsvae_core.analysis.gene_card import measured
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.data.cells import DataError
@@ -288,7 +288,7 @@ def initial_perturbation(options: list[str], first: str) -> None:
     def named(link: str) -> str:
         found = [link] if link in options else known_genes([link], options)[0]
         if not found:
-            raise ValueError(compose.unknown(link, options))
+            raise ValueError(support.unknown(link, options))
         return found[0]
 
     initial(PERTURBATION, options, first, named)

@@ -17,8 +17,9 @@ from app.export import snippets
 from app.figures import figures
 from app.session import page, record, url
 from samsvae_core.analysis import gene_rankings
-from samsvae_core.analysis.compose import SUPPORT, Composition, knows_states
+from samsvae_core.analysis.compose import Composition, knows_states
 from samsvae_core.analysis.masks import matrix
+from samsvae_core.analysis.support import SUPPORT
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.evaluation.metrics import pearson
 from samsvae_core.genesets.enrichment import USUAL

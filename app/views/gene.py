@@ -12,8 +12,8 @@ from app.figures import figures
 from app.session import page, record
 from app.session import url as address
 from samsvae_core.analysis import masks
-from samsvae_core.analysis.compose import SUPPORT, support
 from samsvae_core.analysis.gene_card import annotation, links, mechanisms_of, moved_by, targeting
+from samsvae_core.analysis.support import SUPPORT, support
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.genesets.symbols import annotate
 

@@ -8,8 +8,8 @@ import streamlit as st
 from app.components.units import scale
 from app.figures import figures
 from app.session import page, record, url
-from samsvae_core.analysis.compose import SUPPORT
 from samsvae_core.analysis.partners import Direction, inert, n_inert_pairs, pairs_to_rank
+from samsvae_core.analysis.support import SUPPORT
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.genesets import symbols, terms
 

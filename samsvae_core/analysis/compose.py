@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -15,45 +14,28 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
+from samsvae_core.analysis.support import (
+    SUPPORT,
+    Nearest,
+    checked_dosages,
+    checked_mechanisms,
+    condition_name,
+    nearest_condition,
+    support,
+)
 from samsvae_core.bundle.bundle import ANEW, Bundle, Reference
 from samsvae_core.data.cells import nearest, some
 from samsvae_core.evaluation.calibration import INTERVAL, N_REFERENCE, WITHIN, predicted_shifts
 
-SUPPORT = {
-    "measured": "Measured: this condition is in the training data.",
-    "control": "Nothing is perturbed: the shift is zero by construction.",
-    "singles": "Each part was measured alone, the combination not: a prediction from its parts.",
-    "in combination only": "A part was measured only inside another combination, never alone.",
-    "dosage": "A dosage is below the least or above the largest in the training data: an "
-    "extrapolation.",
-    "never": "A part has no training cells: nothing is known of it; this is no prediction.",
-}
 SCALES = {
     True: "log2(1 + 1e4 p) of the condition minus that of {control}; p = mean decoded proportion "
     "over {start}",
     False: "mean decoded value over {start}, of the condition minus that of {control}, in the "
     "units of the data",
 }
-MOST_SUGGESTED = 4  # names, for one that is unknown
 MOST_KEPT = 32 * 2**20  # bytes of draws kept for a bundle: 25 arms of 5,000 genes and 64 draws
 _KEPT: WeakKeyDictionary[Bundle, OrderedDict[tuple[Any, ...], np.ndarray]] = WeakKeyDictionary()
 _KEEPING = threading.Lock()
-AS_NEAR = 1e-9  # relative difference of distances that is rounding
-
-
-class UnknownPerturbationError(ValueError):
-    """A perturbation the model has never seen; the message suggests the nearest name."""
-
-
-class Nearest(NamedTuple):
-    """The condition with training cells that is nearest to a composition in latent space.
-
-    Lengths are in standard deviations of the basal state.
-    """
-
-    condition: str
-    distance: float  # between the two mean shifts; 0 where the composition itself was measured
-    length: float  # of the mean shift of the composition
 
 
 @dataclass(frozen=True)
@@ -355,36 +337,6 @@ def starting_states(
     return Reference(loc, torch.zeros_like(loc), library), tuple(chosen["cell"])
 
 
-# What it rests on
-
-
-def nearest_condition(
-    bundle: Bundle, dosages: Mapping[str, float], without: Collection[int] = ()
-) -> Nearest | None:
-    """The condition with training cells, control included, with the nearest mean shift.
-
-    The distance is Euclidean in latent space, in standard deviations of the basal state; mechanisms
-    in `without` are taken out of the composition and not of the conditions. Of those equally near
-    it is control, or the first by name; of a measured condition it is itself. Conditions whose
-    labels do not tell their dosages are passed over. None without latent shifts.
-    """
-    given = {k: dose for k, dose in checked_dosages(bundle, dosages).items() if dose != 0}
-    without = checked_mechanisms(bundle, without)
-    if not bundle.model.has_shifts or not len(bundle.trained_dosages):
-        return None
-    rows = bundle.perturbations.index.get_indexer(pd.Index(list(given), dtype=object))
-    move = np.array(list(given.values())) @ bundle.effects[rows]
-    move[list(without)] = 0
-    length = float(np.linalg.norm(move))
-    name = condition_name(given, bundle.control)
-    if not without and bundle.conditions["train"].get(name, 0) > 0:
-        return Nearest(name, 0.0, length)
-    conditions = bundle.trained_shifts
-    distances = np.linalg.norm(conditions.to_numpy() - move, axis=1)
-    first = int(np.flatnonzero(distances <= distances.min() * (1 + AS_NEAR))[0])
-    return Nearest(str(conditions.index[first]), float(distances[first]), length)
-
-
 def observed_interaction(
     bundle: Bundle, given: Mapping[str, float]
 ) -> tuple[Float[np.ndarray, " G"], Float[np.ndarray, " G"]]:
@@ -415,83 +367,3 @@ def summary(draws: Float[np.ndarray, "S G"]) -> dict[str, Float[np.ndarray, " G"
         "upper": np.maximum(upper, mean),
         "probability_of_sign": np.where(mean == 0, 0.5, same_sign),
     }
-
-
-def checked_dosages(bundle: Bundle, dosages: Mapping[str, float]) -> dict[str, float]:
-    known = list(bundle.perturbations.index)
-    if not isinstance(dosages, Mapping):
-        example = {next(iter(known), "A"): 1.0}
-        raise ValueError(
-            f"Perturbations are given as a {type(dosages).__name__}; expected a mapping of "
-            f"perturbation to dosage, such as {example}."
-        )
-    for name, dose in dosages.items():
-        if name not in known:
-            raise UnknownPerturbationError(unknown(name, known))
-        if not np.isfinite(dose) or dose < 0:
-            raise ValueError(
-                f"The dosage of {name} is {dose}; expected a finite number, 0 or more."
-            )
-    return {name: float(dose) for name, dose in sorted(dosages.items())}
-
-
-def checked_mechanisms(bundle: Bundle, mechanisms: Collection[int]) -> tuple[int, ...]:
-    n_latent = bundle.model.config.n_latent if bundle.model.has_shifts else 0
-    if mechanisms and not n_latent:
-        raise ValueError(f"{bundle.title} has no mechanisms to take out.")
-    wrong = sorted(k for k in mechanisms if not 0 <= k < n_latent)
-    if wrong:
-        raise ValueError(f"There is no mechanism {wrong[0]}; this model has 0 to {n_latent - 1}.")
-    return tuple(sorted(set(mechanisms)))
-
-
-def unknown(name: str, known: list[str]) -> str:
-    """What to say of a perturbation that is not in the model."""
-    parts = [part.strip() for part in name.split("+")]
-    if len(parts) > 1 and set(parts) <= set(known):
-        return f"{name!r} is no perturbation but {len(parts)}: name each by itself."
-    folded = {k.casefold(): k for k in known}
-    typed = name.casefold()
-    near = [each for each in folded if name and each.startswith(typed)]
-    near = [typed] if typed in near else near or difflib.get_close_matches(typed, list(folded))
-    suggested = [folded[each] for each in near[:MOST_SUGGESTED]]
-    hint = f"Known: {', '.join(known[:10])}, ..."
-    if suggested:
-        *others, last = suggested
-        hint = f"Did you mean {', '.join(others)}{' or ' * bool(others)}{last}?"
-    return f"This model knows no perturbation {name!r} (it knows {len(known)}). {hint}"
-
-
-def condition_name(dosages: Mapping[str, float], control: str) -> str:
-    """The label of these dosages as the bundle spells it: A+B, A+B:0.5, or control."""
-    parts = [name if dose == 1 else f"{name}:{dose:g}" for name, dose in sorted(dosages.items())]
-    return "+".join(parts) or control
-
-
-def support(bundle: Bundle, dosages: Mapping[str, float]) -> str:
-    """How far the training data carry a composition: a key of SUPPORT, the worst that holds."""
-    if not dosages:
-        return "control"
-    if bundle.conditions["train"].get(condition_name(dosages, bundle.control), 0) > 0:
-        return "measured"
-    cells = bundle.perturbations
-    if any(cells.loc[name, "train"] == 0 for name in dosages):
-        return "never"
-    if outside(bundle, dosages):
-        return "dosage"
-    if all(cells.loc[name, "train_alone"] > 0 for name in dosages):
-        return "singles"
-    return "in combination only"
-
-
-def outside(bundle: Bundle, dosages: Mapping[str, float]) -> list[str]:
-    """What to say of each dosage outside those trained on; nothing is said of 0."""
-    found = []
-    for name, dose in dosages.items():
-        low, high = bundle.perturbations.loc[name, ["dosage_min", "dosage_max"]]
-        given = f"{name} was not trained on at {dose:g}"
-        if 0 < dose < low:
-            found.append(f"{given}: between none and the least dosage trained on, {low:g}.")
-        elif dose > high:
-            found.append(f"{given}: beyond the largest dosage trained on, {high:g}.")
-    return found

@@ -11,13 +11,8 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from samsvae_core.analysis.compose import (
-    checked_dosages,
-    condition_name,
-    shifts,
-    summary,
-    support,
-)
+from samsvae_core.analysis.compose import shifts, summary
+from samsvae_core.analysis.support import checked_dosages, condition_name, support
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.evaluation.calibration import mean_level
 

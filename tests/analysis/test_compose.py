@@ -10,22 +10,19 @@ import torch
 
 from samsvae_core.analysis import compose as composition
 from samsvae_core.analysis import gene_rankings
-from samsvae_core.analysis.compose import (
+from samsvae_core.analysis.compose import cells_of, compare, compose, summary
+from samsvae_core.analysis.masks import active_mechanisms, matrix
+from samsvae_core.analysis.support import (
     SUPPORT,
     Nearest,
     UnknownPerturbationError,
-    cells_of,
     checked_dosages,
-    compare,
-    compose,
     condition_name,
     nearest_condition,
     outside,
-    summary,
     support,
     unknown,
 )
-from samsvae_core.analysis.masks import active_mechanisms, matrix
 from samsvae_core.bundle.bundle import ANEW
 from samsvae_core.bundle.opening import load
 from samsvae_core.evaluation.calibration import N_REFERENCE, predicted_shifts
