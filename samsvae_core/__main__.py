@@ -400,7 +400,7 @@ def train(
                 frontier=frontier,
                 say=say,
             )
-    from samsvae_core.analysis.card import metrics_in_words
+    from samsvae_core.analysis.held_out import metrics_in_words
     from samsvae_core.analysis.masks import in_use_in_words
 
     say(f"Wrote {output}: {finished.title}.")
@@ -424,7 +424,7 @@ def evaluate(
     seed: Seed = 0,
 ) -> None:
     """Score a bundle on its held-out cells, beside simple baselines."""
-    from samsvae_core.analysis.card import metrics_in_words, other_draws
+    from samsvae_core.analysis.held_out import metrics_in_words, other_draws
     from samsvae_core.bundle.layout import to_json
     from samsvae_core.bundle.opening import load
     from samsvae_core.evaluation.evaluate import EvaluationConfig, evaluate_bundle

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from samsvae_core.analysis.card import metrics_in_words
+from samsvae_core.analysis.held_out import metrics_in_words
 from samsvae_core.analysis.loadings import loading_matrix
 from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.bundle.bundle import Bundle

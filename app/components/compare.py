@@ -9,7 +9,7 @@ from app.components import mechanisms
 from app.figures import figures
 from app.session import page, record, url
 from samsvae_core.analysis import masks, similarity
-from samsvae_core.analysis.card import listed
+from samsvae_core.analysis.held_out import listed
 from samsvae_core.bundle.bundle import Bundle
 
 MOST_CELLS, MOST_ROWS = 20_000, 250  # of a map that is drawn in good time

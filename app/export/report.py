@@ -23,7 +23,7 @@ import plotly.graph_objects as go
 
 from app.export import html_page, static_figures
 from samsvae_core.analysis import enrichment_export
-from samsvae_core.analysis.card import as_text
+from samsvae_core.analysis.held_out import as_text
 from samsvae_core.bundle.layout import to_json, version
 
 SHOWN = 50  # rows of a table in the report

@@ -13,7 +13,7 @@ from app.export.report import Text
 from app.figures import figures
 from app.session import page as state
 from app.session import record, url
-from samsvae_core.analysis.card import verdict
+from samsvae_core.analysis.held_out import verdict
 from samsvae_core.analysis.masks import active_mechanisms, in_use_in_words
 from samsvae_core.bundle.bundle import Bundle
 

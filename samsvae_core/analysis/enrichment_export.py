@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import xlsxwriter
 
-from samsvae_core.analysis.card import as_text
+from samsvae_core.analysis.held_out import as_text
 from samsvae_core.bundle.layout import to_json, version
 from samsvae_core.genesets.collections import Collection, collections
 from samsvae_core.genesets.enrichment import FDR

@@ -5,14 +5,12 @@ import html
 import numpy as np
 import pandas as pd
 
-from samsvae_core.analysis.card import (
+from samsvae_core.analysis.card import frontier_in_words, near_misses_in_words, prior_in_words
+from samsvae_core.analysis.held_out import (
     as_text,
     coverage_in_words,
-    frontier_in_words,
     metrics_in_words,
-    near_misses_in_words,
     other_draws,
-    prior_in_words,
     verdict,
 )
 from samsvae_core.bundle import layout

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from app.session import url
-from samsvae_core.analysis.card import as_text
+from samsvae_core.analysis.held_out import as_text
 
 
 @pytest.mark.parametrize("n_cells", [1, 7, 8, 6000])
