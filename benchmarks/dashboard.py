@@ -49,7 +49,7 @@ from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 from samsvae_core.models.simulate import cell_data, draw_counts
 from samsvae_core.pipeline import build, train
 from samsvae_core.system.files import atomic_write, cache_folder
-from samsvae_core.training.loop import TrainConfig
+from samsvae_core.training.config import TrainConfig
 
 LARGE = "large-simulated"
 N_CELLS, N_GENES, N_PERTURBATIONS, N_LATENT, N_PAIRS = 8000, 5000, 700, 200, 30

@@ -34,7 +34,8 @@ from samsvae_core.data.splits import UNUSED, split
 from samsvae_core.evaluation.evaluate import EvaluationConfig, evaluate
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import ModelConfig
-from samsvae_core.training.loop import TrainConfig, fit, new_model
+from samsvae_core.training.config import TrainConfig
+from samsvae_core.training.loop import fit, new_model
 
 DATA = Path(os.environ.get("SAMSVAE_DATA", Path(__file__).resolve().parents[2] / "shared/data"))
 QUICK = {"iwelbo_samples": 5, "effect_draws": 100, "replicate_sets": 2, "shift_draws": 4}

@@ -47,7 +47,9 @@ from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.training import distributed
-from samsvae_core.training.loop import Steps, TrainConfig, new_model, new_optimizer, quick_products
+from samsvae_core.training.config import TrainConfig
+from samsvae_core.training.loop import new_model
+from samsvae_core.training.steps import Steps, new_optimizer, quick_products
 
 FILLED = 0.1  # of the counts
 PERTURBATIONS = 50

@@ -37,7 +37,8 @@ from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE, ModelConfig
 from samsvae_core.models.simulate import PUBLISHED, PUBLISHED_LATENT, Truth, published
 from samsvae_core.models.variants import MODELS
-from samsvae_core.training.loop import TrainConfig, fit, new_model
+from samsvae_core.training.config import TrainConfig
+from samsvae_core.training.loop import fit, new_model
 
 MODEL = {"n_latent": PUBLISHED_LATENT, "n_hidden": 128, "mask_evidence": 2.0}
 TRAINING = {"embedding_learning_rate": 1e-2}

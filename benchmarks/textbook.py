@@ -16,7 +16,7 @@ from torch.nn.functional import logsigmoid
 
 from samsvae_core.models.bounds import Batch
 from samsvae_core.models.samsvae import SAMSVAE, straight_through_bernoulli
-from samsvae_core.training.loop import TrainConfig
+from samsvae_core.training.config import TrainConfig
 
 
 def loss(model: SAMSVAE, batch: Batch, n_cells: int, particles: int) -> Float[Tensor, ""]:

@@ -53,16 +53,11 @@ from samsvae_core.models.bounds import Batch, Cells, DenseRows, HostRows, elbo
 from samsvae_core.models.likelihood import kernels_work, nb_log_prob, plain_log_prob
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 from samsvae_core.models.simulate import Design, random_model
-from samsvae_core.training import loop
-from samsvae_core.training.loop import (
-    Progress,
-    Steps,
-    Stop,
-    TrainConfig,
-    fit,
-    new_optimizer,
-    predictive_bound,
-)
+from samsvae_core.training import checkpoint, loop
+from samsvae_core.training.config import Progress, Stop, TrainConfig
+from samsvae_core.training.loop import fit
+from samsvae_core.training.steps import Steps, new_optimizer
+from samsvae_core.training.validation import predictive_bound
 
 PUBLISHED = {"mask_evidence": None, "mask_prior": 0.01}
 DEPTH = 0.3  # mean count of a gene in a cell
@@ -599,7 +594,7 @@ def whole_training(size: Size, cells: Cells, validation: Cells, seconds: float) 
     with (
         tempfile.TemporaryDirectory() as folder,
         patch.object(loop, "predictive_bound", timed("validation", predictive_bound)),
-        patch.object(loop, "checkpoint", timed("checkpoint", loop.checkpoint)),
+        patch.object(loop, "checkpoint", timed("checkpoint", checkpoint.checkpoint)),
         patch.object(loop, "atomic_write", timed("writing", loop.atomic_write)),
         suppress(Stop),
     ):

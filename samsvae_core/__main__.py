@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from samsvae_core.bundle.bundle import Bundle
     from samsvae_core.data.cells import CellData
-    from samsvae_core.training.loop import Progress
+    from samsvae_core.training.config import Progress
     from samsvae_core.training.run_folder import Stopper
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -301,7 +301,7 @@ def train(
     from samsvae_core.pipeline import train as pipeline
     from samsvae_core.system.files import new_output
     from samsvae_core.training import distributed
-    from samsvae_core.training.loop import TrainConfig
+    from samsvae_core.training.config import TrainConfig
     from samsvae_core.training.run_folder import is_prepared, recorded
 
     known("--model", model, list(MODELS))
@@ -1020,7 +1020,7 @@ def follow(data: Path, output: Path, where: torch.device) -> None:
     """Take part in a training whose first process writes, says how it goes, and when to stop."""
     from samsvae_core.pipeline import train as pipeline
     from samsvae_core.training import distributed
-    from samsvae_core.training.loop import Stop
+    from samsvae_core.training.config import Stop
 
     with distributed.group(where) as where, contextlib.suppress(Stop):
         distributed.wait()  # until the first has written what the run is
@@ -1035,7 +1035,7 @@ def stopping(data: Path, output: Path) -> Iterator[Stopper]:
     """While a run trains: signals to stop are heard, and answered with how to go on."""
     import shlex
 
-    from samsvae_core.training.loop import Stop
+    from samsvae_core.training.config import Stop
     from samsvae_core.training.run_folder import read_status, stoppable
 
     try:

@@ -37,7 +37,7 @@ from samsvae_core.evaluation import fitness
 from samsvae_core.pipeline import build as report
 from samsvae_core.pipeline import train
 from samsvae_core.system.files import atomic_write
-from samsvae_core.training.loop import TrainConfig
+from samsvae_core.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("SAMSVAE_DATA", ROOT.parent / "shared" / "data"))

@@ -19,7 +19,7 @@ from samsvae_core.genesets import collections
 from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.models.simulate import Design, Truth, simulate, write_h5ad
 from samsvae_core.pipeline import build, train
-from samsvae_core.training.loop import TrainConfig
+from samsvae_core.training.config import TrainConfig
 
 DESIGN = Design(
     n_cells=600, n_genes=40, n_perturbations=6, n_latent=3, n_combinations=2, depth=1000.0

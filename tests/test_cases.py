@@ -30,7 +30,7 @@ from samsvae_core.data.labels import delimiter_of, parts_of
 from samsvae_core.data.splits import split
 from samsvae_core.data.targets import guides_note, targets_of
 from samsvae_core.pipeline import train
-from samsvae_core.training.loop import TrainConfig
+from samsvae_core.training.config import TrainConfig
 from tests.data.test_h5ad import real
 
 CASES = Path(os.environ.get("SAMSVAE_CASES", Path(__file__).parents[1] / "../shared/cases"))

@@ -15,7 +15,10 @@ from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.simulate import Design, simulate
 from samsvae_core.models.variants import MODELS
 from samsvae_core.training import distributed, loop
-from samsvae_core.training.loop import Steps, Stop, TrainConfig, fit, new_model, new_optimizer
+from samsvae_core.training import steps as steps_module
+from samsvae_core.training.config import Stop, TrainConfig
+from samsvae_core.training.loop import fit, new_model
+from samsvae_core.training.steps import Steps, new_optimizer
 
 CPU = torch.device("cpu")
 MODEL = ModelConfig(n_genes=20, n_perturbations=4, n_latent=3, n_hidden=8)
@@ -89,7 +92,7 @@ def resume(folder):
 
 
 def die(folder):
-    taken, step = [], loop.train_step
+    taken, step = [], steps_module.train_step
 
     def deadly(*arguments):
         taken.append(1)

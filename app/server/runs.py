@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from samsvae_core.training.loop import Progress
+from samsvae_core.training.config import Progress
 from samsvae_core.training.run_folder import JOB, STATUS, alive, process, read_object, read_status
 
 BROUGHT = "brought"  # an empty file in the folder of a model that came as a zip

@@ -111,7 +111,8 @@ def time_steps(threads: int) -> Pace:
     from samsvae_core.models.samsvae import ModelConfig
     from samsvae_core.models.simulate import Design, simulate
     from samsvae_core.system.machine import memory_here
-    from samsvae_core.training.loop import Progress, TrainConfig, fit, new_model
+    from samsvae_core.training.config import Progress, TrainConfig
+    from samsvae_core.training.loop import fit, new_model
 
     torch.set_num_threads(threads)
     on_gpu = torch.cuda.is_available()

@@ -15,7 +15,7 @@ from app.server.uploads import Reading
 from app.session import page, url
 from samsvae_core.data.cells import DataError
 from samsvae_core.models.variants import MODELS
-from samsvae_core.training.loop import TrainConfig
+from samsvae_core.training.config import TrainConfig
 
 KINDS = {
     "sams-vae": "a sparse set of mechanisms for each perturbation; combinations add up",

@@ -22,7 +22,7 @@ from samsvae_core.evaluation.baselines import observed_effects
 from samsvae_core.evaluation.predictive import model_effects
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import SAMSVAE
-from samsvae_core.training.loop import cell_bounds
+from samsvae_core.training.validation import cell_bounds
 
 LAST = 0.8  # share of the steps after which the bound should hardly rise any more
 RISING = 1 / 3  # of what shifts are worth to the bound; measured figures are in docs/model.md

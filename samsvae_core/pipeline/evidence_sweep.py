@@ -24,7 +24,9 @@ from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE, ModelConfig
 from samsvae_core.system.files import atomic_write
 from samsvae_core.training import distributed
-from samsvae_core.training.loop import Progress, TrainConfig, cell_bounds, fit, new_model
+from samsvae_core.training.config import Progress, TrainConfig
+from samsvae_core.training.loop import fit, new_model
+from samsvae_core.training.validation import cell_bounds
 
 EVIDENCE = (0.08, 0.16, 0.32, 0.64, 1.28, 2.56)  # nats per training cell an entry must bring
 SHARE_DENSE = 0.4  # of the steps of a usual training

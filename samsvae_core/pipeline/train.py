@@ -31,7 +31,8 @@ from samsvae_core.pipeline.build import build_bundle, write_csv
 from samsvae_core.pipeline.evidence_sweep import train_frontier
 from samsvae_core.system.files import OutputError, atomic_write, new_output
 from samsvae_core.training import distributed
-from samsvae_core.training.loop import Progress, TrainConfig, fit, new_model
+from samsvae_core.training.config import Progress, TrainConfig
+from samsvae_core.training.loop import fit, new_model
 from samsvae_core.training.run_folder import is_prepared, recorded, refuse_finished
 
 PIECE = 1 << 20  # numbers copied at a time

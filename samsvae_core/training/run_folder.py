@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from samsvae_core.system.files import OutputError, atomic_write
-from samsvae_core.training.loop import Stop
+from samsvae_core.training.config import Stop
 
 STATUS = "status.json"
 JOB = "job.json"  # what the dashboard was asked for

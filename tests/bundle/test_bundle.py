@@ -17,7 +17,7 @@ from samsvae_core.data.cells import DataError
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.pipeline import train
-from samsvae_core.training.loop import TrainConfig
+from samsvae_core.training.config import TrainConfig
 
 
 def edit_json(path, **changes):

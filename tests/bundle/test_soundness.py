@@ -18,7 +18,7 @@ from samsvae_core.bundle.layout import EFFECTS, BundleError
 from samsvae_core.bundle.opening import load
 from samsvae_core.models.variants import MODELS
 from samsvae_core.pipeline import train
-from samsvae_core.training.loop import TrainConfig
+from samsvae_core.training.config import TrainConfig
 
 PRETRAINED = Path(__file__).parents[2] / "pretrained"
 SHIPPED = PRETRAINED / "norman2019-subset"

@@ -944,7 +944,7 @@ def test_train_keeps_counts_on_disk_and_says_so_also_when_it_goes_on(
     )
     command = ["train", screen.path, "-o", run, *TINY, "--counts-on", "disk"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("samsvae_core.training.loop.finished", lambda *_: True)
+        patch.setattr("samsvae_core.training.checkpoint.finished", lambda *_: True)
         patch.setattr("samsvae_core.pipeline.build.build_bundle", stopped)
         code, out, _ = samsvae(*command)
     assert code

@@ -33,7 +33,7 @@ from samsvae_core.genesets.symbols import (
 )
 from samsvae_core.pipeline import train
 from samsvae_core.pipeline.train import read_options
-from samsvae_core.training.loop import TrainConfig
+from samsvae_core.training.config import TrainConfig
 from tests.data.test_h5ad import LABELS
 
 SYMBOLS = ["STAT1", "JAK2", "IRF1", "CD274", "FN1", "MYC"]

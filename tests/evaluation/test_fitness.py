@@ -16,7 +16,7 @@ from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.bundle.layout import BundleError, read_json, to_json
 from samsvae_core.evaluation import fitness
 from samsvae_core.pipeline import train
-from samsvae_core.training.loop import TrainConfig
+from samsvae_core.training.config import TrainConfig
 from tests.conftest import MODEL
 
 ROOT = Path(__file__).resolve().parents[2]

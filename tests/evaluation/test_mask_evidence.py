@@ -9,7 +9,8 @@ from samsvae_core.data.splits import split
 from samsvae_core.evaluation.mask_evidence import differences, entry_evidence
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.simulate import Design, simulate
-from samsvae_core.training.loop import TrainConfig, fit, new_model
+from samsvae_core.training.config import TrainConfig
+from samsvae_core.training.loop import fit, new_model
 
 DESIGN = Design(n_cells=1600, n_genes=60, n_perturbations=8, n_latent=4, n_combinations=2)
 TRAINING = TrainConfig(

@@ -20,7 +20,9 @@ from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.simulate import Design, simulate
 from samsvae_core.models.variants import MODELS
 from samsvae_core.training import loop
-from samsvae_core.training.loop import Steps, Stop, TrainConfig, fit, new_model, new_optimizer
+from samsvae_core.training.config import Stop, TrainConfig
+from samsvae_core.training.loop import fit, new_model
+from samsvae_core.training.steps import Steps, new_optimizer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 

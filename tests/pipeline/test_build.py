@@ -26,7 +26,7 @@ from samsvae_core.pipeline.build import (
 )
 from samsvae_core.pipeline.train import read_options
 from samsvae_core.system.files import OutputError
-from samsvae_core.training.loop import Stop, TrainConfig, TrainingError
+from samsvae_core.training.config import Stop, TrainConfig, TrainingError
 
 MODEL = {"n_latent": 2, "n_hidden": 4}
 SHORT = TrainConfig(steps=12, batch_size=128, particles=1)

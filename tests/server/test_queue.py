@@ -15,7 +15,7 @@ from app.server import queue, runs
 from samsvae_core.system import files, machine
 from samsvae_core.system.files import OutputError
 from samsvae_core.training import run_folder
-from samsvae_core.training.loop import Progress
+from samsvae_core.training.config import Progress
 
 TRAINER = Path(__file__).parents[1] / "trainer.py"
 GARBAGE = [b"", b"\xff\xfe\x00garbage", b"[1, 2]", b"{", b'{"pid": "x", "steps": []}', b"null"]

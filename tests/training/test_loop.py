@@ -14,20 +14,13 @@ from samsvae_core.data.splits import split
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.simulate import Design, simulate
-from samsvae_core.training import loop
-from samsvae_core.training.loop import (
-    Progress,
-    Stop,
-    TrainConfig,
-    TrainingError,
-    annealed,
-    best_epoch,
-    finished,
-    fit,
-    new_model,
-    parameter_groups,
-    set_learning_rates,
-)
+from samsvae_core.training import checkpoint, loop, steps
+from samsvae_core.training import validation as validation_module
+from samsvae_core.training.checkpoint import finished
+from samsvae_core.training.config import Progress, Stop, TrainConfig, TrainingError
+from samsvae_core.training.loop import fit, new_model
+from samsvae_core.training.steps import annealed, parameter_groups, set_learning_rates
+from samsvae_core.training.validation import best_epoch
 
 CPU = torch.device("cpu")
 MODEL = ModelConfig(n_genes=20, n_perturbations=4, n_latent=3, n_hidden=8)
@@ -52,7 +45,7 @@ def train(run, config=CONFIG, on_epoch=lambda _: None, model_config=MODEL):
 
 @pytest.fixture(autouse=True)
 def written_at_every_epoch(monkeypatch):
-    monkeypatch.setattr(loop, "PAUSE", 0.0)
+    monkeypatch.setattr(checkpoint, "PAUSE", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +131,8 @@ def test_a_run_stopped_by_its_callback_resumes_as_if_never_stopped(tmp_path, who
 def test_between_writings_the_last_whole_epoch_outlives_what_ends_the_run(
     tmp_path, whole, monkeypatch
 ):
-    monkeypatch.setattr(loop, "PAUSE", 1e9)
-    calls, step = [], loop.train_step
+    monkeypatch.setattr(checkpoint, "PAUSE", 1e9)
+    calls, step = [], steps.train_step
 
     def interrupted(*arguments):
         calls.append(1)
@@ -148,7 +141,7 @@ def test_between_writings_the_last_whole_epoch_outlives_what_ends_the_run(
         return step(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", interrupted)
+        patch.setattr(steps, "train_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path)
     assert len(pd.read_csv(tmp_path / "history.csv")) == 3
@@ -234,7 +227,7 @@ def test_a_loss_that_is_not_finite_names_the_epoch_and_keeps_the_checkpoint_befo
 
 
 def test_a_validation_bound_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "predictive_bound", lambda *_: math.nan)
+    monkeypatch.setattr(validation_module, "predictive_bound", lambda *_: math.nan)
     with pytest.raises(
         TrainingError, match=r"validation bound became nan in epoch 1 \(step 4\)\. L"
     ):

@@ -15,7 +15,8 @@ from samsvae_core.genesets.enrichment import rank_enrichment
 from samsvae_core.models.bounds import Cells
 from samsvae_core.models.simulate import Design, simulate
 from samsvae_core.pipeline import build
-from samsvae_core.training.loop import TrainConfig, fit, new_model
+from samsvae_core.training.config import TrainConfig
+from samsvae_core.training.loop import fit, new_model
 
 DESIGN = Design(n_cells=2400, n_genes=60, n_perturbations=20, n_latent=5, n_combinations=4)
 TRAINING = TrainConfig(

@@ -20,8 +20,8 @@ from samsvae_core.data.cells import DataError
 from samsvae_core.pipeline import build
 from samsvae_core.pipeline import train as pipeline
 from samsvae_core.system.files import atomic_write
-from samsvae_core.training import loop, run_folder
-from samsvae_core.training.loop import Stop, TrainConfig
+from samsvae_core.training import run_folder, steps
+from samsvae_core.training.config import Stop, TrainConfig
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--steps", "12", "--latents", "3", "--hidden", "6", "--batch-size", "128"]
@@ -100,7 +100,7 @@ def test_a_signal_stops_at_the_end_of_an_epoch(
 
 
 def test_a_second_signal_stops_within_the_epoch(train, whole, tmp_path, monkeypatch):
-    folder, rates = tmp_path / "run", loop.set_learning_rates
+    folder, rates = tmp_path / "run", steps.set_learning_rates
 
     def twice(optimizer, config, step):
         if step == 5:  # the second step of the second epoch
@@ -109,7 +109,7 @@ def test_a_second_signal_stops_within_the_epoch(train, whole, tmp_path, monkeypa
         rates(optimizer, config, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "set_learning_rates", twice)
+        patch.setattr(steps, "set_learning_rates", twice)
         code, out, _ = train(folder, *TINY)
     assert code == 143
     assert "up to epoch 1 is kept" in out

@@ -37,7 +37,7 @@ from samsvae_core.evaluation.evaluate import EvaluationConfig
 from samsvae_core.genesets import collections, enrichment, screening, terms
 from samsvae_core.genesets.prerank import Progress
 from samsvae_core.pipeline import build, evidence_sweep, train
-from samsvae_core.training.loop import TrainConfig
+from samsvae_core.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 APP = ROOT / "app"

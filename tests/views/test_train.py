@@ -17,7 +17,7 @@ from app.session import page as state
 from app.session.url import plain
 from samsvae_core.bundle import layout
 from samsvae_core.system.files import OutputError
-from samsvae_core.training.loop import Progress
+from samsvae_core.training.config import Progress
 from tests.data.test_h5ad import write
 from tests.server.test_queue import become, end, ended_all, starts, training
 from tests.views.test_app import figures, finished, opened, words

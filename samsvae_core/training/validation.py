@@ -1,0 +1,49 @@
+"""The bound on validation cells, by which the best epoch is chosen."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from samsvae_core.models.bounds import Cells, cell_terms
+from samsvae_core.models.samsvae import SAMSVAE
+from samsvae_core.training import distributed
+from samsvae_core.training.config import Progress
+
+VALIDATION_BATCH = 2048  # cells; bounds memory, does not change the figure
+VALIDATION_SAMPLES = 2  # per cell: epochs compare, whatever the particles of training
+
+
+def validation_bound(model: SAMSVAE, cells: Cells) -> float:
+    """The predictive bound by which epochs compare, the same in all processes."""
+    bound = torch.tensor(predictive_bound(model, cells, VALIDATION_SAMPLES), device=cells.device)
+    return distributed.of_first(bound.double()).item()
+
+
+def predictive_bound(model: SAMSVAE, cells: Cells, n_samples: int) -> float:
+    """Bound on log p(x) of these cells under q(effects), without its KL, in nats per cell."""
+    return cell_bounds(model, cells, n_samples).mean().item()
+
+
+@torch.inference_mode()
+def cell_bounds(model: SAMSVAE, cells: Cells, n_samples: int, seed: int = 0) -> Float[Tensor, " N"]:
+    """The predictive bound of each cell, in nats, on the CPU.
+
+    The same draws at every call, so that epochs and models compare cell by cell.
+    """
+    devices = [cells.device] if cells.device.type == "cuda" else []
+    blocks = []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        effects = model.effects(n_samples)
+        for index in torch.arange(len(cells), device=cells.device).split(VALIDATION_BATCH):
+            log_px, kl_basal = cell_terms(model, cells.batch(index), effects)
+            blocks.append((log_px - kl_basal).mean(0).double().cpu())
+    return torch.cat(blocks)
+
+
+def best_epoch(history: list[Progress]) -> Progress | None:
+    """The epoch with the highest validation bound among those with annealing ended."""
+    ended = [progress for progress in history if progress.anneal >= 1]
+    return max(ended, key=lambda progress: progress.validation_bound, default=None)
