@@ -215,7 +215,7 @@ def test_importing_the_core_seeds_nothing():
 def test_the_annotations_of_shapes_are_checked_in_these_tests():
     import torch
 
-    from samsvae_core.models.samsvae import mask_kl
+    from samsvae_core.models.distributions import mask_kl
 
     with pytest.raises(Exception, match="Type-check error"):
         mask_kl(torch.zeros(3, 2), torch.zeros(4, 1))

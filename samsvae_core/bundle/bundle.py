@@ -44,7 +44,8 @@ from samsvae_core.genesets.collections import Collection
 from samsvae_core.genesets.prerank import RECIPE
 from samsvae_core.genesets.questions import Enrichment, read_parquet
 from samsvae_core.genesets.symbols import without_version
-from samsvae_core.models.samsvae import EMPTY_CELL, PER_TEN_THOUSAND, SAMSVAE
+from samsvae_core.models.distributions import PER_TEN_THOUSAND
+from samsvae_core.models.samsvae import EMPTY_CELL, SAMSVAE
 from samsvae_core.system.files import sha256
 
 AT_ONCE = 2**22  # bytes of a table that is read when its bundle is loaded

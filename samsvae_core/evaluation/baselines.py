@@ -17,7 +17,7 @@ from jaxtyping import Float, Shaped
 from samsvae_core.data.cells import CellData, DataError
 from samsvae_core.data.disk_csr import on_disk, row_blocks
 from samsvae_core.evaluation.metrics import agreement, figures, spread
-from samsvae_core.models.samsvae import PER_TEN_THOUSAND
+from samsvae_core.models.distributions import PER_TEN_THOUSAND
 
 FEWEST_CELLS = 3  # of a condition: below it an average effect is not reported
 N_HALVINGS = 20

@@ -22,7 +22,8 @@ from samsvae_core.data.disk_csr import dense_blocks
 from samsvae_core.evaluation.baselines import FEWEST_CELLS, dosage_table, is_combination, singles
 from samsvae_core.evaluation.metrics import pearson
 from samsvae_core.models.bounds import Cells
-from samsvae_core.models.samsvae import PER_TEN_THOUSAND, SAMSVAE
+from samsvae_core.models.distributions import PER_TEN_THOUSAND
+from samsvae_core.models.samsvae import SAMSVAE
 
 INTERVAL = (0.05, 0.95)  # quantiles of the posterior draws: a 90 % interval
 WITHIN = 1.6449  # standard deviations on either side that hold 90 % of a Normal

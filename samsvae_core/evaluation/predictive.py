@@ -15,7 +15,8 @@ from torch import Tensor
 
 from samsvae_core.data.cells import CellData
 from samsvae_core.evaluation.baselines import FEWEST_CELLS, dosage_table
-from samsvae_core.models.samsvae import PER_TEN_THOUSAND, SAMSVAE
+from samsvae_core.models.distributions import PER_TEN_THOUSAND
+from samsvae_core.models.samsvae import SAMSVAE
 
 JACKKNIFE_GROUPS = 10
 VALUES_AT_ONCE = 2**23  # samples x cells x genes held in memory

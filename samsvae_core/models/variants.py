@@ -12,14 +12,8 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import leaky_relu, softplus
 
-from samsvae_core.models.samsvae import (
-    SAMSVAE,
-    Effects,
-    mask_kl,
-    rotate_columns,
-    rotate_moments,
-    straight_through_bernoulli,
-)
+from samsvae_core.models.distributions import mask_kl, straight_through_bernoulli
+from samsvae_core.models.samsvae import SAMSVAE, Effects, rotate_columns, rotate_moments
 
 EMBEDDING_HIDDEN = 200  # units between a mask and its embedding
 MOMENT_DRAWS = 512  # of the mask, where moments of the effect have no closed form

@@ -8,16 +8,13 @@ from scipy.special import expit, log_expit
 from scipy.stats import nbinom
 from torch.distributions import Normal
 
-from samsvae_core.models.samsvae import (
-    MIN_EVIDENCE,
-    SAMSVAE,
-    Effects,
-    ModelConfig,
+from samsvae_core.models.distributions import (
     NegativeBinomials,
     expression_level,
     mask_kl,
     straight_through_bernoulli,
 )
+from samsvae_core.models.samsvae import MIN_EVIDENCE, SAMSVAE, Effects, ModelConfig
 
 CONFIG = ModelConfig(n_genes=12, n_perturbations=5, n_latent=3, n_hidden=8)
 EVIDENCE = [0.1, 1.0, 10.0, 100.0, 1000.0]

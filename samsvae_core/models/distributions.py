@@ -1,0 +1,94 @@
+"""Draws and terms of the SAMS-VAE that hold no weights of their own."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu, softplus
+
+from samsvae_core.models.likelihood import nb_log_prob
+
+PER_TEN_THOUSAND = 1e4  # transcripts: the usual unit of single-cell expression
+
+
+class NegativeBinomials(NamedTuple):
+    """p(x | z) of every cell and gene, up to its library."""
+
+    logits: Float[Tensor, "S N O"]  # outcomes: the genes, and maybe all others in one
+    log_concentration: Float[Tensor, " G"]
+    log_library: Float[Tensor, "N 1"]
+
+    @property
+    def log_proportion(self) -> Float[Tensor, "S N G"]:
+        """Log of the share of each gene in the cell's transcripts."""
+        return self.logits.log_softmax(-1)[..., : len(self.log_concentration)]
+
+    def log_prob(self, x: Float[Tensor, "N G"]) -> Float[Tensor, "S N"]:
+        """Log p(x | z), summed over genes, in nats."""
+        return nb_log_prob(self.logits, self.log_concentration, self.log_library, x)
+
+    def sample(self) -> Float[Tensor, "S N G"]:
+        """Counts. Only posterior predictive checks ask for them; training never does."""
+        mean = (self.log_proportion + self.log_library).exp()
+        concentration = self.log_concentration.exp()
+        rate = torch.distributions.Gamma(
+            concentration.expand_as(mean), concentration / mean.clamp_min(1e-12)
+        ).sample()
+        return torch.poisson(rate)
+
+
+class Normals(NamedTuple):
+    """p(x | z) of every cell and gene, for values that are not counts."""
+
+    loc: Float[Tensor, "S N G"]
+    log_scale: Float[Tensor, " G"]  # of the noise, one for all cells
+
+    def log_prob(self, x: Float[Tensor, "N G"]) -> Float[Tensor, "S N"]:
+        """Log p(x | z), summed over genes, in nats."""
+        standard = (x - self.loc) * (-self.log_scale).exp()
+        constant = (self.log_scale + 0.5 * math.log(2 * math.pi)).sum()
+        return -0.5 * standard.square().sum(-1) - constant
+
+    def sample(self) -> Float[Tensor, "S N G"]:
+        """Values; only posterior predictive checks ask for them."""
+        return self.loc + self.log_scale.exp() * torch.randn_like(self.loc)
+
+
+class MLP(nn.Module):
+    """One hidden layer, as in the paper's experiments."""
+
+    def __init__(self, n_in: int, n_hidden: int, n_out: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(n_in, n_hidden)
+        self.out = nn.Linear(n_hidden, n_out)
+
+    def forward(self, x: Float[Tensor, "*B I"]) -> Float[Tensor, "*B O"]:
+        return self.out(leaky_relu(self.hidden(x)))
+
+
+def mask_kl(logits: Float[Tensor, "T K"], evidence: Float[Tensor, "T 1"]) -> Float[Tensor, "T K"]:
+    """KL(Bernoulli(q) || Bernoulli(sigmoid(-evidence))) in nats, with q = sigmoid(logits).
+
+    Written as q e + softplus(-e) - H(q), with H(q) = softplus(f) - q f at logit f: never through
+    the prior probability, which is 0 in float32 from e = 104 on.
+    """
+    q = logits.sigmoid()
+    return q * (evidence + logits) + softplus(-evidence) - softplus(logits)
+
+
+def straight_through_bernoulli(
+    logits: Float[Tensor, "T K"], n_samples: int, temperature: float = 1.0
+) -> Float[Tensor, "S T K"]:
+    """Hard 0/1 samples whose gradient is that of the binary concrete relaxation."""
+    uniform = torch.rand(n_samples, *logits.shape, device=logits.device)
+    soft = torch.sigmoid((logits + uniform.clamp(1e-6, 1 - 1e-6).logit()) / temperature)
+    return (soft > 0.5).to(soft) + (soft - soft.detach())
+
+
+def expression_level(proportion: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+    """log2(1 + 1e4 p): the one scale of levels, shifts and loadings (p = share of transcripts)."""
+    return torch.log2(1 + PER_TEN_THOUSAND * proportion)
