@@ -32,7 +32,7 @@ from samsvae_core.data.cells import CellData, DataError, gene_panel
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.data.splits import UNUSED, split
 from samsvae_core.evaluation.evaluate import EvaluationConfig, evaluate
-from samsvae_core.models.bounds import Cells
+from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.training.config import TrainConfig
 from samsvae_core.training.loop import fit, new_model

@@ -44,7 +44,7 @@ from anndata.io import write_elem
 
 from samsvae_core.data.cells import CellData
 from samsvae_core.data.h5ad import read_h5ad
-from samsvae_core.models.bounds import Cells
+from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.training import distributed
 from samsvae_core.training.config import TrainConfig

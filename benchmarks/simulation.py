@@ -33,7 +33,7 @@ from scipy.optimize import linear_sum_assignment
 from samsvae_core.data.cells import CellData, conditions_as_perturbations
 from samsvae_core.data.splits import split
 from samsvae_core.evaluation.metrics import mask_recovery
-from samsvae_core.models.bounds import Cells
+from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE, ModelConfig
 from samsvae_core.models.simulate import PUBLISHED, PUBLISHED_LATENT, Truth, published
 from samsvae_core.models.variants import MODELS

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Normal
 from torch.nn.functional import logsigmoid
 
-from samsvae_core.models.bounds import Batch
+from samsvae_core.models.device_rows import Batch
 from samsvae_core.models.distributions import straight_through_bernoulli
 from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.training.config import TrainConfig

@@ -49,7 +49,8 @@ from torch.nn.functional import linear
 
 from samsvae_core.models import bounds as inference
 from samsvae_core.models import samsvae
-from samsvae_core.models.bounds import Batch, Cells, DenseRows, HostRows, elbo
+from samsvae_core.models.bounds import elbo
+from samsvae_core.models.device_rows import Batch, Cells, DenseRows, HostRows
 from samsvae_core.models.likelihood import kernels_work, nb_log_prob, plain_log_prob
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 from samsvae_core.models.simulate import Design, random_model

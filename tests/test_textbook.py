@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from samsvae_core.models.bounds import Batch, elbo
+from samsvae_core.models.bounds import elbo
+from samsvae_core.models.device_rows import Batch
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 
 PATH = Path(__file__).parents[1] / "benchmarks" / "textbook.py"

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from samsvae_core.data.splits import split
-from samsvae_core.models.bounds import Cells
+from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.simulate import Design, simulate
 from samsvae_core.models.variants import MODELS

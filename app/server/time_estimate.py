@@ -107,7 +107,7 @@ def time_steps(threads: int) -> Pace:
     """In a process of its own: it takes the processors, and the GPU if there is one."""
     import torch
 
-    from samsvae_core.models.bounds import Cells
+    from samsvae_core.models.device_rows import Cells
     from samsvae_core.models.samsvae import ModelConfig
     from samsvae_core.models.simulate import Design, simulate
     from samsvae_core.system.machine import memory_here

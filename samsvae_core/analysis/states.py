@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.data.cells import CellData
-from samsvae_core.models.bounds import Cells
+from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import SAMSVAE
 
 CELLS_AT_ONCE = 2048  # dense rows held in memory

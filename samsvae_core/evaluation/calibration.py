@@ -21,7 +21,7 @@ from samsvae_core.data.cells import CellData, DataError, mean_variance
 from samsvae_core.data.disk_csr import dense_blocks
 from samsvae_core.evaluation.baselines import FEWEST_CELLS, dosage_table, is_combination, singles
 from samsvae_core.evaluation.metrics import pearson
-from samsvae_core.models.bounds import Cells
+from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.distributions import PER_TEN_THOUSAND
 from samsvae_core.models.samsvae import SAMSVAE
 

@@ -45,7 +45,8 @@ from samsvae_core.evaluation.predictive import (
     predictive_positions,
     seeded,
 )
-from samsvae_core.models.bounds import Cells, importance_weights, iwelbo
+from samsvae_core.models.bounds import importance_weights, iwelbo
+from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import SAMSVAE
 
 KINDS = ("single", "combination seen in training", "combination not seen in training")

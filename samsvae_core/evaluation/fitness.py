@@ -20,7 +20,7 @@ from samsvae_core.bundle.layout import BundleError
 from samsvae_core.data.cells import CellData, DataError
 from samsvae_core.evaluation.baselines import observed_effects
 from samsvae_core.evaluation.predictive import model_effects
-from samsvae_core.models.bounds import Cells
+from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.training.validation import cell_bounds
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from samsvae_core.data.cells import CellData
-from samsvae_core.models.bounds import Batch, Cells
+from samsvae_core.models.device_rows import Batch, Cells
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE
 
 SIZES = (-2.0, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 2.0)  # effects tried for an entry that is off

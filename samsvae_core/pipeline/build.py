@@ -27,7 +27,7 @@ from samsvae_core.evaluation import evaluate, fitness
 from samsvae_core.evaluation.calibration import pooled_level, reference_cells
 from samsvae_core.evaluation.mask_evidence import entry_evidence
 from samsvae_core.genesets import collections, enrichment, questions, screening
-from samsvae_core.models.bounds import Cells
+from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.models.variants import MODELS
 from samsvae_core.system.files import atomic_write

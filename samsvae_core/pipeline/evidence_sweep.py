@@ -20,7 +20,7 @@ from samsvae_core.data.cells import CellData, DataError
 from samsvae_core.evaluation.baselines import observed_effects
 from samsvae_core.evaluation.metrics import pearson
 from samsvae_core.evaluation.predictive import model_effects
-from samsvae_core.models.bounds import Cells
+from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE, ModelConfig
 from samsvae_core.system.files import atomic_write
 from samsvae_core.training import distributed

@@ -24,7 +24,7 @@ from samsvae_core.data.controls import Recorded
 from samsvae_core.data.counts import has_gene_key
 from samsvae_core.data.gene_names import INDEX
 from samsvae_core.data.splits import UNUSED, split
-from samsvae_core.models.bounds import Cells
+from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 from samsvae_core.models.variants import MODELS
 from samsvae_core.pipeline.build import build_bundle, write_csv

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 
 from samsvae_core.data.cells import CellData
-from samsvae_core.models.bounds import Cells
+from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE, ModelConfig
 from samsvae_core.models.variants import MODELS
 from samsvae_core.training import distributed

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from samsvae_core.models.bounds import Batch, Cells, Elbo, elbo
+from samsvae_core.models.bounds import Elbo, elbo
+from samsvae_core.models.device_rows import Batch, Cells
 from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.training import distributed
 from samsvae_core.training.config import TrainConfig, TrainingError

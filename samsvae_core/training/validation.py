@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from samsvae_core.models.bounds import Cells, cell_terms
+from samsvae_core.models.bounds import cell_terms
+from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.training import distributed
 from samsvae_core.training.config import Progress

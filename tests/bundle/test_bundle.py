@@ -14,7 +14,7 @@ from samsvae_core.bundle.layout import BundleError, list_bundles, models_folder,
 from samsvae_core.bundle.opening import load
 from samsvae_core.bundle.readings import dosages_of
 from samsvae_core.data.cells import DataError
-from samsvae_core.models.bounds import Cells
+from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.pipeline import train
 from samsvae_core.training.config import TrainConfig

@@ -22,7 +22,7 @@ from samsvae_core.evaluation.evaluate import (
     scored_cells,
     stored_split,
 )
-from samsvae_core.models.bounds import Cells
+from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.variants import MODELS
 

@@ -7,7 +7,7 @@ import torch
 from samsvae_core.analysis.masks import near_misses
 from samsvae_core.data.splits import split
 from samsvae_core.evaluation.mask_evidence import differences, entry_evidence
-from samsvae_core.models.bounds import Cells
+from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.simulate import Design, simulate
 from samsvae_core.training.config import TrainConfig
 from samsvae_core.training.loop import fit, new_model

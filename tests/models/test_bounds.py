@@ -8,7 +8,8 @@ from scipy.special import expit, log_expit, logsumexp
 from scipy.stats import multivariate_normal
 from torch.distributions import Normal, kl_divergence
 
-from samsvae_core.models.bounds import Batch, Cells, SparseRows, elbo, importance_weights, iwelbo
+from samsvae_core.models.bounds import elbo, importance_weights, iwelbo
+from samsvae_core.models.device_rows import Batch, Cells, SparseRows
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 import torch
 
 from samsvae_core.data.splits import split
-from samsvae_core.models.bounds import Cells, HostRows, SparseRows, dense
+from samsvae_core.models.device_rows import Cells, HostRows, SparseRows, dense
 from samsvae_core.models.likelihood import kernels_work, nb_log_prob, plain_log_prob
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.simulate import Design, simulate

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.distributions import Beta, Normal, kl_divergence
 
-from samsvae_core.models.bounds import Batch, elbo, importance_weights, iwelbo
+from samsvae_core.models.bounds import elbo, importance_weights, iwelbo
+from samsvae_core.models.device_rows import Batch
 from samsvae_core.models.distributions import NegativeBinomials, Normals, mask_kl
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.variants import MODELS, SPARSITY

@@ -12,7 +12,7 @@ from samsvae_core.data.splits import split
 from samsvae_core.evaluation.evaluate import mask_recovery
 from samsvae_core.genesets.collections import load_collection
 from samsvae_core.genesets.enrichment import rank_enrichment
-from samsvae_core.models.bounds import Cells
+from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.simulate import Design, simulate
 from samsvae_core.pipeline import build
 from samsvae_core.training.config import TrainConfig
