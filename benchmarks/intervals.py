@@ -22,7 +22,8 @@ import numpy as np
 from samsvae_core.data.cells import CellData
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.data.splits import split
-from samsvae_core.evaluation.calibration import WITHIN, pooled_level
+from samsvae_core.evaluation.calibration import WITHIN
+from samsvae_core.evaluation.shifts import pooled_level
 
 DATA = Path(os.environ.get("SAMSVAE_DATA", Path(__file__).resolve().parents[2] / "shared/data"))
 

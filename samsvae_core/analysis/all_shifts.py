@@ -24,7 +24,8 @@ from samsvae_core.analysis.compose import summary
 from samsvae_core.analysis.similarity import similar_rows
 from samsvae_core.bundle.bundle import Bundle, Reference
 from samsvae_core.bundle.layout import EFFECTS
-from samsvae_core.evaluation.calibration import WITHIN, predicted_shifts
+from samsvae_core.evaluation.calibration import WITHIN
+from samsvae_core.evaluation.shifts import predicted_shifts
 from samsvae_core.genesets.prerank import CancelledError, Progress
 from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.system import cache

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from samsvae_core.analysis.compose import shifts, summary
 from samsvae_core.analysis.support import checked_dosages, condition_name, support
 from samsvae_core.bundle.bundle import Bundle
-from samsvae_core.evaluation.calibration import mean_level
+from samsvae_core.evaluation.shifts import mean_level
 
 MAX_PAIRS = 50_000
 N_SCREEN = 32  # reference cells of the screen

@@ -20,6 +20,7 @@ from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.data.cells import CellData, DataError
 from samsvae_core.data.splits import UNUSED
 from samsvae_core.evaluation import calibration
+from samsvae_core.evaluation import shifts as shifts_of
 from samsvae_core.evaluation.baselines import (
     FEWEST_CELLS,
     baselines,
@@ -330,22 +331,22 @@ def shift_metrics(
 
     Where no double is held out together with its singles, the interaction is that of all cells.
     """
-    reference = calibration.reference_cells(model, data, parts)
+    reference = shifts_of.reference_cells(model, data, parts)
 
-    def predict(observed: calibration.Shifts) -> calibration.Predicted:
+    def predict(observed: shifts_of.Shifts) -> calibration.Predicted:
         return calibration.predicted_conditions(
             model, reference, data, observed.shift.index, config.shift_draws, config.seed
         )
 
-    validated = calibration.observed_shifts(data.subset(parts == "validation"))
+    validated = shifts_of.observed_shifts(data.subset(parts == "validation"))
     errors = calibration.gene_errors(validated, predict(validated))
     held_out, _ = scored_cells(data, parts, "test")
-    tested = calibration.observed_shifts(held_out)
+    tested = shifts_of.observed_shifts(held_out)
     at_test = predict(tested)
     compared, at_compared = tested, at_test
     combined = any(map(is_combination, np.unique(data.conditions)))
     if combined and (config.reference == "all" or not calibration.doubles(tested)):
-        compared = calibration.observed_shifts(data)  # singles may not be held out
+        compared = shifts_of.observed_shifts(data)  # singles may not be held out
         at_compared = predict(compared)
     learned: dict[str, Any] = {"n_conditions": len(validated.shift)}
     if errors is None and len(validated.shift) < calibration.FEWEST_CONDITIONS:

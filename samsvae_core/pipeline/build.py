@@ -24,8 +24,8 @@ from samsvae_core.bundle.layout import read_json, to_json, write_manifest
 from samsvae_core.data.cells import CellData, DataError
 from samsvae_core.data.splits import SPLITS
 from samsvae_core.evaluation import evaluate, fitness
-from samsvae_core.evaluation.calibration import pooled_level, reference_cells
 from samsvae_core.evaluation.mask_evidence import entry_evidence
+from samsvae_core.evaluation.shifts import pooled_level, reference_cells
 from samsvae_core.genesets import collections, enrichment, questions, screening
 from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import SAMSVAE

@@ -25,7 +25,7 @@ from samsvae_core.analysis.support import (
 )
 from samsvae_core.bundle.bundle import ANEW
 from samsvae_core.bundle.opening import load
-from samsvae_core.evaluation.calibration import N_REFERENCE, predicted_shifts
+from samsvae_core.evaluation.shifts import N_REFERENCE, predicted_shifts
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.variants import MODELS
 

@@ -9,16 +9,19 @@ from scipy.stats import norm
 from samsvae_core.bundle.bundle import Reference
 from samsvae_core.data.cells import DataError
 from samsvae_core.evaluation import calibration
+from samsvae_core.evaluation import shifts as shifts_of
 from samsvae_core.evaluation.baselines import dosage_table
 from samsvae_core.evaluation.calibration import (
     Predicted,
-    Shifts,
     coverage,
     gene_errors,
     interaction,
+    predicted_conditions,
+)
+from samsvae_core.evaluation.shifts import (
+    Shifts,
     observed_shifts,
     pooled_level,
-    predicted_conditions,
     predicted_shifts,
     reference_cells,
 )
@@ -146,7 +149,7 @@ def test_shifts_do_not_depend_on_what_they_are_computed_with(tiny, screen, monke
     alone = predicted_conditions(tiny.model, tiny.reference, screen.data, names[1:2], 8, seed=0)
     np.testing.assert_allclose(one.mean.loc[["P2"]], alone.mean, atol=1e-5)
     monkeypatch.setattr(calibration, "CELL_VALUES_AT_ONCE", 1)
-    monkeypatch.setattr(calibration, "STATE_VALUES_AT_ONCE", 1)
+    monkeypatch.setattr(shifts_of, "STATE_VALUES_AT_ONCE", 1)
     other = predicted_conditions(tiny.model, tiny.reference, screen.data, names, 8, seed=0)
     for a, b in zip(one, other, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -156,7 +159,7 @@ def test_shifts_do_not_depend_on_what_they_are_computed_with(tiny, screen, monke
 
 def shifts_in_parts(model, reference, D, monkeypatch, parts: int) -> np.ndarray:
     values = len(reference.loc) * model.config.n_genes
-    monkeypatch.setattr(calibration, "DRAW_VALUES", values // parts)
+    monkeypatch.setattr(shifts_of, "DRAW_VALUES", values // parts)
     return predicted_shifts(model, reference, D, 64, seed=0)
 
 

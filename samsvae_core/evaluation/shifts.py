@@ -1,0 +1,168 @@
+"""Observed and predicted shifts of expression, condition by condition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from samsvae_core.bundle.bundle import Reference
+from samsvae_core.data.cells import CellData, DataError, mean_variance
+from samsvae_core.data.disk_csr import dense_blocks
+from samsvae_core.evaluation.baselines import FEWEST_CELLS
+from samsvae_core.models.device_rows import Cells
+from samsvae_core.models.distributions import PER_TEN_THOUSAND
+from samsvae_core.models.samsvae import SAMSVAE
+
+N_REFERENCE = 128  # control cells that predictions start from
+DRAW_VALUES = 2**17  # reference cells x genes, at least, that each posterior draw is decoded at
+STATE_VALUES_AT_ONCE = 2**21  # shifts x reference cells x genes held while levels are taken
+
+
+def pooled_level(
+    counts: sp.csr_matrix,
+    library: Float[np.ndarray, " N"],
+    is_counts: bool = True,
+    rows: np.ndarray | None = None,
+) -> tuple[Float[np.ndarray, " G"], Float[np.ndarray, " G"]]:
+    """log2(1 + 1e4 p), p = sum of counts / sum of totals, and its jackknife standard error.
+
+    Of all cells, or those at `rows`. Of values that are not counts, their mean. The jackknife
+    leaves out one cell at a time; with fewer than 2 cells the error is NaN.
+    """
+    rows = np.arange(len(library)) if rows is None else rows
+    library = library[rows].astype(float)
+    n, n_genes, total = len(rows), counts.shape[1], float(library.sum())
+    sums = np.zeros(n_genes)
+    for values in dense_blocks(counts, rows):
+        sums += values.sum(axis=0, dtype=float)
+
+    def level(p: np.ndarray) -> np.ndarray:
+        return np.log2(1 + PER_TEN_THOUSAND * p) if is_counts else p
+
+    found = level(sums / max(total, 1e-12))
+    if n < 2:
+        return found, np.full(n_genes, np.nan)
+    rest = np.maximum(total - library, 1e-12)[:, None]
+
+    def left_out() -> Iterator[np.ndarray]:
+        first = 0
+        for values in dense_blocks(counts, rows):
+            yield level((sums - values) / rest[first : first + len(values)])
+            first += len(values)
+
+    return found, np.sqrt(mean_variance(left_out())[1] * (n - 1))
+
+
+class Shifts(NamedTuple):
+    """Observed shifts of conditions and their standard errors, conditions x genes."""
+
+    shift: pd.DataFrame
+    se: pd.DataFrame
+
+
+def observed_shifts(data: CellData) -> Shifts:
+    """Of every condition with enough cells; no rows where there are too few controls."""
+    n = pd.Series(data.conditions).value_counts()
+    names = sorted(n.index[n >= FEWEST_CELLS])
+    if data.control not in names:
+        names = []
+    found = {}
+    for name in names:
+        rows = np.flatnonzero(data.conditions == name)
+        found[name] = pooled_level(data.counts, data.library, data.is_counts, rows)
+    names = [name for name in names if name != data.control]
+    shift = [found[name][0] - found[data.control][0] for name in names]
+    se = [np.hypot(found[name][1], found[data.control][1]) for name in names]
+    tables = (
+        pd.DataFrame(rows, index=pd.Index(names, dtype=str), columns=data.genes, dtype=float)
+        for rows in (shift, se)
+    )
+    return Shifts(*tables)
+
+
+@torch.inference_mode()
+def reference_cells(
+    model: SAMSVAE, data: CellData, parts: np.ndarray, n_cells: int = N_REFERENCE
+) -> Reference:
+    """Posterior of the basal state of control training cells, a fixed sample of them."""
+    controls = np.flatnonzero((data.conditions == data.control) & (parts == "train"))
+    if len(controls) == 0:
+        raise DataError("No control cell is among the training cells; predictions start from them.")
+    chosen = np.random.default_rng(0).permutation(controls)[:n_cells]
+    cells = Cells(data.subset(np.sort(chosen)), model.device)
+    batch = cells.batch(torch.arange(len(cells), device=model.device))
+    q = model.encode(batch.x, torch.zeros(1, len(cells), model.n_shift, device=model.device))
+    return Reference(q.loc[0].clone(), q.scale[0].clone(), batch.library[:, 0].clone())
+
+
+@torch.inference_mode()
+def predicted_shifts(
+    model: SAMSVAE,
+    reference: Reference,
+    D: Float[Tensor, "A T"],
+    n_samples: int,
+    seed: int,
+    without: tuple[int, ...] = (),
+) -> Float[np.ndarray, "A S G"]:
+    """Shift of each row of dosages under each posterior draw: common draws, common basal states.
+
+    The same seed gives the same draws whatever the rows: each perturbation has a stream of its own,
+    and only those given are drawn. Mechanisms in `without` are taken out.
+
+    With many genes not every draw is decoded at every reference cell. The level at the mean move
+    of the draws is taken over all cells; how far each draw is from there, over one of several equal
+    parts of them, in turn (all cells, where genes x cells are less than 2 DRAW_VALUES, so that
+    nothing is approximated). On a simulated model of 5,000 genes, four parts of 32 cells change
+    means by 0.8 % of the interval's width, its ends by 4 % (medians), where another 64 draws change
+    them by 4 and 12 %; intervals come out 1 % wider.
+    """
+    moves = drawn_moves(model, D, n_samples, seed)  # (A, S, C)
+    moves[..., list(without)] = 0
+    noise = torch.randn(reference.loc.shape, generator=stream(model, seed, 0), device=model.device)
+    z_basal = reference.loc + reference.scale * noise  # (R, K)
+    parts = z_basal.tensor_split(max(1, len(z_basal) * model.config.n_genes // DRAW_VALUES))
+    middle, nowhere = moves.mean(1), moves.new_zeros(model.n_shift)
+    shift = moves.new_zeros(*moves.shape[:2], model.config.n_genes)  # exactly where nothing moves
+    whole = mean_level(model, z_basal, middle) - mean_level(model, z_basal, nowhere)  # (A, G)
+    for place, part in enumerate(parts):
+        at_middle = mean_level(model, part, middle)
+        arm, draw = moves[:, place :: len(parts)].any(-1).nonzero(as_tuple=True)
+        draw = draw * len(parts) + place
+        level = mean_level(model, part, moves[arm, draw])
+        shift[arm, draw] = level.sub_(at_middle[arm]).add_(whole[arm])
+    # doubles: the sum of singles and the composed shift are compared to many digits
+    return shift.double().cpu().numpy()
+
+
+def drawn_moves(
+    model: SAMSVAE, D: Float[Tensor, "A T"], n_samples: int, seed: int
+) -> Float[Tensor, "A S C"]:
+    """Where each row of dosages moves the latent state, under each posterior draw."""
+    moves = D.new_zeros(len(D), n_samples, model.n_shift)
+    for t in D.any(0).nonzero()[:, 0].tolist():
+        drawn = model.drawn_shift(t, n_samples, stream(model, seed, t + 1))
+        moves += D[:, t, None, None] * drawn
+    return moves
+
+
+def stream(model: SAMSVAE, seed: int, which: int) -> torch.Generator:
+    """Random numbers of their own, apart from those that all threads share."""
+    start = int(np.random.SeedSequence([seed, which]).generate_state(1)[0])
+    return torch.Generator(model.device).manual_seed(start)
+
+
+def mean_level(
+    model: SAMSVAE, z_basal: Float[Tensor, "R K"], shift: Float[Tensor, "*B C"]
+) -> Float[Tensor, "*B G"]:
+    """Level of the mean over reference cells, of their proportions or values, block by block."""
+    size = max(1, STATE_VALUES_AT_ONCE // (len(z_basal) * model.config.n_genes))
+    blocks = shift.reshape(-1, model.n_shift).split(size)
+    means = [model.moved_means(z_basal, block).mean(-2) for block in blocks]
+    return model.level(torch.cat(means)).view(*shift.shape[:-1], model.config.n_genes)
