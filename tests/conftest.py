@@ -1,6 +1,7 @@
 """A small simulated screen and the bundle trained on it, made once for all tests."""
 
 import copy
+import functools
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from streamlit.components.v2 import manifest_scanner
 
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.data.cells import CellData
@@ -50,6 +52,15 @@ def _own_cache(tmp_path_factory):
         patch.setenv("SAMSVAE_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("SAMSVAE_RUNS", str(tmp_path_factory.mktemp("runs")))
         patch.setenv("NUMBA_NUM_THREADS", "1")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _packages_looked_through_once():
+    """Streamlit looks for components in every installed package before every page of a test."""
+    scan = manifest_scanner.scan_component_manifests
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest_scanner, "scan_component_manifests", functools.cache(scan))
         yield
 
 
