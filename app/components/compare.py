@@ -7,7 +7,7 @@ import streamlit as st
 
 from app.components import mechanisms
 from app.figures import figures
-from app.session import page, record, url
+from app.session import choices, composition, page, record, url
 from samsvae_core.analysis import masks, similarity
 from samsvae_core.analysis.held_out import listed
 from samsvae_core.bundle.bundle import Bundle
@@ -51,10 +51,10 @@ def choose(model: Bundle, key: str) -> list[str]:
             "Perturbations to compare",
             list(model.perturbations.index),
             key=key,
-            max_selections=url.MAX_CHOSEN,
+            max_selections=choices.MAX_CHOSEN,
             persist_state="session",
             placeholder="Type a name",
-            help=f"At most {url.MAX_CHOSEN}. A lasso or a box on the map chooses those inside, "
+            help=f"At most {choices.MAX_CHOSEN}. A lasso or a box on the map chooses those inside, "
             "in place of those before; a click on a point adds it, or takes it away.",
         )
         if chosen:
@@ -96,13 +96,13 @@ def choose(model: Bundle, key: str) -> list[str]:
 def links(model: Bundle, chosen: list[str]) -> None:
     """To Compose with all of them, and to the page of each."""
     with st.container(horizontal=True):
-        if 1 < len(chosen) <= url.MAX_PERTURBATIONS and model.model.composes:
+        if 1 < len(chosen) <= choices.MAX_PERTURBATIONS and model.model.composes:
             url.link(
                 "compose",
                 "Compose them together",
                 ":material/add_circle:",
                 {
-                    "c": url.as_link(dict.fromkeys(chosen, 1.0)),
+                    "c": composition.as_link(dict.fromkeys(chosen, 1.0)),
                 },
             )
         for name in chosen:
@@ -112,8 +112,8 @@ def links(model: Bundle, chosen: list[str]) -> None:
                 ":material/arrow_forward:",
                 {"p": name},
             )
-    if len(chosen) > url.MAX_PERTURBATIONS and model.model.composes:
-        record.caption(f"Compose takes {url.MAX_PERTURBATIONS} at most.")
+    if len(chosen) > choices.MAX_PERTURBATIONS and model.model.composes:
+        record.caption(f"Compose takes {choices.MAX_PERTURBATIONS} at most.")
     st.button("Choose none", icon=":material/close:", on_click=page.choose_none, args=(model,))
 
 

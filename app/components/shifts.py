@@ -13,7 +13,7 @@ from app.components.intervals import CALIBRATED, INTERVALS, OWN
 from app.components.units import scale
 from app.figures import figures
 from app.session import page, record
-from app.session.url import plain
+from app.session.markdown import plain
 from samsvae_core.analysis.compose import Composition
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.evaluation.metrics import pearson

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import streamlit as st
 
 from app.components import mechanisms
+from app.session import composition, url
 from app.session import page as state
-from app.session import url
 from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.bundle.layout import BundleError
@@ -61,7 +61,7 @@ STEPS = (
         "What would two do together?",
         "Move a dosage, switch a mechanism off, and see which genes follow. The badge says "
         "whether anything like it was measured; whiskers say how sure the model is.",
-        lambda model: {"c": url.as_link(dict.fromkeys(mechanisms.example(model), 1.0))},
+        lambda model: {"c": composition.as_link(dict.fromkeys(mechanisms.example(model), 1.0))},
     ),
     Step(
         "report",

@@ -33,8 +33,8 @@ from app.server.background import Batch
 from app.server.runs import BROUGHT, Job
 from app.server.time_estimate import Pace, measured
 from app.server.uploads import Reading
-from app.session import access, url
-from app.session.url import plain
+from app.session import access, choices, saved_pages, url
+from app.session.markdown import plain
 from samsvae_core.analysis import (
     compose,
     enrichment_export,
@@ -218,10 +218,10 @@ def page_without_model(view: Callable[[], None]) -> None:
             raise
         st.error(plain(error))
     footer()
-    url.remember()
+    saved_pages.remember()
     about = st.session_state.get("subject", ("", ""))
     named = about[1] if about[0] == st.session_state["page"] else ""
-    st.session_state["shown"] = named, url.current(), tuple(st.session_state["drawing"])
+    st.session_state["shown"] = named, saved_pages.current(), tuple(st.session_state["drawing"])
 
 
 def footer() -> None:
@@ -780,7 +780,7 @@ def lasso(model: Bundle, figure: go.Figure, name: str, alt: str) -> None:
     @access.errors()
     def keep() -> None:
         points = st.session_state[key]["selection"]["points"]
-        url.take(model, sorted(int(point["customdata"]) for point in points))
+        choices.take(model, sorted(int(point["customdata"]) for point in points))
 
     figure.update_layout(dragmode="lasso")
     st.plotly_chart(
@@ -798,7 +798,7 @@ def lasso(model: Bundle, figure: go.Figure, name: str, alt: str) -> None:
 @access.errors()
 def release(model: Bundle) -> None:
     """Take no cell any more, and draw maps anew, without the outline of the lasso."""
-    url.take(model, [])
+    choices.take(model, [])
     st.session_state["lassos"] = st.session_state.get("lassos", 0) + 1
 
 

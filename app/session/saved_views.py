@@ -13,7 +13,7 @@ import streamlit as st
 
 from app.export import report
 from app.export.report import Kept
-from app.session import access, page, session_file, url
+from app.session import access, page, saved_pages, session_file, url
 from app.session.session_file import Session
 from samsvae_core.analysis import enrichment_export, mechanism_names
 from samsvae_core.analysis.mechanism_names import Label
@@ -121,7 +121,7 @@ def session(model: Bundle) -> Session:
     return Session(
         model=model.name,
         checksum=model.checksum,
-        pages=url.pages(),
+        pages=saved_pages.pages(),
         kept=tuple(session_file.Kept(v.title, *where(v), v.checksum) for v in kept_views()),
         collections={name: collections.as_gmt(collection) for name, collection in own.items()},
         names=json.loads(mechanism_names.export_names(model, given)) if given else {},
@@ -160,7 +160,7 @@ def restore(saved: Session) -> None:
     if (found := labels(saved, model)) and found != page.names(model)[0]:
         st.session_state[f"names {model.checksum}"] = found
     st.session_state["kept"] = ()
-    url.restore(saved.pages, [url.Where(v.page, v.query) for v in drawable(saved)])
+    saved_pages.restore(saved.pages, [url.Where(v.page, v.query) for v in drawable(saved)])
 
 
 def drawable(saved: Session) -> list[session_file.Kept]:
@@ -177,8 +177,8 @@ def labels(saved: Session, model: Bundle) -> dict[int, Label]:
 
 def next_view(title: str) -> None:
     """Keep the view, if a session asked for it, and go on; once the page is drawn."""
-    if url.was_asked():
+    if saved_pages.was_asked():
         keep_view(title)
         url.go("report", {})
-    if url.goes_on():
+    if saved_pages.goes_on():
         st.rerun()

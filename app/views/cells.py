@@ -10,7 +10,7 @@ import streamlit as st
 
 from app.components.units import scale
 from app.figures import figures
-from app.session import page, record, url
+from app.session import choices, page, record, url
 from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.analysis.states import decoded_values
 from samsvae_core.bundle.bundle import ANEW, Bundle
@@ -108,17 +108,17 @@ def by_condition(model: Bundle, frame: pd.DataFrame) -> Colour:
     counts = frame["condition"].value_counts()
     options = [name for name in model.conditions.index if name in counts.index]
     first = first_conditions(model, frame)
-    url.initial_names("highlight", options, first)
+    choices.initial_names("highlight", options, first)
     names = st.multiselect(
         "Perturbations in colour",
         options,
         format_func=lambda name: f"{name} ({counts[name]:,})",
         key="highlight",
-        max_selections=url.MAX_PERTURBATIONS,
+        max_selections=choices.MAX_PERTURBATIONS,
         persist_state="session",
-        help=f"At most {url.MAX_PERTURBATIONS}; in brackets: cells on the map.",
+        help=f"At most {choices.MAX_PERTURBATIONS}; in brackets: cells on the map.",
     )
-    url.keep_names("highlight", names, first)
+    choices.keep_names("highlight", names, first)
     group = frame["condition"].where(frame["condition"].isin(names), figures.REST)
     levels = [figures.REST, *names] if figures.REST in set(group) else names
     said = f"In colour: the chosen of {len(options)} conditions; grey: all other cells."
@@ -152,7 +152,7 @@ def by_gene(model: Bundle) -> Colour:
     rows = model.loadings
     rows = rows[rows["mechanism"].isin(active_mechanisms(model.masks) or rows["mechanism"])]
     default = str(rows.loc[rows["loading"].abs().idxmax(), "gene"])
-    url.initial_gene(model, default)
+    choices.initial_gene(model, default)
     gene = st.selectbox(
         "Gene",
         sorted(model.genes, key=str.upper),
@@ -160,7 +160,7 @@ def by_gene(model: Bundle) -> Colour:
         filter_mode="contains",
         persist_state="session",
     )
-    url.keep(url.GENE, gene, default)
+    choices.keep(choices.GENE, gene, default)
     kind = "measured" if model.has_cell_values else "decoded"
     level = model.cell_values(gene) if model.has_cell_values else decoded_values(model, gene)
     if level is None:
@@ -191,7 +191,7 @@ def by_mechanism(model: Bundle, frame: pd.DataFrame) -> Colour:
         return nothing("states of single cells", len(frame))
     active = [f"M{k}" for k in active_mechanisms(model.masks)]
     kept = [name for name in kept if name in active] or kept
-    url.initial_mechanism(kept)
+    choices.initial_mechanism(kept)
     labels = {f"M{k}": label.name for k, label in page.names(model)[0].items() if label.name}
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     mechanism = left.selectbox(
@@ -202,7 +202,7 @@ def by_mechanism(model: Bundle, frame: pd.DataFrame) -> Colour:
         format_func=lambda name: f"{name}: {labels[name]}" if name in labels else name,
         help="Those that at least one perturbation uses; where there are none, all.",
     )
-    url.keep(url.MECHANISM, mechanism, kept[0])
+    choices.keep(choices.MECHANISM, mechanism, kept[0])
     which = BASAL
     if model.model.has_shifts:
         url.unknown_option("latent", [name.capitalize() for name in STATES], "state")
@@ -252,7 +252,7 @@ def maps(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
             f"This model was made before a map of basal states was kept. {page.plain(ANEW)}"
         )
     order = sorted(known, key=lambda name: name != first)
-    taken = url.taken(model)
+    taken = choices.taken(model)
     for column, name in zip(st.columns(len(order), gap="large"), order, strict=True):
         with column:
             title = TITLES[name] if model.model.has_shifts else "States"
@@ -278,8 +278,8 @@ def maps(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
 
 def selection(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
     """The cells taken: what they are more often than others, their value, and their table."""
-    taken = url.taken(model)
-    url.write(cells=url.as_code(taken, len(frame)))
+    taken = choices.taken(model)
+    url.write(cells=choices.as_code(taken, len(frame)))
     table = frame[["cell", "condition", "split"]]
     if chosen.measured:
         table = table.assign(**{chosen.name: chosen.each.to_numpy()})

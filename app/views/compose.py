@@ -15,7 +15,8 @@ from app.components.intervals import interval
 from app.components.units import scale
 from app.export import snippets
 from app.figures import figures
-from app.session import page, record, url
+from app.session import choices as choices_module
+from app.session import compose_widgets, composition, page, record, url
 from samsvae_core.analysis import gene_rankings
 from samsvae_core.analysis.compose import Composition, knows_states
 from samsvae_core.analysis.masks import matrix
@@ -34,14 +35,14 @@ def compose(model: Bundle) -> None:
     record.markdown(introduction(model))
     dosages, way = choices(model)
     if not dosages:
-        url.keep_mix(model, {})
+        composition.keep_mix(model, {})
         steps(way, chosen=False)
         record.info("No perturbation is chosen. Pick one above, or start from an example:")
         examples(model)
         return
     summary = st.container()
     without, cells, n_samples = sum_of(model, dosages)
-    url.keep_mix(model, dosages)
+    composition.keep_mix(model, dosages)
     steps(way, chosen=True)
     result = page.composed(model, dosages, without, n_samples, cells)
     page.subject(named(result))
@@ -91,7 +92,7 @@ def part() -> str:
 
 def named(result: Composition) -> str:
     """The condition, and the mechanisms taken out of it, in short."""
-    out = url.as_off(set(result.without)).replace(",", ", ")
+    out = composition.as_off(set(result.without)).replace(",", ", ")
     return f"{result.condition} without M {out}" if out else result.condition
 
 
@@ -117,8 +118,8 @@ def introduction(model: Bundle) -> str:
 def choices(model: Bundle) -> tuple[dict[str, float], DeltaGenerator]:
     """The perturbations and their dosages, and the place beside them for the `steps`."""
     names = [str(name) for name in model.perturbations.index]
-    most = url.MAX_PERTURBATIONS if model.model.composes else 1
-    url.initial_mix(model, most)
+    most = choices_module.MAX_PERTURBATIONS if model.model.composes else 1
+    composition.initial_mix(model, most)
     left, right = st.columns([5, 2], gap="medium", vertical_alignment="bottom")
     chosen = left.multiselect(
         f"Perturbations, up to {most}" if most > 1 else "Treatment (one)",
@@ -134,20 +135,20 @@ def choices(model: Bundle) -> tuple[dict[str, float], DeltaGenerator]:
         columns = st.columns(SLIDERS_ACROSS)
         for place, name in enumerate(chosen):
             with columns[place % SLIDERS_ACROSS]:
-                dosages[name] = url.dosage(name)
+                dosages[name] = compose_widgets.dosage(name)
     return dosages, way
 
 
 def steps(way: DeltaGenerator, chosen: bool) -> None:
     """Back, forth, and from the start; once it is known which composition this one is."""
-    back, forth = url.steps()
+    back, forth = composition.steps()
     with way:
         for label, icon, by, n in (("Undo", "undo", -1, back), ("Redo", "redo", 1, forth)):
             st.button(
                 label,
                 icon=f":material/{icon}:",
                 key=label.lower(),
-                on_click=url.step,
+                on_click=composition.step,
                 args=(by,),
                 disabled=n == 0,
                 type="tertiary",
@@ -156,7 +157,7 @@ def steps(way: DeltaGenerator, chosen: bool) -> None:
             "Start over",
             icon=":material/restart_alt:",
             key="start over",
-            on_click=url.start_over,
+            on_click=composition.start_over,
             disabled=not chosen,
             type="tertiary",
         )
@@ -173,13 +174,13 @@ def sum_of(
         with left:
             if model.model.has_shifts:
                 labels = mechanisms.titles(model, used)
-                without = url.switches(used, others, labels)
+                without = compose_widgets.switches(used, others, labels)
                 with st.container(horizontal=True):
                     for label, on in (("All on", True), ("All off", False)):
                         st.button(
                             label,
                             key=label.lower(),
-                            on_click=url.switch_all,
+                            on_click=composition.switch_all,
                             args=(on, used),
                             type="tertiary",
                         )
@@ -216,15 +217,15 @@ def mechanisms_of(model: Bundle, dosages: dict[str, float]) -> tuple[list[int], 
 def starting_cells(model: Bundle) -> tuple[str, ...] | None:
     """Names of the cells whose basal states are shifted; None: the reference control cells."""
     if not knows_states(model):
-        url.start_from_control()
+        composition.start_from_control()
         return None
     counts = model.cells["condition"].value_counts()
     where = {str(name): int(counts[name]) for name in model.conditions.index if name in counts}
-    chosen = url.start(model, where)
-    if chosen == url.CONTROL:
+    chosen = compose_widgets.start(model, where)
+    if chosen == composition.CONTROL:
         return None
-    if chosen == url.SELECTED:
-        return tuple(model.cells["cell"].iloc[url.taken(model)])
+    if chosen == composition.SELECTED:
+        return tuple(model.cells["cell"].iloc[choices_module.taken(model)])
     return tuple(model.cells.loc[model.cells["condition"] == chosen, "cell"])
 
 
@@ -278,22 +279,24 @@ def clearness(shown: Shown) -> None:
 def comparison(shown: Shown) -> None:
     """The composition above (A) against another (B) kept before, on the same draws."""
     model, result, n = shown.model, shown.result, shown.n
-    kept = url.compared(model, url.MAX_PERTURBATIONS if model.model.composes else 1)
+    kept = composition.compared(
+        model, choices_module.MAX_PERTURBATIONS if model.model.composes else 1
+    )
     with st.container(horizontal=True):
         st.button(
             "Use this one as B",
             icon=":material/push_pin:",
             key="keep b",
-            on_click=url.compare_with,
-            args=(model, url.current_mix()),
+            on_click=composition.compare_with,
+            args=(model, composition.current_mix()),
         )
         if kept is not None:
             st.button(
                 "Compare no more",
                 icon=":material/close:",
                 key="drop b",
-                on_click=url.compare_with,
-                args=(model, url.Mix()),
+                on_click=composition.compare_with,
+                args=(model, composition.Mix()),
             )
     if kept is None:
         record.caption(
@@ -303,7 +306,7 @@ def comparison(shown: Shown) -> None:
         return
     dosages, off = kept
     used, others = mechanisms_of(model, dosages)
-    without = [k for k in used if k in off] + (others if url.REST in off else [])
+    without = [k for k in used if k in off] + (others if composition.REST in off else [])
     other = page.composed(model, dosages, without, result.n_samples, result.cells)
     record.markdown(f"**A**: {page.plain(named(result))}. **B**: {page.plain(named(other))}.")
     table = page.difference(model, result, other)
@@ -378,7 +381,7 @@ def examples(model: Bundle) -> None:
         " + ".join(map(page.plain, names)),
         icon=":material/play_arrow:",
         key="example",
-        on_click=url.start_composition,
+        on_click=composition.start_composition,
         args=(names,),
     )
 
@@ -543,7 +546,7 @@ def gene_sets(shown: Shown) -> None:
 
 def as_code(shown: Shown) -> None:
     """The same numbers from Python and from the shell."""
-    begin = url.starting_condition()
+    begin = composition.starting_condition()
     st.code(
         snippets.as_python(shown.model, shown.result, begin), language="python", wrap_lines=True
     )

@@ -12,7 +12,7 @@ from app.figures import figures
 from app.server import middleware, runs, uploads
 from app.server.sandbox import in_words
 from app.server.uploads import AS_CONTROL, JOIN, LEFT_OUT, NO_DELIMITER, Reading
-from app.session import page, url
+from app.session import file_choices, page, url
 from samsvae_core.data.cells import DataError, some
 from samsvae_core.data.controls import control_labels
 from samsvae_core.data.gene_names import INDEX
@@ -123,7 +123,7 @@ def one(name: str, found: Mapping[str, Any]) -> None:
     st.header("How it is read", divider="gray")
     reading = options(name, found)
     if reading is None:
-        url.keep_choices()
+        file_choices.keep_choices()
         st.info(
             "Choose the column that says which perturbation each cell has, or a table of obsm as "
             "dosages."
@@ -133,7 +133,7 @@ def one(name: str, found: Mapping[str, Any]) -> None:
         return
     st.header("Genes", divider="gray")
     reading = genes(reading, found)
-    url.keep_choices()
+    file_choices.keep_choices()
     if reading is None:
         return
     st.header("What it holds", divider="gray")
@@ -146,7 +146,7 @@ def one(name: str, found: Mapping[str, Any]) -> None:
         return
     holds(report)
     same(reading)
-    url.note_reading(reading)
+    file_choices.note_reading(reading)
     if st.button(
         "Train on this data", key="train on", icon=":material/arrow_forward:", type="primary"
     ):
@@ -157,7 +157,7 @@ def one(name: str, found: Mapping[str, Any]) -> None:
 def options(name: str, found: Mapping[str, Any]) -> Reading | None:
     """The choices, each beside what it does to the labels; None while no column is chosen."""
     columns = {column["name"]: column for column in found["columns"]}
-    url.open_file(name, *uploads.PARAMETERS[1:])
+    file_choices.open_file(name, *uploads.PARAMETERS[1:])
     left, right = st.columns([2, 3], gap="large")
     with left:
         key = column_of_perturbations(list(columns), found["suggested"])
@@ -221,11 +221,11 @@ def column_of_perturbations(columns: list[str], suggested: Mapping[str, str]) ->
         "Column of perturbations",
         columns,
         index=0 if first else None,  # None could be emptied again, by Escape among others
-        key=url.suggested("key", first, fits=[*columns, None].__contains__),
+        key=file_choices.suggested("key", first, fits=[*columns, None].__contains__),
         persist_state="session",
         placeholder="Choose a column of obs",
     )
-    url.chosen("key", chosen if chosen and chosen != first else "")
+    file_choices.chosen("key", chosen if chosen and chosen != first else "")
     if suggested["problem"]:
         taken = " This one has a label of control cells." if first and chosen == first else ""
         st.caption(
@@ -241,7 +241,7 @@ def control_labels_chosen(labels: Mapping[str, int]) -> list[str]:
     chosen = st.multiselect(
         "Control labels",
         known,
-        key=url.suggested(
+        key=file_choices.suggested(
             "control",
             [],
             lambda link: link.split(url.APART),
@@ -252,7 +252,7 @@ def control_labels_chosen(labels: Mapping[str, int]) -> list[str]:
         accept_new_options=True,
         help=CONTROL,
     )
-    url.chosen("control", url.APART.join(chosen))
+    file_choices.chosen("control", url.APART.join(chosen))
     return [str(label) for label in chosen]
 
 
@@ -264,12 +264,12 @@ def bound(key: str, label: str, choices: list[str], about: str, first: str = "")
         st.selectbox(
             label,
             choices,
-            key=url.suggested(key, first, fits=choices.__contains__),
+            key=file_choices.suggested(key, first, fits=choices.__contains__),
             persist_state="session",
             help=about,
         )
     )
-    url.chosen(key, "" if chosen == first else chosen)
+    file_choices.chosen(key, "" if chosen == first else chosen)
     return chosen
 
 
@@ -386,13 +386,13 @@ def genes(reading: Reading, found: Mapping[str, Any]) -> Reading | None:
             0,
             n_genes,
             step=100,
-            key=url.suggested("top", first, int, lambda top: 0 <= top <= n_genes),
+            key=file_choices.suggested("top", first, int, lambda top: 0 <= top <= n_genes),
             persist_state="session",
             help="By the variance of analytic Pearson residuals (Lause et al. 2021), of the "
             "training cells alone. 0 keeps all genes.",
         )
     )
-    url.chosen("top", "" if top == first else str(top))
+    file_choices.chosen("top", "" if top == first else str(top))
     with right:
         listed = gene_list()
     n_here, of_list = n_genes, ""
@@ -436,21 +436,21 @@ def gene_list() -> str:
     with st.expander("Only genes of a list"):
         text = st.text_area(
             "Names, one to a line or with commas between",
-            key=url.genes_key(),
+            key=file_choices.genes_key(),
             persist_state="session",
             placeholder="STAT1\nIRF1",
         )
         file = st.file_uploader(
             "Or a text file",
             type=["txt", "csv"],
-            key=f"{url.genes_key()}, a file",
+            key=f"{file_choices.genes_key()}, a file",
             max_upload_size=middleware.expect(1),
         )
     if file is not None:
         text = file.getvalue().decode(errors="replace")
-    listed = url.gene_list(text)
+    listed = file_choices.gene_list(text)
     if listed and file is None:
-        st.button("Keep all genes", key="all genes", on_click=url.forget_genes)
+        st.button("Keep all genes", key="all genes", on_click=file_choices.forget_genes)
     return listed
 
 

@@ -9,7 +9,7 @@ from app.components import all_shifts
 from app.components.intervals import CALIBRATED, INTERVALS, OWN, interval
 from app.components.units import scale
 from app.figures import figures
-from app.session import page, record
+from app.session import choices, composition, page, record
 from app.session import url as address
 from samsvae_core.analysis import masks
 from samsvae_core.analysis.gene_card import annotation, links, mechanisms_of, moved_by, targeting
@@ -44,7 +44,7 @@ def gene(model: Bundle) -> None:
 def choice(model: Bundle) -> str:
     """The gene looked at: of a link, of before, or one that a mechanism moves far."""
     default = first(model)
-    address.initial_gene(model, default)
+    choices.initial_gene(model, default)
     aliases = annotate(model.genes)["aliases"].fillna("").str.split("|")
     labels = {
         name: f"{name} ({', '.join(others[:N_ALIASES])})" if others[0] else name
@@ -60,7 +60,7 @@ def choice(model: Bundle) -> str:
         help="Type its symbol or a name that is shown beside one. The page's address takes every "
         "name and id: ?g=STAT91.",
     )
-    address.keep(address.GENE, chosen, default)
+    choices.keep(choices.GENE, chosen, default)
     return chosen
 
 
@@ -111,7 +111,7 @@ def composed(name: str, label: str) -> None:
         "compose",
         label,
         ":material/arrow_forward:",
-        {"c": address.as_link({name: 1.0})},
+        {"c": composition.as_link({name: 1.0})},
     )
 
 

@@ -11,7 +11,7 @@ import streamlit as st
 
 from app.components import compare, mechanisms
 from app.figures import figures
-from app.session import page, record, url
+from app.session import choices, composition, page, record, url
 from samsvae_core.analysis import masks as interpretation
 from samsvae_core.analysis import similarity
 from samsvae_core.bundle.bundle import Bundle
@@ -99,7 +99,7 @@ def masks(model: Bundle) -> None:
     else:
         drawn(model, choice, wide, line, titles)
     record.header("Look closer")
-    key, chosen = url.chosen_names(model)
+    key, chosen = choices.chosen_names(model)
     parts = {
         "Compare perturbations": partial(compare.comparison, model, key, titles),
         "Table of entries": partial(entries, model, wide),
@@ -154,7 +154,7 @@ def part_of(wide: pd.DataFrame) -> pd.DataFrame:
     n = -(-len(wide) // most)
     left, right = st.columns([1, 4], vertical_alignment="bottom")
     with left:
-        chosen = url.part(n, f"Part of the rows (1 to {n})")
+        chosen = choices.part(n, f"Part of the rows (1 to {n})")
     start = (chosen - 1) * most
     rows = wide.iloc[start : start + most]
     right.markdown(
@@ -414,7 +414,7 @@ def card(model: Bundle, clicked: str | None, titles: dict[int, str]) -> None:
                 "compose",
                 f"Compose with {page.plain(name)}",
                 ":material/add_circle:",
-                {"c": url.as_link({name: 1.0})},
+                {"c": composition.as_link({name: 1.0})},
             )
 
 

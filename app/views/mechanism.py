@@ -10,7 +10,7 @@ from app.components import mechanisms
 from app.components.units import scale
 from app.figures import figures
 from app.server import middleware
-from app.session import page, record, url
+from app.session import choices, page, record, url
 from samsvae_core.analysis import gene_rankings, loadings, masks
 from samsvae_core.analysis.mechanism_names import Label
 from samsvae_core.bundle.bundle import Bundle
@@ -61,7 +61,7 @@ def choice(
     """The mechanism looked at; links name it by its number, whatever it is called."""
     names = {f"M{k}": "" for k in mechanisms}
     names |= {f"M{k}": label.name for k, label in (labels or {}).items() if f"M{k}" in names}
-    url.initial_mechanism(list(names))
+    choices.initial_mechanism(list(names))
     chosen = st.selectbox(
         title,
         list(names),
@@ -70,7 +70,7 @@ def choice(
         help=meaning,
         format_func=lambda name: f"{name}: {names[name]}" if names.get(name) else name,
     )
-    url.keep(url.MECHANISM, chosen, next(iter(names)))
+    choices.keep(choices.MECHANISM, chosen, next(iter(names)))
     return int(chosen[1:])
 
 

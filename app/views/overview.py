@@ -11,8 +11,8 @@ from app.components import metrics_tables, tour
 from app.components.units import scale
 from app.export.report import Text
 from app.figures import figures
+from app.session import markdown, record, url
 from app.session import page as state
-from app.session import record, url
 from samsvae_core.analysis.held_out import verdict
 from samsvae_core.analysis.masks import active_mechanisms, in_use_in_words
 from samsvae_core.bundle.bundle import Bundle
@@ -69,7 +69,7 @@ def overview(model: Bundle) -> None:
         cells(model)
     record.header("Model card")
     with st.container(border=True):
-        card(url.parted(model.card.partition("\n")[2].replace("\n## ", "\n#### ")))
+        card(markdown.parted(model.card.partition("\n")[2].replace("\n## ", "\n#### ")))
     provenance(model)
 
 

@@ -7,7 +7,7 @@ import streamlit as st
 
 from app.components.units import scale
 from app.figures import figures
-from app.session import page, record, url
+from app.session import composition, page, record, url
 from samsvae_core.analysis.partners import Direction, inert, n_inert_pairs, pairs_to_rank
 from samsvae_core.analysis.support import SUPPORT
 from samsvae_core.bundle.bundle import Bundle
@@ -240,7 +240,7 @@ def rows(found: pd.DataFrame, name: str, question: str) -> None:
         "compose",
         f"{' and '.join(map(page.plain, pair))} in Compose, all genes",
         ":material/arrow_forward:",
-        {"c": url.as_link(dict.fromkeys(pair, 1.0))},
+        {"c": composition.as_link(dict.fromkeys(pair, 1.0))},
     )
     record.caption("Click a row for another pair.")
     page.downloads(shown, f"pairs_{name}")

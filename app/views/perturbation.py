@@ -12,7 +12,7 @@ from app.components import all_shifts, mechanisms, metrics_tables, shifts
 from app.components.intervals import interval
 from app.components.units import scale
 from app.figures import figures
-from app.session import page, record
+from app.session import choices, composition, page, record
 from app.session import url as address
 from samsvae_core.analysis import masks, similarity
 from samsvae_core.analysis.compose import Composition
@@ -57,7 +57,7 @@ def choice(model: Bundle) -> str:
     """The perturbation looked at: of a link, of before, or one that does much."""
     names = [str(name) for name in model.perturbations.index]
     default = first(model)
-    address.initial_perturbation(names, default)
+    choices.initial_perturbation(names, default)
     aliases = annotate(names)["aliases"].fillna("").str.split("|")
     labels = {
         name: f"{name} ({', '.join(others[:N_ALIASES])})" if others[0] else name
@@ -74,7 +74,7 @@ def choice(model: Bundle) -> str:
         help="Type its name or another name of its gene. The page's address takes any name: "
         "?p=STAT91.",
     )
-    address.keep(address.PERTURBATION, chosen, default)
+    choices.keep(choices.PERTURBATION, chosen, default)
     return chosen
 
 
@@ -142,7 +142,7 @@ def in_compose(name: str, label: str) -> None:
         "compose",
         label,
         ":material/arrow_forward:",
-        {"c": address.as_link({name: 1.0})},
+        {"c": composition.as_link({name: 1.0})},
     )
 
 
@@ -468,8 +468,8 @@ def neighbours(model: Bundle, shown: pd.DataFrame, name: str, n_idle: int) -> No
         f"Go to {page.plain(other)}",
         icon=":material/arrow_forward:",
         key="go",
-        on_click=address.choose,
-        args=(address.PERTURBATION, other),
+        on_click=choices.choose,
+        args=(choices.PERTURBATION, other),
     )
     record.caption(
         "Click a row for another perturbation; each alone, at dosage 1. "

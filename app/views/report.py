@@ -6,7 +6,7 @@ import streamlit as st
 
 from app.export import report as basket
 from app.server import middleware
-from app.session import page, saved_views, session_file, url
+from app.session import page, saved_pages, saved_views, session_file, url
 from samsvae_core.bundle.bundle import Bundle
 
 SHOWN = {basket.Picture: "figure", basket.Table: "table"}
@@ -22,7 +22,7 @@ def report(model: Bundle) -> None:
     )
     st.header("Kept views", divider="gray")
     views = saved_views.kept_views()
-    if n := url.n_asked():
+    if n := saved_pages.n_asked():
         whole = len(views) + n
         st.progress(len(views) / whole, f"Drawing kept views again: {len(views)} of {whole}")
     try:

@@ -12,7 +12,7 @@ from app.components import training_monitor
 from app.server import queue, runs, time_estimate, uploads
 from app.server.sandbox import in_words
 from app.server.uploads import Reading
-from app.session import page, url
+from app.session import file_choices, page, url
 from samsvae_core.data.cells import DataError
 from samsvae_core.models.variants import MODELS
 from samsvae_core.training.config import TrainConfig
@@ -44,7 +44,7 @@ def train() -> None:
     )
     if message := page.run_said():
         st.error(page.plain(message))
-    reading = url.reading()
+    reading = file_choices.reading()
     if reading is None:
         st.info("Choose the data first: the page Data shows how a file is read.")
         if st.button(
@@ -82,7 +82,7 @@ class Settings(NamedTuple):
 def new_run(reading: Reading) -> None:
     """Settings with defaults from the data, what they will take, and the button that starts."""
     report = page.validated(reading)
-    url.open_file(reading.data, "train_latents", "train_steps")
+    file_choices.open_file(reading.data, "train_latents", "train_steps")
     st.header("A new model", divider="gray")
     held = {
         "cell": report["n_cells"],
@@ -99,7 +99,7 @@ def new_run(reading: Reading) -> None:
     left, right = st.columns(2, gap="large")
     with left:
         settings = choices(reading, report)
-    url.keep_choices()
+    file_choices.keep_choices()
     with right:
         start(reading, settings)
 
@@ -204,11 +204,11 @@ def number(key: str, label: str, first: int, limits: tuple[int, int], about: str
 def for_file(key: str, label: str, first: int, limits: tuple[int, int], about: str) -> int:
     """A number that is suggested for each file by itself."""
     low, high = limits
-    widget = url.suggested(key, first, int, lambda n: low <= n <= high)
+    widget = file_choices.suggested(key, first, int, lambda n: low <= n <= high)
     chosen = int(
         st.number_input(label, low, high, step=1, key=widget, persist_state="session", help=about)
     )
-    url.chosen(key, "" if chosen == first else str(chosen))
+    file_choices.chosen(key, "" if chosen == first else str(chosen))
     return chosen
 
 

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from app.session import url
+from app.session import choices, composition, markdown, url
 from samsvae_core.analysis.held_out import as_text
 
 
@@ -15,10 +15,10 @@ from samsvae_core.analysis.held_out import as_text
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 1.0])
 def test_a_selection_of_cells_is_read_back_as_it_was(n_cells, share):
     chosen = np.flatnonzero(np.random.default_rng(0).random(n_cells) < share).tolist()
-    code = url.as_code(chosen, n_cells)
-    assert url.cells_of(code, n_cells) == chosen
+    code = choices.as_code(chosen, n_cells)
+    assert choices.cells_of(code, n_cells) == chosen
     assert len(code) < 1400  # so that an address holds it
-    assert code == url.as_code(chosen[::-1], n_cells)
+    assert code == choices.as_code(chosen[::-1], n_cells)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_a_selection_of_cells_is_read_back_as_it_was(n_cells, share):
 )
 def test_a_selection_that_is_none_of_these_cells_is_refused(code):
     with pytest.raises(ValueError, match="none of this model"):
-        url.cells_of(code, 100)
+        choices.cells_of(code, 100)
 
 
 @pytest.mark.parametrize(
@@ -48,12 +48,12 @@ def test_a_selection_that_is_none_of_these_cells_is_refused(code):
     ],
 )
 def test_mechanisms_taken_out_are_written_in_short_and_read_back(off, link):
-    assert url.as_off(off) == link
-    assert url.read_off(link) == off
+    assert composition.as_off(off) == link
+    assert composition.read_off(link) == off
 
 
 def test_what_is_no_mechanism_is_left_out_of_those_taken_out():
-    assert url.read_off("1,x,-3,2-1,99999,<b>,4 ") == {1}
+    assert composition.read_off("1,x,-3,2-1,99999,<b>,4 ") == {1}
 
 
 def test_an_address_carries_any_value():
@@ -67,19 +67,22 @@ def test_an_address_carries_any_value():
 
 @pytest.mark.parametrize("name", ["A,B", "A:0.5", "a b", "50%", "<b>x</b>", "名"])
 def test_a_link_carries_any_name(name):
-    assert url.read_link(url.as_link({name: 0.5, "C": 1.0})) == {name: 0.5, "C": 1.0}
+    assert composition.read_link(composition.as_link({name: 0.5, "C": 1.0})) == {
+        name: 0.5,
+        "C": 1.0,
+    }
 
 
 def test_a_link_written_by_hand_is_read_leniently():
-    assert url.read_link("A,B:x,:,C:9") == {"A": 1.0, "B": 1.0, "C": 2.0}
+    assert composition.read_link("A,B:x,:,C:9") == {"A": 1.0, "B": 1.0, "C": 2.0}
 
 
 def test_entities_in_names_are_shown_as_they_are():
-    assert url.plain("A&lt;b") == r"A\&lt;b"
+    assert markdown.plain("A&lt;b") == r"A\&lt;b"
 
 
 def test_names_from_files_are_shown_as_text():
-    assert url.plain("<b>*x*</b> [l](u) $y$ :red[z]") == (
+    assert markdown.plain("<b>*x*</b> [l](u) $y$ :red[z]") == (
         r"\<b\>\*x\*\</b\> \[l\]\(u\) \$y\$ \:red\[z\]"
     )
 
@@ -102,7 +105,7 @@ def test_item_20_nothing_is_made_of_a_name_after_markdown_was_read(name):
     """As Streamlit does, whose patterns these are: a backslash before a sign is no help."""
     made = r":[\w+-][\w+/-]*:| (->|<-|<->|--|>=|<=|~=) |<->|https?://|www\.\w|\w@"
     assert re.search(made, name)
-    for shown in (url.plain(name), url.parted(as_text(name))):
+    for shown in (markdown.plain(name), markdown.parted(as_text(name))):
         text = re.sub(r"\\(.)", r"\1", shown)
         assert not re.search(made, text)
         assert text.replace("\u2060", "") == name
@@ -110,11 +113,11 @@ def test_item_20_nothing_is_made_of_a_name_after_markdown_was_read(name):
 
 def test_item_20_markdown_of_cards_stays_markdown():
     text = "| a | b |\n|---|---|\n| -1 | *x* `samsvae loadings --steps` |\n\n- GEO: GSE1; r = 0.5"
-    assert url.parted(text) == text
+    assert markdown.parted(text) == text
 
 
 @pytest.mark.parametrize("name", ["http://a.org", "HTTPS://a.org", "see www.a.org", "me@a.org"])
 def test_a_name_that_looks_like_an_address_is_parted_unseen(name):
-    shown = url.plain(name).replace("\\", "")
+    shown = markdown.plain(name).replace("\\", "")
     assert shown.replace("\u2060", "") == name
     assert not re.search(r"https?://|www\.|[a-z]@", shown, re.IGNORECASE)

@@ -20,8 +20,9 @@ from streamlit.testing.v1 import AppTest
 from app.components import compare as shared
 from app.components import mechanisms
 from app.components import metrics_tables as scores
+from app.session import choices as choices_module
+from app.session import composition, session_file, url
 from app.session import page as state
-from app.session import session_file, url
 from samsvae_core.analysis import all_shifts as effects
 from samsvae_core.analysis import gene_card as genes
 from samsvae_core.analysis import gene_rankings, similarity, states
@@ -325,8 +326,8 @@ def test_a_composition_starts_from_the_cells_of_a_condition(models, tiny):
 
 def test_a_composition_starts_from_selected_cells_and_the_link_keeps_them(models, tiny):
     chosen = [3, 5, 8]
-    code = url.as_code(chosen, len(tiny.cells))
-    page = opened("compose", {"c": "P1:1", "from": url.SELECTED, "cells": code})
+    code = choices_module.as_code(chosen, len(tiny.cells))
+    page = opened("compose", {"c": "P1:1", "from": composition.SELECTED, "cells": code})
     cells = tiny.cells["cell"].iloc[chosen].tolist()
     expected = compose(tiny, {"P1": 1.0}, cells=cells).table["shift"]
     shown = table_with(page, "shift").set_index("gene")["shift"]
@@ -812,13 +813,16 @@ def test_a_map_with_too_many_cells_is_shown_in_parts(models, monkeypatch):
     page = opened("masks", {"rows": "Name"})
     assert rows_and_columns(page)[0] == ["P1", "P2"]
     assert "Rows 1 to 2 of 6." in words(page)
-    page.number_input(key=url.ROWS).set_value(3).run()
+    page.number_input(key=choices_module.ROWS).set_value(3).run()
     assert rows_and_columns(page)[0] == ["P5", "P6"]
-    assert page.query_params[url.ROWS] in ("3", ["3"])
+    assert page.query_params[choices_module.ROWS] in ("3", ["3"])
     page.text_input(key="find").set_value("P1").run()
     assert rows_and_columns(page)[0] == ["P1"]
-    assert rows_and_columns(opened("masks", {"rows": "Name", url.ROWS: "2"}))[0] == ["P3", "P4"]
-    assert rows_and_columns(opened("masks", {"rows": "Name", url.ROWS: "99"}))[0] == [
+    assert rows_and_columns(opened("masks", {"rows": "Name", choices_module.ROWS: "2"}))[0] == [
+        "P3",
+        "P4",
+    ]
+    assert rows_and_columns(opened("masks", {"rows": "Name", choices_module.ROWS: "99"}))[0] == [
         "P1",
         "P2",
     ]
@@ -869,7 +873,7 @@ def test_perturbations_of_a_link_are_compared_by_their_entries(models, tiny):
 
 
 def test_names_to_compare_that_are_unknown_or_too_many_are_said_and_left_out(models, monkeypatch):
-    monkeypatch.setattr(url, "MAX_CHOSEN", 2)
+    monkeypatch.setattr(choices_module, "MAX_CHOSEN", 2)
     page = opened("masks", {"chosen": "P1,<b>NOPE</b>,P2,P3"})
     assert finished(page)
     assert "NOPE" in page.info[0].value
@@ -2186,8 +2190,8 @@ def test_item_01_a_link_to_another_model_opens_it(two_models, view, before):
 
 def test_item_01_parts_of_masks_and_of_compose_are_two_things(models, monkeypatch):
     monkeypatch.setattr(shared, "MOST_ROWS", 2)
-    page = opened("masks", {url.ROWS: "2"})
-    assert page.number_input(key=url.ROWS).value == 2
+    page = opened("masks", {choices_module.ROWS: "2"})
+    assert page.number_input(key=choices_module.ROWS).value == 2
     page.query_params.clear()  # as the menu does
     page.switch_page("views/compose.py")
     page.query_params["c"] = "P1:1"
@@ -2198,17 +2202,17 @@ def test_item_01_parts_of_masks_and_of_compose_are_two_things(models, monkeypatc
     page.query_params.clear()
     page.switch_page("views/masks.py").run()
     assert finished(page)
-    assert page.number_input(key=url.ROWS).value == 2
-    assert page.query_params[url.ROWS] in ("2", ["2"])
+    assert page.number_input(key=choices_module.ROWS).value == 2
+    assert page.query_params[choices_module.ROWS] in ("2", ["2"])
 
 
 def test_item_01_an_address_with_a_part_of_masks_from_before_opens(models, monkeypatch):
     monkeypatch.setattr(shared, "MOST_ROWS", 2)
     page = opened("masks", {"part": "2"})
-    assert page.number_input(key=url.ROWS).value == 2
-    page.number_input(key=url.ROWS).set_value(1).run()
+    assert page.number_input(key=choices_module.ROWS).value == 2
+    page.number_input(key=choices_module.ROWS).set_value(1).run()
     again = opened("masks", {key: page.query_params[key][-1] for key in page.query_params})
-    assert again.number_input(key=url.ROWS).value == 1
+    assert again.number_input(key=choices_module.ROWS).value == 1
 
 
 WITH_LINKS = [  # a page, what it shows, and links to other pages that it then has, at least

@@ -14,7 +14,7 @@ import pytest
 
 from app.server import queue, runs, sandbox, time_estimate, uploads
 from app.session import page as state
-from app.session.url import plain
+from app.session.markdown import plain
 from samsvae_core.bundle import layout
 from samsvae_core.system.files import OutputError
 from samsvae_core.training.config import Progress

@@ -1,0 +1,120 @@
+"""The widgets of a composition: dosages, switches of mechanisms, and where it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import streamlit as st
+
+from app.session import access
+from app.session.choices import taken
+from app.session.composition import (
+    CONTROL,
+    MAX_DOSAGE,
+    REST,
+    SELECTED,
+    Dosage,
+    dosages_set,
+    set_dosage,
+    shortened,
+)
+from app.session.markdown import plain
+from samsvae_core.bundle.bundle import Bundle
+
+
+def dosage(name: str) -> float:
+    """The slider of one perturbation's dosage, and the box for its number beside it."""
+    known = dosages_set().setdefault(name, Dosage())
+    slider, box = f"dose {known.slider} {name}", f"dose box {known.box} {name}"
+
+    @access.errors()
+    def moved() -> None:
+        if dosages_set()[name].slider == known.slider:  # else it stands there no more
+            set_dosage(name, st.session_state[slider], ["box"])
+
+    @access.errors()
+    def typed() -> None:
+        if dosages_set()[name].box == known.box:
+            set_dosage(name, st.session_state[box], ["slider"])
+
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        st.slider(
+            f"Dosage of {plain(name)}",
+            0.0,
+            MAX_DOSAGE,
+            known.value,
+            step=0.05,
+            format="%.4g",
+            key=slider,
+            on_change=moved,
+            help="1 is the perturbation as measured. Other dosages scale its latent shift: an "
+            "extrapolation, unless the data have such dosages.",
+        )
+        st.number_input(
+            f"Dosage of {plain(name)} as a number",
+            0.0,
+            MAX_DOSAGE,
+            known.value,
+            step=0.05,
+            format="%.4g",
+            key=box,
+            on_change=typed,
+            label_visibility="collapsed",
+            width=110,
+        )
+    return known.value
+
+
+def switches(used: list[int], others: list[int], titles: Mapping[int, str]) -> list[int]:
+    """A switch for each mechanism in use, and one for the others; which are taken out."""
+    off: set[int | str] = st.session_state["compose_off"]
+    names: list[int | str] = [*used, *([REST] if others else [])]
+    on = [k for k in names if k not in off]
+    labels: dict[int | str, str] = {REST: f"the other {len(others)}"}
+    labels |= {k: plain(shortened(titles[k])) for k in used}
+
+    @access.errors()
+    def changed() -> None:
+        chosen = set(st.session_state["compose_in"])
+        before = st.session_state["compose_off"]
+        st.session_state["compose_off"] = (before - set(names)) | (set(names) - chosen)
+
+    if set(st.session_state.get("compose_in") or ()) != set(on):  # as `put`, in any order
+        st.session_state["compose_in"] = on
+    st.pills(
+        "Mechanisms in the sum",
+        names,
+        selection_mode="multi",
+        format_func=lambda k: labels[k],
+        key="compose_in",
+        on_change=changed,
+        help="Switch one off to take it out of the sum: what is gone from the shift is what it "
+        "contributed. With every switch off nothing moves, and the shift is exactly zero.",
+    )
+    left_out = [k for k in used if k in off]
+    return sorted([*left_out, *(others if REST in off else [])])
+
+
+def start(model: Bundle, conditions: Mapping[str, int]) -> str:
+    """From which cells' basal states a composition starts: CONTROL, SELECTED, or a condition."""
+    n_taken = len(taken(model))
+    options = {CONTROL: f"control cells ({len(model.reference.loc)} of them)"}
+    if n_taken:
+        options[SELECTED] = f"{SELECTED} ({n_taken:,})"
+    options |= {name: f"cells with {name} ({n:,})" for name, n in conditions.items()}
+    before = st.session_state.get("compose_from", CONTROL)
+    if before not in options:
+        st.info(f"There are no {plain(before)} to start from; started from control cells instead.")
+        st.session_state["compose_from"] = CONTROL
+    return str(
+        st.selectbox(
+            "Start from",
+            list(options),
+            format_func=options.__getitem__,
+            key="compose_from",
+            persist_state="session",
+            help="Whose basal states the shift is added to. The decoder bends, so the same shift "
+            "does not do the same to every cell. To start from cells of your choice, draw around "
+            "them on the page Cells.",
+        )
+    )
