@@ -6,7 +6,7 @@ import streamlit as st
 
 from app.components import search, tour
 from app.server import logs
-from app.session import access, saved_pages, saved_views, url
+from app.session import access, bundles, saved_pages, saved_views, url
 from app.session import page as state
 
 ICON = Path(__file__).with_name("icon.png")  # a material icon would be fetched from outside
@@ -39,7 +39,7 @@ with access.errors(page):
     url.arrive(page)
     if turn := saved_pages.turn(page):
         url.go(turn.page, turn.query)
-    state.choose_bundle()
+    bundles.choose_bundle()
     search.box()
     saved_views.side(chosen.title)
     tour.box(page)

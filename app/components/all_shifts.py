@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app.components import shifts
-from app.session import page
+from app.session import page, results
 from samsvae_core.analysis.all_shifts import Effects
 from samsvae_core.bundle.bundle import Bundle
 
@@ -14,14 +14,14 @@ MOMENT, BRIEF = 1.5, 0.3  # seconds that a page waits, for a small model and for
 
 def of(model: Bundle) -> Effects | None:
     """The shifts of all, or None: then the page has said how far they are, or what went wrong."""
-    batch = page.effects(model)
+    batch = results.effects(model)
     if not batch.wait(MOMENT if is_small(model) else BRIEF):
         waiting(model)
         return None
     if batch.result is None:
         st.warning(page.plain(batch.problem))
         if st.button("Try again", key="compose_all_again"):
-            page.forget_effects(model)
+            results.forget_effects(model)
             st.rerun()
     return batch.result
 
@@ -34,7 +34,7 @@ def is_small(model: Bundle) -> bool:
 @st.fragment(run_every=0.5)
 def waiting(model: Bundle) -> None:
     """How far it is. Looking at another page, or closing this one, stops nothing."""
-    batch = page.effects(model)
+    batch = results.effects(model)
     if batch.ended:
         st.rerun()
         return

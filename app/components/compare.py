@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app.components import mechanisms
+from app.components import charts, mechanisms
 from app.figures import figures
-from app.session import choices, composition, page, record, url
+from app.session import choices, composition, page, record, results, url
 from samsvae_core.analysis import masks, similarity
 from samsvae_core.analysis.held_out import listed
 from samsvae_core.bundle.bundle import Bundle
@@ -78,9 +78,9 @@ def choose(model: Bundle, key: str) -> list[str]:
             key="choose_by",
             bind="query-params",
         )
-        page.choose_from(
+        charts.choose_from(
             model,
-            figures.perturbation_map(frame, chosen, page.dark()),
+            figures.perturbation_map(frame, chosen, charts.dark()),
             "perturbations_umap",
             f"UMAP of {len(frame)} perturbations by their effects",
             by_click=way == WAYS[1],
@@ -114,7 +114,7 @@ def links(model: Bundle, chosen: list[str]) -> None:
             )
     if len(chosen) > choices.MAX_PERTURBATIONS and model.model.composes:
         record.caption(f"Compose takes {choices.MAX_PERTURBATIONS} at most.")
-    st.button("Choose none", icon=":material/close:", on_click=page.choose_none, args=(model,))
+    st.button("Choose none", icon=":material/close:", on_click=charts.choose_none, args=(model,))
 
 
 def in_words(model: Bundle, chosen: list[str]) -> str:
@@ -175,8 +175,8 @@ def compared(model: Bundle, chosen: list[str], titles: dict[int, str]) -> None:
         if entries.empty:
             record.info("None of the chosen uses a mechanism, so there is no effect to draw.")
         else:
-            page.chart(
-                figures.used_effects(entries, titles, page.dark()),
+            charts.chart(
+                figures.used_effects(entries, titles, charts.dark()),
                 "chosen_effects",
                 "Effects of the chosen perturbations on each mechanism, with 90 % intervals",
             )
@@ -200,7 +200,7 @@ def compared(model: Bundle, chosen: list[str], titles: dict[int, str]) -> None:
                 "Effect ± posterior standard deviation, in standard deviations of the basal state. "
                 "A dash: not in use. The files have a row per entry, and its probability."
             )
-            page.downloads(entries.drop(columns="place"), "chosen_effects_table")
+            charts.downloads(entries.drop(columns="place"), "chosen_effects_table")
         if len(chosen) > 1:
             table = similarity.pairs(model.masks, chosen)
             if not model.model.has_masks:
@@ -214,7 +214,7 @@ def compared(model: Bundle, chosen: list[str], titles: dict[int, str]) -> None:
                     column_config=COLUMNS,
                 )
                 record.caption("Most alike first. The cosine is over all mechanisms, used or not.")
-                page.downloads(table, "chosen_pairs")
+                charts.downloads(table, "chosen_pairs")
 
 
 def shown_entries(model: Bundle, chosen: list[str]) -> pd.DataFrame:
@@ -249,15 +249,15 @@ def network(
     only = False
     if chosen:
         only = st.toggle("Only the chosen perturbations", key="only", bind="query-params")
-    found = page.network(model, chosen if only else names, threshold)
+    found = results.network(model, chosen if only else names, threshold)
     edges = found.edges.sort_values(["mechanism", "effect"], ascending=[True, False])
     if edges.empty:
         record.info(
             f"There is nothing to link: none of these perturbations has a mask above {threshold:g}."
         )
         return
-    page.chart(
-        figures.network(found.nodes, found.edges, titles, page.dark()),
+    charts.chart(
+        figures.network(found.nodes, found.edges, titles, charts.dark()),
         "mechanism_network",
         f"Network of {len(found.nodes)} perturbations and mechanisms with {len(edges)} links",
     )
@@ -285,4 +285,4 @@ def network(
             alt="Links of the network: perturbation, mechanism and effect",
             column_config=COLUMNS,
         )
-        page.downloads(table, "mechanism_network_links")
+        charts.downloads(table, "mechanism_network_links")

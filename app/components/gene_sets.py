@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import pandas as pd
 import streamlit as st
 
+from app.components import charts
 from app.figures import figures
-from app.session import page, record, url
+from app.session import gene_set_tests, page, record, url
 from samsvae_core.analysis import enrichment_export
 from samsvae_core.analysis.gene_rankings import Certainty, Ranked
 from samsvae_core.bundle.bundle import Bundle
@@ -50,9 +51,9 @@ def tested(
     """
     if ranked.caution:
         record.warning(ranked.caution)
-    if (known := page.precomputed(model, ranked, collections, rules)) is not None:
+    if (known := gene_set_tests.precomputed(model, ranked, collections, rules)) is not None:
         return known
-    batch = page.batch(model, ranked, collections, rules, start=False)
+    batch = gene_set_tests.batch(model, ranked, collections, rules, start=False)
     if batch is None:
         tests = len(collections) * len(ranked.scores.columns)
         if not asked and not st.button(
@@ -63,15 +64,15 @@ def tested(
             help="A few seconds for each hundred sets the first time; remembered from then on.",
         ):
             return None
-        batch = page.batch(model, ranked, collections, rules, start=True)
+        batch = gene_set_tests.batch(model, ranked, collections, rules, start=True)
     if batch is None or not batch.wait(MOMENT):
         waiting(model, ranked, collections, rules, key)
         return None
     if batch.result is None:
         st.warning(page.plain(batch.problem))
         if st.button("Try again", key=f"again {key}"):
-            page.forget_batch(model, ranked, collections, rules)
-            page.batch(model, ranked, collections, rules, start=True)
+            gene_set_tests.forget_batch(model, ranked, collections, rules)
+            gene_set_tests.batch(model, ranked, collections, rules, start=True)
             st.rerun()
     return batch.result
 
@@ -85,7 +86,7 @@ def waiting(
     key: str,
 ) -> None:
     """How far the tests are, and a way out."""
-    batch = page.batch(model, ranked, collections, rules, start=False)
+    batch = gene_set_tests.batch(model, ranked, collections, rules, start=False)
     if batch is None or batch.ended:
         st.rerun()
         return
@@ -255,7 +256,7 @@ def table(
     record.caption(
         POOL + (OVER_ALL if "fdr_all" in shown else "") + CAVEAT + (BORDERLINE if near else "")
     )
-    page.downloads(shown, f"gene_sets_{enrichment_export.label(mechanism)}_{method}")
+    charts.downloads(shown, f"gene_sets_{enrichment_export.label(mechanism)}_{method}")
     clicked = getattr(event, "selection", {}).get("rows", [])
     now = str(names.iloc[clicked[0]]) if clicked else None
     chosen = url.pressed("set", now, places)
@@ -303,11 +304,11 @@ def detail(
     """One set: its running sum, its leading edge, and the sets much like it."""
     left, right = st.columns([3, 2], gap="large")
     if row["method"] == "gsea":
-        sets = page.matched(collections[row["collection"]], model.genes).collection.sets
+        sets = gene_set_tests.matched(collections[row["collection"]], model.genes).collection.sets
         walk = enrichment.running_sum(ranked.scores[row["mechanism"]], sets[row["term"]], seed)
         with left:
-            page.chart(
-                figures.running_sum(walk, row["term"], page.dark()),
+            charts.chart(
+                figures.running_sum(walk, row["term"], charts.dark()),
                 f"running_sum_{enrichment_export.label(row['mechanism'])}_{row['term']}",
                 "Running sum of the gene set over the ranked genes",
             )
@@ -351,7 +352,7 @@ def take_away(
 ) -> None:
     """Everything that was tested: a workbook, a zip, the leading edges, and how to write of it."""
     name = f"gene_sets_{model.name}_{ranked.name}"
-    files = page.export_files(model, ranked, collections, result, rules)
+    files = gene_set_tests.export_files(model, ranked, collections, result, rules)
     kinds = {
         "XLSX": ("xlsx", lambda: files()["enrichment.xlsx"]),
         "ZIP, all files": ("zip", lambda: enrichment_export.archive(files())),

@@ -8,8 +8,9 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
+from app.components import charts
 from app.figures import figures
-from app.session import page
+from app.session import gene_set_tests, given_names
 from samsvae_core.analysis import masks
 from samsvae_core.bundle.bundle import Bundle
 
@@ -49,7 +50,7 @@ COLUMNS = {
 
 def suggestions(model: Bundle, mechanisms: list[int]) -> dict[int, dict[str, str]]:
     """A name for each and the evidence for it, from the gene sets that came with the bundle."""
-    rows = page.suggested_names(model, mechanisms)
+    rows = gene_set_tests.suggested_names(model, mechanisms)
     if rows is None:
         nothing = "no collection shares enough genes with this model"
         return {k: {"name": UNNAMED, "evidence": nothing} for k in mechanisms}
@@ -83,7 +84,7 @@ def titles(model: Bundle, mechanisms: list[int]) -> dict[int, str]:
     """M3, with the user's name for it or else the suggested one, where there is any."""
     if not mechanisms:
         return {}
-    own, suggested = page.names(model)[0], suggestions(model, mechanisms)
+    own, suggested = given_names.names(model)[0], suggestions(model, mechanisms)
     found = {}
     for k in mechanisms:
         name = own[k].name if k in own else ""
@@ -95,4 +96,4 @@ def titles(model: Bundle, mechanisms: list[int]) -> dict[int, str]:
 def effects(labels: Iterable[str], entries: pd.DataFrame) -> go.Figure:
     """Effects of mask entries as bars: columns effect, effect_sd."""
     frame = figures.with_interval(labels, entries["effect"], entries["effect_sd"])
-    return figures.bars(frame, "effect (basal standard deviations)", page.dark(), genes=False)
+    return figures.bars(frame, "effect (basal standard deviations)", charts.dark(), genes=False)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import streamlit as st
 
 from app.components import mechanisms
+from app.session import bundles, gene_set_tests, url
 from app.session import page as state
-from app.session import url
 from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.bundle.layout import BundleError
@@ -42,7 +42,7 @@ def box() -> None:
     if not text:
         return
     try:
-        model = state.bundle()
+        model = bundles.bundle()
     except BundleError:
         return  # the page says what is wrong
     found = list(hits(model, text))
@@ -56,7 +56,7 @@ def box() -> None:
         key = f"hit {number} {hit.page} {hit.label}"
         if hits_here.button(label, key=key, icon=":material/arrow_forward:", type="tertiary"):
             if hit.page == "gene_sets":
-                state.show_collection(hit.query["collections"])
+                gene_set_tests.show_collection(hit.query["collections"])
             query = {key: value for key, value in hit.query.items() if key != "collections"}
             url.go(hit.page, query)
     # Below what is found, so that none of the side's other buttons comes to lie under the pointer.
@@ -75,11 +75,11 @@ def hits(model: Bundle, text: str) -> Iterator[Hit]:
     called = {title: k for k, title in mechanisms.titles(model, active).items()}
     for label in matching(list(called), text):
         yield Hit("mechanism", label, "mechanism", {"m": f"M{called[label]}"})
-    offered = state.collections()
+    offered = gene_set_tests.collections()
     for collection in model.collections:
         if collection not in offered:
             continue  # of a bundle made by another version
-        sets = state.usable_sets(offered[collection](), model.genes)
+        sets = gene_set_tests.usable_sets(offered[collection](), model.genes)
         for label in matching([terms.readable(term) for term in sets], text):
             yield Hit(f"set of {collection}", label, "gene_sets", {"collections": collection})
 

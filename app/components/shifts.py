@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app.components import metrics_tables
+from app.components import charts, metrics_tables
 from app.components.intervals import CALIBRATED, INTERVALS, OWN
 from app.components.units import scale
 from app.figures import figures
@@ -105,12 +105,12 @@ def ranked(
     """The largest shifts as bars, with diamonds where they were observed."""
     top = table.loc[table["shift"].abs().nlargest(n).index].sort_values("shift", ascending=False)
     frame = top.rename(columns={"shift": "value"}).assign(label=top.index)
-    figure = figures.bars(frame, f"predicted shift ({scale(model).unit})", page.dark())
+    figure = figures.bars(frame, f"predicted shift ({scale(model).unit})", charts.dark())
     said = "Genes with the largest predicted shifts" + (" and their 90 % intervals" if kind else "")
     if comparable(result):
-        figures.add_observed(figure, frame, page.dark())
+        figures.add_observed(figure, frame, charts.dark())
         said += ", with what was observed"
-    page.chart(figure, "shifts", said)
+    charts.chart(figure, "shifts", said)
 
 
 def whiskers(model: Bundle, result: Composition, kind: str | None) -> str:
@@ -171,14 +171,14 @@ def everything(model: Bundle, table: pd.DataFrame, kind: str | None, n: int) -> 
     """All genes at once: by how clear their shift is, or by rank where nothing says so."""
     unit, height = scale(model).unit, figures.bars_height(n)
     if kind is None:
-        page.chart(
-            figures.ranks(figures.largest(table), 10, page.dark(), height, unit),
+        charts.chart(
+            figures.ranks(figures.largest(table), 10, charts.dark(), height, unit),
             "ranks",
             "Predicted shift of every gene, from highest to lowest",
         )
         return
-    page.chart(
-        figures.volcano(figures.largest(table), 10, page.dark(), height, unit),
+    charts.chart(
+        figures.volcano(figures.largest(table), 10, charts.dark(), height, unit),
         "volcano",
         "Predicted shift of every gene against its distance from zero in interval widths",
     )
@@ -190,8 +190,8 @@ def against_observed(model: Bundle, result: Composition) -> None:
     n_control = int(model.conditions.iloc[0][["train", "validation", "test"]].sum())
     left, right = st.columns([3, 2], gap="large")
     with left:
-        page.chart(
-            figures.agreement(figures.largest(table), 8, page.dark(), scale(model).unit),
+        charts.chart(
+            figures.agreement(figures.largest(table), 8, charts.dark(), scale(model).unit),
             "observed",
             "Observed against predicted shift, one point per gene",
         )
@@ -265,4 +265,4 @@ def numbers(result: Composition, height: int = 420) -> None:
         both = ""
     meanings = [f"{name.replace('_', ' ').capitalize()}: {MEANING[name].lower()}" for name in told]
     record.caption(both + " ".join(meanings))
-    page.downloads(shown, f"shift_{result.condition}")
+    charts.downloads(shown, f"shift_{result.condition}")

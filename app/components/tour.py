@@ -8,7 +8,7 @@ from typing import NamedTuple
 import streamlit as st
 
 from app.components import mechanisms
-from app.session import composition, url
+from app.session import bundles, composition, url
 from app.session import page as state
 from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.bundle.bundle import Bundle
@@ -114,7 +114,7 @@ def go(place: int) -> None:
     step = STEPS[place]
     state.set_tour(place)
     try:
-        query = step.query(state.bundle())
+        query = step.query(bundles.bundle())
     except BundleError:
         query = {}  # the page says what is wrong
     url.go(step.page, query)

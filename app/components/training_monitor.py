@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from app.components import charts
 from app.figures import figures
 from app.server import queue, runs, time_estimate
 from app.server.runs import Job
 from app.session import page as state
-from app.session import url
+from app.session import results, training, url
 
 MOMENT = 2  # seconds between looks at a run
 STATES = {
@@ -29,7 +30,7 @@ STATES = {
 def following() -> None:
     """Which run is shown; the rest looks again by itself."""
     st.header("Trainings", divider="gray")
-    found = {job.name: job for job in state.runs()}
+    found = {job.name: job for job in training.runs()}
     if not found:
         st.info("Nothing has been trained here yet.")
         return
@@ -50,7 +51,7 @@ def following() -> None:
 @st.fragment(run_every=MOMENT)
 def live(name: str, states: tuple[str, ...]) -> None:
     """A run as it is now, and the queue."""
-    found = state.runs()
+    found = training.runs()
     job = next((job for job in found if job.name == name), None)
     if job is None or tuple(job.state for job in found) != states:
         st.rerun()  # what is chosen from, and models to open, are others now
@@ -154,7 +155,7 @@ def act(label: str, key: str, change: Callable[..., object], job: Job, *options:
         label,
         key=f"{key}_run",
         icon=icons.get(key, ":material/stop:"),
-        on_click=state.change_run,
+        on_click=training.change_run,
         args=(change, job.name, *options),
     )
 
@@ -170,7 +171,7 @@ def finished(job: Job) -> None:
         )
     st.download_button(
         "Download",
-        lambda: state.packed(job.path),
+        lambda: results.packed(job.path),
         f"{job.name}.zip",
         mime="application/zip",
         key="download_run",
@@ -183,15 +184,15 @@ def finished(job: Job) -> None:
 def curves(history: pd.DataFrame, run: str) -> None:
     """Drawn anew after each epoch; what a person has zoomed into stays, for this run."""
     left, right = st.columns(2, gap="large")
-    dark = state.dark()
+    dark = charts.dark()
     with left:
-        state.live_chart(
+        charts.live_chart(
             figures.history(history, dark).update_layout(uirevision=run),
             "training_bounds",
             "Bounds of training and validation cells and active mask entries by epoch",
         )
     with right:
-        state.live_chart(
+        charts.live_chart(
             figures.training_state(history, dark).update_layout(uirevision=run),
             "training_state",
             "Mechanisms in use and gradient norm by epoch",

@@ -13,7 +13,16 @@ import streamlit as st
 
 from app.export import report
 from app.export.report import Kept
-from app.session import access, page, saved_pages, session_file, url
+from app.session import (
+    access,
+    bundles,
+    gene_set_tests,
+    given_names,
+    page,
+    saved_pages,
+    session_file,
+    url,
+)
 from app.session.session_file import Session
 from samsvae_core.analysis import enrichment_export, mechanism_names
 from samsvae_core.analysis.mechanism_names import Label
@@ -50,7 +59,7 @@ def keep_view(title: str) -> None:
     if st.session_state.get("shown") is None:
         st.toast("The page was not drawn yet. Press Keep this view once it is.")
         return
-    (about, here, items), model = st.session_state["shown"], page.bundle()
+    (about, here, items), model = st.session_state["shown"], bundles.bundle()
     view = Kept(
         title=f"{title}: {about}" if about else title,
         address=url.as_address(here.page, {**here.query, "model": [model.name]}),
@@ -81,7 +90,7 @@ def where(view: Kept) -> url.Where:
 def choose_model(view: Kept) -> None:
     """Choose the model that a kept view is of, before the view is opened; a callback."""
     name = url.read_address(view.address).query.get("model", [""])[0]
-    if name in page.available():
+    if name in bundles.available():
         st.session_state["model"] = name
     else:
         st.toast(f"{page.plain(name)} is not here any more: the view opens on the model at hand.")
@@ -117,7 +126,7 @@ def everything(saved: bytes) -> Callable[[], bytes]:
 
 def session(model: Bundle) -> Session:
     """All that this person chose, on every page. ValueError where a file cannot hold it."""
-    given, own = page.names(model)[0], page.own_collections()
+    given, own = given_names.names(model)[0], gene_set_tests.own_collections()
     return Session(
         model=model.name,
         checksum=model.checksum,
@@ -133,13 +142,13 @@ def fitting(saved: Session) -> str:
 
     ValueError where it is not among those here, and for gene sets and names that cannot be used.
     """
-    for name, path in page.available().items():
+    for name, path in bundles.available().items():
         if sha256(path / "manifest.json") == saved.checksum:
             for key, gmt in saved.collections.items():
-                page.brought_collection(gmt.encode(), key)
-            labels(saved, page.load_bundle(str(path), saved.checksum))
+                gene_set_tests.brought_collection(gmt.encode(), key)
+            labels(saved, bundles.load_bundle(str(path), saved.checksum))
             return name
-    here = ", ".join(page.available())
+    here = ", ".join(bundles.available())
     raise ValueError(
         f"This session is of the model {saved.model!r} with the checksum {saved.checksum[:12]}, "
         f"which is not among the models here ({here}). Open the dashboard on the folder that "
@@ -151,13 +160,13 @@ def fitting(saved: Session) -> str:
 def restore(saved: Session) -> None:
     """Make this session that one; a callback. Kept views are drawn again, page by page."""
     st.session_state["model"] = name = fitting(saved)
-    page.own_collections().clear()
+    gene_set_tests.own_collections().clear()
     for key, gmt in saved.collections.items():
-        page.add_collection(gmt.encode(), key)
+        gene_set_tests.add_collection(gmt.encode(), key)
     st.session_state.pop("collections", None)  # which are chosen is in the address
-    model = page.load_bundle(str(page.available()[name]), saved.checksum)
+    model = bundles.load_bundle(str(bundles.available()[name]), saved.checksum)
     st.session_state.pop(f"names {model.checksum}", None)
-    if (found := labels(saved, model)) and found != page.names(model)[0]:
+    if (found := labels(saved, model)) and found != given_names.names(model)[0]:
         st.session_state[f"names {model.checksum}"] = found
     st.session_state["kept"] = ()
     saved_pages.restore(saved.pages, [url.Where(v.page, v.query) for v in drawable(saved)])

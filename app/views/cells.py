@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from app.components import charts
 from app.components.units import scale
 from app.figures import figures
-from app.session import choices, page, record, url
+from app.session import choices, given_names, page, record, url
 from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.analysis.states import decoded_values
 from samsvae_core.bundle.bundle import ANEW, Bundle
@@ -192,7 +193,7 @@ def by_mechanism(model: Bundle, frame: pd.DataFrame) -> Colour:
     active = [f"M{k}" for k in active_mechanisms(model.masks)]
     kept = [name for name in kept if name in active] or kept
     choices.initial_mechanism(kept)
-    labels = {f"M{k}": label.name for k, label in page.names(model)[0].items() if label.name}
+    labels = {f"M{k}": label.name for k, label in given_names.names(model)[0].items() if label.name}
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     mechanism = left.selectbox(
         "Mechanism" if model.model.has_shifts else "Latent dimension",
@@ -262,15 +263,15 @@ def maps(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
                 frame["condition"],
                 chosen.each,
                 chosen.title,
-                page.dark(),
+                charts.dark(),
                 chosen.signed,
                 taken if taken and name != first else None,
             )
             alt = f"UMAP of {title.lower()} of {len(frame):,} cells by {chosen.name}"
             if name == first:
-                page.lasso(model, figure, f"cells {name}", alt)
+                charts.lasso(model, figure, f"cells {name}", alt)
             else:
-                page.chart(figure, f"cells {name}", alt)
+                charts.chart(figure, f"cells {name}", alt)
             if model.model.has_shifts:
                 record.caption(MEANING[name])
     record.caption(f"{chosen.said} {UMAP}" + (f" {BY_LABEL}" if model.model.has_shifts else ""))
@@ -300,7 +301,7 @@ def selection(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
         "Select none",
         key="release",
         icon=":material/close:",
-        on_click=page.release,
+        on_click=charts.release,
         args=(model,),
     )
     left, right = st.columns(2, gap="large")
@@ -316,7 +317,7 @@ def selection(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
             "Those in excess first: with the most cells beyond their share of the map. No test "
             "goes with it, as the selection was made by looking."
         )
-        page.downloads(found, f"selected_by_{by}")
+        charts.downloads(found, f"selected_by_{by}")
     with right:
         record.subheader("Cells")
         cell_table(table[inside], "selected_cells")
@@ -382,7 +383,7 @@ def cell_table(table: pd.DataFrame, name: str) -> None:
         alt="Cells with their condition, split and value",
         column_config=dict.fromkeys(table.columns[3:], number),
     )
-    page.downloads(table, name)
+    charts.downloads(table, name)
 
 
 page.page(cells)

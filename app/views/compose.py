@@ -9,14 +9,14 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from app.components import charts, mechanisms, shifts
 from app.components import gene_sets as sets
-from app.components import mechanisms, shifts
 from app.components.intervals import interval
 from app.components.units import scale
 from app.export import snippets
 from app.figures import figures
 from app.session import choices as choices_module
-from app.session import compose_widgets, composition, page, record, url
+from app.session import compose_widgets, composition, gene_set_tests, page, record, results, url
 from samsvae_core.analysis import gene_rankings
 from samsvae_core.analysis.compose import Composition, knows_states
 from samsvae_core.analysis.masks import matrix
@@ -44,7 +44,7 @@ def compose(model: Bundle) -> None:
     without, cells, n_samples = sum_of(model, dosages)
     composition.keep_mix(model, dosages)
     steps(way, chosen=True)
-    result = page.composed(model, dosages, without, n_samples, cells)
+    result = results.composed(model, dosages, without, n_samples, cells)
     page.subject(named(result))
     with summary:
         answer(model, result)
@@ -244,8 +244,8 @@ def contributions(
     table = pd.DataFrame({name: dose * effect.loc[name] for name, dose in dosages.items()})
     table = table.rename(columns={name: f"{name} (perturbation)" for name in ("sum", "mechanism")})
     table["sum"] = table.sum(axis=1).where([k not in without for k in used], 0.0)
-    page.chart(
-        figures.contributions(table, [labels[k] for k in used], page.dark()),
+    charts.chart(
+        figures.contributions(table, [labels[k] for k in used], charts.dark()),
         "contributions",
         "What each perturbation contributes to each mechanism, and their sum",
     )
@@ -262,7 +262,7 @@ def contributions(
                 if name != "mechanism"
             },
         )
-        page.downloads(shown, "contributions")
+        charts.downloads(shown, "contributions")
     record.caption(
         "Dosage times posterior mean effect, in standard deviations of the basal state, of the "
         "mechanisms that any of these perturbations uses (probability above 0.5); the sum is 0 "
@@ -307,9 +307,9 @@ def comparison(shown: Shown) -> None:
     dosages, off = kept
     used, others = mechanisms_of(model, dosages)
     without = [k for k in used if k in off] + (others if composition.REST in off else [])
-    other = page.composed(model, dosages, without, result.n_samples, result.cells)
+    other = results.composed(model, dosages, without, result.n_samples, result.cells)
     record.markdown(f"**A**: {page.plain(named(result))}. **B**: {page.plain(named(other))}.")
-    table = page.difference(model, result, other)
+    table = results.difference(model, result, other)
     if not table["difference"].any():
         record.info(
             "A and B are the same. Choose other perturbations, dosages or mechanisms above."
@@ -322,8 +322,8 @@ def comparison(shown: Shown) -> None:
     drawing, numbers = st.columns(2, gap="large")
     with drawing:
         record.subheader("A minus B")
-        page.chart(
-            figures.bars(frame, f"A minus B ({scale(model).unit})", page.dark()),
+        charts.chart(
+            figures.bars(frame, f"A minus B ({scale(model).unit})", charts.dark()),
             "difference",
             "Genes with the largest difference between the two compositions",
         )
@@ -342,7 +342,7 @@ def comparison(shown: Shown) -> None:
                 if name != "gene"
             },
         )
-        page.downloads(both, "a_minus_b")
+        charts.downloads(both, "a_minus_b")
     record.caption(
         f"Difference of the predicted shifts, A minus B, on the same {result.n_samples} posterior "
         "draws and from the same cells, so that what they share cancels out; whiskers: the model's "
@@ -364,9 +364,9 @@ def side_by_side(model: Bundle, first: Composition, second: Composition, n: int)
             shifts.badge(one.support)
             rows = one.table.loc[order].rename(columns={"shift": "value"}).assign(label=order)
             rows[["lower", "upper"]] = float("nan")
-            figure = figures.bars(rows, f"predicted shift ({scale(model).unit})", page.dark())
+            figure = figures.bars(rows, f"predicted shift ({scale(model).unit})", charts.dark())
             figure.update_xaxes(range=[-reach, reach])
-            page.chart(figure, f"shifts_{letter}", f"Predicted shifts of composition {letter}")
+            charts.chart(figure, f"shifts_{letter}", f"Predicted shifts of composition {letter}")
 
 
 def examples(model: Bundle) -> None:
@@ -461,12 +461,12 @@ def interaction(shown: Shown) -> None:
             "observed_se": top["observed_interaction_se"],
         }
     )
-    figure = figures.bars(frame, f"interaction ({unit})", page.dark())
+    figure = figures.bars(frame, f"interaction ({unit})", charts.dark())
     if known:
-        figures.add_observed(figure, frame, page.dark())
+        figures.add_observed(figure, frame, charts.dark())
     left, right = st.columns(2, gap="large")
     with left:
-        page.chart(
+        charts.chart(
             figure, "interaction", "Genes with the largest predicted interaction, with observed"
         )
     with right:
@@ -480,8 +480,8 @@ def interaction(shown: Shown) -> None:
             )
             drawn = both[["interaction", "observed_interaction", "observed_interaction_se"]]
             drawn = drawn.set_axis(["shift", "observed", "observed_se"], axis=1)
-            page.chart(
-                figures.agreement(figures.largest(drawn), 8, page.dark(), unit, "interaction"),
+            charts.chart(
+                figures.agreement(figures.largest(drawn), 8, charts.dark(), unit, "interaction"),
                 "observed_interaction",
                 "Observed against predicted interaction, one point per gene",
             )
@@ -529,7 +529,7 @@ def gene_sets(shown: Shown) -> None:
     if result.support == "control":
         record.info("Nothing is perturbed, so there is no shift to test.")
         return
-    offered = page.collections()
+    offered = gene_set_tests.collections()
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     url.unknown_option("collection", list(offered), "collection")
     name = left.selectbox("Collection", list(offered), key="collection", bind="query-params")

@@ -8,11 +8,12 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from app.components import charts
 from app.figures import figures
 from app.server import middleware, runs, uploads
 from app.server.sandbox import in_words
 from app.server.uploads import AS_CONTROL, JOIN, LEFT_OUT, NO_DELIMITER, Reading
-from app.session import file_choices, page, url
+from app.session import brought_files, file_choices, page, url
 from samsvae_core.data.cells import DataError, some
 from samsvae_core.data.controls import control_labels
 from samsvae_core.data.gene_names import INDEX
@@ -43,7 +44,7 @@ def data() -> None:
     chosen = choose()
     if chosen:
         try:
-            one(chosen, page.inspected(chosen))
+            one(chosen, brought_files.inspected(chosen))
         except DataError as error:
             st.error(page.plain(error))
     st.header("A model made elsewhere", divider="gray")
@@ -61,9 +62,9 @@ def choose() -> str:
         st.file_uploader(
             "Upload an .h5ad file",
             type="h5ad",
-            key=page.uploader_key("data"),
+            key=brought_files.uploader_key("data"),
             max_upload_size=middleware.expect(largest),
-            on_change=page.keep_data,
+            on_change=brought_files.keep_data,
             help="It is kept on the server, where anyone who can open this page can choose it, "
             "until it is removed.",
         )
@@ -110,7 +111,7 @@ UNITS = {"GB": 2**30, "MB": 2**20, "kB": 2**10}
 
 
 def went_well(kind: str) -> None:
-    well, message = page.said(kind)
+    well, message = brought_files.said(kind)
     if message:
         (st.success if well else st.error)(page.plain(message))
 
@@ -138,7 +139,7 @@ def one(name: str, found: Mapping[str, Any]) -> None:
         return
     st.header("What it holds", divider="gray")
     try:
-        report = page.validated(reading)
+        report = brought_files.validated(reading)
     except DataError as error:
         st.error(page.plain(error))
         st.markdown("Change how the file is read above, or mend the file, and it is read again.")
@@ -418,7 +419,7 @@ def names_of_genes(reading: Reading, found: Mapping[str, Any]) -> tuple[Reading,
     key = bound("named", "Names of genes", found["gene_columns"], NAMES, suggested)
     if key != suggested:
         reading = reading.with_names(key)
-        found = page.inspected(reading.data, key)
+        found = brought_files.inspected(reading.data, key)
     if key == INDEX:  # a column's names are shown with what the file holds
         for note in found["gene_notes"]:
             st.warning(page.plain(in_words(note)))
@@ -479,13 +480,13 @@ def holds(report: Mapping[str, Any]) -> None:
             f"- Column **{page.plain(suggestion)}** counts more genes than are here: consider it "
             "as the size factor, under More choices."
         )
-    page.chart(
-        figures.cells_per_condition(cells, report["control"], page.dark()),
+    charts.chart(
+        figures.cells_per_condition(cells, report["control"], charts.dark()),
         "cells_per_condition",
         "Cells of each condition, the most first",
     )
     table = cells.rename_axis("condition").rename("cells").sort_values(ascending=False)
-    page.downloads(table.reset_index(), "cells_per_condition")
+    charts.downloads(table.reset_index(), "cells_per_condition")
 
 
 FEW = 20  # cells of a condition
@@ -535,9 +536,9 @@ def bring_model() -> None:
     st.file_uploader(
         "Open a model (zip)",
         type="zip",
-        key=page.uploader_key("model"),
+        key=brought_files.uploader_key("model"),
         max_upload_size=middleware.expect(max(1, uploads.largest_upload() // uploads.MB)),
-        on_change=page.keep_model,
+        on_change=brought_files.keep_model,
     )
     went_well("model")
     if names := runs.brought(uploads.runs_folder()):
@@ -559,7 +560,7 @@ def removal(question: str, kind: str, name: str) -> None:
         st.button(
             "Remove it for everyone",
             key=f"remove {kind}",
-            on_click=page.remove,
+            on_click=brought_files.remove,
             args=(kind, name),
         )
 

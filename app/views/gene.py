@@ -5,11 +5,11 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app.components import all_shifts
+from app.components import all_shifts, charts
 from app.components.intervals import CALIBRATED, INTERVALS, OWN, interval
 from app.components.units import scale
 from app.figures import figures
-from app.session import choices, composition, page, record
+from app.session import choices, composition, given_names, page, record
 from app.session import url as address
 from samsvae_core.analysis import masks
 from samsvae_core.analysis.gene_card import annotation, links, mechanisms_of, moved_by, targeting
@@ -171,9 +171,9 @@ def ranked(model: Bundle, name: str, rows: pd.DataFrame, kind: str | None) -> No
     frame = top.rename(columns={"shift": "value"}).assign(
         label=top["perturbation"].where(alone, top["perturbation"] + f" {MARK}")
     )
-    figure = figures.bars(frame, f"shift ({scale(model).unit})", page.dark(), genes=False)
-    figures.add_observed(figure, frame, page.dark())
-    page.chart(figure, f"moved_{name}", f"Predicted and observed shift of {name}")
+    figure = figures.bars(frame, f"shift ({scale(model).unit})", charts.dark(), genes=False)
+    figures.add_observed(figure, frame, charts.dark())
+    charts.chart(figure, f"moved_{name}", f"Predicted and observed shift of {name}")
     draws = " and 64 posterior draws" if model.model.has_posterior else ""
     record.caption(
         (f"The {N_BARS} largest of {len(rows)}. " if len(rows) > N_BARS else "")
@@ -244,7 +244,7 @@ def table(model: Bundle, rows: pd.DataFrame, name: str) -> None:
             {"p": one},
         )
     record.caption("Click a row for another perturbation. Both intervals are here, where known.")
-    page.downloads(shown, f"perturbations_moving_{name}")
+    charts.downloads(shown, f"perturbations_moving_{name}")
 
 
 def mechanisms(model: Bundle, name: str) -> None:
@@ -262,7 +262,7 @@ def mechanisms(model: Bundle, name: str) -> None:
     rows = mechanisms_of(model, name)
     rows = rows[rows["mechanism"].isin(active)]
     labels = {k: f"M{k}" for k in active}
-    for k, label in page.names(model)[0].items():
+    for k, label in given_names.names(model)[0].items():
         if k in labels and label.name:
             labels[k] += f": {label.name}"
     shown = rows.assign(mechanism=rows["mechanism"].map(labels))
@@ -270,8 +270,8 @@ def mechanisms(model: Bundle, name: str) -> None:
     with left:
         short = shown["mechanism"].str.slice(0, NAME)
         frame = figures.with_interval(short, rows["loading"], rows["se"])
-        page.chart(
-            figures.bars(frame, f"loading ({scale(model).unit})", page.dark(), genes=False),
+        charts.chart(
+            figures.bars(frame, f"loading ({scale(model).unit})", charts.dark(), genes=False),
             f"loadings_{name}",
             f"Loading of {name} on each mechanism in use",
         )
@@ -304,7 +304,7 @@ def mechanisms(model: Bundle, name: str) -> None:
         record.caption(
             f"Click a row for another mechanism. Ranks are among {len(model.genes):,} genes."
         )
-        page.downloads(shown, f"mechanisms_moving_{name}")
+        charts.downloads(shown, f"mechanisms_moving_{name}")
 
 
 LOADING_COLUMNS = {

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from app.components import charts
 from app.components import gene_sets as sets
 from app.figures import figures
 from app.server import middleware
-from app.session import page, record, url
+from app.session import gene_set_tests, given_names, page, record, url
 from samsvae_core.analysis import gene_rankings
 from samsvae_core.analysis.gene_rankings import Ranked
 from samsvae_core.analysis.masks import active_mechanisms
@@ -64,7 +65,7 @@ def gene_sets(model: Bundle) -> None:
 
 def choose(model: Bundle) -> dict[str, Collection]:
     """The collections chosen, and what each has in common with the model."""
-    offered = page.collections()
+    offered = gene_set_tests.collections()
     url.unknown_option("collections", list(offered), "collections")
     names = st.multiselect(
         "Collections",
@@ -80,14 +81,14 @@ def choose(model: Bundle) -> dict[str, Collection]:
             table = pd.DataFrame([about(model, one) for one in chosen.values()])
             st.dataframe(table, hide_index=True, alt="The chosen collections")
             for one in chosen.values():
-                record.caption(page.plain(describe(page.matched(one, model.genes))))
-            page.downloads(table, "collections")
+                record.caption(page.plain(describe(gene_set_tests.matched(one, model.genes))))
+            charts.downloads(table, "collections")
             unmatched(model, chosen)
     return chosen
 
 
 def about(model: Bundle, one: Collection) -> dict[str, object]:
-    found = page.matched(one, model.genes)
+    found = gene_set_tests.matched(one, model.genes)
     shared = overlap(found.collection, model.genes)
     return {
         "collection": one.name,
@@ -106,7 +107,7 @@ def unmatched(model: Bundle, chosen: Mapping[str, Collection]) -> None:
     """Every gene of the model and how each collection knows it, as a table to take away."""
     rows = {}
     for name, one in chosen.items():
-        found = page.matched(one, model.genes)
+        found = gene_set_tests.matched(one, model.genes)
         other = found.renamed | found.by_case
         rows[name] = [
             "" if gene in found.unmatched else other.get(gene, gene) for gene in model.genes
@@ -116,7 +117,7 @@ def unmatched(model: Bundle, chosen: Mapping[str, Collection]) -> None:
         "Each gene of the model, and its name in the collection; empty where it is in none."
     )
     st.dataframe(table, hide_index=True, height=220, alt="Genes matched to collections")
-    page.downloads(table, "genes_in_collections")
+    charts.downloads(table, "genes_in_collections")
 
 
 def add() -> None:
@@ -138,7 +139,7 @@ def add() -> None:
                 left.error(f"Two files are called {page.plain(file.name)}; rename one of them.")
                 continue
             try:
-                added = page.add_collection(file.getvalue(), file.name)
+                added = gene_set_tests.add_collection(file.getvalue(), file.name)
             except ValueError as error:
                 left.error(page.plain(error))
             else:
@@ -153,7 +154,7 @@ def add() -> None:
         if right.button("Fetch", key="fetch", disabled=not name, icon=":material/download:"):
             try:
                 with st.spinner("Asking Enrichr, for a minute at most"):
-                    fetched = page.fetch_enrichr(name.strip())
+                    fetched = gene_set_tests.fetch_enrichr(name.strip())
             except ValueError as error:
                 right.error(page.plain(error))
             else:
@@ -175,7 +176,7 @@ def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rul
     one = chosen.get(name or "", next(iter(chosen.values())))
     found = screening.screen(
         ranked.scores,
-        page.matched(one, model.genes).collection,
+        gene_set_tests.matched(one, model.genes).collection,
         rules.min_size,
         rules.max_size,
     )
@@ -186,8 +187,8 @@ def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rul
         )
         return
     best = best_rows(found.z)
-    event = page.chart(
-        figures.term_map(best, "z", page.dark(), short(best)),
+    event = charts.chart(
+        figures.term_map(best, "z", charts.dark(), short(best)),
         f"preview_{one.name}",
         "Rank-sum preview of gene sets and mechanisms",
         clickable=True,
@@ -198,7 +199,7 @@ def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rul
         "that lies high or low on the whole; GSEA also one whose part gathers at an end. Click a "
         "square to run the test of that mechanism."
     )
-    if clicked := page.clicked(event):
+    if clicked := charts.clicked(event):
         k = int(clicked.rpartition("|M")[2])
         one_only, alone = {one.name: one}, gene_rankings.of_mechanisms(model, [k], ranked.certainty)
         record.subheader(f"M{k} in {page.plain(one.title)}")
@@ -252,7 +253,7 @@ def results(
     """Names, a map of all mechanisms, all rows, and the files."""
     sets.problems(found)
     names = terms.suggested_names(found.table, list(ranked.scores.columns)).reset_index()
-    given = page.names(model)[0]
+    given = given_names.names(model)[0]
     own = [given[k].name if k in given else "" for k in names["mechanism"]]
     if any(own):
         names.insert(1, "your name", own)
@@ -286,8 +287,8 @@ def results(
         wide, verdict = (part.loc[kept[:MOST_TERMS]] for part in (wide, verdict.reindex_like(wide)))
         signs = ["\u2217", "?"]
         marks = pd.DataFrame(np.select([verdict == v for v in terms.VERDICTS[:2]], signs, ""))
-        page.chart(
-            figures.term_map(wide, "NES", page.dark(), short(wide), marks),
+        charts.chart(
+            figures.term_map(wide, "NES", charts.dark(), short(wide), marks),
             "term_map",
             "Normalised enrichment scores of sets that pass 5 % FDR in any mechanism",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from app.components import charts
 from app.components import glossary as words
 from app.session import page
 from samsvae_core.bundle.bundle import Bundle
@@ -20,7 +21,7 @@ def glossary(model: Bundle) -> None:
     for word, meaning in found.items():
         st.markdown(f"**{word}**  \n{meaning}")
     table = pd.DataFrame({"word": list(found), "meaning": list(found.values())})
-    page.downloads(table, "glossary")
+    charts.downloads(table, "glossary")
 
 
 page.page(glossary)

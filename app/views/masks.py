@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app.components import compare, mechanisms
+from app.components import charts, compare, mechanisms
 from app.figures import figures
 from app.session import choices, composition, page, record, url
 from samsvae_core.analysis import masks as interpretation
@@ -127,11 +127,11 @@ def drawn(
     marks = None
     if choice.value == "evidence":
         marks = verdicts(model.masks).loc[rows.index, rows.columns]
-    event = page.chart(
+    event = charts.chart(
         figures.mask_map(
             rows,
             choice.value,
-            page.dark(),
+            charts.dark(),
             marks,
             titles,
             model.perturbations["train"].loc[rows.index],
@@ -143,7 +143,7 @@ def drawn(
     )
     record.caption(caption(model, choice, wide))
     cells = {f"{row}|{k}" for row in model.perturbations.index for k in wide.columns}
-    card(model, url.pressed("cell", page.clicked(event), cells), titles)
+    card(model, url.pressed("cell", charts.clicked(event), cells), titles)
 
 
 def part_of(wide: pd.DataFrame) -> pd.DataFrame:
@@ -332,7 +332,7 @@ def entries(model: Bundle, wide: pd.DataFrame) -> None:
         f"{cut(shown, by)}Evidence: {MEANING['evidence'][0].lower()}{MEANING['evidence'][1:]} "
         f"{NATS}"
     )
-    page.downloads(shown, "masks")
+    charts.downloads(shown, "masks")
 
 
 def cut(table: pd.DataFrame, by: str) -> str:
@@ -377,7 +377,7 @@ def near_misses(model: Bundle) -> None:
         "few training cells, to earn the price the mask prior asks. Standard errors are over "
         "held-out cells; the size of the effect was chosen on training cells, from eight."
     )
-    page.downloads(shown, "near_misses")
+    charts.downloads(shown, "near_misses")
 
 
 def card(model: Bundle, clicked: str | None, titles: dict[int, str]) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from app.components import charts, mechanisms
 from app.components import gene_sets as sets
-from app.components import mechanisms
 from app.components.units import scale
 from app.figures import figures
 from app.server import middleware
-from app.session import choices, page, record, url
+from app.session import choices, gene_set_tests, given_names, page, record, results, url
 from samsvae_core.analysis import gene_rankings, loadings, masks
 from samsvae_core.analysis.mechanism_names import Label
 from samsvae_core.bundle.bundle import Bundle
@@ -37,7 +37,7 @@ def mechanism(model: Bundle) -> None:
             f"{model.title} has no mask, so every perturbation moves every latent dimension, some "
             "hardly. For what a perturbation does as a whole, see Compose."
         )
-    labels, problem = page.names(model)
+    labels, problem = given_names.names(model)
     k = choice(
         active,
         "Mechanisms that at least one perturbation uses. Numbered by how many do.",
@@ -102,7 +102,7 @@ def naming(model: Bundle, k: int, labels: dict[int, Label], problem: str) -> Non
         left, right = st.columns(2, vertical_alignment="bottom")
         left.download_button(
             "All names and notes (JSON)",
-            page.export_names(model, labels),
+            given_names.export_names(model, labels),
             f"{model.name}.names.json",
             key="names file",
             icon=":material/download:",
@@ -116,17 +116,17 @@ def naming(model: Bundle, k: int, labels: dict[int, Label], problem: str) -> Non
         )
         if file and right.button("Use these names", key="use names"):
             try:
-                brought = page.import_names(model, file.getvalue())
+                brought = given_names.import_names(model, file.getvalue())
             except ValueError as error:
                 st.error(page.plain(error))
             else:
                 keep(model, labels | brought)
-        record.caption(f"Kept in {page.plain(page.names_file(model))}, beside the model.")
+        record.caption(f"Kept in {page.plain(given_names.names_file(model))}, beside the model.")
 
 
 def keep(model: Bundle, labels: dict[int, Label]) -> None:
     try:
-        page.keep_names(model, labels)
+        given_names.keep_names(model, labels)
     except ValueError as error:
         st.error(page.plain(error))
     else:
@@ -169,7 +169,7 @@ def users(model: Bundle, k: int) -> None:
     left, right = st.columns(2, gap="large")
     with left:
         top = used.head(N_BARS)
-        page.chart(
+        charts.chart(
             mechanisms.effects(top["perturbation"], top),
             f"users_M{k}",
             "Effect of each perturbation on this mechanism",
@@ -187,7 +187,7 @@ def users(model: Bundle, k: int) -> None:
             column_config=mechanisms.COLUMNS,
         )
         record.caption(mechanisms.EVIDENCE)
-        page.downloads(shown, f"users_M{k}")
+        charts.downloads(shown, f"users_M{k}")
 
 
 def genes(model: Bundle, k: int) -> None:
@@ -204,8 +204,8 @@ def genes(model: Bundle, k: int) -> None:
             if part.empty:
                 record.caption("No gene has a loading of this sign.")
                 continue
-            page.chart(
-                figures.bars(frame, f"loading ({scale(model).unit})", page.dark()),
+            charts.chart(
+                figures.bars(frame, f"loading ({scale(model).unit})", charts.dark()),
                 f"genes_{title.lower()}_M{k}",
                 f"Genes with the largest loadings, {title.lower()}",
             )
@@ -226,7 +226,7 @@ def genes(model: Bundle, k: int) -> None:
                 name: st.column_config.NumberColumn(format="%.4f") for name in ("loading", "se")
             },
         )
-        page.downloads(shown, f"loadings_M{k}")
+        charts.downloads(shown, f"loadings_M{k}")
 
 
 def step_in_words(step: float) -> str:
@@ -241,7 +241,7 @@ def step_in_words(step: float) -> str:
 
 def straightness(model: Bundle, k: int) -> None:
     """Whether other steps and the other direction do proportionally the same."""
-    curves = page.curves(model, k)
+    curves = results.curves(model, k)
     row = loadings.linearity(curves).loc[k]
     icon = ":material/trending_flat:" if row["linear"] else ":material/moving:"
     with st.container(horizontal=True):
@@ -272,11 +272,11 @@ def straightness(model: Bundle, k: int) -> None:
             "linear where steps from -1 to 1 of the whole agree with r of at least 0.95 and sizes "
             "to a quarter."
         )
-        page.downloads(shown, f"loadings_by_step_M{k}")
+        charts.downloads(shown, f"loadings_by_step_M{k}")
 
 
 def gene_sets(model: Bundle, k: int) -> None:
-    offered = page.collections()
+    offered = gene_set_tests.collections()
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     url.unknown_option("collection", list(offered), "collection")
     name = left.selectbox("Collection", list(offered), key="collection", bind="query-params")

@@ -7,7 +7,7 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from app.components import metrics_tables, tour
+from app.components import charts, metrics_tables, tour
 from app.components.units import scale
 from app.export.report import Text
 from app.figures import figures
@@ -57,13 +57,13 @@ def overview(model: Bundle) -> None:
     left, right = st.columns(2, gap="large")
     with left:
         record.header("How it was trained")
-        state.chart(
-            figures.history(model.history, state.dark(), model.model.has_masks),
+        charts.chart(
+            figures.history(model.history, charts.dark(), model.model.has_masks),
             "training",
             "Validation bound rising and active mask entries falling over epochs",
         )
         record.caption(training(model))
-        state.downloads(model.history, "history")
+        charts.downloads(model.history, "history")
     with right:
         record.header("Cells")
         cells(model)
@@ -229,7 +229,7 @@ def average_effects(model: Bundle) -> None:
         "it. Rows with fewer conditions are not comparable with those "
         "with more. \u2013: not defined."
     )
-    state.downloads(table, "held_out_metrics")
+    charts.downloads(table, "held_out_metrics")
     with st.expander("What the rows and columns mean"):
         record.markdown(ROWS + ceiling(metrics) + "\n\n" + definitions())
 
@@ -281,7 +281,7 @@ def each_condition(model: Bundle) -> None:
         "of each condition. With few test cells, or an effect near zero, r is small whatever the "
         "model: compare with split-half, what a second sample of the same size would reach."
     )
-    state.downloads(table, "held_out_each_condition")
+    charts.downloads(table, "held_out_each_condition")
 
 
 def replicates(model: Bundle) -> None:
@@ -300,7 +300,7 @@ def replicates(model: Bundle) -> None:
         "controls of the same replicate. No model sees replicates; figures that differ between "
         "them more than between predictions say how far a comparison carries."
     )
-    state.downloads(table, "held_out_replicates")
+    charts.downloads(table, "held_out_replicates")
 
 
 OF_REPLICATE = "Held-out cells of the replicate, controls among them."
@@ -315,8 +315,8 @@ def predictive(model: Bundle) -> None:
     )
     left, right = st.columns([3, 2], gap="large")
     with left:
-        state.chart(
-            figures.calibration(curve, state.dark()),
+        charts.chart(
+            figures.calibration(curve, charts.dark()),
             "predictive_calibration",
             "Share of held-out statistics inside the model's predictions, expected against found",
         )
@@ -339,7 +339,7 @@ def predictive(model: Bundle) -> None:
         }
         | {"n": st.column_config.NumberColumn(help="Pairs of a gene and a condition.")},
     )
-    state.downloads(table, "predictive_checks")
+    charts.downloads(table, "predictive_checks")
 
 
 TAILS = {
@@ -383,7 +383,7 @@ def coverage(model: Bundle) -> None:
             f"{state.plain(learned.get('not_available', 'it was not computed'))}."
         )
     )
-    state.downloads(table, "coverage")
+    charts.downloads(table, "coverage")
 
 
 COVERAGE_COLUMNS = {
@@ -426,7 +426,7 @@ def interaction(model: Bundle) -> None:
         "below 1 for a perfect model. In models that add up shifts, non-additivity comes from the "
         "decoder's curvature alone."
     )
-    state.downloads(table, "interaction")
+    charts.downloads(table, "interaction")
 
 
 def frontier(model: Bundle) -> None:
@@ -436,8 +436,8 @@ def frontier(model: Bundle) -> None:
         return
     left, right = st.columns([3, 2], gap="large")
     with left:
-        state.chart(
-            figures.frontier(table, state.dark()),
+        charts.chart(
+            figures.frontier(table, charts.dark()),
             "frontier",
             "Validation bound and agreement of effects by the number of active mask entries",
         )
@@ -464,7 +464,7 @@ def frontier(model: Bundle) -> None:
         alt="Levels of evidence with their sparsity and fit",
         column_config=FRONTIER_COLUMNS,
     )
-    state.downloads(table, "frontier")
+    charts.downloads(table, "frontier")
 
 
 FRONTIER_COLUMNS = {
@@ -515,13 +515,13 @@ def cells(model: Bundle) -> None:
     shown = size[size.index.isin(frame["condition"])]  # some are in combinations only
     levels = [figures.REST, *shown.sort_values(ascending=False, kind="stable").index[:3]]
     group = frame["condition"].where(frame["condition"].isin(levels), figures.REST)
-    state.chart(
+    charts.chart(
         figures.cell_map(
             frame[["umap_1", "umap_2"]],
             frame["condition"],
             pd.Series(pd.Categorical(group, levels)),
             "condition",
-            state.dark(),
+            charts.dark(),
         ),
         "cells",
         "UMAP of a sample of cells in latent space",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from app.components import charts
 from app.components.units import scale
 from app.figures import figures
-from app.session import composition, page, record, url
+from app.session import composition, gene_set_tests, page, record, results, url
 from samsvae_core.analysis.partners import Direction, inert, n_inert_pairs, pairs_to_rank
 from samsvae_core.analysis.support import SUPPORT
 from samsvae_core.bundle.bundle import Bundle
@@ -42,7 +43,7 @@ def partners(model: Bundle) -> None:
     if not genes:
         return
     question = asked(model)
-    found = page.ranked_pairs(model, tuple(genes), N_BEST, question)
+    found = results.ranked_pairs(model, tuple(genes), N_BEST, question)
     folded = folded_away(model, question)
     if found.empty:
         record.info(nothing(model, question, name, folded))
@@ -55,7 +56,7 @@ def partners(model: Bundle) -> None:
         rows(found, name, f"{model.checksum} {question} {' '.join(genes)}")
 
 
-def asked(model: Bundle) -> page.Question:
+def asked(model: Bundle) -> results.Question:
     """In which direction, with whom, and which pairs are left out."""
     url.unknown_option("move", list(DIRECTIONS), "direction")
     way = st.segmented_control(
@@ -87,10 +88,10 @@ def asked(model: Bundle) -> page.Question:
             "with another is what the other does alone.",
         )
     direction = DIRECTIONS[way or next(iter(DIRECTIONS))]
-    return page.Question(None if given == ANY else given, unseen, direction, with_inert)
+    return results.Question(None if given == ANY else given, unseen, direction, with_inert)
 
 
-def folded_away(model: Bundle, question: page.Question) -> int:
+def folded_away(model: Bundle, question: results.Question) -> int:
     """How many pairs are left out for a partner that does nothing; the page says so, and why."""
     idle = inert(model)
     if question.with_inert or not idle:
@@ -105,7 +106,7 @@ def folded_away(model: Bundle, question: page.Question) -> int:
     return n
 
 
-def nothing(model: Bundle, question: page.Question, name: str, folded: int) -> str:
+def nothing(model: Bundle, question: results.Question, name: str, folded: int) -> str:
     """Why there is no pair to show."""
     if len(model.perturbations) < 2:
         return "This model has one perturbation, so there is no pair."
@@ -125,7 +126,7 @@ def nothing(model: Bundle, question: page.Question, name: str, folded: int) -> s
 
 def listed(model: Bundle) -> tuple[list[str], str]:
     """The genes to be moved: of a known set, or one's own list."""
-    offered = page.collections()
+    offered = gene_set_tests.collections()
     url.unknown_option("genes_from", WAYS, "kind of list")
     how = st.segmented_control(
         "Genes",
@@ -149,7 +150,7 @@ def listed(model: Bundle) -> tuple[list[str], str]:
     left, right = st.columns([2, 3], gap="large")
     url.unknown_option("collection", list(offered), "collection")
     collection = left.selectbox("Collection", list(offered), key="collection", bind="query-params")
-    sets = page.usable_sets(offered[collection](), model.genes)
+    sets = gene_set_tests.usable_sets(offered[collection](), model.genes)
     if not sets:
         record.info("No set of this collection has 5 or more measured genes. Choose another.")
         return [], ""
@@ -187,8 +188,8 @@ def answer(model: Bundle, found: pd.DataFrame, genes: list[str], name: str, verb
 def bars(model: Bundle, found: pd.DataFrame, name: str) -> None:
     frame = found.head(N_BARS).rename(columns={"score": "value"})
     frame = frame.assign(label=frame["first"] + " + " + frame["second"])
-    page.chart(
-        figures.bars(frame, f"mean shift ({scale(model).unit})", page.dark(), genes=False),
+    charts.chart(
+        figures.bars(frame, f"mean shift ({scale(model).unit})", charts.dark(), genes=False),
         "pairs",
         f"Pairs by their predicted mean shift of {name}",
     )
@@ -243,7 +244,7 @@ def rows(found: pd.DataFrame, name: str, question: str) -> None:
         {"c": composition.as_link(dict.fromkeys(pair, 1.0))},
     )
     record.caption("Click a row for another pair.")
-    page.downloads(shown, f"pairs_{name}")
+    charts.downloads(shown, f"pairs_{name}")
 
 
 page.page(partners)

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app.components import all_shifts, mechanisms, metrics_tables, shifts
+from app.components import all_shifts, charts, mechanisms, metrics_tables, shifts
 from app.components.intervals import interval
 from app.components.units import scale
 from app.figures import figures
-from app.session import choices, composition, page, record
+from app.session import choices, composition, page, record, results
 from app.session import url as address
 from samsvae_core.analysis import masks, similarity
 from samsvae_core.analysis.compose import Composition
@@ -33,7 +33,7 @@ def perturbation(model: Bundle) -> None:
     with left:
         name = choice(model)
     page.subject(name)
-    result = page.composed(model, {name: 1.0}, [])
+    result = results.composed(model, {name: 1.0}, [])
     with right:
         kind, table = interval(result.table)
     summary(model, name, result, table, kind)
@@ -261,7 +261,7 @@ def effects(name: str, used: pd.DataFrame, called: dict[int, str]) -> None:
         return
     top = used.head(N_BARS)
     labels = [called[k][:NAME] for k in top["mechanism"]]
-    page.chart(
+    charts.chart(
         mechanisms.effects(labels, top),
         f"uses_{name}",
         f"Effect of {name} on each mechanism it uses",
@@ -304,7 +304,7 @@ def entries(model: Bundle, name: str, rows: pd.DataFrame, called: dict[int, str]
         {"m": f"M{k}"},
     )
     record.caption("Click a row for another mechanism.")
-    page.downloads(shown, f"mechanisms_{name}")
+    charts.downloads(shown, f"mechanisms_{name}")
 
 
 def definitions(model: Bundle) -> str:
@@ -399,7 +399,7 @@ def nearest(model: Bundle, name: str) -> None:
             parts.append(alike[["cosine"]])
     if (
         all_shifts.is_small(model)
-        or page.effects_are_kept(model)
+        or results.effects_are_kept(model)
         or st.toggle(
             "Compare their shifts of expression, too",
             key="nearest_shifts",
@@ -487,7 +487,7 @@ def neighbours(model: Bundle, shown: pd.DataFrame, name: str, n_idle: int) -> No
             else ""
         )
     )
-    page.downloads(shown, f"nearest_to_{name}")
+    charts.downloads(shown, f"nearest_to_{name}")
 
 
 NEAREST_COLUMNS = {

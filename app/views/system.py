@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from app.server import logs, status
-from app.session import access, url
+from app.session import access, bundles, training, url
 from app.session import page as state
 from samsvae_core.system import cache
 
@@ -79,7 +79,7 @@ def clear() -> None:
 
 def models() -> None:
     st.header("Models", divider="gray")
-    whole, broken = state.available(), state.broken()
+    whole, broken = bundles.available(), bundles.broken()
     names = ", ".join(f"**{state.plain(name)}**" for name in sorted(whole))
     st.markdown(f"{len(whole)} can be opened{': ' if whole else ''}{names}.")
     for name, problem in broken.items():
@@ -88,7 +88,7 @@ def models() -> None:
 
 def trainings() -> None:
     st.header("Trainings", divider="gray")
-    found = state.runs()
+    found = training.runs()
     if not found:
         st.markdown("There is no run yet.")
         return

@@ -12,7 +12,7 @@ from app.components import training_monitor
 from app.server import queue, runs, time_estimate, uploads
 from app.server.sandbox import in_words
 from app.server.uploads import Reading
-from app.session import file_choices, page, url
+from app.session import brought_files, file_choices, page, training, url
 from samsvae_core.data.cells import DataError
 from samsvae_core.models.variants import MODELS
 from samsvae_core.training.config import TrainConfig
@@ -42,7 +42,7 @@ def train() -> None:
         "A training is a process of its own: it goes on when this page is closed, and is found "
         "here again. When it is done, the model opens in every other page."
     )
-    if message := page.run_said():
+    if message := training.run_said():
         st.error(page.plain(message))
     reading = file_choices.reading()
     if reading is None:
@@ -81,7 +81,7 @@ class Settings(NamedTuple):
 
 def new_run(reading: Reading) -> None:
     """Settings with defaults from the data, what they will take, and the button that starts."""
-    report = page.validated(reading)
+    report = brought_files.validated(reading)
     file_choices.open_file(reading.data, "train_latents", "train_steps")
     st.header("A new model", divider="gray")
     held = {
@@ -112,7 +112,7 @@ def n_genes_of(reading: Reading, report: Mapping[str, Any]) -> int:
     """Those that are modelled: of the file, or of the list as far as the file has them."""
     n = int(report["n_genes"])
     if reading.genes:
-        found = page.inspected(reading.data, reading.gene_key)
+        found = brought_files.inspected(reading.data, reading.gene_key)
         n = len(uploads.genes_of_list(reading.genes, found)[0])
     return min(reading.top_genes or n, n)
 
@@ -227,7 +227,7 @@ USUAL = {
 
 def start(reading: Reading, settings: Settings) -> None:
     """What it will take, the same command for a shell, and the button."""
-    found = page.pace()
+    found = training.pace()
     device = found.device if found else time_estimate.device()
     if device == "cuda":
         about = f"{found.named}, {found.memory / 1e9:.0f} GB" if found else "it could not be timed"
@@ -250,7 +250,7 @@ def start(reading: Reading, settings: Settings) -> None:
             f"{'' if n == 1 else 's'}, and leaves one to the pages."
         )
     estimate(found, settings.size, device)
-    taken = [job.name for job in page.runs()]
+    taken = [job.name for job in training.runs()]
     free = free_name(reading, settings.options["--model"], taken)
     name = st.text_input(
         "Name of the run",
@@ -266,7 +266,7 @@ def start(reading: Reading, settings: Settings) -> None:
         key="start",
         icon=":material/play_arrow:",
         type="primary",
-        on_click=page.start_run,
+        on_click=training.start_run,
         args=(name, reading, arguments, device),
         disabled=not runs.is_name(name),
     )

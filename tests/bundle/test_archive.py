@@ -238,14 +238,14 @@ def test_packing_what_is_no_bundle_is_refused(tmp_path):
 
 
 def test_an_upload_is_let_go_of_whatever_happens(monkeypatch):
-    from app.session import page
+    from app.session import brought_files, page
 
     file = io.BytesIO(b"x")
     monkeypatch.setattr(page.st, "session_state", {"model upload 0": file})
     with pytest.raises(ZeroDivisionError):
-        page._take("model", lambda kept: 1 / 0)
+        brought_files._take("model", lambda kept: 1 / 0)
     assert file.closed
-    assert page.uploader_key("model") == "model upload 1"
+    assert brought_files.uploader_key("model") == "model upload 1"
 
 
 def test_a_model_without_room_is_refused_and_what_was_given_up_removed(whole, folder, monkeypatch):

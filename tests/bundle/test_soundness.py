@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 from safetensors.numpy import load_file
 
-from app.session import page
+from app.session import bundles
 from benchmarks import signed
 from samsvae_core.analysis import all_shifts
 from samsvae_core.bundle.layout import EFFECTS, BundleError
@@ -81,8 +81,8 @@ def test_item_16_what_does_not_hold_together_is_told_beside_what_does(tmp_path, 
     signed.HARMFUL["genes-reversed"](tmp_path / "changed", signed.Rng(0))
     signed.sign(tmp_path / "changed")
     monkeypatch.setenv("SAMSVAE_MODELS", str(tmp_path))
-    assert list(page.available()) == ["good"]
-    (problem,) = page.broken().values()
+    assert list(bundles.available()) == ["good"]
+    (problem,) = bundles.broken().values()
     assert "does not hold together: loadings.parquet should have mechanisms 0 to 19" in problem
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from app.server import sandbox, uploads
 from app.server.uploads import Reading
-from app.session import page
+from app.session import bundles, page
 from samsvae_core.bundle.layout import BundleError
 from samsvae_core.data.cells import DataError
 
@@ -168,16 +168,16 @@ def test_item_13_a_model_that_cannot_be_opened_now_is_looked_at_again(copied, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(page.bundles, "load", full)
-        assert page._problem_of(copied) == "cannot be read"
-    assert page._problem_of(copied) == ""
+        assert bundles._problem_of(copied) == "cannot be read"
+    assert bundles._problem_of(copied) == ""
 
 
 def test_item_13_a_damaged_model_is_looked_at_once(copied, monkeypatch):
     (copied / "masks.csv").write_text("no table")
-    said = page._problem_of(copied)
+    said = bundles._problem_of(copied)
     assert "masks.csv" in said
     monkeypatch.setattr(page.bundles, "load", None)
-    assert page._problem_of(copied) == said
+    assert bundles._problem_of(copied) == said
 
 
 def test_item_12_a_mistake_of_the_reader_is_not_told_as_a_damaged_file(uploaded):

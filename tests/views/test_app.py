@@ -21,7 +21,7 @@ from app.components import compare as shared
 from app.components import mechanisms
 from app.components import metrics_tables as scores
 from app.session import choices as choices_module
-from app.session import composition, session_file, url
+from app.session import composition, results, session_file, url
 from app.session import page as state
 from samsvae_core.analysis import all_shifts as effects
 from samsvae_core.analysis import gene_card as genes
@@ -126,7 +126,7 @@ def uncomposed(models: Path) -> None:
     """No shifts of all are kept of the bundle, nor of an equal one of a test before it."""
     rewritten(opening.load(models / "tiny"), layout.EFFECTS, None)
     bundle = opening.load(models / "tiny")
-    state.forget_effects(bundle)
+    results.forget_effects(bundle)
     effects.cache_file(bundle).unlink(missing_ok=True)
 
 

@@ -14,6 +14,8 @@ import pytest
 
 from app.server import queue, runs, sandbox, time_estimate, uploads
 from app.session import page as state
+from app.session import results
+from app.session import training as training_module
 from app.session.markdown import plain
 from samsvae_core.bundle import layout
 from samsvae_core.system.files import OutputError
@@ -41,13 +43,13 @@ def folder(tmp_path, monkeypatch):
     on(monkeypatch, CPU)
     yield place
     ended_all(place)
-    state._pace.clear()
+    training_module._pace.clear()
 
 
 def on(monkeypatch, found):
     """As if the machine were so."""
     monkeypatch.setattr(state, "measured", lambda threads: found)
-    state._pace.clear()
+    training_module._pace.clear()
 
 
 @pytest.fixture
@@ -241,7 +243,7 @@ def test_a_finished_run_opens_and_is_one_zip(folder, tiny):
     assert finished(page)
     assert not page.error
     assert "**Finished** on cpu" in words(page)
-    with zipfile.ZipFile(io.BytesIO(state.packed(folder / "mine"))) as packed:
+    with zipfile.ZipFile(io.BytesIO(results.packed(folder / "mine"))) as packed:
         names = set(packed.namelist())
     listed = layout.read_manifest(folder / "mine")["files"]
     assert names == {f"mine/{name}" for name in [*listed, "manifest.json"]}
