@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from app.components import charts, mechanisms
-from app.figures import figures
+from app.figures import maps, model_plots
 from app.session import choices, composition, page, record, results, url
 from samsvae_core.analysis import masks, similarity
 from samsvae_core.analysis.held_out import listed
@@ -80,7 +80,7 @@ def choose(model: Bundle, key: str) -> list[str]:
         )
         charts.choose_from(
             model,
-            figures.perturbation_map(frame, chosen, charts.dark()),
+            maps.perturbation_map(frame, chosen, charts.dark()),
             "perturbations_umap",
             f"UMAP of {len(frame)} perturbations by their effects",
             by_click=way == WAYS[1],
@@ -176,7 +176,7 @@ def compared(model: Bundle, chosen: list[str], titles: dict[int, str]) -> None:
             record.info("None of the chosen uses a mechanism, so there is no effect to draw.")
         else:
             charts.chart(
-                figures.used_effects(entries, titles, charts.dark()),
+                model_plots.used_effects(entries, titles, charts.dark()),
                 "chosen_effects",
                 "Effects of the chosen perturbations on each mechanism, with 90 % intervals",
             )
@@ -257,7 +257,7 @@ def network(
         )
         return
     charts.chart(
-        figures.network(found.nodes, found.edges, titles, charts.dark()),
+        maps.network(found.nodes, found.edges, titles, charts.dark()),
         "mechanism_network",
         f"Network of {len(found.nodes)} perturbations and mechanisms with {len(edges)} links",
     )

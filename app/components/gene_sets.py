@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from app.components import charts
-from app.figures import figures
+from app.figures import gene_plots
 from app.session import gene_set_tests, page, record, url
 from samsvae_core.analysis import enrichment_export
 from samsvae_core.analysis.gene_rankings import Certainty, Ranked
@@ -308,7 +308,7 @@ def detail(
         walk = enrichment.running_sum(ranked.scores[row["mechanism"]], sets[row["term"]], seed)
         with left:
             charts.chart(
-                figures.running_sum(walk, row["term"], charts.dark()),
+                gene_plots.running_sum(walk, row["term"], charts.dark()),
                 f"running_sum_{enrichment_export.label(row['mechanism'])}_{row['term']}",
                 "Running sum of the gene set over the ranked genes",
             )

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from app.components import charts
-from app.figures import figures
+from app.figures import gene_plots
 from app.session import gene_set_tests, given_names
 from samsvae_core.analysis import masks
 from samsvae_core.bundle.bundle import Bundle
@@ -95,5 +95,5 @@ def titles(model: Bundle, mechanisms: list[int]) -> dict[int, str]:
 
 def effects(labels: Iterable[str], entries: pd.DataFrame) -> go.Figure:
     """Effects of mask entries as bars: columns effect, effect_sd."""
-    frame = figures.with_interval(labels, entries["effect"], entries["effect_sd"])
-    return figures.bars(frame, "effect (basal standard deviations)", charts.dark(), genes=False)
+    frame = gene_plots.with_interval(labels, entries["effect"], entries["effect_sd"])
+    return gene_plots.bars(frame, "effect (basal standard deviations)", charts.dark(), genes=False)

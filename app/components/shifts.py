@@ -11,7 +11,7 @@ import streamlit as st
 from app.components import charts, metrics_tables
 from app.components.intervals import CALIBRATED, INTERVALS, OWN
 from app.components.units import scale
-from app.figures import figures
+from app.figures import gene_plots, style
 from app.session import page, record
 from app.session.markdown import plain
 from samsvae_core.analysis.compose import Composition
@@ -72,10 +72,10 @@ def nearest_in_words(result: Composition) -> str:
 
 def not_all(table: pd.DataFrame) -> str:
     """How many genes a figure leaves out, where it leaves some out."""
-    if len(table) <= figures.MOST_POINTS:
+    if len(table) <= style.MOST_POINTS:
         return ""
     return (
-        f" Drawn are the {figures.MOST_POINTS:,} of {len(table):,} genes that go farthest; "
+        f" Drawn are the {style.MOST_POINTS:,} of {len(table):,} genes that go farthest; "
         "words and tables are of all."
     )
 
@@ -105,10 +105,10 @@ def ranked(
     """The largest shifts as bars, with diamonds where they were observed."""
     top = table.loc[table["shift"].abs().nlargest(n).index].sort_values("shift", ascending=False)
     frame = top.rename(columns={"shift": "value"}).assign(label=top.index)
-    figure = figures.bars(frame, f"predicted shift ({scale(model).unit})", charts.dark())
+    figure = gene_plots.bars(frame, f"predicted shift ({scale(model).unit})", charts.dark())
     said = "Genes with the largest predicted shifts" + (" and their 90 % intervals" if kind else "")
     if comparable(result):
-        figures.add_observed(figure, frame, charts.dark())
+        gene_plots.add_observed(figure, frame, charts.dark())
         said += ", with what was observed"
     charts.chart(figure, "shifts", said)
 
@@ -169,16 +169,16 @@ def held(model: Bundle, result: Composition) -> str:
 
 def everything(model: Bundle, table: pd.DataFrame, kind: str | None, n: int) -> None:
     """All genes at once: by how clear their shift is, or by rank where nothing says so."""
-    unit, height = scale(model).unit, figures.bars_height(n)
+    unit, height = scale(model).unit, gene_plots.bars_height(n)
     if kind is None:
         charts.chart(
-            figures.ranks(figures.largest(table), 10, charts.dark(), height, unit),
+            gene_plots.ranks(gene_plots.largest(table), 10, charts.dark(), height, unit),
             "ranks",
             "Predicted shift of every gene, from highest to lowest",
         )
         return
     charts.chart(
-        figures.volcano(figures.largest(table), 10, charts.dark(), height, unit),
+        gene_plots.volcano(gene_plots.largest(table), 10, charts.dark(), height, unit),
         "volcano",
         "Predicted shift of every gene against its distance from zero in interval widths",
     )
@@ -191,7 +191,7 @@ def against_observed(model: Bundle, result: Composition) -> None:
     left, right = st.columns([3, 2], gap="large")
     with left:
         charts.chart(
-            figures.agreement(figures.largest(table), 8, charts.dark(), scale(model).unit),
+            gene_plots.agreement(gene_plots.largest(table), 8, charts.dark(), scale(model).unit),
             "observed",
             "Observed against predicted shift, one point per gene",
         )

@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from app.components import charts
-from app.figures import figures
+from app.figures import model_plots
 from app.server import queue, runs, time_estimate
 from app.server.runs import Job
 from app.session import page as state
@@ -187,13 +187,13 @@ def curves(history: pd.DataFrame, run: str) -> None:
     dark = charts.dark()
     with left:
         charts.live_chart(
-            figures.history(history, dark).update_layout(uirevision=run),
+            model_plots.history(history, dark).update_layout(uirevision=run),
             "training_bounds",
             "Bounds of training and validation cells and active mask entries by epoch",
         )
     with right:
         charts.live_chart(
-            figures.training_state(history, dark).update_layout(uirevision=run),
+            model_plots.training_state(history, dark).update_layout(uirevision=run),
             "training_state",
             "Mechanisms in use and gradient norm by epoch",
         )

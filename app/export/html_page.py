@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from markdown_it import MarkdownIt
 from plotly.offline import get_plotlyjs
 
-from app.figures.figures import FAINT, FONT, INK
+from app.figures.style import FAINT, FONT, INK
 
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "

@@ -33,7 +33,7 @@ from app.export.figure_data import (
     taken_apart,
     title,
 )
-from app.figures.figures import FAINT, INK, NEUTRAL
+from app.figures.style import FAINT, INK, NEUTRAL
 
 if TYPE_CHECKING:  # importing matplotlib takes a while
     from matplotlib.figure import Figure

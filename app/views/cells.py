@@ -10,7 +10,8 @@ import streamlit as st
 
 from app.components import charts
 from app.components.units import scale
-from app.figures import figures
+from app.figures import maps as maps_module
+from app.figures import style
 from app.session import choices, given_names, page, record, url
 from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.analysis.states import decoded_values
@@ -120,8 +121,8 @@ def by_condition(model: Bundle, frame: pd.DataFrame) -> Colour:
         help=f"At most {choices.MAX_PERTURBATIONS}; in brackets: cells on the map.",
     )
     choices.keep_names("highlight", names, first)
-    group = frame["condition"].where(frame["condition"].isin(names), figures.REST)
-    levels = [figures.REST, *names] if figures.REST in set(group) else names
+    group = frame["condition"].where(frame["condition"].isin(names), style.REST)
+    levels = [style.REST, *names] if style.REST in set(group) else names
     said = f"In colour: the chosen of {len(options)} conditions; grey: all other cells."
     return categories(group, levels, "condition", said)
 
@@ -167,7 +168,7 @@ def by_gene(model: Bundle) -> Colour:
     if level is None:
         return nothing("values of single cells", len(model.cells))
     counts, unit = model.model.config.likelihood == "counts", scale(model).unit
-    title = f"{figures.italic([gene])[0]}, {kind} ({unit})"
+    title = f"{style.italic([gene])[0]}, {kind} ({unit})"
     said = f"Colour: *{page.plain(gene)}* as {LEVELS[kind, counts]} {ENDS}"
     each = pd.Series(level)
     return Colour(each, f"{gene}, {kind} ({unit})", title, said, bool((each < 0).any()))
@@ -228,7 +229,7 @@ def by_mechanism(model: Bundle, frame: pd.DataFrame) -> Colour:
 def nothing(what: str, n: int) -> Colour:
     """No colour, where the bundle is older than what it would take."""
     record.info(f"This model came without {what}: it was made before. {page.plain(ANEW)}")
-    return categories(pd.Series([figures.REST] * n), [figures.REST], "condition", "")
+    return categories(pd.Series([style.REST] * n), [style.REST], "condition", "")
 
 
 def maps(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
@@ -258,7 +259,7 @@ def maps(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
         with column:
             title = TITLES[name] if model.model.has_shifts else "States"
             record.subheader(title)
-            figure = figures.cell_map(
+            figure = maps_module.cell_map(
                 frame[AXES[name]],
                 frame["condition"],
                 chosen.each,

@@ -14,7 +14,7 @@ from app.components import gene_sets as sets
 from app.components.intervals import interval
 from app.components.units import scale
 from app.export import snippets
-from app.figures import figures
+from app.figures import gene_plots, heatmaps
 from app.session import choices as choices_module
 from app.session import compose_widgets, composition, gene_set_tests, page, record, results, url
 from samsvae_core.analysis import gene_rankings
@@ -60,7 +60,7 @@ def compose(model: Bundle) -> None:
         shifts.ranked(model, result, table, kind, n)
     with right:
         record.subheader("All genes")
-        shifts.numbers(result, figures.bars_height(n) - 20)
+        shifts.numbers(result, gene_plots.bars_height(n) - 20)
     record.caption(f"{scale(model).shift} {shifts.whiskers(model, result, kind)}")
     PARTS[part()](Shown(model, result, table, kind, n))
 
@@ -245,7 +245,7 @@ def contributions(
     table = table.rename(columns={name: f"{name} (perturbation)" for name in ("sum", "mechanism")})
     table["sum"] = table.sum(axis=1).where([k not in without for k in used], 0.0)
     charts.chart(
-        figures.contributions(table, [labels[k] for k in used], charts.dark()),
+        heatmaps.contributions(table, [labels[k] for k in used], charts.dark()),
         "contributions",
         "What each perturbation contributes to each mechanism, and their sum",
     )
@@ -323,7 +323,7 @@ def comparison(shown: Shown) -> None:
     with drawing:
         record.subheader("A minus B")
         charts.chart(
-            figures.bars(frame, f"A minus B ({scale(model).unit})", charts.dark()),
+            gene_plots.bars(frame, f"A minus B ({scale(model).unit})", charts.dark()),
             "difference",
             "Genes with the largest difference between the two compositions",
         )
@@ -334,7 +334,7 @@ def comparison(shown: Shown) -> None:
         st.dataframe(
             both,
             hide_index=True,
-            height=figures.bars_height(n) - 60,
+            height=gene_plots.bars_height(n) - 60,
             alt="Shift of every gene in both compositions, and their difference",
             column_config={
                 name: st.column_config.NumberColumn(format="%+.3f")
@@ -364,7 +364,7 @@ def side_by_side(model: Bundle, first: Composition, second: Composition, n: int)
             shifts.badge(one.support)
             rows = one.table.loc[order].rename(columns={"shift": "value"}).assign(label=order)
             rows[["lower", "upper"]] = float("nan")
-            figure = figures.bars(rows, f"predicted shift ({scale(model).unit})", charts.dark())
+            figure = gene_plots.bars(rows, f"predicted shift ({scale(model).unit})", charts.dark())
             figure.update_xaxes(range=[-reach, reach])
             charts.chart(figure, f"shifts_{letter}", f"Predicted shifts of composition {letter}")
 
@@ -461,9 +461,9 @@ def interaction(shown: Shown) -> None:
             "observed_se": top["observed_interaction_se"],
         }
     )
-    figure = figures.bars(frame, f"interaction ({unit})", charts.dark())
+    figure = gene_plots.bars(frame, f"interaction ({unit})", charts.dark())
     if known:
-        figures.add_observed(figure, frame, charts.dark())
+        gene_plots.add_observed(figure, frame, charts.dark())
     left, right = st.columns(2, gap="large")
     with left:
         charts.chart(
@@ -481,7 +481,9 @@ def interaction(shown: Shown) -> None:
             drawn = both[["interaction", "observed_interaction", "observed_interaction_se"]]
             drawn = drawn.set_axis(["shift", "observed", "observed_se"], axis=1)
             charts.chart(
-                figures.agreement(figures.largest(drawn), 8, charts.dark(), unit, "interaction"),
+                gene_plots.agreement(
+                    gene_plots.largest(drawn), 8, charts.dark(), unit, "interaction"
+                ),
                 "observed_interaction",
                 "Observed against predicted interaction, one point per gene",
             )

@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from app.components import charts
-from app.figures import figures
+from app.figures import model_plots
 from app.server import middleware, runs, uploads
 from app.server.sandbox import in_words
 from app.server.uploads import AS_CONTROL, JOIN, LEFT_OUT, NO_DELIMITER, Reading
@@ -481,7 +481,7 @@ def holds(report: Mapping[str, Any]) -> None:
             "as the size factor, under More choices."
         )
     charts.chart(
-        figures.cells_per_condition(cells, report["control"], charts.dark()),
+        model_plots.cells_per_condition(cells, report["control"], charts.dark()),
         "cells_per_condition",
         "Cells of each condition, the most first",
     )

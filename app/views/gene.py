@@ -8,7 +8,7 @@ import streamlit as st
 from app.components import all_shifts, charts
 from app.components.intervals import CALIBRATED, INTERVALS, OWN, interval
 from app.components.units import scale
-from app.figures import figures
+from app.figures import gene_plots, style
 from app.session import choices, composition, given_names, page, record
 from app.session import url as address
 from samsvae_core.analysis import masks
@@ -141,7 +141,7 @@ def answer(model: Bundle, name: str, rows: pd.DataFrame, kind: str | None) -> No
     if kind:
         said += f" (90 % interval {top['lower']:+.2f} to {top['upper']:+.2f})"
     if top["n_observed"]:
-        error = f" ± {figures.Z90 * top['observed_se']:.2f}" if pd.notna(top["observed_se"]) else ""
+        error = f" ± {style.Z90 * top['observed_se']:.2f}" if pd.notna(top["observed_se"]) else ""
         said += f"; observed {top['observed']:+.2f}{error} in {top['n_observed']:,} cells"
     else:
         said += f"; not measured alone ({top['support']})"
@@ -171,8 +171,8 @@ def ranked(model: Bundle, name: str, rows: pd.DataFrame, kind: str | None) -> No
     frame = top.rename(columns={"shift": "value"}).assign(
         label=top["perturbation"].where(alone, top["perturbation"] + f" {MARK}")
     )
-    figure = figures.bars(frame, f"shift ({scale(model).unit})", charts.dark(), genes=False)
-    figures.add_observed(figure, frame, charts.dark())
+    figure = gene_plots.bars(frame, f"shift ({scale(model).unit})", charts.dark(), genes=False)
+    gene_plots.add_observed(figure, frame, charts.dark())
     charts.chart(figure, f"moved_{name}", f"Predicted and observed shift of {name}")
     draws = " and 64 posterior draws" if model.model.has_posterior else ""
     record.caption(
@@ -225,7 +225,7 @@ def table(model: Bundle, rows: pd.DataFrame, name: str) -> None:
     event = st.dataframe(
         shown,
         hide_index=True,
-        height=figures.bars_height(min(len(rows), N_BARS)),
+        height=gene_plots.bars_height(min(len(rows), N_BARS)),
         on_select="rerun",
         selection_mode="single-row",
         key=f"perturbations of {name} in {model.name}",
@@ -269,9 +269,9 @@ def mechanisms(model: Bundle, name: str) -> None:
     left, right = st.columns([2, 3], gap="large")
     with left:
         short = shown["mechanism"].str.slice(0, NAME)
-        frame = figures.with_interval(short, rows["loading"], rows["se"])
+        frame = gene_plots.with_interval(short, rows["loading"], rows["se"])
         charts.chart(
-            figures.bars(frame, f"loading ({scale(model).unit})", charts.dark(), genes=False),
+            gene_plots.bars(frame, f"loading ({scale(model).unit})", charts.dark(), genes=False),
             f"loadings_{name}",
             f"Loading of {name} on each mechanism in use",
         )

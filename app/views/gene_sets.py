@@ -10,7 +10,7 @@ import streamlit as st
 
 from app.components import charts
 from app.components import gene_sets as sets
-from app.figures import figures
+from app.figures import heatmaps
 from app.server import middleware
 from app.session import gene_set_tests, given_names, page, record, url
 from samsvae_core.analysis import gene_rankings
@@ -188,7 +188,7 @@ def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rul
         return
     best = best_rows(found.z)
     event = charts.chart(
-        figures.term_map(best, "z", charts.dark(), short(best)),
+        heatmaps.term_map(best, "z", charts.dark(), short(best)),
         f"preview_{one.name}",
         "Rank-sum preview of gene sets and mechanisms",
         clickable=True,
@@ -288,7 +288,7 @@ def results(
         signs = ["\u2217", "?"]
         marks = pd.DataFrame(np.select([verdict == v for v in terms.VERDICTS[:2]], signs, ""))
         charts.chart(
-            figures.term_map(wide, "NES", charts.dark(), short(wide), marks),
+            heatmaps.term_map(wide, "NES", charts.dark(), short(wide), marks),
             "term_map",
             "Normalised enrichment scores of sets that pass 5 % FDR in any mechanism",
         )

@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from app.components import charts, compare, mechanisms
-from app.figures import figures
+from app.figures import heatmaps, style
 from app.session import choices, composition, page, record, url
 from samsvae_core.analysis import masks as interpretation
 from samsvae_core.analysis import similarity
@@ -128,7 +128,7 @@ def drawn(
     if choice.value == "evidence":
         marks = verdicts(model.masks).loc[rows.index, rows.columns]
     event = charts.chart(
-        figures.mask_map(
+        heatmaps.mask_map(
             rows,
             choice.value,
             charts.dark(),
@@ -297,9 +297,9 @@ def caption(model: Bundle, choice: Choice, wide: pd.DataFrame) -> str:
         if model.model.has_masks:
             parts.append(f"{NEAR}: inactive, yet they speak for it (near misses, below).")
         parts.append("Colours follow the square root, so that small figures are seen.")
-    if choice.value != "probability" and wide.shape[1] > figures.MOST_COLUMNS:
+    if choice.value != "probability" and wide.shape[1] > style.MOST_COLUMNS:
         parts.append(
-            f"Cells of more than {figures.MOST_COLUMNS} columns are too narrow for symbols: hover "
+            f"Cells of more than {style.MOST_COLUMNS} columns are too narrow for symbols: hover "
             "over one, or hide mechanisms that nothing uses."
         )
     hidden = model.model.config.n_latent - wide.shape[1]

@@ -8,7 +8,7 @@ import streamlit as st
 from app.components import charts, mechanisms
 from app.components import gene_sets as sets
 from app.components.units import scale
-from app.figures import figures
+from app.figures import gene_plots
 from app.server import middleware
 from app.session import choices, gene_set_tests, given_names, page, record, results, url
 from samsvae_core.analysis import gene_rankings, loadings, masks
@@ -200,12 +200,12 @@ def genes(model: Bundle, k: int) -> None:
     ):
         with column:
             record.subheader(title)
-            frame = figures.with_interval(part["gene"], part["loading"], part["se"])
+            frame = gene_plots.with_interval(part["gene"], part["loading"], part["se"])
             if part.empty:
                 record.caption("No gene has a loading of this sign.")
                 continue
             charts.chart(
-                figures.bars(frame, f"loading ({scale(model).unit})", charts.dark()),
+                gene_plots.bars(frame, f"loading ({scale(model).unit})", charts.dark()),
                 f"genes_{title.lower()}_M{k}",
                 f"Genes with the largest loadings, {title.lower()}",
             )

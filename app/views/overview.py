@@ -10,7 +10,7 @@ import streamlit as st
 from app.components import charts, metrics_tables, tour
 from app.components.units import scale
 from app.export.report import Text
-from app.figures import figures
+from app.figures import maps, model_plots, style
 from app.session import markdown, record, url
 from app.session import page as state
 from samsvae_core.analysis.held_out import verdict
@@ -58,7 +58,7 @@ def overview(model: Bundle) -> None:
     with left:
         record.header("How it was trained")
         charts.chart(
-            figures.history(model.history, charts.dark(), model.model.has_masks),
+            model_plots.history(model.history, charts.dark(), model.model.has_masks),
             "training",
             "Validation bound rising and active mask entries falling over epochs",
         )
@@ -316,7 +316,7 @@ def predictive(model: Bundle) -> None:
     left, right = st.columns([3, 2], gap="large")
     with left:
         charts.chart(
-            figures.calibration(curve, charts.dark()),
+            model_plots.calibration(curve, charts.dark()),
             "predictive_calibration",
             "Share of held-out statistics inside the model's predictions, expected against found",
         )
@@ -437,7 +437,7 @@ def frontier(model: Bundle) -> None:
     left, right = st.columns([3, 2], gap="large")
     with left:
         charts.chart(
-            figures.frontier(table, charts.dark()),
+            model_plots.frontier(table, charts.dark()),
             "frontier",
             "Validation bound and agreement of effects by the number of active mask entries",
         )
@@ -513,10 +513,10 @@ def cells(model: Bundle) -> None:
         size = model.perturbations["train"]
         which, space = "most cells", "latent state, which the model keeps free of perturbations"
     shown = size[size.index.isin(frame["condition"])]  # some are in combinations only
-    levels = [figures.REST, *shown.sort_values(ascending=False, kind="stable").index[:3]]
-    group = frame["condition"].where(frame["condition"].isin(levels), figures.REST)
+    levels = [style.REST, *shown.sort_values(ascending=False, kind="stable").index[:3]]
+    group = frame["condition"].where(frame["condition"].isin(levels), style.REST)
     charts.chart(
-        figures.cell_map(
+        maps.cell_map(
             frame[["umap_1", "umap_2"]],
             frame["condition"],
             pd.Series(pd.Categorical(group, levels)),

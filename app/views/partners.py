@@ -7,7 +7,7 @@ import streamlit as st
 
 from app.components import charts
 from app.components.units import scale
-from app.figures import figures
+from app.figures import gene_plots
 from app.session import composition, gene_set_tests, page, record, results, url
 from samsvae_core.analysis.partners import Direction, inert, n_inert_pairs, pairs_to_rank
 from samsvae_core.analysis.support import SUPPORT
@@ -189,7 +189,7 @@ def bars(model: Bundle, found: pd.DataFrame, name: str) -> None:
     frame = found.head(N_BARS).rename(columns={"score": "value"})
     frame = frame.assign(label=frame["first"] + " + " + frame["second"])
     charts.chart(
-        figures.bars(frame, f"mean shift ({scale(model).unit})", charts.dark(), genes=False),
+        gene_plots.bars(frame, f"mean shift ({scale(model).unit})", charts.dark(), genes=False),
         "pairs",
         f"Pairs by their predicted mean shift of {name}",
     )
@@ -220,7 +220,7 @@ def rows(found: pd.DataFrame, name: str, question: str) -> None:
     event = st.dataframe(
         shown,
         hide_index=True,
-        height=figures.bars_height(min(len(found), N_BARS)),
+        height=gene_plots.bars_height(min(len(found), N_BARS)),
         on_select="rerun",
         selection_mode="single-row",
         key=f"pairs {question}",

@@ -11,7 +11,7 @@ import streamlit as st
 from app.components import all_shifts, charts, mechanisms, metrics_tables, shifts
 from app.components.intervals import interval
 from app.components.units import scale
-from app.figures import figures
+from app.figures import style
 from app.session import choices, composition, page, record, results
 from app.session import url as address
 from samsvae_core.analysis import masks, similarity
@@ -212,7 +212,7 @@ def target_in_words(model: Bundle, table: pd.DataFrame, gene: str, kind: str | N
         return said + "not measured."
     said += f"observed {signed(row['observed'])}"
     if pd.notna(row["observed_se"]):
-        low, high = (row["observed"] + side * figures.Z90 * row["observed_se"] for side in (-1, 1))
+        low, high = (row["observed"] + side * style.Z90 * row["observed_se"] for side in (-1, 1))
         said += f" (90 % interval {signed(low)} to {signed(high)})"
     return said + "."
 

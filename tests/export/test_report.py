@@ -17,7 +17,7 @@ import pytest
 import app
 from app.export import html_page, report
 from app.export.report import Kept, Picture, Table, Text
-from app.figures import figures
+from app.figures import gene_plots
 from samsvae_core.analysis import enrichment_export
 
 HOSTILE = [
@@ -44,7 +44,7 @@ def view(title="STAT1 + SMAD4", address="compose?c=STAT1%3A1&model=m", items=(),
 
 @pytest.fixture(scope="module")
 def kept():
-    bars = figures.bars(BARS, "shift", dark=True)
+    bars = gene_plots.bars(BARS, "shift", dark=True)
     odd = go.Figure(go.Pie(values=[1, 2]))
     return [
         view(items=[Text("**up**: *G1*"), Picture("shifts", 'Said "so" <b>', bars.to_json())]),
@@ -294,7 +294,7 @@ def test_an_empty_basket_says_what_to_do():
 
 
 def test_twenty_views_make_one_report():
-    bars = figures.bars(BARS, "shift", dark=False).to_json()
+    bars = gene_plots.bars(BARS, "shift", dark=False).to_json()
     views = [view(f"View {n}", items=[Picture("bars", "Bars", bars)]) for n in range(20)]
     found = Page(report.report(views, ABOUT))
     assert len(found.all("section")) == 21

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from app.export import figure_data, static_figures
-from app.figures import figures
+from app.figures import gene_plots, heatmaps, maps, model_plots, style
 
 RNG = np.random.default_rng(0)
 GENES = [f"G{i}" for i in range(28)] + ["<b>&x", "$a_b$"]
@@ -36,7 +36,7 @@ MARKS = pd.DataFrame([["+", ""], ["", "x"], ["", ""]])
 PLACES = pd.DataFrame(RNG.normal(size=(30, 2)), columns=["umap_1", "umap_2"])
 NAMED = PLACES.assign(name=GENES)
 GROUPS = pd.Series(["one", "two", "<u>"] * 10)
-LEVELS = pd.Series(pd.Categorical(GROUPS, [figures.REST, "one", "two"])).fillna(figures.REST)
+LEVELS = pd.Series(pd.Categorical(GROUPS, [style.REST, "one", "two"])).fillna(style.REST)
 AMOUNT = pd.Series(RNG.normal(size=30))
 HISTORY = pd.DataFrame(
     {
@@ -105,36 +105,36 @@ TITLES = {0: "M0: <b>one", 4: "M4: two"}
 
 
 def observed(dark):
-    figure = figures.bars(BARS, "shift", dark, genes=False)
-    figures.add_observed(
+    figure = gene_plots.bars(BARS, "shift", dark, genes=False)
+    gene_plots.add_observed(
         figure, BARS.assign(observed=BARS["observed"].where(AMOUNT.to_numpy() > 0)), dark
     )
     return figure
 
 
 MAKE = {
-    "bars": lambda dark: figures.bars(BARS, "shift", dark),
+    "bars": lambda dark: gene_plots.bars(BARS, "shift", dark),
     "observed": observed,
-    "volcano": lambda dark: figures.volcano(TABLE, 5, dark, 500, "log2"),
-    "ranks": lambda dark: figures.ranks(TABLE, 5, dark, 500, "log2"),
-    "agreement": lambda dark: figures.agreement(TABLE, 5, dark, "log2"),
-    "probability": lambda dark: figures.mask_map(WIDE.abs(), "probability", dark),
-    "effect": lambda dark: figures.mask_map(WIDE, "effect", dark),
-    "evidence": lambda dark: figures.mask_map(WIDE, "evidence", dark, MARKS),
-    "titled": lambda dark: figures.mask_map(WIDE, "effect", dark, None, TITLES, CELLS, TREE),
-    "cells beside": lambda dark: figures.mask_map(WIDE.abs(), "probability", dark, cells=CELLS),
-    "contributions": lambda dark: figures.contributions(SUM, list(TITLES.values()), dark),
-    "perturbations": lambda dark: figures.perturbation_map(SPOTS, [GENES[3], GENES[28]], dark),
-    "used effects": lambda dark: figures.used_effects(ENTRIES, TITLES, dark),
-    "network": lambda dark: figures.network(NODES, EDGES, TITLES, dark),
-    "terms": lambda dark: figures.term_map(WIDE, "NES", dark, ["a", "b", "b"], MARKS),
-    "categories": lambda dark: figures.cell_map(PLACES, GROUPS, LEVELS, "group", dark),
-    "amounts": lambda dark: figures.cell_map(PLACES, GROUPS, AMOUNT, "<i>G0</i>, z", dark, True),
-    "lasso": lambda dark: figures.cell_map(PLACES, GROUPS, LEVELS, "", dark, taken=[1, 2]),
-    "history": lambda dark: figures.history(HISTORY, dark),
-    "calibration": lambda dark: figures.calibration(CURVE, dark),
-    "frontier": lambda dark: figures.frontier(LEVEL, dark),
-    "running sum": lambda dark: figures.running_sum(WALK, "<SET>", dark),
+    "volcano": lambda dark: gene_plots.volcano(TABLE, 5, dark, 500, "log2"),
+    "ranks": lambda dark: gene_plots.ranks(TABLE, 5, dark, 500, "log2"),
+    "agreement": lambda dark: gene_plots.agreement(TABLE, 5, dark, "log2"),
+    "probability": lambda dark: heatmaps.mask_map(WIDE.abs(), "probability", dark),
+    "effect": lambda dark: heatmaps.mask_map(WIDE, "effect", dark),
+    "evidence": lambda dark: heatmaps.mask_map(WIDE, "evidence", dark, MARKS),
+    "titled": lambda dark: heatmaps.mask_map(WIDE, "effect", dark, None, TITLES, CELLS, TREE),
+    "cells beside": lambda dark: heatmaps.mask_map(WIDE.abs(), "probability", dark, cells=CELLS),
+    "contributions": lambda dark: heatmaps.contributions(SUM, list(TITLES.values()), dark),
+    "perturbations": lambda dark: maps.perturbation_map(SPOTS, [GENES[3], GENES[28]], dark),
+    "used effects": lambda dark: model_plots.used_effects(ENTRIES, TITLES, dark),
+    "network": lambda dark: maps.network(NODES, EDGES, TITLES, dark),
+    "terms": lambda dark: heatmaps.term_map(WIDE, "NES", dark, ["a", "b", "b"], MARKS),
+    "categories": lambda dark: maps.cell_map(PLACES, GROUPS, LEVELS, "group", dark),
+    "amounts": lambda dark: maps.cell_map(PLACES, GROUPS, AMOUNT, "<i>G0</i>, z", dark, True),
+    "lasso": lambda dark: maps.cell_map(PLACES, GROUPS, LEVELS, "", dark, taken=[1, 2]),
+    "history": lambda dark: model_plots.history(HISTORY, dark),
+    "calibration": lambda dark: model_plots.calibration(CURVE, dark),
+    "frontier": lambda dark: model_plots.frontier(LEVEL, dark),
+    "running sum": lambda dark: gene_plots.running_sum(WALK, "<SET>", dark),
 }
 
 
@@ -208,7 +208,7 @@ def test_bars_and_whiskers_are_those_of_the_table():
 
 
 def test_bars_without_an_interval_have_no_whiskers():
-    bare = figures.bars(BARS.assign(lower=np.nan, upper=np.nan), "shift", False, genes=False)
+    bare = gene_plots.bars(BARS.assign(lower=np.nan, upper=np.nan), "shift", False, genes=False)
     assert list(static_figures.data(bare)) == ["name", "shift"]
     assert not static_figures.painted(bare).axes[0].collections
 
@@ -221,7 +221,7 @@ def test_diamonds_stand_on_the_bars_they_belong_to():
         g for g, amount in zip(GENES, AMOUNT, strict=True) if amount > 0
     ]
     np.testing.assert_allclose(diamonds["shift"], SHIFT[diamonds["name"]] / 2)
-    reach = figures.Z90 * TABLE.loc[diamonds["name"], "observed_se"]
+    reach = style.Z90 * TABLE.loc[diamonds["name"], "observed_se"]
     np.testing.assert_allclose(diamonds["shift, upper"] - diamonds["shift"], reach)
     at = [GENES.index(name) for name in diamonds["name"]]
     np.testing.assert_array_equal(
@@ -374,7 +374,7 @@ def test_effects_of_the_chosen_name_their_mechanism_and_are_drawn_whole_on_both_
     table = static_figures.data(figure).set_index("label")
     labels = ["A, M0", "<i>, M0", "A, M2"]
     name = "effect (basal standard deviations)"
-    reach = figures.Z90 * ENTRIES["effect_sd"]
+    reach = style.Z90 * ENTRIES["effect_sd"]
     for column, expected in (
         (name, ENTRIES["effect"]),
         (f"{name}, lower", ENTRIES["effect"] - reach),
@@ -411,7 +411,7 @@ def test_the_network_has_its_nodes_as_data_and_no_axes():
 
 
 def test_values_whose_colours_follow_a_function_of_them_are_in_the_table_too():
-    figure = figures.mask_map(WIDE, "evidence", False)
+    figure = heatmaps.mask_map(WIDE, "evidence", False)
     figure.update_traces(customdata=WIDE.to_numpy(), selector={"type": "heatmap"})
     table = static_figures.data(figure)
     np.testing.assert_array_equal(table["evidence"], WIDE.to_numpy().ravel())
@@ -485,7 +485,7 @@ def test_names_in_any_script_and_of_any_length_are_drawn():
         "$\\frac{",
     ]
     frame = pd.DataFrame({"label": names, "value": 1.0, "lower": 0.0, "upper": 2.0})
-    figure = figures.bars(frame, "<i>g</i> $^{", False)
+    figure = gene_plots.bars(frame, "<i>g</i> $^{", False)
     assert list(static_figures.data(figure)["gene"]) == names
     assert "\u05e9" in static_figures.drawn(figure, "svg").decode()
     assert static_figures.drawn(figure, "png")

@@ -1727,7 +1727,8 @@ def test_cells_selected_on_one_model_are_not_those_of_another(models, tiny):
 
 
 def test_many_cells_are_drawn_by_webgl():
-    from app.figures.figures import MOST_SVG, cell_map
+    from app.figures.maps import cell_map
+    from app.figures.style import MOST_SVG
 
     kinds = {}
     for n in (MOST_SVG, MOST_SVG + 1):
@@ -1741,7 +1742,7 @@ def test_many_cells_are_drawn_by_webgl():
 @pytest.mark.parametrize("value", [0.0, 3.0])
 @pytest.mark.parametrize("signed", [False, True])
 def test_a_gene_that_is_the_same_in_all_cells_is_drawn(tiny, value, signed):
-    from app.figures.figures import cell_map
+    from app.figures.maps import cell_map
 
     same, places = pd.Series([value] * len(tiny.cells)), tiny.cells[["umap_1", "umap_2"]]
     marker = cell_map(places, tiny.cells["condition"], same, "G", False, signed).data[0].marker
