@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import pytest
 from PIL import Image
 
-from app.export import figure_data, static_figures
+from app.export import figure_data, static_base, static_figures
 from app.figures import gene_plots, heatmaps, maps, model_plots, style
 
 RNG = np.random.default_rng(0)
@@ -169,7 +169,7 @@ def test_every_figure_is_drawn_and_has_its_data(kind):
     assert ET.fromstring(svg).tag.endswith("svg")
     with Image.open(io.BytesIO(static_figures.drawn(figure, "png"))) as image:
         page = static_figures.painted(figure)
-        assert image.size == tuple((2 * page.get_size_inches() / static_figures.PIXEL).round())
+        assert image.size == tuple((2 * page.get_size_inches() / static_base.PIXEL).round())
         assert image.getpixel((0, 0))[:3] == (255, 255, 255)
 
 
