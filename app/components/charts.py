@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from app.export import figure_data, static_figures
-from app.export.report import Picture, Table
+from app.export.items import Picture, Table
 from app.session import access, choices
 from app.session.markdown import plain
 from app.session.page import record

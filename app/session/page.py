@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from app.export.report import Picture, Table, Text
+from app.export.items import Picture, Table, Text
 from app.session import access, saved_pages
 from app.session.bundles import bundle
 from app.session.markdown import plain

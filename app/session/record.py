@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import streamlit as st
 
-from app.export.report import Text
+from app.export.items import Text
 from app.session import page, url
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from app.export import report
-from app.export.report import Kept
+from app.export.items import Kept
 from app.session import (
     access,
     bundles,

@@ -9,7 +9,7 @@ import streamlit as st
 
 from app.components import charts, metrics_tables, tour
 from app.components.units import scale
-from app.export.report import Text
+from app.export.items import Text
 from app.figures import maps, model_plots, style
 from app.session import markdown, record, url
 from app.session import page as state

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import streamlit as st
 
+from app.export import items, methods
 from app.export import report as basket
 from app.server import middleware
 from app.session import page, saved_pages, saved_views, session_file, url
 from samsvae_core.bundle.bundle import Bundle
 
-SHOWN = {basket.Picture: "figure", basket.Table: "table"}
+SHOWN = {items.Picture: "figure", items.Table: "table"}
 
 
 def report(model: Bundle) -> None:
@@ -82,14 +83,14 @@ def listed() -> None:
                 )
 
 
-def holds(view: basket.Kept) -> str:
+def holds(view: items.Kept) -> str:
     counts = {
         word: sum(isinstance(item, kind) for item in view.items) for kind, word in SHOWN.items()
     }
     return ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for word, n in counts.items()) + "."
 
 
-def take_away(views: tuple[basket.Kept, ...], saved: bytes) -> None:
+def take_away(views: tuple[items.Kept, ...], saved: bytes) -> None:
     about = saved_views.about()
     with st.container(horizontal=True):
         st.download_button(
@@ -114,7 +115,7 @@ def take_away(views: tuple[basket.Kept, ...], saved: bytes) -> None:
         )
         st.download_button(
             "Methods text",
-            lambda: basket.methods(views).encode(),
+            lambda: methods.methods(views).encode(),
             "methods.md",
             mime="text/markdown",
             key="report methods",

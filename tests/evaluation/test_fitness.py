@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.export.report import Kept, Text, methods
+from app.export.items import Kept, Text
+from app.export.methods import methods
 from samsvae_core import __main__ as cli
 from samsvae_core.bundle import layout, opening
 from samsvae_core.bundle.bundle import Bundle

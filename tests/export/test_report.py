@@ -15,8 +15,8 @@ import plotly.graph_objects as go
 import pytest
 
 import app
-from app.export import html_page, report
-from app.export.report import Kept, Picture, Table, Text
+from app.export import html_page, methods, report, report_page
+from app.export.items import Kept, Picture, Table, Text
 from app.figures import gene_plots
 from samsvae_core.analysis import enrichment_export
 
@@ -135,7 +135,7 @@ def test_tables_in_the_page_hold_all_their_rows():
     assert link["download"] == "long.csv"
     content = base64.b64decode(link["href"].partition("base64,")[2])
     pd.testing.assert_frame_equal(pd.read_csv(io.BytesIO(content)), long)
-    assert len(found.all("tr")) == 1 + report.SHOWN
+    assert len(found.all("tr")) == 1 + report_page.SHOWN
     assert "The first 50 of 120 rows" in found.text
 
 
@@ -157,7 +157,7 @@ def test_numbers_have_digits_that_can_be_read():
         "on": pd.Series([True, False, True]),
         "name": pd.Series(["<a>", None, "b"], dtype=object),
     }
-    shown = {name: report._cells(column, column) for name, column in columns.items()}
+    shown = {name: report_page._cells(column, column) for name, column in columns.items()}
     assert shown["shift"] == ["0.123", "-12.000", "\u2013"]
     assert shown["p"] == ["0.500", "1.0e-09", "0.010"]
     assert shown["n"] == ["1,000", "2", "3"]
@@ -256,7 +256,7 @@ def test_the_same_views_give_the_same_bytes(packed, kept):
      "a\x00b\nc", "\u202egnp.exe", "x.", "%2e%2e%2f", "lpt1", "*?<>|\""],
 )  # fmt: skip
 def test_names_of_files_are_safe_everywhere(wanted):
-    (name,) = report._distinct([wanted])
+    (name,) = report_page.distinct([wanted])
     assert 0 < len(name.encode()) <= 121
     assert PurePosixPath(name).name == PureWindowsPath(name).name == name
     assert not PureWindowsPath(f"{name}.csv").is_reserved()
@@ -265,7 +265,7 @@ def test_names_of_files_are_safe_everywhere(wanted):
 
 
 def test_names_of_files_differ_in_more_than_case():
-    names = report._distinct(["A", "a", "A", "a 2", "b"])
+    names = report_page.distinct(["A", "a", "A", "a 2", "b"])
     assert len({name.casefold() for name in names}) == 5
     assert names[:2] == ["A", "a 2"]
 
@@ -316,27 +316,27 @@ def test_tables_of_any_kind_of_column_go_into_the_workbook():
 
 
 def test_methods_tell_only_of_what_was_kept():
-    masks = report.methods([view(address="masks")])
+    masks = methods.methods([view(address="masks")])
     assert "evidence of a mask entry" in masks
     assert "loading" not in masks
     assert "draws" not in masks
-    both = report.methods([view(address="masks"), view(address="mechanism?m=0")])
+    both = methods.methods([view(address="masks"), view(address="mechanism?m=0")])
     assert "loading of a gene" in both
-    assert "posterior draws" in report.methods([view(address="compose?c=P1%3A1")])
+    assert "posterior draws" in methods.methods([view(address="compose?c=P1%3A1")])
     assert both.count(CHECKSUM[:12]) == 1
 
 
 def test_methods_cite_gene_set_tests_where_there_are_some():
-    plain = report.methods([view()])
+    plain = methods.methods([view()])
     assert "Bereket" in plain
     assert "Subramanian" not in plain
     tested = pd.DataFrame({"term": ["A"], "FDR": [0.1]})
-    assert "Subramanian" in report.methods([view(items=[Table("t", "", tested)])])
-    assert "Subramanian" in report.methods([view(address="gene_sets")])
-    assert "UMAP" in report.methods([view(address="cells")])
+    assert "Subramanian" in methods.methods([view(items=[Table("t", "", tested)])])
+    assert "Subramanian" in methods.methods([view(address="gene_sets")])
+    assert "UMAP" in methods.methods([view(address="cells")])
 
 
 def test_terms_are_told_of_pages_that_exist():
     views = Path(app.__file__).parent / "views"
-    assert set(report.TOLD) <= {path.stem for path in views.glob("*.py")}
-    assert {term for terms in report.TOLD.values() for term in terms} == set(report.TERMS)
+    assert set(methods.TOLD) <= {path.stem for path in views.glob("*.py")}
+    assert {term for terms in methods.TOLD.values() for term in terms} == set(methods.TERMS)

@@ -1,0 +1,59 @@
+"""What a report is made of: figures, tables, text, and the views that were kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+import plotly.graph_objects as go
+
+HOME = "overview"  # the page whose address is empty
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure: a name for its files, what it shows in words, and Plotly's JSON."""
+
+    name: str
+    alt: str
+    figure: str | go.Figure
+
+    @property
+    def json(self) -> str:
+        return self.figure if isinstance(self.figure, str) else str(self.figure.to_json())
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table without its index; the caption is Markdown."""
+
+    name: str
+    caption: str
+    frame: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Text:
+    """Something said, in Markdown."""
+
+    markdown: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A view as it was shown, the address that shows it again, and the model it is of.
+
+    `address` is the page with its query; `model` the bundle's name and title; `when` a date as
+    text.
+    """
+
+    title: str
+    address: str
+    model: str
+    checksum: str
+    when: str
+    items: tuple[Picture | Table | Text, ...]
+
+    @property
+    def page(self) -> str:
+        return self.address.partition("?")[0].strip("/") or HOME
