@@ -21,7 +21,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from app.server.uploads import AS_CONTROL, JOIN, LEFT_OUT, ROOT, Reading, resolve
+from app.server.reading import AS_CONTROL, JOIN, LEFT_OUT, Reading
+from app.server.uploads import ROOT, resolve
 from samsvae_core.data.cells import DataError
 from samsvae_core.system.machine import memory_here
 

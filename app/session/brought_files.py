@@ -12,8 +12,8 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from app.server import logs, queue, sandbox, uploads
+from app.server.reading import Reading
 from app.server.runs import BROUGHT
-from app.server.uploads import Reading
 from app.session import access
 from samsvae_core.bundle import layout
 from samsvae_core.bundle.archive import unpack

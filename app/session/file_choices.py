@@ -8,8 +8,9 @@ from urllib.parse import parse_qs
 
 import streamlit as st
 
+from app.server import reading as reading_module
 from app.server import uploads
-from app.server.uploads import Reading
+from app.server.reading import Reading
 from app.session import access
 from app.session.markdown import plain
 from app.session.url import APART, as_address, followed, write
@@ -87,7 +88,7 @@ def reading() -> Reading | None:
     Data itself are bound to its widgets for as long as one comes from there.
     """
     query: Mapping[str, str | list[str]]
-    query = {key: st.query_params.get_all(key) for key in uploads.PARAMETERS}
+    query = {key: st.query_params.get_all(key) for key in reading_module.PARAMETERS}
     if not query["data"] and (kept := st.query_params.get("on")):
         query = parse_qs(kept)
     elif not query["data"]:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import streamlit as st
 
 from app.server import logs, queue, uploads
+from app.server.reading import Reading
 from app.server.runs import Job
 from app.server.time_estimate import Pace, measured
-from app.server.uploads import Reading
 from app.session import access
 from samsvae_core.bundle import layout
 from samsvae_core.data.cells import DataError

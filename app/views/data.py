@@ -11,8 +11,9 @@ import streamlit as st
 from app.components import charts
 from app.figures import model_plots
 from app.server import middleware, runs, uploads
+from app.server import reading as reading_module
+from app.server.reading import AS_CONTROL, JOIN, LEFT_OUT, NO_DELIMITER, Reading
 from app.server.sandbox import in_words
-from app.server.uploads import AS_CONTROL, JOIN, LEFT_OUT, NO_DELIMITER, Reading
 from app.session import brought_files, file_choices, page, url
 from samsvae_core.data.cells import DataError, some
 from samsvae_core.data.controls import control_labels
@@ -158,7 +159,7 @@ def one(name: str, found: Mapping[str, Any]) -> None:
 def options(name: str, found: Mapping[str, Any]) -> Reading | None:
     """The choices, each beside what it does to the labels; None while no column is chosen."""
     columns = {column["name"]: column for column in found["columns"]}
-    file_choices.open_file(name, *uploads.PARAMETERS[1:])
+    file_choices.open_file(name, *reading_module.PARAMETERS[1:])
     left, right = st.columns([2, 3], gap="large")
     with left:
         key = column_of_perturbations(list(columns), found["suggested"])

@@ -10,8 +10,8 @@ import streamlit as st
 
 from app.components import training_monitor
 from app.server import queue, runs, time_estimate, uploads
+from app.server.reading import Reading
 from app.server.sandbox import in_words
-from app.server.uploads import Reading
 from app.session import brought_files, file_choices, page, training, url
 from samsvae_core.data.cells import DataError
 from samsvae_core.models.variants import MODELS

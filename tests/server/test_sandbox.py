@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from app.server import sandbox, uploads
-from app.server.uploads import Reading
+from app.server.reading import Reading
 from app.session import bundles, page
 from samsvae_core.bundle.layout import BundleError
 from samsvae_core.data.cells import DataError

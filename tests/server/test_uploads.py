@@ -10,7 +10,7 @@ import pytest
 
 import app
 from app.server import uploads
-from app.server.uploads import PARAMETERS, READ, Reading
+from app.server.reading import PARAMETERS, READ, Reading
 from samsvae_core.data.cells import DataError
 from samsvae_core.system.files import OutputError
 

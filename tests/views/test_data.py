@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from app.server import sandbox, uploads
-from app.server.uploads import Reading
+from app.server.reading import Reading
 from samsvae_core import __main__ as cli
 from samsvae_core.bundle import opening
 from samsvae_core.bundle.archive import pack

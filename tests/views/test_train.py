@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from app.server import queue, runs, sandbox, time_estimate, uploads
+from app.server import reading as reading_module
 from app.session import page as state
 from app.session import results
 from app.session import training as training_module
@@ -127,7 +128,7 @@ def test_a_number_of_genes_that_is_none_is_said_and_ignored(data, top):
 
 
 def test_no_more_steps_are_suggested_than_may_be_chosen(data, monkeypatch):
-    report = sandbox.validated(uploads.Reading(data, "perturbation"))
+    report = sandbox.validated(reading_module.Reading(data, "perturbation"))
     many = report | {"n_cells": 10**7}
     monkeypatch.setattr(sandbox, "validated", lambda reading: many)
     page = shown(data, key="perturbation", train_batch="16")
