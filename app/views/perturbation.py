@@ -8,20 +8,20 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app.components import all_shifts, charts, mechanisms, metrics_tables, shifts
+from app.components import charts, mechanisms, metrics_tables, shifts
 from app.components.intervals import interval
+from app.components.nearest import N_NAMED, clicked_row, nearest
 from app.components.units import scale
 from app.figures import style
 from app.session import choices, composition, page, record, results
 from app.session import url as address
-from samsvae_core.analysis import masks, similarity
+from samsvae_core.analysis import masks
 from samsvae_core.analysis.compose import Composition
 from samsvae_core.analysis.gene_card import annotation, links, targets
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.genesets.symbols import annotate
 
 N_BARS = 40  # mechanisms drawn; the table beside has all
-N_NAMED = 3  # of each kind in a sentence
 N_ALIASES = 4  # of each perturbation in the search box
 NAME = 24  # characters of a mechanism's name beside a bar
 IN_USE, NEAR_MISS, OFF = "in use", "near miss", "off"
@@ -317,12 +317,6 @@ def definitions(model: Bundle) -> str:
     )
 
 
-def clicked_row(event: object) -> int:
-    """The row of a table that was clicked, the first until one is."""
-    rows = getattr(event, "selection", {}).get("rows", [])
-    return int(rows[0]) if rows else 0
-
-
 def near_misses_in_words(missed: pd.DataFrame, called: dict[int, str]) -> str:
     listed = "; ".join(
         f"{page.plain(called[row.mechanism])} (evidence {row.evidence:+.3f} ± "
@@ -380,139 +374,6 @@ def observed(model: Bundle, name: str, result: Composition) -> None:
         "*training mean*: what was measured on its training cells. *split-half*: no prediction, "
         "but what a second sample of as many cells would reach. What the others are: Overview."
     )
-
-
-def nearest(model: Bundle, name: str) -> None:
-    """Which perturbations act like this one: on mechanisms, on genes as predicted and measured."""
-    n = len(model.perturbations)
-    if n < 2:
-        record.info("There is no other perturbation in this model.")
-        return
-    parts, idle = [], pd.Index([])
-    if model.model.has_shifts:
-        alike = similarity.similar_perturbations(model.masks, name)
-        if model.model.has_masks:
-            counts = model.masks.groupby("perturbation")["active"].sum()
-            idle = counts.index[counts == 0]
-            parts.append(alike[["shared", "jaccard", "cosine"]])
-        else:
-            parts.append(alike[["cosine"]])
-    if (
-        all_shifts.is_small(model)
-        or results.effects_are_kept(model)
-        or st.toggle(
-            "Compare their shifts of expression, too",
-            key="nearest_shifts",
-            bind="query-params",
-            help=f"Composes all {n:,} perturbations, once for this model: a minute or two.",
-        )
-    ):
-        every = all_shifts.of(model)
-        if every is not None:
-            parts.append(every.similar(name))
-        elif not parts:
-            return
-    if not parts:
-        record.info("Switch the comparison on to see which perturbations shift genes alike.")
-        return
-    table = pd.concat(parts, axis=1).rename_axis("perturbation")
-    for column in {"cosine", "r_predicted"} & set(table):  # of effects that are next to nothing
-        table.loc[table.index.isin(idle) | (name in idle), column] = np.nan
-    wanted = ["r_observed"] if name in idle else ["jaccard", "r_predicted", "cosine"]
-    order = [column for column in wanted if column in table]
-    if order:
-        table = table.sort_values(order, ascending=False, kind="stable")
-    record.markdown(nearest_in_words(table, name, name in idle))
-    neighbours(model, table.dropna(axis=1, how="all").reset_index(), name, len(idle))
-
-
-ALIKE = {"jaccard": "shared mechanisms", "cosine": "direction of effect"}
-ALIKE |= {"r_predicted": "predicted shift", "r_observed": "observed shift"}
-FIGURE = {"jaccard": "Jaccard index", "cosine": "cosine", "r_predicted": "r", "r_observed": "r"}
-
-
-def nearest_in_words(table: pd.DataFrame, name: str, is_idle: bool) -> str:
-    """The first few by each measure that says something."""
-    found = []
-    for column, what in ALIKE.items():
-        if column not in table or (column == "cosine" and "jaccard" in table):
-            continue
-        top = table[column][table[column] > 0].nlargest(N_NAMED)
-        if len(top):
-            listed = ", ".join(f"{page.plain(other)} ({value:.2f})" for other, value in top.items())
-            found.append(f"by **{what}** ({FIGURE[column]}): {listed}")
-    said = f"Most alike {'; '.join(found)}." if found else "None is like it by any measure here."
-    if is_idle:
-        return (
-            f"{page.plain(name)} uses no mechanism, so there is nothing to share and next to no "
-            f"predicted shift to compare. {said}"
-        )
-    if "shared" in table and not table["shared"].any():
-        return f"No other perturbation uses a mechanism of {page.plain(name)}. {said}"
-    return said
-
-
-def neighbours(model: Bundle, shown: pd.DataFrame, name: str, n_idle: int) -> None:
-    event = st.dataframe(
-        shown,
-        hide_index=True,
-        on_select="rerun",
-        selection_mode="single-row",
-        key=f"nearest to {name} in {model.name}",
-        placeholder="\u2013",
-        alt=f"How much each other perturbation is like {name}",
-        column_config=NEAREST_COLUMNS,
-    )
-    other = str(shown["perturbation"].iloc[clicked_row(event)])
-    st.button(
-        f"Go to {page.plain(other)}",
-        icon=":material/arrow_forward:",
-        key="go",
-        on_click=choices.choose,
-        args=(choices.PERTURBATION, other),
-    )
-    record.caption(
-        "Click a row for another perturbation; each alone, at dosage 1. "
-        + (
-            f"r is Pearson's, over {len(model.genes):,} genes; genes go together, so it has no "
-            "honest interval. Observed shifts share their control cells, whose sampling error "
-            "lifts r between them; with few cells their own error lowers it. "
-            if "n_observed" in shown
-            else ""
-        )
-        + (
-            f"Cosine and predicted r are empty for perturbations that use no mechanism ({n_idle} "
-            f"of {len(model.perturbations)}): their effects are next to nothing."
-            if n_idle
-            else ""
-        )
-    )
-    charts.downloads(shown, f"nearest_to_{name}")
-
-
-NEAREST_COLUMNS = {
-    "shared": st.column_config.NumberColumn(
-        "shared mechanisms", help="Mechanisms that both use (probability above 0.5)."
-    ),
-    "jaccard": st.column_config.NumberColumn(
-        "Jaccard index", format="%.2f", help="Mechanisms both use over those that either uses."
-    ),
-    "cosine": st.column_config.NumberColumn(
-        format="%+.2f", help="Between the mean effects on all mechanisms: 1 is the same direction."
-    ),
-    "r_predicted": st.column_config.NumberColumn(
-        "r, predicted", format="%+.2f", help="Pearson r over genes between mean predicted shifts."
-    ),
-    "r_observed": st.column_config.NumberColumn(
-        "r, observed",
-        format="%+.2f",
-        help="Pearson r over genes between measured shifts, all splits. Empty where either was "
-        "not measured alone.",
-    ),
-    "n_observed": st.column_config.NumberColumn(
-        "cells", help="Cells with the other perturbation alone, all splits."
-    ),
-}
 
 
 page.page(perturbation)
