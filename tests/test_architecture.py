@@ -158,16 +158,17 @@ def test_a_view_with_numerics_or_state_is_caught():
 
 
 @pytest.mark.parametrize("path", sorted(APP.rglob("*.py")), ids=name_of)
-def test_only_state_keeps_state(path):
-    words = ["cache_data", "cache_resource"]
-    if path.name not in ("url.py", "saved_views.py"):
-        words += ["session_state", "query_params[", "query_params."]
-    if path.name != "page.py":
+def test_only_the_session_keeps_state(path):
+    words = ["query_params[", "query_params."]
+    if path.name != "charts.py":
+        words += ["session_state", "cache_data", "cache_resource"]
+    if path.parent.name != "session":
         assert [word for word in words if word in path.read_text()] == []
 
 
-def test_figures_know_nothing_of_streamlit_or_bundles():
-    used = {n.split(".")[0] for n in imports((APP / "figures" / "figures.py").read_text())}
+@pytest.mark.parametrize("path", sorted((APP / "figures").glob("*.py")), ids=name_of)
+def test_figures_know_nothing_of_streamlit_or_bundles(path):
+    used = {n.split(".")[0] for n in imports(path.read_text())}
     assert not used & {"streamlit", "torch"}
 
 
