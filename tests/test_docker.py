@@ -91,7 +91,7 @@ def test_what_dockerignore_keeps_out_cannot_be_copied(context):
         (".streamlit/config.toml", False),
         (".streamlit/secrets.toml", True),
         ("pretrained/a.names.json", True),
-        ("tests/views/test_app.py", True),
+        ("tests/views/test_gene.py", True),
         (".git/config", True),
     ],
 )

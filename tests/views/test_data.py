@@ -21,7 +21,7 @@ from samsvae_core.bundle.archive import pack
 from samsvae_core.data.cells import DataError
 from samsvae_core.data.h5ad import read_h5ad
 from tests.data.test_h5ad import BAD_FILES, LABELS, write
-from tests.views.test_app import figures, finished, opened, words
+from tests.views.pages import figures, finished, opened, words
 
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
 

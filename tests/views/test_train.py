@@ -23,7 +23,7 @@ from samsvae_core.system.files import OutputError
 from samsvae_core.training.config import Progress
 from tests.data.test_h5ad import write
 from tests.server.test_queue import become, end, ended_all, starts, training
-from tests.views.test_app import figures, finished, opened, words
+from tests.views.pages import figures, finished, opened, words
 from tests.views.test_data import told
 
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend

@@ -1,0 +1,82 @@
+"""Models that pages are opened on."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from samsvae_core.bundle import bundle as bundles
+from samsvae_core.bundle import opening, soundness
+from samsvae_core.bundle.bundle import Bundle
+from samsvae_core.evaluation import evaluate
+from samsvae_core.pipeline import build, evidence_sweep, train
+from tests.views.pages import BRIEF, FULL, KINDS, QUICK, rewritten
+
+
+@pytest.fixture(scope="session")
+def kind(screen, quick_tables, tmp_path_factory) -> Callable[[str], Bundle]:
+    """A bundle of each of KINDS, hardly trained, made when first asked for; not to be changed."""
+    folder = tmp_path_factory.mktemp("kinds")
+    replicates = np.where(np.arange(len(screen.data.cells)) % 2 == 0, "left", "right")
+
+    def made(name: str) -> Bundle:
+        if (folder / name / "manifest.json").exists():
+            return opening.load(folder / name)
+        data = replace(screen.data, replicates=replicates)
+        if name == "values":
+            values = sp.csr_matrix(np.log1p(data.counts.toarray()))
+            library = np.ones_like(data.library)
+            data = replace(data, counts=values, library=library, is_counts=False)
+        size = {"n_latent": 4, "n_hidden": 16}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(evaluate, "full_evaluation", partial(FULL, config=QUICK))
+            patch.setattr(evidence_sweep, "EVIDENCE", (0.08, 0.64, 2.56))
+            patch.setattr(build, "COLLECTIONS", ())  # gene sets are tested with the small bundle
+            return train.train(data, screen.parts, folder / name, size, BRIEF, **KINDS[name])
+
+    return made
+
+
+@pytest.fixture
+def shown(kind, tmp_path, monkeypatch) -> Callable[[str], Bundle]:
+    """Makes a copy of a bundle of KINDS the only one of the dashboard."""
+
+    def alone(name: str) -> Bundle:
+        shutil.copytree(kind(name).path, tmp_path / "shown" / name)
+        monkeypatch.setenv("SAMSVAE_MODELS", str(tmp_path / "shown"))
+        return opening.load(tmp_path / "shown" / name)
+
+    return alone
+
+
+@pytest.fixture
+def models(tiny, tmp_path, monkeypatch) -> Path:
+    """A folder with one bundle that a test may damage."""
+    folder = tmp_path / "models"
+    shutil.copytree(tiny.path, folder / "tiny")
+    monkeypatch.setenv("SAMSVAE_MODELS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def edited(monkeypatch):
+    """Bundles open whose tables do not follow from their weights: tests make rare cases of them."""
+    monkeypatch.setattr(bundles.Bundle, "check", lambda bundle: None)
+    monkeypatch.setattr(soundness, "check_table", lambda *table: None)
+
+
+@pytest.fixture
+def calibrated(models) -> Bundle:
+    model = opening.load(models / "tiny")
+    rewritten(
+        model,
+        "calibration.csv",
+        pd.DataFrame({"gene": model.genes, "model_error": np.linspace(0.1, 2, 40)}),
+    )
+    return opening.load(models / "tiny")
