@@ -596,7 +596,7 @@ def whole_training(size: Size, cells: Cells, validation: Cells, seconds: float) 
         tempfile.TemporaryDirectory() as folder,
         patch.object(loop, "predictive_bound", timed("validation", predictive_bound)),
         patch.object(loop, "checkpoint", timed("checkpoint", checkpoint.checkpoint)),
-        patch.object(loop, "atomic_write", timed("writing", loop.atomic_write)),
+        patch.object(loop, "atomic_write", timed("writing", checkpoint.atomic_write)),
         suppress(Stop),
     ):
         fit(model, cells, validation, config, Path(folder), listen)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from samsvae_core.bundle import bundle as bundles
-from samsvae_core.bundle import layout
+from samsvae_core.bundle import layout, opening
 from samsvae_core.bundle.layout import BundleError, list_bundles, models_folder, read_csv, read_json
 from samsvae_core.bundle.opening import load
 from samsvae_core.bundle.readings import dosages_of
@@ -481,7 +481,7 @@ def test_a_small_table_that_would_fill_the_memory_is_not_read(copied, monkeypatc
 
 def test_weights_are_not_read_before_their_shapes_are_compared(copied, monkeypatch):
     save_file({"zeros": torch.zeros(100)}, copied / "weights.safetensors")
-    monkeypatch.setattr(bundles, "load_tensors", lambda content: 1 / 0)
+    monkeypatch.setattr(opening, "load_tensors", lambda content: 1 / 0)
     assert_refused(sign(copied), "not a bundle of this version: weights")
 
 

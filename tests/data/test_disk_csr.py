@@ -98,12 +98,12 @@ def test_a_run_on_disk_is_the_run_in_memory(screen, quick_tables, tmp_path, smal
 
 def test_they_are_kept_on_disk_where_memory_is_too_small(screen, tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(h5ad, "memory_free", lambda: 10_000)
+    monkeypatch.setattr(stored, "memory_free", lambda: 10_000)
     assert is_mapped(read_h5ad(screen.path, scratch=tmp_path, say=said.append).counts)
     assert "Counts are kept on disk" in said[0]
     assert str(tmp_path) in said[0]
     assert not is_mapped(read_h5ad(screen.path, counts_on="memory", scratch=tmp_path).counts)
-    monkeypatch.setattr(h5ad, "memory_free", lambda: 10**9)
+    monkeypatch.setattr(stored, "memory_free", lambda: 10**9)
     assert not is_mapped(read_h5ad(screen.path, scratch=tmp_path, say=said.append).counts)
     assert len(said) == 1
     with pytest.raises(DataError, match="--counts-on is 'tape'"):

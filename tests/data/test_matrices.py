@@ -18,7 +18,7 @@ import pytest
 import scipy.sparse as sp
 
 from samsvae_core.bundle.layout import check_table
-from samsvae_core.data import h5ad, hdf5_checks, inspection
+from samsvae_core.data import h5ad, hdf5_checks, inspection, stored
 from samsvae_core.data.cells import DataError
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.genesets import collections
@@ -37,7 +37,7 @@ def store(request):
 @pytest.fixture(params=["memory", "disk"])
 def read(request, tmp_path, monkeypatch):
     """Reads a file in blocks of a few rows, into memory or onto disk."""
-    monkeypatch.setattr(h5ad, "VALUES_AT_ONCE", 20)
+    monkeypatch.setattr(stored, "VALUES_AT_ONCE", 20)
     monkeypatch.setattr("samsvae_core.data.disk_csr.VALUES_AT_ONCE", 20)
 
     def read(path, **options):

@@ -441,7 +441,7 @@ def server(monkeypatch, tmp_path):
     def run_here(command, **options):
         return run([*command[:3], redirect + command[3], *command[4:]], **options)
 
-    monkeypatch.setattr(gene_sets.subprocess, "run", run_here)
+    monkeypatch.setattr(enrichr_module.subprocess, "run", run_here)
     monkeypatch.setenv("SAMSVAE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

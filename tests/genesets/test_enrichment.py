@@ -11,7 +11,7 @@ from scipy.stats import fisher_exact, hypergeom, kstest, mannwhitneyu
 
 from samsvae_core.analysis.loadings import loading_matrix
 from samsvae_core.bundle.opening import load
-from samsvae_core.genesets import enrichment, prerank, questions, screening
+from samsvae_core.genesets import enrichment, gsea, prerank, questions, screening
 from samsvae_core.genesets.collections import Collection, load_collection, usable_sets
 from samsvae_core.genesets.enrichment import (
     enrich,
@@ -450,7 +450,7 @@ def test_a_mechanism_whose_worker_died_is_named_and_the_others_are_there(monkeyp
         first = [[1, 2, 0.01, [0], 0.1]]
         return ["failed, too"] if rankings[0].draws else [first, "failed: it died"]
 
-    monkeypatch.setattr(enrichment, "prerank", answers)
+    monkeypatch.setattr(gsea, "prerank", answers)
     sets = collection_of({"only": GENES[:20]})
     result = rank_enrichment(hostile_loadings()[["planted", "outlier"]], sets)
     assert result.notes["status"].tolist() == ["done", "failed: it died"]

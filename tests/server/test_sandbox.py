@@ -167,7 +167,7 @@ def test_item_13_a_model_that_cannot_be_opened_now_is_looked_at_again(copied, mo
             raise BundleError("cannot be read") from error
 
     with monkeypatch.context() as patch:
-        patch.setattr(page.bundles, "load", full)
+        patch.setattr(bundles.opening, "load", full)
         assert bundles._problem_of(copied) == "cannot be read"
     assert bundles._problem_of(copied) == ""
 
@@ -176,7 +176,7 @@ def test_item_13_a_damaged_model_is_looked_at_once(copied, monkeypatch):
     (copied / "masks.csv").write_text("no table")
     said = bundles._problem_of(copied)
     assert "masks.csv" in said
-    monkeypatch.setattr(page.bundles, "load", None)
+    monkeypatch.setattr(bundles.opening, "load", None)
     assert bundles._problem_of(copied) == said
 
 

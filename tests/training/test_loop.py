@@ -101,7 +101,7 @@ def test_a_killed_run_resumes_as_if_never_killed(tmp_path, whole, request, pause
 
 
 def test_a_run_killed_between_its_two_records_of_an_epoch_resumes(tmp_path, whole, monkeypatch):
-    write = loop.atomic_write
+    write = checkpoint.atomic_write
 
     def deadly(path, content):
         if path.name == "last.safetensors" and (tmp_path / "history.csv").exists():
@@ -111,7 +111,7 @@ def test_a_run_killed_between_its_two_records_of_an_epoch_resumes(tmp_path, whol
         write(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "atomic_write", deadly)
+        patch.setattr(checkpoint, "atomic_write", deadly)
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path)
     assert_same(train(tmp_path), whole)

@@ -166,7 +166,7 @@ def test_a_gene_page_is_there_while_every_perturbation_is_composed(models, monke
         go.wait(60)
         return effects.whole_effects(*args)
 
-    monkeypatch.setattr("app.session.page.whole_effects", slowly)
+    monkeypatch.setattr("app.session.results.whole_effects", slowly)
     page = opened("gene", {"g": "CCL5"})
     try:
         assert finished(page)
@@ -190,7 +190,7 @@ def test_composing_all_that_fails_says_why_and_can_be_tried_again(models, monkey
         raise ValueError("observed.parquet cannot be read")
 
     with monkeypatch.context() as patch:
-        patch.setattr("app.session.page.whole_effects", broken)
+        patch.setattr("app.session.results.whole_effects", broken)
         page = opened("gene", {"g": "CCL5"})
         assert finished(page)
         assert any("cannot be read" in warning.value for warning in page.warning)
