@@ -585,7 +585,7 @@ def test_parts_of_a_network_lie_apart():
 
 def test_the_layout_is_the_same_in_every_process():
     program = (
-        "import sys, pandas as pd\nfrom samsvae_core.analysis.masks import network\n"
+        "import sys, pandas as pd\nfrom samsvae_core.analysis.network import network\n"
         "sys.stdout.write(network(pd.read_csv(sys.stdin)).nodes.round(6).to_csv(index=False))"
     )
     masks = linked(NET)
