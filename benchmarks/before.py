@@ -8,9 +8,9 @@ Each figure is the smallest of its repeats on the clock, in a process of its own
 that checkout, this Python and its packages: a composition of two perturbations (64 draws), the
 loadings of all mechanisms, what the server computes for the first page (its script, without a
 browser) when it is not the first visitor's, `samsvae --help`, and `samsvae evaluate`, all of the
-shipped papalexi2021; with --train, `samsvae train` of it with the defaults to its end, tables included, and
-the validation bound that is reached. Needs papalexi2021_thp1.h5ad and papalexi2021_split.csv in
-SAMSVAE_DATA (default ../shared/data). Expected: docs/scale.md.
+shipped papalexi2021. With --train also `samsvae train` of it with the defaults to its end, tables
+included, and the validation bound that is reached. Needs papalexi2021_thp1.h5ad and
+papalexi2021_split.csv in SAMSVAE_DATA (default ../shared/data). Expected: docs/scale.md.
 """
 
 from __future__ import annotations
