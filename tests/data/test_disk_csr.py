@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 from safetensors.numpy import load_file
 
-from samsvae_core.data import disk_csr, h5ad, stored
+from samsvae_core.data import counts, disk_csr, stored
 from samsvae_core.data.cells import DataError, gene_panel, summary
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.pipeline import train
@@ -21,7 +21,7 @@ from tests.conftest import MODEL, TRAINING
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    for module in (disk_csr, h5ad):
+    for module in (disk_csr, stored):
         monkeypatch.setattr(module, "VALUES_AT_ONCE", 500)
     monkeypatch.setattr(disk_csr, "LARGE", 100)
 
@@ -138,7 +138,7 @@ def test_counts_of_another_place_are_kept_on_disk_too(tmp_path, small_blocks):
 def test_a_file_that_changes_while_it_is_read_is_told(screen, tmp_path, monkeypatch, where):
     path = tmp_path / "a.h5ad"
     path.write_bytes(screen.path.read_bytes())
-    monkeypatch.setattr(stored, "stacked", lambda *a, f=stored.stacked: (grew(path), f(*a))[1])
+    monkeypatch.setattr(counts, "stacked", lambda *a, f=stored.stacked: (grew(path), f(*a))[1])
     with pytest.raises(DataError, match="changed while it was read"):
         read_h5ad(path, counts_on=where, scratch=tmp_path)
 

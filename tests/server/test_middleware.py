@@ -150,7 +150,7 @@ def test_item_18_every_uploader_says_how_much_it_expects():
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".file_uploader")
     ]
     assert len(found) >= 6
-    assert all(value.startswith("door.expect(") for value in found)
+    assert all(value.startswith("middleware.expect(") for value in found)
 
 
 def test_item_18_sessions_that_ended_are_forgotten(uploads, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 
 from app.server import sandbox, uploads
 from app.server.reading import Reading
-from app.session import bundles, page
+from app.session import brought_files, bundles
 from samsvae_core.bundle.layout import BundleError
 from samsvae_core.data.cells import DataError
 
@@ -38,8 +38,8 @@ def test_what_the_command_says_comes_in_the_words_of_the_page(uploaded):
 
 def messages():
     """All texts of the reader that mention an option, X in place of what is filled in."""
-    for name in ("labels", "columns", "h5ad", "gene_names", "data"):
-        tree = ast.parse((uploads.ROOT / "samsvae_core" / f"{name}.py").read_text())
+    for path in sorted((uploads.ROOT / "samsvae_core" / "data").glob("*.py")):
+        tree = ast.parse(path.read_text())
         docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         parts = {id(v) for n in ast.walk(tree) if isinstance(n, ast.JoinedStr) for v in n.values}
         for node in ast.walk(tree):
@@ -152,11 +152,11 @@ def test_item_13_what_goes_wrong_once_is_not_remembered(uploaded, monkeypatch, w
     with monkeypatch.context() as patch:
         patch.setattr(sandbox, what, wrong)
         with pytest.raises(type(error)):
-            getattr(page, what)(asked)
+            getattr(brought_files, what)(asked)
     monkeypatch.setattr(sandbox, what, lambda *_: {"n_cells": 3})
-    assert getattr(page, what)(asked) == {"n_cells": 3}
+    assert getattr(brought_files, what)(asked) == {"n_cells": 3}
     monkeypatch.setattr(sandbox, what, wrong)
-    assert getattr(page, what)(asked) == {"n_cells": 3}  # what went well is
+    assert getattr(brought_files, what)(asked) == {"n_cells": 3}  # what went well is
 
 
 def test_item_13_a_model_that_cannot_be_opened_now_is_looked_at_again(copied, monkeypatch):
