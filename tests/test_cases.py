@@ -18,7 +18,6 @@ import pandas as pd
 import pytest
 
 from samsvae_core import __main__ as cli
-from samsvae_core.data import controls as controls_module
 from samsvae_core.data import label_column
 from samsvae_core.data.cells import DataError, describe, summary
 from samsvae_core.data.controls import CONTROL, control_labels
@@ -486,7 +485,7 @@ def test_item_17_of_columns_only_those_that_may_be_labels_are_looked_at(monkeypa
         return control_labels(known, control)
 
     monkeypatch.setattr(label_column, "MOST_LABELS", 100)
-    monkeypatch.setattr(controls_module, "control_labels", noted)
+    monkeypatch.setattr(label_column, "control_labels", noted)
     (note,) = key_notes(obs, "gene", False, None)
     assert note.startswith("Column 'perturbation' says only that cells are perturbed")
     assert max(looked) < 120
