@@ -342,7 +342,7 @@ def methods(results: Results) -> str:
 
 
 def _is_shipped(collection: Collection) -> bool:
-    """Return whether a collection is shipped; a user's own may have its name, but not its source."""
+    """Return whether a collection is shipped; a user's own may have its name but not its source."""
     about = collections().get(collection.name)
     return about is not None and about.source == collection.source
 
