@@ -319,7 +319,7 @@ def starting_states(
     wanted = set(cells)
     if not wanted:
         raise ValueError(
-            "No cell is named to start from; name some of the map, or None to start from the "
+            "No cells to start from are named. Name cells of the map, or None to start from the "
             "reference control cells."
         )
     table, n_latent = bundle.cells, bundle.model.config.n_latent
@@ -333,7 +333,7 @@ def starting_states(
     if len(held) < n_latent:
         raise ValueError(
             f"{bundle.name} holds {len(held)} of the {n_latent} latent dimensions of its cells, "
-            "and to start from them takes all. Start from the reference control cells."
+            "and starting from them needs all. Start from the reference control cells."
         )
     rows = np.flatnonzero(table["cell"].isin(wanted))
     if len(rows) < len(wanted):

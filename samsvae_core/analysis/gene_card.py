@@ -61,12 +61,10 @@ def annotation(gene: str, genes: Collection[str] = ()) -> Annotation:
         note += "annotation is of human genes (2022): "
         note += f"shown is {current}, by the name in capitals." if current else "it has none such."
     elif not current and is_number:
-        note = (
-            f"{gene} is a number, not a name: nothing can be said of this gene here. Train on the"
-        )
+        note = f"{gene} is a number, not a name: nothing is known about this gene. Train on the"
         note += " names of genes; the page Data and samsvae inspect show which a file has."
     elif not current:
-        note = f"The annotation (human genes, 2022) does not know {gene}, or not as one gene only."
+        note = f"The annotation (human genes, 2022) does not know {gene} as one gene."
     elif current != gene:
         note = f"{gene} is another name of {current}."
     aliases, ensembl = (tuple(filter(None, row[c].split("|"))) for c in ("aliases", "ensembl"))

@@ -107,7 +107,7 @@ def of_shift(composition: Composition, certainty: Certainty | None = None) -> Ra
         sign = composition.table["probability_of_sign"]
         if sign.isna().all():
             raise ValueError(
-                "This model knows no uncertainty of its effects, so no probability of sign; choose "
+                "This model has no uncertainty of its effects, so no probability of sign; choose "
                 "a number of top genes instead."
             )
         kept = (sign >= certainty.probability) & (shift.abs() >= certainty.effect)
@@ -127,8 +127,8 @@ def doubt(table: pd.DataFrame) -> str:
         return ""
     return (
         f"No gene's 90 % interval excludes zero (the largest shift is "
-        f"{table['shift'].abs().max():.2g}), so this ranking is of noise: sets that pass tell "
-        "nothing of the perturbation."
+        f"{table['shift'].abs().max():.2g}), so this ranking may be noise: sets that pass say "
+        "nothing about the perturbation."
     )
 
 

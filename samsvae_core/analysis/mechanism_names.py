@@ -94,15 +94,15 @@ def export_names(bundle: Bundle, labels: Mapping[int, Label]) -> bytes:
 def import_names(bundle: Bundle, content: bytes) -> dict[int, Label]:
     """Return the labels in a file; raises ValueError if it is damaged or of another bundle."""
     if len(content) > MAX_BYTES:
-        raise ValueError("This is larger than 1 MB, so no file of names. Choose another.")
+        raise ValueError("This is larger than 1 MB, so not a file of names. Choose another.")
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"This is no file of names: it cannot be read as JSON ({error}). Choose another."
+            f"This is not a file of names: it cannot be read as JSON ({error}). Choose another."
         ) from error
     if not isinstance(found, dict) or not isinstance(found.get("mechanisms"), dict):
-        raise ValueError("This is no file of names: it has no mechanisms. Choose another.")
+        raise ValueError("This is not a file of names: it has no mechanisms. Choose another.")
     if found.get("schema") != SCHEMA:
         raise ValueError(
             f"This file of names is of another version; this one reads schema {SCHEMA}. "

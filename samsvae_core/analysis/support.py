@@ -14,11 +14,11 @@ from samsvae_core.bundle.bundle import Bundle
 SUPPORT = {
     "measured": "Measured: this condition is in the training data.",
     "control": "Nothing is perturbed: the shift is zero by construction.",
-    "singles": "Each part was measured alone, the combination not: a prediction from its parts.",
+    "singles": "Each part was measured alone, but not together: a prediction from its parts.",
     "in combination only": "A part was measured only inside another combination, never alone.",
     "dosage": "A dosage is below the least or above the largest in the training data: an "
     "extrapolation.",
-    "never": "A part has no training cells: nothing is known of it; this is no prediction.",
+    "never": "A part has no training cells: nothing is known about it, so this is no prediction.",
 }
 MOST_SUGGESTED = 4  # names suggested for an unknown one
 AS_NEAR = 1e-9  # relative difference below which distances are equal
@@ -98,7 +98,7 @@ def unknown(name: str, known: list[str]) -> str:
     """Return the message for a perturbation that is not in the model."""
     parts = [part.strip() for part in name.split("+")]
     if len(parts) > 1 and set(parts) <= set(known):
-        return f"{name!r} is no perturbation but {len(parts)}: name each by itself."
+        return f"{name!r} is {len(parts)} perturbations: name each by itself."
     folded = {k.casefold(): k for k in known}
     typed = name.casefold()
     near = [each for each in folded if name and each.startswith(typed)]

@@ -174,7 +174,7 @@ def check_table(
         "calibration.csv": ["gene"],
     }
     if name in keys and frame.duplicated(keys[name]).any():
-        raise ValueError(f"{name} tells the same {' and '.join(keys[name])} more than once")
+        raise ValueError(f"{name} lists the same {' and '.join(keys[name])} more than once")
     if name == "cells.parquet":
         others = {column: NUMBER for column in frame if column not in COLUMNS[name]}
         check_columns(name, frame, others)
@@ -224,7 +224,7 @@ def check_config(config: ModelConfig) -> None:
         if not is_number or not math.isfinite(value) or not value >= 0:
             raise ValueError(f"{name} is {value!r} in the configuration, expected a size")
     if not config.embedding_scale > 0 or not 0 < config.mask_prior < 1:
-        raise ValueError("embedding_scale and mask_prior have no sense in the configuration")
+        raise ValueError("embedding_scale and mask_prior make no sense in the configuration")
     if not isinstance(config.other_genes, bool):
         raise ValueError(f"other_genes is {config.other_genes!r}, expected true or false")
     for name, known in (

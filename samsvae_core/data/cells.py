@@ -113,7 +113,7 @@ def read_genes(path: Path | str) -> list[str]:
     names = [line.split("#")[0].strip() for line in read_text(Path(path)).splitlines()]
     genes = list(dict.fromkeys(name for name in names if name))
     if not genes:
-        raise DataError(f"{path} names no genes; expected one name to a line.")
+        raise DataError(f"{path} names no genes; expected one name per line.")
     return genes
 
 
@@ -138,7 +138,7 @@ def gene_panel(
         otherwise = len(set(found) - set(genes))
         notes = [missed] if absent else []
         if otherwise:
-            notes.append(f"{otherwise:,} genes asked for are called otherwise in the data.")
+            notes.append(f"{otherwise:,} genes asked for have other names in the data.")
     else:
         kept, notes = _most_variable(data, top or 0), []
     notes = [*data.source["notes"], f"{kept.sum():,} of {len(kept):,} genes were kept.", *notes]

@@ -83,7 +83,7 @@ def column_notes(
         notes.append(
             f"Column {str(name)!r} ({some(labels)}) names a second perturbation of each cell. It is"
             " not read: cells that differ in it count as the same. To model it, write both into"
-            " one column, with a plus between."
+            " one column, joined by a plus."
         )
     for name in obs.columns if key is not None else ():  # a table counts controls as well
         if NUMBER_OF.fullmatch(str(name)) and pd.api.types.is_numeric_dtype(obs[name]):
@@ -144,7 +144,7 @@ def _uneven(
     return [
         f"{'Columns' if len(names) > 1 else 'Column'} {' and '.join(map(repr, names[:3]))}"
         f" {'differ' if len(names) > 1 else 'differs'} between perturbations (Cram\u00e9r's V"
-        f" {v:.2f}): {words}. What goes with it is taken for an effect of the perturbation. A"
+        f" {v:.2f}): {words}. Its influence is mistaken for an effect of the perturbation. A"
         " covariate would be needed, and models here have none."
         for words, names, v in told[:3]
     ]

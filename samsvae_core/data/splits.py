@@ -229,7 +229,7 @@ def _held_out_conditions(
     control = known.pop(_sorted_parts(data.control), data.control)
     names = [name for name in dict.fromkeys(listed) if name]
     if not names:
-        raise DataError(f"{path} lists no condition; expected one to a line.")
+        raise DataError(f"{path} lists no condition; expected one per line.")
     if control in names:
         raise DataError(
             f"{path} lists the control {control!r}; effects are measured against it and it must be"

@@ -118,7 +118,7 @@ def doubts(
     if has_masks and n and (on := int(masks["active"].astype(bool).sum())) >= ALL_ON * n:
         found.append(
             f"{on:,} of its {n:,} mask entries are active: the masks have not become "
-            "sparse, so mechanisms, and who shares them, mean nothing yet."
+            "sparse, so mechanisms, and which perturbations share them, mean nothing yet."
         )
     return found
 

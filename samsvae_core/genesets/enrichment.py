@@ -125,7 +125,7 @@ def over_representation(
     if chosen is not None and len(known := collection.genes & chosen) < MIN_GENES:
         raise ValueError(
             f"{len(known)} of the {len(chosen):,} genes of the background are in {collection.name},"
-            f" and {MIN_GENES} are needed. Name more genes, as the model calls them."
+            f" and {MIN_GENES} are needed. Name more genes, by their names in the model."
         )
     sizes = sizes_of(collection, loadings.index if chosen is None else chosen, min_size, max_size)
     if moved is not None:

@@ -85,5 +85,5 @@ def problems(notes: pd.DataFrame) -> list[str]:
         if row.dropped or row.duplicated:
             found.append(f"{what}: {row.dropped} genes dropped, {row.duplicated} duplicated")
         if row.tied > MANY_TIES:
-            found.append(f"{what}: {row.tied:.0%} of genes are tied, their order is by chance")
+            found.append(f"{what}: {row.tied:.0%} of genes are tied, their order is random")
     return found

@@ -256,8 +256,8 @@ def reason(error: BaseException) -> str:
         return (
             f"There is not enough memory {'on the GPU' if gpu else 'here'} ({said}). Keep fewer "
             "cells or genes (--top-genes), or use a machine with more memory; in training, a "
-            f"smaller --batch-size, --hidden or --particles{', or --device cpu,' * gpu} helps, "
-            "too. A run that had begun can be resumed when nothing else takes the memory."
+            f"smaller --batch-size, --hidden or --particles{', or --device cpu,' * gpu} also "
+            "helps. A run that had begun can be resumed when nothing else takes the memory."
         )
     return said if isinstance(error, ValueError) else f"{type(error).__name__}: {said}"
 
