@@ -4,13 +4,13 @@
     python benchmarks/before.py ../before          # 4 minutes
     python benchmarks/before.py ../before --train  # 15 minutes more
 
-Each figure is the smallest of its repeats on the clock, in a process of its own with the code of
-that checkout, this Python and its packages: a composition of two perturbations (64 draws), the
-loadings of all mechanisms, what the server computes for the first page (its script, without a
-browser) when it is not the first visitor's, `samsvae --help`, and `samsvae evaluate`, all of the
-shipped papalexi2021. With --train also `samsvae train` of it with the defaults to its end, tables
-included, and the validation bound that is reached. Needs papalexi2021_thp1.h5ad and
-papalexi2021_split.csv in SAMSVAE_DATA (default ../shared/data). Expected: docs/scale.md.
+Each figure is the smallest wall time of its repeats, in a separate process with the code of that
+checkout, this Python and its packages. Timed on the shipped papalexi2021 are a composition of two
+perturbations (64 draws), the loadings of all mechanisms, the server's part of the first page (its
+script, without a browser) for a later visitor, `samsvae --help` and `samsvae evaluate`; with
+--train, also a whole `samsvae train` with the defaults, tables included, and the validation bound it
+reaches. Needs papalexi2021_thp1.h5ad and papalexi2021_split.csv in SAMSVAE_DATA (default ../shared/data).
+Expected: docs/scale.md.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ print(json.dumps({
 
 
 def within(checkout: Path, *command: str) -> str:
-    """What a command of Python prints, run in a checkout with its code."""
+    """Return what a Python command prints when run in a checkout with its code."""
     ran = subprocess.run(
         [sys.executable, *command],
         cwd=checkout,
@@ -76,7 +76,7 @@ def within(checkout: Path, *command: str) -> str:
 
 
 def computed(checkout: Path) -> dict[str, float]:
-    """Seconds of each part."""
+    """Return the seconds of each part."""
     found: dict[str, float] = json.loads(within(checkout, "-c", CHILD).splitlines()[-1])
     found["samsvae --help"] = min(started(checkout) for _ in range(5))
     began = time.perf_counter()
@@ -95,7 +95,7 @@ def started(checkout: Path) -> float:
 
 
 def trained(checkout: Path) -> tuple[float, float]:
-    """Seconds of `samsvae train` and the best validation bound, in nats per cell."""
+    """Return the seconds of `samsvae train` and the best validation bound, in nats per cell."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         began = time.perf_counter()

@@ -5,12 +5,12 @@
 
 Needs Chromium and playwright. The small model is the shipped papalexi2021; the large one, 5,000
 genes x 200 mechanisms x 700 perturbations, is simulated the first time and kept in --folder. Each
-has a server of its own and a browser of 1440 x 1200. Every view is opened once before anything is
-timed. Times are from the key or click to the last change of the page, once the script has ended and
-nothing has changed for 0.4 s: figures are drawn by then. What tables write for screen readers, into
-their canvas and 0.2 s after they are drawn, is not waited for. First paint: from the address to the
-title of the view, in a browser that has nothing cached. Browser and server share the cores. Ends
-with an error where a page does. Expected: every row within its goal on 2 free cores.
+has its own server and a browser of 1440 x 1200, which share the cores. Every view is opened once
+before anything is timed. Times run from the key or click to the last change of the page, once the
+script has ended and nothing has changed for 0.4 s, so figures are drawn. The text that tables write
+for screen readers 0.2 s later is not waited for. First paint is from the address to the title of
+the view, with an empty cache. Fails if a page does. Expected: every row within its goal on 2 free
+cores.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from samsvae_core.training.config import TrainConfig
 
 LARGE = "large-simulated"
 N_CELLS, N_GENES, N_PERTURBATIONS, N_LATENT, N_PAIRS = 8000, 5000, 700, 200, 30
-MECHANISMS = (2, 6)  # that a perturbation uses
+MECHANISMS = (2, 6)  # mechanisms a perturbation uses, from and to
 DEPTH = 1500.0  # median counts of a cell
 N_TESTED = 40  # conditions with enough held-out cells to be scored
 SHORT = EvaluationConfig(iwelbo_samples=2, effect_draws=20, replicate_sets=1, shift_draws=4)
@@ -62,11 +62,11 @@ ROOT = Path(__file__).resolve().parents[1]
 SMALL = "papalexi2021"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 ARGUMENTS += ["--disable-backgrounding-occluded-windows", "--disable-renderer-backgrounding"]
-ARGUMENTS += ["--disable-background-timer-throttling"]  # every session is looked at
+ARGUMENTS += ["--disable-background-timer-throttling"]  # sessions in the background count too
 PATIENCE = 60_000  # milliseconds for one page
-SESSIONS, OPEN = 5, 10  # that compose at once, and that are open while memory is measured
+SESSIONS, OPEN = 5, 10  # sessions that compose at once, and that are open while memory is measured
 ROUNDS = 3  # of all sessions at once
-REPEATS = 4  # with ROUNDS fewer than the steps between the dosages of two sessions
+REPEATS = 4  # REPEATS + ROUNDS is below the steps between the dosages of two sessions
 WATCH = """
 window.seen = {start: 0, last: 0};
 for (const kind of ["keydown", "pointerdown"])
@@ -91,13 +91,13 @@ STILL = """() => {
 
 
 def large_bundle(folder: Path) -> Path:
-    """A folder with the one large bundle, made when it is not there yet.
+    """Return a folder with the large bundle, made if it is not there yet.
 
-    Nothing is trained: a random decoder whose posterior is as sure of its effects as that of the
-    shipped models, and cells drawn from it, with real symbols so that gene sets and search have
-    something to find. What takes long and does not matter to a page's speed is cut down: evidence
-    of entries is made up, maps are principal components, and few conditions are scored,
-    and effects are kept of fewer draws.
+    Nothing is trained: the model has a random decoder and a posterior as certain as that of the
+    shipped models, with cells drawn from it and real symbols, so that gene sets and search have
+    something to find. What takes long but does not matter for a page's speed is cut down: evidence
+    of entries is made up, maps are principal components, few conditions are scored, and shifts are
+    stored from fewer draws.
     """
     run = folder / LARGE
     if (run / "manifest.json").exists():
@@ -135,7 +135,7 @@ def large_bundle(folder: Path) -> Path:
 
 
 def random_model(rng: np.random.Generator) -> SAMSVAE:
-    """Few mechanisms a perturbation, and a posterior as wide as those of the shipped models."""
+    """Return a model with few mechanisms per perturbation and a posterior like shipped ones."""
     config = ModelConfig(N_GENES, N_PERTURBATIONS, N_LATENT)
     shape = N_PERTURBATIONS, N_LATENT
     used = np.argsort(rng.random(shape), axis=1) < rng.integers(
@@ -157,7 +157,7 @@ def random_model(rng: np.random.Generator) -> SAMSVAE:
 
 
 def cells(model: SAMSVAE, rng: np.random.Generator) -> CellData:
-    """Cells drawn from the model; the genes are those of gene sets first."""
+    """Return cells drawn from the model; genes of gene sets come first."""
     symbols = sorted(load_collection("hallmark").genes)
     others = _annotation().index[:20_000]
     genes = np.array(list(dict.fromkeys([*symbols, *others]))[:N_GENES])
@@ -168,7 +168,7 @@ def cells(model: SAMSVAE, rng: np.random.Generator) -> CellData:
     np.put_along_axis(rows[N_PERTURBATIONS + 1 :], pairs, 1.0, axis=1)
     labels = np.array(["control", *names, *("+".join(sorted(names[p])) for p in pairs)])
     which = np.sort(np.arange(N_CELLS) % (len(rows) + 20))
-    which[which >= len(rows)] = 0  # controls get more shares
+    which[which >= len(rows)] = 0  # controls get more cells
     D = rows[which]
     z = rng.standard_normal((N_CELLS, N_LATENT)) + D @ model.effect_moments()[0].numpy()
     library = DEPTH * np.exp(0.3 * rng.standard_normal(N_CELLS))
@@ -177,7 +177,7 @@ def cells(model: SAMSVAE, rng: np.random.Generator) -> CellData:
 
 
 def split(data: CellData, rng: np.random.Generator) -> np.ndarray:
-    """One validation and one test cell of each condition; enough of a few that are scored."""
+    """Return a split with one validation and test cell per condition, more for a few scored."""
     parts = np.full(len(data.cells), "train", dtype=object)
     names = np.unique(data.conditions)
     scored = {data.control, *rng.choice(names, N_TESTED, replace=False)}
@@ -189,7 +189,7 @@ def split(data: CellData, rng: np.random.Generator) -> np.ndarray:
 
 
 def made_up_evidence(model: SAMSVAE, data: CellData, parts: np.ndarray) -> pd.DataFrame:
-    """In the place of `entry_evidence`, which would take hours."""
+    """Return made-up evidence in place of `entry_evidence`, which would take hours."""
     rng = np.random.default_rng(1)
     shape = N_PERTURBATIONS * N_LATENT
     on = (model.mask_logits > 0).numpy().ravel()
@@ -205,7 +205,7 @@ def made_up_evidence(model: SAMSVAE, data: CellData, parts: np.ndarray) -> pd.Da
 
 
 def principal_components(rows: np.ndarray) -> np.ndarray:
-    """In the place of a UMAP."""
+    """Return principal components in place of a UMAP."""
     rows = rows - rows.mean(0)
     return np.asarray(rows @ np.linalg.eigh(rows.T @ rows)[1][:, -2:])
 
@@ -224,7 +224,7 @@ class Views:
         self.settle()
 
     def settle(self) -> float:
-        """Seconds from the last key or click to the last change of the page, once it is still."""
+        """Return the seconds from the last key or click to the last change of the page."""
         self.page.wait_for_function(STILL, timeout=PATIENCE, polling=50)
         failed = self.page.locator("[data-testid=stException]")
         if failed.count():
@@ -232,7 +232,7 @@ class Views:
         return float(self.page.evaluate("(seen.last - seen.start) / 1000"))
 
     def links(self) -> list[str]:
-        """The views, by their address."""
+        """Return the addresses of the views."""
         found = self.page.locator("[data-testid=stSidebarNavLink]").all()
         return [str(link.get_attribute("href")) for link in found]
 
@@ -241,7 +241,7 @@ class Views:
         return self.settle()
 
     def change_dosage(self) -> None:
-        """One step down; `settle` then tells when what it changes was drawn."""
+        """Lower a dosage by one step; `settle` then tells when the change was drawn."""
         self.page.locator("[data-testid=stMain] [data-testid=stSlider] input").first.focus()
         self.page.keyboard.press("ArrowLeft")
 
@@ -251,7 +251,7 @@ class Views:
 
 @contextmanager
 def served(**environment: str) -> Iterator[tuple[str, int]]:
-    """The dashboard with these variables: address and process."""
+    """Start the dashboard with these variables; gives address and process id."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -284,7 +284,7 @@ def wait_for(url: str) -> None:
 
 
 def memory(pid: int) -> float:
-    """Gigabytes that a process and its children hold."""
+    """Return the gigabytes that a process and its children hold."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     own = pages * os.sysconf("SC_PAGE_SIZE") / 1e9
@@ -294,7 +294,7 @@ def memory(pid: int) -> float:
 def measured(
     browser: Browser, name: str, models: Path | None, alone: bool
 ) -> dict[str, tuple[float, str]]:
-    """Figures by row of the table, each with a word on its spread; of one visitor, if `alone`."""
+    """Return figures by row of the table with a word on their spread; one visitor, if `alone`."""
     folder = models or layout.models_folder()
     pair = layout.read_csv(folder / name / "perturbations.csv")["perturbation"].iloc[[1, 5]]
     found = {}
@@ -348,7 +348,7 @@ def median(times: list[float]) -> tuple[float, str]:
     return statistics.median(times), f"at most {max(times):.2f}" if len(times) > 1 else ""
 
 
-GOALS = {  # of the small and of the large model
+GOALS = {  # for the small and for the large model
     "first paint": (3.0, 3.0),
     "switch of view, median": (1.0, 1.0),
     "switch of view, slowest": (1.0, 1.0),

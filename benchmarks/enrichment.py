@@ -6,11 +6,11 @@
 
 `python -m venv other && other/bin/pip install blitzgsea decoupler` makes such a Python.
 Loadings are those of pretrained/papalexi2021 (299 genes), and simulated ones of 8,500 of Reactome's
-genes: 0.05 times Student's t with 3 degrees of freedom, and 5 or 20 sets of a mechanism moved by
-0.1 up or down. Sets overlap: 130 or 235 of Reactome's 1,499 of usual size come out at 5 % FDR, and
-multilevel takes longer the smaller p is. CPU seconds include those of children; on n idle cores
-wall seconds come near them / n. Programs get the same ranks and sets; where they agree less than
-two seeds do, it is not by chance.
+genes: 0.05 times Student's t with 3 degrees of freedom, with 5 or 20 sets per mechanism moved up or
+down by 0.1. Sets overlap, so 130 or 235 of Reactome's 1,499 of usual size pass 5 % FDR; multilevel
+takes longer the smaller p is. CPU seconds include children; on n idle cores, wall seconds are about
+CPU / n. All programs get the same ranks and sets; if they agree less than two seeds do, the
+difference is not by chance.
 Expected: with 2 processes no share of a target above 1 on idle cores; README, "Results".
 """
 
@@ -40,7 +40,7 @@ from samsvae_core.genesets.screening import membership, screen
 
 BUNDLE = Path(__file__).resolve().parents[1] / "pretrained/papalexi2021"
 N_GENES, N_MECHANISMS, PERMUTATIONS = 8500, 100, 1000
-PLANTED = 5, 20  # sets of one mechanism, of the next, and so on
+PLANTED = 5, 20  # sets moved by every other mechanism
 Run = tuple[str, float, pd.DataFrame]  # a program, its seconds, and nes and p_value by term
 OTHERS = r"""
 import json, os, sys
@@ -119,7 +119,7 @@ def main() -> None:
 
 
 def simulated(collection: Collection) -> pd.DataFrame:
-    """Loadings, genes x mechanisms, of some of a collection's genes; few and many sets in turn."""
+    """Return loadings (genes x mechanisms) of some genes, with few and many sets moved in turn."""
     rng = np.random.default_rng(0)
     genes = rng.permutation(sorted(collection.genes))[:N_GENES]
     members = membership(collection, genes, 15, 100)[0]
@@ -131,7 +131,7 @@ def simulated(collection: Collection) -> pd.DataFrame:
 
 
 def part(collection: Collection, loadings: pd.DataFrame, n_sets: int) -> Collection:
-    """Some of the sets that can be tested, evenly from all of them."""
+    """Return some of the testable sets, evenly spaced."""
     terms = list(usable_sets(collection, loadings.index))
     chosen = [terms[i] for i in np.linspace(0, len(terms) - 1, n_sets).astype(int)]
     return replace(collection, sets={term: collection.sets[term] for term in chosen})
@@ -153,7 +153,7 @@ def timed(what: str, target: float | None, function: Callable, *asked: Any, **op
 
 
 def cpu() -> float:
-    """Processor seconds so far, with those of children that have ended."""
+    """Return the processor seconds so far, with those of children that have ended."""
     return sum(os.times()[:4])
 
 
@@ -162,7 +162,7 @@ def line(what: str, *cells: object) -> str:
 
 
 def batch(loadings: pd.DataFrame, chosen: list[Collection]) -> None:
-    """Time and memory on all processors; run before anything else makes this process larger."""
+    """Measure time and memory on all processors; run before anything enlarges this process."""
     held = [0.0]
     look = {"cancelled": lambda: held.append(resident()) or False}
     n_sets = sum(len(collection.sets) for collection in chosen)
@@ -176,7 +176,7 @@ def batch(loadings: pd.DataFrame, chosen: list[Collection]) -> None:
 
 
 def resident() -> float:
-    """GB of this process and its children now, what they share counted for each (Linux)."""
+    """Return the GB of this process and its children; shared memory counts for each (Linux)."""
     me = os.getpid()
     children = Path(f"/proc/{me}/task/{me}/children").read_text().split()
     pages = [Path(f"/proc/{pid}/statm").read_text().split()[1] for pid in (me, *children)]
@@ -186,7 +186,7 @@ def resident() -> float:
 def papalexi() -> None:
     from samsvae_core.analysis.loadings import loading_matrix
     from samsvae_core.analysis.masks import active_mechanisms
-    from samsvae_core.bundle.opening import load  # with torch, too large to be there before `batch`
+    from samsvae_core.bundle.opening import load  # with torch, which would distort `batch`
 
     bundle = load(BUNDLE)
     table = loading_matrix(bundle.loadings)[active_mechanisms(bundle.masks)]
@@ -198,7 +198,7 @@ def papalexi() -> None:
 
 
 def compare(scores: pd.Series, collection: Collection, other: str) -> None:
-    """Time and agreement, as rank correlation, of programs on the same ranks and sets."""
+    """Print time and agreement, as rank correlation, of programs on the same ranks and sets."""
     sets = {term: list(genes) for term, genes in usable_sets(collection, scores.index).items()}
     print(line(f"{len(sets):,} sets", "CPU s", "/ ours", "rho NES", "rho p", "least p", "p = 0"))
     runs = [own(scores, collection, seed) for seed in (0, 1)]
@@ -220,7 +220,7 @@ def own(scores: pd.Series, collection: Collection, seed: int) -> Run:
 
 
 def theirs(python: str, names: list[str], scores: pd.Series, sets: dict) -> list[Run]:
-    """Those of the programs that this Python has."""
+    """Return the runs of the programs that this Python has."""
     asked = {"scores": scores.to_dict(), "sets": sets, "permutations": PERMUTATIONS}
     told = {"input": json.dumps(asked), "env": os.environ | {"NUMBA_NUM_THREADS": "1"}}
     command = [python, "-c", OTHERS, *names]

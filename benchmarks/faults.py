@@ -1,8 +1,8 @@
-"""What can go wrong with a training, made to happen: what was seen, what was lost.
+"""Provoke what can go wrong with a training, and report what was seen and what was lost.
 
     python benchmarks/faults.py [--quick] [--output table.md]
 
-Exits with 1 if anything was lost that should not be. Takes a few minutes; --quick fewer kills.
+Exits with 1 if anything was lost that should not be. Takes a few minutes; --quick kills less often.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import gseapy  # noqa: F401 - what a trainer needs is imported once, before they are forked
+import gseapy  # noqa: F401 - imports of trainers, loaded once before they are forked
 import numpy as np
 import pandas as pd
 import torch._dynamo  # noqa: F401
@@ -39,12 +39,12 @@ from samsvae_core.system.files import OutputError
 from samsvae_core.training import run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
-FORK = multiprocessing.get_context("fork")  # a trainer starts at once, torch is imported already
+FORK = multiprocessing.get_context("fork")  # a trainer starts at once, with torch imported
 SETTINGS = ["--steps", "120", "--latents", "3", "--hidden", "8", "--batch-size", "64"]
 LONG = ["--steps", "4000"]
 SAME = ("weights.safetensors", "masks.csv", "history.csv")
 NOTHING = "nothing"
-# Few tables: what is tried here is what happens before them.
+# Few tables, since the cases happen before them.
 QUICK_TABLES = "build.COLLECTIONS, build.N_EMBEDDED = ('hallmark',), 14"
 PROGRAM = (
     "import sys; from samsvae_core import __main__ as cli; "
@@ -62,13 +62,13 @@ class Row(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where the cases happen: an empty folder, a data file, a run that nothing happened to."""
+    """Where the cases happen: an empty folder, a data file, and an undisturbed run."""
 
     folder: Path
     data: Path
     settings: list[str]
     whole: Path
-    seconds: float  # that it took
+    seconds: float  # duration of the undisturbed run
 
 
 # Trainers
@@ -77,7 +77,7 @@ class Place(NamedTuple):
 def trainer(
     data: Path, run: Path, *options: str, first: Callable[[], None] = lambda: None
 ) -> multiprocessing.process.BaseProcess:
-    """`samsvae train` in a process of its own; `first` is called in it before."""
+    """Start `samsvae train` in a process; `first` is called in it before."""
     child = FORK.Process(target=_train, args=(data, run, options, first))
     child.start()
     return child
@@ -95,14 +95,14 @@ def _train(data: Path, run: Path, options: tuple[str, ...], first: Callable[[], 
 
 
 def ended(child: multiprocessing.process.BaseProcess) -> int:
-    """Its exit code."""
+    """Return the exit code of a process."""
     child.join(120)
     code = child.exitcode
     return -999 if code is None else code
 
 
 def said(run: Path) -> str:
-    """The last line that a trainer wrote."""
+    """Return the last line that a trainer wrote."""
     lines = Path(f"{run}.log").read_text(errors="replace").strip().splitlines()
     return lines[-1] if lines else ""
 
@@ -122,7 +122,7 @@ def epoch(run: Path) -> int:
 
 
 def same(place: Place, run: Path) -> bool:
-    """Whether a run is, to the byte, the one that nothing happened to."""
+    """Return whether a run is identical, to the byte, to the undisturbed one."""
     files = [(run / name, place.whole / name) for name in SAME]
     return all(a.exists() and a.read_bytes() == b.read_bytes() for a, b in files)
 
@@ -132,7 +132,7 @@ def resumed(place: Place, run: Path) -> bool:
 
 
 def lost(place: Place, run: Path) -> tuple[str, bool]:
-    """What is missing after a resume."""
+    """Return what is missing after a resume."""
     if resumed(place, run):
         return f"{NOTHING}: resumed to the same weights and history", True
     return "the run is another one", False
@@ -142,13 +142,13 @@ def lost(place: Place, run: Path) -> tuple[str, bool]:
 
 
 def killed(place: Place, n: int) -> Row:
-    """SIGKILL at random moments, resume, and so on; a run that has finished makes way for one."""
+    """SIGKILL at random moments and resume; a finished run makes way for a new one."""
     moments, finished, right = random.Random(1), 0, 0
     run = place.folder / "killed 0"
     done = 0
     while True:
         begun = (run / "config.json").exists()
-        if run.exists() and not begun:  # killed before it was a run: as a job, it starts again
+        if run.exists() and not begun:  # killed before it was a run: start again, as a job would
             (run / "job.json").write_text("{}")
         child = trainer(place.data, run, *(["--resume"] if begun else place.settings))
         child.join(moments.uniform(0.02, place.seconds) if done < n else 120)
@@ -156,7 +156,7 @@ def killed(place: Place, n: int) -> Row:
             os.kill(child.pid or 0, signal.SIGKILL)
             child.join()
             done += 1
-            if not (run / "manifest.json").exists():  # else it was finished and about to end
+            if not (run / "manifest.json").exists():  # else it had finished and was about to end
                 continue
         elif child.exitcode != 0:
             return Row(f"SIGKILL of the trainer, {n} times", said(run), "a run", False)
@@ -229,7 +229,7 @@ def two_starts(place: Place) -> Row:
             answers.put("started")
         except OutputError as error:
             answers.put(str(error))
-        os._exit(0)  # not to wait for the job
+        os._exit(0)  # do not wait for the job
 
     visitors = [FORK.Process(target=visitor) for _ in range(6)]
     for each in visitors:
@@ -262,7 +262,7 @@ def second_trainer(place: Place) -> Row:
 
 @contextlib.contextmanager
 def training_job(place: Place, name: str) -> Iterator[tuple[Path, int]]:
-    """A job that trains: its runs folder and its process, which ends with the block."""
+    """Start a job that trains; gives its runs folder and process, which ends with the block."""
     folder = place.folder / name
     run = folder / "a"
     run.mkdir(parents=True)
@@ -331,7 +331,7 @@ def full(case: str, place: Place, run: Path, code: int) -> Row:
 
 
 def disk_full(place: Place) -> Row | None:
-    """None where no tmpfs can be mounted."""
+    """Fill a disk; None if no tmpfs can be mounted."""
     disk = place.folder / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", str(disk)]
@@ -388,7 +388,7 @@ def diverged(place: Place) -> Row:
 
 
 def damaged(place: Place) -> Row:
-    """Garbage in what is told of a run; what it goes on from is whole."""
+    """Garbage in the files that describe a run, while its checkpoint is whole."""
     run = place.folder / "damaged" / "a"
     run.parent.mkdir()
     child = trainer(place.data, run, *place.settings)
@@ -469,11 +469,11 @@ CASES: dict[str, Callable[[Place], Row | None]] = {
 
 
 def prepared(folder: Path) -> Place:
-    """Small simulated data, and the run that others are compared with."""
+    """Return small simulated data and the run that others are compared with."""
     data = folder / "cells.h5ad"
     drawn, truth = simulate(Design(400, 30, 5, 3, 2, depth=1000.0))
     write_h5ad(drawn, truth, data)
-    parts = np.where(np.arange(400) % 5, "train", "validation")  # none is tested on: no metrics
+    parts = np.where(np.arange(400) % 5, "train", "validation")  # no test cells, so no metrics
     split = folder / "split.csv"
     pd.DataFrame({"cell": drawn.cells, "split": parts}).to_csv(split, index=False)
     settings, whole = [*SETTINGS, "--split", str(split)], folder / "whole"

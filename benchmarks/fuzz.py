@@ -5,11 +5,11 @@
     python -m benchmarks.fuzz --structures 1000 --seed 1    # .h5ad files of `structures`
 
 Each file of `mutations` is read as the dashboard and the command line read it, in a process with
-little memory and 20 s for each file. What may come of it: it works, or it is refused by an error
-that the project raises itself, with its own words. Anything else is a fault, listed at the end:
-another error, the end of the process, a hang, a file opened for writing or a program started
-outside of its folder. Of files of `structures` what is accepted must also be what a reader of plain
-h5py and NumPy finds, and what is valid must be accepted. Expected: no fault, and less than 1 GB.
+little memory and 20 s per file. It may work, or be refused by an error that the project raises
+itself. Anything else is a fault, listed at the end: another error, the end of the process, a hang,
+or a file written or a program started outside of its folder. Accepted files of `structures` must
+also agree with a plain reader of h5py and NumPy, and valid ones must be accepted. Expected: no
+fault, and less than 1 GB.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 20  # for one file
 MEMORY = 8 * 2**30  # address space of the process; torch alone maps some gigabytes
 LONGEST = 2**28  # bytes of a file it may write
-GRACE = 5  # seconds more, until its process is ended
+GRACE = 5  # further seconds until its process is killed
 CHILD = ["-m", "benchmarks.fuzz", "--child"]
 WORKED, REFUSED = "worked", "refused"
 
 
 class Outcome(NamedTuple):
-    """What came of a case; `told` is its message, or what went wrong."""
+    """The outcome of a case; `told` is its message, or what went wrong."""
 
     number: int
     outcome: str  # WORKED, REFUSED, or a fault
     told: str
     seconds: float
-    peak: int = 0  # MB of memory that its process has taken until then
+    peak: int = 0  # peak MB of its process so far
 
 
 # The process that reads
 
 
 def child(listed: Path, work: Path) -> None:
-    """Read every case of a list, and say so before and after each."""
+    """Read every case of a list, and report before and after each."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (LONGEST, LONGEST))
     faults: list[str] = []
@@ -61,7 +61,7 @@ def child(listed: Path, work: Path) -> None:
     for case in json.loads(listed.read_text()):
         say({"begins": case[0]})
         faults.clear()
-        began = time.process_time()  # as others compute here, too
+        began = time.process_time()  # CPU time, as other processes compute too
         outcome, told = outcome_of(case, work)
         if faults:
             outcome, told = "reached out", "; ".join(faults[:3])
@@ -77,13 +77,13 @@ def child(listed: Path, work: Path) -> None:
 
 
 def peak() -> int:
-    """MB of memory that this process has taken at most, not counting what it was started from."""
+    """Return the peak MB of this process, not counting what it was started from."""
     found = [line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line]
     return int(found[0].split()[1]) // 1024
 
 
 def warm_up() -> None:
-    """What readers import when first used, and what these start on the way."""
+    """Load what readers import, and what that starts, before anything is watched."""
     import platform
 
     import anndata.io  # noqa: F401
@@ -102,7 +102,7 @@ def say(line: dict[str, Any]) -> None:
 
 
 def watch(work: Path, faults: list[str]) -> None:
-    """Note files opened for writing outside of `work`, programs that are started, connections."""
+    """Record files opened for writing outside of `work`, programs started, and connections."""
     inside = f"{work.resolve()}/"
     writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -113,7 +113,7 @@ def watch(work: Path, faults: list[str]) -> None:
                 return
             paths = [path]
         elif event in ("os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.truncate"):
-            paths = [arguments[0]] * (arguments[-1] == -1)  # else within a folder opened before
+            paths = [arguments[0]] * (arguments[-1] == -1)  # else relative to an open folder
         elif event in ("os.rename", "os.link", "os.symlink"):
             paths = [arguments[1]]
         elif event in ("subprocess.Popen", "os.system", "os.exec", "socket.connect", "os.fork"):
@@ -144,7 +144,7 @@ def outcome_of(case: Sequence[Any], work: Path) -> tuple[str, str]:
 
 
 def is_own(error: Exception) -> bool:
-    """Whether the project itself raises it: a ValueError, by a statement of ours."""
+    """Return whether the project raises the error itself: a ValueError from our code."""
     if not isinstance(error, ValueError) or error.__traceback__ is None:
         return False
     frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -179,7 +179,7 @@ def read_h5ad(path: Path, work: Path) -> None:
 
 
 def read_structure(path: Path, work: Path) -> None:
-    """As `read_h5ad`; what is accepted is compared with what the independent reader finds."""
+    """Read as `read_h5ad` does, and compare what is accepted with the independent reader."""
     import numpy as np
 
     from benchmarks.structures import truth
@@ -204,7 +204,7 @@ def read_structure(path: Path, work: Path) -> None:
         raise refused
     try:
         read_h5ad(path, work)
-    except ValueError as error:  # some of what it asks for is not in every file
+    except ValueError as error:  # not every file has all that it asks for
         if not is_own(error):
             raise
 
@@ -265,7 +265,7 @@ READERS = {
 
 
 def run(cases: Sequence[Sequence[Any]], work: Path) -> list[Outcome]:
-    """What comes of every case; after a crash or a hang the rest go on in a new process."""
+    """Return the outcome of every case; after a crash or hang the rest run in a new process."""
     work.mkdir(parents=True, exist_ok=True)
     found: list[Outcome] = []
     rest = list(cases)
@@ -301,7 +301,7 @@ def run_until_fault(
 
 
 def listen(process: subprocess.Popen[bytes]) -> tuple[list[Outcome], tuple[str, str, float] | None]:
-    """Outcomes as they are told; a hang ends the process."""
+    """Return the outcomes as they are reported; a hang ends the process."""
     assert process.stdout is not None
     found: list[Outcome] = []
     pending, waited_for_start = b"", True
@@ -326,7 +326,7 @@ def listen(process: subprocess.Popen[bytes]) -> tuple[list[Outcome], tuple[str, 
 
 
 def table(cases: Sequence[Sequence[Any]], outcomes: Sequence[Outcome]) -> str:
-    """Counts by kind of file, and the slowest file of each."""
+    """Return counts by kind of file, and the slowest file of each."""
     kinds = {case[0]: case[1] for case in cases}
     lines = [f"{'kind':<10}{'files':>7}{WORKED:>9}{REFUSED:>9}{'faults':>8}{'slowest, s':>12}"]
     for kind in (*READERS, "all"):

@@ -1,12 +1,12 @@
-"""How often do 90 % intervals hold a shift that is truly zero?
+"""How often do 90 % intervals contain a shift that is truly zero?
 
     python benchmarks/intervals.py            # 4 s on 1 core; --quick: 2 s
 
 Reads papalexi2021 of SAMSVAE_DATA (default ../shared/data) and its split. For every condition of
-the test cells as many control cells of the training part are called a perturbation and compared
-with the controls of the test part: nothing differs but the sampling of cells, so an interval of
-1.645 jackknife standard errors either way should hold zero in 90 of 100 genes. Prints the share
-that it does hold, over all conditions, and for conditions of 8, 32 and 128 cells.
+the test cells, as many control cells of the training part are labelled a perturbation and compared
+with the controls of the test part. They differ only by the sampling of cells, so an interval of
+1.645 jackknife standard errors either way should contain zero for 90 % of genes. Prints the share
+that does, over all conditions, and for conditions of 8, 32 and 128 cells.
 
 Expected: README, "Intervals".
 """
@@ -46,7 +46,7 @@ def main() -> None:
 def held(
     data: CellData, source: np.ndarray, against: np.ndarray, sizes: object, draws: int
 ) -> float:
-    """The share of genes and made-up perturbations whose interval holds zero."""
+    """Return the share of genes and made-up perturbations whose interval contains zero."""
     rng, inside = np.random.default_rng(0), []
     level, se = pooled_level(data.counts, data.library, data.is_counts, against)
     for size in np.tile(np.asarray(sizes), draws):

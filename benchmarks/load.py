@@ -4,15 +4,14 @@
     python benchmarks/load.py              # 20 visitors for 5 minutes
     python benchmarks/load.py --training   # 2 visitors for 5 minutes beside a training, 1 thread
 
-Each visitor is a session of its own that goes from page to page at random, follows links to a
-perturbation, a gene or a composition, and moves a slider, with 10 to 20 s to look in between, or 2
-to 5 beside a training. They speak Streamlit's protocol and draw nothing (`visitor.py`), as 20
-browsers on 2 cores would measure the browsers: the time is from the request to the last message of
-the redraw. One real Chromium of 1440 x 1200 goes through the pages beside them; its time is to the
-last change of the page, as in `dashboard.py`. Server, visitors, browser and training share the
-cores; the server has 2 of them. Every page is opened once before anything is timed, but for the
-browser in a quick run, whose times are therefore not judged. Fails where a page shows an error, or
-misses a goal.
+Each visitor is a session that goes from page to page at random, follows links to a perturbation, a
+gene or a composition, and moves a slider, pausing for 10 to 20 s, or 2 to 5 s beside a training.
+Visitors speak Streamlit's protocol and draw nothing (`visitor.py`), because 20 browsers on 2 cores
+would measure the browsers; their time is from the request to the last message of the redraw. One
+real Chromium of 1440 x 1200 visits the pages beside them; its time is to the last change of the
+page, as in `dashboard.py`. Server, visitors, browser and training share the cores; the server has 2
+of them. Every page is opened once before anything is timed, except by the browser in a quick run,
+whose times are therefore not judged. Fails if a page shows an error or misses a goal.
 Expected on 2 free cores: nothing fails; p95 below 3 s, and below 1.5 s beside a training.
 """
 
@@ -42,18 +41,18 @@ from samsvae_core.bundle import layout
 
 N_VISITORS, N_BESIDE_TRAINING = 20, 2
 MINUTES, QUICK_SECONDS = 5, 20
-LOOKING, BUSY = (10, 20), (2, 5)  # seconds between two redraws; of the few beside a training
+LOOKING, BUSY = (10, 20), (2, 5)  # seconds between two redraws, alone and beside a training
 GOAL, GOAL_TRAINING = 3.0, 1.5  # seconds, p95
 N_CORES = 2
 PAGES = sorted(p.stem for p in (ROOT / "app" / "views").glob("*.py") if p.stem != "__init__")
-FIRST = "overview"  # whose address is that of the dashboard
-SLIDER = "n_genes"  # of Compose and Perturbation
-NICE = 10  # as trainings that are started from a page
-TRAINED = ("--cells", "20000", "--genes", "1000", "--perturbations", "50")  # of the data
+FIRST = "overview"  # the page at the dashboard's own address
+SLIDER = "n_genes"  # on Compose and Perturbation
+NICE = 10  # the priority of trainings started from a page
+TRAINED = ("--cells", "20000", "--genes", "1000", "--perturbations", "50")  # simulated data
 
 
 class Timed(NamedTuple):
-    """A redraw and what it was of."""
+    """The time of a redraw and its page."""
 
     what: str
     redraw: Redraw
@@ -86,11 +85,11 @@ class Person(threading.Thread):
             self.problem = f"{type(error).__name__}: {error}"
 
     def first(self) -> float:
-        """They do not all come at the same moment."""
+        """Return a random first pause, so that visitors do not all arrive at once."""
         return 1 if self.seen else self.dice.random()
 
     def act(self, visitor: Visitor) -> Timed:
-        """Half of the time another look at the page, where it has one; else another page."""
+        """Move the slider half of the time, if the page has one, else open another page."""
         if SLIDER in visitor.widgets and self.dice.random() < 0.5:
             at = {"data": [self.dice.randrange(10, 61, 2)]}
             return Timed(f"{visitor.page}, slider", visitor.set(SLIDER, double_array_value=at))
@@ -98,7 +97,7 @@ class Person(threading.Thread):
         return Timed(page, visitor.go("" if page == FIRST else page, self.query(page)))
 
     def query(self, page: str) -> str:
-        """A link into a page."""
+        """Return the query of a link into a page."""
         if page == "perturbation":
             return f"p={quote(self.dice.choice(self.names))}"
         if page == "gene":
@@ -112,7 +111,7 @@ class Person(threading.Thread):
 
 @contextmanager
 def training(folder: Path) -> Iterator[Callable[[], str]]:
-    """A training on one thread, and how to ask whether it goes on."""
+    """Run a training on one thread; gives a function that tells whether it goes on."""
     data, run = folder / "screen.h5ad", folder / "run"
     command = [sys.executable, "-m", "samsvae_core"]
     env = os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
@@ -136,7 +135,7 @@ def training(folder: Path) -> Iterator[Callable[[], str]]:
 
 
 def looked_at(url: str, seconds: float, warm: bool) -> list[Timed]:
-    """What a real browser took, page by page, each once seen before if `warm`."""
+    """Return the times of a real browser, page by page, each opened once before if `warm`."""
     found = []
     with sync_playwright() as playwright:
         chromium = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -145,7 +144,7 @@ def looked_at(url: str, seconds: float, warm: bool) -> list[Timed]:
         context = browser.new_context(viewport=size)  # type: ignore[arg-type]
         views = Views(context, f"{url}/?model={SMALL}")
         links = views.links()
-        for link in links * warm:  # parts of the program that are loaded once
+        for link in links * warm:  # loads parts of the program
             views.go(link)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -159,7 +158,7 @@ def looked_at(url: str, seconds: float, warm: bool) -> list[Timed]:
 
 
 def table(rows: dict[str, list[Redraw]], goal: float, quick: bool) -> bool:
-    """Print the times by row; whether all are good."""
+    """Print the times by row; returns whether all are within the goal."""
     print(f"{'seconds':28} {'n':>5} {'median':>7} {'p95':>7} {'most':>7} {'failed':>7}")
     good = True
     for what, redraws in rows.items():
@@ -178,7 +177,7 @@ def table(rows: dict[str, list[Redraw]], goal: float, quick: bool) -> bool:
 
 
 def p95(times: list[float]) -> float:
-    """The time that 95 of 100 do not exceed."""
+    """Return the 95th percentile."""
     return sorted(times)[max(0, -(-95 * len(times) // 100) - 1)]
 
 
@@ -214,7 +213,7 @@ def main() -> int:
 
 
 def together(people: list[Person], url: str, seconds: float, warm: bool) -> list[Timed]:
-    """All of them and a browser at once; what the browser took."""
+    """Run all visitors and a browser at once; returns the browser's times."""
     for person in people:
         person.start()
     seen = looked_at(url, seconds, warm)
@@ -228,7 +227,7 @@ def together(people: list[Person], url: str, seconds: float, warm: bool) -> list
 def told(
     people: list[Person], seen: list[Timed], before: float, after: float, goal: float, quick: bool
 ) -> int:
-    """Print what was measured; 1 where a goal is missed."""
+    """Print what was measured; returns 1 if a goal is missed."""
     timed = [each for person in people for each in person.seen]
     rows: dict[str, list[Redraw]] = {f"all of {len(people)} visitors": [t.redraw for t in timed]}
     for what, redraw in sorted(timed):

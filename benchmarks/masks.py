@@ -1,4 +1,4 @@
-"""Do masks on papalexi2021 say what biology says, and do other seeds say the same?
+"""Do masks on papalexi2021 agree with known biology, and between seeds?
 
     D=../shared/data    # or wherever the data are
     for s in 0 1 2; do samsvae train $D/papalexi2021_thp1.h5ad --output runs/seed$s \
@@ -8,8 +8,8 @@
 
 Prints, for each bundle, the active mechanisms of the interferon-gamma axis, IRF1 and SMAD4; the
 mean Jaccard index within the axis, and of the axis with all other targets but IRF1; the mean
-number of active mechanisms of targets that move no gene here, and of two that move their own gene
-alone (no mechanism can pay for one gene); the held-out figures. Between bundles:
+number of active mechanisms of targets that move no gene here, and of two that move only their own
+gene (one gene cannot bring enough evidence); and the held-out figures. Between bundles it prints
 the agreement of masks after the best matching of mechanisms. Expected: README, "Results".
 """
 
@@ -29,7 +29,7 @@ from samsvae_core.evaluation.evaluate import mask_recovery
 
 AXIS = ("IFNGR1", "IFNGR2", "JAK2", "STAT1")
 NO_EFFECT = ("CD86", "CAV1", "PDCD1LG2", "MARCH8", "ETV7", "IRF7")
-OWN_GENE = ("CMTM6", "TNFRSF14")  # they lower their own transcript, and hardly any other
+OWN_GENE = ("CMTM6", "TNFRSF14")  # they lower hardly any transcript but their own
 
 
 def main() -> None:

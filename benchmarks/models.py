@@ -1,14 +1,14 @@
-"""Which model is best, on which data, and does a mean do better?
+"""Which model is best on which data, and does a simple mean do better?
 
     python benchmarks/models.py --quick                    # one seed, few steps: under 50 s
     python benchmarks/models.py --output results.csv       # both files, 5 seeds: 80 min on 2 cores
     python benchmarks/models.py --data norman.h5ad --size-factor total_counts --split combinations \
         --paper --device cuda --output results.csv         # a full file with the paper's settings
 
-Reads the two files of SAMSVAE_DATA (default ../shared/data), or the one given. Every model sees the
-same split; split and start are drawn anew with every seed, and differences are taken within seeds.
-Rows already in --output are not trained again. Expected: README, "Results". How to get the full
-Norman and Replogle files: docs/data.md.
+Reads the two files of SAMSVAE_DATA (default ../shared/data), or the one given. Every model gets the
+same split; split and starting weights are drawn anew for every seed, and differences are taken
+within seeds. Rows already in --output are not trained again. Expected: README, "Results".
+docs/data.md says how to get the full Norman and Replogle files.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from samsvae_core.training.loop import fit, new_model
 
 DATA = Path(os.environ.get("SAMSVAE_DATA", Path(__file__).resolve().parents[2] / "shared/data"))
 QUICK = {"iwelbo_samples": 5, "effect_draws": 100, "replicate_sets": 2, "shift_draws": 4}
-PUBLISHED = {"dense": 0.0, "anneal": 0.0}  # the prior is there from the first step
+PUBLISHED = {"dense": 0.0, "anneal": 0.0}  # the full prior from the first step
 ENTRANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     # model of MODELS, fields of ModelConfig, fields of TrainConfig
     "SAMS-VAE": ("sams-vae", {}, {}),
@@ -50,8 +50,8 @@ ENTRANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "SVAE+": ("svae-plus", {}, {}),
     "Conditional VAE": ("conditional-vae", {}, {}),
 }
-BASELINES_WITH = "Conditional VAE"  # the run that also keeps the rows of the baselines
-MEASURES = {  # columns, and what they are called in metrics.json
+BASELINES_WITH = "Conditional VAE"  # the run that also stores the rows of the baselines
+MEASURES = {  # columns and their names in metrics.json
     "r": "pearson",
     "r_top20": "pearson_top20",
     "median_r": "median",
@@ -71,7 +71,7 @@ PAPER_TRAINING = {
 
 @dataclass(frozen=True)
 class Task:
-    """A file, how it is read and split, and how long is trained on it."""
+    """A file, how it is read and split, and how long to train on it."""
 
     name: str
     file: Path
@@ -169,7 +169,7 @@ def tasks(arguments: argparse.Namespace) -> list[Task]:
 
 
 def run(job: Job) -> list[dict[str, Any]]:
-    """Train one model and score it: its row, and for the first model those of the baselines."""
+    """Train one model and score it; returns its row, and for one model those of the baselines."""
     task = job.task
     data = read_h5ad(task.file, size_factor_key=task.size_factor)
     if task.top_genes:
@@ -214,7 +214,7 @@ def run(job: Job) -> list[dict[str, Any]]:
 
 
 def divided(data: CellData, kind: str, seed: int) -> np.ndarray:
-    """A split; "doubles" holds out all cells of combinations whose parts were measured alone."""
+    """Return a split; "doubles" holds out all combinations whose parts were measured alone."""
     if kind != "doubles":
         return split(data, kind, seed)
     known = set(data.conditions)
@@ -230,10 +230,10 @@ def effect_columns(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def report(rows: pd.DataFrame) -> None:
-    """A Markdown table for each task: means, and paired differences from the first model.
+    """Print a Markdown table for each task: means, and paired differences from the first model.
 
-    A difference has its sd over seeds and, in the same brackets, the p of a paired t-test; of p
-    above 0.05 it cannot be said that the two differ.
+    A difference is given with its sd over seeds and the p of a paired t-test, in the same brackets;
+    with p above 0.05 the two may be equal.
     """
     measures = ["iwelbo", *MEASURES]
     reference = next(iter(ENTRANTS))
@@ -260,7 +260,7 @@ def spread(values: pd.Series) -> str:
 
 
 def compared(values: pd.Series, reference: pd.Series) -> str:
-    """The mean, and the paired difference from the reference with its sd and p."""
+    """Return the mean, and the paired difference from the reference with its sd and p."""
     gains = (values - reference).dropna()
     if len(gains) < 2:
         return spread(values)

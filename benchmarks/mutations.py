@@ -1,4 +1,4 @@
-"""Files that are wrong in many ways, each the same for the same seed: what `fuzz` reads.
+"""Files that are wrong in many ways, reproducible by seed, for `fuzz` to read.
 
 Half of them are .h5ad files; the rest are zips of bundles, GMT files and session files. A mutation
 changes bytes, or the meaning: types, shapes, links, names, encodings, numbers, depth.
@@ -28,12 +28,12 @@ import scipy.sparse as sp
 from samsvae_core.bundle.layout import FILES
 
 Rng = random.Random
-PAGES = ("overview", "perturbation", "masks", "compose")  # that a session may name
-TURNS = ("h5ad", "zip", "h5ad", "gmt", "h5ad", "session")  # kinds, by turns
+PAGES = ("overview", "perturbation", "masks", "compose")  # pages a session may name
+TURNS = ("h5ad", "zip", "h5ad", "gmt", "h5ad", "session")  # kinds in turn
 
 
 class Case(NamedTuple):
-    """One wrong file: what it is said to be, how it was made wrong, and where it is."""
+    """One wrong file: its claimed kind, how it was made wrong, and where it is."""
 
     number: int
     kind: str
@@ -42,7 +42,7 @@ class Case(NamedTuple):
 
 
 def corpus(folder: Path, n: int, seed: int, bundle: Path) -> list[Case]:
-    """Write n wrong files; `bundle` is a whole one that zips are made of."""
+    """Write n wrong files; `bundle` is a whole one from which zips are made."""
     folder.mkdir(parents=True, exist_ok=True)
     bases = Bases(folder / "bases", bundle)
     cases = []
@@ -51,7 +51,7 @@ def corpus(folder: Path, n: int, seed: int, bundle: Path) -> list[Case]:
         rng = Rng(f"{seed} {number}")
         mutations = MUTATIONS[kind]
         before = sum(case.kind == kind for case in cases)
-        mutation = list(mutations)[before % len(mutations)]  # each of them by turns
+        mutation = list(mutations)[before % len(mutations)]  # each in turn
         path = folder / f"{number:04}-{kind}-{mutation}.{kind}"
         mutations[mutation](path, rng, bases)
         cases.append(Case(number, kind, mutation, str(path)))
@@ -60,7 +60,7 @@ def corpus(folder: Path, n: int, seed: int, bundle: Path) -> list[Case]:
 
 
 class Bases:
-    """Whole files that wrong ones are made of."""
+    """Whole files from which wrong ones are made."""
 
     def __init__(self, folder: Path, bundle: Path) -> None:
         folder.mkdir()
@@ -381,7 +381,7 @@ GMT = {name: gmt(change) for name, change in BYTES.items()} | {
 
 
 def odd_json(value: Any, rng: Rng, share: float = 0.15) -> Any:
-    """The same with some parts of other types and sizes."""
+    """Return the value with some parts replaced by other types and sizes."""
     if rng.random() < share:
         odd = [None, True, -1, 10**400, 1e308, "", "x" * 10**5, [], {}, [[]], {"a": None}]
         odd += ["<script>", "../..", "\x00", {"": ""}, [1] * 10_000, float("nan"), "\ud800"]
@@ -445,7 +445,7 @@ def unchanged(_: zipfile.ZipInfo) -> None:
 
 
 def sealed(bases: Bases, files: dict[str, bytes], manifest: dict[str, Any] | None = None) -> Any:
-    """The files of a bundle with a manifest that has their checksums, within a folder."""
+    """Return the files of a bundle in a folder, with a manifest that has their checksums."""
     listed = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     told = {**bases.manifest, "files": listed, **(manifest or {})}
     return {f"tiny/{name}": content for name, content in files.items()} | {
@@ -462,7 +462,7 @@ def zip_bytes(change: Callable[[bytes, Rng], bytes]) -> Callable[[Path, Rng, Bas
 
 
 def inner_bytes(path: Path, rng: Rng, bases: Bases) -> None:
-    """A file within is damaged, and the manifest says that it has to be so."""
+    """Damage a file inside, with a manifest that has the damaged file's checksum."""
     name = rng.choice(sorted(bases.bundle))
     change = rng.choice(sorted(BYTES))
     files = bases.bundle | {name: BYTES[change](bases.bundle[name], rng)}
@@ -482,7 +482,7 @@ def inner_deep(path: Path, rng: Rng, bases: Bases) -> None:
 
 
 def inner_table(path: Path, rng: Rng, bases: Bases) -> None:
-    """A table with a column less, with odd values, or with other rows."""
+    """Drop a column of a table, or give it odd values or other rows."""
     name = rng.choice([n for n in bases.bundle if n.endswith(".csv")])
     lines = bases.bundle[name].decode().splitlines()
     place = rng.randrange(len(lines))
@@ -493,13 +493,13 @@ def inner_table(path: Path, rng: Rng, bases: Bases) -> None:
 
 
 def inner_other(path: Path, rng: Rng, bases: Bases) -> None:
-    """A file within is another one."""
+    """Replace a file inside by another."""
     name, other = rng.sample(sorted(bases.bundle), 2)
     zipped(path, sealed(bases, bases.bundle | {name: bases.bundle[other]}), unchanged)
 
 
 def lying_tensors(path: Path, rng: Rng, bases: Bases) -> None:
-    """A safetensors header of absurd sizes."""
+    """Give a safetensors header absurd sizes."""
     name = rng.choice(["weights.safetensors", "reference.safetensors"])
     header: dict[str, Any] = {
         "loc": {"dtype": "F32", "shape": [2**40, 2**20], "data_offsets": [0, 2**62]}
@@ -555,7 +555,7 @@ def twice(path: Path, rng: Rng, bases: Bases) -> None:
 
 
 def directory_bits(path: Path, rng: Rng, bases: Bases) -> None:
-    """The list of contents is damaged: names, sizes, offsets, flags."""
+    """Damage the list of contents: names, sizes, offsets, flags."""
     made = io.BytesIO()
     zipped(made, sealed(bases, bases.bundle), unchanged)  # type: ignore[arg-type]
     content = made.getvalue()

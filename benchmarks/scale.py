@@ -7,15 +7,15 @@
     python benchmarks/scale.py --out-of-core          # a million cells: 9 minutes, 7 GB of disk
 
 The defaults of `samsvae train` (512 cells a step, 1 particle, 20 mechanisms, 400 hidden units) on
-random counts, 10 % of them not zero. Time of an epoch: the median of STEPS steps, times its number
-of steps; on the CPU processor time of one core, which other programs change little. Memory: of the
-counts as they lie on the device. Then, on the clock, steps of one process and of two that share
-each batch, with one thread each.
+random counts, 10 % of them not zero. The time of an epoch is the median of STEPS steps times its
+number of steps; on the CPU it is processor time of one core, which other programs hardly change.
+Memory is that of the counts on the device. Then follow wall times of steps of one process and of
+two that share each batch, with one thread each.
 
-With --out-of-core, `samsvae train --counts-on disk` of MILLION cells x 2,000 genes (a tenth with
---quick), its tables included, in a process that may have no more than LIMIT bytes of memory of its
-own (RLIMIT_DATA). Peak of that memory (RssAnon), and of all (RSS): with the pages of files, which
-are the system's cache. Then steps on counts on disk and in memory, on the clock, one after another.
+With --out-of-core, `samsvae train --counts-on disk` runs on MILLION cells x 2,000 genes (a tenth
+with --quick), tables included, in a process limited to LIMIT bytes of private memory (RLIMIT_DATA).
+Reported are the peaks of that memory (RssAnon) and of all (RSS), which includes cached pages of
+files, then wall times of steps on counts on disk and in memory.
 Expected: docs/scale.md.
 """
 
@@ -51,18 +51,18 @@ from samsvae_core.training.config import TrainConfig
 from samsvae_core.training.loop import new_model
 from samsvae_core.training.steps import Steps, new_optimizer, quick_products
 
-FILLED = 0.1  # of the counts
+FILLED = 0.1  # share of counts that are not zero
 PERTURBATIONS = 50
 STEPS = 24
 BASE_CELLS, BASE_GENES = 50_000, 1000
 MANY_CELLS, MANY_GENES = (10_000, 50_000, 200_000), (1000, 4000, 8000)
 MILLION, MILLION_GENES = 10**6, 2000
-LIMIT = 4 * 10**9  # bytes a process may ask for as its own; libraries reserve more than they use
+LIMIT = 4 * 10**9  # bytes of private memory; libraries reserve more than they use
 CPU = torch.device("cpu")
 
 
 class Growth(NamedTuple):
-    """One size."""
+    """The figures of one size."""
 
     n_cells: int
     n_genes: int
@@ -72,7 +72,7 @@ class Growth(NamedTuple):
 
 
 def random_cells(n_cells: int, n_genes: int) -> CellData:
-    """Counts without meaning: time does not depend on what they say."""
+    """Return meaningless counts; the time does not depend on their values."""
     rng = np.random.default_rng(0)
     per_cell = max(1, round(FILLED * n_genes))
     columns = rng.integers(n_genes, size=n_cells * per_cell, dtype=np.int32)
@@ -109,7 +109,7 @@ def steps_of(data: CellData, device: torch.device) -> tuple[Steps, TrainConfig]:
 def seconds_a_step(
     steps: Steps, config: TrainConfig, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """Median, of steps on batches in random order."""
+    """Return the median time of steps on batches in random order."""
     device, found = steps.cells.device, []
     with quick_products(device):
         for i in range(STEPS + 5):
@@ -118,7 +118,7 @@ def seconds_a_step(
             steps.take(index, 1)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            if i >= 5:  # the first are warm-up, and recorded on a card
+            if i >= 5:  # the first are warm-up, and recording on a GPU
                 found.append(clock() - began)
     return statistics.median(found)
 
@@ -148,7 +148,7 @@ def table(sizes: list[tuple[int, int]], device: torch.device) -> list[Growth]:
 
 
 def plot(rows: list[Growth], path: Path) -> None:
-    """Epochs against cells and against genes, on logarithmic scales with a line of slope 1."""
+    """Plot epochs against cells and against genes, on logarithmic scales with a line of slope 1."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -173,7 +173,7 @@ def plot(rows: list[Growth], path: Path) -> None:
 
 
 def member(n_genes: int) -> None:
-    """One process of a group, or one alone: the first says how long a step took."""
+    """Run steps in one process of a group, or alone; the first prints the time of a step."""
     torch.set_num_threads(1)
     with distributed.group(CPU):
         took = seconds_a_step(*steps_of(random_cells(4000, n_genes), CPU))
@@ -182,7 +182,7 @@ def member(n_genes: int) -> None:
 
 
 def together(n_genes: int, n_processes: int) -> float:
-    """Seconds of a step of 512 cells."""
+    """Return the seconds of a step of 512 cells."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -202,7 +202,7 @@ def together(n_genes: int, n_processes: int) -> float:
 
 
 def write_large(path: Path, n_cells: int, n_genes: int) -> None:
-    """Random counts as .h5ad, some cells at a time; 1 % of them validate, 1 % test (split.csv)."""
+    """Write random counts as .h5ad by blocks; 1 % of cells validate, 1 % test (split.csv)."""
     at_once, cells = min(n_cells, 50_000), [f"c{i}" for i in range(n_cells)]
     conditions = random_cells(n_cells, 10).conditions.astype(str)
     with h5py.File(path, "w") as file:
@@ -229,7 +229,7 @@ def write_large(path: Path, n_cells: int, n_genes: int) -> None:
 
 
 def peaks(process: subprocess.Popen[str], found: dict[str, int]) -> None:
-    """The most that a process had of each kind of memory, in kB, looked at 20 times a second."""
+    """Record a process's peaks of each kind of memory in kB, sampled 20 times a second."""
     while process.poll() is None:
         try:
             status = Path(f"/proc/{process.pid}/status").read_text()

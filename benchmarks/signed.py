@@ -1,14 +1,14 @@
-"""Are bundles refused that were changed and whose checksums were made again?
+"""Are altered bundles refused even when their checksums were renewed?
 
     python -m benchmarks.signed                   # 300 bundles: 2 minutes on 2 cores
     python -m benchmarks.signed --seed 1 --models pretrained/papalexi2021
 
 Each is a copy of a whole bundle with one change to its meaning (a weight, a name, an order, a type,
 a number, a column), and a manifest that agrees with it. A few changes are harmless: those must
-open. What must be refused is known by how it was changed, and by a reader of its own that shares no
-code with the program: it parses the files itself and computes masks, effects and loadings with
-NumPy in double precision. Ends with an error for a bundle that is wrong and opens, one that is
-sound and does not, and one that ends in anything but a BundleError.
+open. What must be refused is known from the change and from an independent reader, which shares no
+code with the program, parses the files itself, and computes masks, effects and loadings with NumPy
+in double precision. Fails for a wrong bundle that opens, a sound one that does not, and any error
+other than a BundleError.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ WORKED, REFUSED = "opened", "refused"
 NUMBERS = ("effect", "effect_sd", "probability")
 
 
-# Files, read and written without the program
+# Reading and writing files without the program
 
 
 def tensors(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file: a length, a header in JSON, and bytes."""
+    """Return the arrays of a safetensors file: a length, a JSON header, and bytes."""
     content = path.read_bytes()
     (n,) = struct.unpack("<Q", content[:8])
     header, data = json.loads(content[8 : 8 + n]), content[8 + n :]
@@ -118,7 +118,7 @@ def one(value: float) -> Callable[[np.ndarray, Rng], np.ndarray]:
 
 
 def column(file: str, name: str, change: Callable[[list[str], Rng], list[str]]) -> Change:
-    """A change to the values of a column of a CSV file."""
+    """Return a change to the values of a column of a CSV file."""
 
     def apply(folder: Path, rng: Rng) -> None:
         head, *body = rows(folder / file)
@@ -131,7 +131,7 @@ def column(file: str, name: str, change: Callable[[list[str], Rng], list[str]]) 
 
 
 def lines(file: str, change: Callable[[list[list[str]], Rng], list[list[str]]]) -> Change:
-    """A change to the lines of a CSV file, the first of which are names of columns."""
+    """Return a change to the lines of a CSV file, whose first line names the columns."""
 
     def apply(folder: Path, rng: Rng) -> None:
         write_rows(folder / file, change(rows(folder / file), rng))
@@ -148,7 +148,7 @@ def at_random(*values: str) -> Callable[[list[str], Rng], list[str]]:
 
 
 def moved(column: list[str], rng: Rng) -> list[str]:
-    """One number, by a fifth of the largest."""
+    """Change one number by a fifth of the largest."""
     found = np.array(column, float)
     found[rng.randrange(len(found))] += rng.choice((-1, 1)) * max(0.2 * np.abs(found).max(), 0.01)
     return [repr(float(v)) for v in found]
@@ -201,7 +201,7 @@ def reverse(values: pd.Series) -> np.ndarray:
 
 
 def setting(*path: str, to: Sequence[Any], file: str = "config.json") -> Change:
-    """Another value in a JSON file; `NaN` is written as Python does."""
+    """Return a change of a value in a JSON file; `NaN` is written as Python does."""
 
     def apply(folder: Path, rng: Rng) -> None:
         content = json.loads((folder / file).read_bytes())
@@ -215,7 +215,7 @@ def setting(*path: str, to: Sequence[Any], file: str = "config.json") -> Change:
 
 
 def foreign(file: str) -> Change:
-    """The file of another bundle, trained on other cells."""
+    """Return a change to the file of another bundle, trained on other cells."""
 
     def apply(folder: Path, rng: Rng) -> None:
         origin = json.loads((folder / "config.json").read_bytes())["data"]["file"]
@@ -238,7 +238,7 @@ def both(*changes: Change) -> Change:
 
 
 def renamed_masks(folder: Path, rng: Rng) -> None:
-    """Perturbations in reverse, in the masks too, so that the two tables agree."""
+    """Reverse the perturbations, in the masks too, so that the two tables agree."""
     for file in ("perturbations.csv", "masks.csv"):
         head, *body = rows(folder / file)
         names = list(dict.fromkeys(line[0] for line in body))
@@ -255,7 +255,7 @@ def enrichment(change: Callable[[pd.DataFrame, Rng], pd.DataFrame]) -> Change:
 
 
 def again(name: str, compression: str) -> Change:
-    """The same table, written by another hand."""
+    """Return a rewrite of the same table with another compression."""
 
     def apply(folder: Path, rng: Rng) -> None:
         pq.write_table(pq.read_table(folder / name), folder / name, compression=compression)
@@ -374,7 +374,7 @@ HARMFUL: dict[str, Change] = {
     "config-control": setting("control", to=("somebody", 3)),
     "config-model": setting("model", to=("cpa-vae", "svae-plus", "conditional-vae", "x", 3)),
 }
-MASKED: dict[str, Change] = {  # of models that have these weights
+MASKED: dict[str, Change] = {  # for models with masks
     "logits-permuted": tensor(W, "mask_logits", lambda a, _: a[::-1]),
     "embedding-moved": tensor(W, "embedding_loc", lambda a, _: a + np.float32(0.3)),
     "embedding-reversed": tensor(W, "embedding_loc", lambda a, _: a[:, ::-1]),
@@ -389,11 +389,11 @@ HARMLESS: dict[str, Change] = {
 }
 
 
-# A reader of its own
+# An independent reader
 
 
 def follows(folder: Path) -> str:
-    """What masks or loadings of a SAMS-VAE of counts lack to follow from its weights, if any."""
+    """Return what in a SAMS-VAE's masks or loadings contradicts its weights, if anything does."""
     weights = {name: array.astype(float) for name, array in tensors(folder / W).items()}
     if bad := [n for n, a in weights.items() if np.isnan(a).any() or (a == -np.inf).any()]:
         return f"{bad[0]} is not finite"
@@ -443,7 +443,7 @@ def follows(folder: Path) -> str:
 
 
 class Outcome(NamedTuple):
-    """What came of a bundle, and what should have."""
+    """The outcome of a bundle, and what it should have been."""
 
     change: str
     outcome: str  # WORKED, REFUSED, or "fault"
@@ -452,7 +452,7 @@ class Outcome(NamedTuple):
 
 
 def opened(folder: Path) -> None:
-    """Read a bundle as pages do: every table of it."""
+    """Read every table of a bundle, as pages do."""
     from benchmarks.fuzz import TABLES
     from samsvae_core.analysis import all_shifts as effects
     from samsvae_core.bundle import opening
@@ -481,7 +481,7 @@ def outcome(model: Path, name: str, change: Change, rng: Rng, sound: bool, work:
         except BundleError as error:
             told = str(error)
             return Outcome(name, REFUSED if "\n" not in told else "fault", told, sound)
-        except Exception as error:  # noqa: BLE001 - that is what is looked for
+        except Exception as error:  # noqa: BLE001 - this is what is tested
             return Outcome(name, "fault", "".join(traceback.format_exception(error)), sound)
         return Outcome(name, WORKED, follows(folder) or "by its change", sound)
     finally:
@@ -489,7 +489,7 @@ def outcome(model: Path, name: str, change: Change, rng: Rng, sound: bool, work:
 
 
 def cases(models: Sequence[Path], n: int, seed: int) -> list[tuple[Path, str, Change, bool]]:
-    """Every change by turns, on every model by turns, one in twelve harmless."""
+    """Return every change on every model in turn, one in twelve harmless."""
     rng = Rng(seed)
     harmful = list((HARMFUL | MASKED).items())
     rng.shuffle(harmful)
@@ -511,7 +511,7 @@ def run(models: Sequence[Path], n: int, seed: int, work: Path) -> list[Outcome]:
 
 
 def wrong(outcomes: Sequence[Outcome]) -> list[str]:
-    """A line for each bundle of which came what should not have."""
+    """Return a line for each bundle with the wrong outcome."""
     return [
         f"{o.change}: {o.outcome}, expected {WORKED if o.sound else REFUSED}: {o.told}"
         for o in outcomes

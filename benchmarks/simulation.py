@@ -1,14 +1,14 @@
-"""Are the true masks found, when the decoder has to be learned too? Two published simulations.
+"""Are the true masks found when the decoder is learned too? Two published simulations.
 
     python benchmarks/simulation.py            # 3 seeds: about 25 minutes on 1 core
     python benchmarks/simulation.py --quick    # 1 seed, 20 perturbations: about 40 s, shows no more
                                                # than that it runs
 
-The SAMS-VAE and the sVAE+ simulation (samsvae_core/models/simulate.py): 100 perturbations, 15
-mechanisms, 100 genes, 500 training cells of each perturbation and of control; a seed is that of
-the data, of the split and of the training. Settings are the defaults but for MODEL and TRAINING
-below: a move of 5 standard deviations is worth far more than 2 nats per cell, what a decoder of one
-hidden layer cannot fit of a deeper one is worth less, so 2 nats are asked as evidence.
+The SAMS-VAE and the SVAE+ simulation (samsvae_core/models/simulate.py): 100 perturbations, 15
+mechanisms, 100 genes, 500 training cells of each perturbation and of control; one seed serves data,
+split and training. Settings are the defaults except MODEL and TRAINING below. An effect of 5
+standard deviations is worth far more than 2 nats per cell, and what a decoder of one hidden layer
+cannot fit of a deeper one is worth less, so 2 nats are asked as evidence.
 
 Prints, for every model: precision, recall and F1 of mask entries after the best matching of
 mechanisms; MCC, the mean correlation of matched inferred and true latents (basal state plus shift)
@@ -72,16 +72,16 @@ def main() -> None:
 
 
 def line(cells: Iterable[object]) -> str:
-    """A row of a table: numbers with three decimals, a dash where there is none."""
+    """Return a row of a table: numbers with three decimals, a dash where there is none."""
     texts = [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells]
     texts = [text.replace("nan", "-") for text in texts]
     return texts[0].ljust(11) + texts[1].ljust(21) + "".join(text.ljust(11) for text in texts[2:])
 
 
 def scored(data: CellData, truth: Truth, name: str, settings: TrainConfig) -> dict[str, float]:
-    """Train a model of MODELS on the simulated cells, and compare it with the truth."""
+    """Train a model of MODELS on the simulated cells, and return its scores against the truth."""
     if not MODELS[name].composes:
-        data = conditions_as_perturbations(data)  # the same perturbations: none are combined
+        data = conditions_as_perturbations(data)  # changes nothing, as none are combined
     parts = split(data, seed=settings.seed)
     train = data.subset(parts == "train")
     likelihood = "counts" if data.is_counts else "gaussian"
@@ -111,7 +111,7 @@ def scored(data: CellData, truth: Truth, name: str, settings: TrainConfig) -> di
 
 
 def mask_scores(found: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """Precision, recall and F1; not a number for a model without mechanisms of perturbations."""
+    """Return precision, recall and F1; NaN for a model without masks."""
     if not found.size:
         return dict.fromkeys(("precision", "recall", "f1"), np.nan)
     return mask_recovery(found, true)
@@ -119,7 +119,7 @@ def mask_scores(found: np.ndarray, true: np.ndarray) -> dict[str, float]:
 
 @torch.inference_mode()
 def latents(model: SAMSVAE, data: CellData) -> np.ndarray:
-    """Posterior means of basal state plus shift, (N, K); without shifts, of the state itself."""
+    """Return posterior mean shifted states, (N, K); without latent shifts, the states."""
     cells = Cells(data, torch.device("cpu"))
     blocks = []
     for index in torch.arange(len(cells)).split(2048):
@@ -131,7 +131,7 @@ def latents(model: SAMSVAE, data: CellData) -> np.ndarray:
 
 
 def mean_correlation(inferred: np.ndarray, true: np.ndarray) -> float:
-    """Mean |Pearson r| of true latents with those inferred, matched to make it largest.
+    """Return the mean |Pearson r| of true and inferred latents, matched to maximise it.
 
     Columns are latents, rows cells; one that never varies correlates with nothing.
     """

@@ -1,12 +1,12 @@
-"""What can somebody do to the dashboard who has not signed in, or comes under another name?
+"""What can visitors do who have not signed in, or who use another host name?
 
     python benchmarks/strangers.py     # half a minute on 2 cores
 
-A server of its own asks for sign-in, and a stranger opens a page without it: a websocket, and so a
-session. Into this session ten files of 150 MB are sent by hand, with a token against forgery as a
-browser's script would have it. Then a page and a websocket are asked for with `Host: evil.example`,
-as a browser does whose name server was made to lie. Memory is what the server holds (resident).
-Ends with an error where the server keeps a file, or answers to the name.
+A separate server asks for sign-in, and a stranger opens a page without it: a websocket, and so a
+session. Ten files of 150 MB are sent into this session by hand, with a forgery token as a browser's
+script would have. Then a page and a websocket are requested with `Host: evil.example`, as after DNS
+rebinding. Memory is the server's resident memory. Fails if the server keeps a file, or answers to
+the name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EVIL = "evil.example"
 
 
 def token(netloc: str) -> tuple[str, str]:
-    """A token against forgery, and the cookie that goes with it; the server gives both to all."""
+    """Return a token against forgery and its cookie, which the server gives to everyone."""
     connection = http.client.HTTPConnection(netloc, timeout=30)
     connection.request("GET", "/_stcore/health")
     cookie = str(connection.getresponse().headers["Set-Cookie"]).split(";")[0]
@@ -38,7 +38,7 @@ def token(netloc: str) -> tuple[str, str]:
 
 
 def put(netloc: str, session: str, name: str, n_bytes: int) -> str:
-    """Send a file of zeros into a session, as a browser's script does; what became of it."""
+    """Send a file of zeros into a session, as a browser's script does; returns the answer."""
     head = (
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="f"; filename="{name}"\r\n'
         "Content-Type: application/octet-stream\r\n\r\n"
@@ -72,7 +72,7 @@ def put(netloc: str, session: str, name: str, n_bytes: int) -> str:
 
 
 def asked_under_another_name(netloc: str) -> tuple[str, str]:
-    """The answers to a page and to a websocket whose Host, and Origin, are not the server's."""
+    """Return the answers to a page and a websocket with a foreign Host and Origin."""
     connection = http.client.HTTPConnection(netloc, timeout=30)
     connection.request("GET", "/", headers={"Host": EVIL})
     page = str(connection.getresponse().status)

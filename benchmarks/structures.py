@@ -1,8 +1,8 @@
-"""Files of .h5ad's own structure, valid ones and wrong ones, and a reader that owes ours nothing.
+"""Valid and faulty .h5ad files, and a reader of them that is independent of ours.
 
-Every file is written by h5py alone: types, orders of bytes, filters, encodings and links as others
-may write them. Most of them get a fault. `truth` reads a file with h5py and NumPy; what the project
-reads must be that, and what `truth` calls unsound must be refused.
+Every file is written by h5py alone, with types, byte orders, filters, encodings and links as other
+programs may write them. Most of them get a fault. `truth` reads a file with h5py and NumPy; the
+project must read the same, and refuse what `truth` calls unsound.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ INDICES = ("<i4", "<i8", ">i4", ">i8", "u4", "u8", "i2", ">u2", "i1")
 LABELS = ("ctrl", "A", "B")
 MISSING = ("", "nan", "NaN", "NA", "<NA>", "None")
 SEVERAL = 0.3  # share of files with two faults
-SOUND = 0.2  # and with none
+SOUND = 0.2  # share of files without a fault
 
 
 def corpus(folder: Path, n: int, seed: int) -> list[Case]:
-    """Write n files, the same for the same seed but for the time that HDF5 notes."""
+    """Write n files, the same for the same seed except for HDF5's time stamps."""
     folder.mkdir(parents=True, exist_ok=True)
     cases = []
     for number in range(n):
@@ -58,7 +58,7 @@ def corpus(folder: Path, n: int, seed: int) -> list[Case]:
                 try:
                     FAULTS[name](file, rng)
                 except (KeyError, AttributeError, ValueError, TypeError, OSError):
-                    if len(faults) == 1:  # the second may find nothing left that it could change
+                    if len(faults) == 1:  # the second may find nothing left to change
                         raise
         cases.append(Case(number, "structure", "+".join(faults) or "sound", str(path)))
     return cases
@@ -68,7 +68,7 @@ def corpus(folder: Path, n: int, seed: int) -> list[Case]:
 
 
 def write(file: h5py.File, rng: Rng) -> None:
-    """A valid file of one of many kinds."""
+    """Write a valid file of one of many kinds."""
     n, g = rng.randrange(13, 40), rng.randrange(3, 12)
     counts = np.array([[rng.choice([0, 0, 0, 1, 2, 7]) for _ in range(g)] for _ in range(n)])
     counts[0, 0] = 1
@@ -90,7 +90,7 @@ def group(parent: h5py.Group, name: str, encoding: str, version: str = "0.1.0") 
 
 
 def array(parent: h5py.Group, name: str, values: Any, rng: Rng, **options: Any) -> h5py.Dataset:
-    """Numbers with a filter or none, in pieces or whole."""
+    """Write numbers with or without a filter, chunked or whole."""
     values = np.asarray(values)
     if values.size and values.ndim and rng.random() < 0.5:
         options["chunks"] = tuple(rng.randrange(1, size + 1) for size in values.shape)
@@ -169,14 +169,14 @@ def matrix(parent: h5py.Group, name: str, counts: np.ndarray, rng: Rng) -> None:
 
 
 def again(parent: h5py.Group, name: str, *args: Any, **options: Any) -> None:
-    """Another array of the name, with the attributes of the one before."""
+    """Replace an array, keeping the attributes of the old one."""
     attributes = dict(parent[name].attrs)
     del parent[name]
     parent.create_dataset(name, *args, **options).attrs.update(attributes)
 
 
 def as_sparse(file: h5py.File, rng: Rng) -> h5py.Group:
-    """X, sparse from here on."""
+    """Make X sparse, if it is not."""
     while not isinstance(file["X"], h5py.Group) or "data" not in file["X"]:
         n, g = len(names_of(file, "obs")), len(names_of(file, "var"))
         del file["X"]
@@ -189,7 +189,7 @@ def names_of(file: h5py.File, name: str) -> h5py.Dataset:
 
 
 def with_values(change: Callable[[np.ndarray, Rng], None]) -> Callable[[h5py.File, Rng], None]:
-    """A fault of one of the arrays of a sparse matrix, whatever its type can hold."""
+    """Return a fault in an array of a sparse matrix, within what its type can hold."""
 
     def made(file: h5py.File, rng: Rng) -> None:
         name = change.__name__.split("_")[0]
@@ -281,7 +281,7 @@ def other_version(file: h5py.File, rng: Rng) -> None:
 
 
 def odd_type(file: h5py.File, rng: Rng) -> None:
-    """An array of a type that holds no number, or none that is one."""
+    """Write an array whose type holds no numbers, or whose numbers are none."""
     places = ["X", "X/data", "X/indices", "X/indptr", "obs/perturbation", "obs/perturbation/codes"]
     places += ["obs/perturbation/categories", "obs/score", names_of(file, "obs").name]
     found = [p for p in places if p in file and isinstance(file[p], h5py.Dataset)]
@@ -371,7 +371,7 @@ def odd_columns(file: h5py.File, rng: Rng) -> None:
 
 
 def odd_table(file: h5py.File, rng: Rng) -> None:
-    """A table of obsm whose columns are named by anything but a list of texts."""
+    """Name the columns of a table of obsm by anything but a list of texts."""
     n = len(names_of(file, "obs"))
     made = group(file["obsm"], rng.choice(["guides", "foo"]), "dataframe", "0.2.0")
     texts(made, "_index", [f"c{i}" for i in range(n)], rng)
@@ -448,7 +448,7 @@ def link(file: h5py.File, rng: Rng) -> None:
 
 
 def hard_link(file: h5py.File, rng: Rng) -> None:
-    """Another name of the same object, which is nothing wrong; or a ring."""
+    """Give an object a second name, which is not a fault, or make a ring."""
     place = rng.choice(["layers/counts", "uns/ring", "obs/again", "raw"])
     target = rng.choice(["X", "/", "obs", "var"])
     if place not in file:
@@ -476,7 +476,7 @@ def dense_shape(file: h5py.File, rng: Rng) -> None:
 
 
 def filled(file: h5py.File, rng: Rng) -> None:
-    """Pieces that were never written stand for the value given."""
+    """Leave chunks unwritten, which then stand for the fill value."""
     n, g = len(names_of(file, "obs")), len(names_of(file, "var"))
     del file["X"]
     value = rng.choice([0, 3, np.nan, -1])
@@ -541,11 +541,11 @@ FAULTS: dict[str, Callable[[h5py.File, Rng], None]] = {
 }
 
 
-# Reading, with nothing of the project
+# Reading without the project's code
 
 
 class UnsoundError(Exception):
-    """Why a file does not say what its counts, names and labels are."""
+    """Why a file's counts, names and labels are not sound."""
 
 
 def need(holds: bool, why: str) -> None:
@@ -554,7 +554,7 @@ def need(holds: bool, why: str) -> None:
 
 
 def truth(path: Path, place: str) -> tuple[np.ndarray, list[str], list[str], list[str]]:
-    """Counts at a place, cells, genes and labels. Raises UnsoundError where they are not plain."""
+    """Return counts at a place, cells, genes and labels; raises UnsoundError if not plain."""
     with h5py.File(path) as file:
         cells, genes = (plain_names(file, name) for name in ("obs", "var"))
         labels = plain_labels(file, len(cells))

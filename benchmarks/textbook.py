@@ -1,9 +1,9 @@
-"""A training step of the SAMS-VAE as one would first write it, to measure the library's against.
+"""A plain training step of the SAMS-VAE, to measure the library's against.
 
-The same model and the same bound in expectation (tests/test_textbook.py), without what makes the
-library's quick: the encoder reads cells once per particle, both divergences are Monte Carlo
-estimates, the likelihood takes three lgammas per particle, cell and gene, and the forward pass
-draws counts that nobody reads. Our own words.
+It has the same model, and the same bound in expectation (tests/test_textbook.py), without what
+makes the library's fast: the encoder reads cells once per particle, both KL terms are Monte Carlo
+estimates, the likelihood computes three lgammas per particle, cell and gene, and the forward pass
+draws counts that are not used. Written by us.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from samsvae_core.training.config import TrainConfig
 
 
 def loss(model: SAMSVAE, batch: Batch, n_cells: int, particles: int) -> Float[Tensor, ""]:
-    """An estimate of minus the evidence lower bound, in nats per cell."""
+    """Return an estimate of minus the evidence lower bound, in nats per cell."""
     mask = straight_through_bernoulli(model.mask_logits, particles)  # (S, T, K)
     q_embedding = Normal(model.embedding_loc, model.embedding_log_scale.exp())
     embedding = q_embedding.rsample((particles,))
@@ -68,7 +68,7 @@ def step(
     n_cells: int,
     config: TrainConfig,
 ) -> Tensor:
-    """One step with it; returns the loss."""
+    """Take one step with it; returns the loss."""
     optimizer.zero_grad()
     value = loss(model, batch, n_cells, config.particles)
     value.backward()

@@ -1,18 +1,18 @@
-"""How long does a training step take, how much memory, and how near is that to what it must?
+"""How long does a training step take, how much memory, and how near is that to the minimum?
 
     python benchmarks/training_step.py --quick            # 2,000 genes, few steps: under 50 s
     python benchmarks/training_step.py                    # 3 minutes on 2 cores
     python benchmarks/training_step.py --device cuda      # 4 minutes on one card
 
-On the CPU: the library's step against the textbook's (textbook.py) at 512 cells, 5 particles, 100
-latents and 400 hidden units, in turn, so that both see the same load; medians. Peak memory is what
-a process of its own needs beyond its data, model and optimizer. The floor is the decoder's last
-product alone, forward and backward.
+On the CPU: medians of the library's step and the textbook's (textbook.py) at 512 cells, 5
+particles, 100 latents and 400 hidden units, taken in turn so that both see the same load. Peak
+memory is what a separate process needs beyond its data, model and optimizer. The floor is the
+decoder's last product alone, forward and backward.
 
-On a CUDA device: data of the size of Norman and of Replogle are simulated on the card, then it
-prints the rates of the card, the error of value and gradients against double precision, the time of
-the step in its variants with the bound they reach, and the time of the papers' trainings. The floor
-is derived in `floor`.
+On a CUDA device: data of the size of Norman and of Replogle are simulated on the GPU. Printed are
+the rates of the GPU, the error of value and gradients against double precision, the time of the
+step in its variants with the bound they reach, and the time of the papers' trainings. The floor is
+derived in `floor`.
 Expected: README, "Results".
 """
 
@@ -23,7 +23,7 @@ import os
 
 from samsvae_core.system.machine import is_busy
 
-if is_busy():  # before torch starts threads, as `samsvae` does, for both kinds of step
+if is_busy():  # as `samsvae` does, before torch starts threads
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import signal
@@ -61,7 +61,7 @@ from samsvae_core.training.steps import Steps, new_optimizer
 from samsvae_core.training.validation import predictive_bound
 
 PUBLISHED = {"mask_evidence": None, "mask_prior": 0.01}
-DEPTH = 0.3  # mean count of a gene in a cell
+DEPTH = 0.3  # mean count per gene and cell
 TRAINING = TrainConfig(
     particles=5, learning_rate=3e-4, mask_learning_rate=3e-4, embedding_learning_rate=3e-4,
     final_learning_rate=1.0, dense=0.0, anneal=0.0, patience=10**9,
@@ -70,15 +70,15 @@ TRAINING = TrainConfig(
 
 @dataclass(frozen=True)
 class Size:
-    """Of a screen and of the model of it."""
+    """The size of a screen and of its model."""
 
     name: str
     n_cells: int
     n_genes: int
     n_perturbations: int
     n_latent: int
-    steps: int  # of the published training
-    goal: float  # seconds for them
+    steps: int  # steps of the published training
+    goal: float  # seconds for these steps
 
 
 NORMAN = Size("Norman", 111_000, 5000, 105, 200, 30_000, 60.0)
@@ -87,7 +87,7 @@ CPU_SIZE = Size("CPU", 1024, 2000, 100, 100, 0, 0.0)
 
 
 class Screen(Cells):
-    """Cells of a random SAMS-VAE, drawn on the device they stay on."""
+    """Cells of a random SAMS-VAE, drawn and kept on a device."""
 
     def __init__(self, size: Size, device: torch.device, seed: int = 0, n_cells: int = 0) -> None:
         n_cells, self.device = n_cells or size.n_cells, device
@@ -102,7 +102,7 @@ class Screen(Cells):
                               generator=generator)  # fmt: skip
         dosages = torch.zeros(n_cells, size.n_perturbations + 1, dtype=torch.uint8, device=device)
         dosages[torch.arange(n_cells, device=device), which] = 1
-        dosages = dosages[:, :-1].contiguous()  # the last is control
+        dosages = dosages[:, :-1].contiguous()  # the last column is control
         blocks, totals = [], []
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
@@ -124,7 +124,7 @@ class Screen(Cells):
 
 
 def start(size: Size, cells: Cells) -> SAMSVAE:
-    """A model standardised by some of these cells."""
+    """Return a model standardised by some of these cells."""
     torch.manual_seed(0)
     config = ModelConfig(size.n_genes, size.n_perturbations, size.n_latent, **PUBLISHED)
     model = SAMSVAE(config).to(cells.device)
@@ -153,7 +153,7 @@ def on_the_cpu(quick: bool) -> None:
 
 
 def times_in_turn(size: Size, repeats: int) -> list[float]:
-    """Median seconds of a textbook step, a library step and the decoder's last product."""
+    """Return median seconds of a textbook step, a library step and the decoder's last product."""
     cells = Screen(size, torch.device("cpu"))
     what = [step_of(name, size, cells) for name in ("textbook", "library")]
     what.append(last_product(size))
@@ -168,7 +168,7 @@ def times_in_turn(size: Size, repeats: int) -> list[float]:
 
 
 def step_of(name: str, size: Size, cells: Cells) -> Callable[[], object]:
-    """A training step of 512 random cells, of either kind."""
+    """Return a training step of 512 random cells, of either kind."""
     model = start(size, cells)
     optimizer, config = new_optimizer(model, TRAINING), replace(TRAINING, steps=10**6)
     if name == "library":
@@ -191,7 +191,7 @@ def last_product(size: Size) -> Callable[[], object]:
 
 
 def peak_memory(size: Size, name: str) -> float:
-    """MB that steps need beyond what a process holds before the first."""
+    """Return the MB that steps need beyond what a process holds before the first."""
     with get_context("spawn").Pool(1) as pool:
         return pool.apply(measured_memory, (size, name))
 
@@ -200,8 +200,8 @@ def measured_memory(size: Size, name: str) -> float:
     cells = Screen(size, torch.device("cpu"))
     run = step_of(name, size, cells)
     with patch.object(cells, "batch", lambda index: Cells.batch(cells, index[:8])):
-        run()  # libraries are loaded, Adam has its moments
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        run()  # loads libraries and Adam's moments
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = memory("VmRSS")
     for _ in range(2):
         run()
@@ -209,7 +209,7 @@ def measured_memory(size: Size, name: str) -> float:
 
 
 def memory(what: str) -> float:
-    """MB of this process, now (VmRSS) or at most (VmHWM); Linux says so."""
+    """Return the MB of this process, now (VmRSS) or at most (VmHWM), on Linux."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith(what)) / 1024
 
@@ -218,7 +218,7 @@ def memory(what: str) -> float:
 
 
 def on_a_card(device: torch.device, sizes: list[Size], seconds: float, steps: int) -> None:
-    """Every part on its own: what fails is told, and the rest goes on."""
+    """Run every part separately; a failure is reported, and the rest continues."""
     rates: dict[str, float] = {}
     with part("the card"):
         rates |= card(device)
@@ -255,7 +255,7 @@ def part(title: str) -> Iterator[None]:
     print(f"\n== {title} (at {time.perf_counter() - BEGAN:.0f} s)", flush=True)
     try:
         yield
-    except Exception:  # noqa: BLE001 - device time is dear: the other parts still run
+    except Exception:  # noqa: BLE001 - the other parts still run
         print(traceback.format_exc(limit=-6), flush=True)
 
 
@@ -265,7 +265,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def milliseconds(run: Callable[[], object], device: torch.device, n: int, blocks: int = 5) -> float:
-    """Median over blocks of the time of one of `n` runs, after a warm-up."""
+    """Return the median over blocks of the time of one of `n` runs, after a warm-up."""
     for _ in range(5):
         run()
     found = []
@@ -280,7 +280,7 @@ def milliseconds(run: Callable[[], object], device: torch.device, n: int, blocks
 
 
 def card(device: torch.device) -> dict[str, float]:
-    """Measured: bytes copied (read and written) and operations of matrix products per second."""
+    """Return measured bytes copied (read and written) and product operations per second."""
     small = device.type == "cpu"
     if not small:
         print(torch.cuda.get_device_name(device), f"torch {torch.__version__}",
@@ -325,7 +325,7 @@ def products(precision: str) -> Iterator[None]:
 
 
 def errors(device: torch.device, sizes: list[Size]) -> None:
-    """Relative, of values and gradients against double precision on the CPU."""
+    """Print relative errors of values and gradients against double precision on the CPU."""
     for size, more, dtype in [(s, m, torch.float32) for s in sizes for m in (0, 1)] + [
         (sizes[0], 0, torch.bfloat16)
     ]:
@@ -375,7 +375,7 @@ def likelihood_and_slopes(
 def loss_and_slopes(
     model: SAMSVAE, batch: Batch, dtype: torch.dtype, device: torch.device
 ) -> list[Tensor]:
-    """The bound and its gradient at the same draws, whatever device and precision."""
+    """Return the bound and its gradient at the same draws on any device and in any precision."""
     copied = SAMSVAE(model.config)
     copied.load_state_dict(model.state_dict())
     copied = copied.to(device, dtype)
@@ -404,13 +404,13 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> Any:
 
 
 def floor(size: Size, rates: dict[str, float]) -> float:
-    """Least milliseconds of a step whose products are kernels of their own.
+    """Return the least milliseconds of a step whose matrix products are separate kernels.
 
-    Bytes: of the S x N x G logits one writing and one reading, of their gradient one writing and
-    two readings, 4 bytes each; the counts read once in 2 bytes, written and read three times in 4
-    (input, its two products' operand, likelihood); parameters: gradient written, then gradient,
-    parameter and two moments read and three of them written. Operations: three products of the
-    decoder's last layer and two of the encoder's first, two per multiplication.
+    Bytes: the S x N x G logits are written and read once, their gradient written once and read
+    twice, 4 bytes each; the counts are read once in 2 bytes, written and read three times in 4
+    (input, operand of its two products, likelihood); of the parameters, the gradient is written,
+    then gradient, parameter and two moments are read and three of them written. Operations: three
+    products of the decoder's last layer and two of the encoder's first, two per multiplication.
     """
     rows, hidden = TRAINING.particles * TRAINING.batch_size, 400
     n_parameters = sum(p.numel() for p in SAMSVAE(
@@ -433,7 +433,7 @@ def half_last_product(layer: torch.nn.Linear) -> Callable[[Tensor], Tensor]:
 def variants(
     size: Size, cells: Cells, validation: Cells, steps: int, only: tuple[str, ...] = ()
 ) -> None:
-    """Milliseconds a step, memory, and the bound after the same steps from the same start."""
+    """Print milliseconds per step, memory, and the bound after equal steps from the same start."""
     table: dict[str, dict[str, Any]] = {
         "textbook": {"textbook": True, "precision": "highest"},
         "plain, fp32": {"plain": True, "precision": "highest"},
@@ -543,7 +543,7 @@ def time_limit(seconds: int) -> Iterator[None]:
 
 
 def kernels_of_a_step(size: Size, cells: Cells) -> None:
-    """Where the time of a recorded step goes."""
+    """Print where the time of a recorded step goes."""
     from torch.profiler import ProfilerActivity, profile
 
     device = cells.device
@@ -570,7 +570,7 @@ def kernels_of_a_step(size: Size, cells: Cells) -> None:
 
 
 def whole_training(size: Size, cells: Cells, validation: Cells, seconds: float) -> None:
-    """The published training through `fit`, with its checkpoints; cut at `seconds`."""
+    """Run the published training through `fit`, with its checkpoints, cut at `seconds`."""
     model = start(size, cells)
     config = replace(TRAINING, steps=size.steps)
     spent = {"validation": 0.0, "checkpoint": 0.0, "writing": 0.0}

@@ -3,11 +3,11 @@
     python benchmarks/upload.py --quick     # a file of 50 MB: 30 s on 2 cores
     python benchmarks/upload.py             # 500 MB: 2 minutes
 
-Needs Chromium and playwright. An .h5ad file of full counts is made, uploaded on the page Data of a
-server of its own, looked into, and read. Memory is what the server holds (resident), ten times a
-second; processes that it starts to look into the file are counted apart. Ends with an error where
-the server grows by twice the file or more. Expected: by a little more than the file while it is
-received, by little once it is kept.
+Needs Chromium and playwright. An .h5ad file of dense counts is made, uploaded on the page Data of a
+separate server, inspected, and read. Memory is the server's resident memory, sampled ten times a
+second; processes it starts to inspect the file are counted separately. Fails if the server grows by
+twice the file or more. Expected: a little more than the file while it is received, and little once
+it is stored.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from dashboard import ARGUMENTS, served
 from playwright.sync_api import Page, sync_playwright
 
 N_GENES = 600
-BYTES = 8  # of a stored count: a float and a column
-MOST = 2.0  # times the file's size
+BYTES = 8  # bytes of a stored count: a float and a column
+MOST = 2.0  # largest growth, in file sizes
 PATIENCE = 300_000  # milliseconds
 
 
 def made(path: Path, megabytes: int) -> int:
-    """Write an .h5ad file of this size; its bytes."""
+    """Write an .h5ad file of about this size; returns its bytes."""
     n_cells = megabytes * 2**20 // (N_GENES * BYTES)
     rng = np.random.default_rng(0)
     counts = rng.integers(1, 6, n_cells * N_GENES).astype(np.float32)
@@ -49,7 +49,7 @@ def made(path: Path, megabytes: int) -> int:
 
 
 class Memory:
-    """What a process holds, watched by a thread, and the most that its children held."""
+    """The memory of a process, watched by a thread, and the peak of its children."""
 
     def __init__(self, pid: int) -> None:
         self.pid, self.watching = pid, True
@@ -71,7 +71,7 @@ class Memory:
 
 
 def resident(pid: int) -> int:
-    """Bytes of a process in memory; 0 for one that has ended."""
+    """Return the bytes of a process in memory; 0 if it has ended."""
     try:
         text = Path(f"/proc/{pid}/status").read_text()
     except OSError:

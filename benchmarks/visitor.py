@@ -1,10 +1,10 @@
-"""A visitor without a browser: speaks to a dashboard as the browser's script does, and is quick.
+"""A visitor without a browser, who speaks Streamlit's protocol to a dashboard.
 
     python benchmarks/visitor.py http://localhost:8501 [PAGE]   # opens one page, says what came
 
-It opens Streamlit's websocket, asks for pages by their address, sets widgets, and reads every
-message until the script has ended; nothing is drawn. So it costs little beside the server, and what
-it measures is the server's part: from the request to the last message of the redraw.
+It opens Streamlit's websocket, requests pages by address, sets widgets, and reads every message
+until the script has ended, without drawing anything. It therefore costs little, and measures the
+server's part: from the request to the last message of the redraw.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.proto.WidgetStates_pb2 import WidgetState
 from websockets.sync.client import connect
 
-END = "SAMS-VAE Explorer"  # of the page's last line
+END = "SAMS-VAE Explorer"  # in a page's last line
 DONE = (ForwardMsg.FINISHED_SUCCESSFULLY, ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY)
 
 
 class Redraw(NamedTuple):
-    """What came of one request."""
+    """The result of one request."""
 
     seconds: float
     elements: int
     n_bytes: int
-    problem: str  # empty where the page reached its end without an error
+    problem: str  # empty if the page reached its end without an error
 
 
 class Visitor:
     """One session; `url` is the dashboard's, with its base path.
 
-    `reached` is host and port where the server is, if not where the address says.
+    `reached` is the server's host and port, if they differ from the address.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class Visitor:
         )
         self.patience = patience
         self.page, self.query = "", ""
-        self.session = ""  # its id, once a page came
-        self.widgets: dict[str, str] = {}  # ids, by the key of ours
+        self.session = ""  # its id, once a page has come
+        self.widgets: dict[str, str] = {}  # ids by our keys
         self.states: dict[str, WidgetState] = {}
 
     def __enter__(self) -> Self:
@@ -68,7 +68,7 @@ class Visitor:
         self.opened.__exit__(*problem)
 
     def go(self, page: str, query: str = "") -> Redraw:
-        """Another page, or the same with another query, as by a link."""
+        """Open another page, or the same with another query, as by a link."""
         if page != self.page:
             self.states.clear()
             self.widgets.clear()
@@ -76,12 +76,12 @@ class Visitor:
         return self.redraw()
 
     def set(self, key: str, **value: object) -> Redraw:
-        """A widget of the page, by its key; the value as in Streamlit's WidgetState."""
+        """Set a widget of the page by its key; the value is as in Streamlit's WidgetState."""
         self.states[key] = WidgetState(id=self.widgets[key], **value)
         return self.redraw()
 
     def redraw(self) -> Redraw:
-        """Ask for the page as it is now, and read until its script has ended."""
+        """Request the page as it is now, and read until its script has ended."""
         message = BackMsg()
         message.rerun_script.page_name = self.page
         message.rerun_script.query_string = self.query
@@ -124,7 +124,7 @@ class Visitor:
         return Redraw(time.monotonic() - began, elements, n_bytes, "; ".join(problems))
 
     def learn(self, element: object) -> None:
-        """The id of a widget by its key, which is its end."""
+        """Note the id of a widget by its key, with which it ends."""
         name = getattr(element, "id", "")
         if name.startswith("$$ID-") and name.count("-") > 1:
             self.widgets[name.split("-", 2)[2]] = name

@@ -1,7 +1,7 @@
-"""Run axe-core over every page of the real dashboard, light and dark, and say what it finds.
+"""Run axe-core over every page of the real dashboard, light and dark, and print its findings.
 
 python scripts/axe.py                      # fetches axe-core with npm into a temporary folder
-python scripts/axe.py path/to/axe.min.js   # takes this one; exit status 1 for a serious finding
+python scripts/axe.py path/to/axe.min.js   # uses this one; exit status 1 for a serious finding
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ COMPOSED = "compose?c=STAT1%3A1%2CSMAD4%3A1"
 
 
 def nothing(page: Page) -> None:
-    """The page as it comes."""
+    """Leave the page as it is."""
 
 
 def click_a_mask(page: Page) -> None:
-    """The card of a cell of the map."""
+    """Open the card of an entry of the map."""
     plot = page.locator(".js-plotly-plot").first
     plot.locator(".nsewdrag").first.wait_for()
     box = plot.locator(".scatterlayer .point").first.bounding_box()
@@ -47,13 +47,13 @@ def click_a_mask(page: Page) -> None:
 
 
 def open_save(page: Page) -> None:
-    """The files of a figure."""
+    """Open the files of a figure."""
     page.get_by_role("button", name="Save").first.click()
     page.get_by_role("button", name="Data (CSV)").first.wait_for()
 
 
 def find(page: Page) -> None:
-    """What the search box finds."""
+    """Search for a gene."""
     box = page.get_by_role("textbox", name="Find", exact=True)
     box.fill("STAT1")
     box.press("Enter")
@@ -66,7 +66,7 @@ def begin_tour(page: Page) -> None:
 
 
 def keep(page: Page) -> None:
-    """A view in the report."""
+    """Keep a view for the report."""
     page.get_by_role("button", name="Keep this view").first.click()
     page.get_by_role("link", name="1 view kept").click()
     page.get_by_role("button", name="HTML report").wait_for()
@@ -113,7 +113,7 @@ STATES = (
 
 
 class Excepted(NamedTuple):
-    """A finding that is Streamlit's own: its rule, a part of the element's HTML, and why."""
+    """A finding due to Streamlit: its rule, a part of the element's HTML, and why."""
 
     rule: str
     html: str
@@ -131,7 +131,7 @@ OURS = "ours"
 
 
 class Finding(NamedTuple):
-    """A rule that elements of a page break: how many, one of them, and whose they are."""
+    """A rule that elements of a page break: how many, an example, and whose they are."""
 
     page: str
     theme: str
@@ -172,7 +172,7 @@ def main() -> int:
 
 
 def findings(page: Page, url: str, state: State, theme: str, axe: str) -> Iterator[Finding]:
-    """What axe finds on one page; elements that are excepted are counted apart."""
+    """Yield what axe finds on one page; excepted elements are listed separately."""
     page.goto(f"{url}/{state.path}")
     settled(page)
     state.act(page)
@@ -197,7 +197,7 @@ def findings(page: Page, url: str, state: State, theme: str, axe: str) -> Iterat
 
 
 def owner(rule: str, html: str) -> str:
-    """Ours, or Streamlit's with the reason."""
+    """Return whether a finding is ours, or Streamlit's with the reason."""
     for known in EXCEPTIONS:
         if known.rule == rule and known.html in html:
             return f"Streamlit's: {known.reason}"
@@ -207,11 +207,11 @@ def owner(rule: str, html: str) -> str:
 def settled(page: Page) -> None:
     page.wait_for_selector(".st-key-end", timeout=60_000)
     page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]')
-    page.wait_for_timeout(700)  # what fades in is fainter until then
+    page.wait_for_timeout(700)  # lets fade-ins finish, which lower the contrast
 
 
 def fetched(folder: Path) -> Path:
-    """axe-core by npm, unpacked."""
+    """Return axe-core's script, fetched by npm and unpacked."""
     npm = shutil.which("npm")
     if npm is None:
         raise SystemExit("There is no npm here: name the path of axe.min.js.")
@@ -223,7 +223,7 @@ def fetched(folder: Path) -> Path:
 
 @contextmanager
 def dashboard() -> Iterator[str]:
-    """The dashboard on the shipped models, at a free port."""
+    """Run the dashboard on the shipped models at a free port; gives its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

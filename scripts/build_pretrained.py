@@ -6,9 +6,9 @@
     python scripts/build_pretrained.py --sets                  # gene sets and validation figures
 
 Reads the files of SAMSVAE_DATA (default ../shared/data). Levels of evidence are compared on
-validation cells. The bundle's own test cells are scored when it is made; but the recipe behind it
-(annealing, turn, price, learning rates) was compared on test cells of these files while it was
-developed, so the scores of papalexi2021 are a little too kind to it.
+validation cells, and test cells are scored when the bundle is made. However, the recipe (annealing,
+rotation, evidence, learning rates) was compared on test cells of these files while it was
+developed, so the scores of papalexi2021 are somewhat too favourable.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ PRETRAINED = ROOT / "pretrained"
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a bundle is made of."""
+    """The data and settings of a bundle."""
 
     file: str
     split: Path
     origin: train.Origin
-    options: dict[str, Any] = field(default_factory=dict)  # of `read_h5ad`
+    options: dict[str, Any] = field(default_factory=dict)  # options of `read_h5ad`
     top_genes: int | None = None
     training: TrainConfig = TrainConfig()
 
@@ -106,7 +106,7 @@ def main() -> None:
 
 
 def build(name: str, recipe: Recipe, tables_only: bool, sets_only: bool) -> None:
-    """Train, or take the weights there are, and put the bundle in place of the one there is."""
+    """Train, or take the existing weights, and replace the existing bundle."""
     data = read_h5ad(DATA / recipe.file, **recipe.options)
     if recipe.top_genes:
         data = gene_panel(data, top=recipe.top_genes)
@@ -130,7 +130,7 @@ def build(name: str, recipe: Recipe, tables_only: bool, sets_only: bool) -> None
                 recipe.training,
                 origin=recipe.origin,
                 frontier=True,
-                cell_values=False,  # measured data stay with those who measured them
+                cell_values=False,  # measured data are not ours to distribute
             )
             (run / "status.json").unlink()
         shutil.rmtree(PRETRAINED / name, ignore_errors=True)
@@ -138,7 +138,7 @@ def build(name: str, recipe: Recipe, tables_only: bool, sets_only: bool) -> None
 
 
 def renew_sets(kept: Bundle, data: CellData, parts: np.ndarray, run: Path) -> None:
-    """The tables of gene sets and what shifts are worth on validation cells, signed again."""
+    """Write gene sets and validation figures anew, and the manifest."""
     loadings = loading_matrix(kept.loadings)[active_mechanisms(kept.masks)]
     report.write_enrichment(run, loadings)
     validation = fitness.on_validation(kept.model, data, parts)

@@ -1,11 +1,11 @@
-"""Builds `samsvae_core/resources`: the gene sets and gene annotation that ship with the package.
+"""Build `samsvae_core/resources`, the gene sets and gene annotation shipped with the package.
 
     python scripts/build_resources.py
 
-Downloads one wheel with pip and two Debian packages with apt-get, or takes files that are already
-there (`--wheel`, `--go-deb`, `--genes-deb`), and writes GMT and CSV files, gzipped without a time
-stamp, so that the same inputs give the same files, and SOURCES.json with version, licence and
-checksum of each. Needs Debian's apt-get and dpkg-deb; takes 15 s beside the download of 53 MB.
+Downloads one wheel with pip and two Debian packages with apt-get, or takes existing files
+(`--wheel`, `--go-deb`, `--genes-deb`). Writes GMT and CSV files, gzipped without a time stamp so
+that the same inputs give the same files, and SOURCES.json with version, licence and checksum of
+each. Needs Debian's apt-get and dpkg-deb; takes 15 s after a download of 53 MB.
 """
 
 import argparse
@@ -28,9 +28,9 @@ WHEEL = "pegasuspy==1.10.2"
 GO_PACKAGE = "r-bioc-go.db"
 GENES_PACKAGE = "r-bioc-org.hs.eg.db"
 CC_BY = "https://creativecommons.org/licenses/by/4.0/"
-GO_SIZES = range(5, 2001)  # below 5 nothing can be tested, above 2,000 a term says nothing
+GO_SIZES = range(5, 2001)  # smaller sets cannot be tested, larger ones say nothing
 
-# What a symbol shared by two genes stands for: the first of these types that one of them has.
+# A symbol shared by two genes stands for the one whose type comes first here.
 GENE_TYPES = ["protein-coding", "ncRNA", "rRNA", "snRNA", "snoRNA", "scRNA", "tRNA", "pseudo"]
 GENE_TYPES += ["other", "unknown"]  # "biological-region" is left out: enhancers and the like
 
@@ -38,7 +38,7 @@ Sets = dict[str, tuple[str, list[str]]]  # name: (description, genes)
 
 
 class MSigDB(NamedTuple):
-    """One of the collections taken from an MSigDB file, and who is to be named for it."""
+    """A collection taken from an MSigDB file, with its attribution."""
 
     name: str
     title: str
@@ -103,7 +103,7 @@ def download_deb(package: str, folder: Path) -> Path:
 
 
 def open_deb(deb: Path, folder: Path) -> tuple[sqlite3.Connection, str]:
-    """The database inside a Debian package, and the package's version."""
+    """Return the database inside a Debian package, and the package's version."""
     subprocess.run(["dpkg-deb", "-x", deb, folder], check=True)
     version = subprocess.run(
         ["dpkg-deb", "-f", deb, "Version"], check=True, capture_output=True, text=True
@@ -118,9 +118,9 @@ def msigdb_sets(wheel: Path, file: str, prefix: str) -> Sets:
 
 
 def go_sets(go: sqlite3.Connection, genes: sqlite3.Connection) -> Sets:
-    """Biological processes, each with the genes annotated to it or to any of its descendants.
+    """Return biological processes with the genes annotated to them or to any descendant.
 
-    Evidence "ND" is the curators' way to say that nothing is known, and is left out.
+    Evidence "ND" means that curators found nothing, and is left out.
     """
     names = dict(go.execute("SELECT go_id, term FROM go_term WHERE ontology = 'BP'"))
     members: dict[str, set[str]] = defaultdict(set)
@@ -144,7 +144,7 @@ def joined(genes: sqlite3.Connection, table: str, column: str) -> dict[int, list
 
 
 def gene_rows(genes: sqlite3.Connection) -> list[list[str]]:
-    """One row per symbol: symbol, name, aliases, entrez, ensembl."""
+    """Return one row per symbol: symbol, name, aliases, entrez, ensembl."""
     aliases = joined(genes, "alias", "alias_symbol")
     ensembl = joined(genes, "ensembl", "ensembl_id")
     rows = genes.execute(
@@ -168,7 +168,7 @@ def gene_rows(genes: sqlite3.Connection) -> list[list[str]]:
 
 
 def write(path: Path, text: str) -> str:
-    """Writes text gzipped, without name and time, and gives the checksum of the text itself."""
+    """Write text gzipped, without name and time; returns the checksum of the text itself."""
     content = text.encode()
     path.write_bytes(gzip.compress(content, compresslevel=9, mtime=0))
     print(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB")

@@ -1,14 +1,14 @@
-"""Check the Dockerfile without an engine: what it copies, installs and starts, and its health.
+"""Check without Docker what the Dockerfile copies, installs and starts, and its health command.
 
-python scripts/check_docker.py                     # everything; installs the pins anew, minutes
-python scripts/check_docker.py --python PATH       # with the packages of this Python in their place
+python scripts/check_docker.py                     # everything; installs the pins, takes minutes
+python scripts/check_docker.py --python PATH       # uses this Python's packages, installs nothing
 python scripts/check_docker.py --build-arg TORCH_INDEX=   # as for docker build
 
-The steps are taken in their order in a temporary folder that stands for the root of the image: it
-holds only what COPY takes and .dockerignore lets through, and absolute paths of ENV lead into it.
-RUN is run where it calls pip, in an empty virtual environment; others need root and an image, and
-are listed as not run. Then CMD is started at a free port, with and without a base path, and the
-health command is asked before, during and after. Exit status 1 where something does not hold.
+The steps run in order in a temporary folder that stands for the root of the image: it holds only
+what COPY takes and .dockerignore lets through, and absolute paths of ENV lead into it. RUN is
+executed only if it calls pip, in an empty virtual environment; other RUN steps need root and an
+image, and are listed as not run. CMD is then started at a free port, with and without a base path,
+and the health command is tried before, during and after. Exit status 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ KNOWN = [
 ]
 PATIENCE = 90  # seconds until the server answers
 BASES = ("", "lab/samsvae")
-OF_TORCH = re.compile(r"nvidia-|cuda-|triton$")  # which a build of torch brings, pinned by it
+OF_TORCH = re.compile(r"nvidia-|cuda-|triton$")  # dependencies that a build of torch pins itself
 OF_PYTHON = ("pip", "setuptools", "wheel")
 VISITOR = ROOT / "benchmarks" / "visitor.py"  # opens a page as a browser does
 IMPORTED = "import app, samsvae_core, sys; sys.stdout.write(app.__file__)"
@@ -56,18 +56,18 @@ INSTALLED = (
 )
 
 
-class Wrong(Exception):  # what the check found, not a fault of it
-    """What does not hold, in words."""
+class Wrong(Exception):  # a finding of the check, not an error in it
+    """A check that failed, in words."""
 
 
 class Step(NamedTuple):
-    """An instruction, and what follows it on its (continued) line."""
+    """An instruction and the rest of its (continued) line."""
 
     word: str
     rest: str
 
     def values(self) -> list[str]:
-        """The JSON form, or words as a shell would part them."""
+        """Return the JSON form, or words split as in a shell."""
         if self.rest.startswith("["):
             found: list[str] = json.loads(self.rest)
             return found
@@ -75,7 +75,7 @@ class Step(NamedTuple):
 
 
 def parse(text: str) -> list[Step]:
-    """The steps of a Dockerfile. Raises Wrong for what this check does not understand."""
+    """Return the steps of a Dockerfile. Raises Wrong for what this check does not understand."""
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     joined = re.sub(r"\\[ \t]*\n", " ", "\n".join(lines))
     steps = []
@@ -92,7 +92,7 @@ def parse(text: str) -> list[Step]:
 
 
 def ignored(path: str, patterns: list[str]) -> bool:
-    """Whether .dockerignore keeps a file out: the last pattern that meets it, or a parent, says."""
+    """Return whether .dockerignore excludes a file; the last pattern that matches decides."""
     out = False
     for pattern in patterns:
         wanted = re.escape(pattern.removeprefix("!").strip("/"))
@@ -105,7 +105,7 @@ def ignored(path: str, patterns: list[str]) -> bool:
 
 @dataclass
 class Image:
-    """What the steps made: a root folder, and how its program is started."""
+    """The result of the steps: a root folder, and how its program is started."""
 
     root: Path
     workdir: PurePosixPath = PurePosixPath("/")
@@ -117,7 +117,7 @@ class Image:
     health: list[str] = field(default_factory=list)
 
     def inside(self, path: PurePosixPath) -> Path:
-        """A path of the image, in the folder that stands for it."""
+        """Return a path of the image in the folder that stands for it."""
         return self.root / path.relative_to("/")
 
     @property
@@ -130,7 +130,7 @@ def say(what: str) -> None:
 
 
 def copy(image: Image, step: Step, context: Path, patterns: list[str]) -> None:
-    """COPY: what is there and not kept out by .dockerignore."""
+    """Do COPY: take what exists and .dockerignore does not exclude."""
     *sources, target = step.values()
     for source in sources:
         path = context / source
@@ -152,7 +152,7 @@ def copy(image: Image, step: Step, context: Path, patterns: list[str]) -> None:
 def build(
     steps: list[Step], context: Path, root: Path, python: Path | None, args: dict[str, str]
 ) -> tuple[Image, Path]:
-    """Take every step; the image, and the Python of its environment (the given one, or anew)."""
+    """Take every step; returns the image and the Python of its environment, given or new."""
     image, file = Image(root), context / ".dockerignore"
     lines = file.read_text().splitlines() if file.exists() else []
     patterns = [line for line in lines if line.strip() and not line.startswith("#")]
@@ -201,7 +201,7 @@ def build(
 
 
 def fresh(folder: Path, version: str) -> Path:
-    """The Python of an empty virtual environment of this version."""
+    """Return the Python of an empty virtual environment of this version."""
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     found = sys.executable if here == version else shutil.which(f"python{version}")
     if found is None:
@@ -211,7 +211,7 @@ def fresh(folder: Path, version: str) -> Path:
 
 
 def environment(image: Image, python: Path, more: dict[str, str]) -> dict[str, str]:
-    """That of the image; of this machine only what pip needs to reach packages, and the PATH."""
+    """Return the image's environment, with this machine's PATH and pip settings only."""
     passed = ("PIP_", "SSL_", "REQUESTS_", "http_", "https_", "HTTP_", "HTTPS_", "no_", "NO_")
     own = {name: value for name, value in os.environ.items() if name.startswith(passed)}
     home = image.root / "home"
@@ -223,7 +223,7 @@ def environment(image: Image, python: Path, more: dict[str, str]) -> dict[str, s
 def run(
     command: list[str], image: Image, python: Path, more: dict[str, str], shown: bool = False
 ) -> str:
-    """Run to its end in the image's folder; its output, or Wrong with the end of it."""
+    """Run a command in the image's folder and return its output; raises Wrong if it fails."""
     ended = subprocess.run(
         command,
         cwd=image.here,
@@ -239,7 +239,7 @@ def run(
 
 
 def pins(image: Image, python: Path) -> None:
-    """Every package in the environment is pinned, at its version, and they agree."""
+    """Check that every installed package is pinned at its version, and that they are compatible."""
     lines = (image.here / "requirements.txt").read_text().splitlines()
     wanted = dict(line.split("#")[0].strip().split("==") for line in lines if "==" in line)
     found = json.loads(run([str(python), "-c", INSTALLED], image, python, {}))
@@ -267,7 +267,7 @@ def healthy(image: Image, python: Path, more: dict[str, str]) -> bool:
 
 @contextmanager
 def started(image: Image, python: Path, more: dict[str, str], log: Path) -> Iterator[None]:
-    """CMD under way, answering its health command."""
+    """Run CMD inside the block, once its health command answers."""
     command = [str(python) if image.command[0] == "python" else image.command[0]]
     with log.open("w") as file:
         server = subprocess.Popen(
@@ -297,7 +297,7 @@ def started(image: Image, python: Path, more: dict[str, str], log: Path) -> Iter
 
 
 def serve(image: Image, python: Path, visit: bool) -> None:
-    """Start CMD under each base path, and ask its health before, during and after."""
+    """Start CMD under each base path, and try its health command before, during and after."""
     path = run([str(python), "-c", IMPORTED], image, python, {})
     if not Path(path).is_relative_to(image.root):
         raise Wrong(f"The program is imported from {path}, not from what was copied.")
@@ -327,7 +327,7 @@ def serve(image: Image, python: Path, visit: bool) -> None:
 
 
 def written(image: Image) -> set[tuple[str, int]]:
-    """Files of the image, and when each changed, but for the places that may be written to."""
+    """Return the image's files with their times of change, except in places that may be written."""
     free = [image.inside(PurePosixPath(path)) for path in [*image.volumes, "/tmp"]]
     return {
         (str(path), path.lstat().st_mtime_ns)

@@ -1,10 +1,10 @@
-"""Take the pictures of the README and the docs from the real dashboard, in headless Chromium.
+"""Take the screenshots of the README and the docs from the real dashboard, in Chromium.
 
 python scripts/screenshots.py            # writes docs/images/*.png; needs Chromium and playwright
-python scripts/screenshots.py masks      # those of one view
+python scripts/screenshots.py masks      # one view only
 
 The views of data need the file papalexi2021_thp1.h5ad in SAMSVAE_DATA (default ../shared/data).
-Each view is taken from its top, wide and narrow, light and dark, once nothing on it moves any more.
+Each view is taken from its top, wide and narrow, light and dark, once it has stopped changing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ VIEWS = {
     "gene_sets": f"/gene_sets?{MODEL}",
     "data": f"/data?{SCREEN}",
     "train": f"/train?{SCREEN}&key=perturbation",
-    "report": COMPOSED,  # where the first of its views is kept
+    "report": COMPOSED,  # its first view is kept there
     "glossary": f"/glossary?{MODEL}",
     "system": f"/system?{MODEL}",
 }
@@ -51,7 +51,7 @@ SCHEMES = {"": "light", "-dark": "dark"}
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 STILL = 0.8  # seconds without any change
 PATIENCE = 90  # seconds
-# What a reader would wait for: the script, its figures, its fonts; and a picture of all sizes.
+# Whether script, figures and fonts are done; and the sizes of all elements.
 STATE = """() => {
   const app = document.querySelector('[data-testid="stApp"]');
   const charts = [...document.querySelectorAll('[data-testid="stPlotlyChart"]')];
@@ -75,7 +75,7 @@ def main() -> None:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     command = [sys.executable, "-m", "streamlit", "run", "app/serve.py", "--server.headless=true"]
-    with tempfile.TemporaryDirectory() as cache:  # names and results of a fresh installation
+    with tempfile.TemporaryDirectory() as cache:  # as in a fresh installation
         own = {
             "SAMSVAE_CACHE": cache,
             "SAMSVAE_RUNS": f"{cache}/runs",
@@ -108,7 +108,7 @@ def wait_for(url: str) -> None:
 
 
 def take(browser: Browser, address: str, name: str, scheme: str, suffix: str) -> None:
-    """Pictures of a view in every size, each as a visitor with such a screen meets it."""
+    """Take screenshots of a view in every size, each as a visitor with such a screen sees it."""
     for size, viewport in SIZES.items():
         context = browser.new_context(viewport=WIDE, color_scheme=scheme)
         page = context.new_page()
@@ -125,7 +125,7 @@ def take(browser: Browser, address: str, name: str, scheme: str, suffix: str) ->
 
 
 def keep_two(page: Page, viewport: dict[str, int]) -> None:
-    """Keep a composition and the masks, and go to the report, in one visit."""
+    """Keep a composition and the masks, and open the report, in one visit."""
     page.get_by_role("button", name="Keep this view").click()
     page.get_by_role("link", name="1 view kept").wait_for()
     page.get_by_role("link", name="Masks", exact=True).click()
@@ -157,7 +157,7 @@ def settle(page: Page) -> None:
 
 
 def smaller(content: bytes) -> bytes:
-    """The same picture in fewer bytes; all its colours, as a palette would show in colour bars."""
+    """Return the same picture in fewer bytes, without a palette, which would show in gradients."""
     packed = io.BytesIO()
     with Image.open(io.BytesIO(content)) as picture:
         picture.convert("RGB").save(packed, "png", optimize=True)

@@ -1,1 +1,1 @@
-"""What a bundle says: masks, loadings, shifts, genes, words."""
+"""Results read from a bundle: masks, loadings, predicted shifts, gene and model cards."""

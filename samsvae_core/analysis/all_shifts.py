@@ -1,7 +1,7 @@
-"""The shift of every gene under every perturbation given alone, composed once and kept in a file.
+"""The shift of every gene under every single perturbation, composed once and kept in a file.
 
-The file is laid out gene by gene, so that a page of one gene reads that gene only. Bundles made
-since it exists hold one (`effects.safetensors`); for others it is kept in the cache folder.
+The file is laid out gene by gene, so that the page of one gene reads only that gene. Newer bundles
+hold it as `effects.safetensors`; for older ones it is kept in the cache folder.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.system import cache
 from samsvae_core.system.files import OutputError, atomic_write, cache_folder
 
-N_SAMPLES, SEED = 64, 0  # as `compose` draws unless told otherwise
+N_SAMPLES, SEED = 64, 0  # the defaults of `compose`
 PREDICTED = ("shift", "lower", "upper", "probability_of_sign", "sd")
 OBSERVED = ("observed", "observed_se")
 ARRAYS = (*PREDICTED, *OBSERVED)  # genes x perturbations, single precision
-DRAWN, LEAST = 6.0, 0.02  # standard errors, and levels, by which a shift may differ when redrawn
-RECIPE = "1"  # another one for every change of the numbers
-ABOUT = "recipe and sha256"  # what is said of a file in it
+DRAWN, LEAST = 6.0, 0.02  # a redrawn shift may differ by 6 standard errors plus 0.02
+RECIPE = "1"  # raise it whenever the numbers change
+ABOUT = "recipe and sha256"  # key of the file's metadata
 
 
 @dataclass(frozen=True)
 class Effects:
-    """The kept shifts of one bundle; an array is read when it is asked for, by gene or whole."""
+    """The shifts kept for one bundle; arrays are read on request, by gene or whole."""
 
     bundle: Bundle
-    arrays: Mapping[str, Any]  # by name: arrays, or slices of a file, all with [row]
-    n_observed: np.ndarray  # (P,) cells; 0 where it was not measured alone
+    arrays: Mapping[str, Any]  # arrays or slices of a file; all take [row]
+    n_observed: np.ndarray  # (P,) cells; 0 if not measured alone
 
     @property
     def perturbations(self) -> list[str]:
         return [str(name) for name in self.bundle.perturbations.index]
 
     def of_gene(self, gene: str) -> pd.DataFrame:
-        """The rows of `genes.effect_table` of one gene, to single precision."""
+        """Return the rows of `gene_card.effect_table` for one gene, in single precision."""
         row = self.bundle.genes.index(gene)
         found = {name: np.asarray(self.arrays[name][row], dtype=float) for name in ARRAYS}
         reach = np.full(len(self.n_observed), np.nan)
@@ -73,12 +73,12 @@ class Effects:
         )
 
     def similar(self, perturbation: str) -> pd.DataFrame:
-        """Other perturbations by their shifts of expression, as `interpretation.similar_rows`."""
+        """Return the other perturbations ranked by their shifts, as `similarity.similar_rows`."""
         predicted, observed = self.matrix("shift"), self.matrix("observed")
         return similar_rows(self.perturbations, predicted, observed, self.n_observed, perturbation)
 
     def matrix(self, name: str) -> Float[np.ndarray, "P G"]:
-        """One of ARRAYS as a whole, perturbations x genes."""
+        """Return one of ARRAYS in full, perturbations x genes."""
         return np.asarray(self.arrays[name][:], dtype=float).T
 
 
@@ -90,10 +90,11 @@ def make(
     progress: Callable[[Progress], None] = lambda _: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> dict[str, np.ndarray]:
-    """Compose every perturbation, and put what was measured (of `observed_alone`) beside.
+    """Compose every perturbation and add the measured shifts from `observed_alone`.
 
-    One perturbation after the other, the same numbers as `compose` gives; `lock` is held while each
-    is drawn and decoded, and free in between. Raises CancelledError.
+    Returns the arrays of the file. Perturbations are composed one at a time and give the same
+    numbers as `compose`. `lock` is held while each is drawn and decoded, and released in between.
+    Raises CancelledError.
     """
     lock = lock or nullcontext()
     shape = model.config.n_genes, model.config.n_perturbations
@@ -113,10 +114,10 @@ def make(
 def observed_alone(
     observed: pd.DataFrame, genes: list[str], perturbations: list[str], control: str
 ) -> dict[str, np.ndarray]:
-    """Measured shifts of perturbations given alone, from the table of observed levels.
+    """Return the measured shifts of single perturbations, from the table of observed levels.
 
-    `observed` and `observed_se`, genes x perturbations, NaN where not measured, and `n_observed`,
-    cells by perturbation.
+    The result has `observed` and `observed_se` (genes x perturbations, NaN where not measured) and
+    `n_observed` (cells per perturbation).
     """
     rows = observed[observed["split"] == "all"]
     names = [control, *perturbations]
@@ -140,9 +141,9 @@ def observed_alone(
 
 
 def packed(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """As the content of a file, with the recipe and a checksum of the arrays in its metadata.
+    """Return the content of the file, with recipe and checksum in its metadata.
 
-    In one entry, for several would be written in an order that differs from run to run.
+    Both stand in one metadata entry, because the order of several entries differs from run to run.
     """
     about = {ABOUT: f"{RECIPE} {checksum(arrays)}"}
     return save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, about)
@@ -156,9 +157,9 @@ def checksum(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def kept(bundle: Bundle) -> Effects | None:
-    """What the bundle holds, or what was kept of it in the cache folder; None without either.
+    """Return the shifts kept in the bundle or in the cache folder, or None if there are none.
 
-    Of another recipe, or damaged: as if there were none.
+    A file of another recipe and a damaged file count as none.
     """
     for path, trusted in places(bundle):
         try:
@@ -174,7 +175,7 @@ def kept(bundle: Bundle) -> Effects | None:
 
 
 def places(bundle: Bundle) -> Iterator[tuple[Path, bool]]:
-    """Where the file can be, and whether its content has been checked already."""
+    """Yield the places where the file can be, and whether its content has already been checked."""
     if EFFECTS in bundle.manifest["files"]:
         yield bundle.path / EFFECTS, True
     yield cache_file(bundle), False
@@ -185,7 +186,7 @@ def cache_file(bundle: Bundle) -> Path:
 
 
 def opened(bundle: Bundle, path: Path, trusted: bool) -> Effects:
-    """The file, its layout checked, and its content unless `trusted`; ValueError for another."""
+    """Open the file and check its layout, and its checksum unless `trusted`; raises ValueError."""
     with safe_open(path, framework="np") as file:
         recipe, _, digest = (file.metadata() or {}).get(ABOUT, "").partition(" ")
         arrays = {name: file.get_slice(name) for name in ARRAYS}
@@ -202,9 +203,10 @@ def opened(bundle: Bundle, path: Path, trusted: bool) -> Effects:
 
 
 def check(effects: Effects) -> None:
-    """Raises ValueError where a bundle's own file does not follow from its weights and tables.
+    """Raise ValueError if a bundle's own file does not follow from its weights and tables.
 
-    Of the shifts one perturbation is composed anew; made on another device it had other draws.
+    One perturbation is composed again. Files made on another device had other random draws, so the
+    shifts need only agree within their sampling error.
     """
     bundle = effects.bundle
     alone = observed_alone(bundle.observed, bundle.genes, effects.perturbations, bundle.control)
@@ -227,7 +229,7 @@ def whole_effects(
     progress: Callable[[Progress], None] = lambda _: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Effects:
-    """What is kept of a bundle; else composed, and kept in the cache folder if that can be."""
+    """Return the shifts of a bundle; if none are kept, compose them and cache them if possible."""
     if (found := kept(bundle)) is not None:
         return found
     names = [str(name) for name in bundle.perturbations.index]
@@ -237,5 +239,5 @@ def whole_effects(
         atomic_write(cache_file(bundle), packed(arrays))
         cache.make_room(cache_file(bundle))
         return opened(bundle, cache_file(bundle), trusted=True)
-    except (OutputError, OSError, SafetensorError):  # no place for it: it stays in memory
+    except (OutputError, OSError, SafetensorError):  # cannot be written: keep it in memory
         return Effects(bundle, arrays, arrays["n_observed"])

@@ -1,4 +1,4 @@
-"""What to know of a model, in words: the card, and held-out figures beside baselines."""
+"""The model card in Markdown, with held-out figures beside the baselines."""
 
 from __future__ import annotations
 
@@ -27,7 +27,27 @@ def model_card(
     frontier: pd.DataFrame | None,
     caution: str = "",
 ) -> str:
-    """What to know of a model, as Markdown; first of all the `caution` of `fitness`, if any."""
+    """Return the model card as Markdown; a `caution` from `fitness`, if any, comes first.
+
+    Parameters
+    ----------
+    settings
+        The manifest's settings: origin, model and training configuration, steps done.
+    data
+        The cells used, with their source file.
+    parts
+        The part of each cell: train, validation or test.
+    masks
+        The mask table, with held-out evidence.
+    metrics
+        The content of metrics.json.
+    notes
+        Notes of the reader and of the training.
+    frontier
+        The levels of evidence that were compared, or None.
+    caution
+        A reason to distrust the model, or nothing.
+    """
     origin, model, trained = settings["origin"], settings["model_config"], settings["train_config"]
     sizes = ", ".join(f"{int((parts == part).sum()):,} {part}" for part in SPLITS)
     kind = MODELS[settings["model"]]
@@ -67,7 +87,7 @@ def model_card(
 
 
 def steps_in_words(settings: dict[str, Any]) -> str:
-    """How long was trained, in all."""
+    """Return how long the model was trained, in words."""
     done, most = settings["steps_done"], settings["train_config"]["steps"]
     if settings["frontier"]:
         return f"{done:,} steps, dense start and kept level together,"
@@ -75,7 +95,7 @@ def steps_in_words(settings: dict[str, Any]) -> str:
 
 
 def knowledge(kind: type[SAMSVAE]) -> list[str]:
-    """What to know of intervals and mechanisms of this kind of model."""
+    """Return what to know of the intervals and mechanisms of this kind of model."""
     lines = [
         "- The model's own intervals are over draws of its posterior of effects: they leave out "
         "the spread between trainings and are far too narrow."
@@ -93,7 +113,7 @@ def knowledge(kind: type[SAMSVAE]) -> list[str]:
 
 
 def masks_in_words(kind: type[SAMSVAE], model: dict[str, Any], masks: pd.DataFrame) -> list[str]:
-    """Which perturbations use how many mechanisms, and how near the others come."""
+    """Return how many mechanisms each perturbation uses, and the near misses, as Markdown lines."""
     if not kind.has_masks:
         return [
             f"{kind.title} has no masks: perturbations are not explained by few mechanisms.",
@@ -121,7 +141,7 @@ def masks_in_words(kind: type[SAMSVAE], model: dict[str, Any], masks: pd.DataFra
 
 
 def near_misses_in_words(masks: pd.DataFrame) -> str:
-    """The entries that are off although held-out cells speak for them."""
+    """Return the inactive entries that held-out cells speak for, in words."""
     near = interpretation.near_misses(masks).head(NAMED)
     found = "; ".join(
         f"{as_text(row.perturbation)} in M{row.mechanism}: {row.evidence:.3f} ± "
@@ -135,7 +155,7 @@ def near_misses_in_words(masks: pd.DataFrame) -> str:
 
 
 def bends_in_words(linearity: pd.DataFrame) -> str:
-    """Along which mechanisms loadings hold for one step only, from `linearity`."""
+    """Return along which mechanisms loadings hold for one step only, from `linearity`."""
     bent = [f"M{k}" for k in linearity.index[~linearity["linear"].astype(bool)]]
     if not bent:
         return (
@@ -150,7 +170,7 @@ def bends_in_words(linearity: pd.DataFrame) -> str:
 
 
 def frontier_in_words(table: pd.DataFrame | None) -> list[str]:
-    """The levels of evidence that were compared, and the rule, as Markdown."""
+    """Return the levels of evidence compared and the rule of choice, as Markdown."""
     if table is None:
         return []
     return [
@@ -174,7 +194,7 @@ def frontier_in_words(table: pd.DataFrame | None) -> list[str]:
 
 
 def prior_in_words(kind: type[SAMSVAE], model: dict[str, Any]) -> str:
-    """The mask prior as a user reads it."""
+    """Return the mask prior in words."""
     if not kind.has_masks:
         return "No masks."
     if kind is SVAEPlus:

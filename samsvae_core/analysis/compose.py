@@ -1,4 +1,4 @@
-"""What perturbations do together: a predicted shift per gene, with what it rests on."""
+"""Predicted shifts of perturbations given together, by gene, and what they rest on."""
 
 from __future__ import annotations
 
@@ -50,27 +50,27 @@ class Composition:
     support: str  # a key of SUPPORT
     n_samples: int
     seed: int
-    n_reference: int  # basal states it starts from
-    n_observed: int  # cells of the measured condition, 0 where it was not measured
+    n_reference: int  # number of basal states it starts from
+    n_observed: int  # cells of the measured condition; 0 if not measured
     is_counts: bool = True  # else shifts are differences of the file's own values
-    cells: tuple[str, ...] | None = None  # it starts from these; None: from reference controls
+    cells: tuple[str, ...] | None = None  # cells it starts from; None: reference controls
     nearest: Nearest | None = None  # None where the model has no latent shifts
 
     @property
     def start(self) -> str:
-        """The basal states that it starts from, in words."""
+        """The basal states the prediction starts from, in words."""
         if self.cells is None:
             return "reference control cells"
         return f"{self.n_reference:,} chosen cells at their posterior mean basal states"
 
     @property
     def scale(self) -> str:
-        """What a shift is, in words."""
+        """The scale of a shift, in words."""
         control = "control" if self.cells is None else "the same cells with no perturbation"
         return SCALES[self.is_counts].format(control=control, start=self.start)
 
     def settings(self) -> dict[str, Any]:
-        """What the numbers rest on, as stored beside an exported table."""
+        """Return what the numbers rest on, as stored beside an exported table."""
         calibrated = ""
         if self.table["calibrated_lower"].notna().any():
             calibrated = (
@@ -104,32 +104,44 @@ def compose(
     seed: int = 0,
     cells: Sequence[str] | None = None,
 ) -> Composition:
-    """Predicted shift of perturbations given together, against control.
+    """Return the predicted shift, against control, of perturbations given together.
 
-    Posterior draws of masks and embeddings; the same basal states (reference control cells) in
-    every arm, so that intervals are of the effect and not of the spread between cells. Mechanisms
-    in `without` are taken out of the sum. `interaction` is the composed shift minus the sum of the
-    single shifts on the same draws: additive in the latent space is not additive in expression.
-    Intervals are widened where need be to hold the mean, which rare draws can pull out of them.
-    `probability_of_sign` is the share of draws with the sign of the mean shift (0.5 where the shift
-    is zero). A model without a posterior of effects has no intervals: they are NaN.
+    Masks and embeddings are drawn from their posterior. Every arm uses the same basal states
+    (reference control cells), so that intervals cover the uncertainty of the effects and not the
+    spread between cells. An interval that a few extreme draws pull away from the mean is widened to
+    hold it. `probability_of_sign` is the share of draws with the sign of the mean shift (0.5 where
+    the shift is zero). Intervals are NaN for a model without a posterior of effects.
 
-    `cells` names cells of `bundle.cells` to start from instead: the shift is the level of their
-    basal states with the perturbations minus the level of the same states without. At most 128 of
-    them are used, drawn evenly. Only the posterior means of their states are kept, so each stands
-    where its mean is, with a scale of 0; the effects are drawn as ever. Calibrated intervals are
-    NaN then, and with mechanisms taken out: they were checked on whole shifts from control cells.
+    `interaction` is the composed shift minus the sum of the single shifts on the same draws: latent
+    shifts add up, but their sum need not be additive in expression.
 
-    `observed_interaction` is measured, all splits pooled, and NaN unless the n perturbations were
-    measured together and each alone at its dosage here: level(A+B+..) - level(A) - level(B) - ..
-    + (n - 1) level(control), which is the shift of the combination minus those of its singles.
-    Control enters each of these shifts, so that the square of `observed_interaction_se` is
-    se(A+B+..)^2 + se(A)^2 + se(B)^2 + .. + (n - 1)^2 se(control)^2.
+    `observed_interaction` is measured over all splits: level(A+B+..) - level(A) - level(B) - .. +
+    (n - 1) level(control), the shift of the combination minus those of its n singles. It is NaN
+    unless the combination and each single were measured at these dosages. Control enters every one
+    of these shifts, so the square of `observed_interaction_se` is se(A+B+..)^2 + se(A)^2 + se(B)^2
+    + .. + (n - 1)^2 se(control)^2.
 
-    Raises UnknownPerturbationError for a name the model does not know, ValueError for a dosage that
-    is no finite number of at least 0, an unknown mechanism, fewer than 2 draws, several
-    perturbations given to a model that cannot put them together, no cell, an unknown cell, or cells
-    whose whole states the bundle does not hold.
+    Raises UnknownPerturbationError for a name the model does not know. Raises ValueError for a
+    dosage that is negative or not finite, an unknown mechanism, fewer than 2 draws, several
+    perturbations given to a model that cannot combine them, an empty list of cells, an unknown
+    cell, or a bundle that does not hold the cells' whole basal states.
+
+    Parameters
+    ----------
+    bundle
+        The model and its tables.
+    dosages
+        Dosage by perturbation; 0 leaves one out.
+    without
+        Mechanisms removed from the latent shift.
+    n_samples, seed
+        Number of posterior draws, at least 2, and their seed.
+    cells
+        Names in `bundle.cells` to start from instead of the reference controls. The shift is then
+        the level of their basal states with the perturbations minus the level without. At most 128
+        are used, drawn evenly, at their posterior means with a scale of 0, since a bundle keeps
+        only the means. Calibrated intervals are NaN then, and with mechanisms removed, because they
+        were checked on whole shifts from control cells only.
     """
     dosages = checked_dosages(bundle, dosages)
     without = checked_mechanisms(bundle, without)
@@ -189,13 +201,12 @@ def compare(
     first: Composition,
     second: Composition,
 ) -> pd.DataFrame:
-    """The difference of two compositions of one bundle, by gene: first minus second.
+    """Return the difference of two compositions of one bundle, by gene: first minus second.
 
-    On common posterior draws, so that what they share cancels out, and each on its own basal
-    states: common ones too where both start from the same. Columns first, second (their shifts),
-    difference, lower, upper (the model's own 90 % interval of the difference) and
-    probability_of_sign; NaN where the model has no posterior. Raises ValueError where they were
-    made with different draws.
+    Both use the same posterior draws, so that what they share cancels; each starts from its own
+    basal states. Columns are first and second (the two shifts), difference, lower and upper (the
+    model's own 90 % interval of the difference) and probability_of_sign; the last three are NaN for
+    a model without a posterior. Raises ValueError if the two were made with different draws.
     """
     if (first.n_samples, first.seed) != (second.n_samples, second.seed):
         raise ValueError(
@@ -221,10 +232,10 @@ def compare(
 
 
 def half_width(bundle: Bundle, draws: Float[np.ndarray, "S G"]) -> Float[np.ndarray, " G"]:
-    """Of the calibrated 90 % interval: posterior spread and the model's error on validation cells.
+    """Return half the width of the calibrated 90 % interval, by gene.
 
-    Zero where nothing moves by construction would be no knowledge: the error of the model stays.
-    NaN where the bundle could not be calibrated.
+    It combines the posterior spread with the model's error on validation cells, so it is above zero
+    even where the shift is zero by construction. NaN if the bundle has no calibration.
     """
     if bundle.calibration is None:
         return np.full(len(bundle.genes), np.nan)
@@ -240,11 +251,11 @@ def shifts(
     seed: int,
     cells: tuple[str, ...] | None = None,
 ) -> Float[np.ndarray, "A S G"]:
-    """Shift of each arm under each posterior draw: common draws, common basal states.
+    """Return the shift of each arm under each posterior draw, on common draws and basal states.
 
-    From the reference control cells, or the cells named. Each arm is drawn on its own, so that it
-    is the same to the bit whatever stands beside it, and the last ones are kept: of two
-    perturbations whose one dosage changes, the other need not be decoded again.
+    The basal states are the reference control cells or the named `cells`. Each arm is drawn by
+    itself, so its numbers do not depend on the other arms. Recent arms are cached: when one of two
+    dosages changes, the other single need not be decoded again.
     """
     with _KEEPING:
         kept = _KEPT.setdefault(bundle, OrderedDict())
@@ -262,22 +273,22 @@ def shifts(
                 D[0, bundle.perturbations.index.get_loc(name)] = dose
             start = starting_states(bundle, cells)[0]
             drawn = predicted_shifts(bundle.model, start, D, n_samples, seed, without)
-            draws = drawn[0].astype(np.float32)  # as it was decoded
+            draws = drawn[0].astype(np.float32)  # the decoder's own precision
             with _KEEPING:
                 if draws.nbytes <= MOST_KEPT:
                     kept[key] = draws
                 while sum(each.nbytes for each in kept.values()) > MOST_KEPT:
                     kept.popitem(last=False)
         found.append(draws)
-    # doubles: the sum of singles and the composed shift are compared to many digits
+    # doubles: composed shifts are compared with sums of single ones to many digits
     return np.stack(found).astype(float)
 
 
-# Where a prediction starts from
+# Basal states to start from
 
 
 def cells_of(bundle: Bundle, condition: str) -> list[str]:
-    """The cells of the map with this condition, to start from. ValueError if there are none."""
+    """Return the cells of the map with this condition; raises ValueError if there are none."""
     cells = bundle.cells
     found = cells.loc[cells["condition"] == condition, "cell"].tolist()
     if not found:
@@ -289,7 +300,7 @@ def cells_of(bundle: Bundle, condition: str) -> list[str]:
 
 
 def knows_states(bundle: Bundle) -> bool:
-    """Whether the bundle holds whole basal states of its cells, to start from."""
+    """Return whether the bundle holds the whole basal states of its cells."""
     held = {f"basal M{k}" for k in range(bundle.model.config.n_latent)}
     return held <= set(bundle.cells)
 
@@ -297,17 +308,18 @@ def knows_states(bundle: Bundle) -> bool:
 def starting_states(
     bundle: Bundle, cells: Sequence[str] | None
 ) -> tuple[Reference, tuple[str, ...] | None]:
-    """The basal states that a prediction starts from, and the cells they are of.
+    """Return the basal states a prediction starts from, and the names of their cells.
 
-    None: the reference control cells. Of named cells at most N_REFERENCE, an even and fixed draw,
-    in the order of the map, with a scale of 0; their libraries are not kept.
+    With `cells` None, these are the reference control cells, and the names are None. Of named cells
+    at most N_REFERENCE are used, drawn evenly with a fixed seed, in the order of the map, with a
+    scale of 0 and a library of NaN, which the bundle does not keep.
     """
     if cells is None:
         return bundle.reference, None
     wanted = set(cells)
     if not wanted:
         raise ValueError(
-            "No cell is named to start from; name some of the map, or None to start from the "
+            "No cells to start from are named. Name cells of the map, or None to start from the "
             "reference control cells."
         )
     table, n_latent = bundle.cells, bundle.model.config.n_latent
@@ -321,7 +333,7 @@ def starting_states(
     if len(held) < n_latent:
         raise ValueError(
             f"{bundle.name} holds {len(held)} of the {n_latent} latent dimensions of its cells, "
-            "and to start from them takes all. Start from the reference control cells."
+            "and starting from them needs all. Start from the reference control cells."
         )
     rows = np.flatnonzero(table["cell"].isin(wanted))
     if len(rows) < len(wanted):
@@ -341,7 +353,7 @@ def starting_states(
 def observed_interaction(
     bundle: Bundle, given: Mapping[str, float]
 ) -> tuple[Float[np.ndarray, " G"], Float[np.ndarray, " G"]]:
-    """What was measured of an interaction and its standard error, as `compose` says."""
+    """Return the measured interaction and its standard error, as defined in `compose`."""
     unknown = np.full(len(bundle.genes), np.nan)
     parts = [{name: dose} for name, dose in given.items()]
     if len(parts) < 2:
@@ -358,7 +370,7 @@ def observed_interaction(
 
 
 def summary(draws: Float[np.ndarray, "S G"]) -> dict[str, Float[np.ndarray, " G"]]:
-    """Mean, 90 % interval and probability of sign over posterior draws."""
+    """Return mean, 90 % interval and probability of sign over posterior draws."""
     mean = draws.mean(0)
     lower, upper = np.quantile(draws, INTERVAL, axis=0)
     same_sign = (np.sign(draws) == np.sign(mean)).mean(0)

@@ -1,7 +1,7 @@
-"""Results of gene set tests as files to take away: tables, a workbook, a methods paragraph.
+"""Files of gene set results: tables, a workbook and a methods paragraph.
 
-In every CSV and TSV file for people to read, a text that spreadsheets would take for a formula has
-an apostrophe before it (`separated`); the workbook says of each text that it is one.
+In CSV and TSV files, text that a spreadsheet would read as a formula gets a leading apostrophe
+(`separated`). The workbook stores every text as text.
 """
 
 import datetime
@@ -29,17 +29,17 @@ from samsvae_core.genesets.questions import ERRORS, PASSES, Enrichment
 from samsvae_core.genesets.terms import JACCARD, POOL, VERDICTS, fdr_in_words, verdicts
 from samsvae_core.system.files import OutputError, new_output
 
-BEST = 5  # terms of a kind in the summary
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how spreadsheets' formulas begin
-CELL = 32_767  # characters that Excel takes
-ROWS = 1_048_575  # below the header
+BEST = 5  # terms of each kind in the summary
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters of a spreadsheet formula
+CELL = 32_767  # most characters in one cell of Excel
+ROWS = 1_048_575  # most rows below the header
 WIDTHS = {"term": 50, "group": 50, "leading_edge": 50, "name": 40, "evidence": 100, "title": 40}
 WIDTHS |= {"source": 40, "licence": 40, "setting": 20, "value": 100, "status": 40}
 FORMATS = dict.fromkeys(["es", "nes", "odds_ratio", "tied"], "0.000")
 FORMATS["log2_error"] = "0.000"
 FORMATS |= dict.fromkeys(["p_value", "fdr", "fdr_low", "fdr_high", "fdr_all"], "0.00E+00")
 PACKAGES = ("samsvae-explorer", "gseapy", "numpy", "pandas", "torch")
-BEGINNING = datetime.datetime(1980, 1, 1)  # time stamp of everything, the earliest that zip knows
+BEGINNING = datetime.datetime(1980, 1, 1)  # time stamp of every file, the earliest in zip
 TOLD = ["bundle", "checksum", "model", "ranked", "top", "background", "background_size"]
 TOLD += ["min_size", "max_size", "seed"]
 REFERENCES = """\
@@ -56,13 +56,13 @@ doi:10.1111/j.2517-6161.1995.tb02031.x."""
 
 
 class Results(NamedTuple):
-    """What was found, from what, and how.
+    """The results of gene set tests with everything they rest on.
 
-    `scores` are what was ranked, with a column gene. `names` is that of `terms.suggested_names`.
-    `collections` have the symbols of the data. `settings` hold at least `bundle` (its name),
-    `checksum`, `model` (its title), `min_size`, `max_size`, `seed`, `background_size` (genes),
-    and three phrases: genes were ranked by `ranked`, over-representation is that of `top` among
-    `background`. Values are those of JSON.
+    `scores` are the ranked scores, with a column gene; `names` comes from `terms.suggested_names`;
+    `collections` use the symbols of the data. `settings` hold JSON values for at least `bundle`
+    (its name), `checksum`, `model` (its title), `min_size`, `max_size`, `seed`, `background_size`
+    (genes), and the phrases `ranked` (completes "genes were ranked by"), `top` (the genes tested
+    for over-representation) and `background` (the genes they were compared with).
     """
 
     enrichment: Enrichment
@@ -73,9 +73,10 @@ class Results(NamedTuple):
 
 
 def files(results: Results) -> dict[str, bytes]:
-    """Every file by name; the manifest tells versions, the date, and sha256 and size of the rest.
+    """Return the content of every file by name.
 
-    Numbers in CSV files have all their digits.
+    The manifest holds versions, the date, and the sha256 and size of the other files. Numbers in
+    CSV files are written with full precision.
     """
     tables = {
         "enrichment": results.enrichment.table,
@@ -101,7 +102,7 @@ def files(results: Results) -> dict[str, bytes]:
 
 
 def separated(table: pd.DataFrame, separator: str = ",") -> bytes:
-    """CSV or TSV for spreadsheets: a text that one would take for a formula gets an apostrophe."""
+    """Return a table as CSV or TSV; text that looks like a formula gets an apostrophe in front."""
     shown = table.copy()
     for place in range(len(table.columns)):
         if not pd.api.types.is_numeric_dtype(table.iloc[:, place]):
@@ -112,7 +113,7 @@ def separated(table: pd.DataFrame, separator: str = ",") -> bytes:
 
 
 def _disarmed(value: Any) -> Any:
-    """A text that begins as formulas do, and is no number, behind an apostrophe."""
+    """Return the value, with an apostrophe in front of text that looks like a formula."""
     if not isinstance(value, str) or not value.startswith(FORMULA):
         return value
     try:
@@ -123,7 +124,7 @@ def _disarmed(value: Any) -> Any:
 
 
 def archive(contents: Mapping[str, bytes]) -> bytes:
-    """Files in a zip, the same bytes for the same contents."""
+    """Return a zip of the files; the same contents give the same bytes."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
         for name, content in sorted(contents.items()):
@@ -135,7 +136,7 @@ def archive(contents: Mapping[str, bytes]) -> bytes:
 
 
 def write_folder(contents: Mapping[str, bytes], path: Path) -> None:
-    """Files in a new folder, all or none. Raises OutputError."""
+    """Write the files into a new folder, all or none; raises OutputError."""
     new_output(path)
     temporary = None
     try:
@@ -146,7 +147,7 @@ def write_folder(contents: Mapping[str, bytes], path: Path) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-        temporary.chmod(0o755)  # mkdtemp's own mode hides it from the group
+        temporary.chmod(0o755)  # mkdtemp makes it readable by its owner only
         temporary.rename(path)
     except OSError as error:
         raise OutputError(
@@ -158,9 +159,9 @@ def write_folder(contents: Mapping[str, bytes], path: Path) -> None:
 
 
 def leading_edges(table: pd.DataFrame, fdr: float = PASSES) -> str:
-    """GMT: the leading edge of each set that passes by GSEA, named M0|hallmark|up|TERM.
+    """Return a GMT of the leading edges of the sets that pass by GSEA, named M0|hallmark|up|TERM.
 
-    Those that are borderline are there, too, and say so.
+    Borderline sets are included and marked as such.
     """
     table = table.assign(verdict=verdicts(table, fdr))
     passing = (table["method"] == "gsea") & (table["verdict"] != VERDICTS[2])
@@ -176,12 +177,12 @@ def leading_edges(table: pd.DataFrame, fdr: float = PASSES) -> str:
 
 
 def label(mechanism: object) -> str:
-    """Mechanism 0 is M0; a condition has a name of its own."""
+    """Return M0 for mechanism 0, and a condition's own name for a condition."""
     return mechanism if isinstance(mechanism, str) else f"M{mechanism}"
 
 
 def collection_table(results: Results) -> pd.DataFrame:
-    """One row per collection; `scored` counts its genes that were ranked."""
+    """Return one row per collection; `scored` counts those of its genes that were ranked."""
     genes = set(results.scores["gene"])
     columns = ["name", "title", "version", "source", "licence"]
     rows = [
@@ -198,11 +199,11 @@ def _about(results: Results) -> dict[str, Any]:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """The 5 best terms per mechanism, collection, method and direction, those at 5 % FDR first.
+    """Return the 5 best terms per mechanism, collection, method and direction.
 
-    With a column `verdict`: whether they pass, do not, or are borderline.
-
-    Of each group, where the table has groups, the term that stands for it; none without a gene.
+    Terms that pass at 5 % FDR come first, and the column `verdict` says whether a term passes, does
+    not pass or is borderline. If the table has groups, only the leading term of each is listed.
+    Terms without a gene are left out.
     """
     telling = table[table["leading_edge"] != ""]
     if "group" in table:
@@ -213,7 +214,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def workbook(results: Results) -> bytes:
-    """XLSX: summary, names, a sheet per mechanism and collection, collections, settings, notes."""
+    """Return an XLSX of summary, names, results by mechanism and collection, settings and notes."""
     table, notes = results.enrichment
     sheets = {"summary": summary(table), "names": results.names.reset_index()}
     for (mechanism, collection), rows in table.groupby(["mechanism", "collection"], sort=False):
@@ -225,11 +226,11 @@ def workbook(results: Results) -> bytes:
 
 
 def workbook_of(sheets: Mapping[str, pd.DataFrame]) -> bytes:
-    """XLSX of tables by the names of their sheets.
+    """Return an XLSX with one sheet per table.
 
-    Every text is written as text, also one that looks like a formula, a link or a number. One that
-    is longer than Excel takes is cut, after a whole gene, and a column `cut` tells where. Raises
-    ValueError for a sheet of more rows than Excel takes.
+    Every text is stored as text, also one that looks like a formula, a link or a number. Text too
+    long for Excel is cut after a whole gene, and a column `cut` names the columns concerned. Raises
+    ValueError for a sheet with more rows than Excel takes.
     """
     for name, sheet in sheets.items():
         if len(sheet) > ROWS:
@@ -246,7 +247,7 @@ def workbook_of(sheets: Mapping[str, pd.DataFrame]) -> bytes:
 
 
 def sheet_name(wanted: str, taken: Iterable[str]) -> str:
-    """At most 31 characters without those Excel forbids, and unlike the others in any case."""
+    """Return a sheet name that Excel accepts: up to 31 characters, unique regardless of case."""
     lower = {name.lower() for name in taken}
     clean = re.sub(r"[\[\]:*?/\\']", "_", wanted)
     names = (f"{clean[: 31 - len(end)]}{end}" for end in ["", *(f" {n}" for n in range(2, 9999))])
@@ -254,7 +255,7 @@ def sheet_name(wanted: str, taken: Iterable[str]) -> str:
 
 
 def _fitting(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with no text longer than a cell."""
+    """Return the frame with texts cut to the length of an Excel cell."""
     text = frame.select_dtypes(object)
     long = text.map(lambda value: isinstance(value, str) and len(value) > CELL)
     if not long.to_numpy().any():
@@ -285,9 +286,9 @@ def _write_sheet(book: xlsxwriter.Workbook, name: str, frame: pd.DataFrame) -> N
 
 
 def methods(results: Results) -> str:
-    """Markdown: how it was done, in a paragraph for a paper, the collections, and what to cite.
+    """Return a methods paragraph for a paper, the collections and the references, as Markdown.
 
-    Raises ValueError where the settings do not tell what has to be said.
+    Raises ValueError if the settings lack something the paragraph needs.
     """
     if missing := [key for key in TOLD if key not in results.settings]:
         raise ValueError(f"The settings lack {', '.join(missing)}; a methods paragraph needs them.")
@@ -341,7 +342,7 @@ def methods(results: Results) -> str:
 
 
 def _is_shipped(collection: Collection) -> bool:
-    """A file of one's own may have the name of a shipped collection, but not its source."""
+    """Return whether a collection is shipped; a user's own may have its name but not its source."""
     about = collections().get(collection.name)
     return about is not None and about.source == collection.source
 

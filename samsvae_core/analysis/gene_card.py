@@ -1,6 +1,6 @@
-"""The gene card, offline: what a gene is called, which mechanisms move it, which perturbations do.
+"""The gene card: the names of a gene, the mechanisms and the perturbations that move it.
 
-Links are only written, nothing is fetched.
+It works offline: links are written, nothing is fetched.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from samsvae_core.analysis.compose import compose
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.genesets.symbols import annotate, are_entrez, species
 
-COLUMNS = [  # of a composition that are kept of each perturbation
+COLUMNS = [  # columns of a composition that `effect_table` keeps
     "shift",
     "lower",
     "upper",
@@ -30,25 +30,24 @@ COLUMNS = [  # of a composition that are kept of each perturbation
 
 
 class Annotation(NamedTuple):
-    """What the annotation knows of a gene; empty where it knows nothing, as `note` then says."""
+    """What the annotation says of a gene; fields it does not know are empty, as `note` explains."""
 
-    symbol: str  # as the data have it
+    symbol: str  # as in the data
     current: str  # the symbol of 2022
     name: str
     aliases: tuple[str, ...]
     entrez: str
     ensembl: tuple[str, ...]
-    is_mouse: bool  # by how the symbol is written
-    note: str  # what a reader has to know of the rest
+    is_mouse: bool  # judged by the spelling of the symbol
+    note: str  # what the reader should know about the other fields
 
 
 def annotation(gene: str, genes: Collection[str] = ()) -> Annotation:
-    """Names and identifiers of a gene, by its symbol, an older name or an Ensembl id.
+    """Return the names and identifiers of a gene, found by symbol, older name or Ensembl id.
 
-    A number is an Entrez id only if `genes`, those of its model, are such ids.
-
-    A symbol that is written as mouse symbols are is given those of the human gene with the same
-    name in capitals, which is most often its orthologue.
+    A number counts as an Entrez id only if `genes`, the genes of the model, are Entrez ids. A
+    symbol spelled like a mouse gene gets the entry of the human gene with the same name in
+    capitals, most often its orthologue.
     """
     is_number = gene.isdecimal()
     found = annotate([gene, gene.upper()], is_number and are_entrez(genes)).fillna("")
@@ -62,12 +61,10 @@ def annotation(gene: str, genes: Collection[str] = ()) -> Annotation:
         note += "annotation is of human genes (2022): "
         note += f"shown is {current}, by the name in capitals." if current else "it has none such."
     elif not current and is_number:
-        note = (
-            f"{gene} is a number, not a name: nothing can be said of this gene here. Train on the"
-        )
+        note = f"{gene} is a number, not a name: nothing is known about this gene. Train on the"
         note += " names of genes; the page Data and samsvae inspect show which a file has."
     elif not current:
-        note = f"The annotation (human genes, 2022) does not know {gene}, or not as one gene only."
+        note = f"The annotation (human genes, 2022) does not know {gene} as one gene."
     elif current != gene:
         note = f"{gene} is another name of {current}."
     aliases, ensembl = (tuple(filter(None, row[c].split("|"))) for c in ("aliases", "ensembl"))
@@ -76,9 +73,9 @@ def annotation(gene: str, genes: Collection[str] = ()) -> Annotation:
 
 
 def links(gene: str, genes: Collection[str] = ()) -> dict[str, str]:
-    """Addresses of pages on a gene of `genes`, by the name of the site.
+    """Return the addresses of pages about a gene of `genes`, by the name of the site.
 
-    For an unknown name, of one search; none for a number that is no Entrez id.
+    An unknown name gets one search link; a number that is not an Entrez id gets none.
     """
     known = annotation(gene, genes)
     if known.is_mouse:
@@ -95,7 +92,7 @@ def links(gene: str, genes: Collection[str] = ()) -> dict[str, str]:
         return {"Search NCBI": f"https://www.ncbi.nlm.nih.gov/gene/?term={_safe(gene)}"}
     symbol = _safe(known.current)
     page = _search(known.current)
-    if len(known.ensembl) == 1:  # several: of alternative assemblies
+    if len(known.ensembl) == 1:  # several ids are of alternative assemblies
         page = f"Gene/Summary?g={_safe(known.ensembl[0])}"
     return {
         "NCBI": f"https://www.ncbi.nlm.nih.gov/gene/{_safe(known.entrez)}",
@@ -125,12 +122,13 @@ def effect_table(
     genes: Sequence[str] | None = None,
     perturbations: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """The shift of each gene under each perturbation, or those named, given alone at dosage 1.
+    """Return the shift of each gene under each single perturbation at dosage 1.
 
-    The same numbers as `compose` gives, one perturbation after the other. Columns perturbation,
-    gene, shift, lower, upper, probability_of_sign, calibrated_lower, calibrated_upper, observed,
-    observed_se, n_observed (cells; 0 where it was not measured alone at this dosage). `genes` keeps
-    these only: that saves memory and no time, for a share is of all genes.
+    The numbers are those of `compose`. Columns are perturbation, gene, shift, lower, upper,
+    probability_of_sign, calibrated_lower, calibrated_upper, observed, observed_se and n_observed
+    (cells; 0 if not measured alone at this dosage). `perturbations` selects perturbations and
+    `genes` selects genes; the latter saves memory but no time, since shares are taken over all
+    genes.
     """
     kept = bundle.genes if genes is None else [measured(bundle, gene) for gene in genes]
     given = bundle.perturbations.index if perturbations is None else perturbations
@@ -153,7 +151,7 @@ def effect_table(
 
 
 def moved_by(effects: pd.DataFrame, gene: str) -> pd.DataFrame:
-    """The perturbations of an `effect_table` by how far they move one gene, the farthest first."""
+    """Return the perturbations of an `effect_table` by the size of their shift of one gene."""
     rows = effects[effects["gene"] == gene].drop(columns="gene")
     if rows.empty:
         raise ValueError(f"{gene!r} is none of the genes in this table of effects.")
@@ -161,10 +159,10 @@ def moved_by(effects: pd.DataFrame, gene: str) -> pd.DataFrame:
 
 
 def mechanisms_of(bundle: Bundle, gene: str) -> pd.DataFrame:
-    """A gene's loading on each mechanism, and its place among all genes.
+    """Return a gene's loading on each mechanism and its rank among all genes.
 
-    Columns mechanism, loading, se, step as in the bundle's loadings, and rank_up, rank_down: 1 for
-    the gene with the largest loading, and with the smallest.
+    Columns are mechanism, loading, se and step, as in the bundle's loadings, and rank_up and
+    rank_down, which are 1 for the gene with the largest and the smallest loading.
     """
     table, gene = bundle.loadings, measured(bundle, gene)
     rows = table[table["gene"] == gene].set_index("mechanism")
@@ -180,14 +178,15 @@ def mechanisms_of(bundle: Bundle, gene: str) -> pd.DataFrame:
 
 
 def targeting(bundle: Bundle, gene: str) -> list[str]:
-    """The perturbations that are this gene, under any of its names, in capitals or not."""
+    """Return the perturbations that target this gene, under any of its names, ignoring case."""
     return _same_gene(gene, [str(name) for name in bundle.perturbations.index])
 
 
 def targets(bundle: Bundle, perturbation: str) -> list[str]:
-    """The genes of the model that a perturbation is, as `targeting` knows it; of A+B, of each part.
+    """Return the genes of the model that a perturbation targets, matched as in `targeting`.
 
-    A name with a + is a combination only where the model takes each treatment whole.
+    A name with a + is split into its parts only if the model treats each combination as one
+    treatment.
     """
     parts = [perturbation] if bundle.model.composes else perturbation.split("+")
     return [gene for part in parts for gene in _same_gene(part, bundle.genes)]
@@ -203,7 +202,7 @@ def _same_gene(gene: str, names: list[str]) -> list[str]:
 
 
 def measured(bundle: Bundle, gene: str) -> str:
-    """A gene of the model; raises ValueError for any other name."""
+    """Return `gene` if the model has it; raises ValueError for any other name."""
     if gene in bundle.genes:
         return gene
     current = annotate([gene])["current"].fillna("").iloc[0]

@@ -1,4 +1,4 @@
-"""What gene sets are asked of: the loadings of mechanisms, or the shift of a composition."""
+"""Gene rankings for gene set tests: loadings of mechanisms, or the shift of a composition."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from samsvae_core.genesets.terms import grouped, suggested_names
 
 
 class Certainty(NamedTuple):
-    """A gene moved if its sign is at least this probable and its effect at least this large.
+    """The least probability of sign and the least size at which a gene counts as moved.
 
-    Of a shift, by the share of posterior draws; of a loading, by a Normal with its standard error,
-    which is over reference cells and knows nothing of other trainings.
+    For a shift the probability is the share of posterior draws. For a loading it comes from a
+    Normal with the loading's standard error over reference cells, which does not cover the spread
+    between trainings.
     """
 
     probability: float
@@ -38,11 +39,11 @@ class Certainty(NamedTuple):
 
 
 class Ranked(NamedTuple):
-    """Scores by gene, a column per mechanism (its number) or one of a condition (its name).
+    """Scores by gene, with one column per mechanism (its number) or one for a condition (its name).
 
-    `table` is what they were taken from, with their errors, and `definition` completes "genes were
-    ranked by". `moved`, of the form of the scores, tells which genes are certain to move, where
-    that is asked for as `certainty`. `caution` is a reason to distrust the whole ranking, if any.
+    `table` is what they were taken from, with errors; `definition` completes "genes were ranked
+    by". `moved` has the shape of the scores and marks the genes certain to move, if a `certainty`
+    was given. `caution` is a reason to distrust the whole ranking, if any.
     """
 
     name: str
@@ -59,7 +60,10 @@ def of_mechanisms(
     mechanisms: Iterable[int] | None = None,
     certainty: Certainty | None = None,
 ) -> Ranked:
-    """Loadings of these mechanisms, or of all that are in use. ValueError if there are none."""
+    """Return the loadings of some mechanisms, by default of all in use.
+
+    Raises ValueError if none is in use or one is unknown.
+    """
     active = active_mechanisms(bundle.masks)
     wanted = active if mechanisms is None else list(dict.fromkeys(mechanisms))
     if not wanted:
@@ -92,7 +96,7 @@ def of_mechanisms(
 
 
 def of_shift(composition: Composition, certainty: Certainty | None = None) -> Ranked:
-    """The predicted shift of a composition."""
+    """Return the predicted shift of a composition as a ranking."""
     table = composition.table.reset_index()
     shift = composition.table["shift"]
     name = composition.condition
@@ -103,7 +107,7 @@ def of_shift(composition: Composition, certainty: Certainty | None = None) -> Ra
         sign = composition.table["probability_of_sign"]
         if sign.isna().all():
             raise ValueError(
-                "This model knows no uncertainty of its effects, so no probability of sign; choose "
+                "This model has no uncertainty of its effects, so no probability of sign; choose "
                 "a number of top genes instead."
             )
         kept = (sign >= certainty.probability) & (shift.abs() >= certainty.effect)
@@ -116,15 +120,15 @@ def of_shift(composition: Composition, certainty: Certainty | None = None) -> Ra
 
 
 def doubt(table: pd.DataFrame) -> str:
-    """A caution where no gene of a composition's table is certain to move."""
+    """Return a caution if no gene of a composition is certain to move, else an empty text."""
     kind = "calibrated_" if table["calibrated_lower"].notna().any() else ""
     lower, upper = table[f"{kind}lower"], table[f"{kind}upper"]
     if lower.isna().all() or ((lower > 0) | (upper < 0)).any():
         return ""
     return (
         f"No gene's 90 % interval excludes zero (the largest shift is "
-        f"{table['shift'].abs().max():.2g}), so this ranking is of noise: sets that pass tell "
-        "nothing of the perturbation."
+        f"{table['shift'].abs().max():.2g}), so this ranking may be noise: sets that pass say "
+        "nothing about the perturbation."
     )
 
 
@@ -135,7 +139,7 @@ def gathered(
     found: Enrichment,
     rules: Rules,
 ) -> Results:
-    """All that is taken away: the tests, with similar sets grouped, and what they rest on."""
+    """Return all that is exported: the tests, with similar sets grouped, and what they rest on."""
     table = found.table if "group" in found.table else grouped(found.table)
     matched = [match(collection, bundle.genes).collection for collection in collections]
     if ranked.certainty is not None:

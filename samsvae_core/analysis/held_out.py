@@ -1,4 +1,4 @@
-"""What the metrics of a bundle say, in words."""
+"""The metrics of a bundle in words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 UNSEEN = "combination not seen in training"
-CEILING = "split-half"  # no prediction: what the data themselves allow
+CEILING = "split-half"  # not a prediction: how well the data agree with themselves
 CELLS = {"test": "the held-out cells", "all": "all cells, the training cells too, as in the paper"}
 CONTROLS = {
     "test": "controls held out too",
@@ -14,16 +14,16 @@ CONTROLS = {
     "all": "all control cells",
 }
 LIBRARIES = {"data": "those of these cells", "10000": "10,000, as in the paper"}
-MARKUP = re.compile(r"([\\`*\[\]<>$~|:&]|\b_|_\b)")  # between letters, _ is only itself
+MARKUP = re.compile(r"([\\`*\[\]<>$~|:&]|\b_|_\b)")  # _ between letters is only itself
 
 
 def as_text(name: object) -> str:
-    """A name from a file on one line, so that Markdown makes no link, picture or tag of it."""
+    """Return a name on one line, escaped so that Markdown makes no link, picture or tag of it."""
     return MARKUP.sub(r"\\\1", " ".join(str(name).split()))
 
 
 def metrics_in_words(metrics: dict[str, Any], title: str) -> str:
-    """Held-out figures beside the baselines, as Markdown; says so when a baseline wins."""
+    """Return the held-out figures beside the baselines, as Markdown."""
     if "not_available" in metrics:
         return f"Not available: {as_text(metrics['not_available'])}"
     bound, effects = metrics["iwelbo"], metrics["average_effects"]
@@ -60,7 +60,7 @@ def metrics_in_words(metrics: dict[str, Any], title: str) -> str:
 
 
 def effects_table(rows: dict[str, dict[str, Any]]) -> list[str]:
-    """The model and the baselines, a line each."""
+    """Return the model and the baselines as a Markdown table, one row each."""
     head = "| prediction | r | r, top 20 genes | R2 | cosine | median r | rank | conditions |"
     lines = [head, "|---" * 8 + "|"]
     for name, row in rows.items():
@@ -74,7 +74,7 @@ def effects_table(rows: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def kinds_in_words(title: str, metrics: dict[str, Any]) -> list[str]:
-    """Singles, seen and unseen combinations apart, where there is more than one kind."""
+    """Return r by kind of condition as a table, if there is more than one kind."""
     rows = {title: metrics["average_effects"], **metrics["baselines"]}
     present = list(metrics["average_effects"]["kinds"])
     if len(present) < 2 and "combination not seen in training" not in present:
@@ -99,7 +99,7 @@ def replicates_in_words(replicates: dict[str, Any] | None) -> list[str]:
 
 
 def checks_in_words(checks: dict[str, Any]) -> str:
-    """How often observed statistics fall inside the model's 90 % predictive intervals."""
+    """Return how often observed statistics fall inside the model's 90 % predictive intervals."""
     found = []
     for name in ("mean", "variance", "zeros"):
         if checks[name]:
@@ -114,7 +114,7 @@ def checks_in_words(checks: dict[str, Any]) -> str:
 
 
 def coverage_in_words(coverage: dict[str, Any], uncalibrated: str | None = None) -> str:
-    """What the intervals of shifts hold, on held-out cells; and why they are not calibrated."""
+    """Return how many held-out shifts the intervals contain, and why any calibration is missing."""
     found = []
     for kind, words in (("single", "single"), ("combination", "combined")):
         part = coverage[kind]
@@ -133,7 +133,7 @@ def coverage_in_words(coverage: dict[str, Any], uncalibrated: str | None = None)
 
 
 def other_draws(kept: dict[str, Any], found: dict[str, Any], made: str) -> str:
-    """Where coverage as a bundle keeps it is not what was found with its settings; else nothing."""
+    """Return how the coverage in a bundle differs from a new evaluation; empty if it does not."""
     lines = []
     for kind, words in (("single", "single"), ("combination", "combined")):
         before, now = ((m.get("coverage") or {}).get(kind) for m in (kept, found))
@@ -172,10 +172,10 @@ def percent(share: float | None) -> str:
 
 
 def verdict(metrics: dict[str, Any]) -> str:
-    """Whether the model beats the baselines, in words; says so where it does not, or none can tell.
+    """Return whether the model beats the baselines, in words.
 
-    Compared with those that predict every condition the model does, on all conditions and, where
-    there are several kinds, on unseen combinations.
+    It is compared with the baselines that predict every condition the model does, on all conditions
+    and, if there are several kinds, on unseen combinations.
     """
     rows = {"model": metrics["average_effects"], **metrics["baselines"]}
     found = [compared(rows, "all conditions")]
@@ -186,7 +186,7 @@ def verdict(metrics: dict[str, Any]) -> str:
 
 
 def compared(rows: dict[str, dict[str, Any] | None], where: str) -> str:
-    """Who is better than the model by r and by r over the top 20 genes."""
+    """Return which baselines are better than the model by r, over all and over the top 20 genes."""
     own = rows["model"]
     assert own is not None
     size = "n" if "n" in own else "n_conditions"
@@ -218,7 +218,7 @@ def compared(rows: dict[str, dict[str, Any] | None], where: str) -> str:
 
 
 def listed(names: list[str]) -> str:
-    """As a sentence names several: a, b and c."""
+    """Return names joined as in a sentence: a, b and c."""
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 

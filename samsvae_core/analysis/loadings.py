@@ -1,4 +1,4 @@
-"""What a mechanism does to genes: loadings of the decoder, and how straight they are."""
+"""Loadings: how a mechanism changes each gene, and how linear the decoder is along it."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from samsvae_core.bundle.bundle import Reference
 from samsvae_core.evaluation.metrics import pearson
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE
 
-STEPS = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)  # of loading curves, in typical effects
+STEPS = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)  # multiples of the typical effect in loading curves
 STEPS_IN_WORDS = {0.5: "half the step", -1.0: "the opposite direction", 2.0: "twice the step"}
 LINEAR_R, LINEAR_RATIO = 0.95, 1.25  # least r, and largest ratio of sizes either way
-NO_LOADING = 1e-5  # root mean square: rounding, and no effect on any gene
+NO_LOADING = 1e-5  # root mean square below which a loading is rounding error
 
 
 @torch.inference_mode()
 def loadings(model: SAMSVAE, reference: Reference, genes: list[str]) -> pd.DataFrame:
-    """What one mechanism does to the level of each gene, per prior standard deviation.
+    """Return how one mechanism changes the level of each gene, per prior standard deviation.
 
     With y(z) = log2(1 + 1e4 softmax(decoder(z))), the loading of mechanism k on gene g is the mean
-    over reference control cells of [y_g(z + s e_k) - y_g(z)] / s, the basal states z held at their
-    posterior means; `se` is its standard error over those cells. The decoder is not linear, so the
-    step s is as far as perturbations go: the mean size of the active effects, in the direction they
-    have on average. Where that is below 1 or nobody uses the mechanism: [y_g(z + e_k) -
-    y_g(z - e_k)] / 2, told as step 0. Values that are not counts are not transformed. Columns
-    mechanism, gene, loading, se, step.
+    over reference control cells of [y_g(z + s e_k) - y_g(z)] / s, at their posterior mean basal
+    states z; `se` is its standard error over those cells. The decoder is not linear, so the step s
+    is the mean size of the mechanism's active effects, in their average direction. If that is below
+    1, or no perturbation uses the mechanism, the loading is [y_g(z + e_k) - y_g(z - e_k)] / 2 and
+    the step is given as 0. Values that are not counts are not transformed. Columns are mechanism,
+    gene, loading, se and step.
     """
     z, nowhere = reference.loc, torch.zeros(model.n_shift)
     steps = typical_effects(model)
@@ -52,7 +52,7 @@ def loadings(model: SAMSVAE, reference: Reference, genes: list[str]) -> pd.DataF
 def mean_slope(
     far: Float[Tensor, "R G"], near: Float[Tensor, "R G"], step: float
 ) -> tuple[Float[np.ndarray, " G"], Float[np.ndarray, " G"]]:
-    """(far - near) / step of each gene: its mean and standard error over reference cells."""
+    """Return mean and standard error over reference cells of (far - near) / step, by gene."""
     slope, n = ((far - near) / step).double(), len(far)
     mean = slope.mean(0)
     spread = torch.linalg.vector_norm(slope - mean, dim=0)  # three times as fast as std
@@ -67,12 +67,12 @@ def loading_curves(
     mechanisms: Sequence[int] | None = None,
     steps: Sequence[float] = STEPS,
 ) -> pd.DataFrame:
-    """Loadings of mechanisms (of all, unless named) in both directions and at several steps.
+    """Return loadings in both directions and at several steps, for all mechanisms unless named.
 
-    [y_g(z + s e_k) - y_g(z)] / s as in `loadings`, with s each of `steps` times the typical effect
-    on the mechanism (times 1 where that is 0: there the loading itself is the mean of multiples 1
-    and -1). Of a linear decoder all are the same. Columns mechanism, gene, multiple, step, loading,
-    se; `multiple` is the entry of `steps` and `step` is s, in prior standard deviations.
+    They are [y_g(z + s e_k) - y_g(z)] / s as in `loadings`, with s a multiple from `steps` of the
+    typical effect on the mechanism (or of 1 where that is 0; the loading itself is then the mean of
+    multiples 1 and -1). For a linear decoder all are equal. Columns are mechanism, gene, multiple,
+    step (s, in prior standard deviations), loading and se.
     """
     chosen = range(model.config.n_latent) if mechanisms is None else mechanisms
     if any(k not in range(model.config.n_latent) for k in chosen):
@@ -104,13 +104,13 @@ def loading_curves(
 
 
 def linearity(curves: pd.DataFrame) -> pd.DataFrame:
-    """How far the decoder is from linear along each mechanism, from `loading_curves`.
+    """Return how far the decoder is from linear along each mechanism, from `loading_curves`.
 
-    A row per mechanism. For each multiple m but 1, `r m` and `ratio m`: the correlation over genes
-    of the loadings there with those at multiple 1 (NaN where either are constant), and the ratio of
-    their sizes (root mean square). `linear`: r of at least 0.95 and a ratio of 0.8 to 1.25 at every
-    multiple from -1 to 1, so that the loadings of one step rank the genes for all of them and tell
-    sizes to a quarter. `words` says so, for a card.
+    The result has one row per mechanism. For each multiple m other than 1, `r m` is the correlation
+    over genes between the loadings at m and at 1 (NaN if either is constant), and `ratio m` is the
+    ratio of their root mean squares. `linear` means r of at least 0.95 and a ratio of 0.8 to 1.25
+    at every multiple from -1 to 1: the loadings of one step then rank the genes for all these
+    steps, with sizes right to a quarter. `words` says so for a card.
     """
     rows = {}
     for k, curve in curves.groupby("mechanism", sort=False):
@@ -146,7 +146,7 @@ def linearity(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def typical_effects(model: SAMSVAE) -> list[float]:
-    """Per mechanism, how far and in which direction its users move; 0 where that is below 1."""
+    """Return the typical signed effect of each mechanism's users; 0 where its size is below 1."""
     effect = model.effect_moments()[0]
     if not effect.shape[1]:
         return [0.0] * model.config.n_latent
@@ -157,6 +157,6 @@ def typical_effects(model: SAMSVAE) -> list[float]:
 
 
 def loading_matrix(table: pd.DataFrame) -> pd.DataFrame:
-    """Loadings as genes x mechanisms, genes in the order of the table."""
+    """Return loadings as genes x mechanisms, genes in the order of the table."""
     wide = table.pivot(index="gene", columns="mechanism", values="loading")  # noqa: PD010
     return wide.loc[table["gene"].drop_duplicates()]

@@ -1,4 +1,4 @@
-"""Masks as tables: which mechanisms a perturbation uses, and how sure that is."""
+"""Masks as tables: which mechanisms each perturbation uses, and how certain that is."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from samsvae_core.models.samsvae import ACTIVE, SAMSVAE
 
 
 def mask_table(model: SAMSVAE, perturbations: list[str]) -> pd.DataFrame:
-    """One row per perturbation and mechanism: probability, effect, effect_sd, active.
+    """Return one row per perturbation and mechanism: probability, effect, effect_sd, active.
 
-    `effect` is E[mask x embedding], in prior standard deviations of the basal state, `effect_sd`
-    its standard deviation, both under the posterior. No row where the model has no latent shifts.
+    `effect` is E[mask x embedding] in prior standard deviations of the basal state, and `effect_sd`
+    its standard deviation, both under the posterior. A model without latent shifts has no rows.
     """
     with torch.inference_mode():
         q = model.mask_probability().double().cpu().numpy()
@@ -34,22 +34,22 @@ def mask_table(model: SAMSVAE, perturbations: list[str]) -> pd.DataFrame:
 
 
 def matrix(masks: pd.DataFrame, column: str = "probability") -> pd.DataFrame:
-    """A column of the mask table as perturbations x mechanisms."""
+    """Return a column of the mask table as perturbations x mechanisms."""
     wide = masks.pivot(index="perturbation", columns="mechanism", values=column)  # noqa: PD010
     return wide.loc[masks["perturbation"].drop_duplicates()]
 
 
 def active_mechanisms(masks: pd.DataFrame) -> list[int]:
-    """Mechanisms that at least one perturbation uses."""
+    """Return the mechanisms that at least one perturbation uses."""
     return sorted(int(k) for k in masks.loc[masks["active"], "mechanism"].unique())
 
 
 def orient(model: SAMSVAE) -> None:
-    """Fix what the likelihood leaves open: the order and the sign of the mechanisms, in place.
+    """Put the mechanisms of a model in a fixed order and direction, in place.
 
-    Mechanisms used by most perturbations come first, and each points where its active effects (all
-    effects, if none is active) point on average. Encoder, decoder and posterior are permuted and
-    flipped together, so that every prediction stays as it was.
+    The likelihood leaves order and sign open. Mechanisms with most users come first, and each
+    points where its active effects (all effects, if none is active) point on average. Encoder,
+    decoder and posterior are permuted and flipped together, so predictions do not change.
     """
     with torch.inference_mode():
         q = model.mask_probability()
@@ -67,10 +67,10 @@ def orient(model: SAMSVAE) -> None:
 
 
 def strengths(masks: pd.DataFrame) -> pd.DataFrame:
-    """How far each perturbation moves the latent state, the farthest first.
+    """Return how far each perturbation moves the latent state, largest first.
 
-    Indexed by perturbation: `strength`, the length of its mean effects over all mechanisms, in
-    prior standard deviations of the basal state, and `sd`, the posterior standard deviation of that
+    Indexed by perturbation: `strength` is the length of its mean effects over all mechanisms, in
+    prior standard deviations of the basal state. `sd` is the posterior standard deviation of that
     length to first order, with mechanisms independent: sqrt(sum (effect x effect_sd)^2) / strength.
     """
     effect, sd = masks["effect"], masks["effect_sd"]
@@ -81,20 +81,20 @@ def strengths(masks: pd.DataFrame) -> pd.DataFrame:
 
 
 def near_misses(masks: pd.DataFrame) -> pd.DataFrame:
-    """Entries that are off though held-out cells speak for them, most evidence first.
+    """Return inactive entries that held-out cells speak for, those with most evidence first.
 
-    Their evidence is above two of its standard errors. Of many entries tried some pass by chance:
-    two and a half in a hundred.
+    Their evidence is above two of its standard errors. By chance alone, about 2.5 % of the entries
+    tried pass.
     """
     off = masks[~masks["active"] & (masks["evidence"] > 2 * masks["evidence_se"])]
     return off.sort_values("evidence", ascending=False)
 
 
 def in_use_in_words(masks: pd.DataFrame) -> str:
-    """How many mechanisms and entries are active, and which of them lack held-out evidence.
+    """Return how many mechanisms and entries are active, and which lack held-out evidence.
 
-    Evidence is held-out if it is above two of its standard errors. Nothing is said of entries whose
-    evidence was not taken (bundles made before, perturbations without held-out cells).
+    An entry has held-out evidence if that is above two of its standard errors. Entries whose
+    evidence was not taken (older bundles, perturbations without held-out cells) are not mentioned.
     """
     active = masks[masks["active"].astype(bool)]
     mechanisms = active["mechanism"].nunique()
@@ -115,6 +115,6 @@ def in_use_in_words(masks: pd.DataFrame) -> str:
 
 
 def used_by(bundle: Bundle, mechanism: int) -> pd.DataFrame:
-    """Perturbations that use a mechanism, strongest first, with their effect and its sd."""
+    """Return the perturbations that use a mechanism, strongest first, with effect and its sd."""
     rows = bundle.masks[(bundle.masks["mechanism"] == mechanism) & bundle.masks["active"]]
     return rows.sort_values("effect", key=np.abs, ascending=False).drop(columns="mechanism")

@@ -1,10 +1,9 @@
-"""The user's names and notes for mechanisms: a small JSON file beside the bundle, never in it.
+"""The user's names and notes for mechanisms, in a small JSON file beside the bundle.
 
     {"schema": 1, "bundle": name, "checksum": of the bundle,
      "mechanisms": {"0": {"name": "interferon response", "note": "..."}}}
 
-Numbers of mechanisms are those of one training, so a file is for the bundle with its checksum and
-for no other.
+Mechanism numbers belong to one training, so a file is valid only for the bundle with its checksum.
 """
 
 from __future__ import annotations
@@ -22,32 +21,32 @@ from samsvae_core.system.files import OutputError, atomic_write
 SCHEMA = 1
 NAME_LENGTH, NOTE_LENGTH = 80, 2000  # characters
 MAX_BYTES = 2**20
-# All but tab and line feed, with those that start a line or turn the direction of writing
+# Control characters other than tab and line feed, and those that break lines or turn the text
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Label(NamedTuple):
-    """What the user calls a mechanism, and remarks on it; either may be empty."""
+    """The user's name for a mechanism and a note on it; either may be empty."""
 
     name: str
     note: str = ""
 
 
 class Names(NamedTuple):
-    """Labels by mechanism, or the reason why a file that is there was not read."""
+    """Labels by mechanism, or the reason why an existing file was not read."""
 
     labels: dict[int, Label]
     problem: str
 
 
 def names_file(bundle: Bundle) -> Path:
-    """Where names are kept: papalexi2021.names.json beside papalexi2021."""
+    """Return the path of the names: papalexi2021.names.json beside papalexi2021."""
     folder = bundle.path.absolute()
     return folder.with_name(f"{folder.name}.names.json")
 
 
 def read_names(bundle: Bundle) -> Names:
-    """The user's names; none, and a problem to be told, where the file cannot be used."""
+    """Return the user's names; if the file cannot be used, no names and the problem."""
     path = names_file(bundle)
     try:
         with path.open("rb") as file:
@@ -61,10 +60,10 @@ def read_names(bundle: Bundle) -> Names:
 
 
 def write_names(bundle: Bundle, labels: Mapping[int, Label]) -> None:
-    """Keep all names and notes of a bundle; those left out are forgotten.
+    """Store all names and notes of a bundle; labels that are left out are deleted.
 
-    Raises OutputError where they cannot be kept, and where that would be in place of a file that
-    cannot be read or is another bundle's; ValueError for a label against the rules.
+    Raises OutputError if the file cannot be written, or would replace one that cannot be read or
+    belongs to another bundle; ValueError for an invalid label.
     """
     content, path = export_names(bundle, labels), names_file(bundle)
     if problem := read_names(bundle).problem:
@@ -77,7 +76,7 @@ def write_names(bundle: Bundle, labels: Mapping[int, Label]) -> None:
 
 
 def export_names(bundle: Bundle, labels: Mapping[int, Label]) -> bytes:
-    """The file's content, with labels that say nothing left out."""
+    """Return the content of the file, without empty labels."""
     kept = {str(k): checked(bundle, str(k), *label)._asdict() for k, label in labels.items()}
     content = to_json(
         {
@@ -93,17 +92,17 @@ def export_names(bundle: Bundle, labels: Mapping[int, Label]) -> bytes:
 
 
 def import_names(bundle: Bundle, content: bytes) -> dict[int, Label]:
-    """The labels in such a file; raises ValueError for one that is damaged or another bundle's."""
+    """Return the labels in a file; raises ValueError if it is damaged or of another bundle."""
     if len(content) > MAX_BYTES:
-        raise ValueError("This is larger than 1 MB, so no file of names. Choose another.")
+        raise ValueError("This is larger than 1 MB, so not a file of names. Choose another.")
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"This is no file of names: it cannot be read as JSON ({error}). Choose another."
+            f"This is not a file of names: it cannot be read as JSON ({error}). Choose another."
         ) from error
     if not isinstance(found, dict) or not isinstance(found.get("mechanisms"), dict):
-        raise ValueError("This is no file of names: it has no mechanisms. Choose another.")
+        raise ValueError("This is not a file of names: it has no mechanisms. Choose another.")
     if found.get("schema") != SCHEMA:
         raise ValueError(
             f"This file of names is of another version; this one reads schema {SCHEMA}. "
@@ -126,7 +125,7 @@ def import_names(bundle: Bundle, content: bytes) -> dict[int, Label]:
 
 
 def checked(bundle: Bundle, mechanism: str, name: str, note: str) -> Label:
-    """The label without blanks around it; raises ValueError where a rule is broken."""
+    """Return the label with surrounding blanks removed; raises ValueError if it is invalid."""
     n = bundle.model.config.n_latent
     if mechanism not in map(str, range(n)):
         raise ValueError(f"There is no mechanism {mechanism[:9]!r}; this model has 0 to {n - 1}.")

@@ -1,4 +1,4 @@
-"""The network of perturbations and mechanisms, laid out."""
+"""The network of perturbations and mechanisms, with a layout."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import pandas as pd
 
 from samsvae_core.models.samsvae import ACTIVE
 
-MOST_NODES, MOST_EDGES = 150, 150  # of a network that can be read
-FEW_NODES = 60  # of a part that is laid out with more care
+MOST_NODES, MOST_EDGES = 150, 150  # a larger network cannot be read
+FEW_NODES = 60  # parts up to this size get the slower layout
 LAYOUT_SEED = 0
 
 
 class Network(NamedTuple):
     """Perturbations and the mechanisms they use, as nodes and edges.
 
-    `nodes`: kind ("perturbation" or "mechanism"), name, degree (edges that end there), x, y.
-    `edges`: the rows of the mask table that are drawn. `left_out`: edges that are not, the weakest.
+    `nodes` has kind ("perturbation" or "mechanism"), name, degree (number of edges), x and y.
+    `edges` holds the rows of the mask table that are drawn. `left_out` is the number of edges not
+    drawn, the weakest.
     """
 
     nodes: pd.DataFrame
@@ -35,12 +36,25 @@ def network(
     most_edges: int = MOST_EDGES,
     seed: int = LAYOUT_SEED,
 ) -> Network:
-    """Perturbations (all, unless named) and the mechanisms they use, laid out in the plane.
+    """Return the network of perturbations (all, unless named) and mechanisms, laid out in 2D.
 
-    An edge is an entry with a probability above the threshold. Where there are more nodes or edges
-    than can be read, those with the largest effects are kept. Connected parts are laid out each for
-    itself, by the forces of Fruchterman and Reingold from a fixed seed, the smaller then by the
-    springs of Kamada and Kawai, and are set beside each other, the largest first.
+    An edge is an entry with a probability above the threshold. If there are more nodes or edges
+    than can be read, those with the largest effects are kept. Each connected part is laid out by
+    itself (Fruchterman and Reingold from a fixed seed; small parts then by Kamada and Kawai), and
+    the parts are placed side by side, the largest first.
+
+    Parameters
+    ----------
+    masks
+        The mask table of a bundle.
+    perturbations
+        Perturbations to draw; all if None.
+    threshold
+        Least posterior probability of an edge.
+    most_nodes, most_edges
+        Largest size of the network.
+    seed
+        Seed of the layout.
     """
     on = masks["probability"] > threshold
     if perturbations is not None:
@@ -58,7 +72,7 @@ def network(
 
 
 def _placed(edges: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """The nodes at the ends of edges and where they are drawn; one unit is room for a node."""
+    """Return the nodes of the edges with their coordinates; one unit is room for a node."""
     import networkx as nx
 
     graph = nx.Graph()
@@ -68,7 +82,7 @@ def _placed(edges: pd.DataFrame, seed: int) -> pd.DataFrame:
     widest = 2 * max([1.0, *(len(part) ** 0.5 for part in parts)])
     rows, x, y, deepest = [], 0.0, 0.0, 0.0
     for part in parts:
-        inside = nx.Graph()  # of sorted nodes, as a layout depends on their order
+        inside = nx.Graph()  # nodes sorted, because a layout depends on their order
         inside.add_nodes_from(sorted(part))
         inside.add_edges_from(graph.edges(part))
         radius = len(part) ** 0.5

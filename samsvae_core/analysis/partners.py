@@ -1,4 +1,4 @@
-"""Which pairs of perturbations would move a list of genes most, in which direction."""
+"""Pairs of perturbations ranked by how far they would move a list of genes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.evaluation.shifts import mean_level
 
 MAX_PAIRS = 50_000
-N_SCREEN = 32  # reference cells of the screen
+N_SCREEN = 32  # reference cells used in the first screen
 PAIRS_AT_ONCE = 64
 COLUMNS = ["first", "second", "support", "score", "lower", "upper", "probability_of_sign"]
 COLUMNS += ["sum_of_singles", "interaction", "interaction_lower", "interaction_upper"]
@@ -35,15 +35,29 @@ def rank_pairs(
     direction: Direction = "either",
     with_inert: bool = False,
 ) -> pd.DataFrame:
-    """Pairs by the size of their predicted mean shift over `genes`, the largest first.
+    """Return pairs of perturbations by the size of their predicted mean shift over `genes`.
 
-    The pairs are those of `pairs_to_rank`, at dosage 1. Every pair is screened at the posterior
-    means of its effects on 32 reference cells; the `n_best` are then composed as in `compose`, and
-    ranked by what that gives: `score` is the mean over genes of the shift, with the model's own
-    90 % interval and probability of sign; `sum_of_singles` the same of the single shifts added up,
-    `interaction` their difference. With the `direction` "raise" only pairs whose score is above
-    zero are returned, the highest first; with "lower" those below zero, the lowest first. Raises
+    Every pair is screened at the posterior mean effects on 32 reference cells; the `n_best` are
+    then composed as in `compose` at dosage 1 and ranked, the largest first. `score` is the mean
+    shift over genes, with the model's own 90 % interval and probability of sign; `sum_of_singles`
+    is the same for the summed single shifts, and `interaction` the difference of the two. Raises
     ValueError for an empty list, a gene that is not in the model, and as `pairs_to_rank`.
+
+    Parameters
+    ----------
+    bundle
+        The model and its tables.
+    genes
+        Genes of the model over which shifts are averaged.
+    given, unseen_only, with_inert
+        Which pairs are ranked, as in `pairs_to_rank`.
+    n_best
+        How many pairs of the screen are composed.
+    n_samples, seed
+        Number and seed of the posterior draws.
+    direction
+        "either" ranks by size; "raise" keeps pairs with a score above zero, highest first; "lower"
+        those below zero, lowest first.
     """
     pairs = pairs_to_rank(bundle, given, unseen_only, with_inert)
     unknown = sorted(set(genes).difference(bundle.genes))
@@ -70,14 +84,14 @@ def rank_pairs(
 
 
 def moved(scores: Float[np.ndarray, " P"], direction: Direction) -> Float[np.ndarray, " P"]:
-    """How far scores lie in the direction that is asked for: above zero is that way."""
+    """Return how far scores lie in the requested direction; positive is that direction."""
     return {"either": np.abs(scores), "raise": scores, "lower": -scores}[direction]
 
 
 def inert(bundle: Bundle) -> list[str]:
-    """Perturbations that use no mechanism; none of a model without masks, whose all use them all.
+    """Return the perturbations that use no mechanism; empty for a model without masks.
 
-    What such a one and another do together is next to what the other does alone.
+    A pair with such a partner does about what the other partner does alone.
     """
     if not bundle.model.has_masks:
         return []
@@ -91,11 +105,11 @@ def pairs_to_rank(
     unseen_only: bool = True,
     with_inert: bool = False,
 ) -> list[tuple[str, str]]:
-    """All pairs of perturbations, or those of `given` with each other one.
+    """Return all pairs of perturbations, or those of `given` with every other.
 
-    Without those that were trained on if `unseen_only`, and without those one of whose partners is
-    `inert`, unless `with_inert`. Raises ValueError for a model that cannot compose, a perturbation
-    that is not in the model, and more pairs than 50,000.
+    `unseen_only` leaves out pairs in the training data. Pairs with an `inert` partner are left out
+    unless `with_inert`. Raises ValueError for a model that cannot compose, a perturbation that is
+    not in the model, and more than 50,000 pairs.
     """
     if not bundle.model.composes:
         raise ValueError(f"{bundle.title} cannot put perturbations together, so it ranks no pairs.")
@@ -120,9 +134,9 @@ def pairs_to_rank(
 
 
 def n_inert_pairs(bundle: Bundle, given: str | None = None, unseen_only: bool = True) -> int:
-    """How many pairs `pairs_to_rank` leaves out for a partner that is inert.
+    """Return how many pairs `pairs_to_rank` leaves out because of an inert partner.
 
-    Where all pairs are too many to be listed, those that were trained on are counted, too.
+    If all pairs are too many to list, this counts pairs in the training data too.
     """
     kept = len(pairs_to_rank(bundle, given, unseen_only))
     n = len(bundle.perturbations)
@@ -139,10 +153,10 @@ def supported(bundle: Bundle, pair: tuple[str, str]) -> str:
 def screened(
     bundle: Bundle, pairs: list[tuple[str, str]], genes: np.ndarray
 ) -> Float[np.ndarray, " P"]:
-    """Mean shift over genes of each pair, at the posterior means of effects."""
+    """Return the mean shift over genes of each pair, at the posterior mean effects."""
     model, z = bundle.model, bundle.reference.loc[:N_SCREEN]
     place = {str(name): row for row, name in enumerate(bundle.perturbations.index)}
-    D = torch.zeros(len(pairs) + 1, len(place))  # the last is control
+    D = torch.zeros(len(pairs) + 1, len(place))  # the last row is control
     for row, pair in enumerate(pairs):
         D[row, [place[name] for name in pair]] = 1
     columns = torch.from_numpy(genes)
@@ -155,7 +169,7 @@ def screened(
 def scored(
     bundle: Bundle, pair: tuple[str, str], genes: np.ndarray, n_samples: int, seed: int
 ) -> list[object]:
-    """A row of the table, on posterior draws."""
+    """Return one row of the table, from posterior draws."""
     arms = [dict.fromkeys(pair, 1.0), *({name: 1.0} for name in pair)]
     together, *alone = shifts(bundle, arms, (), n_samples, seed)[..., genes].mean(-1)[..., None]
     both, rest = summary(together), summary(together - sum(alone))

@@ -1,4 +1,4 @@
-"""Perturbations that are alike, by their masks or their shifts."""
+"""Similarity of perturbations, by their masks or by their shifts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from samsvae_core.analysis.masks import matrix
 
 
 class Tree(NamedTuple):
-    """A clustering: its leaves in the order in which they are drawn, and the tree as one line.
+    """A clustering: its leaves in drawing order, and the tree as one line.
 
     `line` has columns place (0 is the first leaf) and height (the distance at which two groups
-    join), three strokes for each joint, parted by NaN.
+    join), three strokes per joint, separated by NaN.
     """
 
     order: pd.Index
@@ -25,9 +25,10 @@ class Tree(NamedTuple):
 
 
 def similar_perturbations(masks: pd.DataFrame, perturbation: str) -> pd.DataFrame:
-    """Other perturbations by shared mechanisms: Jaccard index of active sets, cosine of effects.
+    """Return the other perturbations by Jaccard index of active mechanisms, then cosine of effects.
 
-    The Jaccard index is 0 where either set is empty.
+    The column `shared` counts mechanisms active in both. The Jaccard index is 0 if either set is
+    empty.
     """
     active = matrix(masks, "active").astype(bool)
     effect = matrix(masks, "effect")
@@ -45,9 +46,9 @@ def similar_perturbations(masks: pd.DataFrame, perturbation: str) -> pd.DataFram
 
 
 def similar_shifts(effects: pd.DataFrame, perturbation: str) -> pd.DataFrame:
-    """Other perturbations by their shifts of expression, from a whole `genes.effect_table`.
+    """Return the other perturbations by their shifts, from a whole `gene_card.effect_table`.
 
-    As `similar_rows` says.
+    The columns are those of `similar_rows`.
     """
     names = [str(name) for name in effects["perturbation"].unique()]
     predicted, observed = (
@@ -64,12 +65,13 @@ def similar_rows(
     cells: np.ndarray,
     perturbation: str,
 ) -> pd.DataFrame:
-    """Other perturbations by the shifts of genes in their rows, most alike first.
+    """Return the other perturbations by the shifts in their rows, most similar first.
 
-    Indexed by perturbation: `r_predicted`, Pearson r over genes between the mean predicted shifts;
-    `r_observed`, between those measured, all splits; `n_observed`, cells of the other perturbation
-    alone. NaN where a side was not measured or moves no gene. Measured shifts share their control
-    cells, whose sampling error lifts `r_observed`; their own lowers it.
+    Indexed by perturbation: `r_predicted` is Pearson r over genes between the mean predicted
+    shifts, `r_observed` that between the measured shifts of all splits, and `n_observed` the cells
+    of the other perturbation alone. NaN if a side was not measured or moves no gene. Measured
+    shifts share their control cells, whose sampling error raises `r_observed`; the error of the
+    perturbed cells lowers it.
     """
     if perturbation not in names:
         raise ValueError(
@@ -86,7 +88,7 @@ def similar_rows(
 
 
 def pearson_of_rows(rows: Float[np.ndarray, "P G"], place: int) -> Float[np.ndarray, " P"]:
-    """Pearson r of one row with each, over what both have; NaN where either is constant there."""
+    """Return Pearson r of one row with each, over genes both have; NaN if either is constant."""
     known = np.isfinite(rows) & np.isfinite(rows[place])
     n = known.sum(1, keepdims=True).clip(1)
     sides, varies = [], np.full(len(rows), True)
@@ -103,14 +105,14 @@ def pearson_of_rows(rows: Float[np.ndarray, "P G"], place: int) -> Float[np.ndar
 
 
 def clustered(wide: pd.DataFrame, by: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `wide` with similar rows of `by` together (average linkage), fullest group first."""
+    """Return the rows of `wide` clustered by `by` (average linkage), the fullest group first."""
     return wide.loc[tree(by).order]
 
 
 def tree(by: pd.DataFrame) -> Tree:
-    """Rows of `by` clustered (average linkage of Euclidean distances), fullest group first.
+    """Return the rows of `by` clustered (average linkage, Euclidean), the fullest group first.
 
-    One or two rows stay as they are, without a tree.
+    One or two rows keep their order and have no tree.
     """
     from scipy.cluster.hierarchy import leaves_list, linkage
 
@@ -134,9 +136,9 @@ def tree(by: pd.DataFrame) -> Tree:
 
 
 def pairs(masks: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Every two of these perturbations, most alike first: first, second, shared, jaccard, cosine.
+    """Return every pair of these perturbations, most similar first, as `similar_perturbations`.
 
-    As `similar_perturbations`: shared mechanisms, Jaccard index of active sets, cosine of effects.
+    Columns are first, second, shared, jaccard and cosine.
     """
     rows, columns = masks[masks["perturbation"].isin(names)], ["shared", "jaccard", "cosine"]
     alike = {name: similar_perturbations(rows, name) for name in names}

@@ -1,4 +1,4 @@
-"""Latent states of cells, and what the decoder makes of them."""
+"""Latent states of cells, and the expression decoded from them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ CELLS_AT_ONCE = 2048  # dense rows held in memory
 
 @torch.inference_mode()
 def embed(bundle: Bundle, data: CellData) -> dict[str, Float[np.ndarray, "N K"]]:
-    """Posterior mean states of cells: "basal", and "shifted" (basal plus their mean shift).
+    """Return posterior mean states of cells: "basal", and "shifted" (plus their mean latent shift).
 
-    The two are one where the model has no latent shifts.
+    The two are equal for a model without latent shifts.
     """
     cells = Cells(bundle.align(data), torch.device("cpu"))
     return states(bundle.model, cells)
@@ -26,7 +26,7 @@ def embed(bundle: Bundle, data: CellData) -> dict[str, Float[np.ndarray, "N K"]]
 
 @torch.inference_mode()
 def states(model: SAMSVAE, cells: Cells) -> dict[str, Float[np.ndarray, "N K"]]:
-    """`embed` for cells already on a device, in batches."""
+    """Return the same as `embed` for cells already on a device, in batches."""
     basal, shifts = [], []
     for index in torch.arange(len(cells), device=cells.device).split(CELLS_AT_ONCE):
         batch = cells.batch(index)
@@ -39,10 +39,10 @@ def states(model: SAMSVAE, cells: Cells) -> dict[str, Float[np.ndarray, "N K"]]:
 
 @torch.inference_mode()
 def decoded_values(bundle: Bundle, gene: str) -> Float[np.ndarray, " N"] | None:
-    """The level of a gene that the decoder gives each of `bundle.cells` at its shifted state.
+    """Return the decoded level of a gene for each of `bundle.cells`, at its shifted state.
 
-    log2(1 + 1e4 p) of counts, p the decoded share: what the model expects of the cell, with none of
-    the noise of a measurement. None where the bundle does not hold the whole state.
+    For counts this is log2(1 + 1e4 p), with p the decoded share: the cell's expected level, free of
+    measurement noise. None if the bundle does not hold the whole states.
     """
     states = [f"shifted M{k}" for k in range(bundle.model.config.n_latent)]
     if not set(states) <= set(bundle.cells):

@@ -1,4 +1,4 @@
-"""What the data can tell of a composition: whether it was measured, and what lies nearest."""
+"""How well the data support a composition: whether it was measured, and what lies nearest."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from samsvae_core.bundle.bundle import Bundle
 SUPPORT = {
     "measured": "Measured: this condition is in the training data.",
     "control": "Nothing is perturbed: the shift is zero by construction.",
-    "singles": "Each part was measured alone, the combination not: a prediction from its parts.",
+    "singles": "Each part was measured alone, but not together: a prediction from its parts.",
     "in combination only": "A part was measured only inside another combination, never alone.",
     "dosage": "A dosage is below the least or above the largest in the training data: an "
     "extrapolation.",
-    "never": "A part has no training cells: nothing is known of it; this is no prediction.",
+    "never": "A part has no training cells: nothing is known about it, so this is no prediction.",
 }
-MOST_SUGGESTED = 4  # names, for one that is unknown
-AS_NEAR = 1e-9  # relative difference of distances that is rounding
+MOST_SUGGESTED = 4  # names suggested for an unknown one
+AS_NEAR = 1e-9  # relative difference below which distances are equal
 
 
 class UnknownPerturbationError(ValueError):
-    """A perturbation the model has never seen; the message suggests the nearest name."""
+    """A perturbation that is not in the model; the message suggests the nearest names."""
 
 
 class Nearest(NamedTuple):
@@ -35,19 +35,19 @@ class Nearest(NamedTuple):
     """
 
     condition: str
-    distance: float  # between the two mean shifts; 0 where the composition itself was measured
-    length: float  # of the mean shift of the composition
+    distance: float  # between the two mean latent shifts; 0 if the composition was measured
+    length: float  # of the composition's mean latent shift
 
 
 def nearest_condition(
     bundle: Bundle, dosages: Mapping[str, float], without: Collection[int] = ()
 ) -> Nearest | None:
-    """The condition with training cells, control included, with the nearest mean shift.
+    """Return the condition with training cells whose mean latent shift is nearest.
 
-    The distance is Euclidean in latent space, in standard deviations of the basal state; mechanisms
-    in `without` are taken out of the composition and not of the conditions. Of those equally near
-    it is control, or the first by name; of a measured condition it is itself. Conditions whose
-    labels do not tell their dosages are passed over. None without latent shifts.
+    The distance is Euclidean, in standard deviations of the basal state. Mechanisms in `without`
+    are removed from the composition only. Control counts as a condition and wins ties, then the
+    first by name; a measured composition is nearest to itself. Conditions whose labels do not give
+    their dosages are skipped. None for a model without latent shifts.
     """
     given = {k: dose for k, dose in checked_dosages(bundle, dosages).items() if dose != 0}
     without = checked_mechanisms(bundle, without)
@@ -95,10 +95,10 @@ def checked_mechanisms(bundle: Bundle, mechanisms: Collection[int]) -> tuple[int
 
 
 def unknown(name: str, known: list[str]) -> str:
-    """What to say of a perturbation that is not in the model."""
+    """Return the message for a perturbation that is not in the model."""
     parts = [part.strip() for part in name.split("+")]
     if len(parts) > 1 and set(parts) <= set(known):
-        return f"{name!r} is no perturbation but {len(parts)}: name each by itself."
+        return f"{name!r} is {len(parts)} perturbations: name each by itself."
     folded = {k.casefold(): k for k in known}
     typed = name.casefold()
     near = [each for each in folded if name and each.startswith(typed)]
@@ -112,13 +112,13 @@ def unknown(name: str, known: list[str]) -> str:
 
 
 def condition_name(dosages: Mapping[str, float], control: str) -> str:
-    """The label of these dosages as the bundle spells it: A+B, A+B:0.5, or control."""
+    """Return the label of these dosages as the bundle spells it: A+B, A+B:0.5, or control."""
     parts = [name if dose == 1 else f"{name}:{dose:g}" for name, dose in sorted(dosages.items())]
     return "+".join(parts) or control
 
 
 def support(bundle: Bundle, dosages: Mapping[str, float]) -> str:
-    """How far the training data carry a composition: a key of SUPPORT, the worst that holds."""
+    """Return how well the training data support a composition: the worst true key of SUPPORT."""
     if not dosages:
         return "control"
     if bundle.conditions["train"].get(condition_name(dosages, bundle.control), 0) > 0:
@@ -134,7 +134,7 @@ def support(bundle: Bundle, dosages: Mapping[str, float]) -> str:
 
 
 def outside(bundle: Bundle, dosages: Mapping[str, float]) -> list[str]:
-    """What to say of each dosage outside those trained on; nothing is said of 0."""
+    """Return a sentence for each dosage outside the range trained on; 0 is always inside."""
     found = []
     for name, dose in dosages.items():
         low, high = bundle.perturbations.loc[name, ["dosage_min", "dosage_max"]]

@@ -1,1 +1,1 @@
-"""A trained model with all its tables: written, checked, opened."""
+"""Bundles, a trained model with its tables: their files, checks and archives."""

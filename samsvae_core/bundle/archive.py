@@ -1,7 +1,7 @@
-"""A bundle as one zip file, to hand on, and back; a zip that may come from anyone.
+"""Pack a bundle into one zip file, and unpack a zip from an untrusted source.
 
-Of a zip only what its manifest lists is taken, under names that bundles have. Nothing is at the
-place of the bundle before all of it has been checked as by `bundle.load`.
+Only the files in the zip's manifest are taken, under the names that bundles use. Everything is
+checked as by `opening.load` before the bundle appears in its place.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from samsvae_core.bundle.opening import inside, load
 from samsvae_core.data.cells import some
 from samsvae_core.system.files import OutputError, hold, is_held, new_output, sha256
 
-MOST_BYTES = 4 * 2**30  # of all files, unpacked
+MOST_BYTES = 4 * 2**30  # most bytes of all files, unpacked
 MOST_ENTRIES = 500
-DENSEST = 200  # bytes unpacked for one packed: tables of bundles stay below 50
-SMALL = 16 * 2**20  # bytes of a file that are never too many
+DENSEST = 200  # most bytes unpacked per packed byte; tables of bundles stay below 50
+SMALL = 16 * 2**20  # bytes of a file that are always allowed
 LONGEST_MANIFEST = 2**20
-INCOMING = ".incoming"  # where nobody looks for bundles
-HELD = ".held"  # within it: a file that its writer holds
-YOUNG = 60  # seconds within which a writer comes to hold it
-SPARE = 500 * 2**20  # bytes of the disk that are left free
-PIECE = 2**20  # bytes at a time
+INCOMING = ".incoming"  # not searched for bundles
+HELD = ".held"  # a file in it that its writer locks
+YOUNG = 60  # seconds a writer has to lock it
+SPARE = 500 * 2**20  # bytes of the disk that stay free
+PIECE = 2**20  # bytes read at a time
 MANIFEST = "manifest.json"
 ENRICHMENT = re.compile(r"enrichment/[A-Za-z0-9][A-Za-z0-9_.-]{0,199}\.parquet")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
-RESERVED = {"uploads"}  # a folder among runs that is none
+RESERVED = {"uploads"}  # a folder beside the runs that is not a run
 DAMAGED = "The zip is damaged; download it again."
 
 
 def pack(path: Path | str, output: Path) -> Path:
-    """Write a bundle's files into one new zip, within a folder of the bundle's name."""
+    """Write a bundle's files into one new zip, in a folder of its name; returns the zip's path."""
     path = Path(path)
     names = [*read_manifest(path)["files"], MANIFEST]
     new_output(output)
@@ -69,7 +69,7 @@ def pack(path: Path | str, output: Path) -> Path:
 
 
 def write_zip(path: Path, names: list[str], file: BufferedIOBase) -> None:
-    """The files of a bundle into an open file, each within a folder of the bundle's name."""
+    """Write a bundle's files as a zip into an open file, in a folder of the bundle's name."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
         for name in names:
             if not inside(path / name, path):
@@ -84,11 +84,11 @@ def unpack(
     taken: Collection[str] = (),
     room: int = MOST_BYTES,
 ) -> Path:
-    """The bundle in a zip, as a new folder in `folder`. Raises BundleError for anything else.
+    """Unpack the bundle in a zip into a new folder in `folder` and return its path.
 
-    It is called by the folder within the zip, or by `name`; names that are `taken` elsewhere are
-    refused, and more bytes than `room`. A bundle that is there already, with the same manifest, is
-    left as it is.
+    The bundle is named after the folder in the zip, or `name`. Names that are `taken` elsewhere are
+    refused, and more bytes than `room`. A bundle already there with the same manifest is kept as it
+    is. Raises BundleError for anything but a sound bundle, and OutputError if it cannot be written.
     """
     try:
         with zipfile.ZipFile(file) as packed:
@@ -103,7 +103,7 @@ def unpack(
             return _unpacked(packed, files, folder, called)
     except (BundleError, OutputError):
         raise
-    except (  # ValueError: a name that is no text, a file before the beginning
+    except (  # ValueError: a name that is not text, a negative offset
         zipfile.BadZipFile,
         zlib.error,
         EOFError,
@@ -117,7 +117,7 @@ def unpack(
 
 
 def _check_room(size: int, folder: Path, room: int) -> None:
-    """Raise OutputError where files of this size find none; remove what was given up before."""
+    """Raise OutputError if files of this size do not fit; removes abandoned files first."""
     incoming = folder / INCOMING
     incoming.mkdir(parents=True, exist_ok=True)
     for left in incoming.iterdir():
@@ -136,7 +136,10 @@ def another(name: str) -> str:
 
 
 def bundle_name(text: str) -> str:
-    """A name for a bundle's folder: letters, digits, "_", "-" and "." only. Raises BundleError."""
+    """Return the text if it can name a bundle's folder: letters, digits, "_", "-" and "." only.
+
+    Raises BundleError otherwise.
+    """
     if not NAME.fullmatch(text) or text.lower() in RESERVED or text.endswith("."):
         raise BundleError(
             f"{text[:80]!r} cannot be the name of a model; expected 1 to 80 letters, digits, "
@@ -146,7 +149,7 @@ def bundle_name(text: str) -> str:
 
 
 def _entries(packed: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """The files in a zip by name, once all that could do harm is refused."""
+    """Return the files in a zip by name; raises BundleError for anything that could do harm."""
     listed = packed.infolist()
     if len(listed) > MOST_ENTRIES:
         raise BundleError(
@@ -170,7 +173,7 @@ def _entries(packed: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 
 
 def _problem(info: zipfile.ZipInfo) -> str:
-    """Why an entry is not taken, if it is not."""
+    """Return why an entry is refused, "" if it is not."""
     name, mode = info.orig_filename, info.external_attr >> 16
     parts = PurePosixPath(name).parts
     if name != info.filename or re.search(r"[\x00-\x1f\\:]", name) or not name:
@@ -191,7 +194,7 @@ def _problem(info: zipfile.ZipInfo) -> str:
 
 
 def _top(names: list[str]) -> str:
-    """The one folder that all files of a zip lie in; "" where they lie in none."""
+    """Return the one folder that holds all files of a zip; "" if they are in none."""
     if MANIFEST in names:
         return ""
     tops = {name.partition("/")[0] for name in names}
@@ -205,7 +208,7 @@ def _top(names: list[str]) -> str:
 
 
 def _check_manifest(packed: zipfile.ZipFile, files: dict[str, zipfile.ZipInfo]) -> None:
-    """Refuse files that the manifest does not list, and those that no bundle has."""
+    """Refuse files that the manifest does not list, and files that no bundle has."""
     if files[MANIFEST].file_size > LONGEST_MANIFEST:
         raise BundleError(f"The manifest in the zip has {files[MANIFEST].file_size:,} bytes.")
     with packed.open(files[MANIFEST]) as file:
@@ -235,7 +238,7 @@ def _check_manifest(packed: zipfile.ZipFile, files: dict[str, zipfile.ZipInfo]) 
 def _unpacked(
     packed: zipfile.ZipFile, files: dict[str, zipfile.ZipInfo], folder: Path, name: str
 ) -> Path:
-    """Written beside its place, checked, and moved there."""
+    """Write the files beside their final place, check them and move them there."""
     temporary = Path(tempfile.mkdtemp(dir=folder / INCOMING))
     descriptor = os.open(temporary / HELD, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -270,7 +273,7 @@ def _check_table(path: Path, entry: str) -> None:
 
 
 def _write(packed: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> None:
-    """One file in pieces, no longer than the zip says."""
+    """Write one file in pieces, no longer than the zip says."""
     path.parent.mkdir(parents=True, exist_ok=True)
     written = 0
     with packed.open(info) as source, path.open("xb") as target:

@@ -1,7 +1,7 @@
-"""A trained model with its tables, as a folder one can hand on: kept once, checked when loaded.
+"""A bundle: a folder with a trained model and its tables, checked when it is loaded.
 
-Nothing in it is ever unpickled: safetensors, JSON, CSV and Parquet only. The manifest is written
-last, so a folder with a manifest is whole. A saved bundle never changes.
+Nothing in it is ever unpickled; it holds only safetensors, JSON, CSV and Parquet. The manifest is
+written last, so a folder with a manifest is complete. A saved bundle never changes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from samsvae_core.models.distributions import PER_TEN_THOUSAND
 from samsvae_core.models.samsvae import EMPTY_CELL, SAMSVAE
 from samsvae_core.system.files import sha256
 
-AT_ONCE = 2**22  # bytes of a table that is read when its bundle is loaded
+AT_ONCE = 2**22  # tables up to this size are checked when their bundle is loaded
 ANEW = (
     "Make its tables anew: remove manifest.json from a run that has its checkpoints and go on with "
     "samsvae train DATA --output DIR --resume, which trains no further; or train it again."
@@ -56,7 +56,7 @@ ANEW = (
 
 
 class Reference(NamedTuple):
-    """A fixed sample of encoded control cells: where predictions start from."""
+    """A fixed sample of encoded control cells, from which predictions start."""
 
     loc: Float[Tensor, "R K"]  # mean of q(z_basal | x)
     scale: Float[Tensor, "R K"]  # its standard deviation
@@ -65,7 +65,7 @@ class Reference(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A trained model and everything a page needs of it; tables are read when first asked for."""
+    """A trained model and everything a page needs; tables are read when first used."""
 
     path: Path
     manifest: dict[str, Any]
@@ -82,7 +82,7 @@ class Bundle:
 
     @cached_property
     def checksum(self) -> str:
-        """Identifies the bundle: the sha256 of its manifest."""
+        """The sha256 of the manifest, which identifies the bundle."""
         return sha256(self.path / "manifest.json")
 
     @property
@@ -91,14 +91,14 @@ class Bundle:
 
     @cached_property
     def genes_by_id(self) -> dict[str, str]:
-        """The gene of each id of the data, where these have ids beside names; else empty."""
+        """The gene of each id, if the data had ids besides names; else empty."""
         table = read_csv(self.path / "genes.csv")
         ids = table["id"].tolist() if "id" in table else []
         return dict(zip(ids, self.genes, strict=False))
 
     @cached_property
     def observed(self) -> pd.DataFrame:
-        """Columns condition, gene, split, level, se, n: log2(1 + 1e4 p) of the pooled counts."""
+        """Columns condition, gene, split, level (log2(1 + 1e4 p) of pooled counts), se, n."""
         table = self._table("observed.parquet")
         with sound(self.path):
             soundness.check_levels(self.model, table, self.genes)
@@ -111,47 +111,48 @@ class Bundle:
 
     @cached_property
     def masks(self) -> pd.DataFrame:
-        """A row per pair: probability, effect, effect_sd, active, evidence, evidence_se, _n."""
+        """Mask entries: probability, effect, effect_sd, active, evidence, evidence_se, _n."""
         return self._table("masks.csv")
 
     @cached_property
     def frontier(self) -> pd.DataFrame | None:
-        """Levels of evidence that were compared when the model was trained, if they were."""
+        """The levels of evidence compared in training; None if they were not."""
         if "frontier.csv" not in self.manifest["files"]:
             return None
         return self._table("frontier.csv")
 
     @cached_property
     def calibration(self) -> pd.DataFrame | None:
-        """Columns gene, model_error: error of predicted shifts beyond sampling, if it is known."""
+        """Columns gene, model_error: error of predicted shifts beyond sampling; None if unknown."""
         if "calibration.csv" not in self.manifest["files"]:
             return None
         return self._table("calibration.csv")
 
     @property
     def title(self) -> str:
-        """Which model this is, as people call it."""
+        """The name of the model for people."""
         return self.model.title
 
     @cached_property
     def cells(self) -> pd.DataFrame:
         """A sample of cells: cell, condition, split, umap_1, umap_2 (of the shifted states).
 
-        Also basal_1, basal_2, and the states along each mechanism, "basal M0" and "shifted M0" (the
-        latter of models with latent shifts), in bundles made since these are kept.
+        Newer bundles also have basal_1, basal_2 and the states along each mechanism, "basal M0"
+        and, for models with latent shifts, "shifted M0".
         """
         return self._table("cells.parquet")
 
     @property
     def has_cell_values(self) -> bool:
-        """Whether the bundle came with what was measured in its `cells`."""
+        """Whether the bundle holds the measured values of its `cells`."""
         return CELL_COUNTS in self.manifest["files"]
 
     def cell_values(self, gene: str) -> Float32[np.ndarray, " N"]:
-        """The level of one gene in each of `cells`: log2(1 + 1e4 x / library) of a count x.
+        """Return the level of one gene in each of `cells`: log2(1 + 1e4 x / library) of a count x.
 
-        Values that are no counts come as they are. Only this gene is read from the file. Raises
-        ValueError for a gene the bundle does not have, BundleError where no values were kept.
+        Values that are not counts are returned as they are. Only this gene is read from the file.
+        Raises ValueError for a gene the bundle does not have, and BundleError if it holds no
+        values.
         """
         if gene not in self.genes:
             raise ValueError(f"{gene!r} is none of the {len(self.genes):,} genes of {self.name}.")
@@ -208,14 +209,14 @@ class Bundle:
         return sorted(n.stem for n in names if n.parts[0] == "enrichment")
 
     def holds(self, collection: Collection) -> bool:
-        """Whether its enrichment is that of these sets, as it would be tested now."""
+        """Return whether the stored enrichment is that of these sets under the current method."""
         made = self.manifest.get("collections", {}).get(collection.name)
         gseapy = self.manifest.get("versions", {}).get("gseapy")
         how = self.manifest.get("recipe"), gseapy
         return bool(made == collection.checksum and how == (RECIPE, version("gseapy")))
 
     def enrichment(self, collection: str) -> Enrichment:
-        """Gene sets of every active mechanism, by both methods."""
+        """Return the gene sets of every active mechanism, by both methods."""
         path = self.path / "enrichment" / f"{collection}.parquet"
         try:
             check_table(path)
@@ -228,7 +229,7 @@ class Bundle:
         return found
 
     def observed_level(self, condition: str, split: str = "all") -> pd.DataFrame | None:
-        """Measured level, its standard error and the cells, by gene; None if not measured.
+        """Return measured level, standard error and cells, by gene; None if not measured.
 
         `split` is "all" or "test".
         """
@@ -242,9 +243,9 @@ class Bundle:
         return None if found["level"].isna().all() else found
 
     def observed_shift(self, condition: str, split: str = "all") -> pd.DataFrame | None:
-        """Measured shift against control with its standard error, by gene; None if not measured.
+        """Return the measured shift against control with its standard error; None if not measured.
 
-        `split` is "all" or "test". The two standard errors add in squares.
+        `split` is "all" or "test". The squares of the two standard errors add up.
         """
         perturbed, control = (self.observed_level(c, split) for c in (condition, self.control))
         if perturbed is None or control is None:
@@ -259,7 +260,7 @@ class Bundle:
 
     @cached_property
     def _observed_blocks(self) -> dict[tuple[str, str], list[slice]]:
-        """Where the rows of each split and condition are in `observed`, found by one scan."""
+        """The rows of each split and condition in `observed`, found by one scan."""
         keys = [self.observed[column].to_numpy(dtype=object) for column in ("split", "condition")]
         n = len(self.observed)
         begins = np.full(n, True)
@@ -273,16 +274,16 @@ class Bundle:
     def effects(self) -> Float[np.ndarray, "T K"]:
         """Mean effects of `masks`, in the order of perturbations and mechanisms.
 
-        Without a column where the model has no latent shifts.
+        It has no column for a model without latent shifts.
         """
         return self.masks["effect"].to_numpy(float).reshape(len(self.perturbations), -1)
 
     @cached_property
     def trained_dosages(self) -> pd.DataFrame:
-        """Dosages of the conditions with training cells: conditions x perturbations.
+        """Dosages of the conditions with training cells, conditions x perturbations, control first.
 
-        As their labels tell them, control first. A condition whose label can be read in no way, or
-        in several, is left out.
+        They are read from the labels; a condition whose label has no reading, or several, is left
+        out.
         """
         trained = self.conditions.index[self.conditions["train"] > 0]
         if self.model.composes:
@@ -305,16 +306,16 @@ class Bundle:
 
     @cached_property
     def trained_shifts(self) -> pd.DataFrame:
-        """Where the conditions of `trained_dosages` move the latent state on average."""
+        """Mean latent shifts of the conditions of `trained_dosages`."""
         D = self.trained_dosages
         moves = sp.csr_matrix(D.to_numpy()) @ self.effects
         return pd.DataFrame(moves, index=D.index)
 
     def align(self, data: CellData) -> CellData:
-        """The same cells with genes and perturbations in the order of the bundle.
+        """Return the same cells with genes and perturbations in the order of the bundle.
 
-        Genes meet by name, or by their ids where either has another name for one. Raises DataError
-        where genes are missing, or perturbations are none of the bundle's.
+        Genes are matched by name, or by id if the names differ. Raises DataError for missing genes
+        and unknown perturbations.
         """
         data = suited(data, self.config["model"])
         where = self._genes_in(data)
@@ -346,9 +347,9 @@ class Bundle:
         return replace(data, dosages=moved, perturbations=names)
 
     def _genes_in(self, data: CellData) -> dict[str, int]:
-        """Where each of the bundle's genes is among those of the data, if it is there.
+        """Return the position of each of the bundle's genes in the data, if it is there.
 
-        A name of either may be an id of the other: versions of Ensembl ids do not matter.
+        A name on one side may be an id on the other; versions of Ensembl ids are ignored.
         """
         place = {name: i for i, name in enumerate(data.genes.tolist())}
         found = {gene: place[gene] for gene in self.genes if gene in place}
@@ -380,9 +381,9 @@ class Bundle:
         return frame
 
     def check(self) -> None:
-        """Raises BundleError where masks, loadings, cells or tables do not fit the weights.
+        """Raise BundleError if masks, loadings, cells or tables do not fit the weights.
 
-        Tables that are large are looked at when they are read.
+        Large tables are checked when they are read.
         """
         with sound(self.path):
             soundness.check_cells(self.model, self.perturbations, self.conditions)
@@ -397,7 +398,7 @@ class Bundle:
 
 @contextmanager
 def sound(path: Path) -> Iterator[None]:
-    """What does not fit together is told as a BundleError."""
+    """Turn a ValueError about files that do not fit together into a BundleError."""
     try:
         yield
     except BundleError:

@@ -1,4 +1,4 @@
-"""The files of a bundle: which there are, how tables are written and read, and the manifest."""
+"""The files of a bundle, its manifest, and how tables are written and read."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FILES = (
     "card.md",
 )
 CELL_COUNTS = "cells_counts.safetensors"
-EFFECTS = "effects.safetensors"  # every perturbation composed: see `effects`
+EFFECTS = "effects.safetensors"  # every perturbation composed: see `all_shifts`
 OPTIONAL = ("frontier.csv", "calibration.csv", "predictive_checks.parquet", CELL_COUNTS, EFFECTS)
 NAMES = (
     "gene",
@@ -51,9 +51,9 @@ NAMES = (
     "cell",
     "split",
     "id",
-)  # columns that are text whatever they look like
-MOST_VALUES = 10**8  # of a table: rows x columns; 5,000 genes of 700 conditions have 4 * 10**7
-MOST_TEXT = 2**30  # bytes of all texts of a table, repeated ones each time
+)  # columns that are always text
+MOST_VALUES = 10**8  # most rows x columns of a table; 5,000 genes x 700 conditions have 4 * 10**7
+MOST_TEXT = 2**30  # most bytes of all texts of a table, counting repeats
 TABLES = {
     "observed.parquet": "observed",
     "cells.parquet": "cells",
@@ -62,18 +62,18 @@ TABLES = {
     "calibration.csv": "calibration",
     "frontier.csv": "frontier",
 }
-TYPES = {"BOOLEAN", "INT32", "INT64", "FLOAT", "DOUBLE", "BYTE_ARRAY"}  # of columns, in Parquet
+TYPES = {"BOOLEAN", "INT32", "INT64", "FLOAT", "DOUBLE", "BYTE_ARRAY"}  # of Parquet columns
 PACKAGES = ("samsvae-explorer", "torch", "numpy", "pandas", "anndata", "gseapy", "umap-learn")
 
 
 class BundleError(ValueError):
-    """A folder is no bundle, or a damaged one; the message says what was expected and found."""
+    """A folder that is not a bundle, or damaged; the message says what was expected and found."""
 
 
 def check_table(path: Path, texts: bool = False) -> None:
-    """Raise ValueError for a Parquet file that would fill the memory; a small one may.
+    """Raise ValueError for a Parquet file that would fill the memory, however small it is.
 
-    With `texts` also for one whose texts would, which takes a look at all of them.
+    With `texts`, also for one whose texts would, which requires scanning all of them.
     """
     with pq.ParquetFile(path) as file:
         about = file.metadata
@@ -98,7 +98,7 @@ def check_table(path: Path, texts: bool = False) -> None:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """manifest.json of a bundle of a schema that is known here."""
+    """Return manifest.json of a bundle; raises BundleError for an unknown schema."""
     if not (path / "manifest.json").is_file():
         raise BundleError(no_bundle(path))
     manifest = read_json(path / "manifest.json")
@@ -114,7 +114,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def no_bundle(path: Path) -> str:
-    """What is at a path without a manifest, and what to name instead."""
+    """Return a message on what is at a path without a manifest, and what to name instead."""
     beside = list_bundles(path.parent)
     instead = "samsvae bundles FOLDER lists the bundles in a folder."
     if beside:
@@ -135,7 +135,7 @@ def no_bundle(path: Path) -> str:
 
 
 def write_manifest(path: Path, data: dict[str, Any], device: str) -> None:
-    """List what is in the folder, with checksums and versions: from here on it is a bundle."""
+    """Write the manifest, with checksums and versions, which makes the folder a bundle."""
     optional = [name for name in OPTIONAL if (path / name).exists()]
     enrichment = sorted(f"enrichment/{p.name}" for p in (path / "enrichment").glob("*.parquet"))
     manifest = {
@@ -154,13 +154,13 @@ def write_manifest(path: Path, data: dict[str, Any], device: str) -> None:
 
 
 def models_folder() -> Path:
-    """Where bundles are looked for: SAMSVAE_MODELS, or the models shipped beside the checkout."""
+    """Return where bundles are looked for: SAMSVAE_MODELS, or the models beside the checkout."""
     default = Path(__file__).resolve().parents[2] / "pretrained"
     return Path(os.environ.get("SAMSVAE_MODELS", default))
 
 
 def list_bundles(folder: Path) -> dict[str, Path]:
-    """Folders with a manifest, by name; whether they are sound is found out on loading."""
+    """Return the folders with a manifest, by name; they are checked only when loaded."""
     found = sorted(folder.glob("*/manifest.json"))
     return {p.parent.name: p.parent for p in found if not p.parent.name.startswith(".")}
 
@@ -173,7 +173,7 @@ def version(package: str) -> str | None:
 
 
 def to_json(content: Any) -> bytes:
-    """Indented JSON; refuses NaN, which no other reader takes."""
+    """Return indented JSON; raises ValueError for NaN, which other readers refuse."""
     return (json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
@@ -182,7 +182,7 @@ def _no_number(text: str) -> float:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises BundleError for anything else."""
+    """Return a JSON object; raises BundleError for anything else."""
     try:
         content = json.loads(path.read_bytes(), parse_constant=_no_number)
     except (OSError, ValueError, RecursionError) as error:
@@ -193,9 +193,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """A table whose names stay names: NA is not a missing value, TRUE and 007 are no numbers.
+    """Return a table whose names stay text: NA is not a missing value, TRUE and 007 are text.
 
-    In other columns nothing is a missing number.
+    In other columns an empty cell is a missing number.
     """
     with path.open(newline="", encoding="utf-8") as file:
         named = next(csv.reader(file), [])
@@ -207,7 +207,7 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 
 def read_groups(path: Path) -> pd.Series:
-    """Known groups of perturbations: the group by perturbation. Raises DataError."""
+    """Return the known group of each perturbation, from a CSV file. Raises DataError."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:

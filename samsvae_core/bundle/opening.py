@@ -1,4 +1,4 @@
-"""Opening a bundle: its files are checked and put together."""
+"""Open a bundle: check its files and assemble the model."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.variants import MODELS
 from samsvae_core.system.files import sha256
 
-MOST_TENSORS = 2**29  # bytes of a file of tensors that is read whole
+MOST_TENSORS = 2**29  # most bytes of a file of tensors
 
 
 def load(path: Path | str) -> Bundle:
-    """The bundle in this folder, its schema, checksums and shapes checked, and that it is sound.
+    """Return the bundle in this folder, after checking its schema, checksums, shapes and content.
 
-    Raises BundleError for a folder that is none, a newer one, a damaged one or a foreign one.
+    Raises BundleError for a folder that is not a bundle, or holds a newer or damaged one.
     """
     path = Path(path)
     manifest = read_manifest(path)
@@ -54,15 +54,15 @@ def load(path: Path | str) -> Bundle:
 
 
 def inside(file: Path, folder: Path) -> bool:
-    """Whether a path from a manifest is a file in the folder, not one that it leads away to."""
+    """Return whether a path from a manifest is a file that really lies in the folder."""
     try:
         return file.resolve().is_relative_to(folder.resolve()) and file.is_file()
-    except (OSError, ValueError):  # a name no file system takes
+    except (OSError, ValueError):  # a name that no file system accepts
         return False
 
 
 def assemble(path: Path, manifest: dict[str, Any]) -> Bundle:
-    """Weights, reference and names, each checked against the configuration."""
+    """Return the bundle of weights, reference and names, each checked against the configuration."""
     config = read_json(path / "config.json")
     if config["model"] not in MODELS:
         known = ", ".join(MODELS)
@@ -96,7 +96,7 @@ def assemble(path: Path, manifest: dict[str, Any]) -> Bundle:
                 f"conditions.csv begins with {conditions.index[0]!r}, and the control is "
                 f"{config['control']!r}"
             )
-    with torch.device("meta"):  # no memory is taken before the shapes have been compared
+    with torch.device("meta"):  # takes no memory before the shapes are compared
         model = MODELS[config["model"]](model_config)
     expected_shapes = {name: list(part.shape) for name, part in model.state_dict().items()}
     with safe_open(path / "weights.safetensors", framework="pt") as file:
@@ -125,7 +125,7 @@ def assemble(path: Path, manifest: dict[str, Any]) -> Bundle:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file, unless they are more than a model has."""
+    """Return all tensors of a file; raises ValueError if it is larger than any model's."""
     if (size := path.stat().st_size) > MOST_TENSORS:
         raise ValueError(f"{path.name} has {size:,} bytes; {MOST_TENSORS:,} is the most")
     return load_tensors(path.read_bytes())

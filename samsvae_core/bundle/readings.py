@@ -1,4 +1,4 @@
-"""At which dosages a composition was measured, and which data suit a model."""
+"""Read dosages from labels of conditions, and fit data to a model."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from samsvae_core.data.cells import (
 )
 from samsvae_core.models.variants import MODELS
 
-ROUNDED = 1e-5  # relative error of a dosage as labels of conditions tell it
+ROUNDED = 1e-5  # relative rounding error of a dosage in a label
 
 
 def dosages_of(label: str, known: Mapping[str, Sequence[float]]) -> dict[str, float] | None:
-    """The dosages that the label of a condition tells: "A" and "B" at 0.5 of "A+B:0.5".
+    """Return the dosages in the label of a condition: "A" and "B" at 0.5 for "A+B:0.5".
 
-    `known` has the least and the largest dosage of each perturbation: names may hold "+" and ":"
-    themselves, so a label is read by what is known. None where it has no reading, or several.
+    `known` has the least and the largest dosage of each perturbation. Names may contain "+" and ":"
+    themselves, so a label is read against them. None if it has no reading, or several.
     """
     found = list(islice(readings(label.split("+"), known), 2))
     return found[0] if len(found) == 1 else None
@@ -29,7 +29,7 @@ def dosages_of(label: str, known: Mapping[str, Sequence[float]]) -> dict[str, fl
 def readings(
     pieces: list[str], known: Mapping[str, Sequence[float]], after: str = ""
 ) -> Iterator[dict[str, float]]:
-    """Each way to put the pieces of a label together to perturbations, sorted, at known dosages."""
+    """Yield each way to join the pieces of a label into sorted perturbations at known dosages."""
     if not pieces:
         yield {}
     for n in range(1, len(pieces) + 1):
@@ -43,7 +43,7 @@ def readings(
 
 
 def written_dosage(text: str) -> float:
-    """The number, if it is written as in labels of conditions; else NaN."""
+    """Return the number if it is written as in labels of conditions; else NaN."""
     try:
         dose = float(text)
     except ValueError:
@@ -52,5 +52,5 @@ def written_dosage(text: str) -> float:
 
 
 def suited(data: CellData, model: str) -> CellData:
-    """The data as a model of MODELS takes them: one treatment per cell where it knows no more."""
+    """Return the data as a model of MODELS takes them, if need be with one treatment per cell."""
     return data if MODELS[model].composes else conditions_as_perturbations(data)

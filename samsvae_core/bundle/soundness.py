@@ -1,10 +1,10 @@
-"""Whether the parts of a bundle fit each other: weights, names, masks, loadings and tables.
+"""Checks that the parts of a bundle fit: weights, names, masks, loadings and tables.
 
-A checksum tells that a file is the one a manifest was written for, and nothing of who wrote the
-manifest. So what is shown must also follow from the weights: masks and effects within rounding,
-loadings along as many mechanisms as can be recomputed quickly, the order of names by both, cells of
-perturbations by the evidence their masks were asked for. Everything raises ValueError, whose
-message says what was expected and found.
+A checksum only shows that a file is the one its manifest was written for, not who wrote the
+manifest. What is shown must therefore also follow from the weights: masks and effects within
+rounding, loadings of as many mechanisms as can be recomputed quickly, the order of names through
+both, and cells of perturbations through the evidence their masks were asked for. Every check raises
+ValueError with what was expected and found.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from samsvae_core.data.cells import some
 from samsvae_core.data.splits import SPLITS, UNUSED
 from samsvae_core.models.samsvae import ACTIVE, MIN_EVIDENCE, SAMSVAE, ModelConfig
 
-ROUNDING = 1e-5  # absolute and relative: single precision, and other processors
-COARSE = 5e-3  # of the largest loading: sums over cells and genes in single precision
-MOST_MOMENTS = 64  # perturbations whose moments are recomputed where these are sampled
-MOST_PRODUCTS = 5 * 10**8  # of the loadings that are recomputed; of one mechanism in any case
+ROUNDING = 1e-5  # absolute and relative, for single precision on other processors
+COARSE = 5e-3  # share of the largest loading, for sums in single precision
+MOST_MOMENTS = 64  # perturbations whose moments are recomputed
+MOST_PRODUCTS = 5 * 10**8  # limit of recomputed loadings; one mechanism is always recomputed
 LIKE = 0.3  # least rank correlation of the means in weights and tables
-FEW_GENES = 20  # below which a rank correlation says little
+FEW_GENES = 20  # with fewer genes, a rank correlation says little
 
-# What a column holds. Of numbers, "?" after a kind lets them be missing.
+# Kinds of columns. "?" after a kind allows missing numbers.
 TEXT, NUMBER, SIZE, COUNT, SHARE, FLAG = "text", "number", "size", "count", "share", "flag"
 COLUMNS: dict[str, dict[str, str]] = {
     "genes.csv": {"gene": TEXT},
@@ -97,7 +97,7 @@ ENRICHMENT = {
 
 
 def check_columns(name: str, frame: pd.DataFrame, kinds: Mapping[str, str]) -> None:
-    """Each of these columns is there and holds what it should."""
+    """Raise ValueError unless each of these columns is there and holds its kind of values."""
     missing = [column for column in kinds if column not in frame]
     if missing:
         raise ValueError(f"{name} lacks the columns {missing}; it holds {list(frame)}")
@@ -109,7 +109,7 @@ def check_columns(name: str, frame: pd.DataFrame, kinds: Mapping[str, str]) -> N
 
 
 def wrong_values(values: pd.Series, kind: str, may_lack: bool) -> str:
-    """What a column holds that it should not; "" for a sound one."""
+    """Return what is wrong with a column, "" if nothing is."""
     if kind == TEXT:
         if values.dtype == object or isinstance(values.dtype, pd.CategoricalDtype):
             known = pd.unique(values)
@@ -137,7 +137,7 @@ def wrong_values(values: pd.Series, kind: str, may_lack: bool) -> str:
 
 
 def check_names(what: str, names: Sequence[Any]) -> None:
-    """Names are texts, each once."""
+    """Raise ValueError unless names are texts without repeats."""
     index = pd.Index(names)
     if not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"{what} holds names that are empty")
@@ -146,7 +146,7 @@ def check_names(what: str, names: Sequence[Any]) -> None:
 
 
 def check_known(name: str, values: pd.Series, known: Sequence[str]) -> None:
-    """Every value is one of those that are known."""
+    """Raise ValueError unless every value is a known one."""
     if strange := sorted(set(map(str, values.unique())) - set(known)):
         raise ValueError(
             f"{name}: the column {values.name} holds {some(strange)}, unknown to this bundle"
@@ -160,7 +160,7 @@ def check_table(
     perturbations: Sequence[str],
     conditions: Sequence[str],
 ) -> None:
-    """Columns of a table by COLUMNS; names in it are the bundle's, and each row is there once."""
+    """Raise ValueError unless a table has its COLUMNS, the bundle's names and no repeated rows."""
     check_columns(name, frame, COLUMNS[name])
     splits = ("all", "test") if name == "observed.parquet" else (*SPLITS, UNUSED)
     every = {"gene": genes, "perturbation": perturbations, "condition": conditions, "split": splits}
@@ -174,21 +174,21 @@ def check_table(
         "calibration.csv": ["gene"],
     }
     if name in keys and frame.duplicated(keys[name]).any():
-        raise ValueError(f"{name} tells the same {' and '.join(keys[name])} more than once")
+        raise ValueError(f"{name} lists the same {' and '.join(keys[name])} more than once")
     if name == "cells.parquet":
         others = {column: NUMBER for column in frame if column not in COLUMNS[name]}
         check_columns(name, frame, others)
 
 
 def check_enrichment(name: str, frame: pd.DataFrame, n_mechanisms: int) -> None:
-    """Gene sets of mechanisms there are, with probabilities between 0 and 1."""
+    """Raise ValueError unless gene sets are of existing mechanisms, with valid probabilities."""
     check_columns(name, frame, ENRICHMENT)
     if len(frame) and frame["mechanism"].max() >= n_mechanisms:
         raise ValueError(f"{name} has mechanisms above M{n_mechanisms - 1}, the last there is")
 
 
 def check_metrics(metrics: Mapping[str, Any]) -> None:
-    """The parts that pages read are there, correlations lie between -1 and 1."""
+    """Raise ValueError unless the parts that pages read are there and correlations are valid."""
     if isinstance(metrics.get("not_available"), str):
         return
     for part in ("iwelbo", "average_effects", "baselines"):
@@ -211,7 +211,7 @@ def check_metrics(metrics: Mapping[str, Any]) -> None:
 
 
 def check_config(config: ModelConfig) -> None:
-    """Sizes are whole numbers, scales finite, and choices known."""
+    """Raise ValueError unless sizes are whole numbers, scales finite and choices known."""
     for size in ("n_genes", "n_perturbations", "n_latent", "n_hidden"):
         value = getattr(config, size)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -224,7 +224,7 @@ def check_config(config: ModelConfig) -> None:
         if not is_number or not math.isfinite(value) or not value >= 0:
             raise ValueError(f"{name} is {value!r} in the configuration, expected a size")
     if not config.embedding_scale > 0 or not 0 < config.mask_prior < 1:
-        raise ValueError("embedding_scale and mask_prior have no sense in the configuration")
+        raise ValueError("embedding_scale and mask_prior make no sense in the configuration")
     if not isinstance(config.other_genes, bool):
         raise ValueError(f"other_genes is {config.other_genes!r}, expected true or false")
     for name, known in (
@@ -238,12 +238,12 @@ def check_config(config: ModelConfig) -> None:
 def check_weights(
     name: str, tensors: Mapping[str, Tensor], expected: Mapping[str, torch.dtype]
 ) -> None:
-    """Tensors of the expected kinds of numbers, all finite."""
+    """Raise ValueError unless tensors have the expected types and are finite."""
     for part, dtype in expected.items():
         tensor = tensors[part]
         if tensor.dtype != dtype:
             raise ValueError(f"{name}: {part} holds {tensor.dtype}, expected {dtype}")
-        if part == "x_scale":  # infinite for a gene that the encoder does not read
+        if part == "x_scale":  # infinite for a gene that the encoder ignores
             if not (tensor > 0).all():
                 raise ValueError(f"{name}: {part} holds numbers that are not above 0")
         elif not torch.isfinite(tensor).all():
@@ -251,7 +251,7 @@ def check_weights(
 
 
 def check_cells(model: SAMSVAE, perturbations: pd.DataFrame, conditions: pd.DataFrame) -> None:
-    """Cells of each perturbation, by the evidence that its masks were asked for in training."""
+    """Raise ValueError unless training cells agree with the evidence asked of the masks."""
     asked = model.config.mask_evidence
     train = perturbations["train"].to_numpy(float)
     if asked is None:
@@ -282,7 +282,7 @@ def check_cells(model: SAMSVAE, perturbations: pd.DataFrame, conditions: pd.Data
 
 @torch.inference_mode()
 def check_masks(model: SAMSVAE, masks: pd.DataFrame, perturbations: Sequence[str]) -> None:
-    """A row for every perturbation and mechanism, in order, with what the posterior says of it."""
+    """Raise ValueError unless the mask table has every entry in order, as in the posterior."""
     probability = model.mask_probability().double().numpy()
     n, width = probability.shape
     order = np.repeat(np.asarray(perturbations, dtype=object), width)
@@ -328,9 +328,9 @@ def check_masks(model: SAMSVAE, masks: pd.DataFrame, perturbations: Sequence[str
 def check_loadings(
     model: SAMSVAE, reference: Tensor, loadings: pd.DataFrame, genes: Sequence[str]
 ) -> None:
-    """A row for every mechanism and gene, in order; as the decoder has them, where that is quick.
+    """Raise ValueError unless loadings are complete, in order and, as far as tested, the decoder's.
 
-    `reference` are the states (R x K) that loadings are taken from.
+    `reference` are the states (R x K) from which loadings are taken.
     """
     n, width = len(genes), model.config.n_latent
     if len(loadings) != n * width:
@@ -374,9 +374,9 @@ def check_loadings(
 
 
 def check_levels(model: SAMSVAE, observed: pd.DataFrame, genes: Sequence[str]) -> None:
-    """Genes that are high in the weights' means are high among what was measured.
+    """Raise ValueError unless genes that are high in the weights' means are measured high.
 
-    Values that were centred say nothing of the order of genes, so those are let through.
+    Centred values say nothing about the order of genes and pass.
     """
     rows = observed[(observed["split"] == "all") & observed["level"].notna()]
     level = rows.groupby("gene")["level"].mean().reindex(list(genes)).to_numpy(float)

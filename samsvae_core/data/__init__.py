@@ -1,1 +1,1 @@
-"""Cells with their dosages, and how they are read from files."""
+"""Cells with their counts and dosages, and how they are read from files."""

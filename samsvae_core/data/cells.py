@@ -1,6 +1,6 @@
-"""Cells with the dosages of their perturbations, and panels of their genes; knows nothing of files.
+"""Cells with their counts and dosages, and the choice of genes.
 
-What was found, chosen or left alone on the way here is told in `CellData.source`, never silently.
+Whatever was found, chosen or ignored on the way is reported in `CellData.source`.
 """
 
 import difflib
@@ -21,7 +21,7 @@ PEARSON_THETA = 100.0  # overdispersion of the null model in Lause et al. 2021
 
 
 class DataError(ValueError):
-    """A user's file or option is not as needed: what was expected, what was found, what to do."""
+    """A bad file or option; the message says what was expected, what was found and what to do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +30,12 @@ class CellData:
 
     `library` is each cell's total over the genes here, or the size factor given; `has_size_factor`
     says that it counts more genes than these. A condition is the control label, "A", or "A+B" with
-    sorted parts, a dosage other than 1 written "A:0.5". `source` says how the file was read, in
-    values that JSON can store. Where `is_counts` is False, `counts` holds any finite values
-    (log-normalised ones, z-scores), zeros left out, and `library` is 1 for every cell.
-    `replicates` names each cell's biological replicate, "" where that is missing; no model sees it.
-    Where memory is too small for the counts, they and large parts of them are kept in files in the
-    folder `scratch` (`mapped`). `gene_ids` are the file's ids of genes that are called otherwise.
+    sorted parts, a dosage other than 1 written "A:0.5". `source` says how the file was read, as
+    JSON values. Where `is_counts` is False, `counts` holds any finite values (log-normalised,
+    z-scores), zeros left out, and `library` is 1 for every cell. `replicates` names each cell's
+    biological replicate, "" if missing; no model uses it. If the counts do not fit in memory, they
+    and large parts of them are kept in files in the folder `scratch`. `gene_ids` are the file's ids
+    of genes named otherwise.
     """
 
     counts: sp.csr_matrix  # (N, G) float32, raw counts
@@ -55,15 +55,15 @@ class CellData:
 
     @property
     def genes_by_id(self) -> dict[str, str]:
-        """The gene of each id; empty where the file has no other ids than names."""
+        """The gene of each id; empty if the file has no ids besides the names."""
         if self.gene_ids is None:
             return {}
         return dict(zip(self.gene_ids.tolist(), self.genes.tolist(), strict=True))
 
     def subset(self, index: np.ndarray | Sequence[int]) -> "CellData":
-        """The cells at `index` (positions or booleans), all genes and perturbations kept."""
+        """Return the cells at `index` (positions or booleans), with all genes and perturbations."""
         index = np.asarray(index)
-        if index.dtype == bool and index.all():  # of a million cells a copy takes gigabytes
+        if index.dtype == bool and index.all():  # a copy of a million cells takes gigabytes
             return self
         index = np.flatnonzero(index) if index.dtype == bool else index
         return replace(
@@ -81,14 +81,14 @@ class CellData:
 
 
 def some(names: Iterable[object], n: int = 3) -> str:
-    """The first `n` names, and how many more there are."""
+    """Return the first `n` names, and how many more there are."""
     texts = [str(name) for name in names]
     more = f" and {len(texts) - n:,} more" if len(texts) > n else ""
     return ", ".join(texts[:n]) + more
 
 
 def nearest(name: str, known: Iterable[object]) -> str:
-    """A sentence with the known names most like `name`, or else with the first ones."""
+    """Return a sentence with the known names most like `name`, or else with the first ones."""
     lower = {str(each).lower(): str(each) for each in known}
     close = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.6)
     if close:
@@ -109,23 +109,23 @@ def read_text(path: Path) -> str:
 
 
 def read_genes(path: Path | str) -> list[str]:
-    """Gene names from a text file, one to a line; what follows "#" is a comment."""
+    """Return gene names from a text file with one name per line; "#" starts a comment."""
     names = [line.split("#")[0].strip() for line in read_text(Path(path)).splitlines()]
     genes = list(dict.fromkeys(name for name in names if name))
     if not genes:
-        raise DataError(f"{path} names no genes; expected one name to a line.")
+        raise DataError(f"{path} names no genes; expected one name per line.")
     return genes
 
 
 def gene_panel(
     data: CellData, genes: Sequence[str] | None = None, top: int | None = None
 ) -> CellData:
-    """The named genes, or the `top` most variable ones, in the order of the data.
+    """Return the data with the named genes, or the `top` most variable ones, in their order.
 
-    Genes are named as in the data, by the ids of the file, or by other names that mean one of them.
-    Variable means a large variance: of analytic Pearson residuals (Lause et al. 2021) for counts,
-    of the values themselves for data that are none. Without a size factor, the `library` of counts
-    becomes the total over the genes kept: a total of what is modelled.
+    Genes can be named as in the data, by the file's ids, or by an unambiguous other name.
+    Variability is the variance of analytic Pearson residuals (Lause et al. 2021) for counts, and of
+    the values themselves otherwise. Without a size factor, the `library` of counts becomes the
+    total over the genes kept. Raises DataError if no gene is found or detected.
     """
     if (genes is None) == (top is None):
         raise DataError("Choose genes either by name (--genes) or by number (--top-genes).")
@@ -138,7 +138,7 @@ def gene_panel(
         otherwise = len(set(found) - set(genes))
         notes = [missed] if absent else []
         if otherwise:
-            notes.append(f"{otherwise:,} genes asked for are called otherwise in the data.")
+            notes.append(f"{otherwise:,} genes asked for have other names in the data.")
     else:
         kept, notes = _most_variable(data, top or 0), []
     notes = [*data.source["notes"], f"{kept.sum():,} of {len(kept):,} genes were kept.", *notes]
@@ -150,9 +150,9 @@ def gene_panel(
 
 
 def genes_at(data: CellData, index: np.ndarray) -> CellData:
-    """The genes at `index`, in that order, with the library that goes with them.
+    """Return the data with the genes at `index`, in that order, and the matching library.
 
-    A size factor that was given stays the library, and from here on may count more genes.
+    A size factor stays the library, which then counts more genes than are kept.
     """
     if data.scratch is None:
         counts = data.counts[:, index]
@@ -181,7 +181,7 @@ def _most_variable(data: CellData, top: int) -> np.ndarray:
 
 
 def _residuals(counts: sp.csr_matrix) -> Iterator[np.ndarray]:
-    """(x - mu) / sqrt(mu + mu^2 / theta), some cells at a time; mu = cell total x gene share."""
+    """Yield (x - mu) / sqrt(mu + mu^2 / theta) by blocks of cells; mu = cell total x gene share."""
     cell_total = np.asarray(counts.sum(1, dtype=np.float64))  # (N, 1)
     gene_total = np.zeros(counts.shape[1])
     for block in row_blocks(counts.indptr):
@@ -199,7 +199,7 @@ def _residuals(counts: sp.csr_matrix) -> Iterator[np.ndarray]:
 
 
 def mean_variance(blocks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Of each column over all rows of the blocks (Chan, Golub and LeVeque 1983)."""
+    """Return mean and variance of each column over all blocks (Chan, Golub and LeVeque 1983)."""
     n, mean, squares = 0, np.zeros(1), np.zeros(1)
     for block in blocks:
         more, away = len(block), block.mean(axis=0, dtype=np.float64) - mean
@@ -213,10 +213,10 @@ def mean_variance(blocks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]
 
 
 def conditions_as_perturbations(data: CellData) -> CellData:
-    """The same cells, every condition but control a perturbation of its own at dosage 1.
+    """Return the same cells, with every condition but control as one perturbation at dosage 1.
 
-    For models that know single perturbations only: "A+B" has nothing to do with A or B then. The
-    conditions stay as they are, and their sorted labels are the perturbations.
+    This is for models of single perturbations, to which "A+B" is unrelated to A or B. The
+    conditions stay as they are; their sorted labels become the perturbations.
     """
     perturbed = data.dosages.getnnz(axis=1) > 0
     names, column = np.unique(data.conditions[perturbed], return_inverse=True)
@@ -230,7 +230,7 @@ def conditions_as_perturbations(data: CellData) -> CellData:
 
 
 def summary(data: CellData) -> dict[str, Any]:
-    """What the data hold and how they were read, in values that JSON can store."""
+    """Return what the data hold and how they were read, as JSON values."""
     n_perturbations = data.dosages.getnnz(axis=1)
     perturbed = pd.Series(data.conditions[n_perturbations > 0]).value_counts()
     return {
@@ -262,7 +262,7 @@ def summary(data: CellData) -> dict[str, Any]:
 
 
 def constant_genes(counts: sp.csr_matrix) -> np.ndarray:
-    """Which genes never vary."""
+    """Return a boolean per gene: whether it never varies."""
     high, low = np.full((2, counts.shape[1]), np.nan, counts.dtype)
     for block in row_blocks(counts.indptr):
         rows = counts[block].tocsc()
@@ -272,7 +272,7 @@ def constant_genes(counts: sp.csr_matrix) -> np.ndarray:
 
 
 def _cells_per_replicate(replicates: np.ndarray | None) -> dict[str, int]:
-    """By label; cells without one are not counted."""
+    """Return the number of cells by replicate; cells without a label are not counted."""
     if replicates is None:
         return {}
     names, sizes = np.unique(replicates[replicates != ""], return_counts=True)
@@ -280,7 +280,7 @@ def _cells_per_replicate(replicates: np.ndarray | None) -> dict[str, int]:
 
 
 def combinations_in_words(n: int, source: Mapping[str, Any]) -> str:
-    """How many combinations there are, and where labels were parted."""
+    """Return how many combinations there are, and at which delimiter labels were split."""
     found = f"{n:,} combination{'' if n == 1 else 's'}"
     if not source.get("perturbation_key"):  # a table of dosages, or no file
         return found
@@ -289,7 +289,7 @@ def combinations_in_words(n: int, source: Mapping[str, Any]) -> str:
 
 
 def reading_in_words(data: CellData) -> list[str]:
-    """How labels were read, and what to know of the data before anything is trained, in lines."""
+    """Return lines on how labels were read, with the warnings and notes for the user."""
     n_given = data.dosages.getnnz(axis=1)
     n_combinations = len(set(data.conditions[n_given > 1]))
     return [
@@ -302,7 +302,7 @@ def reading_in_words(data: CellData) -> list[str]:
 
 
 def describe(summary: Mapping[str, Any]) -> str:
-    """A summary in a few lines for people."""
+    """Return a summary as a few lines of text."""
     s, cells = summary, summary["cells_per_condition"]
     key = s["perturbation_key"]
     where = f"column {key!r}" if key else f"obsm[{s['dosage_key']!r}]"

@@ -1,7 +1,7 @@
-"""What columns of obs say beside the labels: dosages, second perturbations, an uneven design.
+"""Warnings about columns of obs besides the labels: dosages, second perturbations, uneven designs.
 
-Nothing here is modelled. It is said before anything is trained, with the option that uses it where
-there is one.
+None of these columns is modelled unless an option asks for it, so users are told before training,
+with the option where there is one.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from samsvae_core.data.cells import some
 from samsvae_core.data.controls import is_control
 from samsvae_core.data.label_column import texts_of
 
-FEW_CONTROLS = 30  # cells, below which shifts are measured against too little
-FEW_CELLS = 20  # of a condition, below which its share of a column says little
-MOST_LABELS = 50  # of a column that may be a covariate
+FEW_CONTROLS = 30  # cells; with fewer, every measured shift is doubtful
+FEW_CELLS = 20  # cells of a condition; with fewer, shares by label are not compared
+MOST_LABELS = 50  # most labels of a column that may be a covariate
 UNEVEN, UNLIKELY = 0.25, 1e-3  # difference of shares from the controls, and its p
 DOSE = re.compile(
     r"(?:drug|compound|perturbation|treatment)?[-_ .]?(?:dose|dosage|conc(?:entration)?)"
@@ -33,7 +33,7 @@ NUMBER_OF = re.compile(
     r"(?:n|num|number|count)[-_ .]?(?:of[-_ .]?)?(?:pert\w*|guides?|s?grnas?|targets?)",
     re.IGNORECASE,
 )
-# Made from the counts, or counted: no part of the design.
+# Columns made from the counts, which are no part of the design.
 MADE_LATER = re.compile(
     r"(?:.*(?:cluster|leiden|louvain|mixscape|_class|phase)|n[-_]?(?:count|feature|gene|umi)).*",
     re.IGNORECASE,
@@ -41,7 +41,7 @@ MADE_LATER = re.compile(
 
 
 def suggested_dosage(obs: pd.DataFrame) -> str:
-    """A column that is named and filled as dosages are; "" where there is none."""
+    """Return a column that is named and filled like dosages, "" if there is none."""
     for name in obs.columns:
         if DOSE.fullmatch(str(name)) and len(_doses(obs[name])) > 1:
             return str(name)
@@ -49,7 +49,7 @@ def suggested_dosage(obs: pd.DataFrame) -> str:
 
 
 def _doses(values: pd.Series) -> np.ndarray:
-    """The dosages above 0 in a column, each once."""
+    """Return the distinct dosages above 0 in a column."""
     numbers = pd.to_numeric(pd.Series(texts_of(values)), errors="coerce").to_numpy(float)
     return np.unique(numbers[np.isfinite(numbers) & (numbers > 0)])
 
@@ -57,10 +57,10 @@ def _doses(values: pd.Series) -> np.ndarray:
 def column_notes(
     obs: pd.DataFrame, key: str | None, dosage_key: str | None, n_perturbations: np.ndarray
 ) -> list[str]:
-    """What columns of obs say about perturbations that is not read.
+    """Return notes on columns of obs that describe perturbations but are not read.
 
-    `key` is the column of labels, None where a table is read; `dosage_key` is that of dosages.
-    `n_perturbations` has, for each cell, the number of perturbations that were read.
+    `key` is the column of labels, None if a table is read; `dosage_key` is that of dosages.
+    `n_perturbations` is the number of perturbations read for each cell.
     """
     notes = []
     if dosage_key is None and (dose := suggested_dosage(obs)):
@@ -83,9 +83,9 @@ def column_notes(
         notes.append(
             f"Column {str(name)!r} ({some(labels)}) names a second perturbation of each cell. It is"
             " not read: cells that differ in it count as the same. To model it, write both into"
-            " one column, with a plus between."
+            " one column, joined by a plus."
         )
-    for name in obs.columns if key is not None else ():  # a table's controls are counted, too
+    for name in obs.columns if key is not None else ():  # a table counts controls as well
         if NUMBER_OF.fullmatch(str(name)) and pd.api.types.is_numeric_dtype(obs[name]):
             said, read = int(np.nanmax(obs[name])), int(n_perturbations.max(initial=0))
             if said > read:
@@ -104,7 +104,7 @@ def _n_labels(values: pd.Series) -> int:
 def warnings_of(
     obs: pd.DataFrame, conditions: np.ndarray, control: str, read: set[str | None]
 ) -> list[str]:
-    """What makes shifts doubtful: few controls, and columns that are uneven between conditions.
+    """Return warnings about doubtful shifts: few controls, columns uneven between conditions.
 
     Columns that were `read` are left out.
     """
@@ -123,7 +123,7 @@ def warnings_of(
 def _uneven(
     obs: pd.DataFrame, conditions: np.ndarray, control: str, read: set[str | None]
 ) -> list[str]:
-    """Columns whose labels are shared out otherwise among cells of a condition than of controls."""
+    """Return warnings on columns whose labels are distributed unlike those of the controls."""
     found: dict[bytes, tuple[str, list[str], float]] = {}
     for name in obs.columns:
         if name in read or MADE_LATER.fullmatch(str(name)) or NUMBER_OF.fullmatch(str(name)):
@@ -134,7 +134,7 @@ def _uneven(
         codes, labels = pd.factorize(texts)
         if not 2 <= len(labels) <= MOST_LABELS or any(is_control(label) for label in labels):
             continue
-        if codes.tobytes() in found:  # the same by another name
+        if codes.tobytes() in found:  # the same column under another name
             found[codes.tobytes()][1].append(str(name))
             continue
         table = pd.crosstab(conditions, texts)
@@ -144,14 +144,14 @@ def _uneven(
     return [
         f"{'Columns' if len(names) > 1 else 'Column'} {' and '.join(map(repr, names[:3]))}"
         f" {'differ' if len(names) > 1 else 'differs'} between perturbations (Cram\u00e9r's V"
-        f" {v:.2f}): {words}. What goes with it is taken for an effect of the perturbation. A"
+        f" {v:.2f}): {words}. Its influence is mistaken for an effect of the perturbation. A"
         " covariate would be needed, and models here have none."
         for words, names, v in told[:3]
     ]
 
 
 def _worst(table: pd.DataFrame, control: str) -> str | None:
-    """The condition whose shares are farthest from those of controls, in words; None if all near.
+    """Return how the most uneven condition differs from the controls, or None if none does.
 
     `table` has cells by conditions (rows) and labels (columns).
     """
@@ -174,7 +174,7 @@ def _worst(table: pd.DataFrame, control: str) -> str | None:
 
 
 def _cramers_v(table: pd.DataFrame) -> float:
-    """Cram\u00e9r's V of a table of counts: 0 for independence, 1 where one says the other."""
+    """Return Cramér's V of a table of counts: 0 if independent, 1 if one determines the other."""
     counts = table.to_numpy()
     chi2 = float(chi2_contingency(counts).statistic)
     return float(np.sqrt(chi2 / (counts.sum() * (min(counts.shape) - 1))))

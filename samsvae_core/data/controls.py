@@ -1,4 +1,4 @@
-"""Which labels are those of control cells."""
+"""Recognise the labels of control cells."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from functools import lru_cache
 from samsvae_core.data.cells import DataError, nearest, some
 from samsvae_core.genesets.symbols import is_gene
 
-Control = str | Sequence[str] | None  # what a person names as control: labels or patterns
+Control = str | Sequence[str] | None  # labels or patterns given as control
 
 
 class Recorded(list[str]):
-    """Control labels as a run noted them: those of them that a file has count, one is enough."""
+    """Control labels recorded by a run; a file needs to have only one of them."""
 
 
-MOST_NAMED = 12  # controls in one piece of advice
+MOST_NAMED = 12  # most controls that one note lists
 SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9.\-]{0,14}")
-# A word for control, on its own or with a number: "NT-1", "sgCtrl", "neg_control_3", "NTg1".
+# A word for control, alone or with a number: "NT-1", "sgCtrl", "neg_control_3", "NTg1".
 CONTROL_WORD = (
     r"(?:sg[-_]?)?"
     r"(?:ntc?|mock|vehicle|dmso|unperturbed|untreated|scrambled?"
@@ -27,16 +27,16 @@ CONTROL_WORD = (
     r"|(?:non?|safe)[-_ ]?target(?:ing)?(?:[-_ ]?(?:control|ctrl)s?)?)"
     r"(?:[-_ ]?(?:sg|g|guide|grna|sgrna)?[-_ ]?\d+)?"
 )
-# Each word is read one way only: "nontargeting_control", repeated, has two ways for each otherwise.
+# Atomic groups: a repeated "nontargeting_control" could otherwise be matched in 2^n ways.
 CONTROL = re.compile(rf"(?>{CONTROL_WORD})(?:_+(?>{CONTROL_WORD}))*", re.IGNORECASE)
-# Words that mean control within a longer name, too: "CROPseq_dCas9_DS_non-targeting_00025".
+# Words that mean control also inside a longer name: "CROPseq_dCas9_DS_non-targeting_00025".
 WITHIN = re.compile(
     r"(?<![a-z])(?:non[-_ ]?target|safe[-_ ]?target|neg(?:ative)?[-_ ]?(?:control|ctrl))",
     re.IGNORECASE,
 )
 SOLVENT = re.compile(r"(?:dmso|vehicle)[-_ ].*", re.IGNORECASE)  # "DMSO_TF"
-APART = re.compile(r"[+|;,&/:]+")  # what parts a label into several
-# What often is a control, though a word alone does not say so.
+APART = re.compile(r"[+|;,&/:]+")  # separates the parts of a label
+# Names that are often controls, but not always.
 CANDIDATE = re.compile(
     r"(?:sg[-_]?)?(?:(?:e?gfp|bfp|rfp|m?cherry|luc(?:iferase)?|lacz|aavs1|rosa26|scr|parental"
     r"|safe[-_ ]?harbou?r|empty(?:[-_ ]?vector)?|unstimulated)(?:[-_ ]?(?:sg|g)?\d+)?"
@@ -49,10 +49,10 @@ UNASSIGNED = re.compile(
 
 
 def is_control(label: str, known: Collection[str] = ()) -> bool:
-    """Whether a label is one of control cells by its words, as "NT-1" and "DMSO" are.
+    """Return whether the words of a label mark control cells, as in "NT-1" or "DMSO".
 
-    Among the `known` labels of its column, "AHR_NegCtrl0" is no control where "AHR" is one of them,
-    or a gene; "A+ctrl" never is one.
+    Every part of the label has to be a control, so "A+ctrl" is none. "AHR_NegCtrl0" is none either
+    if "AHR" is a gene or among the `known` labels of the column.
     """
     parts = [part.strip() for part in APART.split(label)]
     return all(_is_control(part, known) for part in parts)
@@ -70,11 +70,11 @@ def _is_control(part: str, known: Collection[str]) -> bool:
 
 
 def control_labels(known: Sequence[str], control: Control = None) -> list[str]:
-    """The labels of control cells among those `known`, in their order.
+    """Return the labels of control cells among those `known`, in their order.
 
-    `control` names them, or gives patterns such as "*non-targeting*"; a pattern means a label whose
-    every part it fits. Without it they are found by their words. "CTRL" is also a gene, and is one
-    here where labels of another kind are controls.
+    `control` gives labels, or patterns such as "*non-targeting*", which must fit every part of a
+    label. Without it, controls are recognised by their words; "CTRL" is also a gene, and is taken
+    as one if labels of another kind are controls.
     """
     every = frozenset(known)
     if isinstance(control, Recorded):
@@ -92,9 +92,9 @@ def _texts(control: str | Sequence[str]) -> list[str]:
 
 
 def _means(text: str, label: str, known: Collection[str]) -> bool:
-    """Whether a person who wrote `text`, a label or a pattern, means this one of the known labels.
+    """Return whether `text`, a label or a pattern given by the user, means this label.
 
-    "*ctrl*" does not mean "A+ctrl", nor "A_ctrl" where "A" is a label of its own.
+    "*ctrl*" does not mean "A+ctrl", nor "A_ctrl" if "A" is a label of its own.
     """
     if text == label or not re.search(r"[*?]", text):
         return text == label
@@ -106,14 +106,14 @@ def _means(text: str, label: str, known: Collection[str]) -> bool:
 
 @lru_cache(maxsize=256)
 def _pattern(text: str) -> re.Pattern[str]:
-    """What a pattern with * and ? fits. No star is tried again: matching ends soon for any text."""
+    """Return the regular expression of a pattern with * and ?; it never backtracks over a star."""
     return re.compile(translate(text.replace("[", "[[]")), re.IGNORECASE)
 
 
 def check_controls(known: Sequence[str], control: Control, where: str) -> None:
-    """Raise DataError where something given as --control means none of the labels.
+    """Raise DataError if something given as --control matches none of the labels.
 
-    Nobody gave what a run has recorded; of that one label is enough.
+    Of the controls `Recorded` by a run, one label in the file is enough.
     """
     if isinstance(control, Recorded):
         if control and not set(control) & set(known):
@@ -133,16 +133,16 @@ def check_controls(known: Sequence[str], control: Control, where: str) -> None:
 
 
 def candidates(known: Collection[str], controls: Collection[str]) -> list[str]:
-    """Labels that often are controls, or are by their words, and are not among the `controls`."""
+    """Return labels that may be controls, by words or custom, but are not in `controls`."""
     every = frozenset(known)
     rest = (label for label in known if label and label not in controls)
     return [x for x in rest if CANDIDATE.fullmatch(x) or is_control(x, every)]
 
 
 def candidates_note(known: Collection[str], controls: Collection[str]) -> list[str]:
-    """What to say of labels, or columns of a table, that are read as perturbations and may be none.
+    """Return a note on labels read as perturbations that may be controls.
 
-    What is named replaces what is found, so that the advice has to name all controls.
+    --control replaces the controls that were recognised, so the note lists all of them.
     """
     likely = candidates(known, controls)
     if not likely:
@@ -161,13 +161,13 @@ def candidates_note(known: Collection[str], controls: Collection[str]) -> list[s
 
 
 def as_options(controls: Iterable[str]) -> str:
-    """Labels as options of the command line."""
+    """Return labels as options of the command line."""
     quoted = (f"'{label}'" if re.search(r"[^\w.+-]", label) else label for label in controls)
     return " ".join(f"--control {label}" for label in quoted)
 
 
 def no_control(known: Sequence[str], key: str) -> str:
-    """What to say where no label of a column is one of control cells."""
+    """Return the message for a column without a label of control cells."""
     begin = f"Column {key!r} has no control cells"
     likely, nothing = candidates(known, ()), sorted(filter(None, unassigned(known, ())))
     if likely:
@@ -193,7 +193,7 @@ def no_control(known: Sequence[str], key: str) -> str:
 
 
 def unassigned(known: Iterable[str], controls: Collection[str]) -> set[str]:
-    """Labels that say that nothing was found in a cell, and "", unless they are the controls."""
+    """Return labels that mean "nothing found in this cell", and "", unless they are controls."""
     return {
         label
         for label in known

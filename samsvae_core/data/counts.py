@@ -1,4 +1,4 @@
-"""Counts or other values of cells: where a file holds them, and whether they are sound."""
+"""Read counts or other values of cells: where the file holds them, and whether they are valid."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,7 +22,7 @@ LARGEST_COUNT = 2**24  # whole numbers are exact in float32 up to here
 
 
 class CountsRead(NamedTuple):
-    """The values of all cells (cells x genes), and where they stand in the file."""
+    """The values of all cells (cells x genes), and their place in the file."""
 
     matrix: sp.csr_matrix
     genes: GeneNames
@@ -31,9 +31,10 @@ class CountsRead(NamedTuple):
 
 
 def gene_names(file: h5py.File, key: str | None) -> GeneNames:
-    """Names of the genes of var, by the column `key` of var or raw/var, INDEX, or the best (None).
+    """Return the names of the genes of var.
 
-    A column of raw/var serves where var has none: its genes are found there by the index.
+    `key` is a column of var or raw/var, INDEX, or None for the best choice. A column that only
+    raw/var has is joined by the index.
     """
     var = table_of(file, "var")
     if "raw/var" in file and lacks_names(var.index, _texts_of_columns(var, key), key):
@@ -44,17 +45,17 @@ def gene_names(file: h5py.File, key: str | None) -> GeneNames:
 
 
 def has_gene_key(path: Path | str, key: str) -> bool:
-    """Whether the genes of a file can be named by `key`: a column of var or raw/var, or INDEX."""
+    """Return whether `key` can name the genes of a file: a column of var or raw/var, or INDEX."""
     with opened(Path(path)) as file:
         tables = [table_of(file, place) for place in ("var", "raw/var") if place in file]
     return key == INDEX or any(key in table for table in tables)
 
 
 def _genes_of_raw(file: h5py.File, key: str | None) -> tuple[GeneNames, np.ndarray | None]:
-    """Names of the genes of raw/X, and its columns where only those of var are kept.
+    """Return the names of the genes of raw/X, and its columns if only those of var are kept.
 
-    raw/X also has the genes that were left out since. Those of var are found by the index, or by
-    name where var numbers its genes anew: gene 5 of either is another one then.
+    raw/X also has the genes that were filtered out later. The genes of var are found by the index,
+    or by name if var numbers its rows anew, since equal numbers then mean different genes.
     """
     var, raw = table_of(file, "var"), table_of(file, "raw/var")
     if var.index.isin(raw.index).all() and not _counts_anew(var, raw):
@@ -74,14 +75,14 @@ def _genes_of_raw(file: h5py.File, key: str | None) -> tuple[GeneNames, np.ndarr
 
 
 def _counts_anew(var: pd.DataFrame, raw: pd.DataFrame) -> bool:
-    """Whether the numbers of var are those of its own rows, and not those of rows of raw/var."""
+    """Return whether the numbers in var's index count its own rows, not those of raw/var."""
     if len(var) >= len(raw) or not are_row_numbers(raw.index):
         return False
     return any(var.index.tolist() == [str(n + i) for i in range(len(var))] for n in (0, 1))
 
 
 def _texts_of_columns(var: pd.DataFrame, key: str | None) -> dict[str, np.ndarray]:
-    """The columns that may name genes; fractions and flags do not, unless they are asked for."""
+    """Return the columns that may name genes: `key`, and all but fractions and flags."""
     columns = {
         str(name): column
         for name, column in var.loc[:, ~var.columns.duplicated()].items()
@@ -93,7 +94,10 @@ def _texts_of_columns(var: pd.DataFrame, key: str | None) -> dict[str, np.ndarra
 def read_counts(
     file: h5py.File, layer: str | None, gene_key: str | None, cells: pd.Index, storage: Storage
 ) -> CountsRead:
-    """The first matrix of raw counts among X, layers/counts and raw/X; only `layer` if given."""
+    """Return the first matrix of raw counts among X, layers/counts and raw/X, or that of `layer`.
+
+    Raises DataError if there is none.
+    """
     layers = _layers(file, layer)
     panel = gene_names(file, gene_key)
     problems: list[str] = []
@@ -133,7 +137,7 @@ def read_counts(
 def read_values(
     file: h5py.File, layer: str | None, gene_key: str | None, cells: pd.Index, storage: Storage
 ) -> CountsRead:
-    """X, or `layer` if given, as it is: any finite numbers."""
+    """Return X, or `layer` if given, as it is: any finite numbers."""
     layers = _layers(file, layer)
     place = "X" if layer is None else f"layers/{layer}"
     if place not in file:
@@ -158,7 +162,7 @@ def read_values(
 
 
 def _layers(file: h5py.File, layer: str | None) -> list[str]:
-    """Names of the layers, `layer` among them."""
+    """Return the names of the layers; raises DataError if `layer` is not among them."""
     layers = names_in(file, "layers")
     if layer is not None and layer not in layers:
         raise DataError(f"There is no layer {layer!r}. {nearest(layer, layers)}")
@@ -177,7 +181,7 @@ VALUE_FAULTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class _Faults:
-    """What is wrong with stored values, block by block, with the first three places of each."""
+    """Invalid values, counted block by block, with the first three places of each kind."""
 
     def __init__(
         self, kinds: Mapping[str, Callable[[np.ndarray], np.ndarray]], cells: pd.Index, genes: Any
@@ -188,7 +192,7 @@ class _Faults:
         self.guess = ""
 
     def sound(self, blocks: Iterable[sp.csr_matrix]) -> Iterator[sp.csr_matrix]:
-        """The blocks up to the first that is not sound; those after it are looked at, too."""
+        """Yield the blocks before the first invalid one; later blocks are still checked."""
         first = 0
         for block in blocks:
             found_before = bool(self.n)
@@ -211,13 +215,13 @@ class _Faults:
         return [f"cell {cell}, gene {gene}: {x:g}" for cell, gene, x in where]
 
     def worst(self) -> tuple[str, int, str]:
-        """The first kind that was found, how often, and where."""
+        """Return the first kind of fault found, how often it occurs, and where."""
         what = next(what for what in self.kinds if self.n[what])
         return what, self.n[what], "; ".join(self.examples[what][:3])
 
 
 def _looks_like(matrix: sp.csr_matrix) -> str:
-    """A guess at what was done to counts that are no counts any more."""
+    """Return a guess at how values that are not counts were transformed."""
     data = matrix.data
     if not np.isfinite(data).all() or (data == np.rint(data)).all():
         return ""

@@ -1,7 +1,7 @@
-"""Sparse matrices whose arrays lie in files, for counts that memory is too small for.
+"""Sparse matrices whose arrays lie in files, for counts that do not fit in memory.
 
-The files have no name: they vanish with the matrix, or with the process, however that ends. To all
-code such a matrix is a csr_matrix like others; the system keeps in memory what is used of it.
+The files are unnamed, so they vanish with the matrix or the process, however it ends. Code uses
+such a matrix like any csr_matrix; the operating system caches the parts in use.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import scipy.sparse as sp
 
 from samsvae_core.system.files import OutputError
 
-VALUES_AT_ONCE = 2**22  # stored values of a block of rows
-LARGE = 2**22  # stored values, above which a part of such a matrix is kept on disk, too
-COPIES = 3  # of all counts that are on disk at once: read, divided, and their levels while scored
+VALUES_AT_ONCE = 2**22  # stored values in a block of rows
+LARGE = 2**22  # stored values above which a part of such a matrix is kept on disk too
+COPIES = 3  # copies of the counts on disk at once: read, split, and their levels for scoring
 
 
 def row_blocks(starts: np.ndarray, at_once: int | None = None) -> Iterator[slice]:
-    """Rows together that hold about VALUES_AT_ONCE values, by where each row starts."""
+    """Yield slices of rows with about VALUES_AT_ONCE values each; `starts` are the row starts."""
     n_rows, first = len(starts) - 1, 0
     while first < n_rows:
         most = int(starts[first]) + (at_once or VALUES_AT_ONCE)
@@ -34,7 +34,7 @@ def row_blocks(starts: np.ndarray, at_once: int | None = None) -> Iterator[slice
 
 
 def dense_blocks(matrix: sp.csr_matrix, rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
-    """All rows, or those at `rows`, dense, some at a time."""
+    """Yield all rows, or those at `rows`, as dense blocks."""
     n_rows = matrix.shape[0] if rows is None else len(rows)
     size = max(1, VALUES_AT_ONCE // max(1, matrix.shape[1]))
     for first in range(0, n_rows, size):
@@ -43,19 +43,19 @@ def dense_blocks(matrix: sp.csr_matrix, rows: np.ndarray | None = None) -> Itera
 
 
 def index_type(most: int) -> type[np.int32 | np.int64]:
-    """Of columns and of where rows start, for which SciPy wants one, of at most so many values."""
+    """Return int32 if every index up to `most` fits, else int64; for columns and row starts."""
     return np.int32 if most < 2**31 else np.int64
 
 
 def size_of(n_values: int, most: int) -> int:
-    """Bytes of so many stored values, float32 each, with their columns."""
+    """Return the bytes of so many stored float32 values with their column indices."""
     return n_values * (4 + np.dtype(index_type(most)).itemsize)
 
 
 def check_room(folder: Path, size: int) -> None:
-    """Raise OutputError where a disk has no room for counts of this size and all made of them.
+    """Raise OutputError if a disk has no room for counts of this size and their copies.
 
-    Told before anything is written; a disk that is filled by others later ends the run as well.
+    This is checked before anything is written; a disk that others fill later still ends the run.
     """
     needed, free = COPIES * size, shutil.disk_usage(folder).free
     if free < needed:
@@ -69,9 +69,9 @@ def check_room(folder: Path, size: int) -> None:
 def on_disk(
     blocks: Iterable[sp.csr_matrix], n_columns: int, folder: Path, most: int
 ) -> sp.csr_matrix:
-    """Blocks of rows below each other, of at most `most` values, as one matrix in canonical form.
+    """Return the blocks of rows stacked into one matrix on disk, in canonical form.
 
-    Values keep their type, which is that of the first block.
+    `most` is an upper bound of the number of values. Values keep the type of the first block.
     """
     index = index_type(max(most, n_columns))
     lengths, kind = [np.zeros(1, np.int64)], np.dtype(np.float32)
@@ -83,7 +83,7 @@ def on_disk(
             lengths.append(np.diff(block.indptr))
         starts = np.cumsum(np.concatenate(lengths)).astype(index)
         matrix = sp.csr_matrix((len(starts) - 1, n_columns), dtype=kind)
-        # not by the constructor, which would copy: of 2^31 values it looks at every index
+        # set directly: the constructor checks every index and may copy 2^31 values
         matrix.indptr = starts
         matrix.indices = _mapped(columns, index, int(starts[-1]))
         matrix.data = _mapped(values, kind, int(starts[-1]))
@@ -92,7 +92,7 @@ def on_disk(
 
 
 def in_memory(blocks: Iterable[sp.csr_matrix], n_columns: int) -> sp.csr_matrix:
-    """Blocks of rows below each other as one matrix in canonical form, as `on_disk` makes it."""
+    """Return the blocks of rows stacked into one matrix in memory, in the form of `on_disk`."""
     values, columns, lengths = [], [], [np.zeros(1, np.int64)]
     for block in blocks:
         values.append(block.data)
@@ -109,7 +109,7 @@ def in_memory(blocks: Iterable[sp.csr_matrix], n_columns: int) -> sp.csr_matrix:
 
 
 def _together(parts: list[np.ndarray], kind: np.dtype) -> np.ndarray:
-    """The parts one after another; each is let go of once it is copied."""
+    """Return the parts concatenated; each part is freed once it is copied."""
     if len(parts) == 1:
         return parts[0].astype(kind, copy=False)
     whole, first = np.empty(sum(len(part) for part in parts), kind), 0
@@ -122,7 +122,7 @@ def _together(parts: list[np.ndarray], kind: np.dtype) -> np.ndarray:
 
 
 def rows_of(matrix: sp.csr_matrix, rows: np.ndarray, folder: Path | None) -> sp.csr_matrix:
-    """The rows at these positions, in a file in `folder` where there are many values in them."""
+    """Return the rows at these positions, on disk in `folder` if they hold many values."""
     lengths = np.diff(matrix.indptr)[rows]
     starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     if folder is None or starts[-1] <= LARGE:

@@ -14,7 +14,7 @@ from samsvae_core.data.label_column import by_frequency, texts_of
 from samsvae_core.data.labels import label_notes, parts_of, understood
 from samsvae_core.data.targets import guides_note, targets_of
 
-LARGE_DOSAGE = 10.0  # units: the model's prior of an effect is 1 per unit of dosage
+LARGE_DOSAGE = 10.0  # the prior standard deviation of an embedding is 1 per unit of dosage
 
 
 class Dosages(NamedTuple):
@@ -25,7 +25,7 @@ class Dosages(NamedTuple):
     control: str
     source: dict[str, Any]
     notes: list[str]
-    kept: np.ndarray | None  # which cells, where some are left out
+    kept: np.ndarray | None  # a boolean per cell, if some are left out
 
 
 def dosages_of_labels(
@@ -111,7 +111,7 @@ def _doses(
     parts: Mapping[str, list[str]],
     delimiter: str,
 ) -> list[tuple[float, ...]]:
-    """For each cell a dosage for each part of its label; 1 where no column is given."""
+    """Return, for each cell, a dosage for each part of its label; 1 if no column is given."""
     if key is None:
         return [(1.0,) * len(parts[label]) for label in labels]
     texts = texts_of(obs[key])
@@ -131,9 +131,9 @@ def _doses(
 
 
 def _parse_dose(text: str, parts: list[str], delimiter: str) -> tuple[float, ...]:
-    """Dosages of a label's parts; nothing where `text` does not say them."""
+    """Return the dosages of a label's parts, or nothing if `text` does not give them."""
     n_parts = len(parts)
-    if not any(parts):  # what stands beside a control cell does not matter
+    if not any(parts):  # the dosage of a control cell does not matter
         return (0.0,) * n_parts
     for pieces in ([text], text.split(delimiter or None)):
         try:
@@ -146,7 +146,7 @@ def _parse_dose(text: str, parts: list[str], delimiter: str) -> tuple[float, ...
 
 
 def _row(parts: list[str], doses: tuple[float, ...]) -> dict[str, float]:
-    """Perturbation to dosage; of a perturbation named twice the larger dosage."""
+    """Return dosage by perturbation; one named twice gets the larger dosage."""
     row: dict[str, float] = {}
     for part, dose in zip(parts, doses, strict=True):
         if part and dose:

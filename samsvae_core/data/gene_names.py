@@ -1,7 +1,7 @@
-"""How the genes of a file are called: by the index of var, or by a column that has their names.
+"""Choose the names of a file's genes: the index of var, or a column with symbols.
 
-Knows nothing of files. An index of row numbers or ids gives way to a column of symbols that has a
-usual name; a column that is asked for is always taken.
+An index of row numbers or ids gives way to a column of symbols with a usual name; a column that the
+user names is always taken.
 """
 
 from collections import Counter
@@ -13,8 +13,8 @@ import numpy as np
 from samsvae_core.data.cells import DataError, nearest, some
 from samsvae_core.genesets.symbols import ENTREZ, IDENTIFIERS, ROW_NUMBERS, UNKNOWN, kind
 
-INDEX = "var_names"  # asks for the index itself, as anndata calls it
-# Columns of symbols as programs name them (CELLxGENE, cellranger, monocle, Seurat), then of ids,
+INDEX = "var_names"  # asks for the index itself, by anndata's name
+# Columns of symbols as CELLxGENE, cellranger, monocle and Seurat name them, then columns of ids,
 # which are better than row numbers.
 SYMBOL_KEYS = (
     *("feature_name", "feature_names", "gene_name", "gene_names", "gene_symbol", "gene_symbols"),
@@ -22,15 +22,15 @@ SYMBOL_KEYS = (
     *("name", "names", "gene", "genes"),
 )
 ID_KEYS = ("gene_ids", "gene_id", "ensembl_id", "ensembl_ids", "ensembl", "feature_id")
-NUMBERS = (ROW_NUMBERS, "numbers")  # of which no id can be told
-LONGEST_NAME = 50  # characters of what passes for a name without being known
+NUMBERS = (ROW_NUMBERS, "numbers")  # kinds of index that identify no gene
+LONGEST_NAME = 50  # most characters of an unknown name
 
 
 class GeneNames(NamedTuple):
-    """What genes are called, all different, and where that is from."""
+    """The names of the genes, all different, and where they come from."""
 
     names: np.ndarray  # (G,)
-    ids: np.ndarray | None  # (G,) the index, where that holds ids and the names are from a column
+    ids: np.ndarray | None  # (G,) the index, if it holds ids and a column gave the names
     key: str  # a column of var, or INDEX
     notes: list[str]
 
@@ -38,12 +38,11 @@ class GeneNames(NamedTuple):
 def name_genes(
     index: Iterable[str], columns: Mapping[str, Iterable[str]], key: str | None
 ) -> GeneNames:
-    """Names of the genes by the column `key`, by the index (INDEX), or by what is best (None).
+    """Return gene names from the column `key`, the index (INDEX), or the best choice (None).
 
-    `columns` are those of var with the text of each gene, "" where that is missing. A gene without
-    a name keeps its id. Genes that share a name keep it with their ids behind it, as CELLxGENE has
-    MATR3_ENSG00000015479. Raises DataError for a column that is absent, or tells too few genes
-    apart.
+    `columns` are the text columns of var, "" where a value is missing. A gene without a name keeps
+    its id. Genes that share a name get their ids appended, like MATR3_ENSG00000015479 at CELLxGENE.
+    Raises DataError for a column that is absent or does not tell the genes apart.
     """
     index = [str(name) for name in index]
     what = kind(index)
@@ -91,9 +90,9 @@ def name_genes(
 
 
 def usual_key(index: Iterable[str], columns: Mapping[str, Iterable[str]]) -> str:
-    """The column that is taken without being named; INDEX where nothing is better than the index.
+    """Return the column taken by default; INDEX if nothing is better than the index.
 
-    The index gives way only where it holds ids or numbers.
+    The index gives way only if it holds ids or numbers.
     """
     what = kind(index)
     if not is_of_ids(what):
@@ -113,19 +112,19 @@ def usual_key(index: Iterable[str], columns: Mapping[str, Iterable[str]]) -> str
 def lacks_names(
     index: Iterable[str], columns: Mapping[str, Iterable[str]], key: str | None
 ) -> bool:
-    """Whether what is asked for is not here, so that it is worth looking for more columns."""
+    """Return whether more columns should be searched: `key` is absent, or there are only ids."""
     if key is not None:
         return key not in (INDEX, *columns)
     return is_of_ids(kind(index)) and usual_key(index, columns) == INDEX
 
 
 def is_of_ids(what: str) -> bool:
-    """Whether names of this `kind` are ids of a database, or numbers."""
+    """Return whether names of this `kind` are database ids or numbers."""
     return what in IDENTIFIERS or what in (ENTREZ, ROW_NUMBERS)
 
 
 def _tells_apart(given: np.ndarray) -> bool:
-    """Whether more than half of the genes have a name that is theirs alone, or nearly."""
+    """Return whether the number of different names is above half the number of genes."""
     return len({name for name in given if name}) > len(given) / 2
 
 
@@ -140,7 +139,7 @@ def _are_names(given: np.ndarray, may_be_ids: bool) -> bool:
 
 
 def _of_numbers(what: str, index: Iterable[str], columns: Mapping[str, Iterable[str]]) -> list[str]:
-    """What to say of an index that names nothing."""
+    """Return the note for an index of numbers, which name no gene."""
     if what not in NUMBERS:
         return []
     found = what if what == ROW_NUMBERS else "numbers that are no Entrez ids of human genes"

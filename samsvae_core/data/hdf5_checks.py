@@ -1,4 +1,4 @@
-"""An HDF5 file of anyone, opened so that it cannot lead elsewhere or fill memory."""
+"""Open an untrusted HDF5 file so that it cannot reach other files or fill the memory."""
 
 import importlib.metadata
 import struct
@@ -13,23 +13,23 @@ import numpy as np
 from samsvae_core.data.cells import DataError, some
 from samsvae_core.system.machine import memory_here
 
-# What h5py and anndata raise on damaged files; SystemError comes from names that are no UTF-8.
-# Only calls into them stand within `told`, none of ours: a mistake of ours comes out as itself.
+# What h5py and anndata raise on damaged files; SystemError comes from names that are not UTF-8.
+# Blocks under `told` call only these libraries, so that our own bugs surface as themselves.
 DAMAGE = (
     *(OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError),
     *(SystemError, OverflowError, ImportError),
 )
-MOST_ITEMS = 100_000  # groups and arrays of a file; an honest one has some hundreds
-DEEPEST = 50  # groups within each other; each takes time to be found, by its whole path
-HEAP = b"GCOL\x01\0\0\0"  # begins a heap of texts in HDF5
-TEXT = np.dtype([("length", "<u4"), ("heap", "<u8"), ("object", "<u4")])  # where one is
+MOST_ITEMS = 100_000  # groups and arrays in a file; a normal one has a few hundred
+DEEPEST = 50  # nested groups; each is looked up by its whole path, which takes time
+HEAP = b"GCOL\x01\0\0\0"  # start of an HDF5 heap of texts
+TEXT = np.dtype([("length", "<u4"), ("heap", "<u8"), ("object", "<u4")])  # reference to a text
 OBJECT = struct.Struct("<H6xQ")
-PIECE = 2**18  # bytes that are looked through at a time
-SMALL = 64 * 2**20  # bytes of memory that are never too many
-DENSEST = 100  # bytes of memory for one stored; honest counts and columns stay below 40
-EMPTIEST = 1_100  # the same of dense matrices, whose zeros are not kept; zlib packs to 1:1,032
-DENSEST_TEXTS = 20  # the same of texts, which lie in the file as they are
-TEXT_IN_MEMORY = 64  # bytes, beside its characters
+PIECE = 2**18  # bytes searched at a time
+SMALL = 64 * 2**20  # bytes of memory that are always allowed
+DENSEST = 100  # most bytes of memory per stored byte; normal counts and columns stay below 40
+EMPTIEST = 1_100  # the same for dense matrices, whose zeros are dropped; zlib packs to 1:1,032
+DENSEST_TEXTS = 20  # the same for texts, which are stored uncompressed
+TEXT_IN_MEMORY = 64  # bytes of a Python string beside its characters
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
         is_hdf5 = bool(h5py.is_hdf5(path))
         if is_hdf5:
             _check_heaps(path)
-    except OSError as error:  # of the system, not of what is in the file
+    except OSError as error:  # an error of the system, not of the content
         why = error.strerror or error
         raise DataError(f"{path} cannot be read here: {why}. Try again, or copy it.") from error
     if not is_hdf5:
@@ -72,7 +72,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
-    """Size and time of the last change; None where the file is gone."""
+    """Return size and time of the last change; None if the file is gone."""
     try:
         about = path.stat()
     except OSError:
@@ -91,16 +91,17 @@ def _check_unchanged(
 
 
 class _Window:
-    """Bytes of a file by their place, of which PIECE are in memory.
+    """A file's bytes by position, read in pieces of PIECE.
 
-    Not mapped: the system ends a process that looks into a mapped file which others shorten.
+    The file is not memory-mapped, because a process that reads a mapped file dies when others
+    shorten it.
     """
 
     def __init__(self, raw: BinaryIO) -> None:
         self.raw, self.place, self.content = raw, 0, b""
 
     def at(self, place: int, n: int) -> bytes:
-        """The n bytes at a place, fewer at the end of the file."""
+        """Return the n bytes at a place, fewer at the end of the file."""
         start = place - self.place
         if not 0 <= start <= len(self.content) - n:
             self.raw.seek(place)
@@ -109,22 +110,22 @@ class _Window:
 
 
 def _check_heaps(path: Path) -> None:
-    """Refuse a file in which HDF5 would look for a text without end.
+    """Refuse a file whose heaps of texts would send HDF5 into an endless loop.
 
-    Texts lie in heaps: after 16 bytes, objects that begin with a number, 6 bytes and their size.
-    Number 0 is what is free, its size that of all of it, so there 0 bytes lead back to itself; and
-    so does a size that 64 bits cannot hold any more once it is rounded up.
+    After a header of 16 bytes, a heap holds objects that begin with a number, 6 bytes and their
+    size. Object 0 is the free space and its size covers all of it: a size of 0 there leads back to
+    itself, as does a size that overflows 64 bits when it is rounded up.
     """
     with path.open("rb") as raw, path.open("rb") as again:
         inner, last = _Window(again), path.stat().st_size
-        left = last // 8  # an object has 16 bytes at least; what only looks like heaps has no end
+        left = last // 8  # an object has at least 16 bytes; bounds the search in look-alikes
         for start in _places_of(raw, HEAP):
             place = start + len(HEAP)
             end = min(start + int.from_bytes(inner.at(place, 8), "little"), last)
             place += 8
             while place + OBJECT.size <= end:
                 content = inner.at(place, OBJECT.size)
-                if len(content) < OBJECT.size:  # the file was shortened; what reads it will tell
+                if len(content) < OBJECT.size:  # the file was shortened; the reader will say so
                     break
                 number, n_bytes = OBJECT.unpack(content)
                 taken = 16 + (n_bytes + 7) // 8 * 8 if number else n_bytes
@@ -138,7 +139,7 @@ def _check_heaps(path: Path) -> None:
 
 
 def _places_of(raw: BinaryIO, mark: bytes) -> Iterator[int]:
-    """Where a mark stands in a file."""
+    """Yield the positions of a mark in a file."""
     first, kept = 0, b""
     while piece := raw.read(PIECE):
         content = kept + piece
@@ -151,7 +152,7 @@ def _places_of(raw: BinaryIO, mark: bytes) -> Iterator[int]:
 
 
 def _check_layout(file: h5py.File) -> None:
-    """Refuse what is no AnnData, and what would make the reader open other files."""
+    """Refuse files that are not AnnData, and links that would make the reader open other files."""
     found: dict[bytes, bool] = {}  # whether it is a hard link
 
     def note(name: bytes, link: Any) -> bool | None:
@@ -187,7 +188,7 @@ def _check_layout(file: h5py.File) -> None:
 
 @contextmanager
 def _sound(file: h5py.File) -> Iterator[None]:
-    """What h5py raises while the parts of a file are looked at, as a message."""
+    """Turn what h5py raises while a file's parts are examined into a DataError."""
     try:
         yield
     except DAMAGE as error:
@@ -195,7 +196,7 @@ def _sound(file: h5py.File) -> Iterator[None]:
 
 
 def read_element(file: h5py.File, name: str) -> Any:
-    """One element of the file, with every way of failing to read it turned into a message."""
+    """Return one element of the file; every failure to read it becomes a DataError."""
     from anndata.io import read_elem
 
     check_size(file, name)
@@ -205,9 +206,9 @@ def read_element(file: h5py.File, name: str) -> Any:
 
 @contextmanager
 def told(file: h5py.File, name: str) -> Iterator[None]:
-    """What h5py and anndata raise while they read an element, as a message.
+    """Turn what h5py and anndata raise while they read an element into a DataError.
 
-    Nothing of ours is called within such a block, so that our mistakes are not told as damage.
+    Call none of our own code within such a block, so that our bugs are not reported as damage.
     """
     from anndata._io.specs.registry import IORegistryError
 
@@ -229,10 +230,10 @@ def told(file: h5py.File, name: str) -> Iterator[None]:
 
 
 def check_size(file: h5py.File, name: str, whole: bool = True, densest: int = DENSEST) -> None:
-    """Refuse an element that would take absurdly more memory than it takes in the file.
+    """Refuse an element that would take far more memory than its size in the file explains.
 
-    Told before any of it is read, by shapes, types, and the lengths that texts say they have. Of
-    what is read into memory as a whole it is also refused if the memory here is too small.
+    Shapes, types and stated text lengths are checked before anything is read. An element read as a
+    `whole` is also refused if it does not fit in the memory here.
     """
     arrays = _arrays(file, name)
     numbers = [array for array in arrays if not is_text(array)]
@@ -254,7 +255,7 @@ def check_size(file: h5py.File, name: str, whole: bool = True, densest: int = DE
 
 
 def too_dense(file: h5py.File, name: str, read: int, stored: int) -> DataError:
-    """What to say of an element that holds more than can be written in so few bytes."""
+    """Return the error for an element that claims to hold more than its stored bytes can."""
     return DataError(
         f"{name} of {file.filename} says that it holds {read:,} bytes, and {stored:,} are in"
         " the file: it is damaged, or nearly empty. Fetch it again, or save it with"
@@ -263,7 +264,7 @@ def too_dense(file: h5py.File, name: str, read: int, stored: int) -> DataError:
 
 
 def _arrays(file: h5py.File, name: str) -> list[h5py.Dataset]:
-    """The arrays of an element."""
+    """Return the arrays of an element."""
     found: list[h5py.Dataset] = []
     with told(file, name):
         item = file[name]
@@ -276,15 +277,15 @@ def _arrays(file: h5py.File, name: str) -> list[h5py.Dataset]:
 
 
 def is_text(array: h5py.Dataset) -> bool:
-    """Whether its values, texts or others, are of any length and lie elsewhere in the file."""
-    with told(array.file, array.name):  # a type that NumPy does not have
+    """Return whether an array's values have variable length, stored elsewhere in the file."""
+    with told(array.file, array.name):  # the type may be unknown to NumPy
         kind = array.dtype
     text = h5py.check_string_dtype(kind)
     return (text is not None and text.length is None) or h5py.check_vlen_dtype(kind) is not None
 
 
 def _length_of_texts(file: h5py.File, array: h5py.Dataset) -> int:
-    """Bytes that the texts of an array say they have; 0 where that is packed."""
+    """Return the total stated length of an array's texts in bytes; 0 if the array is compressed."""
     with told(file, array.name):
         offset = array.id.get_offset()
         size, last = int(array.size), int(file.id.get_filesize())
@@ -297,7 +298,7 @@ def _length_of_texts(file: h5py.File, array: h5py.Dataset) -> int:
 
 
 def _format(file: h5py.File) -> str:
-    """The format that the file says it has; anndata's own version is not recorded."""
+    """Return the format the file states; anndata's own version is not recorded."""
     try:
         return " ".join(str(file.attrs.get(f"encoding-{of}", "?")) for of in ("type", "version"))
     except DAMAGE:
@@ -305,7 +306,7 @@ def _format(file: h5py.File) -> str:
 
 
 def names_in(file: h5py.File, name: str) -> list[str]:
-    """Names in a group of the file; none where it is absent."""
+    """Return the names in a group of the file; empty if the group is absent."""
     with told(file, name):
         group = file.get(name)
         return list(group) if isinstance(group, h5py.Group) else []

@@ -1,6 +1,6 @@
-"""What an .h5ad file offers to choose from, and how its labels would be read; counts are not read.
+"""What an .h5ad file offers, and how its labels would be read, without reading the counts.
 
-All of it before anything is decided: which column holds perturbations, which label is control.
+It helps to decide which column holds the perturbations and which label is control.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ from samsvae_core.data.labels import parts_of, understood
 from samsvae_core.data.tables import table_of
 from samsvae_core.data.targets import targets_of
 
-LONGEST = 1_000  # characters of a name or label
-MOST_LABELS = 5_000  # of a column; one with more tells cells apart, not perturbations
+LONGEST = 1_000  # most characters of a name or label
+MOST_LABELS = 5_000  # a column with more labels identifies cells, not perturbations
 
 
 def inspect(path: Path | str, gene_key: str | None = None) -> dict[str, Any]:
-    """Columns of obs with the cells of each label, layers, tables of obsm, genes, suggestions.
+    """Return the columns of obs, layers, tables, genes and suggestions of a file, as JSON values.
 
-    Genes are named as `read_h5ad` names them by `gene_key`. In values that JSON can store. `labels`
-    of a column are the most frequent first; a column with more than MOST_LABELS of them has none. A
-    suggestion is "" where there is none. `problem` says why no column is taken without being named,
-    `unread` why the labels of the one suggested cannot be read as they are.
+    Genes are named by `gene_key` as in `read_h5ad`. A column has its `labels` with their numbers of
+    cells, the most frequent first, unless there are more than MOST_LABELS. A suggestion is "" if
+    there is none. `problem` says why no column is taken by default, and `unread` why the labels of
+    the suggested column cannot be read as they are. Raises DataError for a file that cannot be
+    read.
     """
     path = Path(path)
     with opened(path) as file:
@@ -100,7 +101,7 @@ def inspect(path: Path | str, gene_key: str | None = None) -> dict[str, Any]:
 
 
 def _naming(var: pd.DataFrame, suggested: str) -> list[str]:
-    """What genes can be named by: the index, and columns of text; `suggested` is one of these."""
+    """Return what genes can be named by: the index, columns of text, and `suggested`."""
     texts = [str(name) for name in var.columns if var[name].dtype.kind == "O"]
     return list(dict.fromkeys([INDEX, *texts, suggested]))
 
@@ -118,7 +119,7 @@ def _column(name: str, values: pd.Series) -> dict[str, Any]:
 
 
 def _suggested_key(obs: pd.DataFrame) -> tuple[str, str]:
-    """The column that a reader would take, or else one with control labels; why not, if so."""
+    """Return the default column, or else one with control labels and why there is no default."""
     try:
         return perturbation_key_of(obs, None, None), ""
     except DataError as error:
@@ -128,7 +129,7 @@ def _suggested_key(obs: pd.DataFrame) -> tuple[str, str]:
 def suggested_delimiter(
     labels: Mapping[str, int], control: Control = None, drop_unlabelled: bool | None = None
 ) -> str:
-    """What a reader of these labels takes as the delimiter by itself; "" keeps them whole."""
+    """Return the default delimiter for these labels; "" keeps them whole."""
     return understood(list(labels), control, None, drop_unlabelled).delimiter
 
 
@@ -140,10 +141,19 @@ def label_table(
     join_guides: bool = False,
     drop_unlabelled: bool | None = None,
 ) -> pd.DataFrame:
-    """How each label of a column is read: columns label, cells, condition, kind, as in the file.
+    """Return how each label of a column is read: label, cells, condition, kind, in file order.
 
     `kind` is control, single, combination, "kept whole" (it holds the delimiter, but its parts are
-    no names), "no label" or "left out". Raises DataError where there is no control.
+    not names), "no label" or "left out". Raises DataError if there is no control.
+
+    Parameters
+    ----------
+    labels
+        Cells by label.
+    key
+        Name of the column, for messages.
+    control, delimiter, join_guides, drop_unlabelled
+        Options of `read_h5ad`.
     """
     frequent = by_frequency(np.array([label for label in labels if label], dtype=object))
     frequent.sort(key=lambda label: -labels[label])
@@ -169,7 +179,7 @@ def label_table(
 
 
 def describe(found: Mapping[str, Any]) -> str:
-    """What was found in a few lines for people."""
+    """Return what was found as a few lines of text."""
     lines = [f"{found['file']}: {found['n_cells']:,} cells x {found['n_genes']:,} genes"]
     for column in found["columns"]:
         labels = [f"{label or '(none)'} ({n:,})" for label, n in column["labels"].items()]

@@ -1,4 +1,4 @@
-"""Which column holds the labels of perturbations."""
+"""Find the column that holds the labels of perturbations."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pandas as pd
 from samsvae_core.data.cells import DataError, nearest, some
 from samsvae_core.data.controls import Control, control_labels, no_control
 
-MOST_LABELS = 5_000  # of a column that may say what cells have; one with more tells cells apart
+MOST_LABELS = 5_000  # a column with more labels identifies cells, not perturbations
 MISSING = {"", "nan", "NaN", "NA", "<NA>", "None"}
-# Labels that say that a cell is perturbed, and not by what.
+# Labels that say that a cell is perturbed, but not by what.
 GENERIC = re.compile(r"perturbed|treated|stim(?:ulated)?|ko|kd|np|yes|true|1", re.IGNORECASE)
 # The first group with a column that holds a control label decides: genes before their guides.
 PERTURBATION_KEYS = (
@@ -23,16 +23,16 @@ PERTURBATION_KEYS = (
 
 
 def texts_of(values: pd.Series | pd.Index) -> np.ndarray:
-    """Labels as stripped text, "" where missing."""
+    """Return labels as stripped text, "" where missing."""
     if isinstance(values.dtype, np.dtype) and values.dtype.kind in "biuf":
         values = pd.Series(of_pandas(values.to_numpy()))
-    codes, known = pd.factorize(values)  # missing is -1, the last place
+    codes, known = pd.factorize(values)  # missing: -1, which picks the last text, ""
     texts = [(name.decode() if isinstance(name, bytes) else str(name)).strip() for name in known]
     return np.array(["" if text in MISSING else text for text in [*texts, ""]], object)[codes]
 
 
 def of_pandas(values: np.ndarray) -> np.ndarray:
-    """Numbers of a type that pandas has: of its own order of bytes, floats of 4 or 8 bytes."""
+    """Return numbers in a type that pandas supports: native byte order, floats of 4 or 8 bytes."""
     kind = values.dtype.newbyteorder("=")
     if kind.kind == "f":
         kind = np.dtype(np.float32 if kind.itemsize <= 4 else np.float64)
@@ -40,12 +40,12 @@ def of_pandas(values: np.ndarray) -> np.ndarray:
 
 
 def by_frequency(labels: np.ndarray) -> list[str]:
-    """Each label once, the most frequent first."""
+    """Return the distinct labels, the most frequent first."""
     return list(pd.Series(labels).value_counts().index)
 
 
 def check_column(obs: pd.DataFrame, key: str, option: str) -> None:
-    """Raise DataError where obs lacks a column that was given as an option."""
+    """Raise DataError if obs lacks a column that was given as an option."""
     if key not in obs:
         raise DataError(
             f"obs has no column {key!r}, given as {option}. {nearest(key, obs.columns)}"
@@ -53,10 +53,10 @@ def check_column(obs: pd.DataFrame, key: str, option: str) -> None:
 
 
 def perturbation_key_of(obs: pd.DataFrame, key: str | None, control: Control) -> str:
-    """The column given, or else of the usual ones the one with a control label.
+    """Return the given column, or else the one of the usual names that has a control label.
 
-    One that says no more than "NT" and "Perturbed" is passed over for one that names the targets of
-    the same cells.
+    A column with only "NT" and "Perturbed" gives way to one that names the targets of the same
+    cells. Raises DataError if no column, or several different ones, would do.
     """
     if key is not None:
         check_column(obs, key, "--perturbation-key")
@@ -81,7 +81,7 @@ def perturbation_key_of(obs: pd.DataFrame, key: str | None, control: Control) ->
         if found:
             return more_said(obs, next(iter(found)), control)
     offered = suggested_key(obs)
-    if ranked and (control is not None or not offered):  # a message about its control cells follows
+    if ranked and (control is not None or not offered):  # the caller reports its missing control
         return ranked[0]
     why = (
         no_control(by_frequency(texts[ranked[0]]), ranked[0])
@@ -99,7 +99,7 @@ def perturbation_key_of(obs: pd.DataFrame, key: str | None, control: Control) ->
 
 
 def more_said(obs: pd.DataFrame, key: str, control: Control) -> str:
-    """The column with the targets where this one only says that cells are perturbed; or ""."""
+    """Return the column that names the targets if this one only says "perturbed", else ""."""
     if not _may_be_labels(obs[key]):
         return ""
     labels = texts_of(obs[key])
@@ -125,12 +125,12 @@ def more_said(obs: pd.DataFrame, key: str, control: Control) -> str:
 
 
 def _may_be_labels(values: pd.Series) -> bool:
-    """Whether a column may hold labels: looking for controls in barcodes takes long for nothing."""
+    """Return whether a column may hold labels; searching barcodes for controls would take long."""
     return not pd.api.types.is_float_dtype(values) and values.nunique() <= MOST_LABELS
 
 
 def key_notes(obs: pd.DataFrame, key: str, given: bool, control: Control) -> list[str]:
-    """What to say of the column that is read, where another one says more than it."""
+    """Return a note if another column says more than the one read, or the other way round."""
     if given and (better := more_said(obs, key, control)):
         return [
             f"Column {key!r} says only that cells are perturbed; {better!r} names the targets:"
@@ -143,10 +143,10 @@ def key_notes(obs: pd.DataFrame, key: str, given: bool, control: Control) -> lis
 
 
 def suggested_key(obs: pd.DataFrame, most_labels: int = MOST_LABELS) -> str:
-    """A column with labels of controls and of perturbations, whatever it is called; "" if none.
+    """Return a column with labels of controls and of perturbations, under any name; "" if none.
 
-    A column such as a sample's, that only adds to the labels of another one ("ctrl101" to "ctrl"),
-    is passed over for that. Of those left, the one with most labels says most.
+    A column that only extends the labels of another ("ctrl101" for "ctrl"), such as one of samples,
+    is skipped. Of those left, the one with most labels is returned.
     """
     texts = {}
     for name in obs.columns:
@@ -167,6 +167,6 @@ def suggested_key(obs: pd.DataFrame, most_labels: int = MOST_LABELS) -> str:
 
 
 def _adds_to(labels: np.ndarray, shorter: np.ndarray) -> bool:
-    """Whether each label is that of a shorter kind with something behind it, as ctrl101 is ctrl."""
+    """Return whether each label extends that of a shorter column, as ctrl101 extends ctrl."""
     pairs = set(zip(labels, shorter, strict=True))
     return all(a.lower().startswith(b.lower()) for a, b in pairs) and any(a != b for a, b in pairs)

@@ -1,7 +1,6 @@
-"""Labels of perturbations: which are controls, combinations, or guides of one target.
+"""Read labels of perturbations: controls, combinations, and guides of one target.
 
-One place decides it for the command line, the pages and the library, and says what it decided.
-Knows nothing of files.
+The command line, the pages and the library all decide it here, and report what was decided.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from samsvae_core.data.controls import (
 from samsvae_core.genesets.symbols import is_gene
 
 DELIMITERS = ("+", "_", "|", ";", ",", "&", "/", ":")
-AMBIGUOUS = frozenset("_/:")  # also within one name, so that parts have to be genes that are known
-MOST_PIECES = 64  # of a label whose names are put together again
+AMBIGUOUS = frozenset("_/:")  # also occur inside names, so the parts must be known genes
+MOST_PIECES = 64  # most pieces of a label that are joined to names again
 
 # Combinations
 
 
 def split_label(label: str, delimiter: str, known: Collection[str] = ()) -> list[str]:
-    """The parts of a label; "A_B__A_B", as deposited for Norman 2019, has the parts A and B.
+    """Return the parts of a label; "A_B__A_B", as deposited for Norman 2019, has the parts A and B.
 
-    Names that hold the delimiter themselves stay together if they are `known` labels:
-    "CPQ_+_97.23+MYC" has the parts "CPQ_+_97.23" and "MYC" where these are labels of their own.
+    Names that contain the delimiter stay together if they are `known` labels: "CPQ_+_97.23+MYC" has
+    the parts "CPQ_+_97.23" and "MYC" if both are labels of their own.
     """
     if not delimiter:
         return [label]
@@ -46,10 +45,10 @@ def split_label(label: str, delimiter: str, known: Collection[str] = ()) -> list
 
 
 def _of_labels(pieces: list[str], delimiter: str, known: Collection[str]) -> list[str]:
-    """Pieces put together to as many labels as there can be; none where they are not only that."""
+    """Return the pieces joined into as many labels as possible; empty if some piece fits none."""
     if not known or len(pieces) > MOST_PIECES:
         return []
-    best: list[list[str] | None] = [[], *([None] * len(pieces))]  # of the first so many pieces
+    best: list[list[str] | None] = [[], *([None] * len(pieces))]  # [n]: of the first n pieces
     for stop in range(1, len(pieces) + 1):
         for start in range(stop):
             before = best[start]
@@ -65,7 +64,7 @@ def _of_labels(pieces: list[str], delimiter: str, known: Collection[str]) -> lis
 def parts_of(
     label: str, known: Collection[str], controls: Collection[str], delimiter: str
 ) -> list[str]:
-    """The label's perturbations, "" for a control; a label that only looks composed stays whole."""
+    """Return the label's perturbations, "" for a control; the whole label if not a combination."""
     if label in controls:
         return [""]
     parts = split_label(label, delimiter, known)
@@ -77,11 +76,11 @@ def parts_of(
 
 
 def delimiter_of(known: Sequence[str], controls: Collection[str]) -> str:
-    """What stands between the parts of combinations; "" where there seem to be none.
+    """Return the delimiter between the parts of combinations; "" if there seem to be none.
 
-    It is the delimiter that parts most labels into labels of their own, control words and gene
-    symbols. Of each such label one part at least has to be known, as a label, beside a control or
-    from another such label, or all have to be genes: many names hold an underscore or a plus.
+    It is the delimiter that splits most labels into other labels, control words and gene symbols.
+    Since many names hold an underscore or a plus, at least one part of each such label must be
+    known as a label, from beside a control or from another such label, or all parts must be genes.
     """
     counts = {delimiter: _composed(known, controls, delimiter) for delimiter in DELIMITERS}
     best = max(DELIMITERS, key=lambda delimiter: len(counts[delimiter]))
@@ -91,14 +90,14 @@ def delimiter_of(known: Sequence[str], controls: Collection[str]) -> str:
 def _outweighs(
     composed: Collection[str], known: Sequence[str], controls: Collection[str], delimiter: str
 ) -> bool:
-    """Whether a delimiter parts more labels that are composed than labels that only look so."""
+    """Return whether more labels are surely composed than only look so under this delimiter."""
     every = frozenset(known)
     parted = [x for x in known if len(parts_of(x, every, controls, delimiter)) > 1]
     return len(composed) > len(parted) - len(composed)
 
 
 def _composed(known: Sequence[str], controls: Collection[str], delimiter: str) -> list[str]:
-    """The labels that are combinations beyond doubt, if this is the delimiter."""
+    """Return the labels that are surely combinations if this is the delimiter."""
     every = frozenset(known)
     alone, found = set(known), {}
     for label in known:
@@ -121,24 +120,24 @@ def _composed(known: Sequence[str], controls: Collection[str], delimiter: str) -
 
 
 def _is_name(part: str, labels: Collection[str], delimiter: str) -> bool:
-    """Whether a part of a label may be the name of a perturbation."""
+    """Return whether a part of a label may name a perturbation."""
     if part in labels or not SYMBOL.fullmatch(part):
         return part in labels
     return delimiter not in AMBIGUOUS or is_gene(part)
 
 
 def first_word(label: str, delimiter: str) -> str:
-    """GEARS's "ctrl+ctrl" is "ctrl"; "non_targeting" stays whole."""
+    """Return "ctrl" for GEARS's "ctrl+ctrl"; "non_targeting" stays whole."""
     words = split_label(label, delimiter)
     return words[0] if all(CONTROL.fullmatch(word) for word in words) else label
 
 
 class Understood(NamedTuple):
-    """What the labels of a column are taken for."""
+    """How the labels of a column are read."""
 
     known: list[str]  # labels of controls and perturbations, the most frequent first
     controls: list[str]
-    unassigned: set[str]  # labels that say that nothing was found in a cell, and ""
+    unassigned: set[str]  # labels that mean that nothing was found in a cell, and ""
     delimiter: str
     control: str  # the name of the control condition
 
@@ -149,10 +148,10 @@ def understood(
     delimiter: str | None = None,
     drop_unlabelled: bool | None = None,
 ) -> Understood:
-    """What the labels of a column mean, the most frequent first; "" among them is no label.
+    """Return how the labels of a column, the most frequent first, are read; "" is no label.
 
-    The reader, its preview and what is suggested all go by this. Labels that say that nothing was
-    found are perturbations like others where `drop_unlabelled` is None, and take no part otherwise.
+    The reader, its preview and all suggestions use this. Labels that mean that nothing was found
+    are perturbations like others if `drop_unlabelled` is None, and are otherwise ignored.
     """
     named = [label for label in frequent if label]
     controls = control_labels(named, control)
@@ -163,20 +162,20 @@ def understood(
     return Understood(known, controls, nothing, delimiter, name)
 
 
-# What is said
+# Notes
 
 
 def label_notes(
     parts: Mapping[str, list[str]], controls: Sequence[str], delimiter: str, given: bool
 ) -> list[str]:
-    """What was decided about the labels of a column; `given` is whether the delimiter was."""
+    """Return notes on how labels were read; `given` says whether the user gave the delimiter."""
     notes, labels = [], list(parts)
     if len(controls) > 1:
         notes.append(f"{len(controls)} labels are taken as control: {some(controls, 10)}.")
     read = [label for label, each in parts.items() if any(each) or label in controls]
     notes += candidates_note(read, controls)
     composed = [label for label, each in parts.items() if len(each) > 1]
-    if not composed or given:  # one found by itself parts more labels than any other
+    if not composed or given:  # a delimiter found here already splits the most labels
         notes += _other_delimiter(labels, controls, delimiter, len(composed))
     whole = sorted(label for label, each in parts.items() if delimiter and delimiter in each[0])
     if whole:
@@ -194,7 +193,7 @@ def label_notes(
 def _other_delimiter(
     labels: list[str], controls: Sequence[str], delimiter: str, n_parted: int
 ) -> list[str]:
-    """Says so where another delimiter parts more labels, or one parts some that stay whole."""
+    """Return a note if another delimiter splits more labels, or splits some that stay whole."""
     if (other := delimiter_of(labels, controls)) and other != delimiter:
         found = _composed(labels, controls, other)
         if len(found) > n_parted:
@@ -220,7 +219,7 @@ def _other_delimiter(
 
 
 def _labels(n: int, verb: str) -> str:
-    """So many labels and what they do: "1 label is", "2 labels look"."""
+    """Return a number of labels with its verb: "1 label is", "2 labels look"."""
     singular = {"are": "is", "look": "looks"}.get(verb, verb)
     return f"1 label {singular}" if n == 1 else f"{n:,} labels {verb}"
 

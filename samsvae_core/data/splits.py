@@ -1,7 +1,7 @@
-"""Divides cells into those to train on, to validate on and to test on.
+"""Divide cells into training, validation and test cells.
 
-Cells are drawn within each condition. Combinations can be held out as a whole, which asks for what
-was never seen, or be trained on in part, which asks how few cells suffice.
+Cells are drawn within each condition. Combinations can be held out entirely, to test predictions of
+unseen ones, or be trained on in part, to test how few cells suffice.
 """
 
 import io
@@ -18,30 +18,31 @@ SPLITS = ("train", "validation", "test")
 UNUSED = "unused"
 DEFAULT_FRACTIONS = {"combinations": 0.75, "efficiency": 0.5}
 KINDS = ("random", *DEFAULT_FRACTIONS)
-TESTED = (0.64, 0.16, 0.2)  # 80/20, and again 80/20 of the larger part
+TESTED = (0.64, 0.16, 0.2)  # 80/20, and the larger part again 80/20
 NOT_TESTED = (0.8, 0.2, 0.0)
-HELD_OUT = 0.25  # of the combinations
+HELD_OUT = 0.25  # share of the combinations
 
 
 def split(
     data: CellData, how: str | Path = "random", seed: int = 0, fraction: float | None = None
 ) -> Shaped[np.ndarray, " N"]:
-    """For each cell "train", "validation", "test" or "unused".
+    """Return "train", "validation", "test" or "unused" for each cell.
 
-    `how` is one of KINDS or the path of a CSV file. Cells are drawn within conditions; of three
-    cells or more each part that is due gets some, fewer are trained on.
+    `how` is one of KINDS or the path of a CSV file. Cells are drawn within conditions. With three
+    cells or more every part of the split gets some; conditions with fewer cells are only trained
+    on.
 
-    "random": 64 % of the cells are trained on, 16 % validate and 20 % test.
-    "combinations": a quarter of the combinations is tested on, the first `fraction` (default 0.75)
-    of them in an order drawn by `seed` is trained on; above 0.75 some are both. Those count that
-    have every perturbation measured alone too. The rest is never tested.
-    "efficiency": a `fraction` (default 0.5) of the training cells of combinations is used; the
-    cells that validate and test are the same for every fraction. The rest is never tested.
-    A file with columns `cell, split` says it for every cell; one with a column `condition` lists
-    the conditions to test on, parts in any order.
+    - "random": 64 % of the cells train, 16 % validate and 20 % test.
+    - "combinations": only combinations whose perturbations were all measured alone count. A quarter
+      of them is tested on, and the first `fraction` (default 0.75), in an order drawn by `seed`, is
+      trained on; above 0.75 some are both. Other conditions are never tested.
+    - "efficiency": a `fraction` (default 0.5) of the combinations' training cells is used; the
+      validation and test cells are the same for every fraction. Other conditions are never tested.
+    - A file with columns `cell, split` assigns every cell; one with a column `condition` lists the
+      conditions to test on, their parts in any order.
 
-    Raises DataError for a bad option or file, where the combinations do not allow a split, and for
-    one that leaves a perturbation without a training cell. Bereket and Karaletsos 2023, section 5.
+    Raises DataError for a bad option or file, if there are no suitable combinations, and if a
+    perturbation would have no training cell. Source: Bereket and Karaletsos 2023, section 5.
     """
     if fraction is not None and how not in DEFAULT_FRACTIONS:
         raise DataError(
@@ -81,7 +82,7 @@ def _check_trained(data: CellData, parts: np.ndarray) -> None:
 def _within_conditions(
     data: CellData, tested: np.ndarray, rng: np.random.Generator
 ) -> Shaped[np.ndarray, " N"]:
-    """Cells drawn within each condition; without test cells where `tested` is False."""
+    """Return cells drawn within each condition, with no test cells where `tested` is False."""
     parts = np.empty(len(data.cells), dtype="<U10")
     for cells in pd.Series(data.conditions).groupby(data.conditions).indices.values():
         shares = TESTED if tested[cells[0]] else NOT_TESTED
@@ -90,7 +91,7 @@ def _within_conditions(
 
 
 def _sizes(n: int, shares: tuple[float, float, float]) -> np.ndarray:
-    """How many of `n` cells go to each part."""
+    """Return how many of `n` cells go to each part."""
     if n < len(SPLITS):
         return np.array([n, 0, 0])
     sizes = np.diff(np.rint(n * np.cumsum([0, *shares]))).astype(int)
@@ -104,7 +105,10 @@ def _sizes(n: int, shares: tuple[float, float, float]) -> np.ndarray:
 
 
 def _held_out_combinations(data: CellData, seed: int, fraction: float) -> np.ndarray:
-    """Cells are drawn before combinations are chosen, so a larger fraction only adds cells."""
+    """Return the split of "combinations".
+
+    Cells are drawn before combinations are chosen, so a larger fraction only adds cells.
+    """
     names = _testable_combinations(data)
     rng = np.random.default_rng(seed)
     order = rng.permutation(np.unique(names[names != ""]))
@@ -133,7 +137,7 @@ def _fewer_combined_cells(data: CellData, seed: int, fraction: float) -> np.ndar
 
 
 def _testable_combinations(data: CellData) -> Shaped[np.ndarray, " N"]:
-    """Each cell's combination, dosages aside; "" for other cells.
+    """Return each cell's combination without dosages; "" for other cells.
 
     A combination counts if each of its perturbations has also been measured alone.
     """
@@ -155,7 +159,7 @@ def _testable_combinations(data: CellData) -> Shaped[np.ndarray, " N"]:
 
 
 def _first(n: int, fraction: float) -> int:
-    """How many of `n` are the first `fraction`, rounded down but for floating-point error."""
+    """Return how many of `n` make up a `fraction`, rounded down but for floating-point error."""
     return math.floor(n * fraction + 1e-9)
 
 
@@ -220,12 +224,12 @@ def _parts_of_cells(data: CellData, path: Path, table: pd.DataFrame) -> np.ndarr
 def _held_out_conditions(
     data: CellData, path: Path, listed: pd.Series, seed: int
 ) -> Shaped[np.ndarray, " N"]:
-    """The conditions listed are tested on, whole; 80 % of all other cells are trained on."""
+    """Return a split that tests the listed conditions entirely and trains on 80 % of the rest."""
     known = {_sorted_parts(name): name for name in np.unique(data.conditions).tolist()}
     control = known.pop(_sorted_parts(data.control), data.control)
     names = [name for name in dict.fromkeys(listed) if name]
     if not names:
-        raise DataError(f"{path} lists no condition; expected one to a line.")
+        raise DataError(f"{path} lists no condition; expected one per line.")
     if control in names:
         raise DataError(
             f"{path} lists the control {control!r}; effects are measured against it and it must be"

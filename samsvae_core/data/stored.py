@@ -1,4 +1,4 @@
-"""A matrix as it lies in an HDF5 file: dense or sparse, read by blocks of rows or columns."""
+"""A dense or sparse matrix in an HDF5 file, read by blocks of rows or columns."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -21,19 +21,19 @@ from samsvae_core.data.disk_csr import (
 from samsvae_core.data.hdf5_checks import DENSEST, EMPTIEST, SMALL, check_size, told, too_dense
 from samsvae_core.system.machine import memory_free
 
-SHARE = 0.25  # of the free memory that counts may take: dividing and scoring copies them
-SAMPLED = 1000  # cells of a dense matrix by which its zeros are estimated
+SHARE = 0.25  # of the free memory that counts may take, as splitting and scoring copy them
+SAMPLED = 1000  # cells of a dense matrix from which its zeros are estimated
 
 
 class Storage(NamedTuple):
-    """Where counts are to be kept: "auto", "memory" or "disk"."""
+    """Where counts are kept: "auto", "memory" or "disk"."""
 
     asked: str
     folder: Path
     say: Callable[[str], None]
 
     def folder_for(self, file: h5py.File, place: str) -> Path | None:
-        """The folder for a matrix that is to be kept on disk, which has room for it."""
+        """Return the folder for a matrix kept on disk, after checking its room; None for memory."""
         if self.asked == "memory":
             return None
         size, free = size_of(_n_values(file, place), _most_values(file, place)), memory_free()
@@ -49,11 +49,11 @@ class Storage(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """How a matrix is stored: by rows ("csr"), by columns ("csc") or "dense", and its arrays."""
+    """How a matrix is stored: by rows ("csr"), by columns ("csc") or "dense", with its arrays."""
 
     layout: str
     shape: tuple[int, ...]
-    arrays: dict[str, h5py.Dataset]  # data of all, indices and indptr of sparse ones
+    arrays: dict[str, h5py.Dataset]  # data; for sparse ones also indices and indptr
     n_values: int
     size: int  # bytes in the file
 
@@ -63,7 +63,7 @@ VERSIONS = {"csr": "0.1.0", "csc": "0.1.0", "dense": "0.2.0"}
 
 
 def as_stored(file: h5py.File, place: str) -> Stored:
-    """What is stored as a matrix, nothing of it read. DataError for what is none."""
+    """Return how a matrix is stored, without reading it; raises DataError if it is not a matrix."""
     with told(file, place):
         item = file[place]
         encoding, version = (
@@ -99,7 +99,7 @@ def as_stored(file: h5py.File, place: str) -> Stored:
 
 
 def _n_values(file: h5py.File, place: str) -> int:
-    """Values other than 0 of a matrix, as many as are stored, or estimated where all are."""
+    """Return the number of nonzero values; estimated from the first rows for a dense matrix."""
     stored = as_stored(file, place)
     values = stored.arrays["data"]
     if stored.layout != "dense" or len(stored.shape) != 2:
@@ -112,12 +112,12 @@ def _n_values(file: h5py.File, place: str) -> int:
 
 
 def _most_values(file: h5py.File, place: str) -> int:
-    """Values of a matrix that may have to be stored."""
+    """Return the largest number of values of a matrix that may have to be kept."""
     return as_stored(file, place).n_values
 
 
 def blocks_of(file: h5py.File, place: str, shape: tuple[int, int]) -> Iterator[sp.csr_matrix]:
-    """A matrix, some rows at a time; as one block where it is stored by columns."""
+    """Yield a matrix by blocks of rows, or as one block if it is stored by columns."""
     stored = as_stored(file, place)
     if stored.shape != shape:
         raise DataError(f"{place} is {stored.shape}; expected {shape}. Write the file again.")
@@ -134,7 +134,7 @@ def blocks_of(file: h5py.File, place: str, shape: tuple[int, int]) -> Iterator[s
 def _dense_blocks(file: h5py.File, place: str, stored: Stored) -> Iterator[sp.csr_matrix]:
     n_rows, n_columns = stored.shape
     values = stored.arrays["data"]
-    with told(file, place):  # its pieces are unpacked as wholes: once each, if kept until used
+    with told(file, place):  # a cache of one row of chunks decompresses each chunk only once
         piece = values.chunks or (1, 1)
         across = -(-n_columns // max(1, piece[1])) * piece[1]
         band = piece[0] * across * values.dtype.itemsize
@@ -171,7 +171,7 @@ def _column_blocks(file: h5py.File, place: str, stored: Stored) -> Iterator[sp.c
 
 
 def _starts(file: h5py.File, place: str, stored: Stored) -> np.ndarray:
-    """Where the lines of a sparse matrix start, as int64, checked against what is stored."""
+    """Return where the lines of a sparse matrix start, as int64, after checking them."""
     n_lines = stored.shape[1 if stored.layout == "csc" else 0]
     with told(file, place):
         n_values, n_indices = (len(stored.arrays[name]) for name in ("data", "indices"))
@@ -184,7 +184,7 @@ def _starts(file: h5py.File, place: str, stored: Stored) -> np.ndarray:
             f"it has {len(found):,} starts of {n_lines:,} lines, and {n_indices:,} indices of"
             f" {n_values:,} values",
         )
-    starts = found.astype(np.int64)  # what is too large becomes negative
+    starts = found.astype(np.int64)  # too large values become negative
     if starts[0] != 0 or starts[-1] > n_values or (np.diff(starts) < 0).any():
         raise damaged(place, "its starts do not go up to the number of values")
     if starts[-1] < n_values:
@@ -198,9 +198,9 @@ def _starts(file: h5py.File, place: str, stored: Stored) -> np.ndarray:
 def _checked(
     place: str, values: np.ndarray, others: np.ndarray, starts: np.ndarray, n_others: int
 ) -> sp.csr_matrix:
-    """Lines of a sparse matrix, each place in them once, in order and without stored zeros.
+    """Return lines of a sparse matrix in canonical form, without stored zeros.
 
-    Indices that lead out of it would crash SciPy.
+    Raises DataError for duplicates and for indices out of range, which would crash SciPy.
     """
     if len(others) and not 0 <= int(others.min()) <= int(others.max()) < n_others:
         raise damaged(place, f"an index is none of 0 to {n_others - 1:,}")
@@ -223,7 +223,7 @@ def _sparse(rows: np.ndarray) -> sp.csr_matrix:
 
 
 def _native(values: np.ndarray) -> np.ndarray:
-    """Numbers of a type that SciPy has: it knows no float16, and no order of bytes but its own."""
+    """Return numbers in a type that SciPy supports: no float16, native byte order."""
     small = values.dtype.kind == "b" or (values.dtype.itemsize == 2 and values.dtype.kind == "f")
     return values.astype(np.float32 if small else values.dtype.newbyteorder("="), copy=False)
 
@@ -235,7 +235,7 @@ def damaged(place: str, why: str) -> DataError:
 def stacked(
     blocks: Iterable[sp.csr_matrix], n_columns: int, folder: Path | None, file: h5py.File, name: str
 ) -> sp.csr_matrix:
-    """The blocks as one matrix in single precision."""
+    """Return the blocks as one matrix in single precision, on disk if `folder` is given."""
     single = map(single_precision, blocks)
     if folder is None:
         return in_memory(single, n_columns)
@@ -243,7 +243,7 @@ def stacked(
 
 
 def whole_matrix(file: h5py.File, place: str) -> sp.csr_matrix:
-    """A matrix of obsm, in double precision: of any number of columns."""
+    """Return a matrix of obsm in double precision, with any number of columns."""
     shape = as_stored(file, place).shape
     if len(shape) != 2:
         raise DataError(f"{place} is {shape}; expected cells x columns. Write the file again.")

@@ -1,4 +1,4 @@
-"""The tables of an .h5ad file, checked before pandas builds them."""
+"""Read the tables of an .h5ad file, checked before pandas builds them."""
 
 import h5py
 import numpy as np
@@ -16,7 +16,7 @@ COLUMN_KINDS = (
 
 
 def table_of(file: h5py.File, name: str) -> pd.DataFrame:
-    """`obs`, `var` or `raw/var` with its names as unique strings."""
+    """Return `obs`, `var` or `raw/var` with unique strings as row names."""
     _check_encodings(file, name)
     frame = read_element(file, name)
     if not isinstance(frame, pd.DataFrame):
@@ -27,7 +27,7 @@ def table_of(file: h5py.File, name: str) -> pd.DataFrame:
     check_columns(frame, name)
     for key, column in frame.items():
         if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iufc":
-            frame[key] = of_pandas(column.to_numpy())  # pandas takes no rows of other kinds
+            frame[key] = of_pandas(column.to_numpy())  # pandas fails on rows of other types
     names = pd.Index(texts_of(frame.index), dtype=object)
     kind = "cell" if name == "obs" else "gene"
     if not len(names):
@@ -49,7 +49,7 @@ def table_of(file: h5py.File, name: str) -> pd.DataFrame:
 
 
 def _check_encodings(file: h5py.File, name: str) -> None:
-    """Refuse a table with a column that holds no text or number for each row; none is read."""
+    """Refuse a table with a column that is not one text or number per row, before reading it."""
     with told(file, name):
         table = file[name]
         order = table.attrs.get("column-order", ())
@@ -78,7 +78,7 @@ def _check_encodings(file: h5py.File, name: str) -> None:
 
 
 def check_columns(frame: pd.DataFrame, name: str) -> None:
-    """Refuse names and columns that hold anything but one text or number for each row."""
+    """Refuse names and columns that hold anything but one text or number per row."""
     if twice := [str(key) for key in frame.columns[frame.columns.duplicated()]]:
         raise DataError(f"{name} has columns of the same name: {some(twice)}. Rename one of each.")
     columns = [("", pd.Series(frame.index)), *((repr(key), frame[key]) for key in frame)]

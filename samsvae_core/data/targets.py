@@ -1,4 +1,4 @@
-"""Which gene a guide is against, by its name."""
+"""Find the target gene of a guide from its name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from samsvae_core.data.controls import is_control
 from samsvae_core.genesets.symbols import is_gene
 
-# How guides of one target are told apart, each with the target as its first group.
+# Patterns of guide names, with the target as the first group.
 MARKED = re.compile(r"(.+?)[-_. ]?(?:sgrna|grna|guide|sg|g)[-_. ]?\d{1,3}", re.IGNORECASE)
 NUMBERED = re.compile(r"(.+?)[-_. ]\d{1,3}")
 STRANDED = re.compile(r"(.+?)_[+-]_\d+(?:\.\d+)?(?:-\w+)?")  # "CCNE2_+_95907328.23-P1P2"
@@ -17,10 +17,10 @@ PREFIXED = re.compile(r"(?:sgrna|grna|sg)[-_ ]?(?=[A-Z0-9])(.+)")
 
 
 def targets_of(names: Iterable[str]) -> dict[str, str]:
-    """The target of each name that is one of a guide: "ZAP70_1", "sgZAP70", "ZAP70-g2".
+    """Return the target of each name that is a guide's: "ZAP70_1", "sgZAP70", "ZAP70-g2".
 
-    A gene's own symbol ("NKX2-1") is no guide. Without a word such as g or guide the target has to
-    be a gene, as "compound_1" and "compound_2" are two compounds.
+    A gene's own symbol ("NKX2-1") is not a guide. Without a word such as g or guide the target must
+    be a gene, because "compound_1" and "compound_2" are two compounds.
     """
     found = {}
     for name in names:
@@ -30,7 +30,7 @@ def targets_of(names: Iterable[str]) -> dict[str, str]:
 
 
 def _target(name: str) -> str:
-    """The target of a guide, "" for another name."""
+    """Return the target of a guide, "" for another name."""
     if is_gene(name):
         return ""
     prefixed = PREFIXED.fullmatch(name)
@@ -40,7 +40,7 @@ def _target(name: str) -> str:
     for pattern in (STRANDED, MARKED, NUMBERED):
         if match := pattern.fullmatch(bare):
             target = match[1].rstrip("-_. ")
-            last = re.split(r"[_ ]", target)[-1]  # behind the name of a library
+            last = re.split(r"[_ ]", target)[-1]  # after the name of a library
             if is_gene(target):
                 return target
             if pattern is not NUMBERED and len(last) > 1 and is_gene(last):
@@ -52,7 +52,7 @@ def _target(name: str) -> str:
 
 
 def guides_note(targets: Mapping[str, str], joined: bool) -> list[str]:
-    """How many guides the targets have, and that they can be joined, where there are any."""
+    """Return a note on how many guides the targets have, and that they can be joined."""
     sizes = Counter(targets.values())
     prefixes = [name for name, target in targets.items() if name.endswith(target)]
     if not sizes or (max(sizes.values()) < 2 and not joined and len(prefixes) < len(targets)):

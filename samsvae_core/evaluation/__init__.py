@@ -1,1 +1,1 @@
-"""What predictions are worth on cells not trained on."""
+"""Evaluation of models on cells they were not trained on."""

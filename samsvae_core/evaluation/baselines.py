@@ -1,8 +1,9 @@
-"""What the cells alone say: their average effects, predictions without a model, and the ceiling.
+"""Average effects of cells, predictions without a model, and the ceiling set by the data.
 
-The paper's average effect (section 5) is the mean over cells of log2(1 + 1e4 x / total) minus the
-same of control; of values that are not counts it is the difference of means. It is another scale
-than `composition`'s shift and is used for held-out metrics alone, so that figures compare.
+The paper's average effect (section 5) is the mean over cells of log2(1 + 1e4 x / total) minus that
+of control; for values that are not counts it is the difference of means. This is another scale than
+the shifts of `compose`, and is used only for held-out metrics, so that figures compare with the
+paper's.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from samsvae_core.data.disk_csr import on_disk, row_blocks
 from samsvae_core.evaluation.metrics import agreement, figures, spread
 from samsvae_core.models.distributions import PER_TEN_THOUSAND
 
-FEWEST_CELLS = 3  # of a condition: below it an average effect is not reported
+FEWEST_CELLS = 3  # conditions with fewer cells get no average effect
 N_HALVINGS = 20
-PENALTIES = np.logspace(-1, 5, 13)  # cells showing no change that a ridge's penalty is worth
-NO_VALIDATION = 10.0  # the penalty where no validation cells can choose it
+PENALTIES = np.logspace(-1, 5, 13)  # ridge penalties, in cells that show no change
+NO_VALIDATION = 10.0  # the penalty if no validation cells can choose it
 
 
 class Levels(NamedTuple):
-    """Cells on the scale of average effects; those without counts, of no proportions, left out."""
+    """Cells on the scale of average effects; cells without counts are left out."""
 
     level: sp.csr_matrix  # (N, G)
     conditions: Shaped[np.ndarray, " N"]
@@ -57,9 +58,10 @@ def cell_levels(data: CellData) -> Levels:
 def mean_effects(
     levels: Levels, control: str, genes: np.ndarray, rows: np.ndarray | None = None
 ) -> pd.DataFrame:
-    """Mean of the cells, or those at `rows`, minus that of control; no rows without controls.
+    """Return the mean of the cells, or those at `rows`, minus that of control, by condition.
 
-    Of conditions with FEWEST_CELLS of them.
+    Conditions with fewer than FEWEST_CELLS cells are left out; without enough controls there are no
+    rows.
     """
     n_cells = len(levels.conditions)
     rows = np.arange(n_cells) if rows is None else rows
@@ -71,7 +73,7 @@ def mean_effects(
     member = sp.csr_matrix((1 / n[code], (code, rows)), shape=(len(names), n_cells))
     sums = np.zeros((len(names), levels.level.shape[1]))
     by_cell = member.tocsc()
-    for block in row_blocks(levels.level.indptr):  # SciPy's product would copy the levels
+    for block in row_blocks(levels.level.indptr):  # the product as a whole would copy the levels
         sums += (by_cell[:, block].tocsr() @ levels.level[block]).toarray()
     table = pd.DataFrame(sums, index=names, columns=genes)
     enough = names[n >= FEWEST_CELLS]
@@ -81,9 +83,9 @@ def mean_effects(
 
 
 def observed_effects(data: CellData, cells: str = "held-out") -> pd.DataFrame:
-    """Average effect of every condition with enough cells, conditions x genes.
+    """Return the average effect of every condition with enough cells, conditions x genes.
 
-    `cells` says which they are, for messages. Raises DataError without controls or conditions.
+    `cells` names them in messages. Raises DataError without controls or conditions.
     """
     levels = cell_levels(data)
     if (levels.conditions == data.control).sum() < FEWEST_CELLS:
@@ -101,7 +103,7 @@ def observed_effects(data: CellData, cells: str = "held-out") -> pd.DataFrame:
 
 
 def dosage_table(data: CellData, conditions: pd.Index) -> pd.DataFrame:
-    """Dosages of conditions, each that of its first cell: conditions x perturbations."""
+    """Return the dosages of conditions (of their first cell), conditions x perturbations."""
     names, first = np.unique(data.conditions, return_index=True)
     rows = first[pd.Index(names).get_indexer(conditions)]
     return pd.DataFrame(data.dosages[rows].toarray(), index=conditions, columns=data.perturbations)
@@ -113,10 +115,10 @@ def dosage_table(data: CellData, conditions: pd.Index) -> pd.DataFrame:
 def baselines(
     observed: pd.DataFrame, train: CellData, validation: CellData, dosages: pd.DataFrame
 ) -> dict[str, pd.DataFrame]:
-    """What one should at least beat; rows of NaN where a baseline says nothing of a condition.
+    """Return the predictions that a model should at least beat; NaN rows where one says nothing.
 
-    "training mean": the condition's own effect in training. "additive": the sum of the effects of
-    its parts, each measured alone in training. "ridge": a linear model of the dosages. `dosages`
+    "training mean" is the condition's own effect in training, "additive" the sum of the effects of
+    its parts, each measured alone in training, and "ridge" a linear model of the dosages. `dosages`
     are those of the observed conditions.
     """
     trained = observed_effects(train, "training")
@@ -125,19 +127,19 @@ def baselines(
         "mean over perturbations": observed * 0 + trained.mean(axis=0),
         "training mean": trained.reindex(observed.index),
     }
-    if any(map(is_combination, observed.index)):  # of singles it is the training mean
+    if any(map(is_combination, observed.index)):  # for singles it equals the training mean
         found["additive"] = additive(trained, observed.index)
     return {**found, "ridge": ridge(trained, train, validation, dosages)}
 
 
 def additive(trained: pd.DataFrame, conditions: pd.Index) -> pd.DataFrame:
-    """Sums of the effects of the parts; NaN where one was not measured alone."""
+    """Return sums of the effects of the parts; NaN if one was not measured alone."""
     rows = [trained.reindex(singles(c)).sum(axis=0, skipna=False) for c in conditions]
     return pd.DataFrame(rows, index=conditions, columns=trained.columns)
 
 
 def singles(condition: str) -> list[str]:
-    """The conditions that a combination is made of: "A" and "B:0.5" of "A+B:0.5"."""
+    """Return the conditions that a combination is made of: "A" and "B:0.5" for "A+B:0.5"."""
     return condition.split("+")
 
 
@@ -148,10 +150,10 @@ def is_combination(condition: str) -> bool:
 def ridge(
     trained: pd.DataFrame, train: CellData, validation: CellData, dosages: pd.DataFrame
 ) -> pd.DataFrame:
-    """Effects as a linear function of dosages, without an intercept; conditions weigh as cells.
+    """Return effects as a linear function of dosages, without an intercept, weighted by cells.
 
-    The penalty is the one under which the effects of validation cells are predicted best, each
-    weighed by its cells. NaN for conditions with a perturbation that no trained condition has.
+    The penalty is the one that predicts the effects of validation cells best, weighted by cells.
+    NaN for conditions with a perturbation that no trained condition has.
     """
     from sklearn.linear_model import Ridge
 
@@ -183,13 +185,14 @@ def cell_numbers(data: CellData, conditions: pd.Index) -> Float[np.ndarray, " C"
     return found.reindex(conditions, fill_value=0).to_numpy(dtype=float)
 
 
-# The ceiling of the data themselves
+# The ceiling of the data
 
 
 def halvings(data: CellData, seed: int) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-    """Effects in both halves of the cells, of N_HALVINGS random ones within conditions.
+    """Return the effects in both halves of the cells, for N_HALVINGS random halvings.
 
-    Of conditions with enough cells for two halves; empty where there are none, or no controls.
+    Cells are halved within conditions that have enough for two halves. Empty if there are none, or
+    no controls.
     """
     levels = cell_levels(data)
     n = pd.Series(levels.conditions).value_counts()
@@ -211,13 +214,13 @@ def halvings(data: CellData, seed: int) -> list[tuple[pd.DataFrame, pd.DataFrame
 
 
 def ceiling(halves: list[tuple[pd.DataFrame, pd.DataFrame]]) -> dict[str, Any]:
-    """What a second sample of the same size would score, from the agreement of halves.
+    """Return what a second sample of the same size would score, from the agreement of halves.
 
     Correlations and cosines of halves are averaged and corrected for the doubled length (Spearman
     and Brown), r to 2 r / (1 + r). R2 of equally noisy samples is 2 r - 1. `pearson_limit`, the
-    root of the corrected r, is the most that a prediction without noise could reach. Top 20: the
-    genes with the largest effect in one half, so that figure leans low. No rank is given: that of
-    halves would be of half the cells.
+    root of the corrected r, is the most that a prediction without noise could reach. The top 20 are
+    the genes with the largest effect in one half, so that figure is somewhat too low. There is no
+    rank, which would be that of half the cells.
     """
     found = [agreement(a, b) for a, b in halves]
     names = found[0]["per_perturbation"] if found else []
@@ -239,7 +242,7 @@ def ceiling(halves: list[tuple[pd.DataFrame, pd.DataFrame]]) -> dict[str, Any]:
 
 
 def ceiling_figures(halves: list[tuple[pd.DataFrame, pd.DataFrame]]) -> dict[str, float | None]:
-    """The pooled figures of `ceiling`."""
+    """Return the pooled figures of `ceiling`."""
     found = [figures(a, b) for a, b in halves]
     r = doubled([f["pearson"] for f in found])
     return {
@@ -251,7 +254,7 @@ def ceiling_figures(halves: list[tuple[pd.DataFrame, pd.DataFrame]]) -> dict[str
 
 
 def doubled(values: list[float | None]) -> float | None:
-    """Mean agreement of halves, corrected to that of wholes; None where one is not defined."""
+    """Return the mean agreement of halves, corrected to that of wholes; None if one has none."""
     if not values or None in values:
         return None
     r = float(np.mean(np.array(values, dtype=float)))
@@ -259,7 +262,7 @@ def doubled(values: list[float | None]) -> float | None:
 
 
 def halving_error(values: list[float | None]) -> float | None:
-    """Monte Carlo error of `doubled` over random halvings, by its derivative 2 / (1 + r)^2."""
+    """Return the Monte Carlo error of `doubled` over halvings, by its derivative 2 / (1 + r)^2."""
     if len(values) < 2 or None in values:
         return None
     r = np.array(values, dtype=float)

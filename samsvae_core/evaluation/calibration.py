@@ -1,7 +1,7 @@
-"""Shifts, observed and predicted, and how far predictions can be trusted on cells not trained on.
+"""Calibration of predicted shifts, and their coverage and interactions on held-out cells.
 
 A shift is log2(1 + 1e4 p) of a condition minus that of control, p the share of pooled transcripts;
-of values that are not counts, the difference of means. The scale of `composition`.
+for values that are not counts, the difference of means. This is the scale of `compose`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from samsvae_core.evaluation.shifts import Shifts, predicted_shifts
 from samsvae_core.models.samsvae import SAMSVAE
 
 INTERVAL = (0.05, 0.95)  # quantiles of the posterior draws: a 90 % interval
-WITHIN = 1.6449  # standard deviations on either side that hold 90 % of a Normal
+WITHIN = 1.6449  # standard deviations to either side that hold 90 % of a Normal
 CELL_VALUES_AT_ONCE = 2**23  # draws x conditions x genes held while shifts are taken
-FEWEST_CONDITIONS = 3  # to learn model errors from
-SIMILAR_GENES = 51  # genes of similar level that a gene's model error is shrunk towards
+FEWEST_CONDITIONS = 3  # conditions needed to learn model errors
+SIMILAR_GENES = 51  # genes of similar level towards which a gene's model error is shrunk
 FLOOR = 0.1  # least squared error of a gene, as a share of the mean over genes
-PRIOR_CONDITIONS = 30  # what these count for, in conditions
+PRIOR_CONDITIONS = 30  # weight of the similar genes, in conditions
 
 
 class Predicted(NamedTuple):
@@ -46,7 +46,21 @@ def predicted_conditions(
     n_samples: int,
     seed: int,
 ) -> Predicted:
-    """The predicted shifts of conditions in the data, as many at once as memory allows."""
+    """Return the predicted shifts of conditions in the data.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    reference
+        The basal states to start from.
+    data
+        The cells whose dosages the conditions have.
+    conditions
+        Names of conditions in `data`.
+    n_samples, seed
+        Number and seed of the posterior draws.
+    """
     D = torch.as_tensor(
         dosage_table(data, conditions).to_numpy(dtype=np.float32), device=model.device
     )
@@ -63,24 +77,24 @@ def predicted_conditions(
     return Predicted(*tables)
 
 
-# One against the other
+# Observed against predicted
 
 
 def gene_errors(observed: Shifts, predicted: Predicted) -> pd.DataFrame | None:
-    """The error of the model per gene, beyond posterior spread and sampling of the cells.
+    """Return the error of the model per gene, beyond posterior spread and sampling of the cells.
 
-    From shifts of validation cells. Per gene, the mean over conditions of residual^2 - se^2 - sd^2,
-    with that of the SIMILAR_GENES nearest in se^2 + sd^2 (as good as in level) added as if it were
-    PRIOR_CONDITIONS conditions more; its root, times the one factor under which 90 % of the
-    residuals fall within +-1.645 sqrt(sd^2 + error^2 + se^2), each with its own condition left out
-    of the error. The factor is 1 at least. None with fewer than 3 conditions, or where the sampling
-    of the cells hides the error of the model. Columns: gene, model_error.
+    It is learned from shifts of validation cells. Per gene, residual^2 - se^2 - sd^2 is averaged
+    over conditions and shrunk: the average over the SIMILAR_GENES nearest in se^2 + sd^2 (that is,
+    in level) counts as PRIOR_CONDITIONS further conditions. The root of that is multiplied by one
+    factor, at least 1, under which 90 % of the residuals fall within +-1.645 sqrt(sd^2 + error^2 +
+    se^2), each with its own condition left out of the error. None with fewer than 3 conditions, or
+    if the sampling of the cells hides the error of the model. Columns are gene and model_error.
     """
     n = len(observed.shift)
     se, sd = observed.se.to_numpy(), predicted.sd.to_numpy()
     squared = (observed.shift.to_numpy() - predicted.mean.to_numpy()) ** 2
     known = se**2 + sd**2
-    scored = se > 0  # no count at all says nothing of the error
+    scored = se > 0  # a gene without counts tells nothing about the error
     excess = np.where(scored, squared - known, np.nan)  # (A, G)
     pooled = float(np.nanmean(excess)) if scored.any() else 0.0
     if n < FEWEST_CONDITIONS or pooled <= 0:
@@ -88,7 +102,7 @@ def gene_errors(observed: Shifts, predicted: Predicted) -> pd.DataFrame | None:
     floor = FLOOR * pooled
     order = np.argsort(known.mean(0), kind="stable")
     left_out = np.stack([shrunk(np.delete(excess, i, axis=0), order, floor) for i in range(n)])
-    asked = (squared / WITHIN**2 - known).clip(0)  # the squared error that would just suffice
+    asked = (squared / WITHIN**2 - known).clip(0)  # the smallest sufficient squared error
     factor = max(1.0, np.quantile((asked / left_out)[scored], 0.9, method="higher"))
     error = np.sqrt(factor * shrunk(excess, order, floor))
     return pd.DataFrame({"gene": observed.shift.columns, "model_error": error})
@@ -97,7 +111,7 @@ def gene_errors(observed: Shifts, predicted: Predicted) -> pd.DataFrame | None:
 def shrunk(
     excess: Float[np.ndarray, "A G"], order: np.ndarray, floor: float
 ) -> Float[np.ndarray, " G"]:
-    """Mean over conditions, drawn towards that of neighbours in `order`; not below `floor`."""
+    """Return the mean over conditions, shrunk towards neighbours in `order`, at least `floor`."""
     n = (~np.isnan(excess)).sum(0)
     total = np.nansum(excess, axis=0)
     width = min(SIMILAR_GENES, excess.shape[1])
@@ -111,12 +125,12 @@ def shrunk(
 def coverage(
     observed: Shifts, predicted: Predicted, errors: pd.DataFrame | None, has_posterior: bool
 ) -> dict[str, Any]:
-    """Share of observed shifts of test cells within 90 % intervals, of singles and combinations.
+    """Return the share of observed test shifts within 90 % intervals, for singles and combinations.
 
-    "own": the model's interval as it is; "own_with_sampling": with the sampling error of the
-    observation, which alone would put many outside; "calibrated_with_sampling": with the model's
-    error per gene (`gene_errors`) as well. Pairs of a condition and a gene without sampling error
-    (no count at all) are left out.
+    "own" is the model's interval; "own_with_sampling" adds the sampling error of the observation,
+    which alone would put many outside; "calibrated_with_sampling" adds the model's error per gene
+    (`gene_errors`) as well. Pairs of a condition and a gene without sampling error (no count at
+    all) are left out.
     """
     combined = np.array([is_combination(c) for c in observed.shift.index], dtype=bool)
     kinds = {"single": ~combined, "combination": combined}
@@ -158,7 +172,7 @@ def coverage_of(
 
 
 def doubles(observed: Shifts) -> list[str]:
-    """Doubles measured together with both of their singles."""
+    """Return the doubles measured together with both of their singles."""
     measured = set(observed.shift.index)
     pairs = [c for c in observed.shift.index if is_combination(c) and len(singles(c)) == 2]
     return [c for c in pairs if set(singles(c)) <= measured]
@@ -167,10 +181,10 @@ def doubles(observed: Shifts) -> list[str]:
 def interaction(
     observed: Shifts, predicted: Predicted, trained: set[str], cells: str
 ) -> dict[str, Any] | None:
-    """Non-additivity of doubles, predicted against observed: A+B - A - B, over all genes.
+    """Return the non-additivity of doubles, A+B - A - B over all genes, predicted against observed.
 
-    Of doubles measured together with both of their singles; None where there is none. `trained`
-    are the conditions with training cells, `cells` says which cells the shifts are from.
+    Only doubles measured together with both singles count; None if there is none. `trained` are the
+    conditions with training cells, and `cells` says which cells the shifts are from.
     """
     shift, mean = observed.shift, predicted.mean
     names = doubles(observed)

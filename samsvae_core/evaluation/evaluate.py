@@ -1,8 +1,8 @@
-"""How good is a model, on cells it has not seen, and beside what the data alone would say.
+"""Evaluate a model on held-out cells, beside baselines taken from the data alone.
 
-The predictive IWELBO of held-out cells; average effects beside baselines and the ceiling of the
-data; where held-out statistics fall in the model's predictions; coverage of intervals;
-non-additivity. A figure that is not defined is None, with its reason where that is no plain one.
+The metrics are the predictive IWELBO of held-out cells, average effects beside baselines and the
+ceiling of the data, predictive checks, coverage of intervals, and non-additivity. An undefined
+figure is None, with its reason unless that is plain.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class EvaluationConfig:
     iwelbo_samples: int = 100
     effect_draws: int = 2500
     library: str = "data"
-    reference: str = "test"  # cells the observed effects are from: "test", or "all" as the paper
+    reference: str = "test"  # cells of the observed effects: "test", or "all" as in the paper
     seed: int = 0
     replicate_sets: int = REPLICATE_SETS  # of predictive checks
     shift_draws: int = 64  # of the posterior, in coverage and interaction
@@ -76,7 +76,7 @@ class Bound(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Metrics, and the tables behind them."""
+    """Metrics and the tables behind them."""
 
     metrics: dict[str, Any]  # values JSON can store
     positions: pd.DataFrame  # see `predictive_positions`
@@ -89,7 +89,7 @@ def evaluate(
     parts: np.ndarray,
     config: EvaluationConfig = EvaluationConfig(),
 ) -> dict[str, Any]:
-    """Metrics of metrics.json: those of `full_evaluation`."""
+    """Return the metrics of metrics.json, those of `full_evaluation`."""
     return full_evaluation(model, data, parts, config).metrics
 
 
@@ -99,10 +99,10 @@ def full_evaluation(
     parts: np.ndarray,
     config: EvaluationConfig = EvaluationConfig(),
 ) -> Evaluation:
-    """Everything there is to say of a model on the test cells.
+    """Return all metrics of a model on the test cells, with the tables behind them.
 
-    `parts` is the split of each cell; cells marked unused are looked at nowhere. Raises DataError
-    where there is no test cell, or where controls or conditions have too few cells.
+    `parts` is the split of each cell; cells marked unused are ignored. Raises DataError if there is
+    no test cell, or if controls or conditions have too few cells.
     """
     used = parts != UNUSED
     data, parts = data.subset(used), parts[used]
@@ -155,12 +155,12 @@ def full_evaluation(
 
 
 def evaluate_bundle(bundle: Bundle, data: CellData, config: EvaluationConfig) -> dict[str, Any]:
-    """`evaluate` for a stored bundle, on the cells its own split holds out."""
+    """Return the metrics of a stored bundle, on the cells its own split holds out."""
     return evaluate(bundle.model, bundle.align(data), stored_split(bundle, data), config)
 
 
 def stored_split(bundle: Bundle, data: CellData) -> np.ndarray:
-    """The split of these cells as the bundle recorded it, "" for cells it has not seen."""
+    """Return the split of these cells as stored in the bundle, "" for cells it has not seen."""
     table = pd.read_csv(bundle.path / "split.csv", dtype=str, keep_default_na=False)
     parts = table.set_index("cell")["split"].reindex(data.cells).fillna("").to_numpy(dtype=str)
     if not (parts == "test").any():
@@ -172,9 +172,9 @@ def stored_split(bundle: Bundle, data: CellData) -> np.ndarray:
 
 
 def scored_cells(data: CellData, parts: np.ndarray, reference: str) -> tuple[CellData, str]:
-    """The cells that observed effects are from, and which part their controls are of.
+    """Return the cells of observed effects, and the part their controls are from.
 
-    A split may hold out combinations and no controls: those of validation stand in, or else all.
+    If a split holds out no controls, those of validation are used, or else all.
     """
     if reference == "all":
         return data, "all"
@@ -192,7 +192,7 @@ def scored_cells(data: CellData, parts: np.ndarray, reference: str) -> tuple[Cel
 
 @torch.inference_mode()
 def held_out_bound(model: SAMSVAE, cells: Cells, config: EvaluationConfig) -> Bound:
-    """Predictive IWELBO of the cells, draws of the shared latents common to all of them.
+    """Return the predictive IWELBO of the cells, with draws of the shared latents common to all.
 
     The Monte Carlo error is a delete-a-group jackknife over those draws.
     """
@@ -220,14 +220,14 @@ def held_out_bound(model: SAMSVAE, cells: Cells, config: EvaluationConfig) -> Bo
 
 
 def effect_errors(observed: pd.DataFrame, predicted: ModelEffects) -> dict[str, float | None]:
-    """Monte Carlo error of figures: a delete-a-group jackknife over posterior draws."""
+    """Return the Monte Carlo error of each figure, by a jackknife over groups of draws."""
     found = [agreement(observed, frame) for frame in predicted.left_out]
     names = ("pearson", "pearson_top20", "r2", "cosine", "median", "rank")
     return {name: jackknife_error([f[name] for f in found]) for name in names}
 
 
 def kinds(conditions: Iterable[str], trained: set[str]) -> pd.Series:
-    """Which of KINDS each condition is."""
+    """Return the kind of each condition, one of KINDS."""
     kind = {
         c: KINDS[0] if not is_combination(c) else KINDS[1] if c in trained else KINDS[2]
         for c in conditions
@@ -236,9 +236,9 @@ def kinds(conditions: Iterable[str], trained: set[str]) -> pd.Series:
 
 
 def replicate_effects(cells: CellData) -> dict[str, tuple[int, pd.DataFrame]] | None:
-    """Cells and observed effects of each replicate, against controls of the same replicate.
+    """Return cells and observed effects of each replicate, against its own controls.
 
-    None where the file names no replicates; a table without rows where one has too few cells.
+    None if the file names no replicates; a table without rows if one has too few cells.
     """
     if cells.replicates is None:
         return None
@@ -251,14 +251,14 @@ def replicate_effects(cells: CellData) -> dict[str, tuple[int, pd.DataFrame]] | 
 
 
 class Table(NamedTuple):
-    """What every row of the table of average effects is compared with."""
+    """The observed effects that every row of the table of average effects is compared with."""
 
     observed: pd.DataFrame
     kinds: pd.Series
     replicates: dict[str, tuple[int, pd.DataFrame]] | None
 
     def row(self, predicted: pd.DataFrame) -> dict[str, Any]:
-        """Agreement of predicted effects on the conditions they are defined for."""
+        """Return the agreement of predicted effects on the conditions they are defined for."""
         predicted = predicted.dropna()
         names = predicted.index
         by_kind = {}
@@ -294,7 +294,7 @@ class Table(NamedTuple):
         return found
 
     def ceiling(self, halves: list[tuple[pd.DataFrame, pd.DataFrame]]) -> dict[str, Any]:
-        """The row of the data's own ceiling, on the conditions with cells for two halves."""
+        """Return the row of the data's ceiling, on conditions with cells for two halves."""
         names = halves[0][0].index if halves else self.observed.index[:0]
         by_kind = {}
         for kind in self.present():
@@ -314,7 +314,7 @@ class Table(NamedTuple):
 
 
 class ShiftMetrics(NamedTuple):
-    """What `shift_metrics` found."""
+    """The results of `shift_metrics`."""
 
     metrics: dict[str, Any]
     gene_errors: pd.DataFrame | None
@@ -327,9 +327,9 @@ def shift_metrics(
     config: EvaluationConfig,
     trained: set[str],
 ) -> ShiftMetrics:
-    """Model errors learned on validation cells; coverage and interaction on test cells.
+    """Return model errors learned on validation cells, and coverage and interaction on test cells.
 
-    Where no double is held out together with its singles, the interaction is that of all cells.
+    If no double is held out together with its singles, the interaction is that of all cells.
     """
     reference = shifts_of.reference_cells(model, data, parts)
 

@@ -1,9 +1,9 @@
-"""Whether a model is fit to predict from: reasons why it is not, from its training and validation.
+"""Whether a model is fit to predict from, judged by its training and by validation cells.
 
-Three things tell a training that was too short. At its end the bound of validation cells still
-rises by a third of what all shifts are worth to it or more, so that the shifts are not settled;
-the shifts that it predicts are further from those of validation cells than no shift would be; or
-the masks have not come down. Test cells and the truth of a simulation have no part in it.
+Three signs show that training was too short. At its end the bound of validation cells still rises
+by at least a third of what all shifts are worth to it, so the shifts are not settled; the predicted
+shifts are further from those of validation cells than no shift would be; or the masks have not
+become sparse. Test cells and the truth of a simulation are not used.
 """
 
 from __future__ import annotations
@@ -24,25 +24,23 @@ from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.training.validation import cell_bounds
 
-LAST = 0.8  # share of the steps after which the bound should hardly rise any more
-RISING = 1 / 3  # of what shifts are worth to the bound; measured figures are in docs/model.md
-LEAST = 0.32  # nats per cell, which by default one mask entry has to bring; less decides nothing
-ALL_ON = 0.95  # share of mask entries from which they have not come down
+LAST = 0.8  # share of the steps after which the bound should hardly rise
+RISING = 1 / 3  # of what shifts are worth to the bound; docs/model.md has measured figures
+LEAST = 0.32  # nats per cell; a smaller rise is ignored
+ALL_ON = 0.95  # share of active mask entries from which masks count as not sparse
 SURE = 2.0  # standard errors
-SAMPLES = 8  # per cell, of a bound
+SAMPLES = 8  # per cell, for a bound
 
 
 def on_validation(model: SAMSVAE, data: CellData, parts: np.ndarray) -> dict[str, Any] | None:
-    """What the shifts of a model are worth on validation cells, beside no shift at all.
+    """Return what a model's shifts are worth on validation cells, against no shift at all.
 
-    None without validation cells.
-
-    `bound_gain`: by how much the predictive bound of a cell rises when the model is told what was
-    done to it, in nats per cell over all validation cells, with its paired standard error
-    `bound_se`. `effects`: None where there are too few cells, else of each condition the mean over
-    genes of (observed)^2 - (observed - predicted)^2 of average effects, in squared log2 units:
-    `gain` is its mean over `n_conditions`, `se` the standard error of that, `no_change` the mean of
-    (observed)^2.
+    None without validation cells. `bound_gain` is how much the predictive bound of a cell rises
+    when the model is given its dosages, in nats per cell over all validation cells, with the paired
+    standard error `bound_se`. `effects` is None if there are too few cells; else it is taken from
+    the mean over genes, per condition, of (observed)^2 - (observed - predicted)^2 of average
+    effects, in squared log2 units: `gain` is the mean over `n_conditions`, `se` its standard error,
+    and `no_change` the mean of (observed)^2.
     """
     if not (parts == "validation").any():
         return None
@@ -81,9 +79,9 @@ def _effects(model: SAMSVAE, cells: CellData) -> dict[str, Any] | None:
 
 
 def late_rise(history: pd.DataFrame) -> float | None:
-    """What the validation bound rose in the last fifth of the steps, in nats per cell.
+    """Return the rise of the validation bound in the last fifth of the steps, in nats per cell.
 
-    None where the history cannot tell: fewer than two epochs, or figures that are no numbers.
+    None if the history cannot tell: fewer than two epochs, or figures that are not numbers.
     """
     table = history[["step", "validation_bound"]].apply(pd.to_numeric, errors="coerce")
     table = table[np.isfinite(table).all(axis=1)]
@@ -96,13 +94,13 @@ def late_rise(history: pd.DataFrame) -> float | None:
 def doubts(
     history: pd.DataFrame, masks: pd.DataFrame, record: dict[str, Any] | None, has_masks: bool
 ) -> list[str]:
-    """Why a model is not fit to predict from, a sentence each; nothing where all is well.
+    """Return why a model is not fit to predict from, one sentence per reason; empty if it is fit.
 
-    `record` is that of `on_validation`, None in bundles made before it was kept.
+    `record` comes from `on_validation`, None in bundles made before it existed.
     """
     found = []
     rise, worth = late_rise(history), record["bound_gain"] if record else 0.0
-    most = worth + SURE * record["bound_se"] if record else np.inf  # with its error in its favour
+    most = worth + SURE * record["bound_se"] if record else np.inf  # the error favours the model
     if rise is not None and rise > max(RISING * most, LEAST):
         found.append(
             f"Its training ended too early: the bound of validation cells still rose by {rise:.2g} "
@@ -120,13 +118,13 @@ def doubts(
     if has_masks and n and (on := int(masks["active"].astype(bool).sum())) >= ALL_ON * n:
         found.append(
             f"{on:,} of its {n:,} mask entries are active: the masks have not become "
-            "sparse, so mechanisms, and who shares them, mean nothing yet."
+            "sparse, so mechanisms, and which perturbations share them, mean nothing yet."
         )
     return found
 
 
 def told(found: list[str]) -> str:
-    """The reasons as one caution, with what to do; empty where there are none."""
+    """Return the reasons as one caution, with what to do; empty if there are none."""
     if not found:
         return ""
     return (
@@ -136,7 +134,10 @@ def told(found: list[str]) -> str:
 
 
 def caution(bundle: Bundle) -> str:
-    """Why this bundle's model is not fit to predict from; empty where nothing speaks against it."""
+    """Return why this bundle's model is not fit to predict from; empty if there is no reason.
+
+    Raises BundleError if the metrics cannot be read.
+    """
     record = bundle.metrics.get("validation")
     masks = bundle.masks if bundle.model.has_masks else pd.DataFrame()
     try:

@@ -1,9 +1,9 @@
-"""What each mask entry is worth to cells the model has not seen, in nats per cell.
+"""How much each mask entry is worth to cells the model has not seen, in nats per cell.
 
-For an entry that is on: the held-out predictive bound of its perturbation's cells, minus the same
-with the entry switched off. For one that is off: the bound with the entry switched on, at the size
-that suits the training cells best, minus the bound as it is; a clearly positive figure is a near
-miss. Only mechanisms that some perturbation uses are tried. Design: shared masks.md, point 3.
+For an active entry this is the held-out predictive bound of its perturbation's cells, minus the
+same with the entry switched off. For an inactive one it is the bound with the entry switched on, at
+the size that suits the training cells best, minus the bound as it is; a clearly positive figure is
+a near miss. Only mechanisms that some perturbation uses are tried.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from samsvae_core.data.cells import CellData
 from samsvae_core.models.device_rows import Batch, Cells
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE
 
-SIZES = (-2.0, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 2.0)  # effects tried for an entry that is off
-CELLS_TO_CHOOSE = 256  # training cells of a perturbation by which the size is chosen
-CELLS_TO_SCORE = 1024  # held-out cells of a perturbation, at most
+SIZES = (-2.0, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 2.0)  # effects tried for an inactive entry
+CELLS_TO_CHOOSE = 256  # most training cells of a perturbation for choosing the size
+CELLS_TO_SCORE = 1024  # most held-out cells of a perturbation
 N_DRAWS = 2  # of each cell's basal state, common to all entries
 VALUES_AT_ONCE = 2**22  # entries x cells x genes held in memory
 
@@ -38,11 +38,11 @@ class Gain(NamedTuple):
 
 @torch.inference_mode()
 def entry_evidence(model: SAMSVAE, data: CellData, parts: np.ndarray) -> pd.DataFrame:
-    """Columns perturbation, mechanism, evidence, evidence_se, evidence_n; a row per pair.
+    """Return perturbation, mechanism, evidence, evidence_se and evidence_n, one row per entry.
 
-    Empty (NaN) where no held-out cell (validation or test) has the perturbation, where no
+    Evidence is NaN if no held-out cell (validation or test) has the perturbation, if no
     perturbation uses the mechanism, and in models without latent shifts. The standard error is over
-    cells; with one cell it is NaN.
+    cells, and NaN with one cell.
     """
     probability = model.mask_probability().cpu()
     n_latent = probability.shape[1]
@@ -81,10 +81,10 @@ def on_device(model: SAMSVAE, data: CellData, rows: np.ndarray) -> Cells:
 def changes(
     model: SAMSVAE, t: int, used: list[int], active: Tensor, train: Cells
 ) -> Float[Tensor, "V K"]:
-    """Per mechanism in use, the change of the perturbation's unit effect that is to be scored.
+    """Return, per mechanism in use, the change of the perturbation's unit effect to be scored.
 
-    Of an active entry: its whole effect taken away. Of an inactive one: the size of SIZES with the
-    best bound on the training cells given.
+    An active entry loses its whole effect. An inactive one gets the size of SIZES with the best
+    bound on the training cells.
     """
     n_latent = model.config.n_latent
     embedding = model.embedding_at_mode()[t]
@@ -106,7 +106,7 @@ def changes(
 def gains_of(
     model: SAMSVAE, t: int, moves: Float[Tensor, "V K"], on: Bool[Tensor, " V"], held_out: Cells
 ) -> list[Gain]:
-    """The evidence of each entry: what is lost when it is switched off, or won when switched on."""
+    """Return the evidence of each entry: the loss when it is switched off, or the gain when on."""
     per_cell = differences(model, t, moves, held_out).double().cpu()  # (V, N)
     sign = torch.where(on, -1.0, 1.0)
     n = per_cell.shape[1]
@@ -118,7 +118,7 @@ def gains_of(
 def differences(
     model: SAMSVAE, t: int, moves: Float[Tensor, "V K"], cells: Cells
 ) -> Float[Tensor, "V N"]:
-    """Predictive bound of each cell with the unit effect of `t` changed, minus that without."""
+    """Return the change of each cell's predictive bound when the unit effect of `t` is changed."""
     size = max(1, VALUES_AT_ONCE // ((len(moves) + 1) * model.config.n_genes))
     nowhere = torch.zeros(1, moves.shape[1], device=moves.device)
     variants = torch.cat([nowhere, moves])
@@ -134,7 +134,7 @@ def differences(
 
 
 def predictive(model: SAMSVAE, batch: Batch, shift: Float[Tensor, "V N K"]) -> Float[Tensor, "V N"]:
-    """Bound on log p(x) of each cell at each shift, the same basal draws for all shifts."""
+    """Return the bound on log p(x) of each cell at each latent shift, with common basal draws."""
     q = model.encode(batch.x, shift)
     total = -kl_divergence(q, Normal(0.0, 1.0)).sum(-1)
     for _ in range(N_DRAWS):

@@ -1,6 +1,6 @@
-"""How far two tables agree: effects, groups of perturbations, masks. Knows nothing of models.
+"""Agreement of two tables: effects, groups of perturbations, masks.
 
-A figure that is not defined is None, never 0 or NaN.
+An undefined figure is None, never 0 or NaN.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 TOP_GENES = 20
-FEWEST_RANKED = 3  # conditions: a rank among fewer says nothing
+FEWEST_RANKED = 3  # conditions; a rank among fewer says nothing
 NEIGHBOURS = 5
 
 
@@ -22,10 +22,9 @@ NEIGHBOURS = 5
 
 
 def agreement(observed: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, Any]:
-    """Pooled and per-condition agreement of predicted with observed effects.
+    """Return pooled and per-condition agreement of predicted with observed effects.
 
-    `median` and `quartiles` are of the correlations per condition; `rank` is that of the true
-    condition (see `true_rank`).
+    `median` and `quartiles` are of the correlations per condition; `rank` is `true_rank`.
     """
     each = [pearson(x, y) for x, y in zip(observed.to_numpy(), predicted.to_numpy(), strict=True)]
     return {
@@ -37,9 +36,9 @@ def agreement(observed: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, Any]
 
 
 def figures(observed: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, float | None]:
-    """Agreement over all conditions and genes at once.
+    """Return the agreement over all conditions and genes at once.
 
-    Top 20: the genes with the largest observed effect of each condition.
+    The top 20 are the genes with the largest observed effect of each condition.
     """
     x, y = observed.to_numpy(), predicted.to_numpy()
     top = np.argsort(-np.abs(x), axis=1)[:, :TOP_GENES]
@@ -53,7 +52,7 @@ def figures(observed: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, float 
 
 
 def spread(values: Sequence[float | None]) -> dict[str, Any]:
-    """Median and quartiles of the values that are defined."""
+    """Return median and quartiles of the defined values."""
     known = [value for value in values if value is not None]
     if not known:
         return {"median": None, "quartiles": None}
@@ -64,10 +63,10 @@ def spread(values: Sequence[float | None]) -> dict[str, Any]:
 def true_rank(
     observed: Float[np.ndarray, "C G"], predicted: Float[np.ndarray, "C G"]
 ) -> float | None:
-    """Where the true condition stands when all are ranked by cosine with a predicted effect.
+    """Return the mean rank of the true condition when all are ranked by cosine with a prediction.
 
-    0: first; 1: last; 0.5: chance. Mean over conditions, ties shared. None where fewer than 3
-    conditions are compared or no change is predicted for any.
+    0 is first, 1 last and 0.5 chance; ties are shared. None if fewer than 3 conditions are compared
+    or no change is predicted for any.
     """
     if len(observed) < FEWEST_RANKED or not predicted.any():
         return None
@@ -80,21 +79,21 @@ def true_rank(
 
 
 def directions(rows: Float[np.ndarray, "C G"]) -> Float[np.ndarray, "C G"]:
-    """Rows of length 1; a row of zeros stays."""
+    """Return the rows scaled to length 1; a row of zeros stays."""
     rows = rows.astype(float)
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0)
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Correlation, or None where either side is constant."""
+    """Return the correlation, or None if either side is constant."""
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
     return float(np.corrcoef(x, y)[0, 1])
 
 
 def r_squared(observed: np.ndarray, predicted: np.ndarray) -> float | None:
-    """1 - squared error over variance: below 0 where the mean of the data would do better."""
+    """Return 1 - squared error over variance; below 0 if the mean of the data would do better."""
     if len(observed) == 0:
         return None
     variance = ((observed - observed.mean()) ** 2).sum()
@@ -107,7 +106,7 @@ def cosine(x: np.ndarray, y: np.ndarray) -> float | None:
 
 
 def jackknife_error(left_out: Sequence[float | None]) -> float | None:
-    """Standard error of an estimate from those that leave out one group of draws each."""
+    """Return the standard error of an estimate, from estimates without one group of draws each."""
     if len(left_out) < 2 or None in left_out:
         return None
     values = np.array(left_out, dtype=float)
@@ -121,13 +120,14 @@ def jackknife_error(left_out: Sequence[float | None]) -> float | None:
 def group_agreement(
     effects: pd.DataFrame, groups: pd.Series, n_permutations: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
-    """Whether perturbations of one group (a pathway, a complex) lie together, and by chance.
+    """Return whether perturbations of one group (a pathway, a complex) lie together.
 
     `effects` are perturbations x mechanisms, probabilities or effects; `groups` names the group of
-    a perturbation. Accuracy: a perturbation is given the group most of its k nearest neighbours
-    have (Euclidean, itself left out; of tied groups that of the nearer); k is 5, or the size of the
-    smallest group less one. Silhouette: the mean over perturbations. Each beside the same of
-    permuted labels. Raises ValueError unless 2 groups have 2 perturbations each in `effects`.
+    each perturbation. For the accuracy, a perturbation is given the most frequent group among its k
+    nearest neighbours (Euclidean, itself left out; ties go to the nearer group); k is 5, or the
+    size of the smallest group less one. The silhouette is the mean over perturbations. Both are
+    given beside those of permuted labels. Raises ValueError unless 2 groups have 2 perturbations
+    each in `effects`.
     """
     from sklearn.metrics import pairwise_distances, silhouette_score
 
@@ -171,16 +171,16 @@ def group_agreement(
 
 
 def neighbour_accuracy(code: Int[np.ndarray, " P"], nearest: Int[np.ndarray, "P k"]) -> float:
-    """Share of perturbations whose neighbours vote for their own group."""
+    """Return the share of perturbations whose neighbours vote for their own group."""
     k = nearest.shape[1]
-    weight = 1 - np.arange(k) / (10 * k**2)  # of tied groups the one with nearer members
+    weight = 1 - np.arange(k) / (10 * k**2)  # ties go to the group with nearer members
     votes = np.zeros((len(code), code.max() + 1))
     np.add.at(votes, (np.arange(len(code))[:, None], code[nearest]), weight)
     return float((votes.argmax(1) == code).mean())
 
 
 def against_chance(value: float, permuted: Sequence[float]) -> dict[str, float]:
-    """A figure beside that of permuted labels; p counts the labels as they are among them."""
+    """Return a figure beside that of permuted labels; p counts the true labels among them."""
     reached = sum(p >= value - 1e-12 for p in permuted)
     return {
         "value": value,
@@ -194,7 +194,7 @@ def against_chance(value: float, permuted: Sequence[float]) -> dict[str, float]:
 
 
 def mask_recovery(found: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """Precision, recall and F1 of mask entries, after the best matching of mechanisms.
+    """Return precision, recall and F1 of mask entries, after the best matching of mechanisms.
 
     Mechanisms are matched by the number of entries they share (Hungarian algorithm), as in the
     paper's simulations; unmatched found entries count as false.
@@ -209,10 +209,10 @@ def mask_recovery(found: np.ndarray, true: np.ndarray) -> dict[str, float]:
 
 
 def mask_stability(masks: Sequence[Bool[np.ndarray, "_ _"]]) -> pd.DataFrame:
-    """Agreement of each pair of trainings' masks: columns first, second, f1, jaccard.
+    """Return the agreement of each pair of trainings' masks: first, second, f1, jaccard.
 
-    Mechanisms are matched as in `mask_recovery`; they may differ in number. A pair without any
-    entry has NaN. Raises ValueError for fewer than 2 masks or different perturbations.
+    Mechanisms are matched as in `mask_recovery` and may differ in number. A pair without any entry
+    has NaN. Raises ValueError for fewer than 2 masks or different perturbations.
     """
     rows = {len(mask) for mask in masks}
     if len(masks) < 2 or len(rows) > 1:
@@ -223,6 +223,6 @@ def mask_stability(masks: Sequence[Bool[np.ndarray, "_ _"]]) -> pd.DataFrame:
     pairs = []
     for (i, a), (j, b) in itertools.combinations(enumerate(masks), 2):
         f1 = mask_recovery(a, b)["f1"] if a.any() or b.any() else np.nan
-        # F1 = 2 h / (a + b) and Jaccard = h / (a + b - h), with h entries shared
+        # F1 = 2 h / (a + b) and Jaccard = h / (a + b - h), with h shared entries
         pairs.append({"first": i, "second": j, "f1": f1, "jaccard": f1 / (2 - f1)})
     return pd.DataFrame(pairs)

@@ -1,6 +1,6 @@
-"""What a model predicts of cells, by sampling them: average effects, and replicate data sets.
+"""Sample cells from a model: predicted average effects, and replicate data sets.
 
-Conditions are decoded together, as many as memory allows, never one perturbation at a time.
+Conditions are decoded together, as many as memory allows.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from samsvae_core.models.samsvae import SAMSVAE
 
 JACKKNIFE_GROUPS = 10
 VALUES_AT_ONCE = 2**23  # samples x cells x genes held in memory
-CHECKED_CELLS = 500  # of a condition, at most, in predictive checks
-CENTRAL = (0.5, 0.8, 0.9, 0.95)  # of the predictive distribution, in the calibration curve
-REPLICATE_SETS = 39  # data sets: with 39 the shares of ranks within CENTRAL are exactly these
+CHECKED_CELLS = 500  # most cells of a condition in predictive checks
+CENTRAL = (0.5, 0.8, 0.9, 0.95)  # central parts of the predictive distribution
+REPLICATE_SETS = 39  # data sets; with 39, ranks fall within CENTRAL with exactly these shares
 
 
 # Average effects
@@ -44,10 +44,20 @@ def model_effects(
     library: str = "data",
     seed: int = 0,
 ) -> ModelEffects:
-    """Average effects of sampled counts: basal states from the prior, common to all conditions.
+    """Return the average effects of sampled counts, on basal states from the prior common to all.
 
-    Library sizes are drawn from the condition's cells in `data`, or 10,000 (the paper's) where
-    `library` is "10000".
+    Parameters
+    ----------
+    model
+        A trained model.
+    data
+        Cells with the conditions' dosages and library sizes.
+    conditions
+        Names of conditions in `data`.
+    n_draws, seed
+        Number and seed of the posterior draws.
+    library
+        "data" draws library sizes from the condition's cells in `data`; "10000" is the paper's.
     """
     device = model.device
     names = [data.control, *conditions]
@@ -81,7 +91,10 @@ def model_effects(
 def sampled_levels(
     model: SAMSVAE, states: Float[Tensor, "S A L"], library: Float[Tensor, "S A"]
 ) -> tuple[Float[Tensor, "S A G"], Float[Tensor, "S A"]]:
-    """log2(1 + 1e4 x / total), or x itself, sampled at each state; 0 where nothing was counted."""
+    """Return log2(1 + 1e4 x / total), or x itself, sampled at each state.
+
+    The second result says where anything was counted; elsewhere the level is 0.
+    """
     depths = library.flatten()[:, None]
     x = model.decode(states.flatten(0, 1)[None], depths).sample()[0]  # (S A, G)
     seen = torch.ones_like(depths)
@@ -95,7 +108,7 @@ def sampled_levels(
 def libraries(
     data: CellData, condition: str, n_draws: int, library: str, rng: np.random.Generator
 ) -> Float[np.ndarray, " S"]:
-    """Library sizes to draw counts at."""
+    """Return library sizes to draw counts at."""
     if library == "10000":
         return np.full(n_draws, 1e4)
     pool = data.library[data.conditions == condition]
@@ -109,14 +122,14 @@ def libraries(
 def predictive_positions(
     model: SAMSVAE, test: CellData, n_sets: int = REPLICATE_SETS, seed: int = 0
 ) -> pd.DataFrame:
-    """Where observed statistics fall in the model's predictive distribution, from 0 to 1.
+    """Return where observed statistics fall in the model's predictive distribution, from 0 to 1.
 
-    Columns condition, gene, and mean, variance and zeros (their fraction; NaN for values that are
-    not counts) over the cells of a condition: the share of replicate data sets with a smaller
+    Columns are condition, gene, and mean, variance and zeros (their fraction; NaN for values that
+    are not counts) over the cells of a condition: the share of replicate data sets with a smaller
     value, ties broken at random, so that a true model gives uniform positions. A replicate has one
-    posterior draw of the effects, basal states from the prior and the library sizes of the cells
-    observed. Of a condition at most CHECKED_CELLS cells are looked at; genes without any count in
-    them are left out.
+    posterior draw of the effects, basal states from the prior and the library sizes of the observed
+    cells. At most CHECKED_CELLS cells of a condition are used, and genes without any count in them
+    are left out.
     """
     rng = np.random.default_rng(seed)
     rows = [
@@ -157,7 +170,7 @@ def predictive_positions(
 
 
 def batches(sizes: list[int], at_once: int) -> list[list[int]]:
-    """Neighbours together, as many as hold `at_once` or one alone."""
+    """Return neighbouring indices grouped up to a total size of `at_once`, or one alone."""
     found: list[list[int]] = []
     held = 0
     for i, size in enumerate(sizes):
@@ -173,7 +186,7 @@ def batches(sizes: list[int], at_once: int) -> list[list[int]]:
 def simulated(
     model: SAMSVAE, shift: Float[Tensor, "R N C"], library: Float[np.ndarray, " N"]
 ) -> Float[Tensor, "R N G"]:
-    """One data set per row of shifts: a cell at each of them, at its library size."""
+    """Return one data set per row of latent shifts, a cell at each of them, at its library size."""
     z_basal = torch.randn(*shift.shape[:2], model.config.n_latent, device=shift.device)
     states = model.state(z_basal, shift)
     depths = torch.as_tensor(library, dtype=torch.float32, device=shift.device)[:, None]
@@ -182,9 +195,9 @@ def simulated(
 
 
 def statistics(x: Float[Tensor, "R N G"]) -> dict[str, Float[np.ndarray, "R G"]]:
-    """Mean, variance and fraction of zeros over cells; sums of counts are exact, ties are ties."""
+    """Return mean, variance and fraction of zeros over cells; exact sums keep ties as ties."""
     found: dict[str, list[np.ndarray]] = {"mean": [], "variance": [], "zeros": []}
-    for single in x:  # in double precision one data set at a time
+    for single in x:  # one data set at a time, as double precision takes memory
         one = single.double()
         mean = one.mean(0)
         found["mean"].append(mean.numpy())
@@ -198,16 +211,17 @@ def position(
     replicates: Float[np.ndarray, "R G"],
     rng: np.random.Generator,
 ) -> Float[np.ndarray, " G"]:
-    """(r + 1/2) / (R + 1), r the rank of the observed value, at random among equals."""
+    """Return (r + 1/2) / (R + 1), r the rank of the observed value, at random among equals."""
     below, tied = (replicates < observed).sum(0), (replicates == observed).sum(0)
     return (below + rng.integers(0, tied + 1) + 0.5) / (len(replicates) + 1)
 
 
 def predictive_checks(positions: pd.DataFrame) -> dict[str, Any]:
-    """Calibration curve of each statistic over all conditions and genes.
+    """Return the calibration curve of each statistic over all conditions and genes.
 
-    `inside`: share of positions within the central part of the predictive distribution; `low`,
-    `high`: share in its lower and upper 5 %, where the model predicts too much and too little.
+    `inside` is the share of positions within each central part of the predictive distribution;
+    `low` and `high` are the shares in its lower and upper 5 %, where the model predicts too much
+    and too little.
     """
     found: dict[str, Any] = {
         "n_conditions": int(positions["condition"].nunique()),
@@ -228,7 +242,7 @@ def predictive_checks(positions: pd.DataFrame) -> dict[str, Any]:
 
 
 class seeded:
-    """Random numbers inside are those of `seed`; those outside are left as they were."""
+    """Use the random numbers of `seed` inside the block, and leave those outside as they were."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.seed = seed

@@ -1,4 +1,4 @@
-"""Observed and predicted shifts of expression, condition by condition."""
+"""Observed and predicted shifts of expression, by condition."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.distributions import PER_TEN_THOUSAND
 from samsvae_core.models.samsvae import SAMSVAE
 
-N_REFERENCE = 128  # control cells that predictions start from
-DRAW_VALUES = 2**17  # reference cells x genes, at least, that each posterior draw is decoded at
+N_REFERENCE = 128  # control cells from which predictions start
+DRAW_VALUES = 2**17  # least reference cells x genes at which each posterior draw is decoded
 STATE_VALUES_AT_ONCE = 2**21  # shifts x reference cells x genes held while levels are taken
 
 
@@ -31,10 +31,10 @@ def pooled_level(
     is_counts: bool = True,
     rows: np.ndarray | None = None,
 ) -> tuple[Float[np.ndarray, " G"], Float[np.ndarray, " G"]]:
-    """log2(1 + 1e4 p), p = sum of counts / sum of totals, and its jackknife standard error.
+    """Return log2(1 + 1e4 p), p = sum of counts / sum of totals, and its jackknife standard error.
 
-    Of all cells, or those at `rows`. Of values that are not counts, their mean. The jackknife
-    leaves out one cell at a time; with fewer than 2 cells the error is NaN.
+    All cells count, or those at `rows`. For values that are not counts, the level is their mean.
+    The jackknife leaves out one cell at a time; with fewer than 2 cells the error is NaN.
     """
     rows = np.arange(len(library)) if rows is None else rows
     library = library[rows].astype(float)
@@ -68,7 +68,7 @@ class Shifts(NamedTuple):
 
 
 def observed_shifts(data: CellData) -> Shifts:
-    """Of every condition with enough cells; no rows where there are too few controls."""
+    """Return the shifts of conditions with enough cells; no rows if there are too few controls."""
     n = pd.Series(data.conditions).value_counts()
     names = sorted(n.index[n >= FEWEST_CELLS])
     if data.control not in names:
@@ -91,7 +91,10 @@ def observed_shifts(data: CellData) -> Shifts:
 def reference_cells(
     model: SAMSVAE, data: CellData, parts: np.ndarray, n_cells: int = N_REFERENCE
 ) -> Reference:
-    """Posterior of the basal state of control training cells, a fixed sample of them."""
+    """Return the posterior basal states of a fixed sample of control training cells.
+
+    Raises DataError if there are no such cells.
+    """
     controls = np.flatnonzero((data.conditions == data.control) & (parts == "train"))
     if len(controls) == 0:
         raise DataError("No control cell is among the training cells; predictions start from them.")
@@ -111,17 +114,31 @@ def predicted_shifts(
     seed: int,
     without: tuple[int, ...] = (),
 ) -> Float[np.ndarray, "A S G"]:
-    """Shift of each row of dosages under each posterior draw: common draws, common basal states.
+    """Return the shift of each row of dosages under each posterior draw.
 
-    The same seed gives the same draws whatever the rows: each perturbation has a stream of its own,
-    and only those given are drawn. Mechanisms in `without` are taken out.
+    All rows share draws and basal states. The same seed gives the same draws for any rows, since
+    each perturbation has its own random stream, and only those given are drawn. Mechanisms in
+    `without` are removed.
 
-    With many genes not every draw is decoded at every reference cell. The level at the mean move
-    of the draws is taken over all cells; how far each draw is from there, over one of several equal
-    parts of them, in turn (all cells, where genes x cells are less than 2 DRAW_VALUES, so that
-    nothing is approximated). On a simulated model of 5,000 genes, four parts of 32 cells change
-    means by 0.8 % of the interval's width, its ends by 4 % (medians), where another 64 draws change
-    them by 4 and 12 %; intervals come out 1 % wider.
+    With many genes, not every draw is decoded at every reference cell. The level at the mean latent
+    shift of the draws is taken over all cells, and each draw's distance from it over one of several
+    equal parts of them, in turn (over all cells, so exactly, if genes x cells are below 2
+    DRAW_VALUES). On a simulated model of 5,000 genes, four parts of 32 cells change means by 0.8 %
+    of the interval's width and its ends by 4 % (medians); another 64 draws change them by 4 and 12
+    %. Intervals come out 1 % wider.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    reference
+        The basal states to start from.
+    D
+        Dosages, one row per arm.
+    n_samples, seed
+        Number and seed of the posterior draws.
+    without
+        Mechanisms removed from the latent shifts.
     """
     moves = drawn_moves(model, D, n_samples, seed)  # (A, S, C)
     moves[..., list(without)] = 0
@@ -129,7 +146,7 @@ def predicted_shifts(
     z_basal = reference.loc + reference.scale * noise  # (R, K)
     parts = z_basal.tensor_split(max(1, len(z_basal) * model.config.n_genes // DRAW_VALUES))
     middle, nowhere = moves.mean(1), moves.new_zeros(model.n_shift)
-    shift = moves.new_zeros(*moves.shape[:2], model.config.n_genes)  # exactly where nothing moves
+    shift = moves.new_zeros(*moves.shape[:2], model.config.n_genes)  # stays 0 if nothing moves
     whole = mean_level(model, z_basal, middle) - mean_level(model, z_basal, nowhere)  # (A, G)
     for place, part in enumerate(parts):
         at_middle = mean_level(model, part, middle)
@@ -137,14 +154,14 @@ def predicted_shifts(
         draw = draw * len(parts) + place
         level = mean_level(model, part, moves[arm, draw])
         shift[arm, draw] = level.sub_(at_middle[arm]).add_(whole[arm])
-    # doubles: the sum of singles and the composed shift are compared to many digits
+    # doubles: composed shifts are compared with sums of single ones to many digits
     return shift.double().cpu().numpy()
 
 
 def drawn_moves(
     model: SAMSVAE, D: Float[Tensor, "A T"], n_samples: int, seed: int
 ) -> Float[Tensor, "A S C"]:
-    """Where each row of dosages moves the latent state, under each posterior draw."""
+    """Return the latent shift of each row of dosages under each posterior draw."""
     moves = D.new_zeros(len(D), n_samples, model.n_shift)
     for t in D.any(0).nonzero()[:, 0].tolist():
         drawn = model.drawn_shift(t, n_samples, stream(model, seed, t + 1))
@@ -153,7 +170,7 @@ def drawn_moves(
 
 
 def stream(model: SAMSVAE, seed: int, which: int) -> torch.Generator:
-    """Random numbers of their own, apart from those that all threads share."""
+    """Return a random generator of its own, apart from the one that threads share."""
     start = int(np.random.SeedSequence([seed, which]).generate_state(1)[0])
     return torch.Generator(model.device).manual_seed(start)
 
@@ -161,7 +178,7 @@ def stream(model: SAMSVAE, seed: int, which: int) -> torch.Generator:
 def mean_level(
     model: SAMSVAE, z_basal: Float[Tensor, "R K"], shift: Float[Tensor, "*B C"]
 ) -> Float[Tensor, "*B G"]:
-    """Level of the mean over reference cells, of their proportions or values, block by block."""
+    """Return the level of the mean proportions or values over reference cells."""
     size = max(1, STATE_VALUES_AT_ONCE // (len(z_basal) * model.config.n_genes))
     blocks = shift.reshape(-1, model.n_shift).split(size)
     means = [model.moved_means(z_basal, block).mean(-2) for block in blocks]

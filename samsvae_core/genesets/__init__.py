@@ -1,1 +1,1 @@
-"""Names of genes, collections of gene sets, and tests of them."""
+"""Gene names, collections of gene sets, and tests for them."""

@@ -1,7 +1,7 @@
-"""Collections of gene sets: those that ship with the package, GMT files, and Enrichr's.
+"""Collections of gene sets: those shipped with the package, GMT files, and Enrichr's.
 
-Symbols of the shipped ones are those of 2022. Other names of a gene, and mouse genes, are met by
-`match` where they mean one gene and no other. Only a download from Enrichr needs a network.
+The shipped ones use the symbols of 2022. `match` finds other names of a gene, and mouse genes, if
+they mean exactly one gene. Only a download from Enrichr needs a network.
 """
 
 import gzip
@@ -25,11 +25,11 @@ from samsvae_core.genesets.symbols import (
     species,
 )
 
-MAX_BYTES = 64 * 2**20  # of a GMT file; GO biological process, the largest shipped, has 6 MB
-MOST_ENTRIES = 5 * 10**6  # tabs; all of MSigDB, 35,000 sets, has 4 million
+MAX_BYTES = 64 * 2**20  # most bytes of a GMT file; the largest shipped has 6 MB
+MOST_ENTRIES = 5 * 10**6  # most tabs; all of MSigDB, 35,000 sets, has 4 million
 MOST_SETS = 10**5
-MOST_GENES = 3 * 10**5  # different names; human ones, older names and Ensembl ids have 150,000
-MAX_NAME = 500  # characters of a set's name
+MOST_GENES = 3 * 10**5  # most names; human ones, old names and Ensembl ids have 150,000
+MAX_NAME = 500  # most characters of a set's name
 SMALLER = "Keep the collections or sets that are to be tested, or split the file."
 SEPARATORS = {",": "commas", ";": "semicolons", " ": "spaces"}
 SEPARATOR = re.compile("[,; ]")
@@ -55,7 +55,7 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Collection:
-    """Named sets of genes. `descriptions` is the second column of the GMT file: a link or an id."""
+    """Named sets of genes. `descriptions` is the second column of the GMT file, a link or an id."""
 
     name: str
     title: str
@@ -72,7 +72,7 @@ class Collection:
 
 
 class Overlap(NamedTuple):
-    """How many measured genes belong to any set, and how many sets are within the limits."""
+    """The number of measured genes in any set, and of sets within the size limits."""
 
     n_genes: int
     n_sets: int
@@ -83,22 +83,22 @@ class Match(NamedTuple):
 
     collection: Collection
     n_same: int
-    renamed: dict[str, str]  # measured: the collection's name, which is older, newer or an id
-    by_case: dict[str, str]  # measured: the collection's symbol, which differs in capitals only
-    unmatched: tuple[str, ...]  # measured genes of no set, under any name
-    species: tuple[str | None, str | None]  # of the data and of the collection, by their symbols
+    renamed: dict[str, str]  # measured name to the collection's older or newer name or id
+    by_case: dict[str, str]  # measured name to the collection's symbol in other case
+    unmatched: tuple[str, ...]  # measured genes in no set, under any name
+    species: tuple[str | None, str | None]  # of data and collection, by their symbols
 
 
 @cache
 def collections() -> dict[str, Source]:
-    """The shipped collections by name."""
+    """Return the shipped collections by name."""
     sources = json.loads((RESOURCES / "SOURCES.json").read_text(encoding="utf-8"))
     return {entry["name"]: Source(**entry) for entry in sources["collections"]}
 
 
 @cache
 def load_collection(name: str) -> Collection:
-    """A shipped collection by name."""
+    """Return a shipped collection by name; raises ValueError for an unknown one."""
     if name not in collections():
         known = ", ".join(sorted(collections()))
         raise ValueError(f"Unknown collection {name!r}; choose one of {known}, or give a GMT file.")
@@ -109,7 +109,10 @@ def load_collection(name: str) -> Collection:
 
 
 def read_gmt(path: str | Path) -> Collection:
-    """A GMT file of one's own, plain or gzipped, named after the file."""
+    """Return the collection in a GMT file, plain or gzipped, named after the file.
+
+    Raises ValueError for a file that is absent or invalid.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"Expected a GMT file at {path}; there is none.")
@@ -119,7 +122,10 @@ def read_gmt(path: str | Path) -> Collection:
 
 
 def parse_gmt(content: bytes, name: str) -> Collection:
-    """The collection in a GMT file's content: name, description and genes, a tab between them."""
+    """Return the collection in a GMT file's content: name, description and genes, tab-separated.
+
+    Raises ValueError with the line at fault.
+    """
     text = _text(content, name)
     for what, mark, most in (("tabs", "\t", MOST_ENTRIES), ("lines", "\n", MOST_SETS)):
         if (n := text.count(mark)) > most:
@@ -132,7 +138,7 @@ def parse_gmt(content: bytes, name: str) -> Collection:
         )
     sets: dict[str, tuple[str, ...]] = {}
     descriptions: dict[str, str] = {}
-    known: dict[str, str] = {}  # each name once in memory
+    known: dict[str, str] = {}  # keeps each name in memory once
     for number, line in enumerate(lines, start=1):
         if line.strip():
             term, description, genes = _fields(line, f"{name}, line {number}", known)
@@ -151,7 +157,7 @@ def parse_gmt(content: bytes, name: str) -> Collection:
 
 
 def as_gmt(collection: Collection) -> str:
-    """The collection as a GMT file: name, description and genes of each set, tabs between."""
+    """Return the collection as a GMT file: name, description and genes, separated by tabs."""
     lines = (
         "\t".join([term, collection.descriptions.get(term, ""), *genes])
         for term, genes in collection.sets.items()
@@ -178,7 +184,7 @@ def _text(content: bytes, name: str) -> str:
 
 
 def _has_sets_in_columns(lines: list[str]) -> bool:
-    """Whether the second line is all descriptions: links, or words for none."""
+    """Return whether the second line holds only descriptions: links, or words for none."""
     second = lines[1].rstrip("\n").split("\t") if len(lines) > 1 else []
     return len(second) > 1 and all(DESCRIPTION.fullmatch(field.strip()) for field in second)
 
@@ -210,9 +216,9 @@ def _fields(line: str, where: str, known: dict[str, str]) -> tuple[str, str, tup
 def usable_sets(
     collection: Collection, genes: Iterable[str], min_size: int = 5, max_size: int = 500
 ) -> dict[str, tuple[str, ...]]:
-    """Each set's measured genes, for the sets with `min_size` to `max_size` of them.
+    """Return each set's measured genes, for the sets with `min_size` to `max_size` of them.
 
-    A set of all measured genes is left out too: it stands out from nothing.
+    A set of all measured genes is left out, as it cannot stand out from anything.
     """
     measured = frozenset(genes)
     limits = range(min_size, min(max_size + 1, len(measured)))
@@ -223,14 +229,14 @@ def usable_sets(
 def overlap(
     collection: Collection, genes: Iterable[str], min_size: int = 5, max_size: int = 500
 ) -> Overlap:
-    """How much of a collection can be asked of the measured genes."""
+    """Return how much of a collection can be tested with the measured genes."""
     measured = frozenset(genes)
     n_sets = len(usable_sets(collection, measured, min_size, max_size))
     return Overlap(len(measured & collection.genes), n_sets)
 
 
 def match(collection: Collection, symbols: Iterable[str]) -> Match:
-    """The collection with its genes called as in the data, so that leading edges are too."""
+    """Return the collection with its genes named as in the data, so that leading edges are too."""
     measured = sorted({str(symbol) for symbol in symbols})
     found = current_symbols(measured, collection.genes)
     changed = {gene: found[gene] for gene in measured if found.get(gene, gene) != gene}
@@ -247,7 +253,7 @@ def match(collection: Collection, symbols: Iterable[str]) -> Match:
 
 
 def describe(match: Match) -> str:
-    """How many genes were found in the collection and how, and what others may be, in sentences."""
+    """Return how many genes were found in the collection, and what the others may be."""
     n_ids = sum(is_identifier(gene) or is_identifier(n) for gene, n in match.renamed.items())
     n_found, n_unmatched = match.n_same + len(match.by_case | match.renamed), len(match.unmatched)
     ways = {
@@ -274,7 +280,7 @@ def describe(match: Match) -> str:
 
 
 def why_little(collection: Collection, symbols: Iterable[str]) -> str:
-    """The likely reason why hardly a gene of the data is in the collection, with examples."""
+    """Return the likely reason why hardly any gene is in the collection, with examples."""
     ours, theirs = sorted({str(symbol) for symbol in symbols}), sorted(collection.genes)
     kinds = kind(ours), kind(theirs)
     text = (
@@ -290,5 +296,5 @@ def why_little(collection: Collection, symbols: Iterable[str]) -> str:
 
 
 def _examples(names: Sequence[str]) -> str:
-    """Three names, from all over a list."""
+    """Return three names from all over a list."""
     return ", ".join(name[:40] for name in names[:: len(names) // 3 or 1][:3])

@@ -1,4 +1,4 @@
-"""Which gene sets a mechanism moves, up or down: preranked GSEA through gseapy, and top genes.
+"""Test which gene sets a mechanism moves: preranked GSEA through gseapy, and top genes.
 
 *gsea* walks the n genes from the highest loading s to the lowest. For a set of m genes,
 
@@ -6,18 +6,18 @@
 
 ES is its largest deviation from 0; p, by multilevel sampling (fgsea), compares with ES of the same
 sign, and NES divides by their mean. *ora* asks, by the hypergeometric distribution, whether a set
-has more of the top genes than chance; the universe is the measured genes that any set has.
+has more of the top genes than chance; the universe is the measured genes that are in any set.
 
 `fdr` is Benjamini-Hochberg over all tested sets of a mechanism and collection, both directions in
 one pool, sets without overlap included; `fdr_all` is the same over all mechanisms of the call. The
-units of both tests are genes, and genes go together: neither says that a result would replicate.
+units of both tests are genes, which are correlated, so neither says that a result would replicate.
 
-`log2_error` is the standard error of log2 p that comes of sampling (0 for *ora*, which is exact).
-Benjamini-Hochberg grows with every p, so with each p between its two ends, two errors lower and
-higher, every FDR lies between what the lower ends give and what the higher ones do: `fdr_low` and
-`fdr_high`. A set is *borderline* where 5 % lies between them (`terms.verdicts`). Where 5 % lies
-within three errors, the set is asked again with more and more draws, until it does not or the draws
-have cost enough; and so are the sets that a mechanism may be named by, whose NES decides.
+`log2_error` is the standard error of log2 p from sampling (0 for *ora*, which is exact). The
+Benjamini-Hochberg FDR grows with every p. If each p lies within two errors of its estimate, every
+FDR therefore lies between `fdr_low`, from all lower ends, and `fdr_high`, from all higher ends. A
+set is *borderline* if 5 % lies between the two (`terms.verdicts`). Sets with 5 % within three
+errors are sampled again with more and more draws, until that is settled or too costly; so are the
+sets that may name a mechanism, for their NES.
 """
 
 from collections.abc import Callable, Iterable
@@ -43,12 +43,15 @@ from samsvae_core.genesets.questions import (
 )
 
 FDR = "Benjamini-Hochberg over a mechanism's sets of one collection, both directions in one pool"
-N_TOP = 50  # genes each way that over-representation looks at
+N_TOP = 50  # top genes each way in over-representation
 
 
 class Rules(NamedTuple):
-    """How sets are tested: their measured genes, the seed of sampling, and of the top genes' test
-    how many genes each way (all that moved, if None) and the universe (all measured, if None).
+    """How sets are tested.
+
+    `min_size` and `max_size` limit a set's measured genes; `seed` is that of sampling. For
+    over-representation, `n_top` genes each way (all that moved, if None) are compared with the
+    `universe` (all measured genes, if None).
     """
 
     min_size: int = 5
@@ -69,7 +72,21 @@ def rank_enrichment(
     seed: int = 0,
     n_processes: int = 1,
 ) -> Enrichment:
-    """GSEA of each mechanism: a column of loadings (genes x mechanisms), or one series."""
+    """Return the GSEA of each mechanism: a column of loadings (genes x mechanisms), or one series.
+
+    Parameters
+    ----------
+    loadings
+        Scores by gene.
+    collection
+        Gene sets in the symbols of the scores.
+    min_size, max_size
+        Limits of a set's measured genes.
+    seed
+        Seed of the sampling.
+    n_processes
+        Number of worker processes.
+    """
     sizes = sizes_of(collection, loadings.index, min_size, max_size)
     questions = [question_of(scores, collection, sizes, None) for scores in mechanisms_of(loadings)]
     return gsea_of([questions], seed, n_processes)[0]
@@ -84,17 +101,31 @@ def over_representation(
     universe: Iterable[str] | None = None,
     moved: pd.DataFrame | pd.Series | None = None,
 ) -> Enrichment:
-    """Sets with more than their share of the `n_top` highest (up) or lowest (down) genes.
+    """Return the sets over-represented in the `n_top` highest (up) or lowest (down) genes.
 
-    Only genes above 0 are up, and only genes below are down; where `moved` is given, of the form
-    of the loadings, only those that it says are (see `sure`); all of them if `n_top` is None. Of a
-    `universe` of one's own, too, the genes that belong to any set count.
+    Up are only genes above 0, and down only genes below. Raises ValueError for a background or a
+    collection with too few genes.
+
+    Parameters
+    ----------
+    loadings
+        Scores by gene (genes x mechanisms, or one series).
+    collection
+        Gene sets in the symbols of the scores.
+    n_top
+        Top genes each way; None takes all.
+    min_size, max_size
+        Limits of a set's measured genes.
+    universe
+        The background; all measured genes if None. Only genes that are in any set count.
+    moved
+        Of the shape of the loadings: which genes may be top genes (see `sure`); all if None.
     """
     chosen = None if universe is None else frozenset(universe)
     if chosen is not None and len(known := collection.genes & chosen) < MIN_GENES:
         raise ValueError(
             f"{len(known)} of the {len(chosen):,} genes of the background are in {collection.name},"
-            f" and {MIN_GENES} are needed. Name more genes, as the model calls them."
+            f" and {MIN_GENES} are needed. Name more genes, by their names in the model."
         )
     sizes = sizes_of(collection, loadings.index if chosen is None else chosen, min_size, max_size)
     if moved is not None:
@@ -114,7 +145,7 @@ def over_representation(
 def sure(
     loadings: pd.DataFrame, se: pd.DataFrame, probability: float = 0.95, effect: float = 0.1
 ) -> pd.DataFrame:
-    """Which loadings are at least `effect` in size, with their sign at least this probable.
+    """Return which loadings are at least `effect` in size and have their sign this probable.
 
     The probability is that of a Normal with standard error `se` lying on its mean's side of 0.
     """
@@ -134,7 +165,7 @@ def _ora_rows(
     hits = np.array([len(genes) for genes in found])
     size = np.array([len(genes) for genes in question.sets.values()])
     outside = len(known) - size - len(query) + hits
-    with np.errstate(divide="ignore", invalid="ignore"):  # nothing to divide by: infinite
+    with np.errstate(divide="ignore", invalid="ignore"):  # a zero divisor gives infinity
         odds_ratio = hits * outside / ((size - hits) * (len(query) - hits))
     return pd.DataFrame(
         {
@@ -154,7 +185,10 @@ def _ora_rows(
 
 
 def running_sum(scores: pd.Series, genes_of_set: Iterable[str], seed: int = 0) -> pd.DataFrame:
-    """The walk behind ES: rank (from 1), gene, score, hit, running_es; ties as in the test."""
+    """Return the walk behind ES: rank (from 1), gene, score, hit, running_es; ties as in the test.
+
+    Raises ValueError if the set holds none or all of the genes.
+    """
     kept = only_finite(scores)[0]
     ranked = ranked_genes(kept, seed)
     hit = ranked.index.isin(list(genes_of_set))
@@ -179,13 +213,26 @@ def enrich(
     progress: Callable[[Progress], object] | None = None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Enrichment:
-    """Both tests of every mechanism in every collection, gene symbols matched through aliases.
+    """Return both tests of every mechanism in every collection, matching genes through aliases.
 
-    `moved` is that of `over_representation`. A collection that cannot be tested is left out and
-    noted, unless it is the only one. GSEA is remembered on disk by content, mechanism by
-    mechanism, and runs in as many processes as there are processors; `progress` hears of it and
-    `cancelled` is asked every moment (raises CancelledError). Raises ValueError for a collection
-    with too little in common with the genes.
+    A collection that cannot be tested is left out and noted, unless it is the only one. GSEA
+    results are cached on disk by content, mechanism by mechanism. Raises ValueError for a
+    collection with too little in common with the genes, and CancelledError.
+
+    Parameters
+    ----------
+    loadings
+        Scores by gene (genes x mechanisms, or one series).
+    collections
+        Gene sets to test.
+    rules
+        Size limits, seed and top genes.
+    moved
+        As in `over_representation`.
+    n_processes
+        Worker processes; one per processor if None.
+    progress, cancelled
+        Called and asked regularly.
     """
     matched = [match(collection, loadings.index).collection for collection in collections]
     if not matched:

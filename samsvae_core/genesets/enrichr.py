@@ -1,4 +1,4 @@
-"""Gene-set libraries of Enrichr, fetched when a person asks for one, and kept."""
+"""Gene-set libraries of Enrichr, downloaded on request and cached."""
 
 import gzip
 import inspect
@@ -18,16 +18,16 @@ from samsvae_core.genesets.collections import CONTROL, MAX_NAME, SEPARATOR, Coll
 from samsvae_core.system.files import OutputError, atomic_write, cache_folder
 
 LOGGER = logging.getLogger(__name__)
-LIBRARY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")  # it becomes the name of a file
+LIBRARY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")  # also the name of a file
 ORGANISMS = ["Human", "Mouse", "Yeast", "Fly", "Fish", "Worm"]
-SECONDS = 60  # for all of a download
+SECONDS = 60  # limit of a whole download
 
 
 def enrichr(name: str, organism: str = "Human", refresh: bool = False) -> Collection:
-    """A library of Enrichr: the copy on disk, else downloaded through gseapy and kept.
+    """Return a library of Enrichr: the copy on disk, or a download through gseapy, which is kept.
 
-    In the folder `SAMSVAE_CACHE`. A damaged copy is downloaded again, as is a whole one on
-    `refresh`. Raises ValueError for a library that Enrichr does not have, and where it cannot be
+    Copies are in the folder `SAMSVAE_CACHE`. A damaged copy is downloaded again, and any copy on
+    `refresh`. Raises ValueError for a library that Enrichr does not have, and if it cannot be
     reached.
     """
     if not LIBRARY.fullmatch(name):
@@ -60,7 +60,7 @@ def enrichr(name: str, organism: str = "Human", refresh: bool = False) -> Collec
 
 
 def cached_enrichr(organism: str = "Human") -> dict[str, str]:
-    """The libraries of Enrichr on disk by name, and the day on which each was downloaded."""
+    """Return the libraries of Enrichr on disk by name, with the day of their download."""
     kept = {}
     for path in sorted(_enrichr_file("*").parent.glob("*.gmt.gz")):
         name = path.name.removesuffix(".gmt.gz")
@@ -75,7 +75,7 @@ def _enrichr_file(name: str) -> Path:
 
 
 def _about(name: str) -> dict[str, str]:
-    """Organism, date and checksum of the copy on disk; nothing, if they cannot be read."""
+    """Return organism, date and checksum of the copy on disk; empty if they cannot be read."""
     try:
         about = json.loads(_enrichr_file(f"{name}.json").read_text(encoding="utf-8"))
         return {key: str(about[key]) for key in ("organism", "date", "sha256")}
@@ -84,7 +84,7 @@ def _about(name: str) -> dict[str, str]:
 
 
 def _kept(name: str, sha256: str) -> Collection | None:
-    """The copy on disk, if it is whole."""
+    """Return the copy on disk, or None if it is damaged."""
     path = _enrichr_file(f"{name}.gmt.gz")
     try:
         collection = parse_gmt(path.read_bytes(), name)
@@ -98,7 +98,7 @@ def _kept(name: str, sha256: str) -> Collection | None:
 
 
 def _gmt(sets: dict[str, list[str]]) -> bytes:
-    """What was downloaded as a GMT file, without sets and names that are none."""
+    """Return the download as a GMT file, without empty sets and invalid names."""
     lines = {}
     for term, genes in sets.items():
         clean = CONTROL.sub(" ", term).strip()[:MAX_NAME]
@@ -109,11 +109,11 @@ def _gmt(sets: dict[str, list[str]]) -> bytes:
 
 
 def _downloaded(name: str, organism: str) -> dict[str, list[str]]:
-    """The sets of a library, through a worker that is stopped at the time limit."""
+    """Return the sets of a library, through a worker that is stopped at the time limit."""
     with TemporaryDirectory() as folder:
         program = f"{inspect.getsource(_download)}\n{_download.__name__}()"
         command = [sys.executable, "-P", "-c", program, folder, name, organism]
-        environment = os.environ | {"MPLBACKEND": "Agg"}  # a notebook's own would not load
+        environment = os.environ | {"MPLBACKEND": "Agg"}  # a notebook's own backend would not load
         try:
             ended = subprocess.run(
                 command, capture_output=True, text=True, env=environment, timeout=SECONDS
@@ -142,10 +142,10 @@ def _downloaded(name: str, organism: str) -> dict[str, list[str]]:
 
 
 def _download() -> None:
-    """The worker's program: the sets of a library, or null, and the names of all libraries.
+    """Write the sets of a library, or null, and the names of all libraries: the worker's program.
 
-    Sent as source, so it stands alone. gseapy would keep a copy in the home folder, and try for
-    half a minute where there is no network.
+    It is sent as source, so it stands alone. By itself gseapy would keep a copy in the home folder,
+    and retry for half a minute without a network.
     """
     import json
     import sys

@@ -1,4 +1,4 @@
-"""Preranked gene set enrichment analysis (Subramanian et al., PNAS 2005), by gseapy."""
+"""Preranked gene set enrichment analysis (Subramanian et al., PNAS 2005), through gseapy."""
 
 from collections.abc import Callable
 
@@ -15,14 +15,12 @@ from samsvae_core.genesets.questions import (
     with_fdr,
 )
 
-DOUBT = 3.0  # errors within which a set is asked again: few that pass are then given up too early
-DRAWS = 1000  # of gseapy, before multilevel goes on
-MULTILEVEL = (
-    1.15  # its spread over 40 seeds, over the error that it tells (its samples go together)
-)
-ROUNDS = 10_000, 200_000, 4_000_000  # draws of what is asked again, at most
-WORK = 2 * 10**7  # genes drawn for one ranking in one round, at most: 2 seconds
-TELLING = 10  # strongest sets of a ranking whose NES has to be known well
+DOUBT = 3.0  # errors within which a set is sampled again; few passing sets are then missed
+DRAWS = 1000  # draws of gseapy before multilevel sampling continues
+MULTILEVEL = 1.15  # spread over 40 seeds relative to the stated error, as samples are correlated
+ROUNDS = 10_000, 200_000, 4_000_000  # most draws of each round of sampling again
+WORK = 2 * 10**7  # most genes drawn for one ranking in one round: 2 seconds
+TELLING = 10  # strongest sets of a ranking, whose NES must be precise
 
 
 def gsea_of(
@@ -32,9 +30,9 @@ def gsea_of(
     progress: Callable[[Progress], object] | None = None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> list[Enrichment]:
-    """The results of several collections, whose rankings are worked off together.
+    """Return the results of several collections, whose rankings are processed together.
 
-    First all sets by gseapy; then in rounds those of each ranking that have to be known better.
+    gseapy tests all sets first; then sets that need more precision are sampled again in rounds.
     """
     asked = [q for group in questions for q in group if q.note["status"] == "done"]
     ordered = [ranked_genes(question.scores, seed) for question in asked]
@@ -61,7 +59,7 @@ def gsea_of(
         counts = prerank([ranking for _, ranking, _ in more], seed, n_processes, tell, cancelled)
         n_done += len(more)
         for (key, ranking, places), counted in zip(more, counts, strict=True):
-            if not isinstance(counted, str):  # what is known stays, without them
+            if not isinstance(counted, str):  # on failure the first result stays
                 tables[key] = _counted(tables[key], places, counted, ranking.draws)
     return [
         as_enrichment([tables[id(q)] for q in group if id(q) in tables], group, "gsea")
@@ -97,12 +95,13 @@ def _gsea_rows(question: Question, ranked: pd.Series, answer: list[list]) -> pd.
 
 
 def _log2_error(p_value: np.ndarray, told: np.ndarray) -> np.ndarray:
-    """The standard error of log2 p, of what gseapy tells.
+    """Return the standard error of log2 p, from the error gseapy states.
 
-    Where plain draws decided, gseapy takes all of them; p is a share of those with its sign, so
-    that the error is too large where p is. k extreme ones among n are, by the Beta distribution of
-    a share, log2 p +- sqrt(trigamma(k + 1) - trigamma(n + 1)) / ln 2; gseapy's own figure tells k.
-    Where it knows none, p is so small, or so large, that no error of 2 changes what it says.
+    Where plain draws decided, gseapy's error is over all draws, although p is a share of those with
+    its sign, so the error is too large for large p. k extreme ones among n give, by the Beta
+    distribution of a share, log2 p +- sqrt(trigamma(k + 1) - trigamma(n + 1)) / ln 2; gseapy's own
+    figure reveals k. Where gseapy states none, p is so small, or so large, that an error of 2 would
+    not change the conclusion.
     """
     from scipy.special import polygamma  # takes half a second to import
 
@@ -118,7 +117,7 @@ def _log2_error(p_value: np.ndarray, told: np.ndarray) -> np.ndarray:
 def _asked_again(
     rows: pd.DataFrame, ranking: Ranking, most: int
 ) -> tuple[Ranking, np.ndarray] | None:
-    """The sets of a ranking that have to be known better, with more draws, and their places."""
+    """Return the sets of a ranking that need more precision, with more draws, and their places."""
     table = with_fdr(rows, DOUBT)
     telling = table["fdr_low"] <= PASSES
     wanted = telling & (table["fdr_high"] > PASSES)
@@ -129,14 +128,14 @@ def _asked_again(
     n, sizes = len(ranking.scores), set(table["size"].iloc[places])
     cost = sum(m if m * m < 4 * n else n // 3 for m in sizes)
     draws = min(most, WORK // max(cost, 1))
-    places = places[2 * table["draws"].to_numpy()[places] <= draws]  # fewer would add little
+    places = places[2 * table["draws"].to_numpy()[places] <= draws]  # fewer draws would add little
     if not len(places):
         return None
     return Ranking(ranking.scores, [ranking.sets[place] for place in places], draws), places
 
 
 def _counted(rows: pd.DataFrame, places: np.ndarray, counted: list, draws: int) -> pd.DataFrame:
-    """The rows with what draws say of those at these places, p where they know it better."""
+    """Return the rows updated from draws at these places, with their p where it is more precise."""
     from scipy.special import polygamma  # takes half a second to import
 
     of_sign, extreme, mean = np.array(counted, float).T

@@ -1,14 +1,13 @@
-"""gseapy's multilevel preranked test, many rankings at a time, safely.
+"""gseapy's multilevel preranked test, for many rankings at a time, in worker processes.
 
-gseapy's core can panic in ways no `except` sees, hang, and be slow: it runs in processes of their
-own that take jobs from a folder, at most as many as there are processors. Answers are kept on disk
-by content, in the folder `SAMSVAE_CACHE`: what was asked before costs nothing, and a run that was
-cancelled goes on where it was.
+gseapy's core can panic in ways no `except` catches, hang, and be slow. It therefore runs in
+processes that take jobs from a folder, at most one per processor. Answers are cached on disk by
+content, in the folder `SAMSVAE_CACHE`, so a cancelled run continues where it was.
 
-Multilevel draws 1,000 random sets and goes on from there only where p is small. For p above about
-1e-3 those draws alone decide, and log2 p is known to 0.4. Where that is not enough, a ranking asks
-for a number of `draws`: random sets of the same size are drawn and counted in the worker, in NumPy,
-which takes a tenth of gseapy's time for the same.
+Multilevel draws 1,000 random sets and continues only if p is small. For p above about 1e-3 those
+draws alone decide, and log2 p is known to 0.4. If that is not enough, a ranking asks for a number
+of `draws`: the worker draws and counts random sets of the same size in NumPy, in a tenth of
+gseapy's time.
 """
 
 import hashlib
@@ -30,22 +29,21 @@ from samsvae_core.system.files import OutputError, atomic_write, cache_folder
 from samsvae_core.system.machine import whole_cores
 
 LOGGER = logging.getLogger(__name__)
-RECIPE = 3  # to be raised when results change, so that cached ones are made again
-SETS_AT_ONCE = 250  # of one job; gseapy keeps every set's running sum
-SECONDS = 600  # for one job; 250 sets on 8,000 genes take 2
+RECIPE = 3  # raise it when results change, so that cached ones are made again
+SETS_AT_ONCE = 250  # sets of one job; gseapy keeps every set's running sum
+SECONDS = 600  # limit of one job; 250 sets on 8,000 genes take 2
 POLL = 0.05  # seconds between looks at the workers
-STARTS = 3  # workers that die before they take a job, until none will do better
+STARTS = 3  # workers that may die before taking a job until all is given up
 
-Answer = list  # of one set: see `Ranking`
+Answer = list  # the answer of one set: see `Ranking`
 
 
 class Ranking(NamedTuple):
-    """Scores from high to low, and sets as the ranks of their genes, so that no name is misread.
+    """Scores from high to low, and sets given as the ranks of their genes.
 
-    Without `draws` gseapy answers ES, NES, p, the leading edge as ranks, and its error of log2 p
-    (None where it knows none). With a number of draws the answer of a set is what was counted:
-    draws whose ES has its sign, those among them that are at least as extreme, and the mean of
-    their ES.
+    Without `draws`, the answer of a set is gseapy's ES, NES, p, leading edge (as ranks) and error
+    of log2 p (None if unknown). With a number of draws it is what was counted: draws whose ES has
+    the set's sign, those among them that are at least as extreme, and the mean of their ES.
     """
 
     scores: list[float]
@@ -53,12 +51,12 @@ class Ranking(NamedTuple):
     draws: int = 0
 
     def key(self, seed: int) -> str:
-        """Tells rankings apart by all that answers depend on."""
+        """Return a hash of everything the answers depend on."""
         recipe = json.dumps([RECIPE, version("gseapy"), SETS_AT_ONCE, seed, *self])
         return hashlib.sha256(recipe.encode()).hexdigest()
 
     def jobs(self, seed: int) -> Iterator[str]:
-        """What workers have to know, `SETS_AT_ONCE` sets at a time."""
+        """Yield the jobs of workers, `SETS_AT_ONCE` sets each."""
         for start in range(0, len(self.sets), SETS_AT_ONCE):
             part = self.sets[start : start + SETS_AT_ONCE]
             asked = {"scores": self.scores, "sets": part, "draws": self.draws, "seed": seed}
@@ -66,14 +64,14 @@ class Ranking(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Jobs done, of how many; those that were remembered from before count as done."""
+    """Jobs done out of a total; cached ones count as done."""
 
     done: int
     total: int
 
 
 class CancelledError(Exception):
-    """A run was cancelled; what it had finished is remembered for the next."""
+    """A run was cancelled; what it had finished is cached for the next."""
 
 
 def prerank(
@@ -83,9 +81,9 @@ def prerank(
     progress: Callable[[Progress], object] | None = None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> list[list[Answer] | str]:
-    """Of each ranking the answers to its sets, or the reason why there are none.
+    """Return the answers to each ranking's sets, or the reason why there are none.
 
-    `progress` hears of it, and `cancelled` is asked, every moment. Raises CancelledError.
+    `progress` is called and `cancelled` asked regularly. Raises CancelledError.
     """
     keys = [ranking.key(seed) for ranking in rankings]
     unique = dict(zip(keys, rankings, strict=True))
@@ -98,7 +96,7 @@ def prerank(
         progress(Progress(len(found), len(unique)))
     for key, answer in _ask(asked, seed, n_processes or whole_cores(), cancelled):
         found[key] = answer
-        if not isinstance(answer, str):  # another time a failure may work
+        if not isinstance(answer, str):  # failures are not cached, as they may pass
             _remember(key, answer)
         if progress is not None:
             progress(Progress(len(found), len(unique)))
@@ -108,10 +106,10 @@ def prerank(
 def _ask(
     rankings: dict[str, Ranking], seed: int, n_processes: int, cancelled: Callable[[], bool]
 ) -> Iterator[tuple[str, list[Answer] | str]]:
-    """Each ranking when it is done, with its answers or why there are none.
+    """Yield each ranking when it is done, with its answers or why there are none.
 
-    A worker that dies costs the ranking whose job it had. If three die before they took any, the
-    next would, too, and it costs them all.
+    A worker that dies costs the ranking whose job it had. If three die before taking any, so would
+    the next, and all rankings fail.
     """
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -159,17 +157,17 @@ def _answers(files: list[Path]) -> list[Answer]:
 
 
 def _hired(folder: Path, number: int) -> subprocess.Popen:
-    """A worker, as a program of its own: multiprocessing would run Streamlit's main page again."""
+    """Start a worker as a separate program; multiprocessing would rerun Streamlit's main page."""
     program = f"{inspect.getsource(_drawn)}\n{inspect.getsource(_work)}\n{_work.__name__}()"
     told = [str(SECONDS), str(folder), str(number), str(os.getpid())]
     command = [sys.executable, "-P", "-c", program, *told]
-    environment = os.environ | {"MPLBACKEND": "Agg"}  # a notebook's own would not load
+    environment = os.environ | {"MPLBACKEND": "Agg"}  # a notebook's own backend would not load
     with (folder / f"{number}.log").open("wb") as log:
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, env=environment)
 
 
 def _lost(folder: Path, number: int, status: int) -> tuple[list[Path], str]:
-    """The jobs lost with a worker that has ended, and why; no reason where all is well."""
+    """Return the jobs lost with a worker that has ended, and why; no reason if all is well."""
     log = (folder / f"{number}.log").read_text(errors="replace")
     last = [f"exit status {status}", *log.split("\n")[:-1]][-1]
     why = f"failed: {f'more than {SECONDS} s' if 'Timeout (' in log else last}"
@@ -180,10 +178,10 @@ def _lost(folder: Path, number: int, status: int) -> tuple[list[Path], str]:
 
 
 def _drawn(scores: list[float], sets: list[list[int]], draws: int, seed: int) -> list[list]:
-    """Of each set how many draws have its sign, how many are as extreme, and their mean ES.
+    """Return, per set, how many draws have its sign, how many are as extreme, and their mean ES.
 
-    Sets of a size share their draws. A random set is made of independent genes where few of those
-    would have a gene twice (such are left out), else of the first genes of a random order.
+    Sets of one size share their draws. A random set is made of independent genes if repeats are
+    rare (sets with repeats are dropped), else of the first genes of a random order.
     """
     import numpy as np
 
@@ -229,10 +227,11 @@ def _drawn(scores: list[float], sets: list[list[int]], draws: int, seed: int) ->
 
 
 def _work() -> None:
-    """The worker's program: it dies of a panic or of the time limit, and nothing else does.
+    """Work off jobs: the worker's program, which alone dies of a panic or of the time limit.
 
-    Sent as source with `_drawn`, so it stands alone and loads gseapy but nothing of ours. A job is
-    taken by renaming it, which succeeds once. No p (ES of the other sign only) counts as 1.
+    It is sent as source with `_drawn`, so it stands alone and loads gseapy but none of our code. A
+    job is taken by renaming it, which succeeds once. A missing p (ES of the other sign only) counts
+    as 1.
     """
     import faulthandler
     import json
@@ -244,7 +243,7 @@ def _work() -> None:
     employer = int(sys.argv[4])
     for file in sorted(folder.glob("*.job")):
         if os.getppid() != employer:
-            return  # it has died, and nobody waits for answers
+            return  # the parent has died, and nobody waits for answers
         held = file.with_suffix(f".held{number}")
         try:
             file.rename(held)
@@ -258,7 +257,7 @@ def _work() -> None:
             file.with_suffix(".part").rename(file.with_suffix(".answer"))
             held.unlink()
             continue
-        import pandas as pd  # with gseapy two seconds, which draws need not wait for
+        import pandas as pd  # takes two seconds with gseapy, which draws do not need
         from gseapy import prerank
 
         ranked = pd.Series(job["scores"], index=[f"G{rank}" for rank in range(len(job["scores"]))])
@@ -268,7 +267,7 @@ def _work() -> None:
             sets,
             min_size=1,
             max_size=len(ranked),
-            threads=0,  # means 1; of 1, gseapy makes 0 where there is one core
+            threads=0,  # means 1; given 1, gseapy uses 0 on a single core
             seed=job["seed"],
             method="multilevel",
             no_plot=True,
@@ -280,7 +279,7 @@ def _work() -> None:
             error = found[term]["log2err"]
             edge = [int(gene[1:]) for gene in edge.split(";") if gene]
             answers.append([es, nes, p, edge, error if error == error else None])
-        del found  # with every set's running sum, before the next job's
+        del found  # frees every set's running sum before the next job
         file.with_suffix(".part").write_text(json.dumps(answers))
         file.with_suffix(".part").rename(file.with_suffix(".answer"))
         held.unlink()
@@ -291,7 +290,7 @@ def _place(key: str) -> Path:
 
 
 def _remembered(key: str) -> list[Answer] | None:
-    """Answers of an earlier run, if they are on disk and whole."""
+    """Return the cached answers of an earlier run, or None if they are absent or damaged."""
     try:
         checksum, _, text = _place(key).read_text().partition("\n")
     except FileNotFoundError:

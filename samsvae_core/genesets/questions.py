@@ -1,4 +1,4 @@
-"""What is asked of gene sets, and the table of the answers."""
+"""The questions put to gene set tests, and the table of the answers."""
 
 import io
 from collections.abc import Iterable
@@ -15,19 +15,19 @@ COLUMNS = ["mechanism", "collection", "method", "direction", "term", "size", "ov
 COLUMNS += ["odds_ratio", "p_value", "fdr", "fdr_all", "leading_edge"]
 COLUMNS += ["log2_error", "fdr_low", "fdr_high"]
 NUMBERS = [column for column in COLUMNS[5:] if column != "leading_edge"]
-MIN_GENES = 15  # with fewer, a ranking has next to nothing to say of a collection
-FLAT = 1e-9  # spread over size below which a mechanism does nothing
-STILL = 1e-5  # size below which all that is left is rounding
-PASSES = 0.05  # FDR up to which a result is told
-ERRORS = 2.0  # standard errors of log2 p within which an FDR is taken to lie
+MIN_GENES = 15  # with fewer genes in a collection, a ranking says next to nothing
+FLAT = 1e-9  # spread over size below which a mechanism has no effect
+STILL = 1e-5  # size below which only rounding is left
+PASSES = 0.05  # FDR up to which a set passes
+ERRORS = 2.0  # standard errors of log2 p that span fdr_low to fdr_high
 
 
 class Enrichment(NamedTuple):
     """Results, and one row of notes per mechanism.
 
     `status` is "done", "constant" (nothing to rank), "no set", or how it failed. `dropped` counts
-    genes without a finite loading, `duplicated` the weaker rows of genes that have several, `tied`
-    is the share of genes with the loading of another.
+    genes without a finite loading, `duplicated` the weaker rows of genes that have several, and
+    `tied` is the share of genes whose loading another gene has too.
     """
 
     table: pd.DataFrame
@@ -35,7 +35,7 @@ class Enrichment(NamedTuple):
 
 
 class Question(NamedTuple):
-    """One mechanism: finite scores in the order of genes, its sets, and what to note of it."""
+    """One mechanism: finite scores in the order of genes, its sets, and its notes."""
 
     scores: pd.Series
     sets: dict[str, tuple[str, ...]]
@@ -43,7 +43,7 @@ class Question(NamedTuple):
 
 
 def sizes_of(collection: Collection, genes: Iterable[str], min_size: int, max_size: int) -> range:
-    """The sizes of sets to test, once it is clear that there are any."""
+    """Return the sizes of sets to test; raises ValueError if no set can be tested."""
     if not 1 <= min_size <= max_size:
         raise ValueError(f"Expected 1 <= minimum <= maximum size; found {min_size} and {max_size}.")
     measured = {str(gene) for gene in genes}
@@ -72,7 +72,7 @@ def mechanisms_of(loadings: pd.DataFrame | pd.Series) -> list[pd.Series]:
 
 
 def only_finite(scores: pd.Series) -> tuple[pd.Series, int, int]:
-    """One finite score per gene, the strongest, by gene; how many were not, and were weaker."""
+    """Return the strongest finite score of each gene, and how many were not finite or weaker."""
     kept = scores[np.isfinite(scores.astype(float)) & scores.index.notna()].astype(float)
     kept = kept.set_axis(kept.index.astype(str)).sort_values().sort_values(key=abs, kind="stable")
     unique = kept[~kept.index.duplicated(keep="last")].sort_index()
@@ -99,10 +99,10 @@ def question_of(
 
 
 def ranked_genes(scores: pd.Series, seed: int) -> pd.Series:
-    """Scores from high to low, none of them 0; the seed decides the order of those that are tied.
+    """Return scores from high to low, none of them 0; the seed decides the order of ties.
 
-    Multilevel counts in units of 2^-30 of the sum of |s|. A sampled set of genes below that has no
-    running sum, and gseapy panics; so each score moves away from 0 by a few units.
+    Multilevel counts in units of 2^-30 of the sum of |s|. A sampled set whose genes are below that
+    has no running sum, and gseapy panics; so each score is moved away from 0 by a few units.
     """
     step = scores.abs().sum() * 2.0**-27
     apart = np.random.default_rng(seed).uniform(0, step / 2, len(scores))
@@ -122,7 +122,7 @@ def as_enrichment(tables: list[pd.DataFrame], questions: list[Question], method:
 
 
 def with_fdr(table: pd.DataFrame, errors: float = ERRORS) -> pd.DataFrame:
-    """Rows of one collection with the FDR of each mechanism, and the two ends of it."""
+    """Return rows of one collection with the FDR of each mechanism and its two ends."""
     factor = 2.0 ** (errors * table["log2_error"])
     ends = {
         "fdr": table["p_value"],
@@ -142,14 +142,14 @@ def adjusted(p_values: pd.Series) -> np.ndarray:
 
 
 def join(parts: Iterable[Enrichment]) -> Enrichment:
-    """Several collections or methods in one; each keeps its own `fdr_all`."""
+    """Return several collections or methods as one; each keeps its own `fdr_all`."""
     tables, notes = zip(*parts, strict=True)
     filled = [table for table in tables if len(table)] or tables[:1]
     return Enrichment(pd.concat(filled, ignore_index=True), pd.concat(notes, ignore_index=True))
 
 
 def write_parquet(enrichment: Enrichment, path: Path) -> None:
-    """The table, with the notes in the file's metadata."""
+    """Write the table, with the notes in the file's metadata."""
     table = enrichment.table.copy()
     table.attrs = {"notes": enrichment.notes.to_dict("list")}
     content = io.BytesIO()
@@ -158,7 +158,7 @@ def write_parquet(enrichment: Enrichment, path: Path) -> None:
 
 
 def read_parquet(path: Path) -> Enrichment:
-    """What `write_parquet` wrote; of a table made before errors were kept, without one."""
+    """Return what `write_parquet` wrote; older tables lack errors, which become NaN."""
     table = pd.read_parquet(path, page_checksum_verification=True)
     if "log2_error" not in table:
         table = table.assign(log2_error=np.nan, fdr_low=table["fdr"], fdr_high=table["fdr"])

@@ -1,4 +1,4 @@
-"""A ranking of genes, looked at before it is tested: its ties, and its overlap with the sets."""
+"""Screen a ranking before it is tested: a quick preview, ties, and overlap with the sets."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -9,11 +9,11 @@ import scipy.sparse as sp
 
 from samsvae_core.genesets.collections import Collection
 
-MANY_TIES = 0.2  # share of tied genes from which a reader is told
+MANY_TIES = 0.2  # share of tied genes above which a note is given
 
 
 class Screen(NamedTuple):
-    """A preview: `z` and `p_value` of each term (rows) and mechanism (columns), sizes of sets."""
+    """A preview: `z` and `p_value` by term (rows) and mechanism (columns), and sizes of sets."""
 
     z: pd.DataFrame
     p_value: pd.DataFrame
@@ -23,13 +23,13 @@ class Screen(NamedTuple):
 def screen(
     loadings: pd.DataFrame, collection: Collection, min_size: int = 5, max_size: int = 500
 ) -> Screen:
-    """Rank-sum test of every mechanism (column) and set at once: a preview, no replacement.
+    """Return a rank-sum test of every mechanism (column) and set at once, as a preview of GSEA.
 
-    z = (R - m (n + 1) / 2) / sd, where R is the sum of the ranks of the set's m genes among n;
-    sd^2 = m (n - m) / 12 (n + 1 - sum(t^3 - t) / (n (n - 1))), t the sizes of groups of tied genes
-    (Mann and Whitney, 1947). Two-sided p by the Normal. It asks whether a set lies higher than the
-    others on the whole; GSEA whether part of it gathers at an end. Genes without a finite loading
-    on every mechanism are left out, and of genes that are there twice the second.
+    z = (R - m (n + 1) / 2) / sd, where R is the sum of the ranks of the set's m genes among n; sd^2
+    = m (n - m) / 12 (n + 1 - sum(t^3 - t) / (n (n - 1))), t the sizes of groups of tied genes (Mann
+    and Whitney, 1947). p is two-sided, by the Normal. The test asks whether a set lies higher than
+    the others as a whole; GSEA asks whether part of it gathers at an end. Genes without a finite
+    loading on every mechanism are left out, and of repeated genes all but the first.
     """
     from scipy.stats import norm, rankdata
 
@@ -38,7 +38,7 @@ def screen(
     n, m = len(kept), members.sum(axis=1)
     ranks = rankdata(kept.to_numpy(float), axis=0)
     ties = np.array([_tied_pairs(column) for column in ranks.T])
-    with np.errstate(divide="ignore", invalid="ignore"):  # all tied: no deviation, z is NaN
+    with np.errstate(divide="ignore", invalid="ignore"):  # z is NaN if all are tied
         sd = np.sqrt((m * (n - m))[:, None] / 12 * (n + 1 - ties / (n * (n - 1))))
         z = (members @ ranks - (m * (n + 1) / 2)[:, None]) / sd
     z[:, ties == n * (n * n - 1)] = np.nan
@@ -57,7 +57,7 @@ def _tied_pairs(ranks: np.ndarray) -> float:
 def membership(
     collection: Collection, genes: Iterable[str], min_size: int, max_size: int
 ) -> tuple[sp.csr_array, list[str]]:
-    """Sets of `usable_sets` x genes, 1 where the gene belongs to the set; and the sets' names."""
+    """Return the sets of `usable_sets` x genes, 1 where the gene belongs, and the sets' names."""
     place = {str(gene): number for number, gene in enumerate(genes)}
     rows = [[place[g] for g in members if g in place] for members in collection.sets.values()]
     limits = range(min_size, min(max_size + 1, len(place)))
@@ -71,7 +71,7 @@ def membership(
 
 
 def problems(notes: pd.DataFrame) -> list[str]:
-    """What a reader has to know of a run: mechanisms not tested, genes dropped, many ties."""
+    """Return notes on mechanisms not tested, genes dropped and many ties."""
     found = []
     by_rank = notes[notes["method"] == "gsea"].set_index(["mechanism", "collection"])["status"]
     for row in notes[notes["method"] == "ora"].itertuples():
@@ -85,5 +85,5 @@ def problems(notes: pd.DataFrame) -> list[str]:
         if row.dropped or row.duplicated:
             found.append(f"{what}: {row.dropped} genes dropped, {row.duplicated} duplicated")
         if row.tied > MANY_TIES:
-            found.append(f"{what}: {row.tied:.0%} of genes are tied, their order is by chance")
+            found.append(f"{what}: {row.tied:.0%} of genes are tied, their order is random")
     return found

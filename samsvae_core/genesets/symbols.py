@@ -1,8 +1,8 @@
-"""Names of genes: what a symbol, an older name or an identifier means, offline.
+"""Gene names: what a symbol, an older name or an identifier means, offline.
 
 The annotation that ships is of human genes, with the symbols of 2022. Other names, Ensembl and
-Entrez ids are understood where they mean one gene and no other. Of mouse genes there is no table:
-they meet human ones by the symbol in capitals, which is an approximation of orthology.
+Entrez ids are understood if they mean exactly one gene. There is no table of mouse genes: they are
+matched to human ones by the symbol in capitals, an approximation of orthology.
 """
 
 import gzip
@@ -17,12 +17,10 @@ from types import MappingProxyType
 import pandas as pd
 
 RESOURCES = files("samsvae_core") / "resources"
-MOSTLY = 0.8  # of the names, from which they are said to be of one species
-KNOWN = 0.3  # of the names, from which they are taken for genes: mouse has many that human lacks
-MOST_NUMBERS = (
-    0.9  # of numbers, from which they are Entrez ids: of random ones below 5,000 80 % are
-)
-MOST_DIGITS = 9  # of a row number
+MOSTLY = 0.8  # share of names that decides on a species
+KNOWN = 0.3  # share of known names from which all count as genes; many mouse genes are unknown
+MOST_NUMBERS = 0.9  # share of numbers that must be Entrez ids; of random ones below 5,000, 80 % are
+MOST_DIGITS = 9  # most digits of a row number
 UNKNOWN = "names that are not known here"
 ROW_NUMBERS = "row numbers"
 ENTREZ = "Entrez ids"
@@ -48,7 +46,7 @@ HINTS = {
     " in the data.",
 }
 ENSEMBL = re.compile(r"(ENS[A-Z]*)\d{11}")
-OPEN_FRAME = r"C(\d+|[XY])orf\d+[\w-]*"  # C1orf112: human, in spite of its small letters
+OPEN_FRAME = r"C(\d+|[XY])orf\d+[\w-]*"  # C1orf112 is human despite its small letters
 HUMAN = re.compile(rf"{OPEN_FRAME}|(?=[^A-Z]*[A-Z])[A-Z0-9][A-Z0-9._@/-]*")
 MOUSE = re.compile(rf"H2-[A-Z]\w*|(?!{OPEN_FRAME})(?=[^a-z]*[a-z])(mt-|\d*[A-Z])[A-Za-z0-9.-]*")
 
@@ -61,7 +59,7 @@ def _annotation() -> pd.DataFrame:
 
 @cache
 def _by_name() -> dict[str, str]:
-    """Symbols, and aliases and Ensembl ids that mean one gene only, and the symbol of that gene."""
+    """Return the symbol for each symbol and for aliases and Ensembl ids that mean one gene only."""
     table = _annotation()
     names = pd.concat([table[column].str.split("|").explode() for column in ("aliases", "ensembl")])
     names = names[~names.duplicated(keep=False) & ~names.isin(table.index)]
@@ -75,15 +73,16 @@ def _by_entrez() -> dict[str, str]:
 
 
 def without_version(name: str) -> str:
-    """An Ensembl id without its version; any other name as it is."""
+    """Return an Ensembl id without its version; any other name as it is."""
     return name.partition(".")[0] if ENSEMBL.match(name) else name
 
 
 @cache
 def is_gene(name: str) -> bool:
-    """Whether a name is the symbol of a human gene, or of a mouse one that is a human one's too.
+    """Return whether a name is the symbol of a human gene, or of a mouse gene with its name.
 
-    Older names and ids count from five letters on: "KO" and "LIB" are other names of genes as well.
+    Older names and ids count only from five letters on, since "KO" and "LIB" are also names of
+    genes.
     """
     for text in dict.fromkeys([name, name.upper() if name[:1].isupper() else name]):
         if text in _annotation().index or (len(text) > 4 and without_version(text) in _by_name()):
@@ -92,10 +91,10 @@ def is_gene(name: str) -> bool:
 
 
 def annotate(symbols: Iterable[str], entrez: bool = False) -> pd.DataFrame:
-    """Name, aliases, Entrez and Ensembl ids, indexed by symbol as given; NaN for unknown genes.
+    """Return name, aliases, Entrez and Ensembl ids by symbol as given; NaN for unknown genes.
 
-    Several aliases or Ensembl ids have a "|" between them. `current` is the symbol that an alias
-    or Ensembl id was understood as. Numbers are read as Entrez ids only if they are said to be.
+    Several aliases or Ensembl ids are separated by "|". `current` is the symbol that an alias or
+    Ensembl id was understood as. Numbers are read as Entrez ids only if `entrez`.
     """
     given = [str(symbol) for symbol in symbols]
     names = [_by_entrez().get(name, name) for name in given] if entrez else given
@@ -105,10 +104,10 @@ def annotate(symbols: Iterable[str], entrez: bool = False) -> pd.DataFrame:
 
 
 def species(names: Iterable[str]) -> str | None:
-    """By how the symbols are written "human", "mouse", or None where that does not tell.
+    """Return "human" or "mouse" by the spelling of the symbols, or None if it does not tell.
 
-    STAT1 and C1orf112 are human, Stat1, mt-Nd1, H2-K1 and 1700001C02Rik mouse; Ensembl ids count
-    by their prefix. Rat is written as mouse is, and yeast as human is.
+    STAT1 and C1orf112 are human, Stat1, mt-Nd1, H2-K1 and 1700001C02Rik mouse; Ensembl ids count by
+    their prefix. Rat is spelled like mouse, and yeast like human.
     """
     written = Counter(_written(str(name)) for name in names)
     found, n = max(written.items(), key=lambda item: item[1], default=(None, 0))
@@ -122,10 +121,10 @@ def _written(name: str) -> str | None:
 
 
 def are_row_numbers(names: Iterable[str]) -> bool:
-    """Whether most names only count from 0 or 1: all of such a run, or more than half of it.
+    """Return whether most names are numbers that count from 0 or 1.
 
-    Files lose the names of genes when another program stores them in a column and numbers the
-    rows. Part of a run is what is left after genes were filtered.
+    More than half of the run must be there: files lose the names of genes when another program
+    stores them in a column and numbers the rows, and some genes may have been filtered out since.
     """
     given = [str(name) for name in names]
     numbers = [int(name) for name in given if name.isdecimal() and len(name) <= MOST_DIGITS]
@@ -135,10 +134,10 @@ def are_row_numbers(names: Iterable[str]) -> bool:
 
 
 def are_entrez(names: Iterable[str]) -> bool:
-    """Whether names are Entrez ids: most are numbers, no row numbers, and known human genes.
+    """Return whether names are Entrez ids: mostly numbers, not row numbers, and known human genes.
 
-    Genes were numbered from 1, so most small numbers are ids, and any row numbers would pass for
-    some. Of real ids nearly all are known.
+    Genes were numbered from 1, so most small numbers are ids, and row numbers could pass for some.
+    Of real ids nearly all are known.
     """
     given = [str(name) for name in names]
     numbers = [name for name in given if name.isdecimal()]
@@ -148,19 +147,19 @@ def are_entrez(names: Iterable[str]) -> bool:
 
 
 def _numbers(names: Collection[str]) -> str:
-    """What the numbers among names are: `ROW_NUMBERS`, `ENTREZ`, or "numbers"."""
+    """Return what the numbers among names are: `ROW_NUMBERS`, `ENTREZ`, or "numbers"."""
     return ROW_NUMBERS if are_row_numbers(names) else ENTREZ if are_entrez(names) else "numbers"
 
 
 def is_identifier(name: str) -> bool:
-    """Whether a name is an id of a database rather than a symbol."""
+    """Return whether a name is a database id rather than a symbol."""
     return any(pattern.fullmatch(name) for pattern in IDENTIFIERS.values())
 
 
 def kind(names: Iterable[str]) -> str:
-    """What most names are: a key of `IDENTIFIERS`, "human symbols" and the like, or `UNKNOWN`.
+    """Return what most names are: a key of `IDENTIFIERS`, symbols of a species, or `UNKNOWN`.
 
-    Numbers are told apart: `ROW_NUMBERS`, `ENTREZ`, or "numbers" where they are neither.
+    Numbers are `ROW_NUMBERS`, `ENTREZ`, or "numbers" if they are neither.
     """
     given = [str(name) for name in names]
     for what, pattern in IDENTIFIERS.items():
@@ -172,12 +171,12 @@ def kind(names: Iterable[str]) -> str:
 
 
 def current_symbols(symbols: Iterable[str], universe: Iterable[str]) -> dict[str, str]:
-    """Each symbol's name in the universe; symbols that have none there are absent.
+    """Return each symbol's name in the universe; symbols that have none are absent.
 
-    A symbol of the universe is itself. Any other is met through the gene's other names and ids,
-    provided that they lead to one name of the universe that no second measured symbol claims.
-    Symbols of two species meet in capitals, on the same terms; those of one do not. Numbers
-    meet those of the same sort only: a row number is not the Entrez id that looks like it.
+    A symbol of the universe is itself. Any other is matched through the gene's other names and ids,
+    if they lead to one name of the universe that no second measured symbol claims. Symbols of two
+    species are matched in capitals, on the same terms. Numbers are matched only to numbers of the
+    same sort: a row number is not the Entrez id that looks like it.
     """
     measured, universe = {str(symbol) for symbol in symbols}, frozenset(universe)
     sorts = _numbers(measured), _numbers(universe)
@@ -196,9 +195,9 @@ def current_symbols(symbols: Iterable[str], universe: Iterable[str]) -> dict[str
 
 
 def _meanings(names: Iterable[str], in_capitals: bool, entrez: bool) -> dict[str, str]:
-    """The current symbol behind each name, or the name itself; of a number only if `entrez`.
+    """Return the current symbol behind each name, or the name itself; for numbers only if `entrez`.
 
-    A number without a meaning stands for nothing but itself: it gets a key that no symbol has.
+    A number without a meaning gets a key that no symbol has.
     """
     keys = {}
     for name in names:
@@ -212,7 +211,7 @@ def _meanings(names: Iterable[str], in_capitals: bool, entrez: bool) -> dict[str
 
 
 def _pairs(ours: dict[str, str], theirs: dict[str, str], found: dict[str, str]) -> dict[str, str]:
-    """One of ours and one of theirs with the same key that nobody else has; none found before."""
+    """Return pairs of names with the same unique key on both sides, without those in `found`."""
     here, there = defaultdict(list), defaultdict(list)
     for name in ours.keys() - found.keys():
         here[ours[name]].append(name)
@@ -229,11 +228,11 @@ def _pairs(ours: dict[str, str], theirs: dict[str, str], found: dict[str, str]) 
 def known_genes(
     given: Iterable[str], genes: Iterable[str], ids: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[list[str], list[str]]:
-    """A reader's list of genes in the model's own names, and those of the list it does not have.
+    """Return a user's genes in the model's own names, and those the model does not have.
 
-    Both in the order given and without repeats. Other names, ids and capitals are understood where
-    they lead to one gene of the model; `ids` are those of the data, with the gene of each. A number
-    that is no name of the model is read as an Entrez id.
+    Both are in the order given, without repeats. Other names, ids and case are understood if they
+    lead to one gene of the model; `ids` are those of the data, with the gene of each. A number that
+    is not a name of the model is read as an Entrez id.
     """
     names = list(dict.fromkeys(filter(None, (str(name).strip() for name in given))))
     own = {str(gene) for gene in genes}
@@ -254,7 +253,7 @@ def known_genes(
 
 
 def _by_bare_id(ids: Mapping[str, str]) -> dict[str, set[str]]:
-    """The genes of each id, in capitals and without the version of an Ensembl id."""
+    """Return the genes of each id, in capitals and without the version of an Ensembl id."""
     found = defaultdict(set)
     for name, gene in ids.items():
         found[without_version(str(name)).upper()].add(gene)
@@ -262,7 +261,7 @@ def _by_bare_id(ids: Mapping[str, str]) -> dict[str, set[str]]:
 
 
 def describe_unknown(unknown: list[str], genes: Iterable[str]) -> str:
-    """A sentence on the genes of a reader's list that the model does not have."""
+    """Return a sentence on the genes of a user's list that the model does not have."""
     own = {str(gene) for gene in genes}
     n, more = len(unknown), f" and {len(unknown) - 10:,} more" if len(unknown) > 10 else ""
     listed = ", ".join(name[:40] for name in unknown[:10]) + more
@@ -280,11 +279,11 @@ def search_genes(
     limit: int = 20,
     ids: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, str]:
-    """Genes whose symbol, or else an alias, begins with the query, and which name did.
+    """Return genes whose symbol, or else an alias, begins with the query, and the name that did.
 
-    An Ensembl id, with or without its version, and an Entrez id find a gene as a whole: those of
-    the annotation, and `ids`, those of the data with the gene of each. Capitals do not matter.
-    Symbols come before other names, whole names before beginnings.
+    Ensembl ids, with or without version, and Entrez ids must match as a whole, from the annotation
+    or from `ids`, those of the data with the gene of each. Case does not matter. Symbols come
+    before other names, whole names before beginnings.
     """
     start = query.strip().upper()
     if not start:
@@ -305,13 +304,13 @@ def search_genes(
 
 @lru_cache(maxsize=4)
 def _current(genes: tuple[str, ...]) -> pd.DataFrame:
-    """The annotation of a model's genes, in their order; numbers are Entrez ids if all are."""
+    """Return the annotation of a model's genes, in order; numbers are Entrez ids if all are."""
     return annotate(genes, are_entrez(genes)).fillna("")
 
 
 @lru_cache(maxsize=4)
 def _searched(genes: tuple[str, ...]) -> list[tuple[str, str, str]]:
-    """Each name of each gene in capitals, the gene, and the name; a gene's own symbol first."""
+    """Return each name of each gene in capitals, the gene, and the name; its own symbol first."""
     table = _current(genes)
     names = zip(genes, table["current"], table["aliases"].str.split("|"), strict=True)
     return [
@@ -324,7 +323,7 @@ def _searched(genes: tuple[str, ...]) -> list[tuple[str, str, str]]:
 
 @lru_cache(maxsize=4)
 def _searched_ids(genes: tuple[str, ...]) -> dict[str, list[str]]:
-    """The genes of each Ensembl and Entrez id in capitals, and of the Ensembl ids among them."""
+    """Return the genes of each Ensembl and Entrez id, in capitals."""
     table = _current(genes)
     found = defaultdict(list)
     for gene, ensembl, entrez in zip(genes, table["ensembl"], table["entrez"], strict=True):

@@ -1,4 +1,4 @@
-"""What a result's gene sets say together: which are much the same, and a name for a mechanism."""
+"""Summarise gene set results: group similar terms, and suggest a name for a mechanism."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,12 +10,12 @@ import scipy.sparse as sp
 from samsvae_core.genesets.collections import collections
 from samsvae_core.genesets.questions import PASSES
 
-JACCARD = 0.5  # of two leading edges, from which their sets say the same
-ALIKE = 0.9  # share of a general term's |NES| that a specific one needs to take its place
+JACCARD = 0.5  # Jaccard index of leading edges from which sets count as similar
+ALIKE = 0.9  # share of a general term's |NES| that a specific one needs to replace it
 VERDICTS = ("passes", "borderline", "does not pass")
 POOL = ["mechanism", "collection", "method", "direction"]
 SOURCES = {"HALLMARK", "REACTOME", "WP", "KEGG", "BIOCARTA", "PID", "GOBP", "GOCC", "GOMF", "HP"}
-# abbreviations with a vowel and no digit, as they are written
+# abbreviations with a vowel and no digit, in their usual spelling
 SPELLED = """ABC ADP AKT ALK AMPA AMPK AP APC ATM ATP ATPase ATPases ATR BRAF CoA CoV CREB DNA
 ECM EGF EGFR EGFEGFR EMT EPH EPO ER ERBB ERK FAS FGF FOXO FYN GABA GTPase GTPases HIV IFN IFNA
 IFNG IGF II III IKK IL IRF IV IX JAK JUN KIT KRAS MAPK MET miRNA mRNA MTOR MYC NAD NADH NADPH
@@ -26,13 +26,13 @@ SPELLING = {name.upper(): name for name in SPELLED.split()} | {"DN": "down"}
 
 
 def grouped(table: pd.DataFrame, threshold: float = JACCARD) -> pd.DataFrame:
-    """The table with a column `group`: the term that stands for those much like it.
+    """Return the table with a column `group`: the term that stands for similar ones.
 
-    Within a mechanism, collection, method and direction, in the order of p (then of |NES|, then of
-    names), a term joins the first earlier group whose own term has a leading edge with a Jaccard
-    index of at least the threshold with its own; if there is none, or if its leading edge is
-    empty, it stands for itself. Rows keep their order. Raises ValueError for a threshold that is
-    not above 0 and at most 1.
+    Within a mechanism, collection, method and direction, in the order of p (then |NES|, then
+    names), a term joins the first earlier group whose own term's leading edge has a Jaccard index
+    of at least the threshold with its own. If there is none, or its leading edge is empty, it forms
+    its own group. Rows keep their order. Raises ValueError for a threshold that is not above 0 and
+    at most 1.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"Expected a Jaccard index above 0 and at most 1; found {threshold}.")
@@ -45,13 +45,13 @@ def grouped(table: pd.DataFrame, threshold: float = JACCARD) -> pd.DataFrame:
 
 
 def _ordered(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows by p, among equals by |NES|, among equals by name."""
+    """Return rows by p, then |NES|, then name."""
     keys = table.assign(weakness=-table["nes"].abs())
     return keys.sort_values(["p_value", "weakness", "term"], kind="stable")
 
 
 def _representatives(edges: Sequence[str] | np.ndarray, threshold: float) -> list[int]:
-    """For each leading edge the place of the one that stands for it, its own or an earlier one."""
+    """Return, for each leading edge, the place of the one that stands for it, own or earlier."""
     genes = [_genes(edge) for edge in edges]
     sizes = np.array([len(members) for members in genes])
     column, _ = pd.factorize(np.array([g for members in genes for g in members], dtype=object))
@@ -72,10 +72,10 @@ def _genes(edge: str) -> frozenset[str]:
 
 
 def verdicts(table: pd.DataFrame, fdr: float = PASSES) -> pd.Series:
-    """Of each row which of VERDICTS it is, at this FDR.
+    """Return the verdict of each row, one of VERDICTS, at this FDR.
 
-    Borderline: the FDR lies between `fdr_low` and `fdr_high`, and the threshold does, too, so that
-    other draws might decide otherwise. Without errors, as of over-representation, the FDR decides.
+    A row is borderline if the threshold lies between `fdr_low` and `fdr_high`, so that other draws
+    might decide otherwise. Without errors, as in over-representation, the FDR decides.
     """
     low, high = table["fdr_low"] <= fdr, table["fdr_high"] <= fdr
     found = np.select([high, low], VERDICTS[:2], VERDICTS[2])
@@ -83,10 +83,10 @@ def verdicts(table: pd.DataFrame, fdr: float = PASSES) -> pd.Series:
 
 
 def readable(term: str) -> str:
-    """A name in capitals and underscores as words, without its collection; others stay.
+    """Return a name in capitals and underscores as words, without its collection; others unchanged.
 
-    HALLMARK_TNFA_SIGNALING_VIA_NFKB is "TNFA signaling via NFKB". A part stays in capitals if it
-    has a digit or no vowel, is a single letter but A, or is in the list of abbreviations.
+    HALLMARK_TNFA_SIGNALING_VIA_NFKB becomes "TNFA signaling via NFKB". A part stays in capitals if
+    it has a digit or no vowel, is a single letter other than A, or is in the list of abbreviations.
     """
     words = _words(term)
     begins_low = words != term and words.partition(" ")[0].islower()
@@ -94,7 +94,7 @@ def readable(term: str) -> str:
 
 
 def _words(term: str) -> str:
-    """`readable` as it is inside a sentence."""
+    """Return `readable` as it is inside a sentence."""
     first, _, rest = term.partition("_")
     if not rest or term != term.upper():
         return term
@@ -111,23 +111,21 @@ def _lowered(part: str) -> str:
 def suggested_names(
     table: pd.DataFrame, mechanisms: Iterable[object], fdr: float = PASSES, most: int = 2
 ) -> pd.DataFrame:
-    """A name for each mechanism asked for, and the `evidence` for it: both texts, by mechanism.
-
-    Where GSEA gives none, the evidence tells what over-representation has.
+    """Return a name for each mechanism and the `evidence` for it, as texts by mechanism.
 
     The name is made of the `most` strongest terms of GSEA, over all collections and both
-    directions, that pass the `fdr` (of a mechanism and collection) or are borderline, which the
-    evidence says: in the order of |NES|, then of names, without those whose leading edge has a
-    Jaccard index of at least 0.5 with that of a stronger one. A general term gives way to a
-    specific one: to a smaller set whose leading edge lies within its own, with at least nine tenths
-    of its |NES|. (Not in the order of p: sampling knows a small one to a factor of two, but NES to
-    a part in a hundred, so that names do not hang on the seed.) Where nothing passes, or nothing
-    was tested, the name is "unnamed".
+    directions, that pass the `fdr` or are borderline, as the evidence then says. They are taken in
+    the order of |NES|, then names, without those whose leading edge has a Jaccard index of at least
+    0.5 with that of a stronger one. A general term gives way to a specific one: a smaller set whose
+    leading edge lies within its own, with at least nine tenths of its |NES|. (The order is not that
+    of p, because sampling knows a small p only to a factor of two, but NES to a part in a hundred,
+    so names would depend on the seed.) If nothing passes, or nothing was tested, the name is
+    "unnamed" and the evidence reports over-representation.
     """
     table = table.assign(verdict=verdicts(table, fdr))
     passing = table["verdict"] != VERDICTS[2]
     passing &= (table["method"] == "gsea") & (table["leading_edge"] != "")
-    strength = table["nes"].abs().round(9)  # of the same draws, up to rounding
+    strength = table["nes"].abs().round(9)  # equal draws differ only by rounding
     ordered = table.assign(strength=strength)[passing].sort_values(
         ["strength", "term"], ascending=[False, True], kind="stable"
     )
@@ -146,7 +144,7 @@ def suggested_names(
 
 
 def _telling(ordered: pd.DataFrame, most: int) -> pd.DataFrame:
-    """The first rows that are neither redundant nor general, at most so many."""
+    """Return the first rows that are neither redundant nor too general, at most `most`."""
     edges = [_genes(edge) for edge in ordered["leading_edge"]]
     names = [_name(row) for row in ordered.itertuples()]
     size, strength = ordered["size"].to_numpy(), ordered["strength"].to_numpy()
@@ -179,7 +177,7 @@ def _evidence(row: Any) -> str:
 
 
 def fdr_in_words(row: Any) -> str:
-    """The FDR of a row with its `verdict`, and what it lies between where that is borderline."""
+    """Return the FDR of a row with its `verdict`, and its range if borderline."""
     told = f"FDR {row.fdr:.2g}"
     if row.verdict == VERDICTS[1]:
         told += f" (borderline: by sampling between {row.fdr_low:.2g} and {row.fdr_high:.2g})"

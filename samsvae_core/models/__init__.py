@@ -1,1 +1,1 @@
-"""The SAMS-VAE, its variants, their bounds, and data drawn from one."""
+"""The SAMS-VAE, its variants and bounds, and simulated data."""

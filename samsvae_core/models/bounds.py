@@ -27,17 +27,17 @@ class Elbo(NamedTuple):
 
     @property
     def predictive(self) -> Float[Tensor, ""]:
-        """The bound without the price of the shared latents: what a held-out cell is scored by."""
+        """The bound without the KL of the shared latents, by which held-out cells are scored."""
         return self.log_px - self.kl_basal
 
 
 def elbo(
     model: SAMSVAE, batch: Batch, n_cells: int, n_samples: int = 1, anneal: float | Tensor = 1.0
 ) -> Elbo:
-    """Unbiased estimate, from one mini-batch, of the bound on log p(all x) / n_cells.
+    """Return an unbiased estimate, from one mini-batch, of the bound on log p(all x) / n_cells.
 
-    The effects are shared by all `n_cells` cells, so each cell carries 1 / n_cells of their KL:
-    in expectation the paper's weighting by 1 / N_t (its equation 7), with less variance.
+    The effects are shared by all `n_cells` cells, so each cell carries 1 / n_cells of their KL. In
+    expectation this equals the paper's weighting by 1 / N_t (its equation 7), with less variance.
     """
     effects = model.effects(n_samples, anneal, batch.D)
     log_px, kl_basal = cell_terms(model, batch, effects)
@@ -47,7 +47,7 @@ def elbo(
 def cell_terms(
     model: SAMSVAE, batch: Batch, effects: Effects
 ) -> tuple[Float[Tensor, "S N"], Float[Tensor, "S N"]]:
-    """Per draw and cell, log p(x | z) at one draw of z_basal and KL(q(z_basal) || p), in nats."""
+    """Return log p(x | z) at one draw of z_basal and its KL, per sample and cell, in nats."""
     shift = effects.shift(batch.D)
     q = model.encode(batch.x, shift)
     z_basal = q.rsample()
@@ -57,10 +57,10 @@ def cell_terms(
 
 @torch.inference_mode()
 def importance_weights(model: SAMSVAE, batch: Batch, effects: Effects) -> Float[Tensor, "S N"]:
-    """Log p(x, z_basal | effects) - log q(z_basal | x, effects) of each draw and cell, in nats.
+    """Return the log importance weight of each sample and cell, in nats.
 
-    Sample s of z_basal goes with sample s of the effects, which the caller draws once and shares
-    between batches.
+    It is log p(x, z_basal | effects) - log q(z_basal | x, effects). Sample s of z_basal goes with
+    sample s of the effects, which the caller draws once for all batches.
     """
     shift = effects.shift(batch.D)
     q = model.encode(batch.x, shift)
@@ -73,9 +73,9 @@ def importance_weights(model: SAMSVAE, batch: Batch, effects: Effects) -> Float[
 
 
 def iwelbo(log_weights: Float[Tensor, "S N"]) -> Float[Tensor, " N"]:
-    """Importance weighted bound on log p(x | q(effects)) of each cell, in nats.
+    """Return the importance weighted bound on log p(x | q(effects)) of each cell, in nats.
 
-    log of the mean weight (Burda et al. 2016): the paper's "predictive" IWELBO, in which the
-    effects themselves are not scored against their prior.
+    It is the log of the mean weight (Burda et al. 2016): the paper's "predictive" IWELBO, which
+    does not score the effects against their prior.
     """
     return log_weights.logsumexp(0) - math.log(len(log_weights))

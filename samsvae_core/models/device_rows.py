@@ -1,4 +1,4 @@
-"""Cells on a device: batches of rows of the counts and of the dosages."""
+"""Cells on a device, read as batches of counts and dosages."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from samsvae_core.data.cells import CellData
 
-DENSE_SHARE = 0.5  # of a device's free memory that a dense matrix may take
-ROWS_AT_ONCE = 4096  # in single precision while a dense matrix is filled
+DENSE_SHARE = 0.5  # share of a device's free memory that a dense matrix may take
+ROWS_AT_ONCE = 4096  # rows in single precision while a dense matrix is filled
 
 
 class Batch(NamedTuple):
@@ -21,11 +21,11 @@ class Batch(NamedTuple):
 
     x: Float[Tensor, "N G"]  # counts
     D: Float[Tensor, "N T"]  # dosages, all zero for control cells
-    library: Float[Tensor, "N 1"]  # total counts, or the size factor given; 1 for other values
+    library: Float[Tensor, "N 1"]  # total counts or the size factor; 1 for other values
 
 
 class Cells:
-    """Counts and dosages, resident on a device; dense in single precision one batch at a time."""
+    """Counts and dosages on a device; each batch is dense and in single precision."""
 
     def __init__(self, data: CellData, device: torch.device) -> None:
         self.device = device
@@ -37,12 +37,12 @@ class Cells:
         return len(self.library)
 
     def batch(self, index: Int[Tensor, " N"]) -> Batch:
-        """The cells at `index`, dense."""
+        """Return the cells at `index`, dense."""
         return Batch(self.counts[index], self.dosages[index], self.library[index])
 
 
 class HostRows:
-    """Rows of a CSR matrix in the CPU's memory, which is not copied."""
+    """Rows of a CSR matrix in CPU memory, which is not copied."""
 
     def __init__(self, matrix: sp.csr_matrix) -> None:
         self.matrix = matrix.astype(np.float32, copy=False)
@@ -52,7 +52,7 @@ class HostRows:
 
 
 class DenseRows:
-    """Rows of a matrix kept dense, counts in one or two bytes."""
+    """Rows of a dense matrix, with counts in one or two bytes."""
 
     def __init__(self, matrix: Shaped[Tensor, "N width"]) -> None:
         self.matrix = matrix
@@ -62,7 +62,7 @@ class DenseRows:
 
 
 class SparseRows:
-    """Rows of a CSR matrix, gathered on the device they live on without waiting for it."""
+    """Rows of a CSR matrix, gathered on their device without waiting for it."""
 
     def __init__(self, matrix: sp.csr_matrix, device: torch.device) -> None:
         self.width = matrix.shape[1]
@@ -78,7 +78,7 @@ class SparseRows:
             return dense
         first = self.start[index, None]
         place = first + torch.arange(self.longest, device=index.device)
-        here = place < self.start[index + 1, None]  # rows are of different lengths
+        here = place < self.start[index + 1, None]  # rows differ in length
         place = torch.where(here, place, 0)
         value = torch.where(here, self.value[place].float(), 0.0)
         return dense.scatter_add_(1, self.column[place].long(), value)
@@ -88,7 +88,7 @@ Rows = HostRows | DenseRows | SparseRows
 
 
 def resident(matrix: sp.csr_matrix, device: torch.device) -> Rows:
-    """The matrix as it is on the CPU; on another device dense where there is room, else sparse."""
+    """Return the matrix on a device: sparse on the CPU, elsewhere dense if it fits."""
     if device.type == "cpu":
         return HostRows(matrix)
     n_bytes = matrix.shape[0] * matrix.shape[1] * compact_type(matrix.data).itemsize
@@ -98,7 +98,7 @@ def resident(matrix: sp.csr_matrix, device: torch.device) -> Rows:
 
 
 def dense(rows: SparseRows) -> DenseRows:
-    """The same rows, filled in."""
+    """Return the same rows as a dense matrix."""
     n_rows, device = len(rows.start) - 1, rows.start.device
     matrix = torch.empty(n_rows, rows.width, dtype=rows.value.dtype, device=device)
     for index in torch.arange(n_rows, device=device).split(ROWS_AT_ONCE):
@@ -107,7 +107,7 @@ def dense(rows: SparseRows) -> DenseRows:
 
 
 def compact_type(values: np.ndarray) -> torch.dtype:
-    """The smallest type that holds these values exactly."""
+    """Return the smallest type that holds these values exactly."""
     if len(values) and (values.min() < 0 or (values != np.rint(values)).any()):
         return torch.float32
     highest = values.max(initial=0)

@@ -1,4 +1,4 @@
-"""Draws and terms of the SAMS-VAE that hold no weights of their own."""
+"""Distributions and terms of the SAMS-VAE that have no weights of their own."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ PER_TEN_THOUSAND = 1e4  # transcripts: the usual unit of single-cell expression
 class NegativeBinomials(NamedTuple):
     """p(x | z) of every cell and gene, up to its library."""
 
-    logits: Float[Tensor, "S N O"]  # outcomes: the genes, and maybe all others in one
+    logits: Float[Tensor, "S N O"]  # outcomes: the genes, and possibly all others as one
     log_concentration: Float[Tensor, " G"]
     log_library: Float[Tensor, "N 1"]
 
     @property
     def log_proportion(self) -> Float[Tensor, "S N G"]:
-        """Log of the share of each gene in the cell's transcripts."""
+        """The log share of each gene in the cell's transcripts."""
         return self.logits.log_softmax(-1)[..., : len(self.log_concentration)]
 
     def log_prob(self, x: Float[Tensor, "N G"]) -> Float[Tensor, "S N"]:
-        """Log p(x | z), summed over genes, in nats."""
+        """Return log p(x | z), summed over genes, in nats."""
         return nb_log_prob(self.logits, self.log_concentration, self.log_library, x)
 
     def sample(self) -> Float[Tensor, "S N G"]:
-        """Counts. Only posterior predictive checks ask for them; training never does."""
+        """Return sampled counts, for posterior predictive checks."""
         mean = (self.log_proportion + self.log_library).exp()
         concentration = self.log_concentration.exp()
         rate = torch.distributions.Gamma(
@@ -45,21 +45,21 @@ class Normals(NamedTuple):
     """p(x | z) of every cell and gene, for values that are not counts."""
 
     loc: Float[Tensor, "S N G"]
-    log_scale: Float[Tensor, " G"]  # of the noise, one for all cells
+    log_scale: Float[Tensor, " G"]  # of the noise, shared by all cells
 
     def log_prob(self, x: Float[Tensor, "N G"]) -> Float[Tensor, "S N"]:
-        """Log p(x | z), summed over genes, in nats."""
+        """Return log p(x | z), summed over genes, in nats."""
         standard = (x - self.loc) * (-self.log_scale).exp()
         constant = (self.log_scale + 0.5 * math.log(2 * math.pi)).sum()
         return -0.5 * standard.square().sum(-1) - constant
 
     def sample(self) -> Float[Tensor, "S N G"]:
-        """Values; only posterior predictive checks ask for them."""
+        """Return sampled values, for posterior predictive checks."""
         return self.loc + self.log_scale.exp() * torch.randn_like(self.loc)
 
 
 class MLP(nn.Module):
-    """One hidden layer, as in the paper's experiments."""
+    """A network with one hidden layer, as in the paper's experiments."""
 
     def __init__(self, n_in: int, n_hidden: int, n_out: int) -> None:
         super().__init__()
@@ -71,9 +71,9 @@ class MLP(nn.Module):
 
 
 def mask_kl(logits: Float[Tensor, "T K"], evidence: Float[Tensor, "T 1"]) -> Float[Tensor, "T K"]:
-    """KL(Bernoulli(q) || Bernoulli(sigmoid(-evidence))) in nats, with q = sigmoid(logits).
+    """Return KL(Bernoulli(q) || Bernoulli(sigmoid(-evidence))) in nats, with q = sigmoid(logits).
 
-    Written as q e + softplus(-e) - H(q), with H(q) = softplus(f) - q f at logit f: never through
+    It is written as q e + softplus(-e) - H(q), with H(q) = softplus(f) - q f at logit f, and avoids
     the prior probability, which is 0 in float32 from e = 104 on.
     """
     q = logits.sigmoid()
@@ -83,12 +83,12 @@ def mask_kl(logits: Float[Tensor, "T K"], evidence: Float[Tensor, "T 1"]) -> Flo
 def straight_through_bernoulli(
     logits: Float[Tensor, "T K"], n_samples: int, temperature: float = 1.0
 ) -> Float[Tensor, "S T K"]:
-    """Hard 0/1 samples whose gradient is that of the binary concrete relaxation."""
+    """Return hard 0/1 samples with the gradient of the binary concrete relaxation."""
     uniform = torch.rand(n_samples, *logits.shape, device=logits.device)
     soft = torch.sigmoid((logits + uniform.clamp(1e-6, 1 - 1e-6).logit()) / temperature)
     return (soft > 0.5).to(soft) + (soft - soft.detach())
 
 
 def expression_level(proportion: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
-    """log2(1 + 1e4 p): the one scale of levels, shifts and loadings (p = share of transcripts)."""
+    """Return log2(1 + 1e4 p), the scale of levels, shifts and loadings; p is a transcript share."""
     return torch.log2(1 + PER_TEN_THOUSAND * proportion)

@@ -1,7 +1,7 @@
-"""The likelihood of counts on a CUDA device: likelihood.py's formulas as Triton kernels.
+"""The likelihood of counts on a CUDA device: the formulas of likelihood.py as Triton kernels.
 
-The logits are read once for the value and twice for the gradient, which is written once; nothing
-else of S x N x G numbers is ever in memory. Imported only where the logits are on such a device.
+The logits are read once for the value and twice for the gradient, which is written once; no other
+array of S x N x G numbers is held. Imported only if the logits are on such a device.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-GENES = 1024  # of a row at a time
-TILE_CELLS, TILE_GENES = 16, 128  # of the kernel that sums over cells
+GENES = 1024  # genes of a row at a time
+TILE_CELLS, TILE_GENES = 16, 128  # tile of the kernel that sums over cells
 
 
 def nb_log_prob(
@@ -24,13 +24,13 @@ def nb_log_prob(
     log_library: Float[Tensor, "N 1"],
     x: Float[Tensor, "N G"],
 ) -> Float[Tensor, "S N"]:
-    """As `likelihood.nb_log_prob`; computed in single precision. The library gets no gradient."""
+    """Return `likelihood.nb_log_prob` in single precision, without a gradient for the library."""
     log_prob: Tensor = LogProb.apply(logits, log_concentration, log_library, x)
     return log_prob
 
 
 class LogProb(torch.autograd.Function):
-    """Value and gradient of the log probability."""
+    """The log probability with its gradient."""
 
     @staticmethod
     def forward(
@@ -74,14 +74,14 @@ class LogProb(torch.autograd.Function):
 
 @triton.jit
 def log1p(v):
-    """log(1 + v) for v >= 0, with all its digits where v is small."""
+    """Return log(1 + v) for v >= 0, accurate for small v."""
     series = v * (1 - v * (1 / 2 - v * (1 / 3 - v * (1 / 4))))
     return tl.where(v < 0.02, series, tl.log(1 + v))
 
 
 @triton.jit
 def lgamma(v):
-    """Stirling's series at v, or at v + 8 where v is small."""
+    """Return log Gamma(v) by Stirling's series, at v + 8 if v is small."""
     small = v < 8
     product = v * (v + 1) * (v + 2) * (v + 3) * (v + 4) * (v + 5) * (v + 6) * (v + 7)
     w = tl.where(small, v + 8, v)
@@ -92,7 +92,7 @@ def lgamma(v):
 
 @triton.jit
 def digamma(v):
-    """Its asymptotic series at v, or at v + 8 where v is small."""
+    """Return digamma(v) by its asymptotic series, at v + 8 if v is small."""
     small = v < 8
     inverses = 1 / v + 1 / (v + 1) + 1 / (v + 2) + 1 / (v + 3)
     inverses += 1 / (v + 4) + 1 / (v + 5) + 1 / (v + 6) + 1 / (v + 7)
@@ -103,7 +103,7 @@ def digamma(v):
 
 @triton.jit
 def count_terms(x_, r_, bracket_, n_genes, GENES: tl.constexpr):
-    """Of one cell, the sum over genes of lgamma(x + r) - lgamma(r) - lgamma(x + 1)."""
+    """Store, for one cell, the sum over genes of lgamma(x + r) - lgamma(r) - lgamma(x + 1)."""
     cell = tl.program_id(0).to(tl.int64)
     total = tl.zeros([GENES], tl.float32)
     for start in range(0, n_genes, GENES):
@@ -119,7 +119,7 @@ def mean_terms(
     logits_, r_, log_library_, x_, log_prob_, log_total_, n_cells, n_outcomes, n_genes,
     GENES: tl.constexpr,
 ):  # fmt: skip
-    """Of one row of logits, its log sum exp and the log probability up to `count_terms`."""
+    """Store, for one row of logits, its log sum exp and log probability without `count_terms`."""
     row = tl.program_id(0).to(tl.int64)
     cell = row % n_cells
     highest = tl.full([GENES], float("-inf"), tl.float32)
@@ -155,7 +155,7 @@ def logits_slope(
     logits_, r_, log_library_, x_, log_total_, weight_, to_logits_, n_cells, n_outcomes, n_genes,
     GENES: tl.constexpr,
 ):  # fmt: skip
-    """Of one row, weight (u - softmax sum(u)) with u = x - (x + r) odds / (1 + odds)."""
+    """Store, for one row, weight (u - softmax sum(u)) with u = x - (x + r) odds / (1 + odds)."""
     row = tl.program_id(0).to(tl.int64)
     cell = row % n_cells
     log_total = tl.load(log_total_ + row)
@@ -190,9 +190,9 @@ def concentration_slope(
     logits_, r_, log_library_, x_, log_total_, weight_, partial_, n_samples, n_cells, n_outcomes,
     n_genes, CELLS: tl.constexpr, GENES: tl.constexpr,
 ):  # fmt: skip
-    """Along log r, of some genes summed over some cells and all samples.
+    """Store the slope along log r of some genes, summed over some cells and all samples.
 
-    weight (-u - r log(1 + odds) + r [digamma(x + r) - digamma(r)]).
+    It is weight (-u - r log(1 + odds) + r [digamma(x + r) - digamma(r)]).
     """
     gene = tl.program_id(0) * GENES + tl.arange(0, GENES)
     cell = tl.program_id(1) * CELLS + tl.arange(0, CELLS)

@@ -1,11 +1,12 @@
 """The negative binomial likelihood of counts, from a decoder's outputs, with its gradient.
 
-Nearly all the time and memory of a training step that are not the decoder's last product go here.
-Written out, value and gradient are a few passes over S x N x G numbers a block of rows at a time,
-where automatic differentiation keeps about ten such arrays. On a CUDA device `kernels` does the
-same in two kernels.
+Apart from the decoder's last product, a training step spends nearly all its time and memory here.
+Value and gradient are written out as a few passes over S x N x G numbers, a block of rows at a
+time; automatic differentiation would keep about ten such arrays. On a CUDA device `kernels` does
+the same.
 
-Axes: S Monte Carlo samples, N cells, G genes, O outcomes: the genes, and maybe all others.
+Axes: S Monte Carlo samples, N cells, G genes, O outcomes (the genes, and possibly all others as
+one).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-BLOCK = 1 << 18  # numbers worked on at a time: 1 MB, which stays in a core's cache
+BLOCK = 1 << 18  # numbers processed at a time: 1 MB, which stays in a core's cache
 
 
 def nb_log_prob(
@@ -28,11 +29,11 @@ def nb_log_prob(
     log_library: Float[Tensor, "N 1"],
     x: Float[Tensor, "N G"],
 ) -> Float[Tensor, "S N"]:
-    """Log NB(x | library softmax(logits), concentration), summed over genes, in nats.
+    """Return log NB(x | library softmax(logits), concentration), summed over genes, in nats.
 
-    With mean m = library softmax(logits), concentration r and odds m / r,
-    log NB(x) = x log(odds) - (x + r) log(1 + odds) + [lgamma(x + r) - lgamma(r) - lgamma(x + 1)].
-    The bracket does not depend on the sample: it is taken once per cell and gene.
+    With mean m = library softmax(logits), concentration r and odds m / r, log NB(x) = x log(odds) -
+    (x + r) log(1 + odds) + [lgamma(x + r) - lgamma(r) - lgamma(x + 1)]. The bracket does not depend
+    on the sample, so it is computed once per cell and gene.
     """
     given = logits, log_concentration, log_library, x
     if logits.device.type == "cpu":
@@ -50,7 +51,7 @@ def plain_log_prob(
     log_library: Float[Tensor, "N 1"],
     x: Float[Tensor, "N G"],
 ) -> Float[Tensor, "S N"]:
-    """The same as one would write it, for devices without kernels and for tests."""
+    """Return the same by the plain formula, for devices without kernels and for tests."""
     r = log_concentration.exp()
     bracket = torch.lgamma(x + r) - torch.lgamma(r) - torch.lgamma(x + 1)  # (N, G)
     log_odds = logits.log_softmax(-1)[..., : len(r)] + (log_library - log_concentration)
@@ -59,7 +60,7 @@ def plain_log_prob(
 
 @cache
 def kernels_work() -> bool:
-    """Whether Triton is there and compiles; it needs a C compiler, which a machine may lack."""
+    """Return whether Triton is installed and compiles; it needs a C compiler."""
     try:
         from samsvae_core.models import kernels
 
@@ -71,7 +72,7 @@ def kernels_work() -> bool:
 
 
 class CountTerms(torch.autograd.Function):
-    """lgamma(x + r) - lgamma(r) - lgamma(x + 1), summed over genes: 0 where x is 0."""
+    """lgamma(x + r) - lgamma(r) - lgamma(x + 1), summed over genes; 0 where x is 0."""
 
     @staticmethod
     def forward(
@@ -86,7 +87,7 @@ class CountTerms(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad: Float[Tensor, " N"]) -> tuple[Tensor, None]:
-        """d/dr is digamma(x + r) - digamma(r); d/d log r is r times that."""
+        """Return the slope along log r: r times digamma(x + r) - digamma(r)."""
         r, count, cell, gene = ctx.saved_tensors
         slope = (torch.digamma(count + r[gene]) - torch.digamma(r)[gene]) * grad[0][cell]
         return torch.zeros_like(r).index_add_(0, gene, slope) * r, None
@@ -126,9 +127,10 @@ class MeanTerms(torch.autograd.Function):
     def backward(
         ctx: Any, *grad: Float[Tensor, "S N"]
     ) -> tuple[Tensor, Tensor, Tensor | None, None]:
-        """With u = x - (x + r) odds / (1 + odds), the slope along log(odds):
+        """Return the slopes along logits, log r and log library.
 
-        d/d logits = u - softmax sum(u); d/d log r = -u - r log(1 + odds); d/d log library = sum(u).
+        With u = x - (x + r) odds / (1 + odds), the slope along log(odds), they are u - softmax
+        sum(u), -u - r log(1 + odds), and sum(u).
         """
         logits, log_total, r, log_library, x = ctx.saved_tensors
         n_genes = len(r)
@@ -152,7 +154,7 @@ class MeanTerms(torch.autograd.Function):
 
 
 def blocks(logits: Float[Tensor, "S N O"]) -> list[tuple[int, slice]]:
-    """Of each sample, some cells at a time."""
+    """Return (sample, slice of cells) pairs, each of about BLOCK numbers."""
     n_samples, n_cells, n_outcomes = logits.shape
     size = max(1, BLOCK // n_outcomes)
     return [(s, slice(i, i + size)) for i in range(0, n_cells, size) for s in range(n_samples)]

@@ -9,14 +9,13 @@
     q(mask, embedding) = product of Bernoullis and Normals
     q(z_basal_i | x_i) = Normal(encoder(x_i, shift_i))
 
-Data that are not counts take x_i ~ Normal(decoder(z_i), noise) instead, where the user says so.
+For data that are not counts, x_i ~ Normal(decoder(z_i), noise) can be chosen instead.
 
 Source: Bereket & Karaletsos, "Modelling cellular perturbations with the sparse additive mechanism
-shift variational autoencoder", NeurIPS 2023, sections 3 and 4. Ours: the prior of the mask, stated
-as the evidence an active mechanism must bring (docs/model.md).
+shift variational autoencoder", NeurIPS 2023, sections 3 and 4. The prior of the mask is ours: it is
+given as the evidence an active mechanism must bring (docs/model.md).
 
 Axes: S Monte Carlo samples, N cells, T perturbations, K mechanisms (latent dimensions), G genes.
-Knows nothing of files, training or pages.
 """
 
 from __future__ import annotations
@@ -40,17 +39,17 @@ from samsvae_core.models.distributions import (
 )
 
 ACTIVE = 0.5  # posterior probability above which a perturbation uses a mechanism
-MASK_START = 2.0  # logit of the masks at the start: on (0.88), and still able to move
-MIN_EVIDENCE = 5.0  # nats in all: below it a handful of cells could switch a mechanism on
-SCALE_FLOOR = 1e-2  # of ln(1 + x): a gene of very few training cells is not blown up further
-FAR_MEAN = 3.0  # spreads of a gene from 0: further than a decoder learns soon enough
-NOISE_FLOOR = 1e-2  # of a gene's spread: least noise of a Gaussian likelihood
-EMPTY_CELL = 1e-8  # library of a cell without counts: its likelihood is 1 whatever the decoder says
+MASK_START = 2.0  # first logit of the masks: on (0.88), but still able to switch off
+MIN_EVIDENCE = 5.0  # least total nats, so that a handful of cells cannot switch a mechanism on
+SCALE_FLOOR = 1e-2  # least scale of ln(1 + x), lest genes seen in few cells be inflated
+FAR_MEAN = 3.0  # standard deviations from 0 beyond which a decoder learns a mean too slowly
+NOISE_FLOOR = 1e-2  # least noise of a Gaussian likelihood, as a share of the gene's spread
+EMPTY_CELL = 1e-8  # library of a cell without counts; its likelihood is then 1 for any decoder
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What the model is. Saved with the weights; how it is trained is `TrainConfig`."""
+    """What the model is, saved with the weights. `TrainConfig` says how it is trained."""
 
     n_genes: int
     n_perturbations: int
@@ -58,37 +57,37 @@ class ModelConfig:
     n_hidden: int = 400
     embedding_scale: float = 1.0  # prior standard deviation of an embedding entry
     mask_evidence: float | None = 0.16  # nats per training cell an active mechanism must bring
-    mask_prior: float = 0.05  # published setting, used where mask_evidence is None
+    mask_prior: float = 0.05  # published setting, used if mask_evidence is None
     other_genes: bool = False  # one more outcome: the transcriptome outside the panel
-    encoder: str = "correlated"  # reads x and the shift; "mean-field": x alone
+    encoder: str = "correlated"  # reads x and the latent shift; "mean-field": x alone
     likelihood: str = "counts"  # negative binomial; "gaussian": for values that are not counts
 
 
 class Effects(NamedTuple):
-    """Samples of the latents that all cells share, and the price of knowing them."""
+    """Samples of the latents that all cells share, and their KL."""
 
     mask: Float[Tensor, "S T K"]
     embedding: Float[Tensor, "S T K"]
     kl: Float[Tensor, ""]  # KL(q || p) of mask and embedding, in nats, for the whole data set
 
     def shift(self, D: Float[Tensor, "N T"]) -> Float[Tensor, "S N K"]:
-        """Where the perturbations move each cell: its dosages times the masked embeddings."""
+        """Return the latent shift of each cell: its dosages times the masked embeddings."""
         return D @ (self.mask * self.embedding)
 
 
 class SAMSVAE(nn.Module):
-    """Sparse additive mechanism shift VAE.
+    """The sparse additive mechanism shift VAE.
 
-    A variant overrides `build_effects`, `effects`, `encode` or `state`, and says what it lacks.
+    A variant overrides `build_effects`, `effects`, `encode` or `state`, and sets the flags below.
     """
 
     title = "SAMS-VAE"
     has_masks = True  # each perturbation has a 0/1 mask over mechanisms
-    can_ask_evidence = True  # of mask entries, instead of the published prior
-    has_shifts = True  # perturbations move the latent state, and moves add up
-    has_posterior = True  # the effects of perturbations are known with an uncertainty
-    composes = True  # perturbations can be put together
-    moment_error = 0.0  # of `effect_moments`, relative, between machines: more if they are sampled
+    can_ask_evidence = True  # mask entries can have to bring evidence
+    has_shifts = True  # perturbations shift the latent state, and shifts add up
+    has_posterior = True  # the effects of perturbations have a posterior
+    composes = True  # perturbations can be combined
+    moment_error = 0.0  # relative difference of `effect_moments` between machines, if sampled
 
     noise_floor: Tensor
     x_loc: Tensor
@@ -114,7 +113,7 @@ class SAMSVAE(nn.Module):
         self.register_buffer("evidence", torch.full((config.n_perturbations,), MIN_EVIDENCE))
 
     def build_effects(self) -> None:
-        """Make the posterior of what all cells share."""
+        """Create the posterior of the latents that all cells share."""
         shape = self.config.n_perturbations, self.config.n_latent
         start = 0.0 if self.config.mask_evidence is None else MASK_START  # the paper starts at 0.5
         self.mask_logits = nn.Parameter(torch.full(shape, start))
@@ -137,15 +136,15 @@ class SAMSVAE(nn.Module):
 
     @property
     def asks_evidence(self) -> bool:
-        """Whether mask entries have to bring evidence, to which the prior is annealed."""
+        """Whether mask entries have to bring evidence, to which their prior is annealed."""
         return self.can_ask_evidence and self.config.mask_evidence is not None
 
     def mask_parameters(self) -> list[nn.Parameter]:
-        """What learns at the pace of the masks."""
+        """Return the parameters trained at the learning rate of the masks."""
         return [self.mask_logits]
 
     def embedding_parameters(self) -> list[nn.Parameter]:
-        """What learns at the pace of the embeddings."""
+        """Return the parameters trained at the learning rate of the embeddings."""
         return [self.embedding_loc, self.embedding_log_scale]
 
     def fit_buffers(
@@ -155,10 +154,10 @@ class SAMSVAE(nn.Module):
         cells_per_perturbation: Float[Tensor, " T"],
         n_cells: int,
     ) -> None:
-        """Keep what the training cells fix: the encoder's standardisation and the mask prior.
+        """Store what training cells determine: the encoder's standardisation and the mask prior.
 
-        `loc` and `scale` are mean and standard deviation per gene of what the encoder reads (see
-        `readable`). It does not read a gene that is constant in training: its weights for it are
+        `loc` and `scale` are mean and standard deviation per gene of what the encoder reads
+        (`readable`). It ignores genes that are constant in training, since weights for them are
         never learned. The prior log-odds of an active mechanism are minus the evidence it must
         bring, in nats.
         """
@@ -177,10 +176,10 @@ class SAMSVAE(nn.Module):
     def fit_noise(self, loc: Float[Tensor, " G"], scale: Float[Tensor, " G"]) -> None:
         """Start a Gaussian likelihood at the training spread, and at means that are far from 0.
 
-        Means nearer than FAR_MEAN spreads are learned in time, and masks come out truer so (F1 0.98
-        against 0.93 on a simulation). The noise keeps a floor, NOISE_FLOOR of the gene's spread, or
-        of the median gene's for one that is constant in training: else its likelihood would be
-        without bound.
+        Means nearer than FAR_MEAN spreads are learned in time, and masks are then recovered better
+        (F1 0.98 against 0.93 on a simulation). The noise has a floor of NOISE_FLOOR times the
+        gene's spread, or the median gene's for one that is constant in training; without it the
+        likelihood would be unbounded.
         """
         varying = scale[scale > 0]
         typical = varying.median() if len(varying) else scale.new_ones(())
@@ -197,13 +196,13 @@ class SAMSVAE(nn.Module):
         anneal: float | Tensor = 1.0,
         D: Float[Tensor, "N T"] | None = None,
     ) -> Effects:
-        """Draw mask and embedding from q. `anneal` in [0, 1] scales the evidence asked for.
+        """Draw mask and embedding from q; `anneal` in [0, 1] scales the evidence asked for.
 
-        `D` are the dosages of a mini-batch, for variants that draw only what its cells need.
+        `D` holds the dosages of a mini-batch, for variants that draw only what its cells need.
         """
         q_embedding = Normal(
             self.embedding_loc, self.embedding_log_scale.exp(), validate_args=False
-        )  # where training diverges, `fit` says so
+        )  # `fit` reports a training that diverges
         kl = mask_kl(self.mask_logits, anneal * self.evidence[:, None]).sum()
         kl = kl + kl_divergence(q_embedding, Normal(0.0, self.config.embedding_scale)).sum()
         return Effects(
@@ -213,7 +212,7 @@ class SAMSVAE(nn.Module):
         )
 
     def drawn_shift(self, t: int, n_samples: int, random: torch.Generator) -> Float[Tensor, "S C"]:
-        """Draws from the posterior of where perturbation number `t`, at dosage 1, moves a cell."""
+        """Return posterior draws of the latent shift of perturbation number `t` at dosage 1."""
         shape = n_samples, self.config.n_latent
         uniform, normal = (
             draw(shape, generator=random, device=self.device) for draw in (torch.rand, torch.randn)
@@ -224,55 +223,55 @@ class SAMSVAE(nn.Module):
     def drawn_embedding(
         self, t: int, mask: Float[Tensor, "S K"], normal: Float[Tensor, "S K"]
     ) -> Float[Tensor, "*S K"]:
-        """A draw of its embedding for each of the mask, from standard normal ones."""
+        """Return an embedding for each drawn mask, from standard normal numbers."""
         return self.embedding_loc[t] + self.embedding_log_scale[t].exp() * normal
 
     def mask_probability(self) -> Float[Tensor, "T K"]:
-        """Posterior probability that a perturbation uses a mechanism."""
+        """Return the posterior probability that a perturbation uses a mechanism."""
         return self.mask_logits.sigmoid()
 
     def effect_moments(self) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
-        """Mean and standard deviation of mask x embedding under the posterior.
+        """Return mean and standard deviation of mask x embedding under the posterior.
 
-        q m, with q the mask's probability and m, s the embedding's mean and standard deviation; the
-        variance is q (s^2 + m^2) - (q m)^2.
+        With q the mask's probability and m, s the embedding's mean and standard deviation, the mean
+        is q m and the variance q (s^2 + m^2) - (q m)^2.
         """
         q, m = self.mask_logits.double().sigmoid(), self.embedding_loc.double()
         s = self.embedding_log_scale.double().exp()
         return q * m, (q * (s**2 + m**2) - (q * m) ** 2).clamp_min(0).sqrt()
 
     def moments_of(self, which: Tensor) -> tuple[Float[Tensor, "P K"], Float[Tensor, "P K"]]:
-        """`effect_moments` of some perturbations, by their numbers."""
+        """Return `effect_moments` of the perturbations numbered `which`."""
         mean, sd = self.effect_moments()
         return mean[which], sd[which]
 
     def modal_shift(self, D: Float[Tensor, "N T"]) -> Float[Tensor, "N C"]:
-        """Where the dosages move cells at the most probable masks and the mean embeddings there."""
+        """Return the latent shift of these dosages at the most probable masks."""
         return D @ ((self.mask_probability() > ACTIVE).to(D) * self.embedding_at_mode())
 
     def embedding_at_mode(self) -> Float[Tensor, "T K"]:
-        """Posterior mean of the embedding, at the most probable mask."""
+        """Return the posterior mean of the embedding at the most probable mask."""
         return self.embedding_loc
 
     def mean_shift(self, D: Float[Tensor, "N T"]) -> Float[Tensor, "N C"]:
-        """Where the dosages move cells on average over the posterior."""
+        """Return the posterior mean latent shift of these dosages."""
         return D @ self.effect_moments()[0].to(D)
 
     def state(
         self, z_basal: Float[Tensor, "*S K"], shift: Float[Tensor, "*S C"]
     ) -> Float[Tensor, "*S L"]:
-        """What the decoder reads of a basal state and a shift."""
+        """Return what the decoder reads for a basal state and a latent shift."""
         return z_basal + shift
 
     def readable(self, x: Float[Tensor, "N G"]) -> Float[Tensor, "N G"]:
-        """What the encoder standardises and reads: ln(1 + x) of counts, else the values."""
+        """Return what the encoder standardises and reads: ln(1 + x) for counts, else the values."""
         return x.log1p() if self.config.likelihood == "counts" else x
 
     def encode(self, x: Float[Tensor, "N G"], shift: Float[Tensor, "S N C"]) -> Normal:
-        """q(z_basal | x, shift), batch shape (S, N, K).
+        """Return q(z_basal | x, shift), batch shape (S, N, K).
 
-        The first layer's product with x is taken once per cell, that with the shift per sample.
-        With a mean-field encoder the shift is not read, and the samples share one result.
+        The first layer's product with x is computed once per cell, that with the latent shift per
+        sample. A mean-field encoder does not read the shift, so the samples share one result.
         """
         x = (self.readable(x) - self.x_loc) / self.x_scale
         first = self.encoder.hidden
@@ -288,7 +287,7 @@ class SAMSVAE(nn.Module):
     def decode(
         self, z: Float[Tensor, "S N L"], library: Float[Tensor, "N 1"]
     ) -> NegativeBinomials | Normals:
-        """p(x | z), batch shape (S, N, G)."""
+        """Return p(x | z), batch shape (S, N, G)."""
         if self.config.likelihood == "gaussian":
             noise = (self.log_noise.exp() + self.noise_floor).log()
             return Normals(self.decoder(z), noise)
@@ -299,36 +298,36 @@ class SAMSVAE(nn.Module):
         )
 
     def log_proportions(self, z: Float[Tensor, "*B L"]) -> Float[Tensor, "*B G"]:
-        """Log of the share of each gene in the cell's transcripts, of counts."""
+        """Return the log share of each gene in the cell's transcripts, for counts."""
         return self.decoder(z).log_softmax(-1)[..., : self.config.n_genes]
 
     def moved_means(
         self, z: Float[Tensor, "R K"], shift: Float[Tensor, "*B C"]
     ) -> Float[Tensor, "*B R G"]:
-        """Mean of each gene at every basal state moved by every shift.
+        """Return the mean of each gene at every basal state with every latent shift.
 
-        Of counts: the share of the cell's transcripts, softmax(decoder(z + shift)). The first layer
-        is linear, so its product is taken once per state and once per shift.
+        For counts this is the share of the cell's transcripts, softmax(decoder(z + shift)). The
+        first layer is linear, so its product is computed once per state and once per shift.
         """
         first, nowhere = self.decoder.hidden, shift.new_zeros(self.n_shift)
         at_state = first(self.state(z, nowhere.expand(len(z), -1)))  # (R, H)
-        moved = linear(shift, first.weight[:, -self.n_shift :])  # a shift is read last
+        moved = linear(shift, first.weight[:, -self.n_shift :])  # the shift's columns are last
         outcomes = self.decoder.out(leaky_relu(at_state + moved[..., None, :], inplace=True))
         if self.config.likelihood == "gaussian":
             return outcomes
         return outcomes.softmax(-1)[..., : self.config.n_genes]
 
     def level(self, mean: Float[Tensor, "*B G"]) -> Float[Tensor, "*B G"]:
-        """The scale of levels, shifts and loadings: log2(1 + 1e4 p) of counts, else the mean."""
+        """Return means on the scale of levels: log2(1 + 1e4 p) for counts, else unchanged."""
         return expression_level(mean) if self.config.likelihood == "counts" else mean
 
     @torch.no_grad()
     def rotate(self, R: Float[Tensor, "K K"]) -> None:
-        """Turn the latent axis, z to z R with R orthogonal, in every tensor that has one.
+        """Rotate the latent space, z to z R with R orthogonal, in every tensor that has its axis.
 
-        Means, and so predictions at given effects, stay, for the basal prior is the same in every
-        direction. Mask logits and log scales do not turn; they become means weighted by R squared,
-        which is exact where R only permutes and flips.
+        Means, and so predictions at given effects, do not change, because the basal prior is the
+        same in every direction. Mask logits and log scales cannot rotate; they become means
+        weighted by R squared, which is exact if R only permutes and flips.
         """
         self.rotate_effects(R)
         rotate_columns(self.decoder.hidden.weight, 0, R)
@@ -343,13 +342,13 @@ class SAMSVAE(nn.Module):
 
 
 def rotate_columns(weight: Float[Tensor, "H I"], start: int, R: Float[Tensor, "K K"]) -> None:
-    """Turn the columns of the latent axis, which begin at `start`."""
+    """Rotate the columns of the latent axis, which begin at `start`."""
     columns = slice(start, start + len(R))
     weight[:, columns] = weight[:, columns] @ R
 
 
 def rotate_moments(layer: nn.Linear, R: Float[Tensor, "K K"]) -> None:
-    """The same for a layer that returns means and log scales of the latent axis."""
+    """Rotate a layer that returns means and log scales of the latent axis."""
     both = torch.block_diag(R, R.square())
     layer.weight.copy_(both.T @ layer.weight)
     layer.bias.copy_(layer.bias @ both)

@@ -1,8 +1,8 @@
-"""Perturb-seq data with a known answer: the masks and effects they were drawn from are kept.
+"""Simulated Perturb-seq data together with the masks and effects they were drawn from.
 
-`simulate` draws counts from a SAMS-VAE with a random decoder, with combinations; mechanisms move
-about `effect_size` basal standard deviations. `published` draws the simulations of two papers,
-whose decoders are deeper than any model fitted here. Both have real controls, which are not moved.
+`simulate` draws counts from a SAMS-VAE with a random decoder, with combinations; mechanisms shift
+the state by about `effect_size` basal standard deviations. `published` draws the simulations of two
+papers, whose decoders are deeper than any model fitted here. Both have real controls.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from samsvae_core.data.cells import CellData
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 from samsvae_core.system.files import atomic_write
 
-CONTROL_SHARES = 4  # controls are in every comparison, so there are more of them
+CONTROL_SHARES = 4  # controls enter every comparison, so there are more of them
 CELLS_AT_ONCE = 1024  # dense rows held in memory while counts are drawn
 PUBLISHED = {"sams-vae": 4, "svae-plus": 3}  # hidden layers of the decoder
 PUBLISHED_LATENT, PUBLISHED_GENES, PUBLISHED_HIDDEN = 15, 100, 50
-PUBLISHED_EFFECT = 5.0  # basal standard deviations, give or take 0.5
+PUBLISHED_EFFECT = 5.0  # mean size in basal standard deviations; its spread is 0.5
 NOISE_SHARE = 0.2  # of each gene's variance, in the SAMS-VAE simulation
 PUBLISHED_DEPTH = 2000.0  # counts per cell, in the sVAE+ simulation
 
 
 @dataclass(frozen=True)
 class Design:
-    """What is simulated. Conditions share the cells evenly; controls get CONTROL_SHARES."""
+    """The design of a simulation; conditions share cells equally, controls get CONTROL_SHARES."""
 
     n_cells: int = 5000
     n_genes: int = 200
@@ -46,7 +46,7 @@ class Design:
 
 
 class Truth(NamedTuple):
-    """The answer behind simulated cells."""
+    """The true values behind simulated cells."""
 
     mask: Bool[np.ndarray, "T K"]
     embedding: Float[np.ndarray, "T K"]
@@ -55,9 +55,9 @@ class Truth(NamedTuple):
 
 
 def simulate(design: Design) -> tuple[CellData, Truth]:
-    """Cells and the truth they were drawn from, the same for the same seed.
+    """Return cells and the truth they were drawn from; the same seed gives the same data.
 
-    Raises ValueError where there are fewer cells than conditions, or too few pairs to combine.
+    Raises ValueError if there are fewer cells than conditions, or too few pairs to combine.
     """
     conditions = simulated_conditions(design)
     fewest = len(conditions) + CONTROL_SHARES
@@ -90,17 +90,19 @@ def simulate(design: Design) -> tuple[CellData, Truth]:
 def published(
     name: str, seed: int = 0, n_perturbations: int = 100, cells_each: int = 781
 ) -> tuple[CellData, Truth]:
-    """The simulation of the SAMS-VAE or of the sVAE+ paper: 15 mechanisms, 100 genes.
+    """Return the simulation of the SAMS-VAE or the SVAE+ paper: 15 mechanisms, 100 genes.
 
-    "sams-vae": each mechanism is moved with probability 2/15, by Normal(5, 0.5) of either sign;
-    values are the outputs of the decoder, of variance 1 per gene, plus noise.
-    "svae-plus": one to three mechanisms are drawn with replacement and moved as far; Poisson counts
-    with the outputs' softmax over genes as shares. The published code takes it over cells, which
-    makes a cell's counts depend on the other cells; its depth, 1e6 counts per gene among all cells,
-    is about that of PUBLISHED_DEPTH. Ours in both: as many control cells as of a perturbation.
+    "sams-vae": each mechanism is active with probability 2/15, with size Normal(5, 0.5) and random
+    sign; values are the outputs of the decoder, of variance 1 per gene, plus noise.
 
-    The split "random" of `cells_each` = 781 trains on 500 cells of each, as published.
-    Raises ValueError for another name. Source: Bereket & Karaletsos 2023; Lopez et al. 2023.
+    "svae-plus": one to three mechanisms are drawn with replacement, with effects of the same size;
+    Poisson counts with the outputs' softmax over genes as shares. The published code takes the
+    softmax over cells, which makes a cell's counts depend on the other cells; its depth, 1e6 counts
+    per gene among all cells, is about PUBLISHED_DEPTH. In both, we add as many control cells as
+    each perturbation has.
+
+    With `cells_each` = 781 the split "random" trains on 500 cells of each, as published. Raises
+    ValueError for another name. Source: Bereket & Karaletsos 2023; Lopez et al. 2023.
     """
     if name not in PUBLISHED:
         raise ValueError(f"Unknown simulation {name!r}; choose one of {sorted(PUBLISHED)}.")
@@ -128,7 +130,7 @@ def published(
 def published_mask(
     name: str, n_perturbations: int, rng: np.random.Generator
 ) -> Bool[np.ndarray, "T K"]:
-    """Which mechanisms each perturbation moves."""
+    """Return which mechanisms each perturbation uses."""
     shape = n_perturbations, PUBLISHED_LATENT
     if name == "sams-vae":
         return rng.random(shape) < 2 / PUBLISHED_LATENT
@@ -141,7 +143,7 @@ def published_mask(
 def random_outputs(
     z: Float[np.ndarray, "N K"], n_hidden_layers: int, seed: int
 ) -> Float[np.ndarray, "N G"]:
-    """Outputs of a random network without biases at latent states, each gene of variance 1."""
+    """Return a random network's outputs at latent states, without biases, scaled to variance 1."""
     widths = [z.shape[1], *[PUBLISHED_HIDDEN] * n_hidden_layers, PUBLISHED_GENES]
     generator = torch.Generator().manual_seed(seed)
     outputs = torch.as_tensor(z, dtype=torch.float32)
@@ -154,7 +156,7 @@ def random_outputs(
 
 
 def perturbation_names(n: int) -> np.ndarray:
-    """P1 to Pn, with as many digits as the last."""
+    """Return P1 to Pn, padded to the digits of n."""
     return np.array([f"P{i:0{len(str(n))}d}" for i in range(1, n + 1)])
 
 
@@ -164,7 +166,7 @@ def cell_data(
     conditions: np.ndarray,
     is_counts: bool = True,
 ) -> CellData:
-    """Simulated cells, genes and perturbations under plain names."""
+    """Return simulated cells with plain names for cells, genes and perturbations."""
     n_cells, n_genes = counts.shape
     totals = np.asarray(counts.sum(axis=1), dtype=np.float32).ravel()
     return CellData(
@@ -183,7 +185,7 @@ def cell_data(
 
 
 def simulated_conditions(design: Design) -> list[tuple[int, ...]]:
-    """Every single perturbation, and as many different pairs as were asked for."""
+    """Return every single perturbation and the requested number of different pairs."""
     n = design.n_perturbations
     pairs = [(a, b) for a in range(n) for b in range(a + 1, n)]
     if design.n_combinations > len(pairs):
@@ -196,7 +198,7 @@ def simulated_conditions(design: Design) -> list[tuple[int, ...]]:
 
 
 def random_model(design: Design) -> SAMSVAE:
-    """A decoder that a latent step visibly changes, with genes of many levels of expression."""
+    """Return a model whose decoder responds to latent steps, with varied expression levels."""
     config = ModelConfig(design.n_genes, design.n_perturbations, design.n_latent, n_hidden=32)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(design.seed)
@@ -214,7 +216,7 @@ def draw_counts(
     library: Float[np.ndarray, " N"],
     seed: int,
 ) -> sp.csr_matrix:
-    """Negative binomial counts of each cell at its latent state, as float32 CSR."""
+    """Return negative binomial counts of each cell at its latent state, as float32 CSR."""
     blocks = []
     states = torch.as_tensor(z, dtype=torch.float32)
     depths = torch.as_tensor(library, dtype=torch.float32)[:, None]
@@ -228,7 +230,7 @@ def draw_counts(
 
 
 def write_h5ad(data: CellData, truth: Truth, path: Path) -> None:
-    """Keep simulated cells as an .h5ad, with the truth in `uns`. Written whole or not at all."""
+    """Write simulated cells as an .h5ad with the truth in `uns`, whole or not at all."""
     import tempfile
 
     import anndata

@@ -1,6 +1,6 @@
 """The other models, each as its difference from the SAMS-VAE.
 
-Same networks, likelihood and training, so that a comparison is of the idea and not of the effort.
+They share networks, likelihood and training, so a comparison is of the idea and not of the effort.
 Source: Bereket & Karaletsos 2023, sections 3.3 and 5; docs/model.md says what differs.
 """
 
@@ -16,20 +16,21 @@ from samsvae_core.models.distributions import mask_kl, straight_through_bernoull
 from samsvae_core.models.samsvae import SAMSVAE, Effects, rotate_columns, rotate_moments
 
 EMBEDDING_HIDDEN = 200  # units between a mask and its embedding
-MOMENT_DRAWS = 512  # of the mask, where moments of the effect have no closed form
-SPARSITY = 2.0  # SVAE+: probabilities of masks have the prior Beta(1, SPARSITY)
+MOMENT_DRAWS = 512  # draws of the mask, for moments of the effect without a closed form
+SPARSITY = 2.0  # SVAE+: mask probabilities have the prior Beta(1, SPARSITY)
 
 
 class CorrelatedSAMSVAE(SAMSVAE):
     """The embedding's posterior depends on the mask: q(mask) q(embedding | mask).
 
-    Normal(network(mask_t, t)): a vector per perturbation plus a linear map of its mask, one hidden
-    layer. The published code feeds a one-hot t through a dense layer; a lookup is the same and
-    costs less. Its networks are deeper: two layers of 200 units (Replogle), four of 400 (Norman).
+    It is Normal(network(mask_t, t)) with one hidden layer: a vector per perturbation plus a linear
+    map of its mask. The published code feeds a one-hot t through a dense layer; a lookup is the
+    same and cheaper. Its networks are deeper: two layers of 200 units (Replogle), four of 400
+    (Norman).
     """
 
     title = "SAMS-VAE, correlated"
-    moment_error = 4 / MOMENT_DRAWS  # a draw or two of a mask at the edge of its probability
+    moment_error = 4 / MOMENT_DRAWS  # machines may differ in a draw or two of a mask
 
     cells: Tensor
 
@@ -40,10 +41,10 @@ class CorrelatedSAMSVAE(SAMSVAE):
         self.of_perturbation = nn.Embedding(n_perturbations, EMBEDDING_HIDDEN)
         self.of_mask = nn.Linear(n_latent, EMBEDDING_HIDDEN)
         self.embedding_out = nn.Linear(EMBEDDING_HIDDEN, 2 * n_latent)
-        self.register_buffer("cells", torch.ones(n_perturbations + 1))  # the last: all of them
+        self.register_buffer("cells", torch.ones(n_perturbations + 1))  # the last: all cells
 
     def embedding_parameters(self) -> list[nn.Parameter]:
-        return []  # networks, at the pace of networks
+        return []  # they are networks and learn at their rate
 
     def fit_buffers(
         self,
@@ -56,7 +57,7 @@ class CorrelatedSAMSVAE(SAMSVAE):
         self.cells[:-1], self.cells[-1] = cells_per_perturbation.clamp_min(1), n_cells
 
     def embedding_given(self, mask: Float[Tensor, "S P K"], which: Tensor) -> Normal:
-        """q(embedding | mask) of the perturbations numbered `which`."""
+        """Return q(embedding | mask) of the perturbations numbered `which`."""
         hidden = self.of_perturbation(which) + self.of_mask(mask)
         loc, log_scale = self.embedding_out(leaky_relu(hidden)).chunk(2, -1)
         return Normal(loc, log_scale.exp(), validate_args=False)
@@ -67,17 +68,17 @@ class CorrelatedSAMSVAE(SAMSVAE):
         anneal: float | Tensor = 1.0,
         D: Float[Tensor, "N T"] | None = None,
     ) -> Effects:
-        """With `D`, embeddings are drawn for the perturbations in the mini-batch only.
+        """Draw mask and embedding; with `D`, only embeddings of the mini-batch's perturbations.
 
         Their KL is then weighted by cells in the batch over cells in training (the paper's equation
-        7), which has the expectation of the sum over all.
+        7), so that its expectation is the sum over all.
         """
         mask = straight_through_bernoulli(self.mask_logits, n_samples)
         everyone = torch.arange(self.config.n_perturbations, device=self.device)
         which, weight = everyone, torch.ones_like(everyone, dtype=mask.dtype)
         if D is not None:
             count = (D != 0).sum(0)
-            if D.device.type == "cpu":  # elsewhere to ask would be to wait; all are drawn
+            if D.device.type == "cpu":  # on a GPU this would wait for the device, so all are drawn
                 which = count.nonzero()[:, 0]
             weight = count[which] / len(D) * self.cells[-1] / self.cells[which]
         q_embedding = self.embedding_given(mask[:, which], which)
@@ -94,7 +95,7 @@ class CorrelatedSAMSVAE(SAMSVAE):
         return q.loc[:, 0] + q.scale[:, 0] * normal
 
     def effect_moments(self) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
-        """By MOMENT_DRAWS draws of the mask, the same at every call."""
+        """Return moments from MOMENT_DRAWS draws of the mask, the same at every call."""
         return self.moments_of(torch.arange(self.config.n_perturbations, device=self.device))
 
     def moments_of(self, which: Tensor) -> tuple[Float[Tensor, "P K"], Float[Tensor, "P K"]]:
@@ -117,9 +118,9 @@ class CorrelatedSAMSVAE(SAMSVAE):
 
 
 class CPAVAE(SAMSVAE):
-    """Additive but not sparse: every perturbation moves every latent dimension.
+    """Additive but not sparse: every perturbation shifts every latent dimension.
 
-    Not the published CPA: no adversary, no covariates, no dose curves (paper, section 5).
+    It is not the published CPA: no adversary, no covariates, no dose curves (paper, section 5).
     """
 
     title = "CPA-VAE"
@@ -147,7 +148,7 @@ class CPAVAE(SAMSVAE):
         return Effects(torch.ones_like(embedding), embedding, kl)
 
     def mask_probability(self) -> Float[Tensor, "T K"]:
-        """One everywhere, by construction."""
+        """Return ones, by construction."""
         return torch.ones_like(self.embedding_loc)
 
     def effect_moments(self) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
@@ -159,13 +160,13 @@ class CPAVAE(SAMSVAE):
 
 
 class SVAEPlus(SAMSVAE):
-    """Sparse, but the cell is not told apart from its perturbation; one treatment per cell.
+    """Sparse, with one treatment per cell and a posterior of the whole state.
 
-    p(z | t) = Normal(mask_t x embedding_t, 1) and q(z | x), which is z_basal = z - shift with
-    p(z_basal) = Normal(0, 1): only the posterior differs. Embeddings are free parameters. The
-    mask's probability is held at its mode under Beta(1, SPARSITY): a penalty so weak that masks
-    are hardly sparse, which is the published baseline. Combinations are treatments of their own.
-    Source: Lopez et al. 2023, as re-implemented by Bereket & Karaletsos 2023, section 5.
+    p(z | t) = Normal(mask_t x embedding_t, 1) and q(z | x). This is the SAMS-VAE with z_basal = z -
+    shift and p(z_basal) = Normal(0, 1), so only the posterior differs. Embeddings are free
+    parameters. The mask's probability is held at its mode under Beta(1, SPARSITY), a penalty so
+    weak that masks are hardly sparse, as in the published baseline. Combinations are treatments of
+    their own. Source: Lopez et al. 2023, as re-implemented by Bereket & Karaletsos 2023, section 5.
     """
 
     title = "SVAE+"
@@ -210,14 +211,14 @@ class SVAEPlus(SAMSVAE):
 
 
 class Dosages(Effects):
-    """Of no mechanism: the dosages themselves are what the networks read."""
+    """The dosages themselves, which the networks read in place of a latent shift."""
 
     def shift(self, D: Float[Tensor, "N T"]) -> Float[Tensor, "S N T"]:
         return D.expand(len(self.mask), -1, -1)
 
 
 class ConditionalVAE(SAMSVAE):
-    """No latent shift at all: encoder and decoder read the dosages beside x and z."""
+    """No latent shift: encoder and decoder read the dosages beside x and z."""
 
     title = "Conditional VAE"
     has_masks = False
@@ -226,7 +227,7 @@ class ConditionalVAE(SAMSVAE):
     has_posterior = False
 
     def build_effects(self) -> None:
-        """Nothing is shared but the networks."""
+        """Create nothing: cells share only the networks."""
 
     @property
     def n_shift(self) -> int:
@@ -249,11 +250,11 @@ class ConditionalVAE(SAMSVAE):
         return Dosages(nothing, nothing, nothing.sum())
 
     def drawn_shift(self, t: int, n_samples: int, random: torch.Generator) -> Float[Tensor, "S T"]:
-        """Its dosage, for sure."""
+        """Return the dosage of the perturbation, which is certain."""
         return torch.eye(self.config.n_perturbations, device=self.device)[t].expand(n_samples, -1)
 
     def mask_probability(self) -> Float[Tensor, "T 0"]:
-        """Of no mechanism."""
+        """Return a table without mechanisms."""
         return self.x_loc.new_zeros(self.config.n_perturbations, 0)
 
     def effect_moments(self) -> tuple[Float[Tensor, "T 0"], Float[Tensor, "T 0"]]:
@@ -271,7 +272,7 @@ class ConditionalVAE(SAMSVAE):
         return torch.cat([z_basal, shift], -1)
 
     def rotate_effects(self, R: Float[Tensor, "K K"]) -> None:
-        """Nothing shared is on the latent axis."""
+        """Do nothing: no shared latent is on the latent axis."""
 
 
 MODELS: dict[str, type[SAMSVAE]] = {

@@ -1,1 +1,1 @@
-"""From a file to a bundle."""
+"""From a data file to a bundle: training, its tables, and sweeps."""

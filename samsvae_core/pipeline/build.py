@@ -1,4 +1,4 @@
-"""From a trained model to a bundle: its tables, metrics and enrichment."""
+"""Make a bundle from a trained model: its tables, metrics and enrichment."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.models.variants import MODELS
 from samsvae_core.system.files import atomic_write
 
-N_EMBEDDED = 6000  # cells in the UMAP; more are no more readable
+N_EMBEDDED = 6000  # cells in the UMAP; more would not be more readable
 UMAP_NEIGHBOURS = 15
-N_LATENT = 50  # latent dimensions kept of each of these cells; of more, those in use
-SAMPLE_SEED = (0, 1)  # apart from those of splits, whose first cells it would draw
+N_LATENT = 50  # most latent dimensions stored of these cells; beyond that, those in use
+SAMPLE_SEED = (0, 1)  # another seed than the splits', whose first cells it would draw
 COLLECTIONS = ("hallmark", "reactome", "wikipathways")
 
 
@@ -49,8 +49,23 @@ def build_bundle(
 ) -> None:
     """Write every table of a bundle into a trained run, the manifest last.
 
-    With `cell_values`, also what was measured in the cells of the map: who hands the bundle on
-    hands these data on.
+    With `cell_values`, the measured values of the cells on the map are included, and passed on with
+    the bundle.
+
+    Parameters
+    ----------
+    model
+        The trained model, on the CPU; its mechanisms are put in order.
+    data
+        The cells used.
+    parts
+        The part of each cell: train, validation or test.
+    run
+        The run folder, with config.json and history.csv.
+    device
+        The device the model was trained on, for the manifest.
+    cell_values
+        Whether to include measured values.
     """
     interpretation.orient(model)
     settings = read_json(run / "config.json")
@@ -73,7 +88,7 @@ def build_bundle(
     sample = sample_of(len(parts))
     shown = data.subset(sample)
     cells = embedded_cells(model, shown, parts[sample], masks)
-    repeated = ["condition", "split"]  # floats do not repeat: a dictionary would add to them
+    repeated = ["condition", "split"]  # a dictionary only pays for repeated values
     atomic_write(run / "cells.parquet", cells.to_parquet(index=False, use_dictionary=repeated))
     (run / layout.CELL_COUNTS).unlink(missing_ok=True)
     if cell_values:
@@ -96,7 +111,7 @@ def build_bundle(
 
 
 def perturbation_table(data: CellData, parts: np.ndarray) -> pd.DataFrame:
-    """Per perturbation: cells per split, cells it is alone in, and the dosages trained on."""
+    """Return, per perturbation, cells per split, cells alone, and the dosages trained on."""
     given = data.dosages != 0
     train = parts == "train"
     alone = np.asarray(given.sum(axis=1)).ravel() == 1
@@ -116,14 +131,14 @@ def perturbation_table(data: CellData, parts: np.ndarray) -> pd.DataFrame:
 
 
 def condition_table(data: CellData, parts: np.ndarray) -> pd.DataFrame:
-    """Per condition: cells per split, control first, then by name."""
+    """Return cells per split and condition, control first, then by name."""
     table = pd.crosstab(data.conditions, parts).reindex(columns=list(SPLITS), fill_value=0)
     order = [data.control, *(c for c in table.index if c != data.control)]
     return table.loc[order].rename_axis("condition").rename_axis(columns=None).reset_index()
 
 
 def observed_table(data: CellData, parts: np.ndarray) -> pd.DataFrame:
-    """Level of every condition and gene with its standard error, on all and on test cells."""
+    """Return the level of each condition and gene with its standard error, on all and on test."""
     frames = []
     for part, kept in (("all", np.full(len(parts), True)), ("test", parts == "test")):
         for condition in np.unique(data.conditions[kept]):
@@ -145,20 +160,20 @@ def observed_table(data: CellData, parts: np.ndarray) -> pd.DataFrame:
 
 
 def sample_of(n_cells: int) -> np.ndarray:
-    """Which cells are on the map: at most N_EMBEDDED, the same each time, in their order."""
+    """Return which cells are on the map: at most N_EMBEDDED, the same each time, in their order."""
     return np.sort(np.random.default_rng(SAMPLE_SEED).permutation(n_cells)[:N_EMBEDDED])
 
 
 def embedded_cells(
     model: SAMSVAE, data: CellData, parts: np.ndarray, masks: pd.DataFrame
 ) -> pd.DataFrame:
-    """A row per cell: its posterior mean states, and a UMAP of either state.
+    """Return a row per cell: its posterior mean states, and a UMAP of either state.
 
-    umap_1 and umap_2 are of the shifted states (basal plus mean shift), basal_1 and basal_2 of the
-    basal ones, each a fit of its own. Columns "basal M0" and "shifted M0" are the states along each
-    latent dimension; where there are more than N_LATENT, along those in use, or the first ones if
-    none is. Without latent shifts the two states are one: the maps are the same, and there are no
-    "shifted" columns.
+    umap_1 and umap_2 are of the shifted states (basal plus mean latent shift), basal_1 and basal_2
+    of the basal ones, each fitted separately. Columns "basal M0" and "shifted M0" are the states
+    along each latent dimension; if there are more than N_LATENT, along those in use, or the first
+    ones if none is. Without latent shifts the two maps are the same, and there are no "shifted"
+    columns.
     """
     states = cell_states.states(model, Cells(data, torch.device("cpu")))
     xy = basal_xy = umap_coordinates(states["shifted"])
@@ -181,11 +196,11 @@ def embedded_cells(
 
 
 def packed_counts(data: CellData) -> bytes:
-    """What was measured in each cell, as safetensors that one gene can be read from.
+    """Return the measured values of each cell, as safetensors from which one gene can be read.
 
-    A sparse matrix of genes x cells by rows: data, indices and indptr, its shape among the
-    metadata; and the library of each cell. Counts are in the smallest unsigned type that holds
-    them; values that are no counts are float32.
+    It is a CSR matrix of genes x cells: data, indices and indptr, with its shape in the metadata,
+    and the library of each cell. Counts have the smallest unsigned type that holds them; values
+    that are not counts are float32.
     """
     rows = data.counts.T.tocsr()
     value = np.min_scalar_type(int(rows.data.max(initial=0))) if data.is_counts else np.float32
@@ -199,7 +214,7 @@ def packed_counts(data: CellData) -> bytes:
 
 
 def embedded_perturbations(model: SAMSVAE, masks: pd.DataFrame) -> pd.DataFrame:
-    """UMAP of perturbations by their effects on the mechanisms; none without latent shifts."""
+    """Return a UMAP of perturbations by their effects; empty without latent shifts."""
     if not model.has_shifts:
         return pd.DataFrame({"perturbation": [], "umap_1": [], "umap_2": []})
     effect = interpretation.matrix(masks, "effect")
@@ -208,7 +223,7 @@ def embedded_perturbations(model: SAMSVAE, masks: pd.DataFrame) -> pd.DataFrame:
 
 
 def umap_coordinates(rows: Float[np.ndarray, "N K"]) -> Float[np.ndarray, "N 2"]:
-    """Two UMAP coordinates, the same for the same rows; principal components up to 15 rows."""
+    """Return two UMAP coordinates, reproducible; principal components for up to 15 rows."""
     if len(rows) <= UMAP_NEIGHBOURS:
         u, s, _ = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
         xy = np.zeros((len(rows), 2))
@@ -221,9 +236,9 @@ def umap_coordinates(rows: Float[np.ndarray, "N K"]) -> Float[np.ndarray, "N 2"]
 
 
 def write_metrics(run: Path, model: SAMSVAE, data: CellData, parts: np.ndarray) -> dict[str, Any]:
-    """Held-out figures and the tables behind them, or why there are none."""
+    """Write held-out metrics and their tables, or why there are none; returns the metrics."""
     for table in ("predictive_checks.parquet", "calibration.csv"):
-        (run / table).unlink(missing_ok=True)  # of tables made before, which this time may not have
+        (run / table).unlink(missing_ok=True)  # of an earlier build, which this one may not have
     try:
         found = evaluate.full_evaluation(model, data, parts)
     except DataError as error:
@@ -240,7 +255,7 @@ def write_metrics(run: Path, model: SAMSVAE, data: CellData, parts: np.ndarray) 
 
 
 def write_enrichment(run: Path, loadings: pd.DataFrame) -> list[str]:
-    """Gene sets of every active mechanism; returns what could not be tested and why."""
+    """Write the gene sets of every active mechanism; returns notes on what could not be tested."""
     for before in (run / "enrichment").glob("*.parquet"):
         before.unlink()
     if loadings.empty:

@@ -1,9 +1,9 @@
-"""How sparse can the masks be before the fit suffers: models from one dense start, and a rule.
+"""Compare levels of mask evidence from one dense start, and choose the sparsest that still fits.
 
-A dense model (every mask on, no evidence asked) is trained once and turned to its sparsest basis;
-from it a model per level of evidence is annealed. Chosen is the sparsest whose validation bound
-lies within one standard error of the best, the error that of the paired difference over cells:
-differences between models on the same cells, not between cells, are what matters.
+A dense model (every mask on, no evidence asked) is trained once and rotated to its sparsest basis;
+from it one model per level of evidence is annealed. Chosen is the sparsest whose validation bound
+lies within one standard error of the best. That is the error of the paired difference over cells,
+since models are compared on the same cells.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from samsvae_core.training.loop import fit, new_model
 from samsvae_core.training.validation import cell_bounds
 
 EVIDENCE = (0.08, 0.16, 0.32, 0.64, 1.28, 2.56)  # nats per training cell an entry must bring
-SHARE_DENSE = 0.4  # of the steps of a usual training
+SHARE_DENSE = 0.4  # of the steps of a single training
 SHARE_LEVEL = 0.4
-BOUND_SAMPLES = 32  # draws of the effects by which the models are compared
+BOUND_SAMPLES = 32  # draws of the effects for comparing the models
 
 
 def train_frontier(
@@ -45,14 +45,29 @@ def train_frontier(
     on_epoch: Callable[[Progress], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> SAMSVAE:
-    """Train every level in RUN/frontier, write frontier.csv; returns the chosen model.
+    """Train every level in RUN/frontier and write frontier.csv; returns the chosen model.
 
-    `say` is told what begins, and what was chosen.
+    history.csv is that of the dense start, followed by the chosen level. After an interruption,
+    only what was not trained yet is trained. frontier.csv has a row per level: mask_evidence,
+    active, mechanisms, validation_bound, difference from the best and its se, in nats per cell,
+    effect_r (Pearson r of average effects on validation cells; empty if undefined), chosen.
 
-    history.csv is that of the dense start, then of the chosen level. What was trained before an
-    interruption is not trained again. frontier.csv has a row per level: mask_evidence, active,
-    mechanisms, validation_bound, difference from the best and its se, in nats per cell, effect_r
-    (Pearson r of average effects on validation cells; empty where it is not defined), chosen.
+    Parameters
+    ----------
+    data, parts
+        The cells, and the part of each: train, validation or test.
+    run
+        The run folder.
+    config, settings
+        Configuration of the model and of a single training.
+    name
+        A key of MODELS.
+    device
+        Where to train.
+    on_epoch
+        Called after every epoch.
+    say
+        Called with a line on what begins, and on what was chosen.
     """
     cells = {p: Cells(data.subset(parts == p), device) for p in ("train", "validation")}
     start = run / "frontier" / "dense"
@@ -94,12 +109,12 @@ def fresh(data: CellData, parts: np.ndarray, config: ModelConfig, seed: int, nam
 
 
 def later(history: list[Progress], start: Progress) -> list[Progress]:
-    """A history counted on from an epoch before it."""
+    """Return a history renumbered to continue from an earlier epoch."""
     return [p._replace(epoch=p.epoch + start.epoch, step=p.step + start.step) for p in history]
 
 
 def compared(models: dict[float, SAMSVAE], bounds: dict[float, np.ndarray]) -> pd.DataFrame:
-    """A row per level; the sparsest within one standard error of the best bound is chosen."""
+    """Return a row per level; the sparsest within one standard error of the best is chosen."""
     best = max(bounds, key=lambda level: bounds[level].mean())
     rows = []
     for level, model in models.items():
@@ -122,7 +137,7 @@ def compared(models: dict[float, SAMSVAE], bounds: dict[float, np.ndarray]) -> p
 
 
 def validation_r(model: SAMSVAE, data: CellData, parts: np.ndarray) -> float:
-    """Pearson r of average effects against validation cells, NaN where it is not defined."""
+    """Return Pearson r of average effects on validation cells, NaN if undefined."""
     cells = data.subset(parts == "validation")
     try:
         observed = observed_effects(cells, "validation")

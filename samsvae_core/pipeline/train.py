@@ -1,4 +1,4 @@
-"""From cells to a trained bundle, and on from where a run stopped."""
+"""Train a model to a bundle, or resume a run."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ from samsvae_core.training.config import Progress, TrainConfig
 from samsvae_core.training.loop import fit, new_model
 from samsvae_core.training.run_folder import is_prepared, recorded, refuse_finished
 
-PIECE = 1 << 20  # numbers copied at a time
+PIECE = 1 << 20  # numbers hashed at a time
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where data come from, as the manifest and the card say it."""
+    """Where the data come from, for the manifest and the card."""
 
     title: str = ""  # the file name, if empty
     source: str = "not stated"
     licence: str = "not stated"
-    notes: str = ""  # Markdown, for the card: how the model was chosen, what to know
+    notes: str = ""  # Markdown for the card: how the model was chosen
 
 
 def train(
@@ -62,14 +62,38 @@ def train(
     cell_values: bool = True,
     say: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
-    """Train a model on the training cells and keep it as a bundle in `run`, a new folder.
+    """Train a model on the training cells and store it as a bundle in the new folder `run`.
 
-    `parts` says "train", "validation", "test" or "unused" for each cell; `model` is a key of
-    MODELS, `model_config` are the fields of ModelConfig that differ from its defaults. With
-    `frontier`, several levels of evidence are trained from one dense start and the sparsest that
-    fits is kept; `say` is told which is trained. Values that are not counts get a Gaussian
-    likelihood. `cell_values` is that of `build_bundle`. Raises OutputError where `run` exists
+    Values that are not counts get a Gaussian likelihood. Raises OutputError if `run` exists
     already, and DataError for a split without validation cells or without controls to train on.
+
+    Parameters
+    ----------
+    data
+        The cells.
+    parts
+        "train", "validation", "test" or "unused" for each cell.
+    run
+        The folder to make.
+    model_config
+        Fields of ModelConfig that differ from their defaults.
+    train_config
+        How to train.
+    device
+        Where to train.
+    on_epoch
+        Called after every epoch; may raise Stop.
+    origin
+        Where the data come from.
+    model
+        A key of MODELS.
+    frontier
+        Whether to train several levels of evidence from one dense start and keep the sparsest
+        that fits.
+    cell_values
+        Whether to include measured values, as in `build_bundle`.
+    say
+        Called with lines on how the data were read and what is trained.
     """
     if not is_prepared(run):
         new_output(run)
@@ -121,7 +145,7 @@ def make_folder(run: Path) -> None:
 
 
 def check_split(data: CellData, parts: np.ndarray) -> None:
-    """Refuse, before any step is taken, a split that a run or its tables would fail on."""
+    """Refuse a split that training or its tables would fail on, before any step is taken."""
     control = data.conditions == data.control
     for what, found in (
         ("validation cells, by which training is followed", parts == "validation"),
@@ -139,16 +163,31 @@ def resume(
     cell_values: bool = True,
     say: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
-    """Go on with a run where its last checkpoint left it, and make its bundle.
+    """Continue a run from its last checkpoint and make its bundle.
 
-    Its status.json tells how far it is, and how it ended. Raises DataError where the data are not
+    The run's status.json tells its progress and how it ended. Raises DataError if the data are not
     those it was started with.
+
+    Parameters
+    ----------
+    data
+        The cells the run was started with.
+    run
+        The run folder.
+    device
+        Where to train.
+    on_epoch
+        Called after every epoch; may raise Stop.
+    cell_values
+        Whether to include measured values, as in `build_bundle`.
+    say
+        Called with lines on what is trained.
     """
     settings = read_settings(run)
     refuse_finished(run)
     with recorded(run) as status:
         data, parts = cells_of(data, run, settings)
-        distributed.wait()  # the others read what the run is
+        distributed.wait()  # until the others have read the settings
 
         def report(progress: Progress) -> None:
             status.epoch_done(progress.epoch, progress.step)
@@ -167,13 +206,13 @@ def resume(
 
 
 def follow(data: CellData, run: Path, device: torch.device) -> None:
-    """The part of another process than the first in training a run: no file is written."""
+    """Train a run in a process other than the first; it writes no file."""
     settings = read_settings(run)
     trained(*cells_of(data, run, settings), run, settings, device)
 
 
 def cells_of(data: CellData, run: Path, settings: dict[str, Any]) -> tuple[CellData, np.ndarray]:
-    """The run's cells with their part of the split; raises DataError where they are not those."""
+    """Return the run's cells with their parts; raises DataError if the data are not the same."""
     data = aligned(data, run)
     check_same(checksums(data), settings.get("checksums"))
     parts = split(data, run / "split.csv")
@@ -190,7 +229,23 @@ def trained(
     on_epoch: Callable[[Progress], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> SAMSVAE:
-    """The run's model, trained from where its checkpoint left it."""
+    """Return the run's model, trained from its last checkpoint.
+
+    Parameters
+    ----------
+    data, parts
+        The cells, and the part of each.
+    run
+        The run folder.
+    settings
+        The content of its config.json.
+    device
+        Where to train.
+    on_epoch
+        Called after every epoch.
+    say
+        Called with lines on what is trained.
+    """
     config, name = ModelConfig(**settings["model_config"]), settings["model"]
     train_config = TrainConfig(**settings["train_config"])
     if settings["frontier"]:
@@ -203,7 +258,7 @@ def trained(
 
 
 def checksums(data: CellData) -> dict[str, str]:
-    """Of what a model is trained on, so that a run goes on with the same data."""
+    """Return checksums of what a model is trained on, so that a run resumes with the same data."""
     names = data.perturbations.tolist()
     parts: dict[str, Iterable[Any]] = {
         "cells": ["\n".join(data.cells.tolist()).encode()],
@@ -219,7 +274,7 @@ def checksums(data: CellData) -> dict[str, str]:
 
 
 def as_buffers(table: sp.csr_matrix) -> Iterator[memoryview]:
-    """A sparse matrix as its arrays, the same for the same values; a piece at a time."""
+    """Yield the arrays of a sparse matrix in pieces, the same for the same values."""
     rows = table if table.has_sorted_indices else table.sorted_indices()
     for array in (rows.indptr, rows.indices):
         for i in range(0, len(array), PIECE):
@@ -228,7 +283,7 @@ def as_buffers(table: sp.csr_matrix) -> Iterator[memoryview]:
 
 
 def check_same(found: Mapping[str, str], expected: Mapping[str, str] | None) -> None:
-    """Raise DataError where the data differ from what a run has noted; earlier ones noted none."""
+    """Raise DataError if the data differ from the checksums of a run; old runs have none."""
     wrong = [what for what in found if expected and found[what] != expected.get(what)]
     if wrong:
         raise DataError(
@@ -238,7 +293,7 @@ def check_same(found: Mapping[str, str], expected: Mapping[str, str] | None) -> 
 
 
 def read_settings(run: Path) -> dict[str, Any]:
-    """config.json of a run or bundle; raises OutputError where it is absent or another's."""
+    """Return config.json of a run or bundle; raises OutputError if it is absent or invalid."""
     if not (run / "config.json").is_file():
         raise OutputError(f"There is no run in {run} to resume: it holds no config.json.")
     settings = read_json(run / "config.json")
@@ -256,19 +311,19 @@ def read_settings(run: Path) -> dict[str, Any]:
 
 
 def read_options(run: Path, data: Path | None = None) -> dict[str, Any]:
-    """How the data of a run or bundle were read: the options of `read_h5ad`.
+    """Return how the data of a run or bundle were read, as options of `read_h5ad`.
 
-    Where `data`, another file with the same genes, lacks the column that named them, its own names
-    are found anew: genes then meet by their ids.
+    If `data`, another file with the same genes, lacks the column that named them, its names are
+    chosen anew and genes are matched by their ids.
     """
     source = read_settings(run)["data"]
     place = str(source.get("counts_from", "X"))
     of_table = source.get("perturbation_key") is None and source.get("dosage_key") is not None
     drop_unlabelled = source.get("drop_unlabelled")
-    if of_table and "drop_unlabelled" not in source:  # before columns of controls were known
+    if of_table and "drop_unlabelled" not in source:  # older runs, without control columns
         drop_unlabelled = False
     controls = source.get("control_labels") or []
-    gene_key = source.get("gene_key", INDEX)  # the only way before it was noted
+    gene_key = source.get("gene_key", INDEX)  # the only way in older runs
     return {
         "perturbation_key": source.get("perturbation_key"),
         "control": Recorded(controls) if controls or of_table else None,
@@ -286,7 +341,7 @@ def read_options(run: Path, data: Path | None = None) -> dict[str, Any]:
 
 
 def aligned(data: CellData, run: Path) -> CellData:
-    """The data with the run's genes, in its order; raises DataError where they are not the same."""
+    """Return the data with the run's genes in its order; raises DataError if some are missing."""
     genes = layout.read_csv(run / "genes.csv")["gene"].tolist()
     if list(data.genes) == genes:
         return data

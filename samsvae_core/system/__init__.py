@@ -1,1 +1,1 @@
-"""What the machine offers: whole files, a cache, processors and memory."""
+"""Whole files, a cache, and the processors and memory of the machine."""

@@ -1,6 +1,7 @@
-"""What is kept between runs and can be made again: its size, its limit, and how it is emptied.
+"""The cache of results that can be made again: its size, its limit, and how it is emptied.
 
-Libraries downloaded from Enrichr are in the cache folder too, and stay: the network may be gone.
+Libraries downloaded from Enrichr are in the cache folder too, but are kept, since the network may
+be gone.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import NamedTuple
 
 from samsvae_core.system.files import cache_folder, megabytes
 
-FOLDERS = ("effects", "enrichment")  # whose files can be made again
-LIMIT, USUAL_MB = "SAMSVAE_CACHE_MB", 2_000  # twenty large models with their shifts
+FOLDERS = ("effects", "enrichment")  # folders of files that can be made again
+LIMIT, USUAL_MB = "SAMSVAE_CACHE_MB", 2_000  # room for twenty large models with their shifts
 
 
 class Kept(NamedTuple):
@@ -25,35 +26,35 @@ class Kept(NamedTuple):
 
 
 def limit() -> int:
-    """Bytes that may be kept: SAMSVAE_CACHE_MB."""
+    """Return the most bytes to keep, from SAMSVAE_CACHE_MB."""
     return megabytes(LIMIT, USUAL_MB)
 
 
 def files() -> list[Kept]:
-    """Every file that can be made again, the one used longest ago first."""
+    """Return every file that can be made again, the least recently used first."""
     found = []
     for folder in FOLDERS:
         with contextlib.suppress(OSError):
             for path in (cache_folder() / folder).iterdir():
-                with contextlib.suppress(OSError):  # has gone since
+                with contextlib.suppress(OSError):  # removed meanwhile
                     about = path.lstat()
                     found.append(Kept(path, about.st_size, about.st_mtime))
     return sorted(found, key=lambda kept: (kept.used, kept.path))
 
 
 def size() -> int:
-    """Bytes of all of them."""
+    """Return the bytes of all cached files."""
     return sum(kept.size for kept in files())
 
 
 def use(path: Path) -> None:
-    """Note that a file was of use, so that others go before it."""
+    """Mark a file as just used, so that others are removed before it."""
     with contextlib.suppress(OSError):
         os.utime(path)
 
 
 def make_room(newest: Path) -> int:
-    """Remove what was used longest ago until the limit holds; bytes removed. `newest` stays."""
+    """Remove the least recently used files, except `newest`, down to the limit; returns bytes."""
     kept = files()
     over = sum(file.size for file in kept) - limit()
     removed = 0
@@ -64,12 +65,12 @@ def make_room(newest: Path) -> int:
 
 
 def clear() -> int:
-    """Remove everything that can be made again; bytes removed."""
+    """Remove everything that can be made again; returns the bytes."""
     return sum(_remove(file) for file in files())
 
 
 def _remove(file: Kept) -> int:
-    """Bytes; a file that is in use goes on being readable by who has it open."""
+    """Remove a file and return its bytes; processes that have it open can still read it."""
     try:
         file.path.unlink()
     except OSError:

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, and checksums."""
+"""Atomic writes, locks, checksums, and where output and cache go."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("samsvae_core", "app")  # there
+PACKAGES = ("samsvae_core", "app")  # in ROOT
 
 
 class OutputError(ValueError):
@@ -20,10 +20,10 @@ class OutputError(ValueError):
 
 
 def is_message(error: BaseException) -> bool:
-    """Whether an error is a message for the user: one that the project raises itself.
+    """Return whether an error is a message for the user, raised by this project itself.
 
-    A ValueError from within a library (NumPy, pandas) is a mistake of the project, whose message
-    means nothing to the user. An OSError names the file that the system refuses.
+    A ValueError from within a library (NumPy, pandas) is a bug of ours, whose message means nothing
+    to the user. An OSError names the file that the system refuses, so it is one.
     """
     if not isinstance(error, ValueError):
         return isinstance(error, OSError)
@@ -37,7 +37,7 @@ def is_message(error: BaseException) -> bool:
 
 
 def atomic_write(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that a reader, or a crash, sees the old file or the new one."""
+    """Write `content` so that a reader, or a crash, sees the old file or the new one."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def atomic_write(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)  # mkstemp's own mode hides it from the group
+        Path(temporary).chmod(0o644)  # mkstemp makes it readable by its owner only
         Path(temporary).replace(path)
     except OSError as error:
         raise OutputError(
@@ -59,9 +59,9 @@ def atomic_write(path: Path, content: bytes) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One at a time, of all threads and processes, is here; the lock is a file, made if absent.
+    """Let one thread or process at a time into the block; the lock is a file, made if absent.
 
-    Raises OSError where it cannot be made, or where the file system has no locks.
+    Raises OSError if it cannot be made, or if the file system has no locks.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
@@ -72,14 +72,14 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def hold(descriptor: int) -> None:
-    """Mark an open file as somebody's, until it is closed or the process ends, however it does."""
+    """Lock an open file until it is closed or the process ends in any way."""
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process that runs holds this file; one that cannot be asked about counts as held.
+    """Return whether a running process holds this file; if that is unknown, it counts as held.
 
-    A file that is not there is nobody's.
+    An absent file is not held.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
@@ -97,10 +97,10 @@ def is_held(path: Path) -> bool:
 
 
 def new_output(path: Path) -> Path:
-    """`path`, if nothing is there yet and its folder can be written to; raises OutputError."""
+    """Return `path` if nothing is there and it can be written; raises OutputError."""
     try:
         exists = path.exists()
-    except OSError as error:  # a name too long, a folder that may not be looked into
+    except OSError as error:  # a name too long, or a folder without permission
         raise OutputError(
             f"Cannot write {path}: {error.strerror}. Choose another place for the output."
         ) from error
@@ -118,9 +118,9 @@ def new_output(path: Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where results are kept between runs: SAMSVAE_CACHE, or .cache/samsvae in the user's home.
+    """Return the cache folder: SAMSVAE_CACHE, or .cache/samsvae in the user's home.
 
-    Without a home there is none, and what is written there fails as on a full disk.
+    Without a home, writing there fails as on a full disk.
     """
     try:
         return Path(os.environ.get("SAMSVAE_CACHE", "~/.cache/samsvae")).expanduser()
@@ -129,7 +129,7 @@ def cache_folder() -> Path:
 
 
 def megabytes(variable: str, usual: int) -> int:
-    """Bytes that an environment variable sets in MB of 2^20; OutputError for no number."""
+    """Return the bytes an environment variable sets in MB of 2^20. Raises OutputError."""
     text = os.environ.get(variable) or str(usual)
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise OutputError(f"{variable} is {text!r}; expected whole megabytes, such as {usual}.")
@@ -137,6 +137,6 @@ def megabytes(variable: str, usual: int) -> int:
 
 
 def sha256(path: Path) -> str:
-    """Checksum of a file's content, read in pieces."""
+    """Return the checksum of a file's content, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,1 +1,1 @@
-"""From cells to a trained model: the loop, its folder, several processes."""
+"""Training: the loop, its run folder, and several processes."""

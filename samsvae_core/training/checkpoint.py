@@ -1,4 +1,4 @@
-"""What a training keeps, so that it can go on."""
+"""Checkpoints: what a training stores so that it can be resumed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from samsvae_core.system.files import atomic_write
 from samsvae_core.training.config import Progress, TrainConfig, TrainingError
 from samsvae_core.training.validation import best_epoch
 
-PAUSE = 5.0  # seconds between two writings of a checkpoint, at least; a kill loses as much
+PAUSE = 5.0  # least seconds between two checkpoints; a kill loses as much
 
 
 class Keeper:
-    """Keeps the last whole epoch: on the device at once, in the run folder every now and then."""
+    """Stores the last whole epoch: on the device at once, in the run folder from time to time."""
 
     def __init__(self, run: Path) -> None:
         self.history, self.last = run / "history.csv", run / "checkpoints" / "last.safetensors"
@@ -34,14 +34,14 @@ class Keeper:
             self.write()
 
     def write(self) -> None:
-        """Write what is not yet, then none for PAUSE, or longer where writing takes long."""
+        """Write what is pending, then pause for PAUSE seconds, or longer if writing is slow."""
         if self.kept is None:
             return
         began = time.monotonic()
         state, history = self.kept
         tensors = {name: value.cpu().contiguous() for name, value in state.items()}
         content = save(tensors, metadata={"history": json.dumps(history)})
-        # history before checkpoint: killed in between, the epochs are only trained again
+        # history before checkpoint: if killed in between, epochs are only trained again
         atomic_write(self.history, pd.DataFrame(history).to_csv(index=False).encode())
         atomic_write(self.last, content)
         self.kept = None
@@ -50,7 +50,7 @@ class Keeper:
 
 
 def finished(history: list[Progress], config: TrainConfig) -> bool:
-    """Whether all steps are done, or the bound has not risen for `patience` epochs."""
+    """Return whether all steps are done, or the bound has not risen for `patience` epochs."""
     if not history:
         return config.steps <= 0
     best = best_epoch(history)
@@ -59,7 +59,7 @@ def finished(history: list[Progress], config: TrainConfig) -> bool:
 
 
 def checkpoint(model: SAMSVAE, optimizer: torch.optim.Adam) -> dict[str, Tensor]:
-    """Copies of the weights, Adam's moments and the random state, where they are."""
+    """Return copies, on their device, of the weights, Adam's moments and the random state."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{i}.{name}": value for name, value in state.items()}
@@ -71,7 +71,10 @@ def checkpoint(model: SAMSVAE, optimizer: torch.optim.Adam) -> dict[str, Tensor]
 
 
 def restore(path: Path, model: SAMSVAE, optimizer: torch.optim.Adam) -> list[Progress]:
-    """Put model, optimizer and random state back; returns the history so far."""
+    """Restore model, optimizer and random state in place; returns the history so far.
+
+    Raises TrainingError for a file that is not a checkpoint of this model.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

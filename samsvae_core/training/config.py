@@ -1,4 +1,4 @@
-"""The settings of a training, what it says as it goes, and how it ends early."""
+"""The settings of a training, its progress, and its errors."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the model is trained. Saved with the weights."""
+    """How the model is trained; saved with the weights."""
 
     steps: int = 6000
     batch_size: int = 512
-    particles: int = 1  # Monte Carlo samples per cell and step; more cost time and gain nothing
+    particles: int = 1  # Monte Carlo samples per cell and step; more cost time without a gain
     learning_rate: float = 1e-3
-    mask_learning_rate: float = 1e-2  # at the networks' 1e-3 masks cannot come down in time
+    mask_learning_rate: float = 1e-2  # at the networks' 1e-3, masks cannot switch off in time
     embedding_learning_rate: float = 3e-3
     final_learning_rate: float = 0.05  # share of the learning rates left at the last step
     clip_norm: float = 100.0
-    dense: float = 0.4  # share of the steps before evidence is asked; then the basis is chosen
-    anneal: float = 2 / 3  # share of the steps over which the evidence asked rises from 0
-    patience: int = 60  # epochs without a better validation bound, once annealing has ended
+    dense: float = 0.4  # share of the steps before evidence is asked; the basis is chosen then
+    anneal: float = 2 / 3  # share of the steps after which all evidence is asked
+    patience: int = 60  # epochs without a better validation bound, after annealing
     seed: int = 0
 
 
@@ -40,11 +40,11 @@ class Progress(NamedTuple):
 
 
 class TrainingError(ValueError):
-    """Training cannot go on; the message says when and what to change."""
+    """Training cannot continue; the message says when it failed and what to change."""
 
 
 class Stop(BaseException):
     """Raised by a callback to end training after the epoch; the run can be resumed.
 
-    No Exception, so that a library which catches those cannot take it for an error of its own.
+    It is a BaseException, so that a library that catches Exception does not swallow it.
     """

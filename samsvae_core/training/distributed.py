@@ -1,7 +1,7 @@
-"""Several processes that train one model, as torchrun starts them (docs/scale.md).
+"""Train one model in several processes started by torchrun (docs/scale.md).
 
-Each takes its share of every batch; DistributedDataParallel averages their gradients. The first
-process alone writes. In a process on its own everything here does nothing.
+Each process takes its share of every batch, and DistributedDataParallel averages their gradients.
+Only the first process writes. In a single process nothing here has an effect.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class LostError(ValueError):
 
 
 def first() -> bool:
-    """Whether this process is the one that writes."""
+    """Return whether this process is the one that writes."""
     return rank() == 0
 
 
 def first_started() -> bool:
-    """The same before `group`, by what torchrun says."""
+    """Return the same before `group` is entered, from torchrun's environment."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -51,7 +51,7 @@ def together() -> bool:
 
 @contextmanager
 def group(device: torch.device) -> Iterator[torch.device]:
-    """Joined with the other processes of torchrun, if it started some; gives the device to use."""
+    """Join torchrun's other processes, if any, and give the device to use."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield device
         return
@@ -77,7 +77,7 @@ def group(device: torch.device) -> Iterator[torch.device]:
 
 @contextmanager
 def told() -> Iterator[None]:
-    """What torch says where a process is lost, as a message to act on."""
+    """Turn torch's error about a lost process into a message the user can act on."""
     try:
         yield
     except RuntimeError as error:
@@ -93,7 +93,7 @@ def told() -> Iterator[None]:
 
 
 def wait() -> None:
-    """Until all processes are here."""
+    """Wait until all processes are here."""
     if together():
         with told():
             total(torch.zeros(1, device=own_device()))
@@ -105,14 +105,14 @@ def own_device() -> torch.device:
 
 
 def total(value: Tensor) -> Tensor:
-    """The sum over processes."""
+    """Return the sum over processes."""
     if together():
         dist.all_reduce(value)
     return value
 
 
 def of_first(value: Tensor) -> Tensor:
-    """The first process's."""
+    """Return the first process's value."""
     if together():
         value = value.contiguous()
         dist.broadcast(value, 0)
@@ -120,12 +120,12 @@ def of_first(value: Tensor) -> Tensor:
 
 
 def anyone(asks: bool) -> bool:
-    """Whether any process does."""
+    """Return whether any process asks."""
     return asks if not together() else total(torch.tensor(+asks, device=own_device())).item() > 0
 
 
 def check_same(what: str, number: int) -> None:
-    """Raise LostError where the processes do not find the same."""
+    """Raise LostError if the processes find different numbers."""
     if together():
         numbers = torch.zeros(size(), dtype=torch.int64, device=own_device())
         numbers[rank()] = number
@@ -138,15 +138,15 @@ def check_same(what: str, number: int) -> None:
 
 
 def averaged(module: Module) -> Module | DistributedDataParallel:
-    """The module, whose gradients are averaged over processes; they start from the first's."""
+    """Return the module with gradients averaged over processes, starting from equal weights."""
     return DistributedDataParallel(module) if together() else module
 
 
 def share(index: Int[Tensor, " N"]) -> tuple[Int[Tensor, " M"], float]:
-    """Of a batch, the cells of this process, and what to weigh their mean by.
+    """Return this process's cells of a batch, and the weight of their mean.
 
-    The average over processes of weight x mean is then the mean over the batch, however it is
-    divided. Where there is no cell left for a process it takes one, at weight 0.
+    The average over processes of weight x mean is the mean over the batch, however it is divided. A
+    process with no cell left gets one with weight 0.
     """
     if not together():
         return index, 1.0
@@ -156,7 +156,7 @@ def share(index: Int[Tensor, " N"]) -> tuple[Int[Tensor, " M"], float]:
 
 @contextmanager
 def own_draws(device: torch.device) -> Iterator[None]:
-    """Random numbers of this process's own; before and after, those of all are the same."""
+    """Draw this process's own random numbers inside; before and after, all processes agree."""
     if not together():
         yield
         return

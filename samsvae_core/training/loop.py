@@ -1,13 +1,11 @@
 """Fit a model to cells: one loop, checkpoints that survive a crash, a callback per epoch.
 
-Everything starts on and a decoder is learned. Then the latent space is turned to its sparsest
+All masks start on while a decoder is learned. Then the latent space is rotated to its sparsest
 basis, and the evidence asked of a mask entry rises from 0 to its full value until two thirds of the
-steps: mechanisms that do not earn their keep switch off (docs/model.md). Early stopping counts from
-there on; then, too, the learning rates fall, so that the final parameters are an average rather
-than a snapshot.
+steps, so that mechanisms without enough evidence switch off (docs/model.md). From there on early
+stopping counts, and the learning rates fall, so that the final parameters are close to an average.
 
-While it runs it writes history.csv and checkpoints/last.safetensors into the run folder. Knows
-nothing of pages or command lines.
+The run folder receives history.csv and checkpoints/last.safetensors.
 """
 
 from __future__ import annotations
@@ -31,11 +29,11 @@ from samsvae_core.training.rotation import sparsest_rotation
 from samsvae_core.training.steps import Steps, annealed, check_finite, new_optimizer, quick_products
 from samsvae_core.training.validation import validation_bound
 
-ROWS_AT_ONCE = 1 << 14  # in double precision while moments are summed
+ROWS_AT_ONCE = 1 << 14  # rows in double precision while moments are summed
 
 
 def new_model(data: CellData, config: ModelConfig, seed: int, name: str = "sams-vae") -> SAMSVAE:
-    """A model of MODELS at its start for these training cells, the same for the same seed."""
+    """Return a new model of MODELS for these training cells; the same seed gives the same model."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MODELS[name](config)
@@ -43,7 +41,7 @@ def new_model(data: CellData, config: ModelConfig, seed: int, name: str = "sams-
     cells = np.asarray((data.dosages != 0).sum(axis=0)).ravel()
     loc, width, per = (torch.as_tensor(a, dtype=torch.float32) for a in (mean, scale, cells))
     model.fit_buffers(loc, width, per, len(data.cells))
-    if config.other_genes:  # else a gene takes their place: a share far too large costs little
+    if config.other_genes:  # start at their share, or a gene would take their place
         panel = max(1.0, float(data.counts.sum(dtype=float)))
         others = max(1.0, float(data.library.sum(dtype=float)) - panel)
         model.decoder.out.bias.data[-1] += math.log(config.n_genes * others / panel)
@@ -51,7 +49,7 @@ def new_model(data: CellData, config: ModelConfig, seed: int, name: str = "sams-
 
 
 def moments(data: CellData) -> tuple[Float[np.ndarray, " G"], Float[np.ndarray, " G"]]:
-    """Mean and standard deviation per gene of what the encoder reads, some rows at a time."""
+    """Return mean and standard deviation per gene of what the encoder reads."""
     sums = np.zeros((2, len(data.genes)))
     for i in range(0, len(data.cells), ROWS_AT_ONCE):
         rows = data.counts[i : i + ROWS_AT_ONCE].astype(np.float64)
@@ -71,10 +69,24 @@ def fit(
 ) -> list[Progress]:
     """Train `model` in place to its final, pruned parameters; returns the history.
 
-    Goes on from RUN/checkpoints/last.safetensors if there is one: on CPU with the same history, to
-    the bit, as if never stopped. Whatever ends it, a Stop raised by `on_epoch` too, passes through
-    after the last whole epoch has been kept. Raises TrainingError where the loss is not finite. Of
-    several processes (`parallel`) each calls this with all cells; the first one writes.
+    Training resumes from RUN/checkpoints/last.safetensors if there is one; on a CPU the history is
+    then the same to the bit as without a stop. Whatever ends training early, including a Stop
+    raised by `on_epoch`, is passed on after the last whole epoch has been stored. Raises
+    TrainingError if the loss is not finite. With several processes (`distributed`) each calls this
+    with all cells, and the first one writes.
+
+    Parameters
+    ----------
+    model
+        A model of `new_model`.
+    train, validation
+        Cells on the device of the model.
+    config
+        How to train.
+    run
+        The run folder.
+    on_epoch
+        Called after every epoch.
     """
     keeper = Keeper(run)
     devices = [train.device] if train.device.type == "cuda" else []
@@ -104,7 +116,7 @@ def fit(
 
 
 def tell(on_epoch: Callable[[Progress], None], progress: Progress) -> None:
-    """Call back; where one process is to stop, all do."""
+    """Call back; raises Stop in all processes if one is to stop."""
     stop = False
     try:
         on_epoch(progress)
@@ -115,12 +127,12 @@ def tell(on_epoch: Callable[[Progress], None], progress: Progress) -> None:
 
 
 def train_epoch(steps: Steps, history: list[Progress]) -> Progress:
-    """One pass over the training cells in random order, or what is left of the steps."""
+    """Run one pass over the training cells in random order, or the steps that are left."""
     model, config, device = steps.model, steps.config, steps.cells.device
     step, number = (history[-1].step, history[-1].epoch + 1) if history else (0, 1)
     batches = torch.randperm(len(steps.cells), device=device).split(config.batch_size)
     batches = batches[: config.steps - step]
-    sums = torch.zeros(4, device=device)  # no figure leaves the device before the epoch ends
+    sums = torch.zeros(4, device=device)  # stays on the device, so that no step waits for it
     with distributed.own_draws(device):
         for index in batches:
             step += 1

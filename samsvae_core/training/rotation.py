@@ -1,11 +1,11 @@
 """The basis of the latent space in which the effects of perturbations are sparse.
 
-The prior of a basal state is the same in every direction, so as long as all masks are on, every
-rotation of the latent space fits as well, and training ends in any of them. Masks cannot turn it
-afterwards: an effect that is sparse in one basis is dense in most others, and switching off an
-entry of it always costs. So the basis is chosen once, when a decoder has been learned and before
-evidence is asked: the one with the smallest sum of absolute effects. Ours (docs/model.md); the
-criterion is that of Jennrich 2006, "Rotation to simple loadings using component loss functions".
+The basal prior is the same in every direction, so while all masks are on, every rotation of the
+latent space fits equally well, and training ends in any of them. Masks cannot rotate it later: an
+effect that is sparse in one basis is dense in most others, so switching off one entry always costs.
+The basis is therefore chosen once, after a decoder has been learned and before evidence is asked:
+the one with the smallest sum of absolute effects. This step is ours (docs/model.md); the criterion
+is that of Jennrich 2006, "Rotation to simple loadings using component loss functions".
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-STARTS = 8  # the present basis and random ones; the sum has local minima
+STARTS = 8  # the current basis and random ones, as the sum has local minima
 STEPS = 500
-LEARNING_RATE = 0.05  # radians, about; falls to 0
+LEARNING_RATE = 0.05  # about radians; falls to 0
 
 
 def sparsest_rotation(effects: Float[Tensor, "T K"]) -> Float[Tensor, "K K"]:
-    """The orthogonal R with the smallest sum of |effects R|, the best of several starts.
+    """Return the orthogonal R with the smallest sum of |effects R|, the best of several starts.
 
-    From each start Q, R = Q exp(W - W^T) with W found by Adam. The same for the same effects.
+    From each start Q, R = Q exp(W - W^T), with W found by Adam. The same effects give the same R.
     """
     effects = effects.detach().double()
     n_latent = effects.shape[1]

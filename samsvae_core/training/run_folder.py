@@ -1,9 +1,9 @@
-"""A run folder while it is trained: who trains it, how far that is, and how it ended.
+"""A run folder while it is trained: its process, its progress and how it ended.
 
-status.json says so to whoever looks, the dashboard or a person: state (reading, training,
-making tables, finished, stopped or failed), message, device, steps, step, epoch, seconds (trained
-so far), step_seconds, and the process: pid, started, boot. A lock on the folder, which the system
-takes away from a process that ends, keeps a second one out.
+status.json holds them for the dashboard and for people: state (reading, training, making tables,
+finished, stopped or failed), message, device, steps, step, epoch, seconds (trained so far),
+step_seconds, and the process: pid, started, boot. A lock on the folder, which the system releases
+when the process ends, keeps a second process out.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from samsvae_core.system.files import OutputError, atomic_write
 from samsvae_core.training.config import Stop
 
 STATUS = "status.json"
-JOB = "job.json"  # what the dashboard was asked for
-BEFORE = (JOB, "log.txt", STATUS, "split.csv", "genes.csv")  # what is there before config.json
-LARGEST = 10**6  # bytes of a status that is read
-TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # files of atomic_write before they are whole
+JOB = "job.json"  # the dashboard's request
+BEFORE = (JOB, "log.txt", STATUS, "split.csv", "genes.csv")  # files written before config.json
+LARGEST = 10**6  # most bytes read of a status
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # unfinished files of atomic_write
 PROC = Path("/proc")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
@@ -40,10 +40,10 @@ ON_GPU = "cuda", "cublas", "cudnn"
 
 
 class Process(NamedTuple):
-    """A process and nothing that comes after it: a number is used again, a start is not.
+    """A process, identified so that a later one with the same number is not mistaken for it.
 
-    `started` is in ticks since the machine was booted, so that no clock can be wrong; `boot` tells
-    the boots of all machines apart.
+    `started` is in ticks since the machine was booted, so that a wrong clock does not matter;
+    `boot` identifies the boot of the machine.
     """
 
     pid: int
@@ -52,7 +52,7 @@ class Process(NamedTuple):
 
 
 def process(pid: int) -> Process | None:
-    """The process that has this number now, if there is one that runs."""
+    """Return the running process with this number, or None."""
     if pid <= 0:
         return None
     if not PROC.is_dir():
@@ -62,14 +62,14 @@ def process(pid: int) -> Process | None:
         boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return None
-    fields = content.rpartition(")")[2].split()  # the name before may hold anything
-    if len(fields) < 20 or fields[0] in "ZX":  # it has ended, and nobody has asked how
+    fields = content.rpartition(")")[2].split()  # the name before it may hold anything
+    if len(fields) < 20 or fields[0] in "ZX":  # a zombie: it has ended
         return None
     return Process(pid, fields[19], boot)
 
 
 def _process_by_ps(pid: int) -> Process | None:
-    """Where there is no /proc."""
+    """Return the same from ps, on systems without /proc."""
     command = ["ps", "-o", "state=,lstart=", "-p", str(pid)]
     try:
         said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
@@ -80,7 +80,7 @@ def _process_by_ps(pid: int) -> Process | None:
 
 
 def alive(content: dict[str, Any]) -> bool:
-    """Whether the process that a status or a job names still runs."""
+    """Return whether the process named in a status or a job still runs."""
     pid = content.get("pid")
     if not isinstance(pid, int) or isinstance(pid, bool):
         return False
@@ -95,12 +95,12 @@ def alive(content: dict[str, Any]) -> bool:
 
 
 def read_status(run: Path) -> dict[str, Any]:
-    """status.json; empty where there is none, or one that is damaged."""
+    """Return the content of status.json; empty if it is absent or damaged."""
     return read_object(run / STATUS)
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object from a small file; empty for anything else."""
+    """Return a JSON object from a small file; empty for anything else."""
     try:
         with path.open("rb") as file:
             content = json.loads(file.read(LARGEST))
@@ -110,7 +110,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def write_status(run: Path, content: dict[str, Any]) -> None:
-    """Whole or not at all; on a full disk in place, which takes no room."""
+    """Write the status whole or not at all; on a full disk in place, which takes no room."""
     text = (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
     try:
         atomic_write(run / STATUS, text)
@@ -129,8 +129,8 @@ class Record:
         before = read_status(run)
         self.run = run
         self.began = time.monotonic()
-        self.seconds = _number(before.get("seconds"))  # of those who trained before
-        self.paced: tuple[int, float] | None = None  # step and time, since the pace is measured
+        self.seconds = _number(before.get("seconds"))  # of earlier processes
+        self.paced: tuple[int, float] | None = None  # first step and time of the pace
         kept = {k: before[k] for k in ("steps", "step", "epoch", "step_seconds") if k in before}
         own = process(os.getpid())
         self.content: dict[str, Any] = {"state": "reading"} | kept
@@ -142,7 +142,7 @@ class Record:
         write_status(self.run, self.content)
 
     def epoch_done(self, epoch: int, step: int) -> None:
-        """Note an epoch, and the pace of steps since the first one of this process ended."""
+        """Record an epoch, and the pace of steps since this process's first epoch ended."""
         now = time.monotonic()
         if self.paced is None or step <= self.paced[0]:
             self.paced = step, now
@@ -156,14 +156,15 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, (int, float)) and 0 <= value < 1e12 else 0.0
 
 
-_records: dict[Path, Record] = {}  # of the runs that this process trains
+_records: dict[Path, Record] = {}  # runs that this process trains
 
 
 @contextlib.contextmanager
 def recorded(run: Path) -> Iterator[Record]:
-    """Train in a folder that exists: its status tells how the block goes on, and how it ended.
+    """Record the course and the end of the block in the status of an existing folder.
 
-    Within another such block it is that one. Raises OutputError where another process trains there.
+    A nested block for the same folder uses the outer one's record. Raises OutputError if another
+    process trains there.
     """
     path = run.resolve()
     if path in _records:
@@ -179,7 +180,7 @@ def recorded(run: Path) -> Iterator[Record]:
                 f"Another process (number {pid}) trains in {run}. Wait until it has ended, or stop "
                 "it first."
             ) from None
-        except OSError:  # a file system without locks: whoever trains there looks to it
+        except OSError:  # a file system without locks: users have to take care themselves
             pass
         refuse_finished(run)
         record = _records[path] = Record(run)
@@ -189,8 +190,8 @@ def recorded(run: Path) -> Iterator[Record]:
             yield record
         except BaseException as error:
             if isinstance(getattr(signal.getsignal(signal.SIGALRM), "__self__", None), Stopper):
-                insist(0.0)  # a Stopper's own; no other timer is touched
-            with contextlib.suppress(OutputError):  # the error itself is what is to be heard of
+                insist(0.0)  # only if the timer is a Stopper's
+            with contextlib.suppress(OutputError):  # the original error matters more
                 if isinstance(error, (Stop, KeyboardInterrupt)):
                     record.say("stopped", message="")
                 else:
@@ -208,7 +209,7 @@ def refuse_finished(run: Path) -> None:
 
 
 def is_prepared(run: Path) -> bool:
-    """Whether a job's folder holds no run yet, only what a job begins with."""
+    """Return whether a job's folder holds only what a job begins with, and no run yet."""
     try:
         names = {path.name for path in run.iterdir() if not TEMPORARY.fullmatch(path.name)}
     except OSError:
@@ -217,7 +218,7 @@ def is_prepared(run: Path) -> bool:
 
 
 def sweep(run: Path) -> None:
-    """Remove what a process that was killed had not finished writing."""
+    """Remove unfinished files of a process that was killed."""
     for path in run.rglob(".*"):
         if TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
             path.unlink(missing_ok=True)
@@ -227,7 +228,7 @@ def sweep(run: Path) -> None:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether a disk that is full, or a limit of sizes, is behind an error."""
+    """Return whether an error comes from a full disk or a limit of file sizes."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in FULL:
             return True
@@ -236,14 +237,14 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def is_memory(error: BaseException) -> bool:
-    """Whether memory ran out; torch says so in words."""
+    """Return whether memory ran out, which torch reports in words only."""
     text = f"{type(error).__name__} {error}".lower()
     words = isinstance(error, RuntimeError) and any(word in text for word in MEMORY)
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or words
 
 
 def reason(error: BaseException) -> str:
-    """Why training ended, and what to change, for people."""
+    """Return why training ended and what to change, in words."""
     said = " ".join(str(error).split())[:500] or type(error).__name__
     if is_full(error):
         return (
@@ -255,18 +256,18 @@ def reason(error: BaseException) -> str:
         return (
             f"There is not enough memory {'on the GPU' if gpu else 'here'} ({said}). Keep fewer "
             "cells or genes (--top-genes), or use a machine with more memory; in training, a "
-            f"smaller --batch-size, --hidden or --particles{', or --device cpu,' * gpu} helps, "
-            "too. A run that had begun can be resumed when nothing else takes the memory."
+            f"smaller --batch-size, --hidden or --particles{', or --device cpu,' * gpu} also "
+            "helps. A run that had begun can be resumed when nothing else takes the memory."
         )
     return said if isinstance(error, ValueError) else f"{type(error).__name__}: {said}"
 
 
 class Stopper:
-    """Hears SIGTERM and Ctrl-C: the first asks for the end of the epoch, the second ends at once.
+    """Handles SIGTERM and Ctrl-C: the first ends training after the epoch, the second at once.
 
-    Where no epoch is under way the first one ends at once, too. An exception that is raised while
-    a compiler calls back into Python is lost (numba's, while UMAP is compiled), so it is raised
-    again every AGAIN seconds until it has come through.
+    When no epoch is running, the first also ends it at once. An exception raised while a compiler
+    calls back into Python is lost (numba's, while UMAP is compiled), so it is raised again every
+    AGAIN seconds until it has come through.
     """
 
     SIGNALS = signal.SIGTERM, signal.SIGINT
@@ -280,14 +281,14 @@ class Stopper:
         if again or all(record.content["state"] != "training" for record in _records.values()):
             insist(self.AGAIN)
             raise Stop
-        with contextlib.suppress(OSError):  # not by print, which a signal may have broken into
+        with contextlib.suppress(OSError):  # not print, which the signal may have interrupted
             os.write(2, b"Stopping at the end of this epoch; once more stops at once.\n")
 
     def hear_again(self, number: int, frame: FrameType | None) -> None:
         raise Stop
 
     def epoch_done(self) -> None:
-        """Between two epochs: raises Stop, if that was asked for."""
+        """Raise Stop between two epochs, if it was asked for."""
         if self.asked:
             raise Stop
 
@@ -299,7 +300,7 @@ def insist(seconds: float) -> None:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[Stopper]:
-    """While the block runs, signals to end are heard by the Stopper."""
+    """Let the Stopper handle signals while the block runs."""
     stopper = Stopper()
     before = {number: signal.signal(number, stopper.hear) for number in Stopper.SIGNALS}
     before[signal.SIGALRM] = signal.signal(signal.SIGALRM, stopper.hear_again)

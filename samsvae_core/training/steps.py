@@ -1,4 +1,4 @@
-"""One step of a training, and one epoch of steps, recorded for a GPU where there is one."""
+"""Training steps and their optimizer; on a GPU, steps are recorded and replayed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.training import distributed
 from samsvae_core.training.config import TrainConfig, TrainingError
 
-UNRECORDED = 3  # first steps on a CUDA device
+UNRECORDED = 3  # first steps on a CUDA device, which are not recorded
 
 
 @contextmanager
 def quick_products(device: torch.device) -> Iterator[None]:
-    """On a CUDA device, matrix products of operands rounded to 10 bits (tf32)."""
+    """On a CUDA device, round operands of matrix products to 10 bits (tf32) inside the block."""
     before = torch.get_float32_matmul_precision()
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -33,7 +33,7 @@ def quick_products(device: torch.device) -> Iterator[None]:
 
 
 def new_optimizer(model: SAMSVAE, config: TrainConfig) -> torch.optim.Adam:
-    """Adam; on a CUDA device in one kernel, with learning rates that live there."""
+    """Return Adam; on a CUDA device as one kernel with its learning rates on the device."""
     groups = parameter_groups(model, config)
     if model.device.type != "cuda":
         return torch.optim.Adam(groups)
@@ -43,7 +43,7 @@ def new_optimizer(model: SAMSVAE, config: TrainConfig) -> torch.optim.Adam:
 
 
 class Bound(nn.Module):
-    """The bound as a module, of which DistributedDataParallel averages the gradients."""
+    """The bound as a module, so that DistributedDataParallel can average its gradients."""
 
     def __init__(self, model: SAMSVAE) -> None:
         super().__init__()
@@ -54,13 +54,13 @@ class Bound(nn.Module):
 
 
 class Steps:
-    """Takes training steps. On a CUDA device one is recorded (a CUDA graph), then played again.
+    """Takes training steps. On a CUDA device one is recorded (a CUDA graph) and then replayed.
 
-    What changes from step to step, the cells, the share of the evidence and the learning rates,
-    then lies in tensors that the recorded step reads; a step is hundreds of kernels, and starting
-    them one by one would take longer than they do. The last batch of an epoch, which is smaller, is
-    not recorded, nor are the first steps, in which libraries choose their kernels, nor those of
-    several processes, which could not notice in a recorded step that one of them is lost.
+    A step is hundreds of kernels, and starting them one by one would take longer than they run.
+    What changes between steps (cells, share of the evidence, learning rates) lies in tensors that
+    the recorded step reads. Not recorded are the smaller last batch of an epoch, the first steps,
+    in which libraries choose their kernels, and the steps of several processes, in which a recorded
+    step could not notice that a process is lost.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Steps:
         self.terms = torch.zeros(4, device=cells.device)
 
     def take(self, index: Int[Tensor, " N"], step: int) -> Tensor:
-        """Step number `step`, on the cells at `index`; returns the terms of `train_step`."""
+        """Take step number `step` on the cells at `index`; returns the terms of `train_step`."""
         set_learning_rates(self.optimizer, self.config, step)
         share = annealed(self.config, step)
         if self.cells.device.type != "cuda":
@@ -95,7 +95,7 @@ class Steps:
         return self.terms
 
     def warm_up(self) -> Tensor:
-        """A step on a stream of its own, as must be before one is recorded."""
+        """Take a step on a separate stream, as CUDA requires before recording."""
         stream = torch.cuda.Stream(self.cells.device)
         stream.wait_stream(torch.cuda.current_stream(self.cells.device))
         with torch.cuda.stream(stream):
@@ -118,9 +118,24 @@ def train_step(
     anneal: float | Tensor,
     weight: float = 1.0,
 ) -> Tensor:
-    """Bound, its two KL terms and the gradient norm of one step, still on the device.
+    """Take one step; returns bound, its two KL terms and the gradient norm, on the device.
 
-    `weight` is that of the batch where it is one process's share of a larger one.
+    Parameters
+    ----------
+    bound_of
+        A `Bound`, possibly distributed.
+    optimizer
+        The optimizer of its parameters.
+    batch
+        The cells of the step.
+    n_cells
+        Number of training cells.
+    config
+        How to train.
+    anneal
+        Share of the evidence asked, in [0, 1].
+    weight
+        Weight of the batch, if it is one process's share of a larger one.
     """
     bound = bound_of(batch, n_cells, config.particles, anneal)
     bound = bound._replace(log_px=weight * bound.log_px, kl_basal=weight * bound.kl_basal)
@@ -132,7 +147,7 @@ def train_step(
 
 
 def check_finite(what: str, value: float, epoch: int, step: int, config: TrainConfig) -> None:
-    """Raise TrainingError, with what to change, where training has diverged."""
+    """Raise TrainingError, with what to change, if training has diverged."""
     if not math.isfinite(value):
         kept = "The checkpoint of the epoch before is kept. " if epoch > 1 else ""
         raise TrainingError(
@@ -143,13 +158,13 @@ def check_finite(what: str, value: float, epoch: int, step: int, config: TrainCo
 
 
 def annealed(config: TrainConfig, step: int) -> float:
-    """Share of the evidence asked of a mask entry at this step, in [0, 1]."""
+    """Return the share of the evidence asked of a mask entry at this step, in [0, 1]."""
     start, end = config.dense * config.steps, config.anneal * config.steps
     return min(1.0, max(0.0, step - start) / max(1.0, end - start))
 
 
 def set_learning_rates(optimizer: torch.optim.Adam, config: TrainConfig, step: int) -> None:
-    """Full while the evidence rises, then linearly down to `final_learning_rate` of it."""
+    """Set full rates until annealing ends, then lower them linearly to `final_learning_rate`."""
     start = config.anneal * config.steps
     after = max(0.0, step - start) / max(1.0, config.steps - start)
     share = 1 - (1 - config.final_learning_rate) * after
@@ -162,7 +177,7 @@ def set_learning_rates(optimizer: torch.optim.Adam, config: TrainConfig, step: i
 
 
 def parameter_groups(model: SAMSVAE, config: TrainConfig) -> list[dict[str, Any]]:
-    """Networks, masks and embeddings, each with a pace of its own."""
+    """Return networks, masks and embeddings, each with a learning rate of its own."""
     masks, embeddings = model.mask_parameters(), model.embedding_parameters()
     networks = [p for p in model.parameters() if not any(p is q for q in masks + embeddings)]
     groups = [

@@ -12,26 +12,26 @@ from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.training import distributed
 from samsvae_core.training.config import Progress
 
-VALIDATION_BATCH = 2048  # cells; bounds memory, does not change the figure
-VALIDATION_SAMPLES = 2  # per cell: epochs compare, whatever the particles of training
+VALIDATION_BATCH = 2048  # cells at a time; limits memory without changing the figure
+VALIDATION_SAMPLES = 2  # per cell, whatever the particles of training, so that runs compare
 
 
 def validation_bound(model: SAMSVAE, cells: Cells) -> float:
-    """The predictive bound by which epochs compare, the same in all processes."""
+    """Return the predictive bound by which epochs compare, the same in all processes."""
     bound = torch.tensor(predictive_bound(model, cells, VALIDATION_SAMPLES), device=cells.device)
     return distributed.of_first(bound.double()).item()
 
 
 def predictive_bound(model: SAMSVAE, cells: Cells, n_samples: int) -> float:
-    """Bound on log p(x) of these cells under q(effects), without its KL, in nats per cell."""
+    """Return the mean bound on log p(x) under q(effects), without its KL, in nats per cell."""
     return cell_bounds(model, cells, n_samples).mean().item()
 
 
 @torch.inference_mode()
 def cell_bounds(model: SAMSVAE, cells: Cells, n_samples: int, seed: int = 0) -> Float[Tensor, " N"]:
-    """The predictive bound of each cell, in nats, on the CPU.
+    """Return the predictive bound of each cell, in nats, on the CPU.
 
-    The same draws at every call, so that epochs and models compare cell by cell.
+    Draws are the same at every call, so that epochs and models compare cell by cell.
     """
     devices = [cells.device] if cells.device.type == "cuda" else []
     blocks = []
@@ -45,6 +45,6 @@ def cell_bounds(model: SAMSVAE, cells: Cells, n_samples: int, seed: int = 0) -> 
 
 
 def best_epoch(history: list[Progress]) -> Progress | None:
-    """The epoch with the highest validation bound among those with annealing ended."""
+    """Return the epoch with the highest validation bound after annealing, if there is one."""
     ended = [progress for progress in history if progress.anneal >= 1]
     return max(ended, key=lambda progress: progress.validation_bound, default=None)

@@ -371,7 +371,7 @@ def test_the_cells_of_a_condition_are_those_on_the_map(tiny):
 
 
 def test_a_start_that_cannot_be_made_is_refused(tiny):
-    with pytest.raises(ValueError, match="No cell is named to start from"):
+    with pytest.raises(ValueError, match="No cells to start from are named"):
         compose(tiny, {"P1": 1.0}, cells=[])
     with pytest.raises(ValueError, match=r"1 of the cells .* among the 14 on the map.*: NOPE\."):
         compose(tiny, {"P1": 1.0}, cells=[tiny.cells["cell"][0], "NOPE", "NOPE"])

@@ -77,7 +77,7 @@ def test_a_shift_in_which_nothing_is_certain_carries_a_caution(tiny):
     lower, upper = moved.table[f"{kind}lower"], moved.table[f"{kind}upper"]
     assert bool(gene_rankings.of_shift(moved).caution) == (not ((lower > 0) | (upper < 0)).any())
     still = moved.table.assign(**{f"{kind}lower": -1.0, f"{kind}upper": 1.0})
-    assert "of noise" in gene_rankings.doubt(still)
+    assert "may be noise" in gene_rankings.doubt(still)
     certain = still.copy()
     certain.loc[certain.index[0], f"{kind}lower"] = 0.5
     assert gene_rankings.doubt(certain) == ""

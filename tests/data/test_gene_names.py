@@ -218,7 +218,7 @@ def test_item_05_ensembl_ids_stay_known_beside_their_symbols(file):
     assert list(kept.genes) == ["STAT1", "JAK2", "MYC"]
     assert list(kept.gene_ids) == [ENSEMBL[0], ENSEMBL[1], ENSEMBL[5]]
     assert "1 genes asked for are not measured: nonsense." in notes(kept)
-    assert "2 genes asked for are called otherwise in the data." in notes(kept)
+    assert "2 genes asked for have other names in the data." in notes(kept)
     both = [read_h5ad(file, gene_key=key) for key in (INDEX, "gene_name")]
     assert [list(one.genes) for one in both] == [ENSEMBL, SYMBOLS]
 

@@ -361,7 +361,7 @@ def test_what_could_not_be_tested_is_told_of_both_tests():
     assert screening.problems(result.notes) == [
         "mechanism planted, mine, top genes: not tested (no gene is certain to move)",
         "mechanism dead, mine: not tested (constant)",
-        "mechanism dead, mine: 100% of genes are tied, their order is by chance",
+        "mechanism dead, mine: 100% of genes are tied, their order is random",
     ]
 
 
