@@ -55,7 +55,7 @@ def test_from_an_upload_to_a_model_in_another_server(visitor, screen_file, folde
     with dashboard(SAMSVAE_RUNS=str(folder), SAMSVAE_MODELS=str(models)) as url:
         visit(page, f"{url}/data")
         page.locator('input[type="file"]').first.set_input_files(screen_file)
-        shows(page, "was kept, and is chosen")
+        shows(page, "was kept, and is selected")
         choose(page, "Column of perturbations", KEY)
         settled(page)
         page.get_by_role("button", name="Train on this data").click()
@@ -97,7 +97,7 @@ def test_from_an_upload_to_a_model_in_another_server(visitor, screen_file, folde
     with dashboard(SAMSVAE_RUNS=str(tmp_path / "other"), SAMSVAE_MODELS=str(models)) as url:
         visit(page, f"{url}/data")
         page.locator('input[type="file"]').last.set_input_files(tmp_path / "model.zip")
-        shows(page, f"{job.name} is among the models now, and is chosen")
+        shows(page, f"{job.name} is among the models now, and is selected")
         visit(page, f"{url}/compose?c=P1%3A1%2CP2%3A1&model={job.name}")
         page.locator(".st-key-shifts .js-plotly-plot").first.wait_for()
     tables = [folder / job.name / "masks.csv", tmp_path / "other" / job.name / "masks.csv"]

@@ -33,7 +33,7 @@ def test_a_selection_of_cells_is_read_back_as_it_was(n_cells, share):
     ],
 )
 def test_a_selection_that_is_none_of_these_cells_is_refused(code):
-    with pytest.raises(ValueError, match="none of this model"):
+    with pytest.raises(ValueError, match="not in this model"):
         choices.cells_of(code, 100)
 
 

@@ -1942,7 +1942,7 @@ def test_a_link_to_a_gene_set_shows_its_genes(models, tiny):
         ("mechanism", {"collection": "mine"}, "the collection mine, which is not here"),
         ("gene_sets", {"collections": ["mine", "hallmark"]}, "the collections mine, which is not"),
         ("compose", {"c": "P1:1", "interval": "own"}, "the interval own, which is not here"),
-        ("cells", {"cells": "nonsense"}, "none of this model"),
+        ("cells", {"cells": "nonsense"}, "not in this model"),
         ("cells", {"by": "nonsense"}, "the colour nonsense, which is not here"),
         ("masks", {"colour": "nonsense"}, "the colour nonsense, which is not here"),
         ("overview", {"model": "<b>"}, "the model <b>, which is not here"),

@@ -443,7 +443,7 @@ def test_an_upload_is_kept_chosen_and_can_be_removed(screen, runs, at_once, capl
     page = upload(opened("data"), "mine.h5ad", screen.path.read_bytes())
     assert "upload accepted" in caplog.messages
     assert finished(page)
-    assert "mine.h5ad was kept, and is chosen" in said(page)
+    assert "mine.h5ad was kept, and is selected" in said(page)
     chosen = page.selectbox(key="data").value
     assert uploads.resolve(chosen).read_bytes() == screen.path.read_bytes()
     assert page.metric[0].value == "600"
@@ -459,7 +459,7 @@ def test_an_upload_that_only_has_the_name_is_refused_and_not_kept(screen, runs):
     assert "expected HDF5, found a file that begins with b'cell,gene" in said(page)
     assert not list(runs.rglob("*.h5ad"))
     shifted = bytes(2048) + screen.path.read_bytes()  # a user block before it is HDF5, too
-    assert "was kept, and is chosen" in said(upload(opened("data"), "block.h5ad", shifted))
+    assert "was kept, and is selected" in said(upload(opened("data"), "block.h5ad", shifted))
 
 
 def test_an_upload_without_room_is_refused_in_one_message(screen, runs, monkeypatch, caplog):

@@ -364,7 +364,7 @@ def test_a_name_of_a_shipped_model_is_refused(data, folder, tiny, monkeypatch):
     page = shown(data)
     name_box(page).set_value("tiny").run()
     button(page, "start").click().run()
-    assert "is here already" in page.error[0].value
+    assert "is already a model called" in page.error[0].value
     assert queue.look(folder) == []
     with pytest.raises(OutputError):
         queue.stop(folder, "tiny")
