@@ -104,7 +104,7 @@ def compared(page, tiny, names: list[str]) -> None:
     shows(page, re.compile(f"Open {names[-1]}$"))
     used = tiny.masks[tiny.masks["active"] & tiny.masks["perturbation"].isin(names)]
     if used.empty:
-        shows(page, "None of the chosen uses a mechanism")
+        shows(page, "None of them uses a mechanism")
         return
     shown = table(taken(page, "chosen_effects_table-CSV"))
     effects = shown.set_index(["perturbation", "mechanism"])["effect"].to_dict()

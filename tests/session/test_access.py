@@ -126,7 +126,7 @@ def test_a_callback_that_breaks_shows_a_number_and_the_page(opened, monkeypatch,
 
 
 def test_every_callback_tells_the_number_of_its_error():
-    """Each function given to a widget in app/ is decorated with guard.errors()."""
+    """Each function given to a widget in app/ is decorated with access.errors()."""
     asked, guarded = set(), set()
     for path in Path(MAIN).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -134,7 +134,7 @@ def test_every_callback_tells_the_number_of_its_error():
             if is_callback and isinstance(node.value, ast.Name | ast.Attribute):
                 asked.add(ast.unparse(node.value).rpartition(".")[2])
             if isinstance(node, ast.FunctionDef) and any(
-                ast.unparse(d) == "guard.errors()" for d in node.decorator_list
+                ast.unparse(d) == "access.errors()" for d in node.decorator_list
             ):
                 guarded.add(node.name)
     assert {"clear", "start_run", "keep", "changed"} <= asked

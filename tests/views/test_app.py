@@ -539,7 +539,7 @@ def test_a_composition_without_a_mechanism_is_not_compared_to_what_was_observed(
     assert any(metric.label == "Pearson r over genes" for metric in page.metric)
     page = opened("compose", {"c": "P1:1", "off": "0"})
     assert not page.metric
-    assert "no prediction of what was observed" in page.info[-1].value
+    assert "does not predict what was observed" in page.info[-1].value
 
 
 # Every page with every kind of model
@@ -970,7 +970,7 @@ def test_a_network_of_nothing_says_so(models, tiny):
     assert finished(page)
     assert "There is nothing to link" in words(page)
     page = opened("masks", {"chosen": "P1,P2"})
-    assert "None of the chosen uses a mechanism" in words(page)
+    assert "None of them uses a mechanism" in words(page)
     assert "use no mechanism" in words(page)
 
 

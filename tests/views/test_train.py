@@ -184,7 +184,7 @@ def test_a_run_of_a_gpu_says_that_it_goes_on_without_one(folder, monkeypatch, he
     monkeypatch.setattr(time_estimate, "device", lambda: here)
     page = opened("train", {"run": "mine"})
     assert finished(page)
-    assert ("it goes on on the CPU" in words(page)) is said
+    assert ("so it continues on the CPU" in words(page)) is said
 
 
 def test_a_second_one_waits_visibly_and_can_leave_the_queue(data, folder):
