@@ -677,8 +677,8 @@ def test_the_caption_says_what_share_each_interval_held(calibrated):
     row = scores.coverage(calibrated.metrics).set_index("conditions of").loc["single"]
     text = words(opened("compose", {"c": "P1:1"}))
     assert f"Of {int(row['shifts']):,} shifts measured on test cells" in text
-    assert f"{row['own, with sampling error']:.0%} in the model's own" in text
-    assert f"{row['calibrated, with sampling error']:.0%} in the calibrated one" in text
+    assert f"{row['own, with sampling error']:.0%} lie in the model's own" in text
+    assert f"{row['calibrated, with sampling error']:.0%} lie in the calibrated one" in text
 
 
 def test_without_calibration_the_own_interval_is_the_only_one(models):
@@ -992,7 +992,7 @@ def test_a_kind_of_condition_can_be_looked_at_alone(models, tiny):
 def test_split_half_is_told_as_the_ceiling(models):
     text = words(opened("overview"))
     assert "*split-half*: what a second sample" in text
-    assert "no prediction" in text
+    assert "not a prediction" in text
 
 
 def test_overview_draws_the_predictive_checks_with_their_table(models, tiny):
@@ -1346,7 +1346,7 @@ def test_a_perturbation_in_words_has_its_place_its_cells_and_its_certain_genes(m
     assert f"measured alone in {cells.sum()} cells ({cells['train']} training" in text
     more = tiny.perturbations.loc["P2", ["train", "validation", "test"]].sum() - cells.sum()
     assert f"; {more} more have it with others" in text
-    assert "P2 is none of the 40 genes" in text
+    assert "P2 is not among the 40 genes" in text
 
 
 @pytest.mark.parametrize("link", ["CCL5", "ccl5", "TCP228", "ENSG00000271503"])
@@ -1379,7 +1379,7 @@ def test_a_gene_outside_the_panel_has_links_to_pages_elsewhere(models):
     page = opened("perturbation", {"p": "GATA1"})
     found = {button.proto.label: button.proto.url for button in page.get("link_button")}
     assert found == genes.links("GATA1")
-    assert "GATA1 is none of the 40 genes of this model, under any name" in words(page)
+    assert "GATA1 is not among the 40 genes of this model, under any name" in words(page)
     assert not [link for link in links(page) if link["page"] == "gene"]
 
 
@@ -1652,11 +1652,11 @@ def test_the_conditional_vae_has_one_map_and_is_told_why(shown):
     shown("conditional")
     page = opened("cells", {"by": "Mechanism"})
     assert finished(page)
-    assert "its perturbed and basal states are one" in page.info[0].value
+    assert "perturbed and basal states are the same" in page.info[0].value
     assert len(figures(page)) == 1
     assert page.selectbox(key="m").label == "Latent dimension"
     assert "State" not in labels(page)
-    assert "same shift" not in words(page)
+    assert "same latent shift" not in words(page)
 
 
 def test_values_of_cells_that_are_no_counts_are_as_in_the_file(shown):
@@ -1938,7 +1938,7 @@ def test_a_link_to_a_gene_set_shows_its_genes(models, tiny):
 @pytest.mark.parametrize(
     ("view", "query", "said"),
     [
-        ("mechanism", {"m": "M99"}, "M99 is no mechanism in use"),
+        ("mechanism", {"m": "M99"}, "M99 is not a mechanism in use"),
         ("mechanism", {"collection": "mine"}, "the collection mine, which is not here"),
         ("gene_sets", {"collections": ["mine", "hallmark"]}, "the collections mine, which is not"),
         ("compose", {"c": "P1:1", "interval": "own"}, "the interval own, which is not here"),

@@ -208,7 +208,7 @@ def test_a_name_that_is_none_starts_nothing(data, folder):
     page = shown(data)
     name_box(page).set_value("../../etc").run()
     assert button(page, "start").disabled
-    assert "This is no name for a run" in words(page)
+    assert "This is not a valid name for a run" in words(page)
     assert queue.look(folder) == []
 
 
