@@ -152,7 +152,7 @@ def test_many_who_start_the_same_at_once_start_it_once(folder):
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(made)[:7] == ["There is a run a already. Choose another name."] * 7
+    assert sorted(made)[:7] == ["There is already a run a. Choose another name."] * 7
     training(folder)
     assert len(starts(folder)) == 1
     end(folder, "a", "failed")
@@ -424,7 +424,7 @@ NO_NAMES += ["x" * 65, "uploads", "Uploads", "\u00e9", "~", "%2e%2e"]
 
 @pytest.mark.parametrize("name", NO_NAMES)
 def test_names_that_are_none_are_refused_everywhere(folder, name):
-    with pytest.raises(OutputError, match="is no name for a run"):
+    with pytest.raises(OutputError, match="is not a valid name for a run"):
         submit(folder, name)
     for ask in (queue.resume, queue.stop, queue.discard):
         with pytest.raises(OutputError, match="There is no run"):
@@ -487,7 +487,7 @@ def test_only_models_that_were_brought_are_removed(folder, tmp_path):
     (folder / "copied").mkdir()  # by the operator
     (folder / "copied" / "manifest.json").write_text("{}")
     for name in ("a", "link", "shipped", "copied", "../shipped", "", "uploads"):
-        with pytest.raises(OutputError, match="only such are removed"):
+        with pytest.raises(OutputError, match="only those can be removed"):
             queue.remove_model(folder, name)
     queue.remove_model(folder, "brought")
     assert {path.name for path in folder.iterdir()} == {queue.LOCK, "a", "copied", "link"}
