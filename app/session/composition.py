@@ -251,7 +251,9 @@ def compared(
     unknown = [name for name in dosages if name not in model.perturbations.index]
     if unknown or len(dosages) > most:
         why = f"it does not know {', '.join(unknown)}" if unknown else f"it takes {most} at most"
-        st.info(f"The kept composition cannot be compared in this model: {plain(why)}.")
+        st.info(
+            f"The composition kept to compare with cannot be composed in this model: {plain(why)}."
+        )
     if unknown or not 0 < len(dosages) <= most:
         return None
     off = kept.mix.off if kept.checksum == model.checksum else ""
