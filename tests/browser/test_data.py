@@ -15,7 +15,7 @@ UNUSUAL = "what was done (final)"
 
 @pytest.fixture(scope="module")
 def unusual(screen, tmp_path_factory):
-    """The small screen: labels parted by "_", in a column that two others look like."""
+    """Write the small screen with labels joined by "_", in a column like two others."""
     cells = anndata.read_h5ad(screen.path)
     labels = cells.obs["perturbation"].astype(str).str.replace("+", "_")
     cells.obs[UNUSUAL] = labels
@@ -28,7 +28,7 @@ def unusual(screen, tmp_path_factory):
 
 
 def label_counts(page) -> dict[str, int]:
-    """What the preview says, such as 6 single perturbations."""
+    """Return the numbers in the preview, such as 6 single perturbations."""
     text = page.locator(".st-key-preview").inner_text()
     return {what: int(n) for n, what in re.findall(r"(\d+) ([a-z]+)", text)}
 

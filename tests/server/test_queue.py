@@ -25,7 +25,7 @@ GARBAGE += [b'{"arguments": {}, "data": 3, "asked": ["start"], "device": 5}', b"
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty runs folder, where jobs are trained by the stand-in; none outlives the test."""
+    """Return an empty runs folder whose jobs run the stand-in; all are ended after the test."""
     monkeypatch.setattr(queue, "PROGRAM", (sys.executable, str(TRAINER)))
     place = tmp_path / "runs"
     place.mkdir()
@@ -34,7 +34,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def ended_all(folder):
-    """No process of these runs goes on."""
+    """End all processes of these runs."""
     for job in runs.listed(folder):
         for name in ("job.json", "status.json"):
             content = run_folder.read_object(job.path / name)
@@ -51,7 +51,7 @@ def submit(folder, name="a", **options):
 
 
 def become(folder, name, state, phase=None):
-    """Look until the run is so; the run then."""
+    """Look until the run is in this state, and return it."""
     end = time.monotonic() + 30
     while time.monotonic() < end:
         found = {job.name: job for job in queue.look(folder)}[name]
@@ -277,7 +277,7 @@ def test_a_job_outlives_the_server_that_started_it(folder):
 
 
 def test_a_number_used_again_is_not_the_process(folder):
-    """A process that is none of ours has the number: the run is dead, and nothing is signalled."""
+    """If another process has the number, the run is dead, and nothing is signalled."""
     submit(folder)
     os.kill(pid_of(training(folder)), signal.SIGKILL)
     become(folder, "a", "dead")

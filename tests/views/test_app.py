@@ -1,4 +1,4 @@
-"""Every page, run without a browser: it reaches its end, and a choice changes a number."""
+"""Every page, run without a browser: it reaches its end, and choices change what it shows."""
 
 import json
 import shutil
@@ -80,7 +80,7 @@ KINDS = {
 
 @pytest.fixture(scope="session")
 def kind(screen, quick_tables, tmp_path_factory) -> Callable[[str], Bundle]:
-    """A bundle of each of KINDS, hardly trained, made when first asked for; not to be changed."""
+    """Return a barely trained bundle of one of KINDS, made on first use; not to be changed."""
     folder = tmp_path_factory.mktemp("kinds")
     replicates = np.where(np.arange(len(screen.data.cells)) % 2 == 0, "left", "right")
 
@@ -104,7 +104,7 @@ def kind(screen, quick_tables, tmp_path_factory) -> Callable[[str], Bundle]:
 
 @pytest.fixture
 def shown(kind, tmp_path, monkeypatch) -> Callable[[str], Bundle]:
-    """Makes a copy of a bundle of KINDS the only one of the dashboard."""
+    """Return a function that makes a copy of a bundle of KINDS the dashboard's only one."""
 
     def alone(name: str) -> Bundle:
         shutil.copytree(kind(name).path, tmp_path / "shown" / name)
@@ -123,7 +123,7 @@ def rewritten(bundle: Bundle, name: str, frame: pd.DataFrame | None) -> None:
 
 
 def uncomposed(models: Path) -> None:
-    """No shifts of all are kept of the bundle, nor of an equal one of a test before it."""
+    """Remove the stored shifts of the bundle, and of an equal one from an earlier test."""
     rewritten(opening.load(models / "tiny"), layout.EFFECTS, None)
     bundle = opening.load(models / "tiny")
     results.forget_effects(bundle)
@@ -132,7 +132,7 @@ def uncomposed(models: Path) -> None:
 
 @pytest.fixture
 def models(tiny, tmp_path, monkeypatch) -> Path:
-    """A folder with one bundle that a test may damage."""
+    """Return a folder with one bundle that a test may damage."""
     folder = tmp_path / "models"
     shutil.copytree(tiny.path, folder / "tiny")
     monkeypatch.setenv("SAMSVAE_MODELS", str(folder))
@@ -141,7 +141,7 @@ def models(tiny, tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def edited(monkeypatch):
-    """Bundles open whose tables do not follow from their weights: tests make rare cases of them."""
+    """Let bundles open whose tables do not follow from their weights, for rare cases."""
     monkeypatch.setattr(bundles.Bundle, "check", lambda bundle: None)
     monkeypatch.setattr(soundness, "check_table", lambda *table: None)
 
@@ -154,12 +154,12 @@ def opened(view: str, query: dict[str, str] | None = None) -> AppTest:
 
 
 def slider(page: AppTest, name: str):
-    """Of the dosage of a perturbation."""
+    """Return the slider of a perturbation's dosage."""
     return next(each for each in page.slider if each.label == f"Dosage of {name}")
 
 
 def gone_back(page: AppTest, query: dict[str, str]) -> AppTest:
-    """By the browser's back button, to an address of the same page."""
+    """Go to an address of the same page, as the browser's back button does."""
     page.query_params.clear()
     page.query_params.update(query)
     with pytest.MonkeyPatch.context() as patch:
@@ -168,7 +168,7 @@ def gone_back(page: AppTest, query: dict[str, str]) -> AppTest:
 
 
 def finished(page: AppTest) -> bool:
-    """Whether the page reached its last line; one that dies of a panic shows no exception."""
+    """Return whether the page reached its last line; a page that panics shows no exception."""
     assert not page.exception
     assert not [error.value for error in page.error if "Something went wrong" in error.value]
     return any("SAMS-VAE Explorer" in caption.value for caption in page.caption)
@@ -451,7 +451,7 @@ def test_names_of_another_model_are_told_of_and_not_shown(models):
 
 
 def ended(page: AppTest) -> AppTest:
-    """The page once the tests in the background are done."""
+    """Return the page once the background tests are done."""
     for _ in range(60):
         if not any(button.label == "Cancel" for button in page.button):
             return page
@@ -555,7 +555,7 @@ def test_every_view_suits_every_kind_of_model(shown, view, name):
 
 
 def words(page: AppTest) -> str:
-    """All text of the page, without the marks that keep names from being Markdown."""
+    """Return all text of the page, without the escapes that keep names from being Markdown."""
     parts = [*page.markdown, *page.caption, *page.info, *page.warning]
     return " ".join(part.value for part in parts).replace("\\", "")
 
@@ -644,7 +644,7 @@ def calibrated(models) -> Bundle:
 
 
 def whiskers(page: AppTest) -> dict[str, tuple[float, float]]:
-    """Ends of the interval of each gene in the ranking."""
+    """Return the ends of the interval of each gene in the ranking."""
     bar = next(f["data"][0] for f in figures(page) if f["data"][0]["type"] == "bar")
     genes = [gene.removeprefix("<i>").removesuffix("</i>") for gene in bar["y"]]
     ends = np.array(decoded(bar["customdata"])).reshape(-1, 2)
@@ -652,7 +652,7 @@ def whiskers(page: AppTest) -> dict[str, tuple[float, float]]:
 
 
 def decoded(values: object) -> np.ndarray:
-    """An array of a figure, which Plotly may write in base 64."""
+    """Return an array of a figure, which Plotly may write in base64."""
     import base64
 
     if isinstance(values, dict):
@@ -899,7 +899,7 @@ def test_perturbations_chosen_on_the_map_stay_and_are_not_those_of_another_model
 
 
 def planted(effects: dict[str, list[float]], has_masks: bool = True) -> Bundle:
-    """What comparing reads of a bundle, with an entry in use wherever an effect is not 0."""
+    """Return a bundle for comparisons, in which every non-zero effect is an entry in use."""
     rows = [
         {"perturbation": p, "mechanism": k, "effect": e, "effect_sd": 0.1, "active": e != 0}
         for p, row in effects.items()
@@ -1044,7 +1044,7 @@ def test_the_frontier_is_drawn_with_its_table(shown):
 
 
 def links(page: AppTest) -> list[dict]:
-    """Links to other pages of the dashboard: label, page, and what they carry."""
+    """Return the links to other pages of the dashboard: label, page and query."""
     found = [link.proto for link in page.get("page_link")]
     return [{"label": f.label, "page": f.page, "query": f.query_string} for f in found]
 
@@ -1161,7 +1161,7 @@ def test_a_perturbation_that_was_never_alone_is_marked(models):
 
 
 def still(bundle: Bundle) -> effects.Effects:
-    """Its effects, with every predicted shift zero."""
+    """Return the stored shifts with every predicted one zero."""
     found = effects.whole_effects(bundle)
     shift = np.zeros((len(bundle.genes), len(bundle.perturbations)))
     return replace(found, arrays={**found.arrays, "shift": shift})
@@ -1175,7 +1175,7 @@ def test_a_gene_that_no_perturbation_moves_is_told_of(models, tiny, monkeypatch)
 
 
 def test_a_gene_page_is_there_while_every_perturbation_is_composed(models, monkeypatch):
-    """All but what moves it, with how far that is; and that, too, once it is known."""
+    """It shows all but the perturbations, with their progress, and those once they are known."""
     monkeypatch.setattr("app.components.all_shifts.MOMENT", 0.05)
     uncomposed(models)
     go = threading.Event()
@@ -1266,7 +1266,7 @@ def test_a_link_to_a_mechanism_holds_when_it_has_a_name(models, tiny):
 
 
 def renamed(model: Bundle, old: str, new: str) -> Bundle:
-    """The bundle with another name for a perturbation; in combinations it keeps the old one."""
+    """Return the bundle with a perturbation renamed, except in combinations."""
     for file, column in (
         ("perturbations.csv", "perturbation"),
         ("masks.csv", "perturbation"),
@@ -1550,7 +1550,7 @@ def test_partners_of_a_known_set_are_of_its_measured_genes(models, tiny):
 
 
 def points(figure: dict) -> pd.DataFrame:
-    """What a map of cells shows, by the place of the cell in the sample: x, y, group."""
+    """Return x, y and group of each point on a map of cells, by the cell's place in the sample."""
     rows = []
     for trace in figure["data"]:
         x, y = decoded(trace["x"]), decoded(trace["y"])
@@ -1560,7 +1560,7 @@ def points(figure: dict) -> pd.DataFrame:
 
 
 def took(page: AppTest, model: Bundle, places: list[int]) -> AppTest:
-    """The page after these cells were lassoed, which no test without a browser can do."""
+    """Return the page as after a lasso of these cells, which needs a browser to be drawn."""
     page.session_state[f"cells of {model.checksum}"] = places
     return page.run()
 
@@ -1839,7 +1839,7 @@ def test_one_box_on_every_page_finds_and_leads_there(models, start, text, label,
 
 
 def found(page: AppTest) -> list[str]:
-    """What the search box shows below it, in its order."""
+    """Return the results below the search box, in order."""
     return [b.label.replace("\\", "") for b in page.button if b.key.startswith("hit ")]
 
 
@@ -2096,7 +2096,7 @@ def test_item_02_an_address_that_is_behind_takes_no_choice_back(models, gap):
     if gap == "gone back":
         gone_back(page, {"c": "P1:1"})
     else:
-        page.query_params.clear()  # as a browser sends it that has not heard of the first yet
+        page.query_params.clear()  # as sent by a browser that has not received the first yet
         page.query_params["c"] = "P1:1"
         page.run()
     assert finished(page)
@@ -2106,7 +2106,7 @@ def test_item_02_an_address_that_is_behind_takes_no_choice_back(models, gap):
 
 
 def number(page: AppTest, name: str):
-    """The box of a dosage, beside its slider."""
+    """Return the number box of a dosage."""
     label = f"Dosage of {name} as a number"
     return next(each for each in page.number_input if each.label == label)
 
@@ -2146,7 +2146,7 @@ def test_what_was_not_measured_tells_which_part_can_be_compared(models, mix, res
 
 
 def test_item_02_nothing_is_given_to_a_widget_that_has_it(models):
-    """What a run gives is shown in place of what was chosen meanwhile; a second run gives none."""
+    """A value set by a run overrides a newer choice, so a second run sets none."""
     page = opened("compose", {"c": "P1:0.9,P2:1", "off": "0"})
     page.run()
     widgets = [*page.slider, *page.number_input, *page.multiselect, *page.pills, *page.selectbox]
@@ -2160,13 +2160,13 @@ def test_item_02_nothing_is_given_to_a_widget_that_has_it(models):
 
 @pytest.fixture
 def two_models(models) -> Path:
-    """The second is another one by name."""
+    """Make two models that differ only by name."""
     shutil.copytree(models / "tiny", models / "zweites")
     return models
 
 
 def shown_model(page: AppTest) -> str:
-    """By the line at the end, by the box, and by the address, which agree."""
+    """Return the model by the line at the end, the box and the address, which agree."""
     (end,) = (c.value for c in page.caption if c.value.startswith("SAMS-VAE Explorer"))
     name = end.partition("model ")[2].partition(",")[0]
     assert page.selectbox(key="model").value == name

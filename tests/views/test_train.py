@@ -34,7 +34,7 @@ GPU = time_estimate.Pace("cuda", "NVIDIA <b>H100</b>", 80e9, 0.001, 1e-9)
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """Runs of its own, no models, and files looked into at once."""
+    """Return an empty runs folder, without models, and inspect files within this process."""
     place = tmp_path / "runs"
     place.mkdir()
     monkeypatch.setenv("SAMSVAE_RUNS", str(place))
@@ -48,7 +48,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def on(monkeypatch, found):
-    """As if the machine were so."""
+    """Pretend that the machine has this device and pace."""
     monkeypatch.setattr(state, "measured", lambda threads: found)
     training_module._pace.clear()
 
@@ -66,7 +66,7 @@ def shown(data, **query):
 
 
 def box(page, parameter):
-    """The widget for a number that is suggested for each file."""
+    """Return the widget of a number that is suggested for each file."""
     return next(one for one in page.number_input if one.key.startswith(f"{parameter} of "))
 
 
