@@ -45,7 +45,7 @@ def read(request, tmp_path, monkeypatch):
 
 
 def changed(path, name, values):
-    """Replace the values of an array in a file, with their own type."""
+    """Replace an array in a file by these values, type included, and return the path."""
     with h5py.File(path, "a") as raw:
         attributes = dict(raw[name].attrs)
         del raw[name]

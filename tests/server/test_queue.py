@@ -194,7 +194,7 @@ def test_too_many_do_not_wait(folder, monkeypatch):
     monkeypatch.setattr(queue, "MOST_WAITING", 1)
     submit(folder, "a")
     submit(folder, "b")
-    with pytest.raises(OutputError, match="1 runs wait already"):
+    with pytest.raises(OutputError, match="1 runs are already waiting"):
         submit(folder, "c")
     assert not (folder / "c").exists()
 

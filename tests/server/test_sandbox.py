@@ -129,7 +129,9 @@ def test_item_13_time_is_that_of_a_processor_without_the_imports(uploaded, monke
     assert sandbox.inspected(uploaded)["n_cells"] == 600
     monkeypatch.setattr(sandbox, "IMPORTS", 0.1)
     monkeypatch.setattr(sandbox, "PATIENCE", 1000)
-    with pytest.raises(DataError, match=r"more than 0 seconds of a processor.* samsvae validate"):
+    with pytest.raises(
+        DataError, match=r"more than 0 seconds of processor time.* samsvae validate"
+    ):
         sandbox.inspected(uploaded)
 
 

@@ -120,7 +120,7 @@ def test_any_name_becomes_a_safe_one(runs, name):
 
 def test_an_upload_over_the_limits_is_refused(runs, monkeypatch):
     monkeypatch.setenv("SAMSVAE_UPLOAD_MB", "1")
-    with pytest.raises(OutputError, match="1,048,576 is the most for an upload"):
+    with pytest.raises(OutputError, match="1,048,576 is the limit for an upload"):
         keep(bytes(2**20 + 1))
     monkeypatch.setenv("SAMSVAE_UPLOADS_TOTAL_MB", "1")
     keep(bytes(600_000))

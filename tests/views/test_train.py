@@ -48,7 +48,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def on(monkeypatch, found):
-    """Pretend that the machine has this device and pace."""
+    """Let the timing of steps find this pace."""
     monkeypatch.setattr(state, "measured", lambda threads: found)
     training_module._pace.clear()
 
