@@ -1,4 +1,4 @@
-"""The dashboard's entry: pages, the model they share, and what stands beside each."""
+"""The dashboard's entry point: its pages, and the sidebar that they share."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from app.server import logs
 from app.session import access, bundles, saved_pages, saved_views, url
 from app.session import page as state
 
-ICON = Path(__file__).with_name("icon.png")  # a material icon would be fetched from outside
+ICON = Path(__file__).with_name("icon.png")  # a material icon would be fetched from the internet
 STYLE = Path(__file__).with_name("style.css")
 pages = {
     name: st.Page(

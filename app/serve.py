@@ -1,4 +1,4 @@
-"""The dashboard as a server: its pages behind the door. `streamlit run app/serve.py` starts it."""
+"""The dashboard as a server, its pages behind `Door`. Start it: `streamlit run app/serve.py`."""
 
 from pathlib import Path
 

@@ -7,10 +7,10 @@
 Each figure is the smallest wall time of its repeats, in a separate process with the code of that
 checkout, this Python and its packages. Timed on the shipped papalexi2021 are a composition of two
 perturbations (64 draws), the loadings of all mechanisms, the server's part of the first page (its
-script, without a browser) for a later visitor, `samsvae --help` and `samsvae evaluate`; with
---train, also a whole `samsvae train` with the defaults, tables included, and the validation bound it
-reaches. Needs papalexi2021_thp1.h5ad and papalexi2021_split.csv in SAMSVAE_DATA (default ../shared/data).
-Expected: docs/scale.md.
+script, without a browser) for a later visitor, `samsvae --help` and `samsvae evaluate`. With
+--train also a whole `samsvae train` with the defaults, tables included, and the validation bound it
+reaches. Needs papalexi2021_thp1.h5ad and papalexi2021_split.csv in SAMSVAE_DATA (default
+../shared/data). Expected: docs/scale.md.
 """
 
 from __future__ import annotations

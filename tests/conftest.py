@@ -38,7 +38,7 @@ TRAINING = TrainConfig(
 
 
 class Screen(NamedTuple):
-    """Simulated cells as read back from a file, with what they were drawn from."""
+    """Simulated cells as read back from a file, with the truth they were drawn from."""
 
     path: Path
     data: CellData
@@ -57,7 +57,7 @@ def _own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def _packages_looked_through_once():
-    """Streamlit looks for components in every installed package before every page of a test."""
+    """Cache the list of packages: Streamlit searches them all before every page of a test."""
     scan = manifest_scanner.scan_component_manifests
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(manifest_scanner, "scan_component_manifests", functools.cache(scan))
@@ -78,7 +78,7 @@ def screen(tmp_path_factory) -> Screen:
 
 @pytest.fixture(scope="session")
 def known_effects() -> Callable[[Truth], SAMSVAE]:
-    """From a truth the model that drew its cells, sure of its effects; the encoder is untrained."""
+    """Return the model that drew the cells, sure of its effects, with an untrained encoder."""
 
     def certain(truth: Truth) -> SAMSVAE:
         model = copy.deepcopy(truth.model)
@@ -92,7 +92,7 @@ def known_effects() -> Callable[[Truth], SAMSVAE]:
 
 @pytest.fixture(scope="session")
 def quick_tables():
-    """One collection, and principal components in place of UMAP, whose compiler takes 10 s."""
+    """Use one collection, and principal components instead of UMAP, which compiles for 10 s."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "COLLECTIONS", ("hallmark",))
         patch.setattr(build, "N_EMBEDDED", build.UMAP_NEIGHBOURS - 1)
@@ -101,17 +101,17 @@ def quick_tables():
 
 @pytest.fixture(scope="session")
 def tiny(screen, quick_tables, tmp_path_factory) -> Bundle:
-    """The bundle; no test may change it or its files."""
+    """Return the bundle; no test may change it or its files."""
     run = tmp_path_factory.mktemp("models") / "tiny"
     return train.train(screen.data, screen.parts, run, MODEL, TRAINING)
 
 
 @pytest.fixture
 def copied(tiny, tmp_path) -> Path:
-    """A copy of the bundle's folder, to be damaged."""
+    """Return a copy of the bundle's folder, for tests that damage it."""
     return Path(shutil.copytree(tiny.path, tmp_path / "copied"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those of the browser come first: they take longest."""
+    """Run browser tests first, because they take longest."""
     items.sort(key=lambda item: "browser" not in item.path.parts)

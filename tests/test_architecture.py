@@ -1,4 +1,4 @@
-"""The rules of the project, checked on its own source; each is shown to catch what it forbids."""
+"""The rules of the project, checked on its source, and tests that they catch violations."""
 
 import ast
 import subprocess
@@ -52,7 +52,7 @@ def name_of(path: Path) -> str:
 
 
 def imports(source: str) -> set[str]:
-    """Modules a source imports, "from a import b" as a.b where a is a package of ours."""
+    """Return the modules a source imports; "from a import b" is a.b if a is one of our packages."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -66,7 +66,7 @@ def imports(source: str) -> set[str]:
 
 
 def forbidden_imports(module: str, source: str) -> set[str]:
-    """What a module in a wing imports that does not stand before it, or not at all in the core."""
+    """Return the imports of a module that its wing may not make."""
     package, wing = module.split(".")[:2]
     place = next(i for i, wings in enumerate(WINGS[package]) if wing in wings)
     allowed = {wing}.union(*WINGS[package][:place])
@@ -79,7 +79,7 @@ def forbidden_imports(module: str, source: str) -> set[str]:
 
 
 def circle(sources: dict[str, str]) -> list[str]:
-    """Modules that import each other in a circle; [] where none do."""
+    """Return modules that import each other in a circle, or []."""
     try:
         TopologicalSorter({name: imports(source) for name, source in sources.items()}).prepare()
     except CycleError as error:
@@ -88,7 +88,7 @@ def circle(sources: dict[str, str]) -> list[str]:
 
 
 def forbidden_words(source: str) -> set[str]:
-    """Names in code, not in comments or texts, that the project does without."""
+    """Return forbidden names in code, ignoring comments and texts."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):

@@ -1,4 +1,4 @@
-"""A benchmark given what it cannot use ends with one line."""
+"""A benchmark that gets invalid input ends with one line."""
 
 import os
 import subprocess

@@ -1,7 +1,7 @@
-"""Labels, names and columns as people really have them: what is detected is what is right.
+"""Labels, names and columns as people really have them are detected correctly.
 
-Each kind has a small case of its own here. The scripts of ../shared/cases (or SAMSVAE_CASES), whose
-README says what is expected of each, are run where they are.
+Each kind has a small case here. The scripts in ../shared/cases (or SAMSVAE_CASES), whose README
+says what to expect of each, are run if they are there.
 """
 
 import os
@@ -36,7 +36,7 @@ CASES = Path(os.environ.get("SAMSVAE_CASES", Path(__file__).parents[1] / "../sha
 
 
 def write(path, labels, key="perturbation", obs=None, n_genes=8, **more):
-    """A file of Poisson counts; `obs` adds to the column of labels."""
+    """Write a file of Poisson counts; `obs` adds to the column of labels."""
     counts = np.random.default_rng(0).poisson(2.0, (len(labels), n_genes)).astype(np.float32)
     table = pd.DataFrame({key: labels, **(obs or {})}, index=[f"c{i}" for i in range(len(labels))])
     var = pd.DataFrame(index=[f"G{i}" for i in range(n_genes)])
@@ -45,7 +45,7 @@ def write(path, labels, key="perturbation", obs=None, n_genes=8, **more):
 
 
 def each(n=40, **sizes):
-    """So many cells of each label; sizes of labels that differ are given."""
+    """Return so many cells of each label, except for labels with a given size."""
     return lambda *labels: [label for label in labels for _ in range(sizes.get(label, n))]
 
 
@@ -59,7 +59,7 @@ def said(data):
 
 
 def found(path, **options):
-    """Controls, perturbations and conditions with several, as the reader has them."""
+    """Return the reader's controls, perturbations and combinations."""
     data = read_h5ad(path, **options)
     several = data.conditions[data.dosages.getnnz(axis=1) > 1]
     return int((data.conditions == data.control).sum()), list(data.perturbations), set(several)
@@ -102,7 +102,7 @@ def test_item_04_command_line_page_and_library_part_labels_alike(file, form):
 
 @pytest.mark.parametrize("drop", [None, True, False])
 def test_item_04_the_delimiter_suggested_is_the_readers_also_where_cells_are_left_out(file, drop):
-    """Where such cells are left out, "unknown" is no label of its own, and parts nothing."""
+    """If such cells are left out, "unknown" is not a label and splits nothing."""
     labels = ["ctrl", "unassigned", "unknown", "MYC+unknown", "KLF1_TP53", "KLF1", "STAT1_KLF1"]
     write(file, each()(*labels))
     read = read_h5ad(file, drop_unlabelled=drop).source["delimiter"]
@@ -213,14 +213,14 @@ def test_item_06_a_pattern_takes_no_combination_for_a_control(file):
     "text", ["a*" * 10 + "b", "*a" * 10 + "b", "*" * 50 + "b", "*a?" * 10 + "b"]
 )
 def test_item_06_a_pattern_of_many_stars_ends_at_once(text):
-    """Tried star by star, the first of these would take longer than the universe is old."""
+    """Matched star by star, the first of these would take longer than the age of the universe."""
     before = time.process_time()
     assert control_labels(["a" * 1_000, "a" * 1_000 + "B"], [text]) == ["a" * 1_000 + "B"]
     assert time.process_time() - before < 5
 
 
 def test_item_06_a_label_of_repeated_words_for_control_ends_at_once():
-    """Such a label has 2 to the power of 40 ways to be read as words, one after the other."""
+    """Such a label can be read as a sequence of words in 2 to the power of 40 ways."""
     before = time.process_time()
     label = "_".join(["nontargeting_control"] * 40)
     assert CONTROL.fullmatch(label)
@@ -262,7 +262,7 @@ def test_item_06_a_likely_control_beside_a_known_one_is_pointed_out(file):
 
 
 def test_item_06_a_word_for_control_that_was_not_named_is_pointed_out(file):
-    """Naming NT-1 makes NT-2 a perturbation, and that is said."""
+    """Naming only NT-1 makes NT-2 a perturbation, which a note says."""
     write(file, each()("NT-1", "NT-2", "TP53", "NT-1+NT-2"))
     data = read_h5ad(file, control="NT-1")
     assert list(data.perturbations) == ["NT-2", "TP53"]
@@ -273,7 +273,7 @@ def test_item_06_a_word_for_control_that_was_not_named_is_pointed_out(file):
 
 
 def test_item_06_a_column_of_a_table_that_may_be_a_control_is_pointed_out_alike(file):
-    """Labels and tables say the same, and following the advice takes every control."""
+    """Labels and tables give the same advice, and following it takes all controls."""
     names = [f"NT-{i}" for i in range(8)]
     given = np.repeat(np.eye(10), 8, axis=0)
     cells = [f"c{i}" for i in range(80)]
@@ -311,7 +311,7 @@ def test_item_06_the_column_of_conditions_is_suggested_not_that_of_samples(file)
 
 
 def guides(n_empty=10, n_nt=40):
-    """Cells with one guide of A or B each, those with a non-targeting one, and those without."""
+    """Return cells with a guide of A or B, with a non-targeting guide, and without any."""
     given = np.zeros((80 + n_nt + n_empty, 4), np.float32)
     given[:40, 0] = given[40:80, 1] = 1
     given[80 : 80 + n_nt, 2] = 1
@@ -354,7 +354,7 @@ def test_item_06_a_table_without_any_control_cell_says_that_it_is_not_supported(
 
 @pytest.mark.parametrize("more", [[], ["TP53_g1"]])
 def test_item_06_a_table_in_which_all_cells_that_stay_are_controls_is_refused(file, more):
-    """Cells without any guide are left out: they are no perturbed cells."""
+    """Cells without any guide are left out and do not count as perturbed."""
     given = np.zeros((90, 2 + len(more)))
     given[:30, 0] = given[30:60, 1] = 1
     cells = [f"c{i}" for i in range(90)]
@@ -472,7 +472,7 @@ def test_item_07_guides_are_counted_in_plain_words():
 
 
 def test_item_17_of_columns_only_those_that_may_be_labels_are_looked_at(monkeypatch):
-    """Among 200,000 barcodes controls were looked for, for 14 seconds."""
+    """Searching 200,000 barcodes for controls took 14 seconds."""
     labels = each()("NT", "STAT1", "JAK2")
     said = np.where(np.array(labels) == "NT", "NT", "Perturbed")
     numbers = [str(i) for i in range(120)]
@@ -492,7 +492,7 @@ def test_item_17_of_columns_only_those_that_may_be_labels_are_looked_at(monkeypa
 
 
 def test_item_07_what_is_odd_is_told_of_the_cells_that_are_read(file):
-    """Cells that are left out say nothing of the matrix nor of the size factor."""
+    """Cells that are left out do not affect notes on the matrix or the size factor."""
     counts = np.random.default_rng(0).poisson(2.0, (120, 8)).astype(np.float32) + 1
     counts[80:] = 0  # the cells without a label
     counts[:80, 0] = 3
@@ -638,7 +638,7 @@ def test_item_06_runs_from_before_read_their_tables_as_they_did(file, tmp_path, 
 def test_item_06_of_the_controls_that_a_run_noted_one_is_enough(
     file, tmp_path, labels, monkeypatch
 ):
-    """Another file to evaluate on may lack a rare one; and nobody has given --control."""
+    """Another file may lack a rare control, and no --control was given."""
     source = read_h5ad(write(file, each()(*labels)), control=labels[:-1]).source
     assert source["control_labels"] == labels[:-1]
     monkeypatch.setattr(train, "read_settings", lambda _: {"data": source})
@@ -679,7 +679,7 @@ def test_item_06_the_options_of_the_command_line_reach_the_reader(file, capsys, 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
-    """Makes a case of the shared scripts."""
+    """Return a function that makes a case of the shared scripts."""
     folder = tmp_path_factory.mktemp("cases")
 
     def made(name):

@@ -1,4 +1,4 @@
-"""The Dockerfile, as far as it can be checked without an engine and without installing anything."""
+"""The Dockerfile, as far as it can be checked without Docker and without installing anything."""
 
 import importlib.util
 import shutil
@@ -26,7 +26,7 @@ def test_the_image_starts_answers_and_serves_a_page_from_what_is_copied():
 
 @pytest.fixture
 def context(tmp_path):
-    """A folder that could be built, with next to nothing in it."""
+    """Return a nearly empty folder that could be built."""
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "main.py").write_text("")
     (tmp_path / ".dockerignore").write_text("*\n!app\n**/secrets.toml\n")

@@ -1,4 +1,4 @@
-"""Everything that can go wrong with a training, with real trainers: the table of faults."""
+"""The table of faults: everything that can go wrong with training, with real trainers."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.slow
 def test_nothing_is_lost_by_any_fault(tmp_path):
-    """Among others 20 kills at random moments: weights and history as if never killed."""
+    """After 20 kills at random moments, for example, weights and history are unchanged."""
     command = [sys.executable, "benchmarks/faults.py", "--output", str(tmp_path / "faults.md")]
     ended = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -1,4 +1,4 @@
-"""The shipped model: sound, true to what biology says of its data, and scored as it claims."""
+"""The shipped models are sound, agree with known biology, and score as they claim."""
 
 import os
 from itertools import combinations
@@ -159,7 +159,7 @@ def test_the_interferon_mechanism_is_named_after_its_genes(shipped):
 
 
 def test_of_permuted_loadings_p_values_are_uniform(shipped):
-    """On disjoint sets, as those that overlap go together; several permutations."""
+    """Several permutations on disjoint sets, because overlapping sets are correlated."""
     scores = loading_matrix(shipped.loadings)[0]
     rng = np.random.default_rng(0)
     genes = rng.permutation(scores.index)

@@ -1,4 +1,4 @@
-"""The benchmark's textbook step is worth measuring against only if it is the same bound."""
+"""The benchmark's textbook step computes the same bound, so comparing with it is fair."""
 
 import importlib.util
 import sys

@@ -1,4 +1,4 @@
-"""What each of two processes does in tests/training/test_distributed.py, by the first argument."""
+"""The two processes of tests/training/test_distributed.py; the first argument is the task."""
 
 import os
 import sys
@@ -32,7 +32,7 @@ def screen():
 
 
 def weights_after_steps(name):
-    """Of a model after a step on each batch; all draws are constants."""
+    """Return the weights of a model after a step on each batch; all draws are constants."""
 
     def normal(shape, dtype=torch.float32, device=None):
         return torch.full(shape, 0.5)
@@ -105,7 +105,7 @@ def die(folder):
 
 
 def differ(folder):
-    """Each has a run folder of its own, and only one of them a checkpoint."""
+    """Give each process a run folder of its own, only one of which has a checkpoint."""
     if distributed.first():
         with patch.object(distributed, "together", lambda: False):
             fitted(folder / "0")

@@ -1,7 +1,7 @@
-"""In place of `samsvae train` in tests of jobs: as quick to start as Python, and told what to do.
+"""A fast stand-in for `samsvae train` in tests of jobs.
 
-It trains while there is no file `end` in its run folder; what is in that file is the state it ends
-with. Asked to stop, it does.
+It runs until there is a file `end` in its run folder, which has the state to end with. It stops
+when asked to.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Every perturbation composed, on a page: there at once where it is kept, else a bar till then."""
+"""The shifts of all perturbations on a page, with a progress bar until they are composed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from app.session import page, results
 from samsvae_core.analysis.all_shifts import Effects
 from samsvae_core.bundle.bundle import Bundle
 
-MOMENT, BRIEF = 1.5, 0.3  # seconds that a page waits, for a small model and for a large one
+MOMENT, BRIEF = 1.5, 0.3  # seconds a page waits, for small and large models
 
 
 def of(model: Bundle) -> Effects | None:
-    """The shifts of all, or None: then the page has said how far they are, or what went wrong."""
+    """Return the shifts of all perturbations, or None.
+
+    With None, the page shows the progress or what went wrong.
+    """
     batch = results.effects(model)
     if not batch.wait(MOMENT if is_small(model) else BRIEF):
         waiting(model)
@@ -27,13 +30,13 @@ def of(model: Bundle) -> Effects | None:
 
 
 def is_small(model: Bundle) -> bool:
-    """Few enough shifts to be composed without being asked for."""
+    """Return whether a model has few enough shifts to compose them without asking."""
     return len(model.perturbations) * len(model.genes) <= shifts.AT_ONCE
 
 
 @st.fragment(run_every=0.5)
 def waiting(model: Bundle) -> None:
-    """How far it is. Looking at another page, or closing this one, stops nothing."""
+    """Draw the progress; the work goes on when the page is left or closed."""
     batch = results.effects(model)
     if batch.ended:
         st.rerun()

@@ -1,4 +1,4 @@
-"""Figures and tables on a page, with what saves them."""
+"""Figures and tables on a page, with their downloads."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def dark() -> bool:
 
 
 def clicked(event: object) -> str | None:
-    """The customdata of the point a person clicked in a Plotly chart."""
+    """Return the customdata of the point clicked in a Plotly chart, or None."""
     points = getattr(event, "selection", {}).get("points", [])
     data = points[0].get("customdata") if points else None
     return str(data[0] if isinstance(data, (list, tuple)) else data) if data else None
 
 
 def downloads(table: pd.DataFrame, name: str) -> None:
-    """CSV and TSV of exactly the table that is shown."""
+    """Draw downloads of the table shown, as CSV and TSV, and record it for the report."""
     record(Table(name, "", table))
     with st.container(horizontal=True):
         for kind, separator in (("CSV", ","), ("TSV", "\t")):
@@ -53,7 +53,7 @@ def _separated(table: pd.DataFrame, separator: str) -> bytes:
 
 
 def chart(figure: go.Figure, name: str, alt: str, clickable: bool = False) -> Any:
-    """A figure in its own colours, to be saved as SVG, PNG or data under a telling name."""
+    """Draw a figure with its downloads and return Streamlit's event; `name` names the files."""
     event = st.plotly_chart(
         figure,
         theme=None,
@@ -68,13 +68,16 @@ def chart(figure: go.Figure, name: str, alt: str, clickable: bool = False) -> An
 
 
 def live_chart(figure: go.Figure, name: str, alt: str) -> None:
-    """A figure that is drawn again and again by itself: nothing of it is kept for a report."""
+    """Draw a figure that refreshes itself; it has no downloads and is not kept for the report."""
     config = _buttons(name, ["select2d", "lasso2d", "autoScale2d"])
     st.plotly_chart(figure, theme=None, config=config, alt=alt, key=name)
 
 
 def saving(figure: go.Figure, name: str, alt: str) -> None:
-    """A figure as files, drawn when asked for, and remembered for the report."""
+    """Draw the downloads of a figure and record it for the report.
+
+    The files are made when they are asked for.
+    """
     record(Picture(name, alt, figure))
     with st.popover("Save", icon=":material/download:", type="tertiary"):
         st.caption(plain(alt))
@@ -103,10 +106,10 @@ def _buttons(name: str, without: list[str]) -> dict[str, Any]:
 
 
 def lasso(model: Bundle, figure: go.Figure, name: str, alt: str) -> None:
-    """A map of cells, each with its place as customdata, to be taken by a lasso or a box.
+    """Draw a map on which a lasso or a box selects cells; customdata is a cell's position.
 
-    Plotly forgets a selection when the figure is drawn anew; `address.taken` keeps it until there
-    is another, or `release`.
+    Plotly forgets a selection when the figure is redrawn; `choices.taken` keeps it until the next
+    selection or `release`.
     """
     key = f"{name} {st.session_state.get('lassos', 0)}"
 
@@ -130,17 +133,17 @@ def lasso(model: Bundle, figure: go.Figure, name: str, alt: str) -> None:
 
 @access.errors()
 def release(model: Bundle) -> None:
-    """Take no cell any more, and draw maps anew, without the outline of the lasso."""
+    """Clear the selection of cells and redraw the maps without the lasso; a callback."""
     choices.take(model, [])
     st.session_state["lassos"] = st.session_state.get("lassos", 0) + 1
 
 
 def choose_from(model: Bundle, figure: go.Figure, name: str, alt: str, by_click: bool) -> None:
-    """A map of perturbations, each with its name as customdata, from which some are chosen.
+    """Draw a map on which perturbations are chosen; customdata is a perturbation's name.
 
-    A lasso or a box chooses those inside, the farthest moved first; a click adds one, or takes it
-    away. Plotly finds no point by click while it is ready to draw, so it is one or the other. The
-    map is drawn anew each time, as it shows who is chosen.
+    A lasso or a box chooses those inside, the strongest first; with `by_click`, a click adds or
+    removes one. Plotly reports no clicks while a lasso is active, so only one of the two works at
+    a time. The map is redrawn after each choice, because it shows who is chosen.
     """
     key = f"{name} {by_click} {model.checksum} {st.session_state.get('choices', 0)}"
 
@@ -172,5 +175,5 @@ def choose_from(model: Bundle, figure: go.Figure, name: str, alt: str, by_click:
 
 @access.errors()
 def choose_none(model: Bundle) -> None:
-    """Choose no perturbation any more."""
+    """Clear the chosen perturbations; a callback."""
     st.session_state[f"chosen {model.checksum}"] = []

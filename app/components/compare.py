@@ -1,4 +1,4 @@
-"""Perturbations beside each other on a page: chosen, compared, and as a network of mechanisms."""
+"""Choosing and comparing perturbations on a page, and their network of mechanisms."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from samsvae_core.analysis import masks, similarity
 from samsvae_core.analysis.held_out import listed
 from samsvae_core.bundle.bundle import Bundle
 
-MOST_CELLS, MOST_ROWS = 20_000, 250  # of a map that is drawn in good time
+MOST_CELLS, MOST_ROWS = 20_000, 250  # the largest map that draws fast enough
 MOST_SENT = 5_000  # rows of a table on the page
-N_DIMENSIONS = 6  # of a model without masks, whose perturbations use them all
+N_DIMENSIONS = 6  # drawn for a model without masks, whose perturbations use all of them
 WAYS = ("Draw around some", "Click one by one")
 COLUMNS = mechanisms.COLUMNS | {
     "shared": st.column_config.NumberColumn(help="Mechanisms that both use."),
@@ -32,19 +32,19 @@ COLUMNS = mechanisms.COLUMNS | {
 
 
 def titles(model: Bundle) -> dict[int, str]:
-    """What mechanisms in use are called; nothing of a model without masks, which uses them all."""
+    """Return titles of the mechanisms in use; none for a model without masks, which uses all."""
     used = masks.active_mechanisms(model.masks) if model.model.has_masks else []
     return mechanisms.titles(model, used)
 
 
 def comparison(model: Bundle, key: str, titles: dict[int, str]) -> None:
-    """Some perturbations, chosen in the widget of that key, side by side."""
+    """Draw the choice of perturbations, whose widget has this key, and their comparison."""
     if chosen := choose(model, key):
         compared(model, chosen, titles)
 
 
 def choose(model: Bundle, key: str) -> list[str]:
-    """Perturbations chosen on their UMAP or by name; the same choice in both."""
+    """Draw the choice of perturbations, on their UMAP or by name, and return those chosen."""
     left, right = st.columns([3, 2], gap="large")
     with right:
         chosen = st.multiselect(
@@ -54,8 +54,8 @@ def choose(model: Bundle, key: str) -> list[str]:
             max_selections=choices.MAX_CHOSEN,
             persist_state="session",
             placeholder="Type a name",
-            help=f"At most {choices.MAX_CHOSEN}. A lasso or a box on the map chooses those inside, "
-            "in place of those before; a click on a point adds it, or takes it away.",
+            help=f"At most {choices.MAX_CHOSEN}. A lasso or a box on the map chooses the "
+            "perturbations inside, in place of those before; a click on one adds or removes it.",
         )
         if chosen:
             record.markdown(in_words(model, chosen))
@@ -63,7 +63,7 @@ def choose(model: Bundle, key: str) -> list[str]:
         else:
             record.info(
                 "No perturbation is chosen. Draw around some on the map, click one by one, or type "
-                "names above: their mechanisms and effects are then shown side by side."
+                "names above, to see their mechanisms and effects side by side."
             )
     with left:
         used = model.masks.groupby("perturbation")["active"].any()
@@ -87,14 +87,14 @@ def choose(model: Bundle, key: str) -> list[str]:
         )
         record.caption(
             f"UMAP (a flat map that keeps neighbours together) of {len(frame)} perturbations by "
-            "their effects on the mechanisms; near means alike, distances between far groups mean "
-            "nothing. The chosen are in colour."
+            "their effects on the mechanisms. Near means alike; distances between far groups mean "
+            "nothing. The chosen ones are in colour."
         )
     return chosen
 
 
 def links(model: Bundle, chosen: list[str]) -> None:
-    """To Compose with all of them, and to the page of each."""
+    """Draw links to Compose with all of them, and to the page of each."""
     with st.container(horizontal=True):
         if 1 < len(chosen) <= choices.MAX_PERTURBATIONS and model.model.composes:
             url.link(
@@ -118,7 +118,7 @@ def links(model: Bundle, chosen: list[str]) -> None:
 
 
 def in_words(model: Bundle, chosen: list[str]) -> str:
-    """Who shares which mechanism, who uses one alone, who uses none."""
+    """Return sentences on who shares which mechanism, who uses one alone, and who uses none."""
     rows = model.masks[model.masks["perturbation"].isin(chosen)]
     if not model.model.has_masks:
         return least_and_most(rows, chosen)
@@ -144,7 +144,10 @@ def in_words(model: Bundle, chosen: list[str]) -> str:
 
 
 def least_and_most(rows: pd.DataFrame, chosen: list[str]) -> str:
-    """Of a model without masks: which two move in the most, and the least, similar direction."""
+    """Return which two perturbations are most, and least, alike in direction of effect.
+
+    This is for models without masks.
+    """
     if len(chosen) == 1:
         return f"{bold(chosen)} moves every latent dimension. Choose another to compare it with."
     by_cosine = similarity.pairs(rows, chosen).sort_values("cosine", ascending=False)
@@ -157,7 +160,7 @@ def least_and_most(rows: pd.DataFrame, chosen: list[str]) -> str:
 
 
 def other_way(effects: pd.Series) -> str:
-    """Which of the users of a mechanism move it against most of the others."""
+    """Return, in brackets, the users of a mechanism that move it against the majority, or ""."""
     up, down = effects.index[effects >= 0], effects.index[effects < 0]
     fewer = min(down, up, key=len)
     return f" ({bold(fewer)} the other way)" if len(fewer) else ""
@@ -168,12 +171,12 @@ def bold(names: tuple[str, ...] | list[str] | pd.Index) -> str:
 
 
 def compared(model: Bundle, chosen: list[str], titles: dict[int, str]) -> None:
-    """Effects of the chosen on the mechanisms they use: drawn, as a table, and in pairs."""
+    """Draw the effects of the chosen perturbations: as a figure, as a table, and by pair."""
     entries = shown_entries(model, chosen)
     left, right = st.columns([2, 3], gap="large")
     with left:
         if entries.empty:
-            record.info("None of the chosen uses a mechanism, so there is no effect to draw.")
+            record.info("None of them uses a mechanism, so there is no effect to draw.")
         else:
             charts.chart(
                 model_plots.used_effects(entries, titles, charts.dark()),
@@ -183,7 +186,7 @@ def compared(model: Bundle, chosen: list[str], titles: dict[int, str]) -> None:
             which = (
                 "Entries with a mask probability above 0.5."
                 if model.model.has_masks
-                else f"The {N_DIMENSIONS} latent dimensions that any of the chosen moves farthest."
+                else f"The {N_DIMENSIONS} latent dimensions that any of them moves farthest."
             )
             record.caption(f"{which} {mechanisms.WHISKERS}")
     with right:
@@ -198,7 +201,7 @@ def compared(model: Bundle, chosen: list[str], titles: dict[int, str]) -> None:
             )
             record.caption(
                 "Effect ± posterior standard deviation, in standard deviations of the basal state. "
-                "A dash: not in use. The files have a row per entry, and its probability."
+                "A dash means not in use. The files have a row per entry, with its probability."
             )
             charts.downloads(entries.drop(columns="place"), "chosen_effects_table")
         if len(chosen) > 1:
@@ -218,7 +221,7 @@ def compared(model: Bundle, chosen: list[str], titles: dict[int, str]) -> None:
 
 
 def shown_entries(model: Bundle, chosen: list[str]) -> pd.DataFrame:
-    """The mask entries of the chosen that are in use, by mechanism, the strongest first."""
+    """Return the mask entries in use of the chosen, by mechanism, strongest first."""
     rows = model.masks[model.masks["perturbation"].isin(chosen) & model.masks["active"]]
     if not model.model.has_masks:
         farthest = rows["effect"].abs().groupby(rows["mechanism"]).max().nlargest(N_DIMENSIONS)
@@ -230,7 +233,7 @@ def shown_entries(model: Bundle, chosen: list[str]) -> pd.DataFrame:
 
 
 def side_by_side(entries: pd.DataFrame, titles: dict[int, str], chosen: list[str]) -> pd.DataFrame:
-    """Mechanisms x the chosen, each effect with its sd as text."""
+    """Return a table of mechanisms x chosen perturbations, each effect with its sd as text."""
     told = [f"{e.effect:+.2f} ± {e.effect_sd:.2f}" for e in entries.itertuples()]
     wide = masks.matrix(entries.assign(told=told), "told").T.reindex(columns=chosen)
     first = "mechanism" if "mechanism" not in chosen else "mechanism of the model"
@@ -245,7 +248,10 @@ def network(
     threshold: float,
     titles: dict[int, str],
 ) -> None:
-    """Perturbations, or the chosen alone, linked to the mechanisms they use; the table of links."""
+    """Draw the network of perturbations and the mechanisms they use, and its table of links.
+
+    `names` are the perturbations in it, unless a person asks for the chosen ones only.
+    """
     only = False
     if chosen:
         only = st.toggle("Only the chosen perturbations", key="only", bind="query-params")
@@ -265,11 +271,11 @@ def network(
     record.caption(
         f"{count['perturbation']} perturbations (circles) and the {count['mechanism']} mechanisms "
         f"(squares) they use: {len(edges)} links, each a mask probability above {threshold:g}. "
-        "Solid: effect above zero. Dashed: below. The width is the third of sizes that the effect "
-        "is in. Places are set by the links alone; distances have no unit."
+        "Solid: effect above zero. Dashed: below. Width: small, medium or large effect, a third of "
+        "the links each. Positions come from the links alone; distances have no unit."
         + (
-            f" **{found.left_out:,} links with smaller effects are left out**, so that it can be "
-            "read: raise the threshold, or find or choose perturbations."
+            f" **{found.left_out:,} links with smaller effects are left out** to keep it readable: "
+            "raise the threshold, or find or choose perturbations."
             if found.left_out
             else ""
         )

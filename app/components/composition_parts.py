@@ -1,4 +1,4 @@
-"""Parts of the page Compose: beside another composition, and beside what was measured."""
+"""Parts of the page Compose: the comparison with another composition and with measurements."""
 
 from __future__ import annotations
 
@@ -16,27 +16,30 @@ from samsvae_core.analysis.compose import Composition
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.evaluation.metrics import pearson
 
-MOST_SWITCHES = 30  # mechanisms with a switch of their own; the rest have one together
+MOST_SWITCHES = 30  # mechanisms with a switch of their own; the rest share one
 
 
 class Shown(NamedTuple):
-    """What every part of the page below the prediction is about."""
+    """The composition that all parts of the page below the prediction show."""
 
     model: Bundle
     result: Composition
-    table: pd.DataFrame  # of the result, with the ends of the interval of that kind
+    table: pd.DataFrame  # the result's table, with the ends of the interval of that kind
     kind: str | None
     n: int  # genes in a ranking
 
 
 def named(result: Composition) -> str:
-    """The condition, and the mechanisms taken out of it, in short."""
+    """Return the condition and the mechanisms left out, in short."""
     out = composition.as_off(set(result.without)).replace(",", ", ")
     return f"{result.condition} without M {out}" if out else result.condition
 
 
 def mechanisms_of(model: Bundle, dosages: dict[str, float]) -> tuple[list[int], list[int]]:
-    """Mechanisms that any of the perturbations uses, those moved farthest first; and the others."""
+    """Return the mechanisms that get a switch of their own, and the others.
+
+    The first are up to `MOST_SWITCHES` that any of the perturbations uses, those moved farthest.
+    """
     if not model.model.has_shifts:
         return [], []
     rows = model.masks[model.masks["perturbation"].isin(list(dosages)) & model.masks["active"]]
@@ -46,7 +49,10 @@ def mechanisms_of(model: Bundle, dosages: dict[str, float]) -> tuple[list[int], 
 
 
 def comparison(shown: Shown) -> None:
-    """The composition above (A) against another (B) kept before, on the same draws."""
+    """Draw the difference between the composition above (A) and a kept one (B).
+
+    Both are composed on the same posterior draws.
+    """
     model, result, n = shown.model, shown.result, shown.n
     kept = composition.compared(
         model, choices_module.MAX_PERTURBATIONS if model.model.composes else 1
@@ -69,7 +75,7 @@ def comparison(shown: Shown) -> None:
             )
     if kept is None:
         record.caption(
-            "Take the composition above as B, then change it: what is above becomes A, and the "
+            "Keep the composition above as B, then change it: the changed one is A, and the "
             "difference between the two is shown here."
         )
         return
@@ -115,12 +121,12 @@ def comparison(shown: Shown) -> None:
     record.caption(
         f"Difference of the predicted shifts, A minus B, on the same {result.n_samples} posterior "
         "draws and from the same cells, so that what they share cancels out; whiskers: the model's "
-        "own 90 % interval, too narrow as a rule. The address keeps both."
+        "own 90 % interval, usually too narrow. The address keeps both."
     )
 
 
 def side_by_side(model: Bundle, first: Composition, second: Composition, n: int) -> None:
-    """The largest shifts of either, beside each other on one scale."""
+    """Draw the largest shifts of both compositions side by side, on one scale."""
     both = [one.table["shift"] for one in (first, second)]
     top = pd.concat(both, axis=1).abs().max(axis=1).nlargest(n).index
     order = both[0].loc[top].sort_values(ascending=False).index
@@ -139,7 +145,7 @@ def side_by_side(model: Bundle, first: Composition, second: Composition, n: int)
 
 
 def not_measured(model: Bundle, result: Composition) -> str:
-    """That there is nothing to compare with, and which of its parts can be compared."""
+    """Return the message for a composition that was not measured, and which parts were."""
     alone = [page.plain(name) for name in result.dosages if name in model.conditions.index]
     if not alone:
         rest = "Nothing in it was measured alone at dosage 1."
@@ -158,17 +164,17 @@ def measured(shown: Shown) -> None:
         record.info(not_measured(model, result))
         return
     if result.without:
-        record.info("Mechanisms are left out, so this is no prediction of what was observed.")
+        record.info("Mechanisms are left out, so this does not predict what was observed.")
         return
     if result.cells is not None:
         record.caption(
-            "Observed shifts are against control cells, and the prediction starts from others."
+            "Observed shifts are against control cells, but the prediction starts from others."
         )
     shifts.against_observed(model, result)
 
 
 def interaction(shown: Shown) -> None:
-    """The whole minus the sum of its parts: predicted, and where it was measured, observed."""
+    """Draw the predicted interaction, with the observed one where it was measured."""
     model, result, table, n = shown.model, shown.result, shown.result.table, shown.n
     if sum(dose != 0 for dose in result.dosages.values()) < 2:
         record.info("One perturbation alone has nothing to interact with. Add another above.")
@@ -219,16 +225,16 @@ def interaction(shown: Shown) -> None:
             )
         else:
             why = (
-                "Mechanisms are left out, so this is no prediction of what was observed."
+                "Mechanisms are left out, so this does not predict what was observed."
                 if result.without
-                else "The combination and each of its parts alone, at its dosage, would have to be "
-                "measured to compare with."
+                else "To compare, the combination and each of its parts alone, at its dosage, "
+                "would have to be measured."
             )
             record.info(f"There is no observed interaction here. {why}")
     record.caption(
         "Interaction: the composed shift minus the sum of the single shifts, by gene, on the same "
-        "draws; whiskers: the model's own 90 % interval. Shifts add up in latent space, so what is "
-        "predicted comes from the decoder's bend alone, not from learned epistasis. "
+        "draws; whiskers: the model's own 90 % interval. Latent shifts add up, so the prediction "
+        "comes from the decoder's curvature alone, not from learned epistasis. "
         + (
             "Observed (diamonds): the measured combination minus the sum of its measured parts, "
             "each against control, all splits pooled; whiskers: 90 % interval from the standard "
@@ -236,20 +242,21 @@ def interaction(shown: Shown) -> None:
             if known
             else ""
         )
-        + ("" if result.cells is None else "The prediction starts from other cells than control. ")
+        + ("" if result.cells is None else "The prediction starts from cells other than control. ")
         + foreseen(model)
         + (shifts.not_all(table) if known else "")
     )
 
 
 def foreseen(model: Bundle) -> str:
-    """How well the model foresaw interactions on held-out pairs."""
+    """Return a sentence on how well the model predicted the interactions of held-out pairs."""
     found = model.metrics.get("interaction")
     if not found or found.get("pearson") is None:
         return (
-            "No pair was held out together with its parts, so how well it is foreseen is unknown."
+            "No pair was held out together with its parts, so it is not known how well this works."
         )
     n = found["n_doubles"]
     return (
-        f"On {n} measured pair{'s' if n > 1 else ''} it was foreseen with r {found['pearson']:.2f}."
+        f"On {n} measured pair{'s' if n > 1 else ''} it was predicted with r "
+        f"{found['pearson']:.2f}."
     )

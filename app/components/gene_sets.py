@@ -1,4 +1,4 @@
-"""Gene sets on a page: choose collections, run the tests, read them, take them away."""
+"""Gene-set tests on a page: their settings, progress, results and downloads."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from samsvae_core.genesets.questions import Enrichment
 METHODS = {"gsea": "Ranked (GSEA)", "ora": "Top genes (over-representation)"}
 DIRECTIONS = {"both": "Both", "up": "Up", "down": "Down"}
 TOP_BY = ("a number", "those certain to move")
-MOMENT = 1.0  # seconds within which a quick test ends before a page is drawn with a bar
+MOMENT = 1.0  # seconds a page waits for a quick test before it shows a progress bar
 POOL = (
     "FDR: Benjamini-Hochberg over the tests of one mechanism and collection, both directions in "
     "one pool"
 )
 BORDERLINE = (
-    " Borderline: the FDR is nearer to the threshold than sampling knows it (two standard errors), "
-    "so that another seed might decide otherwise."
+    " Borderline: the FDR is within two sampling errors of the threshold, so another seed might "
+    "decide otherwise."
 )
 OVER_ALL = "; FDR, all: over all mechanisms"
 CAVEAT = (
-    ". Genes are the units of these tests and go together, so an FDR is no promise that a finding "
-    "would be reproduced. Size counts measured genes."
+    ". These tests treat genes as independent, which they are not, so a low FDR does not promise "
+    "that a finding can be reproduced. Size counts measured genes."
 )
 
 
@@ -45,9 +45,10 @@ def tested(
     key: str,
     asked: bool,
 ) -> Enrichment | None:
-    """The result, once it is there; until then a button (unless `asked`), a bar, or a problem.
+    """Return the result, or None while the page shows a button, a progress bar or a problem.
 
-    What the bundle holds is shown at once; the rest is tested in the background of the server.
+    With `asked`, the tests start without the button. Results stored in the bundle are returned at
+    once; other tests run in the background.
     """
     if ranked.caution:
         record.warning(ranked.caution)
@@ -61,7 +62,7 @@ def tested(
             key=f"run {key}",
             type="primary",
             icon=":material/play_arrow:",
-            help="A few seconds for each hundred sets the first time; remembered from then on.",
+            help="Takes a few seconds per hundred sets the first time; the result is kept.",
         ):
             return None
         batch = gene_set_tests.batch(model, ranked, collections, rules, start=True)
@@ -85,7 +86,7 @@ def waiting(
     rules: Rules,
     key: str,
 ) -> None:
-    """How far the tests are, and a way out."""
+    """Draw the progress of the tests and the button that cancels them."""
     batch = gene_set_tests.batch(model, ranked, collections, rules, start=False)
     if batch is None or batch.ended:
         st.rerun()
@@ -99,7 +100,7 @@ def waiting(
 
 
 def rules(model: Bundle) -> tuple[Rules, Certainty | None]:
-    """How sets are tested; the usual way until a person says otherwise."""
+    """Draw the settings of the tests and return them; the defaults are `enrichment.USUAL`."""
     with st.expander("How sets are tested"):
         left, middle, right = st.columns(3, gap="large")
         low, high = left.slider(
@@ -109,7 +110,7 @@ def rules(model: Bundle) -> tuple[Rules, Certainty | None]:
             (enrichment.USUAL.min_size, enrichment.USUAL.max_size),
             key="set_sizes",
             bind="query-params",
-            help="Smaller sets say little, larger ones nothing in particular.",
+            help="Smaller sets say little; larger ones are unspecific.",
         )
         seed = left.number_input("Seed", 0, 2**31, 0, key="seed", bind="query-params")
         url.unknown_option("top_by", TOP_BY, "choice of top genes")
@@ -130,8 +131,9 @@ def rules(model: Bundle) -> tuple[Rules, Certainty | None]:
                 0.95,
                 key="sign",
                 bind="query-params",
-                help="Of a shift: the share of posterior draws. Of a loading: by its standard "
-                "error over reference cells, which is small; let the effect decide.",
+                help="For a shift: the share of posterior draws with the sign of the mean. For a "
+                "loading: from its standard error over reference cells, which is small, so let "
+                "the effect decide.",
             )
             effect = middle.slider(
                 "Effect, at least", 0.0, 2.0, 0.1, 0.05, key="effect", bind="query-params"
@@ -145,9 +147,9 @@ def rules(model: Bundle) -> tuple[Rules, Certainty | None]:
             f"Background of top genes (empty: the {len(model.genes):,} genes of the model)",
             key="background",
             bind="query-params",
-            placeholder="one gene to a line",
-            help="Of these, the genes that belong to any set of a collection are the universe of "
-            "the over-representation test. Measured genes are right unless you know better.",
+            placeholder="one gene per line",
+            help="The universe of the over-representation test: those of these genes that belong "
+            "to any set of the collection. Leave it empty unless you have a reason to change it.",
         )
         universe = tuple(dict.fromkeys(listed.replace(",", " ").split())) or None
         if universe:
@@ -160,7 +162,7 @@ def rules(model: Bundle) -> tuple[Rules, Certainty | None]:
 
 
 def problems(result: Enrichment) -> None:
-    """What could not be tested and why."""
+    """Draw the notes on what could not be tested and why."""
     found = screening.problems(result.notes)
     if found:
         with st.expander(f"{len(found)} notes on these tests", icon=":material/info:"):
@@ -177,7 +179,7 @@ def table(
     mechanism: object,
     seed: int = 0,
 ) -> None:
-    """The sets of one mechanism or shift: similar ones as one row, the walk of the chosen one."""
+    """Draw the tests of one mechanism or shift as a table, and the details of the clicked set."""
     rows = terms.grouped(result.table)
     rows = rows[rows["mechanism"] == mechanism].sort_values("p_value", kind="stable")
     left, middle, right = st.columns([3, 2, 2], vertical_alignment="bottom")
@@ -206,8 +208,8 @@ def table(
         value=True,
         key="similar",
         bind="query-params",
-        help="Sets whose leading edges share at least half of their genes (Jaccard index) stand "
-        "behind the best of them.",
+        help="Groups sets whose leading edges share at least half of their genes (Jaccard index) "
+        "and shows the best of each group.",
     )
     rows = rows[rows["method"] == (method or "gsea")]
     if direction in ("up", "down"):
@@ -268,25 +270,25 @@ COLUMNS = {
     "term": st.column_config.TextColumn(width="large"),
     "es": st.column_config.NumberColumn("ES", format="%.3f", help="Enrichment score."),
     "nes": st.column_config.NumberColumn(
-        "NES", format="%.2f", help="ES over its mean under permutation, same sign."
+        "NES", format="%.2f", help="ES over the mean ES of the same sign under permutation."
     ),
     "size": st.column_config.NumberColumn(help="Measured genes of the set."),
     "overlap": st.column_config.NumberColumn(help="Genes in the leading edge."),
     "similar": st.column_config.NumberColumn(
-        help="Sets with much the same leading edge that stand behind this one: click the row."
+        help="Sets with a similar leading edge, grouped with this one: click the row."
     ),
     "odds_ratio": st.column_config.NumberColumn("odds ratio", format="%.2f"),
     "p_value": st.column_config.NumberColumn("p", format="%.2g"),
     "log2_error": st.column_config.NumberColumn(
         "error of log2 p",
         format="%.2f",
-        help="Standard error that comes of sampling: 1 means that p is known to a factor of two.",
+        help="Standard error from sampling: 1 means that p is known to a factor of two.",
     ),
     "fdr": st.column_config.NumberColumn("FDR", format="%.2g"),
     "verdict": st.column_config.TextColumn(
         "at 5 % FDR",
-        help="Borderline: within two errors of sampling of the threshold, so that another seed "
-        "might decide otherwise.",
+        help="Borderline: within two sampling errors of the threshold, so another seed might "
+        "decide otherwise.",
     ),
     "fdr_all": st.column_config.NumberColumn("FDR, all", format="%.2g"),
     "leading_edge": st.column_config.TextColumn("leading edge", width="large"),
@@ -301,7 +303,7 @@ def detail(
     row: pd.Series,
     seed: int,
 ) -> None:
-    """One set: its running sum, its leading edge, and the sets much like it."""
+    """Draw one set: its running sum, its leading edge, and similar sets."""
     left, right = st.columns([3, 2], gap="large")
     if row["method"] == "gsea":
         sets = gene_set_tests.matched(collections[row["collection"]], model.genes).collection.sets
@@ -350,7 +352,7 @@ def take_away(
     rules: Rules,
     key: str,
 ) -> None:
-    """Everything that was tested: a workbook, a zip, the leading edges, and how to write of it."""
+    """Draw the downloads of a result: workbook, zip, leading edges and methods text."""
     name = f"gene_sets_{model.name}_{ranked.name}"
     files = gene_set_tests.export_files(model, ranked, collections, result, rules)
     kinds = {

@@ -1,4 +1,4 @@
-"""How good a model is on cells that were held out."""
+"""The part of Overview that shows how good a model is on held-out cells."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS = {
 
 
 def held_out(model: Bundle) -> None:
-    """One tab per question, drawn when it is open; what was not measured has none."""
+    """Draw a tab for each kind of score that the model has; only the open tab is drawn."""
     metrics = model.metrics
     shown = {}
     if "not_available" in metrics:
@@ -46,18 +46,18 @@ def held_out(model: Bundle) -> None:
 
 DECIMALS = {
     "r": "Pearson correlation over all conditions and genes. 1 is perfect, 0 is chance.",
-    "error of r": "Monte Carlo error of r: a standard error over posterior draws (of the split "
-    "halves: over random halvings). What is computed without draws has none.",
+    "error of r": "Monte Carlo error of r: a standard error over posterior draws (for split-half, "
+    "over random halvings). Predictions without draws have none.",
     "r, top 20 genes": "The same over the 20 genes with the largest measured effect of each "
     "condition.",
-    "R2": "1 minus squared error over variance: below 0 the mean of the data would do better. It "
-    "also asks for the right size.",
+    "R2": "1 minus squared error over variance: below 0 the mean of the data would do better. "
+    "Unlike r, it also judges the size of the effects.",
     "cosine": "Cosine between predicted and measured effects, over all conditions and genes.",
     "median r": "Median over conditions of r over genes.",
     "lower quartile": "A quarter of the conditions have an r below this.",
     "upper quartile": "A quarter of the conditions have an r above this.",
-    "rank": "Where the true condition stands when all are ranked by likeness to a prediction: 0 "
-    "first, 1 last, 0.5 chance. Mean over conditions.",
+    "rank": "The place of the true condition when all are ranked by similarity to its prediction: "
+    "0 is first, 1 last, 0.5 chance. Mean over conditions.",
 }
 FIGURE_COLUMNS = {
     name: st.column_config.NumberColumn(format="%.3f", help=meaning)
@@ -101,9 +101,9 @@ def average_effects(model: Bundle) -> None:
         f"draws, against the {effects['reference']} cells"
         + (f" (controls: {controls})" if controls not in (None, effects["reference"]) else "")
         + f", over {len(model.genes):,} genes. *split-half*: what a second sample of the same "
-        "size would reach; the ceiling, for a prediction without noise, is the square root of "
-        "it. Rows with fewer conditions are not comparable with those "
-        "with more. \u2013: not defined."
+        "size would reach; its square root is the ceiling, which a perfect prediction would "
+        "reach. Rows with different numbers of conditions cannot be compared. \u2013: not "
+        "defined."
     )
     charts.downloads(table, "held_out_metrics")
     with st.expander("What the rows and columns mean"):
@@ -112,24 +112,24 @@ def average_effects(model: Bundle) -> None:
 
 ROWS = """
 - *this model*: the prediction of the model.
-- *no change*: nothing happens; it has no r.
+- *no change*: nothing happens, so it has no r.
 - *mean over perturbations*: every condition does what the average one did in training.
-- *training mean*: the same condition as measured on the training cells; no prediction of new ones.
-- *additive*: the sum of what its single perturbations did in training.
+- *training mean*: the same condition as measured on training cells; it cannot predict new ones.
+- *additive*: the sum of what the single perturbations did in training.
 - *ridge*: a linear model of the dosages, its penalty chosen on validation cells.
 """
 
 
 def ceiling(metrics: metrics_tables.Metrics) -> str:
-    """What the split-half row says, with the limit it sets."""
+    """Return what the split-half row means, with the ceiling where it is known."""
     limit = metrics["baselines"].get(metrics_tables.CEILING, {}).get("pearson_limit")
     return (
-        "- *split-half*: no prediction but the data themselves: how well a second sample of the "
-        "same size would agree with the measurement (random halves of the cells compared, and "
-        "corrected for their smaller size by the formula of Spearman and Brown)."
+        "- *split-half*: not a prediction: how well a second sample of the same size would agree "
+        "with the measurement (from random halves of the cells, with the Spearman-Brown correction "
+        "for their smaller size)."
         + (
-            f" **The ceiling**: even a prediction without any error could reach r = {limit:.3f} "
-            "only, as the measurement itself is noisy."
+            f" **The ceiling**: even a perfect prediction could only reach r = {limit:.3f}, "
+            "because the measurement itself is noisy."
             if limit is not None
             else ""
         )
@@ -154,8 +154,8 @@ def each_condition(model: Bundle) -> None:
     )
     record.caption(
         f"Pearson r over {len(model.genes):,} genes between predicted and measured average effect "
-        "of each condition. With few test cells, or an effect near zero, r is small whatever the "
-        "model: compare with split-half, what a second sample of the same size would reach."
+        "of each condition. With few test cells, or an effect near zero, r is small for any "
+        "model: compare it with split-half, what a second sample of the same size would reach."
     )
     charts.downloads(table, "held_out_each_condition")
 
@@ -173,8 +173,8 @@ def replicates(model: Bundle) -> None:
     )
     record.caption(
         "The same predictions against the effects of each biological replicate, measured against "
-        "controls of the same replicate. No model sees replicates; figures that differ between "
-        "them more than between predictions say how far a comparison carries."
+        "controls of the same replicate. No model sees replicates. Where figures differ more "
+        "between replicates than between predictions, do not read much into the latter."
     )
     charts.downloads(table, "held_out_replicates")
 
@@ -183,7 +183,7 @@ OF_REPLICATE = "Held-out cells of the replicate, controls among them."
 
 
 def predictive(model: Bundle) -> None:
-    """Posterior predictive checks: is the model as sure as it should be."""
+    """Draw the posterior predictive checks: whether the model is as sure as it should be."""
     checks = model.metrics["predictive_checks"]
     curve, table = (
         metrics_tables.predictive(model.metrics),
@@ -202,8 +202,8 @@ def predictive(model: Bundle) -> None:
             f"{checks['n_replicate_sets']} data sets like the test cells are drawn from the "
             "model. For each gene and condition: is its measured mean, variance and share of "
             "zeros within the central 50, 80, 90 and 95 % of them? On the dotted line the model "
-            "is as sure as it should be; below it, too sure. Genes of one condition go together, "
-            "so no error is given."
+            "is as sure as it should be; below it, too sure. Genes of one condition are "
+            "correlated, so no error is given."
         )
     st.dataframe(
         table,
@@ -225,7 +225,7 @@ TAILS = {
 
 
 def sure(row: metrics_tables.Metrics) -> str:
-    """One statistic in a sentence, as an item of a list."""
+    """Return a sentence on one statistic, as a list item."""
     low, high = row["too low"], row["too high"]
     lean = ""
     if max(low, high) > 0.1:
@@ -265,11 +265,12 @@ def coverage(model: Bundle) -> None:
 COVERAGE_COLUMNS = {
     "own": st.column_config.NumberColumn(
         format="percent",
-        help="The model's own interval as it is. It speaks of the true shift, so the sampling "
-        "error of the measurement alone puts some outside.",
+        help="The model's own interval as it is. It is about the true shift, so sampling error "
+        "alone puts some measured shifts outside.",
     ),
     "own, with sampling error": st.column_config.NumberColumn(
-        format="percent", help="Widened by the sampling error of the measurement: a fair figure."
+        format="percent",
+        help="Widened by the sampling error of the measurement: a fair comparison.",
     ),
     "calibrated, with sampling error": st.column_config.NumberColumn(
         format="percent", help="Widened by the model's error for each gene as well."
@@ -306,7 +307,7 @@ def interaction(model: Bundle) -> None:
 
 
 def frontier(model: Bundle) -> None:
-    """How sparse masks can be before the fit suffers."""
+    """Draw how sparse the masks can be before the fit suffers."""
     table = model.frontier
     if table is None:
         return
@@ -319,9 +320,9 @@ def frontier(model: Bundle) -> None:
         )
     with right:
         record.markdown(
-            f"**{len(table)} levels of evidence** asked of a mask entry were tried, each a model "
-            "annealed from the same dense start. Kept (diamond) is the sparsest whose validation "
-            "bound is within one standard error of the best."
+            f"**{len(table)} levels of evidence** asked of a mask entry were tried, each in a "
+            "model annealed from the same dense start. The one kept (diamond) is the sparsest "
+            "whose validation bound is within one standard error of the best."
         )
         record.caption(
             "Top: validation bound minus that of the best level, in nats (units of log "

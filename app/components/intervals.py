@@ -1,4 +1,4 @@
-"""The choice between the model's own and the calibrated interval, where a page shows one."""
+"""The choice between the model's own and the calibrated interval."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ ENDS = {CALIBRATED: ("calibrated_lower", "calibrated_upper"), OWN: ("lower", "up
 
 
 def interval(table: pd.DataFrame) -> tuple[str | None, pd.DataFrame]:
-    """Which interval is shown, and the table with it as lower and upper; None where there is none.
+    """Draw the choice of interval; return it and the table with its ends as lower and upper.
 
-    The calibrated one, where the bundle has it, until a person chooses otherwise.
+    The calibrated interval is the default where the bundle has one; None means no interval at all.
     """
     known = [kind for kind, (lower, _) in ENDS.items() if table[lower].notna().any()]
     if not known:

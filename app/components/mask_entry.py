@@ -1,4 +1,4 @@
-"""One entry of the masks, in words."""
+"""Mask entries on the page Masks: their table, near misses, and the card of a clicked one."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ MEANING = {
     "effect": "Posterior mean of mask times embedding: how far the perturbation moves the "
     "mechanism, in standard deviations of the basal state. The sign is a direction along the "
     "mechanism, not more or less expression.",
-    "evidence": "Nats per held-out cell (validation and test cells with this perturbation). Of an "
-    "active entry: what predictions lose when it is switched off. Of an inactive one: what they "
-    "would win if it were switched on. Empty: not tried, as no perturbation uses the mechanism or "
+    "evidence": "Nats per held-out cell (validation and test cells with this perturbation). For an "
+    "active entry: what predictions lose when it is switched off. For an inactive one: what they "
+    "would gain if it were switched on. Empty: not tried, as no perturbation uses the mechanism or "
     "no held-out cell has the perturbation.",
 }
 NATS = (
     "A nat is a unit of log likelihood: one nat more per cell makes each cell 2.7 times as likely "
     "to the model."
 )
-BY_CHANCE = 0.023  # of a Normal above two standard deviations
+BY_CHANCE = 0.023  # share of a normal distribution above two standard deviations
 
 
 def entries(model: Bundle, wide: pd.DataFrame) -> None:
-    """A row per entry of the map, the strongest first."""
+    """Draw a table with a row per entry of the map, strongest first."""
     table, by = model.masks, "probability"
     if not model.model.has_masks:
         table, by = table.drop(columns=["probability", "active"]), "effect"
@@ -53,7 +53,7 @@ def entries(model: Bundle, wide: pd.DataFrame) -> None:
 
 
 def cut(table: pd.DataFrame, by: str) -> str:
-    """How many rows of a table the page shows, where it does not show all."""
+    """Return how many rows of a table the page shows, or "" if it shows all."""
     if len(table) <= compare.MOST_SENT:
         return ""
     return (
@@ -62,15 +62,15 @@ def cut(table: pd.DataFrame, by: str) -> str:
 
 
 def near_misses(model: Bundle) -> None:
-    """Entries that are off though held-out cells speak for them."""
+    """Draw the entries that are off although held-out cells speak for them."""
     table = model.masks
     off = table[~table["active"].astype(bool)]
     tried = int((off["evidence"].notna() & off["evidence_se"].notna()).sum())
     found = interpretation.near_misses(table)
     if found.empty:
         record.info(
-            f"There is none: of {tried:,} inactive entries that could be tried, no one's evidence "
-            "exceeds two of its standard errors."
+            f"There is none: of {tried:,} inactive entries that could be tried, none has evidence "
+            "above two of its standard errors."
         )
         return
     expected = BY_CHANCE * tried
@@ -79,7 +79,7 @@ def near_misses(model: Bundle) -> None:
     shown = found[kept]
     record.markdown(
         f"**{len(found)} of {tried:,} inactive entries** would improve predictions of cells the "
-        f"model has not seen, were they switched on. By chance alone {by_chance} would pass."
+        f"model has not seen if they were switched on. By chance alone {by_chance} would pass."
     )
     st.dataframe(
         shown.head(compare.MOST_SENT),
@@ -90,22 +90,22 @@ def near_misses(model: Bundle) -> None:
     )
     record.caption(
         f"{cut(shown, 'evidence')}Inactive entries whose evidence exceeds two of its standard "
-        "errors, most evidence first: effects that are likely there, but too small, or seen in too "
-        "few training cells, to earn the price the mask prior asks. Standard errors are over "
-        "held-out cells; the size of the effect was chosen on training cells, from eight."
+        "errors, most evidence first: effects that are likely real, but too small, or seen in too "
+        "few training cells, for what the mask prior asks. Standard errors are over held-out "
+        "cells; the size of each effect was chosen from eight on training cells."
     )
     charts.downloads(shown, "near_misses")
 
 
 def card(model: Bundle, clicked: str | None, titles: dict[int, str]) -> None:
-    """Where a click leads: the perturbation's sentence, and the way to both cards."""
+    """Draw the card of a clicked entry: its figures, and links to both pages."""
     if clicked is None:
         return
     name, _, mechanism = clicked.rpartition("|")
     rows = model.masks[model.masks["perturbation"] == name]
     rows = rows[rows["mechanism"] == int(mechanism)]
     if rows.empty:
-        return  # a click on the map of the model before
+        return  # a click on the map of the previous model
     entry = rows.iloc[0]
     title = titles.get(int(mechanism), f"M{mechanism}")
     with st.container(border=True):
@@ -136,20 +136,20 @@ def card(model: Bundle, clicked: str | None, titles: dict[int, str]) -> None:
 
 
 def card_text(model: Bundle, entry: pd.Series) -> str:
-    """The figures of one entry, each with its error."""
+    """Return the figures of one entry in a sentence, each with its error."""
     chance = f"Probability {entry['probability']:.3f}, " if model.model.has_masks else ""
     effect = f"effect {entry['effect']:+.2f} ± {entry['effect_sd']:.2f} (posterior sd)."
     return f"{chance}{effect if chance else effect.capitalize()} {worth(entry)} "
 
 
 def worth(entry: pd.Series) -> str:
-    """The evidence of an entry in words."""
+    """Return a sentence on the evidence of an entry."""
     if pd.isna(entry["evidence"]):
         return (
             "Evidence: not tried, as no perturbation uses the mechanism or no held-out cell has "
             "the perturbation."
         )
-    meaning = "lost if it were switched off" if entry["active"] else "won if it were switched on"
+    meaning = "lost if it were switched off" if entry["active"] else "gained if it were switched on"
     n = int(entry["evidence_n"])
     error = "" if pd.isna(entry["evidence_se"]) else f" ± {entry['evidence_se']:.3f} (se)"
     cells = f"{n:,} held-out cell{'s' if n > 1 else ''}"
@@ -165,7 +165,7 @@ def sentence(model: Bundle, name: str) -> str:
     if rows.empty:
         return (
             f"{page.plain(name)} uses no mechanism: with {cells:,} training cells, no effect on "
-            "these genes earned its price."
+            "these genes brought the evidence asked for."
         )
     alike = similarity.similar_perturbations(model.masks, name)
     if not model.model.has_masks:

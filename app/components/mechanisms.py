@@ -1,4 +1,4 @@
-"""Mechanisms on a page: what they are called, and what perturbations do to them."""
+"""Mechanisms on a page: their names, and the effects of perturbations on them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from samsvae_core.bundle.bundle import Bundle
 
 UNNAMED = "unnamed"
 WHISKERS = (
-    "Posterior mean of mask times embedding; whiskers: 90 % interval from the posterior standard "
-    "deviation, the model's own, too narrow as a rule."
+    "Posterior mean of mask times embedding; whiskers: the model's own 90 % interval, from the "
+    "posterior standard deviation, usually too narrow."
 )
 EVIDENCE = (
     "Evidence: nats (units of log likelihood) per held-out cell that predictions lose when the "
@@ -36,20 +36,20 @@ COLUMNS = {
     ),
     "evidence": st.column_config.NumberColumn(
         format="%+.3f",
-        help="Nats per held-out cell: lost when an entry in use is switched off, won "
-        "were another switched on.",
+        help="Nats per held-out cell: lost when an entry in use is switched off, or gained "
+        "if another were switched on.",
     ),
     "evidence_se": st.column_config.NumberColumn(
         "evidence se", format="%.3f", help="Standard error over held-out cells."
     ),
     "evidence_n": st.column_config.NumberColumn(
-        "held-out cells", help="Cells by which the evidence was measured."
+        "held-out cells", help="Cells on which the evidence was measured."
     ),
 }
 
 
 def suggestions(model: Bundle, mechanisms: list[int]) -> dict[int, dict[str, str]]:
-    """A name for each and the evidence for it, from the gene sets that came with the bundle."""
+    """Return a suggested name and its evidence for each mechanism, from the bundle's gene sets."""
     rows = gene_set_tests.suggested_names(model, mechanisms)
     if rows is None:
         nothing = "no collection shares enough genes with this model"
@@ -60,7 +60,7 @@ def suggestions(model: Bundle, mechanisms: list[int]) -> dict[int, dict[str, str
 
 
 def strongest(model: Bundle) -> list[str]:
-    """Perturbations by how far they move the latent state; without shifts by training cells."""
+    """Return perturbations by length of latent shift; without shifts, by number of cells."""
     if model.model.has_shifts:
         return [str(name) for name in masks.strengths(model.masks).index]
     order = model.perturbations["train"].sort_values(ascending=False, kind="stable")
@@ -68,9 +68,9 @@ def strongest(model: Bundle) -> list[str]:
 
 
 def example(model: Bundle) -> list[str]:
-    """Two perturbations that show what a model can do: strong ones that share no mechanism.
+    """Return two strong perturbations that share no mechanism, as an example to compose.
 
-    One alone, where the model takes no more; none, where no perturbation uses a mechanism.
+    It is one if the model takes no more, and none if no perturbation uses a mechanism.
     """
     names = strongest(model)
     if model.model.has_masks:
@@ -81,7 +81,7 @@ def example(model: Bundle) -> list[str]:
 
 
 def titles(model: Bundle, mechanisms: list[int]) -> dict[int, str]:
-    """M3, with the user's name for it or else the suggested one, where there is any."""
+    """Return titles such as "M3: name", with the user's name, else the suggested one, if any."""
     if not mechanisms:
         return {}
     own, suggested = given_names.names(model)[0], suggestions(model, mechanisms)
@@ -94,6 +94,6 @@ def titles(model: Bundle, mechanisms: list[int]) -> dict[int, str]:
 
 
 def effects(labels: Iterable[str], entries: pd.DataFrame) -> go.Figure:
-    """Effects of mask entries as bars: columns effect, effect_sd."""
+    """Return a bar chart of effects; `entries` has the columns effect and effect_sd."""
     frame = gene_plots.with_interval(labels, entries["effect"], entries["effect_sd"])
     return gene_plots.bars(frame, "effect (basal standard deviations)", charts.dark(), genes=False)

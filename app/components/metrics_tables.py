@@ -1,7 +1,4 @@
-"""Tables of held-out figures from a bundle's metrics. Knows nothing of Streamlit.
-
-A figure that is not defined stays empty (None).
-"""
+"""Tables of held-out scores from a bundle's metrics; an undefined score is None."""
 
 from __future__ import annotations
 
@@ -17,22 +14,22 @@ MODEL = "this model"
 CEILING = "split-half"
 ALL = "all"
 FIGURES = {"pearson": "r", "pearson_top20": "r, top 20 genes", "r2": "R2", "cosine": "cosine"}
-BAR = re.compile(r"(?<!\\)\|")  # between the cells of a table in Markdown
+BAR = re.compile(r"(?<!\\)\|")  # separates the cells of a table in Markdown
 STATISTICS = {"mean": "mean", "variance": "variance", "zeros": "share of zeros"}
 
 
 def rows(metrics: Metrics) -> dict[str, Metrics]:
-    """The model first, then what it is compared with."""
+    """Return the scores of the model and then of the baselines, by name."""
     return {MODEL: metrics["average_effects"], **metrics["baselines"]}
 
 
 def kinds(metrics: Metrics) -> list[str]:
-    """Kinds of condition among those scored."""
+    """Return the kinds of condition among those scored."""
     return list(metrics["average_effects"].get("kinds") or {})
 
 
 def average_effects(metrics: Metrics, kind: str = ALL) -> pd.DataFrame:
-    """A row per prediction, over all conditions or those of one kind."""
+    """Return a row per prediction, over all conditions or those of one kind."""
     table = []
     for name, row in rows(metrics).items():
         if kind != ALL:
@@ -59,7 +56,10 @@ def average_effects(metrics: Metrics, kind: str = ALL) -> pd.DataFrame:
 
 
 def each_condition(metrics: Metrics, conditions: pd.DataFrame) -> pd.DataFrame:
-    """Pearson r over genes of each condition, a column per prediction; test cells beside."""
+    """Return Pearson r over genes, a row per condition and a column per prediction.
+
+    The number of test cells is a column, too.
+    """
     own = metrics["average_effects"]["per_perturbation"]
     table = pd.DataFrame({"condition": list(own)})
     table["test cells"] = conditions["test"].reindex(table["condition"]).to_numpy()
@@ -72,7 +72,7 @@ def each_condition(metrics: Metrics, conditions: pd.DataFrame) -> pd.DataFrame:
 
 
 def replicates(metrics: Metrics) -> pd.DataFrame:
-    """A row per replicate and prediction; empty where the data name no replicates."""
+    """Return a row per replicate and prediction; empty if the data name no replicates."""
     return pd.DataFrame(
         [
             {
@@ -90,7 +90,10 @@ def replicates(metrics: Metrics) -> pd.DataFrame:
 
 
 def predictive(metrics: Metrics) -> pd.DataFrame:
-    """Nominal against observed share within the central part of what the model predicts."""
+    """Return the nominal and observed shares within the central part of the predictions.
+
+    There is a row per statistic and level.
+    """
     checks = metrics.get("predictive_checks") or {}
     return pd.DataFrame(
         [
@@ -110,7 +113,7 @@ def predictive(metrics: Metrics) -> pd.DataFrame:
 
 
 def by_statistic(metrics: Metrics) -> pd.DataFrame:
-    """`predictive` as a row per statistic, to be read."""
+    """Return `predictive` with one row per statistic, for display."""
     table = predictive(metrics)
     levels = "inside " + (100 * table["nominal"]).map("{:.0f} %".format)
     wide = table.assign(level=levels).pivot_table(
@@ -121,7 +124,7 @@ def by_statistic(metrics: Metrics) -> pd.DataFrame:
 
 
 def coverage(metrics: Metrics) -> pd.DataFrame:
-    """Share of measured shifts inside 90 % intervals, a row per kind of condition."""
+    """Return the share of measured shifts inside 90 % intervals, a row per kind of condition."""
     found = metrics.get("coverage") or {}
     return pd.DataFrame(
         [
@@ -140,7 +143,7 @@ def coverage(metrics: Metrics) -> pd.DataFrame:
 
 
 def doubles(metrics: Metrics) -> pd.DataFrame:
-    """Predicted against measured non-additivity, a row per pair; empty where none was measured."""
+    """Return r of predicted and measured non-additivity, a row per measured pair."""
     found = metrics.get("interaction") or {"doubles": {}}
     return pd.DataFrame(
         [
@@ -151,9 +154,9 @@ def doubles(metrics: Metrics) -> pd.DataFrame:
 
 
 def blocks(markdown: str) -> list[tuple[str, pd.DataFrame | None]]:
-    """The tables of a text, each as it is written and as a table, and what stands between them.
+    """Split Markdown into its tables and the text between them, in order.
 
-    Cells stay Markdown.
+    Each part is its Markdown, and for a table also the table, whose cells stay Markdown.
     """
     found: list[tuple[str, pd.DataFrame | None]] = []
     for is_table, lines in groupby(markdown.split("\n"), key=lambda line: line.startswith("|")):

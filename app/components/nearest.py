@@ -1,4 +1,4 @@
-"""Perturbations that are like the one shown."""
+"""The perturbations most like the one shown."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from app.session import choices, page, record, results
 from samsvae_core.analysis import similarity
 from samsvae_core.bundle.bundle import Bundle
 
-N_NAMED = 3  # of each kind in a sentence
+N_NAMED = 3  # named per measure in a sentence
 
 
 def clicked_row(event: object) -> int:
-    """The row of a table that was clicked, the first until one is."""
+    """Return the clicked row of a table, or the first if none was clicked."""
     rows = getattr(event, "selection", {}).get("rows", [])
     return int(rows[0]) if rows else 0
 
 
 def nearest(model: Bundle, name: str) -> None:
-    """Which perturbations act like this one: on mechanisms, on genes as predicted and measured."""
+    """Draw which perturbations act like this one: by mechanisms, and by shifts of genes."""
     n = len(model.perturbations)
     if n < 2:
         record.info("There is no other perturbation in this model.")
@@ -54,7 +54,7 @@ def nearest(model: Bundle, name: str) -> None:
         record.info("Switch the comparison on to see which perturbations shift genes alike.")
         return
     table = pd.concat(parts, axis=1).rename_axis("perturbation")
-    for column in {"cosine", "r_predicted"} & set(table):  # of effects that are next to nothing
+    for column in {"cosine", "r_predicted"} & set(table):  # undefined for effects near zero
         table.loc[table.index.isin(idle) | (name in idle), column] = np.nan
     wanted = ["r_observed"] if name in idle else ["jaccard", "r_predicted", "cosine"]
     order = [column for column in wanted if column in table]
@@ -70,7 +70,7 @@ FIGURE = {"jaccard": "Jaccard index", "cosine": "cosine", "r_predicted": "r", "r
 
 
 def nearest_in_words(table: pd.DataFrame, name: str, is_idle: bool) -> str:
-    """The first few by each measure that says something."""
+    """Return a sentence with the most similar perturbations by each measure."""
     found = []
     for column, what in ALIKE.items():
         if column not in table or (column == "cosine" and "jaccard" in table):
@@ -79,7 +79,7 @@ def nearest_in_words(table: pd.DataFrame, name: str, is_idle: bool) -> str:
         if len(top):
             listed = ", ".join(f"{page.plain(other)} ({value:.2f})" for other, value in top.items())
             found.append(f"by **{what}** ({FIGURE[column]}): {listed}")
-    said = f"Most alike {'; '.join(found)}." if found else "None is like it by any measure here."
+    said = f"Most alike {'; '.join(found)}." if found else "None is like it by these measures."
     if is_idle:
         return (
             f"{page.plain(name)} uses no mechanism, so there is nothing to share and next to no "
@@ -110,17 +110,17 @@ def neighbours(model: Bundle, shown: pd.DataFrame, name: str, n_idle: int) -> No
         args=(choices.PERTURBATION, other),
     )
     record.caption(
-        "Click a row for another perturbation; each alone, at dosage 1. "
+        "Click a row for another perturbation. Each is alone, at dosage 1. "
         + (
-            f"r is Pearson's, over {len(model.genes):,} genes; genes go together, so it has no "
+            f"r is Pearson's, over {len(model.genes):,} genes; genes are correlated, so it has no "
             "honest interval. Observed shifts share their control cells, whose sampling error "
-            "lifts r between them; with few cells their own error lowers it. "
+            "raises r between them; with few cells their own sampling error lowers it. "
             if "n_observed" in shown
             else ""
         )
         + (
             f"Cosine and predicted r are empty for perturbations that use no mechanism ({n_idle} "
-            f"of {len(model.perturbations)}): their effects are next to nothing."
+            f"of {len(model.perturbations)}): their effects are near zero."
             if n_idle
             else ""
         )

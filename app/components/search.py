@@ -1,4 +1,4 @@
-"""One box on every page that finds perturbations, genes, mechanisms and gene sets."""
+"""The search box on every page: perturbations, genes, mechanisms and gene sets."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.bundle.layout import BundleError
 from samsvae_core.genesets import symbols, terms
 
-MOST = 5  # of each kind
+MOST = 5  # hits of each kind
 
 
 class Hit(NamedTuple):
-    """Where a name leads: what it is, how it is shown, the page and what to look at there."""
+    """A search result: what it is, its label, and the page and query that show it."""
 
     kind: str
     label: str
@@ -29,15 +29,15 @@ class Hit(NamedTuple):
 
 
 def box() -> None:
-    """In the sidebar, with what it finds below it."""
+    """Draw the search box in the sidebar, with its results below."""
     text = st.sidebar.text_input(
         "Find",
         key="find_all",
         persist_state="session",
         placeholder="gene, perturbation, M0, pathway",
-        help="Perturbations, genes (other names, Ensembl and Entrez ids too), mechanisms by "
-        "number, by their suggested names or by yours, and gene sets. What is found stays until "
-        "you close it.",
+        help="Finds perturbations, genes (also by other names, Ensembl and Entrez ids), mechanisms "
+        "by number, suggested name or your own name, and gene sets. Results stay until you close "
+        "them.",
     ).strip()
     if not text:
         return
@@ -49,7 +49,7 @@ def box() -> None:
     if not found:
         found = near(model, text)
         nothing = f"Nothing in this model is called {state.plain(text)}."
-        st.sidebar.caption(nothing + (" Near it:" if found else ""))
+        st.sidebar.caption(nothing + (" Similar names:" if found else ""))
     hits_here = st.sidebar.container(gap="xxsmall")
     for number, hit in enumerate(found):
         label = f"{state.plain(hit.label)} ({state.plain(hit.kind)})"
@@ -59,12 +59,12 @@ def box() -> None:
                 gene_set_tests.show_collection(hit.query["collections"])
             query = {key: value for key, value in hit.query.items() if key != "collections"}
             url.go(hit.page, query)
-    # Below what is found, so that none of the side's other buttons comes to lie under the pointer.
+    # Below the results, so that closing them moves no other button under the pointer.
     st.sidebar.button("Close", key="close hits", icon=":material/close:", on_click=state.close_find)
 
 
 def hits(model: Bundle, text: str) -> Iterator[Hit]:
-    """What begins with the text, or else holds it; of each kind a few."""
+    """Yield a few results of each kind; names that start with the text come first."""
     names = [str(name) for name in model.perturbations.index]
     for name in matching(names, text):
         yield Hit("perturbation", name, "perturbation", {"p": name})
@@ -78,14 +78,14 @@ def hits(model: Bundle, text: str) -> Iterator[Hit]:
     offered = gene_set_tests.collections()
     for collection in model.collections:
         if collection not in offered:
-            continue  # of a bundle made by another version
+            continue  # the bundle was made by another version
         sets = gene_set_tests.usable_sets(offered[collection](), model.genes)
         for label in matching([terms.readable(term) for term in sets], text):
             yield Hit(f"set of {collection}", label, "gene_sets", {"collections": collection})
 
 
 def near(model: Bundle, text: str) -> list[Hit]:
-    """Perturbations and genes whose names are spelt nearly so."""
+    """Return perturbations and genes with a similar spelling."""
     found = []
     for kind, key, names in (
         ("perturbation", "p", [str(name) for name in model.perturbations.index]),
@@ -98,7 +98,7 @@ def near(model: Bundle, text: str) -> list[Hit]:
 
 
 def matching(names: list[str], text: str) -> list[str]:
-    """Names that begin with a text before those that hold it, whatever the capitals."""
+    """Return up to `MOST` names that contain a text in any case, those that start with it first."""
     low = text.casefold()
     found = [name for name in names if low in name.casefold()]
     return sorted(found, key=lambda name: (not name.casefold().startswith(low), name))[:MOST]

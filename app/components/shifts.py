@@ -1,4 +1,4 @@
-"""The predicted shift of a composition on a page: in words and figures, with what was measured."""
+"""The predicted shift of a composition in words and figures, with what was measured."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.evaluation.metrics import pearson
 
 DIAMONDS = "Diamonds: observed, with a 90 % interval from the jackknife error over cells."
-AT_ONCE = 100_000  # shifts (perturbations x genes) that are composed without being asked for
+AT_ONCE = 100_000  # shifts (perturbations x genes) that are composed without asking
 Colour = Literal["green", "blue", "orange", "red", "gray"]
 BADGE: dict[str, tuple[str, Colour, str]] = {  # words, colour and icon of each support
     "measured": ("Measured", "green", ":material/check_circle:"),
@@ -32,13 +32,13 @@ BADGE: dict[str, tuple[str, Colour, str]] = {  # words, colour and icon of each 
 
 
 def badge(support: str, label: str = "") -> None:
-    """How far the data carry it, at a glance."""
+    """Draw a badge that says how far the data support a composition."""
     words, colour, icon = BADGE[support]
     st.badge(label or words, icon=icon, color=colour)
 
 
 def in_words(model: Bundle, table: pd.DataFrame, kind: str | None) -> str:
-    """What moves most, and how many genes do so for certain."""
+    """Return sentences on which genes move most, and how many do so for certain."""
     clear = (table["lower"] > 0) | (table["upper"] < 0)
     top = table[clear if kind else table["shift"] != 0]["shift"]
     up, down = top[top > 0].nlargest(5), top[top < 0].nsmallest(5)
@@ -52,12 +52,12 @@ def in_words(model: Bundle, table: pd.DataFrame, kind: str | None) -> str:
         f"({INTERVALS[kind].lower().removesuffix(' 90 %')}) that excludes zero."
         if kind
         else f"{model.title} knows no uncertainty of its effects and this one was not "
-        "calibrated, so nothing says which shifts are certain."
+        "calibrated, so there is no telling which shifts are certain."
     )
 
 
 def nearest_in_words(result: Composition) -> str:
-    """How far from anything measured the composition is, in latent space."""
+    """Return a sentence on how far, in latent space, the composition is from measured ones."""
     near = result.nearest
     if near is None:
         return ""
@@ -71,22 +71,22 @@ def nearest_in_words(result: Composition) -> str:
 
 
 def not_all(table: pd.DataFrame) -> str:
-    """How many genes a figure leaves out, where it leaves some out."""
+    """Return a sentence on how many genes a figure leaves out, or ""."""
     if len(table) <= style.MOST_POINTS:
         return ""
     return (
-        f" Drawn are the {style.MOST_POINTS:,} of {len(table):,} genes that go farthest; "
-        "words and tables are of all."
+        f" The figure shows the {style.MOST_POINTS:,} of {len(table):,} genes that move farthest; "
+        "text and tables cover all."
     )
 
 
 def comparable(result: Composition) -> bool:
-    """Whether what was observed is of the same condition, from the same start."""
+    """Return whether a composition predicts a measured condition, from control cells."""
     return result.n_observed > 0 and not result.without and result.cells is None
 
 
 def fit_in_words(result: Composition) -> str:
-    """How close the prediction is to what was measured, where it was."""
+    """Return how well the prediction correlates with what was measured, or ""."""
     if not comparable(result):
         return ""
     both = result.table.dropna(subset=["observed"])
@@ -102,7 +102,7 @@ def fit_in_words(result: Composition) -> str:
 def ranked(
     model: Bundle, result: Composition, table: pd.DataFrame, kind: str | None, n: int
 ) -> None:
-    """The largest shifts as bars, with diamonds where they were observed."""
+    """Draw the largest shifts as bars, with diamonds for the observed ones."""
     top = table.loc[table["shift"].abs().nlargest(n).index].sort_values("shift", ascending=False)
     frame = top.rename(columns={"shift": "value"}).assign(label=top.index)
     figure = gene_plots.bars(frame, f"predicted shift ({scale(model).unit})", charts.dark())
@@ -114,7 +114,7 @@ def ranked(
 
 
 def whiskers(model: Bundle, result: Composition, kind: str | None) -> str:
-    """What bars and whiskers are, and what share of measured shifts the interval held."""
+    """Return what bars and whiskers are, and the share of measured shifts in the intervals."""
     whose = f"{result.n_reference} reference cells" if result.cells is None else result.start
     bars = f"Bars: mean over {whose}"
     if model.model.has_posterior:
@@ -123,8 +123,8 @@ def whiskers(model: Bundle, result: Composition, kind: str | None) -> str:
         measured = f" {DIAMONDS}" if comparable(result) else ""
         return f"{bars}. No whiskers: this model has no interval to show.{measured}"
     meaning = {
-        OWN: "the model's own 90 % interval, from the posterior draws of this one training; too "
-        "narrow as a rule, as it leaves out how wrong the model may be",
+        OWN: "the model's own 90 % interval, from the posterior draws of this one training; "
+        "usually too narrow, as it leaves out how wrong the model may be",
         CALIBRATED: "the calibrated 90 % interval, ± 1.645 times the root of the variance of the "
         "draws plus the model's squared error for that gene, learned on validation cells",
     }
@@ -133,20 +133,20 @@ def whiskers(model: Bundle, result: Composition, kind: str | None) -> str:
 
 
 def clearness(kind: str | None) -> str:
-    """What the height of a gene among all genes is."""
+    """Return what the height of a gene in the figure of all genes means."""
     if kind is None:
         return "Genes by rank: this model has no interval that could say which shifts are certain."
     return (
-        "Height: how many half-widths of the interval chosen above a shift is away from zero; "
+        "Height: the distance of a shift from zero in half-widths of the interval chosen above; "
         "above 1 the interval excludes zero if it is symmetric."
     )
 
 
 def held(model: Bundle, result: Composition) -> str:
-    """Coverage of both intervals on test cells, of the kind of condition that is composed."""
+    """Return the coverage of the intervals on test cells, for the kind of condition composed."""
     table = metrics_tables.coverage(model.metrics)
     if table.empty:
-        return "How many measured shifts it holds is not known: there were no test cells for it."
+        return "It is not known how many measured shifts it holds: there were no test cells for it."
     several = sum(dose != 0 for dose in result.dosages.values()) > 1 or "+" in result.condition
     wanted = "combination" if several else "single"
     row = table.set_index("conditions of")
@@ -158,17 +158,17 @@ def held(model: Bundle, result: Composition) -> str:
         shares["the model's own"] = found["own, with sampling error"]
     if result.table["calibrated_lower"].notna().any():
         shares["the calibrated one"] = found["calibrated, with sampling error"]
-    said = " and ".join(f"{s:.0%} in {name}" for name, s in shares.items() if pd.notna(s))
+    said = " and ".join(f"{s:.0%} lie in {name}" for name, s in shares.items() if pd.notna(s))
     what = "combinations" if wanted == "combination" else "single perturbations"
     return (
         f"Of {int(found['shifts']):,} shifts measured on test cells ({int(found['conditions'])} "
-        f"{what}), {said} (90 % would be right; the sampling error of the measurement is added "
-        "to each)."
+        f"{what}), {said} (90 % would be right; each is widened by the sampling error of the "
+        "measurement)."
     )
 
 
 def everything(model: Bundle, table: pd.DataFrame, kind: str | None, n: int) -> None:
-    """All genes at once: by how clear their shift is, or by rank where nothing says so."""
+    """Draw all genes at once: a volcano of their shifts, or by rank if there is no interval."""
     unit, height = scale(model).unit, gene_plots.bars_height(n)
     if kind is None:
         charts.chart(
@@ -185,7 +185,7 @@ def everything(model: Bundle, table: pd.DataFrame, kind: str | None, n: int) -> 
 
 
 def against_observed(model: Bundle, result: Composition) -> None:
-    """Predicted against measured shift of a condition that was measured, gene by gene."""
+    """Draw the predicted against the measured shift, gene by gene."""
     table = result.table.dropna(subset=["observed"])
     n_control = int(model.conditions.iloc[0][["train", "validation", "test"]].sum())
     left, right = st.columns([3, 2], gap="large")
@@ -208,9 +208,9 @@ def against_observed(model: Bundle, result: Composition) -> None:
             f"and {n_control:,} control cells, all splits. "
             + (
                 f"{trained:,} of the {result.n_observed:,} were trained on, so this shows fit, not "
-                "foresight (held-out figures: Overview). "
+                "prediction (held-out figures: Overview). "
                 if trained
-                else "No cell of this condition was trained on: this is foresight. "
+                else "No cell of this condition was trained on, so this is a true prediction. "
             )
             + "Whiskers: 90 % interval from the jackknife standard error over cells."
             + not_all(table)
@@ -239,7 +239,7 @@ OF_SEVERAL += ["observed_interaction", "observed_interaction_se"]
 
 
 def numbers(result: Composition, height: int = 420) -> None:
-    """What is shown is what is downloaded; columns that are empty throughout are left out."""
+    """Draw the table of all genes with its downloads; empty columns are left out."""
     shown = result.table.reset_index().sort_values("shift", key=np.abs, ascending=False)
     if sum(dose != 0 for dose in result.dosages.values()) < 2:
         shown[OF_SEVERAL] = np.nan  # nothing to interact with

@@ -1,4 +1,4 @@
-"""A guided start: six pages with a sentence or two each, about two minutes."""
+"""The guided tour: six pages with a sentence or two each, in about two minutes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from samsvae_core.bundle.layout import BundleError
 
 
 class Step(NamedTuple):
-    """A page, what to look at there, and its query for a model."""
+    """A step of the tour: a page, what to look at there, and its query for a model."""
 
     page: str
     title: str
@@ -39,14 +39,14 @@ STEPS = (
     Step(
         "masks",
         "Which mechanisms does each perturbation use?",
-        "Rows are perturbations, columns mechanisms. Perturbations that share a column act "
-        "through the same thing. Click a filled cell to see what stands behind it.",
+        "Rows are perturbations, columns are mechanisms. Perturbations that share a column act "
+        "through the same mechanism. Click a filled cell to see its figures.",
     ),
     Step(
         "perturbation",
         "What does one perturbation do?",
-        "This is the one that moves most: through which mechanisms, to which genes, how that "
-        "compares with what was measured, and which others are like it.",
+        "This one has the strongest effect. See which mechanisms it uses, which genes it moves, "
+        "how that compares with what was measured, and which others are like it.",
         lambda model: {"p": mechanisms.strongest(model)[0]},
     ),
     Step(
@@ -66,22 +66,22 @@ STEPS = (
     Step(
         "report",
         "Take it away",
-        "Keep this view, at the side, keeps what any page shows. Here the kept views become one "
-        "HTML report and one zip with figures, tables and a methods text. That was all: any name "
-        "typed into Find, at the side, leads to its page.",
+        "Press Keep this view, at the side, to keep what a page shows. Here the kept views become "
+        "one HTML report and one zip with figures, tables and a methods text. That is all: type "
+        "any name into Find, at the side, to go to its page.",
     ),
 )
 
 
 def offer() -> None:
-    """A way into the tour, where it is not under way."""
+    """Draw the button that starts the tour, unless it is open."""
     shown = state.tour() is not None
     if not shown and st.button("Two-minute tour", icon=":material/tour:", key="tour offer"):
         go(0)
 
 
 def box(page: str) -> None:
-    """Where the tour is, above the page, with the way on."""
+    """Draw the current step of the tour above the page, with its buttons."""
     place = state.tour()
     if place is None:
         return
@@ -110,7 +110,7 @@ def box(page: str) -> None:
 
 
 def go(place: int) -> None:
-    """Turn to a step of the tour; this run of the page ends here."""
+    """Go to a step of the tour; this ends the run of the page."""
     step = STEPS[place]
     state.set_tour(place)
     try:

@@ -1,4 +1,4 @@
-"""The trainings of this server on a page: one as it is now, what can be done with it, the queue."""
+"""Following training runs on the page Train: progress, curves, buttons and the queue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.server.runs import Job
 from app.session import page as state
 from app.session import results, training, url
 
-MOMENT = 2  # seconds between looks at a run
+MOMENT = 2  # seconds between refreshes
 STATES = {
     "waiting": (":material/hourglass_empty:", "Waits for its turn"),
     "running": (":material/play_arrow:", "Running"),
@@ -28,7 +28,7 @@ STATES = {
 
 
 def following() -> None:
-    """Which run is shown; the rest looks again by itself."""
+    """Draw the choice of run; the part below it refreshes itself."""
     st.header("Trainings", divider="gray")
     found = {job.name: job for job in training.runs()}
     if not found:
@@ -50,11 +50,11 @@ def following() -> None:
 
 @st.fragment(run_every=MOMENT)
 def live(name: str, states: tuple[str, ...]) -> None:
-    """A run as it is now, and the queue."""
+    """Draw a run as it is now, and the table of all runs."""
     found = training.runs()
     job = next((job for job in found if job.name == name), None)
     if job is None or tuple(job.state for job in found) != states:
-        st.rerun()  # what is chosen from, and models to open, are others now
+        st.rerun()  # the picker and the models to open have changed
         return
     one(job)
     if len(found) > 1:
@@ -63,7 +63,7 @@ def live(name: str, states: tuple[str, ...]) -> None:
 
 
 def table(found: list[Job]) -> pd.DataFrame:
-    """Those that run, then those that wait, in the order of the queue, then the others."""
+    """Return a table of runs: running ones, then the queue in its order, then the others."""
     order = sorted(found, key=lambda job: (*ORDER.get(job.state, (2,)), sign(job) * job.place))
     return pd.DataFrame(
         {
@@ -109,9 +109,9 @@ def progress_words(job: Job) -> str:
     if job.state == "finished":
         return f"{job.step:,} steps; it took {time_estimate.in_words(job.seconds)}"
     if job.phase == "making tables":
-        return "The last step is done: tables, enrichment and maps of cells are made"
+        return "The last step is done; making tables, enrichment and maps of cells"
     if not job.steps:
-        return "Not a step yet" if job.step == 0 else f"{job.step:,} steps"
+        return "No step yet" if job.step == 0 else f"{job.step:,} steps"
     left = (
         ""
         if np.isnan(job.seconds_left)
@@ -132,7 +132,7 @@ def buttons(job: Job) -> None:
             act("Resume", "resume", queue.resume, job, device)
             if device == "cpu" and job.device.startswith("cuda"):
                 st.caption(
-                    "It was trained on a GPU, and none is found here: it goes on on the CPU."
+                    "It was trained on a GPU, but there is none here, so it continues on the CPU."
                 )
         if job.state in ("stopped", "failed", "dead") and not job.is_own:
             st.caption(state.plain(queue.how_to_resume(job)))
@@ -145,7 +145,7 @@ def buttons(job: Job) -> None:
 
 
 def device_now(job: Job) -> str:
-    """That of the run, if it is here."""
+    """Return the device a run can resume on: its own if it is here, else the CPU."""
     return "cpu" if job.device == "cpu" else time_estimate.device()
 
 
@@ -161,7 +161,7 @@ def act(label: str, key: str, change: Callable[..., object], job: Job, *options:
 
 
 def finished(job: Job) -> None:
-    """Where the model opens, and the zip to hand on."""
+    """Draw links that open a finished model, and its download."""
     for page, label in (("overview", "Open it"), ("compose", "Open it in Compose")):
         url.link(
             page,
@@ -177,12 +177,12 @@ def finished(job: Job) -> None:
         key="download_run",
         icon=":material/download:",
         on_click="ignore",
-        help="The model with all its tables as one zip: open it elsewhere on the page Data.",
+        help="The model with all its tables as one zip. The page Data opens it elsewhere.",
     )
 
 
 def curves(history: pd.DataFrame, run: str) -> None:
-    """Drawn anew after each epoch; what a person has zoomed into stays, for this run."""
+    """Draw the training curves; they are redrawn after each epoch and keep a run's zoom."""
     left, right = st.columns(2, gap="large")
     dark = charts.dark()
     with left:

@@ -1,4 +1,4 @@
-"""What levels and shifts are measured in, for axes and captions: log2 of counts, or own values."""
+"""The units of levels and shifts, for axes and captions: log2 of counts, or the file's values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from samsvae_core.bundle.bundle import Bundle
 
 
 class Scale(NamedTuple):
-    """A unit, as axes name it, and what figures on this scale are, as captions say it."""
+    """A unit for axes, and what figures on its scale mean, for captions."""
 
     unit: str
     shift: str  # predicted for a composition
@@ -21,7 +21,7 @@ COUNTS = Scale(
     unit="log2",
     shift="Shift: log2(1 + 1e4 p) with the perturbations minus the same without; p is the mean "
     "decoded share of a gene over reference control cells. 1 means about twice the share. Shares "
-    "sum to one, so what falls much lifts the rest a little.",
+    "sum to one, so a large fall of some genes raises the rest a little.",
     observed="pooled counts",
     average_effect="mean over cells of log2(1 + 1e4 x / total), minus that of control",
     loading="change of log2(1 + 1e4 p)",

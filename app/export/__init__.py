@@ -1,1 +1,1 @@
-"""What a person takes away."""
+"""Reports, figures and tables as files."""

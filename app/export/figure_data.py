@@ -1,8 +1,8 @@
-"""What a Plotly figure shows, as a table: one row for each bar, point or cell that is drawn.
+"""The data of a Plotly figure as a table: one row for each bar, point or cell drawn.
 
-Knows nothing of Streamlit. Columns have the names that the figure gives: titles of axes and of
-colour bars. Layers that only take clicks, labels written beside points and lines of reference are
-not data: they hide behind `hoverinfo="skip"` or an opacity near zero.
+Columns are named after the titles of axes and colour bars. Layers that only take clicks, labels
+beside points, and reference lines are not data: they have `hoverinfo="skip"` or an opacity near
+zero.
 """
 
 from __future__ import annotations
@@ -20,22 +20,24 @@ import pandas as pd
 import plotly.graph_objects as go
 
 KINDS = {"bar": "bar", "scatter": "scatter", "scattergl": "scatter", "heatmap": "heatmap"}
-UNSEEN = 0.05  # opacity below which a layer is there for clicks only
-TAG = re.compile(r"</?(?:a|b|em|i|s|span|strong|sub|sup|u)(?:\s[^<>]*)?>")  # what Plotly reads
+UNSEEN = 0.05  # a layer with a lower opacity only takes clicks
+TAG = re.compile(
+    r"</?(?:a|b|em|i|s|span|strong|sub|sup|u)(?:\s[^<>]*)?>"
+)  # the tags that Plotly renders
 BREAK = re.compile(r"<br\s*/?>")
 SERIES, SELECTED = "series", "selected"
 
 
 class PrintError(ValueError):
-    """A figure that cannot be read or drawn, with the reason."""
+    """Raised for a figure that cannot be read or drawn, with the reason."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A trace that holds data: which rows and columns of the table it draws.
+    """A trace with data, and the rows and columns of the table that it draws.
 
-    `columns` are names by role: x, y, their ends as x-, x+, y-, y+, and value, exact, mark, colour,
-    label, symbol, size.
+    `columns` are column names by role: x, y, ends of their intervals as x-, x+, y-, y+, and value,
+    exact, mark, colour, label, symbol, size.
     """
 
     trace: Mapping[str, Any]
@@ -46,7 +48,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Shown:
-    """A figure taken apart: the table, its layers, the other traces, and the layout."""
+    """A figure in parts: its table, the layers that draw it, the other traces, and the layout."""
 
     table: pd.DataFrame
     layers: list[Layer]
@@ -55,7 +57,7 @@ class Shown:
 
 
 def data(figure: go.Figure | str) -> pd.DataFrame:
-    """The table of a figure, or of its JSON. Raises PrintError for a kind of trace unknown here."""
+    """Return the table of a figure or its JSON; raises PrintError for other kinds of trace."""
     return taken_apart(figure).table
 
 
@@ -95,7 +97,7 @@ def taken_apart(figure: go.Figure | str) -> Shown:
 
 
 def plain(markup: object, between: str = "\n") -> str:
-    """Text as Plotly would show it, lines parted by `between`."""
+    """Return markup as plain text, with `between` between its lines."""
     return html.unescape(TAG.sub("", BREAK.sub(between, str(markup))))
 
 
@@ -104,23 +106,23 @@ def is_italic(markup: object) -> bool:
 
 
 def numbers(values: Any) -> np.ndarray:
-    """Numbers of a trace; what is missing there is NaN here."""
+    """Return the numbers of a trace, with NaN for missing ones."""
     return np.array([np.nan if v is None else v for v in values], dtype=float)
 
 
 def axis(layout: Mapping[str, Any], trace: Mapping[str, Any], letter: str) -> Mapping[str, Any]:
-    """The axis of the layout that a trace is drawn on."""
+    """Return the axis of the layout that a trace is drawn on."""
     found: Mapping[str, Any] = layout.get(axis_key(trace, letter), {})
     return found
 
 
 def axis_key(trace: Mapping[str, Any], letter: str) -> str:
-    """Where the layout holds it: the trace says "y2" of what is there "yaxis2"."""
+    """Return the layout's key for a trace's axis: "yaxis2" for "y2"."""
     return f"{letter}axis{trace.get(f'{letter}axis', letter)[1:]}"
 
 
 def title(part: Mapping[str, Any]) -> str:
-    """The title of an axis, a colour bar or the figure; may hold line breaks and markup."""
+    """Return the title of an axis, a colour bar or the figure; it may contain markup."""
     found = part.get("title", "")
     return (found.get("text") or "") if isinstance(found, Mapping) else found
 
@@ -132,7 +134,7 @@ def colour_bar(trace: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def is_extra(trace: Mapping[str, Any]) -> bool:
-    """Labels written beside points and lines of reference: drawn, but no data."""
+    """Return whether a trace is drawn but has no data: labels beside points, reference lines."""
     scatter = trace.get("type", "scatter") in ("scatter", "scattergl")
     return scatter and (trace.get("hoverinfo") == "skip" or trace.get("mode") == "text")
 
@@ -145,7 +147,7 @@ def _for_clicks(trace: Mapping[str, Any]) -> bool:
 def categorical(
     traces: Iterable[Mapping[str, Any]], layout: Mapping[str, Any]
 ) -> dict[str, list[str]]:
-    """Categories, as plain text, in their order, by the layout's name of an axis."""
+    """Return the categories of each categorical axis, as plain text in order, by layout key."""
     found: dict[str, list[str]] = {}
     for trace in traces:
         for letter in "xy":
@@ -162,7 +164,7 @@ def categorical(
 
 
 def _is_text(values: Any) -> bool:
-    """Whether some of it is text that is no number."""
+    """Return whether any of the values is a text that is not a number."""
     if values is None:
         return False
     try:
@@ -175,7 +177,7 @@ def _is_text(values: Any) -> bool:
 def _values(
     trace: Mapping[str, Any], clicks: list[Mapping[str, Any]], categories: Mapping[str, list[str]]
 ) -> dict[str, Any]:
-    """What a trace draws, by role, each as long as the others."""
+    """Return the columns that a trace draws, by role, all of one length."""
     if trace.get("type") == "heatmap":
         return _cells(trace, clicks, categories)
     given = trace.get("x") if trace.get("x") is not None else trace.get("y")
@@ -201,7 +203,7 @@ def _values(
 
 
 def _ends(letter: str, values: np.ndarray, error: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Both ends of the error bars, where there are some."""
+    """Return both ends of the error bars by role; none if there are no error bars."""
     if error.get("array") is None or error.get("visible") is False:
         return {}
     above = numbers(error["array"])
@@ -212,10 +214,10 @@ def _ends(letter: str, values: np.ndarray, error: Mapping[str, Any]) -> dict[str
 def _cells(
     trace: Mapping[str, Any], clicks: list[Mapping[str, Any]], categories: Mapping[str, list[str]]
 ) -> dict[str, Any]:
-    """The cells of a heat map, row by row; its rows by their whole names, where clicks know them.
+    """Return the cells of a heat map, row by row, by role.
 
-    Where the colours follow some function of the values, the heat map's customdata holds the values
-    themselves.
+    Rows get their full names from the click layer if it has them. If colours follow a function of
+    the values, the heat map's customdata holds the values themselves.
     """
     z = np.array([numbers(row) for row in trace["z"]])
     n_rows, n_columns = z.shape
@@ -248,9 +250,9 @@ def _names(
     layout: Mapping[str, Any],
     mapped: Collection[str],
 ) -> dict[str, str]:
-    """A column's name by role: what the figure calls it, or what it is; no two alike.
+    """Return distinct column names by role: the figure's titles, or a default.
 
-    The axes that are `mapped` are those of a heat map: they hold its rows and columns.
+    `mapped` are the axes of heat maps, which hold rows and columns.
     """
     wanted = {
         "colour": plain(title(colour_bar(trace)), " ") or "colour",
@@ -277,13 +279,13 @@ def _names(
 
 
 def _axis_title(trace: Mapping[str, Any], letter: str, layout: Mapping[str, Any]) -> str:
-    """That of the axis, or of the one below that it goes with."""
+    """Return the title of the axis, or of the axis that it matches."""
     own = axis(layout, trace, letter)
     return title(own) or title(axis(layout, {f"{letter}axis": own.get("matches", "?")}, letter))
 
 
 def _is_transformed(bar: Mapping[str, Any]) -> bool:
-    """Whether the ticks of a colour bar say something else than where they are."""
+    """Return whether the tick labels of a colour bar differ from the tick positions."""
     ticks, texts = bar.get("tickvals"), bar.get("ticktext")
     if ticks is None or texts is None or _is_text(texts):
         return False
@@ -295,7 +297,7 @@ def _all_italic(values: Any) -> bool:
 
 
 def _joined(parts: list[dict[str, Any]]) -> pd.DataFrame:
-    """One table of all layers; a column that a layer lacks is empty there. Names come first."""
+    """Join the layers into one table, text columns first; missing columns are left empty."""
     whole: dict[str, list[Any]] = {name: [] for part in parts for name in part}
     for part in parts:
         size = len(part[SERIES])
@@ -312,7 +314,7 @@ def _joined(parts: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _without_gaps(column: list[Any]) -> list[Any]:
-    """A text that is missing is empty."""
+    """Replace missing values of a text column by ""."""
     is_text = any(isinstance(value, str) for value in column)
     return ["" if value is None else value for value in column] if is_text else column
 
@@ -325,7 +327,7 @@ def _dtype(column: list[Any]) -> str:
 
 
 def _decoded(part: Any) -> Any:
-    """JSON with its typed arrays unpacked."""
+    """Return Plotly's JSON with its base64 arrays as lists."""
     if isinstance(part, list):
         return [_decoded(item) for item in part]
     if not isinstance(part, dict):

@@ -1,4 +1,4 @@
-"""What a report is made of: figures, tables, text, and the views that were kept."""
+"""The parts of a report: figures, tables, texts, and the kept views that hold them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HOME = "overview"  # the page whose address is empty
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure: a name for its files, what it shows in words, and Plotly's JSON."""
+    """A figure: a name for its files, a description, and Plotly's JSON."""
 
     name: str
     alt: str
@@ -34,16 +34,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Text:
-    """Something said, in Markdown."""
+    """A text in Markdown."""
 
     markdown: str
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A view as it was shown, the address that shows it again, and the model it is of.
+    """A kept view: what it showed, the address that shows it again, and its model.
 
-    `address` is the page with its query; `model` the bundle's name and title; `when` a date as
+    `address` is the page with its query, `model` the bundle's name and title, and `when` a date as
     text.
     """
 

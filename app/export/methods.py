@@ -1,4 +1,4 @@
-"""A paragraph of methods for the views of a report."""
+"""The methods text of a report."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ UMAP = (
     "Dimension Reduction, arXiv:1802.03426, 2018."
 )
 TERMS = {  # one sentence each
-    "shift": "A predicted shift is what the perturbations change in the decoded expression of a "
-    "gene, averaged over reference control cells and posterior draws; how many of each is told "
-    "with the figure, and the draws have the seed 0.",
+    "shift": "A predicted shift is the change that perturbations make to the decoded expression "
+    "of a gene, averaged over reference control cells and posterior draws; each figure gives their "
+    "numbers, and the draws have the seed 0.",
     "dosage": "The latent shifts of perturbations, each times its dosage, are added up and decoded "
     "together.",
     "interval": "Intervals are 90 % intervals: the model's own, from draws of its posterior, or "
     "calibrated on validation cells.",
-    "mask": "A perturbation uses a mechanism where the posterior probability of its mask entry is "
+    "mask": "A perturbation uses a mechanism if the posterior probability of its mask entry is "
     "above a half.",
     "evidence": "The evidence of a mask entry is what it adds to the predictive bound of held-out "
     "cells, in nats per cell.",
@@ -38,7 +38,7 @@ TERMS = {  # one sentence each
     "partners": "Partners are pairs of perturbations ranked by the mean predicted shift of the "
     "genes asked for.",
 }
-TOLD = {  # which of these by page
+TOLD = {  # the terms to explain for each page
     HOME: ("held out", "mask", "map"),
     "perturbation": ("shift", "interval", "mask", "evidence", "observed"),
     "masks": ("mask", "evidence", "map"),
@@ -52,7 +52,7 @@ TOLD = {  # which of these by page
 
 
 def methods(kept: Sequence[Kept]) -> str:
-    """Markdown: software and models, what the terms of the kept views mean, and what to cite."""
+    """Return Markdown: software, models, the terms of the kept views, and what to cite."""
     models = dict.fromkeys((view.model, view.checksum) for view in kept)
     named = "; ".join(f"{as_text(m)} (checksum {as_text(c[:12])})" for m, c in models)
     told = list(dict.fromkeys(term for view in kept for term in TOLD.get(view.page, ())))

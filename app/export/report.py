@@ -1,7 +1,7 @@
-"""Views that were kept, as one report and as a folder of files. Knows nothing of Streamlit.
+"""Kept views as one HTML report and as a zip of files.
 
-What a view holds is kept as it was shown: figures as Plotly's JSON, tables as they are, texts as
-Markdown of our own in which names from files are escaped.
+A view holds what was shown: figures as Plotly's JSON, tables, and texts as our own Markdown, in
+which names from files are escaped.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from app.export.report_page import Printed, as_page, created_at, distinct
 from samsvae_core.analysis import enrichment_export
 from samsvae_core.bundle.layout import to_json, version
 
-COLUMNS = 16_384  # that Excel takes
+COLUMNS = 16_384  # Excel's limit
 PACKAGES = (*enrichment_export.PACKAGES, "plotly", "matplotlib")
-ODD = (ValueError, TypeError, KeyError, IndexError)  # what a figure beyond `prints` may end in
-WORDS = "words"  # of a view, as a file
+ODD = (ValueError, TypeError, KeyError, IndexError)  # raised for figures we cannot draw
+WORDS = "words"  # name of the file with a view's texts
 
 
 class EmptyBasketError(ValueError):
-    """Nothing to report on."""
+    """Raised when no view is kept, so there is nothing to report."""
 
 
 def add(kept: Sequence[Kept], view: Kept) -> tuple[Kept, ...]:
-    """The views with this one; the same view of the same model, kept before, gives way to it."""
+    """Return the views with this one added; it replaces the same view of the same model."""
 
     def same(other: Kept) -> bool:
         return (other.title, other.address, other.checksum) == (
@@ -45,18 +45,18 @@ def add(kept: Sequence[Kept], view: Kept) -> tuple[Kept, ...]:
 
 
 def report(kept: Sequence[Kept], about: Mapping[str, str]) -> bytes:
-    """One HTML file with everything that was kept. Raises EmptyBasketError.
+    """Return one HTML file with all kept views; raises EmptyBasketError without any.
 
-    `about` may say `title`, `created` (a date as text), and for the methods `draws` and `seed`.
+    `about` may have `title`, `created` (a date as text), and for the methods `draws` and `seed`.
     """
     return as_page(kept, about, _printed_all(kept, ["svg"]))
 
 
 def files(kept: Sequence[Kept], about: Mapping[str, str], session: bytes) -> dict[str, bytes]:
-    """Every file by name, for a zip; the manifest tells sha256 and size of the rest.
+    """Return the files of the zip by name; the manifest has the sha256 and size of the others.
 
-    Numbers in CSV and TSV have all their digits and names are exactly as they are; spreadsheets
-    should open the workbook. What cannot be drawn has its data and a note. Raises EmptyBasketError.
+    CSV and TSV files have all digits and unchanged names; the workbook is for spreadsheets. A
+    figure that cannot be drawn has its data and a note. Raises EmptyBasketError.
     """
     printed = _printed_all(kept, ["svg", "png"])
     found: dict[str, bytes] = {"report.html": as_page(kept, about, printed)}
@@ -127,7 +127,7 @@ def _printed_all(kept: Sequence[Kept], kinds: Sequence[static_figures.Kind]) -> 
 
 
 def _printed(picture: Picture, kinds: Sequence[static_figures.Kind]) -> Printed:
-    """Its data and its picture; of a figure that is too odd for them the figure itself as JSON."""
+    """Return a figure's files: its data and drawings, or only its JSON if we cannot read it."""
     try:
         data = {"csv": enrichment_export.separated(static_figures.data(picture.json))}
     except ODD as error:
@@ -145,7 +145,7 @@ def _folder(view: Kept) -> str:
 
 
 def _for_excel(frame: pd.DataFrame) -> pd.DataFrame:
-    """Texts and numbers only, and columns of different names, as a sheet is written."""
+    """Return a table for a sheet: only texts and numbers, and distinct column names."""
     columns: dict[str, pd.Series] = {}
     for place, name in enumerate(map(str, frame.columns)):
         column = frame.iloc[:, place].reset_index(drop=True)
@@ -156,7 +156,7 @@ def _for_excel(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _guide(kept: Sequence[Kept], folders: Sequence[str], notes: Sequence[str]) -> str:
-    """What is in here, for whoever unpacks it."""
+    """Return the README of the zip."""
     lines = [
         "report.html    everything in one page, for any browser; needs no network",
         "tables.xlsx    every table on a sheet of its own; open this in a spreadsheet",

@@ -1,4 +1,4 @@
-"""What is on a page, as Python and as a command that give the same numbers."""
+"""A composition as Python code and as a shell command that give the same numbers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from samsvae_core.bundle.bundle import Bundle
 
 
 def as_python(model: Bundle, result: Composition, condition: str = "") -> str:
-    """A program that ends with the table of this composition as `shift`.
+    """Return a program that ends with the table of this composition as `shift`.
 
-    `condition` names the one whose cells it starts from, where it does so.
+    `condition` is the one whose cells it starts from, if any.
     """
     arguments = [f"without={list(result.without)!r}"]
     arguments += [f"n_samples={result.n_samples}", f"seed={result.seed}"]
@@ -29,7 +29,7 @@ def as_python(model: Bundle, result: Composition, condition: str = "") -> str:
 
 
 def as_command(model: Bundle, result: Composition, condition: str = "") -> str:
-    """A command that writes this composition to shift.csv; nothing where no command can."""
+    """Return a command that writes this composition to shift.csv, or "" if none can."""
     if result.cells is not None and not condition:
         return ""
     parts = ["samsvae", "compose", str(model.path)]

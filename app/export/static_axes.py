@@ -1,4 +1,4 @@
-"""Axes, legend and notes of a figure in a file."""
+"""Drawing the axes, legend and notes of a figure in a file."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from app.export.static_marks import MARKERS, as_colour, colours_of, flat_colour,
 
 
 def draw_axes(at: Places, letter: str, shown: Shown, length: float) -> None:
-    """An axis as the figure has it: scale, range, names of categories, quiet grid, title.
+    """Draw an axis as in the figure: scale, range, categories, grid and title.
 
-    Its length is in pixels, about.
+    `length` is its approximate length in pixels.
     """
     panel, part = at.panel, at.axes[letter]
-    second = bool(at.axes["y"].get("overlaying"))  # drawn over another one, whose x it shares
+    second = bool(at.axes["y"].get("overlaying"))  # drawn over another y axis on the same x axis
     for spine in panel.spines.values():
         spine.set_visible(bool(at.axes["x"].get("showline")) and not second)
         spine.set(edgecolor=NEUTRAL, linewidth=POINT)
     if second and letter == "x":
         return
-    if letter == "y" and _follows(panel):  # its rows are named at the left
+    if letter == "y" and _follows(panel):  # the panel at the left names the rows
         panel.tick_params("y", length=0, labelleft=False)
         return
     side = panel.xaxis if letter == "x" else panel.yaxis
@@ -75,13 +75,13 @@ def draw_axes(at: Places, letter: str, shown: Shown, length: float) -> None:
 
 
 def _follows(panel: Axes) -> bool:
-    """Whether its y axis is that of a panel before it."""
+    """Return whether a panel shares the y axis of an earlier panel."""
     sharing = panel.get_shared_y_axes().get_siblings(panel)
     return min(sharing, key=panel.figure.axes.index) is not panel
 
 
 def _limit(at: Places, letter: str) -> None:
-    """Where the axis begins and ends, and which way it goes."""
+    """Set the limits and the direction of an axis."""
     part, names = at.axes[letter], at.names[letter]
     limits = getattr(at.panel, f"set_{letter}lim")
     given, turned = part.get("range"), part.get("autorange") == "reversed"
@@ -99,7 +99,7 @@ def _limit(at: Places, letter: str) -> None:
 
 
 def _decades(panel: Axes, side: Any, letter: str) -> None:
-    """Plain numbers at decades; at 2 and 5 as well, where there are few decades."""
+    """Label decades with plain numbers, and 2 and 5 as well if there are few decades."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     low, high = getattr(panel, f"get_{letter}lim")()
@@ -110,7 +110,7 @@ def _decades(panel: Axes, side: Any, letter: str) -> None:
 
 
 def _name_ticks(at: Places, letter: str, shown: Shown, length: float) -> None:
-    """Names of categories; where there is no room for all, every second or third has its name."""
+    """Label the categories; if there is no room for all, only every second or third."""
     part = at.axes[letter]
     names, places = part.get("ticktext"), part.get("tickvals")
     if names is None:
@@ -133,7 +133,7 @@ def _name_ticks(at: Places, letter: str, shown: Shown, length: float) -> None:
 
 
 def draw_legend(page: Any, shown: Shown, traces: list[Mapping[str, Any]], width: float) -> None:
-    """What the symbols mean, above the panels, or below, where the figure has it below."""
+    """Draw the legend above the panels, or below if the figure has it there."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -185,7 +185,7 @@ def draw_notes(
     layout: Mapping[str, Any],
     categories: Mapping[str, list[str]],
 ) -> None:
-    """The figure's own notes and lines of reference."""
+    """Draw the figure's annotations and shapes."""
     first = next(iter(panels))
     for shape in layout.get("shapes", []):
         pair = _pair(shape, panels, first)
@@ -236,7 +236,7 @@ def draw_notes(
 def _pair(
     part: Mapping[str, Any], panels: Mapping[tuple[str, str], Axes], first: tuple[str, str]
 ) -> tuple[str, str]:
-    """The axes ("x", "y2") that a note or shape of the layout refers to."""
+    """Return the axes ("x", "y2") that an annotation or shape refers to."""
     refs = [part.get(f"{letter}ref", letter).removesuffix(" domain") for letter in "xy"]
     keys = [
         usual if ref == "paper" else f"{usual[0]}axis{ref[1:]}"
@@ -259,7 +259,7 @@ def _transform(panel: Axes, part: Mapping[str, Any]) -> Any:
 def _along(
     at: Places, letter: str, ends: list[Any], part: Mapping[str, Any], is_log_power: bool = False
 ) -> np.ndarray:
-    """Coordinates of a note; on a logarithmic axis Plotly gives those of notes as powers."""
+    """Return coordinates on an axis; Plotly gives those of annotations as powers on a log axis."""
     if part.get(f"{letter}ref", letter).endswith(("paper", "domain")):
         return numbers(ends)
     if at.names[letter] is not None and any(isinstance(end, str) for end in ends):

@@ -1,4 +1,4 @@
-"""What every figure in a file is drawn on: sizes, panels, letters."""
+"""The basics of figures in files: sizes, panels and text."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:  # importing matplotlib takes a while
     from matplotlib.figure import Figure
 
 
-Axes: TypeAlias = Any  # those of matplotlib, whose annotations are narrower than what it takes
-Written: TypeAlias = Any  # a text of matplotlib
+Axes: TypeAlias = Any  # matplotlib's Axes, which accept more than they are annotated for
+Written: TypeAlias = Any  # matplotlib's Text
 PIXEL = 1 / 96  # inches
 POINT = 0.75  # points in a pixel
 FONT, SMALL = 13 * POINT, 11 * POINT
 WIDTH, LEAST, MOST_HEIGHT = 680, 300, 3000  # pixels
-CELL, ROW = 37, 13  # a heat map's column; the least room of a label
-LONGEST, LINE = 48, 90  # characters of a label and of a title; the table has the whole
+CELL, ROW = 37, 13  # pixels of a heat map's column, and the least for a label
+LONGEST, LINE = 48, 90  # characters of a label and a title; the table has them in full
 
 
 class Places:
-    """Where a trace is drawn: its panel, and where its coordinates lie there."""
+    """The panel that a trace is drawn on, and the positions of its values there."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Places:
         self.names = {letter: categories.get(key) for letter, key in keys.items()}
 
     def of(self, letter: str, values: Iterable[Any]) -> np.ndarray:
-        """Where the values of a table's column are."""
+        """Return the positions of values from the figure's table."""
         names = self.names[letter]
         if names is None:
             return numbers(values)
@@ -56,13 +56,13 @@ class Places:
         return np.array([known.get(value, np.nan) for value in values], dtype=float)
 
     def of_markup(self, letter: str, values: Iterable[Any]) -> np.ndarray:
-        """Where the values of a trace are, whose names are markup."""
+        """Return the positions of values from a trace, whose names are markup."""
         names = self.names[letter]
         return self.of(letter, values if names is None else [plain(v) for v in values])
 
 
 def size_of(shown: Shown) -> tuple[float, float]:
-    """Pixels of the figure: the screen's height, the width that its kind asks for."""
+    """Return width and height in pixels: as high as on screen, as wide as its kind needs."""
     height = float(np.clip(shown.layout.get("height") or 450, LEAST - 120, MOST_HEIGHT))
     heat = [layer.trace for layer in shown.layers if layer.kind == "heatmap"]
     if heat:
@@ -75,7 +75,7 @@ def size_of(shown: Shown) -> tuple[float, float]:
 def panels_of(
     page: Figure, layout: Mapping[str, Any], traces: Iterable[Mapping[str, Any]]
 ) -> dict[tuple[str, str], Axes]:
-    """An empty panel for each pair of axes, laid out as the domains of the axes say."""
+    """Return an empty panel for each pair of axes, arranged by the domains of the axes."""
     pairs = dict.fromkeys((axis_key(t, "x"), axis_key(t, "y")) for t in traces)
     pairs = pairs or {("xaxis", "yaxis"): None}
     over = {key: f"yaxis{layout.get(key, {}).get('overlaying', '')[1:]}" for _, key in pairs}
@@ -104,14 +104,14 @@ def panels_of(
 
 
 def write_text(written: Written, markup: str) -> None:
-    """Names are text, never mathematics; genes are in italics."""
+    """Style a text: gene names in italics, and nothing read as mathematics."""
     written.set(parse_math=False, color=INK[False])
     if is_italic(markup):
         written.set_fontstyle("italic")
 
 
 def shortened(markup: object, most: int = LONGEST) -> str:
-    """One label as it is drawn: control characters are spaces, each line has its limit."""
+    """Return a label as drawn: control characters as spaces, lines cut at `most` characters."""
     lines = [
         "".join(c if c.isprintable() else " " for c in line) for line in plain(markup).split("\n")
     ]

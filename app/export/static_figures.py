@@ -1,7 +1,7 @@
-"""Figures for files: what a Plotly figure shows, drawn by matplotlib from the same table.
+"""Figures in files: a Plotly figure drawn by matplotlib from the table that it shows.
 
-Knows nothing of Streamlit. On a white ground with dark ink, whatever the theme of the screen; the
-same bytes for the same figure; text stays text in SVG. Sizes are pixels of the screen.
+Files are white with dark ink in any theme, the same figure gives the same bytes, and text stays
+text in SVG. Sizes are pixels of the screen.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ NO_DATE: dict[str, dict[str, Any]] = {
     "png": {"Software": MAKER},
 }
 SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": MAKER, "pdf.fonttype": 42}
-ONE = threading.Lock()  # these settings are one for the whole process
+ONE = threading.Lock()  # matplotlib's settings are shared by the whole process
 
 
 def drawn(figure: go.Figure | str, kind: Kind) -> bytes:
-    """A file of the figure; PNG at twice the size of the screen. Raises PrintError."""
+    """Return a figure as a file, PNG at twice the size of the screen; raises PrintError."""
     import matplotlib as mpl
 
     content = io.BytesIO()
@@ -55,7 +55,7 @@ def drawn(figure: go.Figure | str, kind: Kind) -> bytes:
 
 
 def painted(figure: go.Figure | str) -> Figure:
-    """The figure as matplotlib's own, drawn from the table that `data` gives."""
+    """Return a figure as matplotlib's, drawn from its table; raises PrintError."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine

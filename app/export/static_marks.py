@@ -1,4 +1,4 @@
-"""Cells, bars, points and lines of a figure in a file."""
+"""Drawing the cells, bars, points and lines of a figure in a file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # importing matplotlib takes a while
 
 from app.export.static_base import FONT, PIXEL, POINT, SMALL, Axes, Places, shortened, write_text
 
-MOST_VECTOR = 10_000  # points or cells; more are a picture inside the file
+MOST_VECTOR = 10_000  # points or cells; more are drawn as an embedded picture
 MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "triangle-down": "v"}
 MARKERS |= {"cross": "P", "x": "X", "line-ns": "|", "line-ew": "_", "star": "*", "hexagon": "h"}
 DASHES: dict[str, Any] = {"solid": "-", "dash": (0, (5, 3)), "dot": (0, (1, 2)), "dashdot": "-."}
@@ -54,7 +54,7 @@ def draw_cells(at: Places, layer: Layer, rows: pd.DataFrame) -> None:
         rasterized=values.size > MOST_VECTOR,
     )
     _add_colour_bar(at.panel, mesh, trace)
-    if "mark" not in layer.columns or values.size > MOST_VECTOR:  # too small to be read
+    if "mark" not in layer.columns or values.size > MOST_VECTOR:  # too small to read
         return
     shades = mesh.cmap(mesh.norm(values.ravel()))[:, :3] @ [0.299, 0.587, 0.114]
     middles = [(edge[1:] + edge[:-1]) / 2 for edge in edges]
@@ -128,7 +128,7 @@ def draw_points(at: Places, layer: Layer, rows: pd.DataFrame) -> None:
 def _draw_markers(
     at: Places, layer: Layer, rows: pd.DataFrame, where: Mapping[str, np.ndarray]
 ) -> None:
-    """One collection for each symbol, as matplotlib has it."""
+    """Draw the markers, one collection per symbol, as matplotlib needs."""
     trace, columns = layer.trace, layer.columns
     marker = trace.get("marker", {})
     size, symbols = (
@@ -179,7 +179,7 @@ def _draw_markers(
 
 
 def _draw_labels(at: Places, trace: Mapping[str, Any], x: Any, y: Any, size: Any) -> None:
-    """Text beside points, in italics where the figure has it so."""
+    """Draw text beside points, in italics if it is in the figure."""
     upright, _, side = trace.get("textposition", "middle center").partition(" ")
     font = trace.get("textfont", {}).get("size", 12) * POINT
     gap = (float(np.max(size)) / 2 + 2) * POINT
@@ -212,7 +212,7 @@ def draw_extra(at: Places, trace: Mapping[str, Any]) -> None:
 
 
 def flat_colour(trace: Mapping[str, Any]) -> Any:
-    """The colour of points: their own, or that of their line."""
+    """Return the colour of a trace's points, or else of its line."""
     return trace.get("marker", {}).get("color", trace.get("line", {}).get("color", NEUTRAL))
 
 
@@ -252,19 +252,19 @@ def colours_of(given: Any, n: int) -> list[Any]:
 
 
 def _once(values: np.ndarray) -> np.ndarray:
-    """The first alone, where all are alike: SVG is a fifth of the size."""
+    """Return only the first value if all are equal, which makes SVG files a fifth of the size."""
     return values[:1] if (values == values[0]).all() else values
 
 
 def _shaded(colours: list[Any], opacity: np.ndarray) -> np.ndarray:
-    """Red, green, blue and opacity of each point."""
+    """Return the red, green, blue and opacity of each point."""
     from matplotlib.colors import to_rgba_array
 
     return np.c_[np.broadcast_to(to_rgba_array(colours)[:, :3], (len(opacity), 3)), opacity]
 
 
 def as_colour(given: str) -> Any:
-    """A colour of the figure; what was light for a dark ground is dark."""
+    """Return a colour for matplotlib, with the dark theme's ink replaced by the light theme's."""
     if str(given).startswith("rgb"):
         parts = [float(p) for p in given[given.index("(") + 1 : -1].split(",")]
         return tuple(p / 255 for p in parts[:3]) + tuple(parts[3:])

@@ -1,1 +1,1 @@
-"""Every figure, from tables to Plotly."""
+"""The figures of the pages: functions from tables to Plotly figures."""

@@ -1,4 +1,4 @@
-"""Genes: their shifts, ranks, and how prediction and observation agree."""
+"""Figures of genes: their shifts and ranks, and how predictions agree with observations."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from app.figures.style import (
 
 
 def with_interval(labels: Iterable[str], values: pd.Series, errors: pd.Series) -> pd.DataFrame:
-    """Values with their 90 % interval by a Normal, in the columns that `bars` takes."""
+    """Return values with their normal 90 % intervals, in the columns that `bars` takes."""
     value, reach = values.to_numpy(float), Z90 * errors.to_numpy(float)
     columns = {"value": value, "lower": value - reach, "upper": value + reach}
     return pd.DataFrame({"label": list(labels), **columns})
 
 
 def bars(frame: pd.DataFrame, axis: str, dark: bool, genes: bool = True) -> go.Figure:
-    """Ranked horizontal bars with intervals: columns label, value, lower, upper, first on top.
+    """Return horizontal bars with 90 % intervals, the first row on top.
 
-    Without whiskers where no interval is known (NaN).
+    The columns are label, value, lower and upper; a NaN interval has no whiskers.
     """
     colour = np.where(frame["value"] >= 0, UP, DOWN)
     labels = italic(frame["label"]) if genes else text(frame["label"])
@@ -64,14 +64,17 @@ def bars(frame: pd.DataFrame, axis: str, dark: bool, genes: bool = True) -> go.F
     styled(figure, dark, bars_height(len(frame)))
     figure.update_yaxes(
         type="category", autorange="reversed", title=None, showgrid=False, dtick=1
-    )  # names of digits alone are names, too
+    )  # names made of digits stay names
     figure.update_xaxes(title_text=axis)
     figure.update_layout(bargap=0.25)
     return figure
 
 
 def add_observed(figure: go.Figure, frame: pd.DataFrame, dark: bool) -> None:
-    """What was measured, as diamonds on `bars` of the same rows: columns observed, observed_se."""
+    """Add observed values as diamonds to `bars` of the same rows.
+
+    The columns are observed and observed_se.
+    """
     known = frame["observed"].notna().to_numpy()
     figure.data[0].name = "predicted"
     figure.add_scatter(
@@ -98,14 +101,14 @@ def add_observed(figure: go.Figure, frame: pd.DataFrame, dark: bool) -> None:
 
 
 def bars_height(n: int) -> int:
-    """Pixels of a bar chart with n bars."""
-    return 90 + 22 * max(n, 3)  # with less the title runs into the axis
+    """Return the height in pixels of a bar chart with n bars."""
+    return 90 + 22 * max(n, 3)  # lower, and the title would overlap the axis
 
 
 def largest(table: pd.DataFrame) -> pd.DataFrame:
-    """As many genes as are drawn in good time, in their order: those that go, or went, farthest.
+    """Return the rows of the genes with the largest shifts, as many as can be drawn fast.
 
-    Of columns shift and, where it is there, observed.
+    It looks at the columns shift and, if present, observed; the order of rows is kept.
     """
     if len(table) <= MOST_POINTS:
         return table
@@ -114,9 +117,10 @@ def largest(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def volcano(table: pd.DataFrame, n_labels: int, dark: bool, height: int, unit: str) -> go.Figure:
-    """Shift against how much of the interval it takes up: |shift| over half the interval's width.
+    """Return a plot of |shift| over half the interval's width against the shift.
 
-    Index gene; columns shift, lower, upper. Genes whose interval excludes zero are coloured.
+    `table` has the index gene and the columns shift, lower and upper. Genes whose interval excludes
+    zero are coloured.
     """
     half = (table["upper"] - table["lower"]).clip(lower=1e-6) / 2
     strength = (table["shift"].abs() / half).clip(1e-3, 1e3)  # the axis is logarithmic
@@ -145,7 +149,10 @@ def volcano(table: pd.DataFrame, n_labels: int, dark: bool, height: int, unit: s
 
 
 def ranks(table: pd.DataFrame, n_labels: int, dark: bool, height: int, unit: str) -> go.Figure:
-    """Every gene by its shift, from highest to lowest, where no interval is known. Index gene."""
+    """Return a plot of all genes by shift, highest first, for models without an interval.
+
+    `table` has the index gene and the column shift.
+    """
     ordered = table.sort_values("shift", ascending=False)["shift"]
     rank = pd.Series(np.arange(1, len(ordered) + 1), index=ordered.index)
     figure = go.Figure()
@@ -175,9 +182,9 @@ def ranks(table: pd.DataFrame, n_labels: int, dark: bool, height: int, unit: str
 def agreement(
     table: pd.DataFrame, n_labels: int, dark: bool, unit: str, what: str = "shift"
 ) -> go.Figure:
-    """Observed against predicted shift, one point per gene, with the observation's error.
+    """Return a plot of observed against predicted values, with the observation's 90 % interval.
 
-    Columns shift, observed, observed_se; `what` they are, as the axes say it.
+    `table` has the columns shift, observed and observed_se; `what` names them on the axes.
     """
     figure = go.Figure()
     ends = [float(f(table[["shift", "observed"]].to_numpy().ravel())) for f in (np.min, np.max)]
@@ -208,7 +215,7 @@ def agreement(
 
 
 def running_sum(walk: pd.DataFrame, term: str, dark: bool) -> go.Figure:
-    """The walk behind an enrichment score: columns rank, gene, hit, running_es."""
+    """Return a plot of the running sum of a set; `walk` has rank, gene, hit and running_es."""
     figure = go.Figure(
         go.Scatter(
             x=walk["rank"],

@@ -1,4 +1,4 @@
-"""Maps of perturbations by mechanisms, and of terms by mechanisms."""
+"""Heat maps of perturbations by mechanisms, and of gene sets by mechanisms."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def mask_map(
     cells: pd.Series | None = None,
     line: pd.DataFrame | None = None,
 ) -> go.Figure:
-    """Perturbations x mechanisms. Over each cell lies a marker that a click can find.
+    """Return a map of perturbations x mechanisms, with a marker over each cell to take clicks.
 
-    `wide` is ordered as it is to be drawn, first row on top; `value` is "probability", "effect" or
-    "evidence", whose colours follow its signed square root, as it spans orders of magnitude.
-    `marks` are symbols to write into cells; effects get their sign. Cells that are NaN stay empty.
-    Each marker carries "perturbation|mechanism" as its customdata, and the title of its mechanism,
-    where it has one. On the right: training `cells` of each row, as bars, and the `line` of the
-    tree of its clustering.
+    `wide` is in drawing order, first row on top; NaN cells stay empty. `value` is "probability",
+    "effect" or "evidence", whose colours follow the signed square root because it spans orders of
+    magnitude. `marks` are symbols to write into cells; effects get their sign. Each marker has
+    "perturbation|mechanism" as its customdata and the mechanism's title from `titles` in its hover.
+    On the right are the training `cells` of each row, as bars, and the `line` of the clustering
+    tree.
     """
     signed = value in SIGNED
     values = wide.to_numpy(dtype=float)
@@ -41,14 +41,14 @@ def mask_map(
     if value == "evidence":
         at = limit * np.array([-1, -0.5, 0, 0.5, 1])
         bar |= {"tickvals": at, "ticktext": [f"{np.sign(t) * t**2:.2g}" for t in at]}
-    if value == "effect":  # the sign again, as a symbol, where there is an effect to speak of
+    if value == "effect":  # the sign of larger effects also as a symbol
         strong = np.where(values > 0, "+", "\u2212")
         marks = pd.DataFrame(np.where(np.abs(values) > 0.1 * limit, strong, ""))
     heat = go.Heatmap(
         z=shade,
         x=columns,
         y=rows,
-        customdata=values,  # as they are, for files
+        customdata=values,  # the exact values, for files
         colorscale="RdBu_r" if signed else "Cividis",
         zmin=-limit if signed else 0,
         zmax=limit,
@@ -77,10 +77,12 @@ def beside(
     line: pd.DataFrame | None,
     dark: bool,
 ) -> None:
-    """Bars of training cells and the tree, at the right of a map, in line with its rows."""
+    """Add bars of training cells and the tree at the right of a map, aligned with its rows."""
     has_tree = line is not None and len(line) > 0
     map_end = 1.0 - 0.08 * (cells is not None) - 0.08 * has_tree
-    still = has_tree or len(figure.data[0].x) <= MOST_COLUMNS  # a zoom would part rows from a tree
+    still = (
+        has_tree or len(figure.data[0].x) <= MOST_COLUMNS
+    )  # a zoom would move rows away from the tree
     bare = {"showgrid": False, "zeroline": False, "showticklabels": False, "fixedrange": True}
     figure.update_xaxes(domain=[0, map_end], fixedrange=still)
     figure.update_yaxes(fixedrange=still)
@@ -131,16 +133,16 @@ def clickable(
     hover: str,
     dark: bool,
 ) -> go.Figure:
-    """A heat map, first row on top; over each cell lies a marker that a click can find.
+    """Return a heat map, first row on top, with a marker over each cell to take clicks.
 
-    Clicks on the map itself do not reach Python. `clicks` are the markers' customdata, `texts` what
-    the template `hover` shows of them, row by row; `marks` are symbols to write into cells.
+    Clicks on the heat map itself do not reach Python. `clicks` are the markers' customdata and
+    `texts` the texts for the template `hover`, row by row; `marks` are symbols to write into cells.
     """
     crowded = len(heat.x) > MOST_COLUMNS
     heat.update(xgap=0.5 if crowded else 2, ygap=0.5 if crowded else 1, hoverinfo="skip")
     if (
         marks is not None and not crowded
-    ):  # in the colour, black or white, that can be read on the cell's
+    ):  # Plotly writes them in black or white, whichever can be read
         heat.update(text=marks.to_numpy(dtype=str), texttemplate="%{text}", textfont_size=12)
     figure = go.Figure(heat)
     columns, rows = list(heat.x), list(heat.y)
@@ -149,12 +151,12 @@ def clickable(
         y=np.repeat(rows, len(columns)),
         mode="markers",
         marker={"symbol": "square", "size": 16, "opacity": 0.01, "color": "#888888"},
-        customdata=np.array(clicks),  # of lists, Plotly looks into each item
+        customdata=np.array(clicks),  # Plotly checks each item of a list, which is slow
         text=np.array(texts),
         hovertemplate=hover,
         showlegend=False,
     )
-    if len(clicks) > MOST_DRAWN:  # a marker is found by clicks and hovers whether drawn or not
+    if len(clicks) > MOST_DRAWN:  # markers take clicks and hovers even if not drawn
         figure.data[1].update(marker_maxdisplayed=1)
     styled(figure, dark, height=120 + 20 * len(rows))
     figure.update_layout(hoverdistance=-1, margin_t=60)  # a click anywhere in a cell finds it
@@ -172,10 +174,10 @@ def term_map(
     labels: list[str],
     marks: pd.DataFrame | None = None,
 ) -> go.Figure:
-    """Gene sets x mechanisms, coloured around zero, `marks` written into cells.
+    """Return a map of gene sets x mechanisms, coloured around zero, with `marks` in its cells.
 
-    `labels` are short names of the sets, in the order of the rows; the whole name is in the hover.
-    Each cell has a marker that a click can find, with "term|M0" as its customdata.
+    `labels` are short names of the sets, in the order of the rows; the hover has the full name.
+    A marker over each cell takes clicks and has "term|M0" as its customdata.
     """
     values = wide.to_numpy(dtype=float)
     limit = max([1e-9, *np.abs(values[np.isfinite(values)])])
@@ -204,9 +206,9 @@ def term_map(
 
 
 def contributions(table: pd.DataFrame, labels: list[str], dark: bool) -> go.Figure:
-    """Mechanisms x perturbations and their sum, in basal standard deviations; numbers in cells.
+    """Return a map of contributions, mechanisms x perturbations and their sum, with numbers.
 
-    `labels` are the mechanisms' names, in the order of the rows.
+    Values are in basal standard deviations; `labels` are the mechanisms' names, in row order.
     """
     values = table.to_numpy(dtype=float)
     limit = max([1e-9, *np.abs(values[np.isfinite(values)])])
@@ -220,7 +222,9 @@ def contributions(table: pd.DataFrame, labels: list[str], dark: bool) -> go.Figu
         zmax=limit,
         showscale=False,
     )
-    written = table.map(lambda value: f"{round(value, 2) + 0.0:+.2f}")  # never minus nothing
+    written = table.map(
+        lambda value: f"{round(value, 2) + 0.0:+.2f}"
+    )  # adding 0.0 turns -0.00 into +0.00
     clicks = [f"{label}|{column}" for label in labels for column in table.columns]
     texts = [
         f"{column}, {label}: {value:+.3f}"

@@ -1,4 +1,4 @@
-"""Perturbations and cells on a plane, and the network of perturbations and mechanisms."""
+"""UMAPs of perturbations and cells, and the network of perturbations and mechanisms."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ from app.figures.style import (
 
 
 def perturbation_map(frame: pd.DataFrame, chosen: list[str], dark: bool) -> go.Figure:
-    """UMAP of perturbations: columns name, umap_1, umap_2 and uses, whether it uses a mechanism.
+    """Return a UMAP of perturbations.
 
-    Each point has its name as customdata. Those `chosen` have the colour and symbol of their place
-    in the list; the others are grey, hollow where they use no mechanism. With more than
-    MOST_LABELS only the chosen are named.
+    `frame` has the columns name, umap_1, umap_2 and uses, whether it uses a mechanism. Each point
+    has its name as customdata. Those `chosen` have the colour and symbol of their place in the
+    list; the others are grey, and hollow if they use no mechanism. With more than MOST_LABELS
+    points, only the chosen are labelled.
     """
     figure = go.Figure()
     other = ~frame["name"].isin(chosen)
@@ -75,16 +76,17 @@ def perturbation_map(frame: pd.DataFrame, chosen: list[str], dark: bool) -> go.F
     return figure
 
 
-WIDTHS = (1.2, 2.5, 4.5)  # of the edges of a network: the smaller, the middle, the larger third
+WIDTHS = (1.2, 2.5, 4.5)  # of links: the third with the smallest, middle and largest effects
 
 
 def network(
     nodes: pd.DataFrame, edges: pd.DataFrame, titles: dict[int, str], dark: bool
 ) -> go.Figure:
-    """Perturbations (circles) linked to mechanisms (squares), of `interpretation.network`.
+    """Return the network of perturbations (circles) and mechanisms (squares).
 
-    Effects above zero are solid lines in one colour, those below dashed in another; the width is
-    the third of sizes that the effect is in.
+    `nodes` and `edges` come from `analysis.network.network`. Effects above zero are solid lines in
+    one colour, those below zero dashed lines in another; line widths split the effects into thirds
+    by size.
     """
     figure = go.Figure()
     place = {(n.kind, n.name): (n.x, n.y) for n in nodes.itertuples(index=False)}
@@ -174,13 +176,13 @@ def cell_map(
     signed: bool = False,
     taken: list[int] | None = None,
 ) -> go.Figure:
-    """Cells on a UMAP, two columns of `places`, by a category or an amount, called `name`.
+    """Return a UMAP of cells, coloured by a category or a number called `name`.
 
-    A category has the levels of `colour` in the order in which they are drawn; its first, where it
-    is REST, is grey. Of amounts the largest are drawn last; colours end at their 1st and 99th
-    percentile, of signed ones at the 99th percentile of size, either way. Each point has its row
-    number as customdata. Rows other than those `taken` are faint. Drawn by WebGL where there are
-    more cells than SVG draws in good time.
+    `places` are its two columns. A categorical `colour` is drawn in the order of its levels; the
+    level REST is grey. Of numbers the largest are drawn last; colours end at the 1st and 99th
+    percentile, or for `signed` ones at the 99th percentile of the size, both ways. Each point has
+    its row number as customdata. Rows other than those `taken` are faint. WebGL draws more cells
+    than SVG can draw fast.
     """
     figure = go.Figure()
     kind = go.Scattergl if len(places) > MOST_SVG else go.Scatter
@@ -219,7 +221,7 @@ def cell_map(
         size = np.abs(values)
         limit = float(np.quantile(size, 0.99)) or float(size.max()) or 1.0
         low = -limit if signed else float(np.quantile(values, 0.01))
-        low = low if low < limit else 0.0  # of values that are all the same
+        low = low if low < limit else 0.0  # all values may be the same
         order = np.argsort(size, kind="stable")
         marker = {
             "color": values[order],
@@ -228,7 +230,7 @@ def cell_map(
             "cmax": limit,
             "size": 5,
             "opacity": 0.8,
-            "line": {"width": 0.4, "color": NEUTRAL},  # as either end may be the ground's colour
+            "line": {"width": 0.4, "color": NEUTRAL},  # either end may have the background's colour
             "colorbar": {
                 "title": BAR_TITLE | {"text": name},
                 "thickness": 10,

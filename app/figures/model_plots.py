@@ -1,4 +1,4 @@
-"""What a model is like: effects, training, calibration, evidence."""
+"""Figures of a model: effects, cells, training, calibration and sparsity."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from app.figures.style import (
 
 
 def used_effects(entries: pd.DataFrame, titles: dict[int, str], dark: bool) -> go.Figure:
-    """Effects of perturbations, with their 90 % intervals, under the title of each mechanism.
+    """Return a plot of effects with 90 % intervals, grouped under the title of each mechanism.
 
-    A row per entry: columns perturbation, mechanism, effect, effect_sd, and place, which gives the
-    perturbation its colour and symbol. Mechanisms and rows are drawn in the order of the table.
+    `entries` has a row per mask entry: perturbation, mechanism, effect, effect_sd, and place, which
+    gives the perturbation its colour and symbol. Rows are drawn in the order of the table.
     """
     figure = go.Figure()
     row, rows, heads = 0, [], []
@@ -80,9 +80,9 @@ def used_effects(entries: pd.DataFrame, titles: dict[int, str], dark: bool) -> g
 
 
 def cells_per_condition(cells: pd.Series, control: str, dark: bool) -> go.Figure:
-    """Cells of each condition, by its name, the most first; logarithmic, control in its own colour.
+    """Return a bar chart of cells per condition, most first, on a logarithmic axis.
 
-    Names are written below the bars while there are few enough of them.
+    Control has its own colour. Names are written below the bars if there are few enough.
     """
     cells = cells.sort_values(ascending=False, kind="stable")
     figure = go.Figure()
@@ -115,7 +115,7 @@ def cells_per_condition(cells: pd.Series, control: str, dark: bool) -> go.Figure
 
 
 def history(frame: pd.DataFrame, dark: bool, masks: bool = True) -> go.Figure:
-    """Bounds of training and validation cells by epoch, and the active mask entries."""
+    """Return a plot of the training and validation bounds by epoch, and active mask entries."""
     figure = go.Figure()
     for column, name, colour, dash in (
         ("validation_bound", "validation cells, predictive bound", OKABE_ITO[5], "solid"),
@@ -151,7 +151,7 @@ def history(frame: pd.DataFrame, dark: bool, masks: bool = True) -> go.Figure:
 
 
 def training_state(frame: pd.DataFrame, dark: bool) -> go.Figure:
-    """Mechanisms in use by epoch, and the gradient norm below, on a logarithmic axis."""
+    """Return a plot of mechanisms in use by epoch, with the gradient norm below (log axis)."""
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.12)
     for row, (column, name, colour, dash) in enumerate(
         (
@@ -178,9 +178,10 @@ def training_state(frame: pd.DataFrame, dark: bool) -> go.Figure:
 
 
 def calibration(frame: pd.DataFrame, dark: bool) -> go.Figure:
-    """Nominal against observed share, a line per statistic: columns statistic, nominal, observed.
+    """Return a plot of observed against nominal shares, a line per statistic.
 
-    On the diagonal a model is as sure as it should be; below it, too sure.
+    `frame` has the columns statistic, nominal and observed. On the diagonal a model is as sure as
+    it should be; below it, too sure.
     """
     figure = go.Figure()
     figure.add_scatter(
@@ -209,9 +210,9 @@ def calibration(frame: pd.DataFrame, dark: bool) -> go.Figure:
 
 
 def frontier(table: pd.DataFrame, dark: bool) -> go.Figure:
-    """Sparsity against fit: validation bound and, below, agreement of effects by active entries.
+    """Return a plot of fit by active mask entries: validation bound and, below, r of effects.
 
-    The level that was kept is a diamond.
+    The kept level is a diamond.
     """
     table = table.sort_values("active")
     fitted = table["effect_r"].notna().any()

@@ -1,4 +1,4 @@
-"""How every figure looks: colours, letters, themes."""
+"""The look of all figures: colours, fonts and themes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import plotly.io as pio
 
 INK = {False: "#101820", True: "#e6ebf0"}  # text, by dark mode
 FAINT = {False: "#dde3e9", True: "#2c3844"}  # grid and borders
-UP, DOWN, NEUTRAL = "#b2431f", "#1f6fb2", "#8593a1"  # contrast of 3:1 or more on both grounds
+UP, DOWN, NEUTRAL = "#b2431f", "#1f6fb2", "#8593a1"  # contrast of 3:1 or more in both themes
 OKABE_ITO = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"]
 SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x"]
-REST = "all other cells"  # of a category: grey, below the others
+REST = "all other cells"  # a category that is grey and below the others
 MOST_POINTS = 1_000  # genes in one figure
 MOST_SVG = 5_000  # points; more are drawn by WebGL, which SVG files hold as a picture
 MOST_DRAWN = 2_000  # markers over the cells of a map
-MOST_COLUMNS = 60  # of a map with symbols in its cells, and gaps between them
-MOST_LETTERS = 38  # of a title within a figure
+MOST_COLUMNS = 60  # a map with more columns has no symbols in its cells, and smaller gaps
+MOST_LETTERS = 38  # characters of a title within a figure
 MOST_LABELS = 60  # names beside the points of a map
 BAR_TITLE = {"side": "right", "font": {"size": 13}}  # of a colour bar
 Z90 = 1.645  # half a 90 % interval in standard errors
@@ -28,17 +28,17 @@ FONT = "Source Sans Pro, Source Sans, Helvetica, Arial, sans-serif"
 
 
 def text(names: pd.Series | pd.Index | list[str]) -> list[str]:
-    """Names from files as text: Plotly reads tags and entities in labels."""
+    """Return names escaped, because Plotly reads tags and entities in labels."""
     return [html.escape(str(name), quote=False) for name in names]
 
 
 def italic(genes: pd.Series | pd.Index | list[str]) -> list[str]:
-    """Gene symbols in italics, as the field writes them."""
+    """Return gene symbols in italics, as the field writes them."""
     return [f"<i>{name}</i>" for name in text(genes)]
 
 
 def look(dark: bool) -> go.layout.Template:
-    """What all figures have in common: transparent ground, quiet grid, room for labels."""
+    """Return the template of all figures: transparent background, quiet grid, room for labels."""
     axis = {
         "gridcolor": FAINT[dark],
         "zerolinecolor": NEUTRAL,
@@ -71,18 +71,18 @@ def look(dark: bool) -> go.layout.Template:
 
 
 LOOKS = look(dark=False), look(dark=True)
-pio.templates.default = None  # ours instead: set in each figure, Plotly's own would cost 7 kB more
+pio.templates.default = None  # each figure sets ours; Plotly's own would add 7 kB to each
 
 
 def styled(figure: go.Figure, dark: bool, height: int) -> go.Figure:
-    """The one look of all figures."""
+    """Apply the common look to a figure and return it."""
     return figure.update_layout(template=LOOKS[dark], height=height)
 
 
 def label(figure: go.Figure, genes: pd.Index, x: pd.Series, y: pd.Series) -> None:
-    """Write the names of some genes beside their points, those that have room.
+    """Write the names of genes beside their points, leaving out those without room.
 
-    `y` is as it is drawn: the logarithm, where the axis is logarithmic.
+    `y` is as drawn: the logarithm if the axis is logarithmic.
     """
     wide, high = max(float(np.ptp(x)), 1e-9), max(float(np.ptp(y)), 1e-9)
     kept: list[str] = []
@@ -107,6 +107,6 @@ def label(figure: go.Figure, genes: pd.Index, x: pd.Series, y: pd.Series) -> Non
 
 
 def told_apart(i: int, dark: bool) -> dict[str, Any]:
-    """Colour and symbol of the i-th of up to 42 things, the same in every figure of a page."""
+    """Return the colour and symbol of the i-th of up to 42 items, the same in all figures."""
     line = {"width": 1, "color": INK[dark]}
     return {"color": OKABE_ITO[i % len(OKABE_ITO)], "symbol": SYMBOLS[i % 6], "line": line}

@@ -1,1 +1,1 @@
-"""What runs beside the pages: uploads, trainings, logs."""
+"""The server behind the pages: uploads, training runs, background work and logs."""

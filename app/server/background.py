@@ -1,7 +1,6 @@
-"""Long work in the background of the server: it outlives a reload, and can be cancelled.
+"""Long work in the background, which survives a reload of the page and can be cancelled.
 
-Knows nothing of Streamlit. Of what shares a turn one runs at a time, as each takes every processor;
-others wait.
+Batches that share a turn run one at a time, because each uses all processors.
 """
 
 from __future__ import annotations
@@ -12,15 +11,15 @@ from typing import Generic, TypeVar
 
 from samsvae_core.genesets.prerank import CancelledError, Progress
 
-TURN = threading.Lock()  # of gene-set tests
-MOMENT = 0.2  # seconds between looks whether a waiting batch was cancelled
+TURN = threading.Lock()  # shared by all gene-set tests
+MOMENT = 0.2  # seconds between checks whether a waiting batch was cancelled
 Result = TypeVar("Result")
 
 
 class Batch(Generic[Result]):
-    """A call under way: `progress`, and in the end `result` or `problem`.
+    """A call in a thread of its own, with its `progress` and in the end a `result` or `problem`.
 
-    `run` is called with the keyword arguments progress and cancelled, when `turn` is free.
+    `run` is called with the keyword arguments progress and cancelled once `turn` is free.
     """
 
     def __init__(self, run: Callable[..., Result], turn: threading.Lock = TURN) -> None:
@@ -37,11 +36,11 @@ class Batch(Generic[Result]):
         return not self._thread.is_alive()
 
     def cancel(self) -> None:
-        """What gene-set tests have tested so far is kept on disk: the next run goes on there."""
+        """Ask the call to stop; gene-set tests keep their results so far for the next run."""
         self._cancelled.set()
 
     def wait(self, seconds: float) -> bool:
-        """Whether it has ended, at the latest after so many seconds."""
+        """Wait for at most so many seconds, and return whether the call has ended."""
         self._thread.join(seconds)
         return self.ended
 

@@ -1,8 +1,8 @@
-"""What the server tells whoever runs it: a line of JSON on stderr for each event.
+"""The server's log: a line of JSON on stderr for each event.
 
-Knows nothing of Streamlit. A line has `time` (UTC), `level`, `event` and what belongs to it: names
-of models, runs and files, sizes, reasons. Never what is in a file, nor who a visitor is; the
-message of an unexpected error is cut at LONGEST characters. All is ASCII: a name forges no line.
+A line has `time` (UTC), `level`, `event` and its fields: names of models, runs and files, sizes,
+reasons. It never says what is in a file or who a visitor is; values are cut at LONGEST characters.
+Lines are ASCII, so that a name cannot forge a line.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import sys
 import traceback
 
 LOGGER = logging.getLogger(__name__)
-OURS = ("app", "samsvae_core")  # whose lines are written so
+OURS = ("app", "samsvae_core")  # the loggers that are written this way
 LONGEST = 500  # characters of a value
-FRAMES = 20  # of a traceback, the last
+FRAMES = 20  # the last frames of a traceback
 
 
 class Lines(logging.Formatter):
-    """A record as one line of JSON."""
+    """Formats a record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
@@ -35,7 +35,7 @@ class Lines(logging.Formatter):
 
 
 class Stderr(logging.Handler):
-    """Writes to stderr as it is when there is something to write; a full disk stops nobody."""
+    """Writes to the current stderr; an error while writing, as on a full disk, stops nothing."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -46,14 +46,14 @@ class Stderr(logging.Handler):
 
 
 def cut(value: object) -> object:
-    """Numbers and lists as they are, anything else as a text that is not too long."""
+    """Return numbers, lists and None unchanged, and anything else as a text of limited length."""
     if isinstance(value, list):
         return [cut(part) for part in value]
     return value if isinstance(value, (int, float)) or value is None else str(value)[:LONGEST]
 
 
 def start() -> None:
-    """Write our lines to stderr from now on; once, however often it is called."""
+    """Start writing our log to stderr; calling it again changes nothing."""
     for name in OURS:
         logger = logging.getLogger(name)
         if not any(isinstance(handler.formatter, Lines) for handler in logger.handlers):
@@ -64,17 +64,17 @@ def start() -> None:
 
 
 def event(what: str, **fields: object) -> None:
-    """Something that happened: event("job started", run="mine", pid=17)."""
+    """Log an event, as in event("job started", run="mine", pid=17)."""
     LOGGER.info(what, extra={"fields": fields})
 
 
 def refused(what: str, reason: str, **fields: object) -> None:
-    """Something that cannot be: refused("upload refused", "it is too large", file="mine.h5ad")."""
+    """Log a refusal, as in refused("upload refused", "it is too large", file="mine.h5ad")."""
     LOGGER.warning(what, extra={"fields": {**fields, "reason": reason}})
 
 
 def error(problem: BaseException, **fields: object) -> str:
-    """Log what nobody expected; the id under which the log has it."""
+    """Log an unexpected error and return its id in the log."""
     number = secrets.token_hex(4)
     frames = traceback.extract_tb(problem.__traceback__)[-FRAMES:]
     told = {

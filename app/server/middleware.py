@@ -1,8 +1,8 @@
-"""What stands before Streamlit: under which names it is asked, what may be sent to it, and headers.
+"""An ASGI middleware before Streamlit: it checks host names and uploads, and adds headers.
 
-An ASGI middleware (`app.serve` puts it in place), so that a request is refused before any of its
-body is read. `app.session.access` decides who sees pages; here it is decided who may send a file:
-the session of a page that has shown an uploader, which no page does before sign-in.
+It refuses a request before reading any of its body. `app.session.access` decides who sees pages;
+this module decides who may send a file: a session whose page has shown an uploader, which no page
+does before sign-in.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 from app.server import logs
 
 MB = 2**20  # bytes, as Streamlit counts
-FORM = MB  # bytes of a request beside the file in it
-MOST_FILES = 50  # that the server holds for one session
-MANY = 1_000  # sessions after which those that have ended are forgotten
+FORM = MB  # bytes allowed for a request in addition to its file
+MOST_FILES = 50  # files that the server holds for one session
+MANY = 1_000  # with more sessions, those that have ended are forgotten
 UPLOAD = re.compile(r"/_stcore/upload_file/(?P<session>[^/]+)/[^/]+/?$")
 HEADERS = (
     (b"content-security-policy", b"frame-ancestors 'self'"),
@@ -36,15 +36,15 @@ HEADERS = (
     (b"x-content-type-options", b"nosniff"),
 )
 STRANGE_NAME = (
-    "This server is not asked under this name. Open it as http://localhost with its port, or let "
-    "whoever runs it add the name to STREAMLIT_SERVER_ALLOWED_HOSTS (docs/operation.md)."
+    "This server does not answer to this name. Open it as http://localhost with its port, or ask "
+    "whoever runs it to add the name to STREAMLIT_SERVER_ALLOWED_HOSTS (docs/operation.md)."
 )
 _asking = threading.Lock()
 _asked: dict[str, int] = {}  # bytes of the largest file a page has asked for, by session
 
 
 class Refusal(NamedTuple):
-    """An answer in place of the one that was asked for."""
+    """The answer to a refused request."""
 
     status: HTTPStatus
     reason: str
@@ -54,7 +54,7 @@ class Refusal(NamedTuple):
 
 
 def is_local(name: str) -> bool:
-    """Whether a name or an address is of the machine itself, so that no name server gives it."""
+    """Return whether a name or an address means the machine itself, without any name server."""
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:
@@ -64,17 +64,17 @@ def is_local(name: str) -> bool:
 
 
 def is_known(hosts: list[str], address: str | None, allowed: Iterable[str]) -> bool:
-    """Whether a request may come under the name in its Host headers.
+    """Return whether the name in a request's Host headers is allowed.
 
-    `address` is where the server listens, `allowed` the names its operator gave: one by one,
-    `*.` before a domain, or `*`. The machine's own names always are. Without names given, a server
-    that listens on the machine itself knows no others, and any other server knows all.
+    `address` is where the server listens; `allowed` are the operator's names: single ones, `*.`
+    before a domain, or `*`. The machine's own names are always allowed. Without any names given, a
+    server that listens only on the machine itself allows no others, and any other allows all.
     """
     if len(hosts) != 1:
         return False
     try:
         parts = urlsplit(f"//{hosts[0]}")
-        _ = parts.port  # raises for what is no number
+        _ = parts.port  # raises if it is not a number
     except ValueError:
         return False
     name = (parts.hostname or "").rstrip(".")
@@ -92,7 +92,7 @@ def is_known(hosts: list[str], address: str | None, allowed: Iterable[str]) -> b
 
 
 def expect(megabytes: int) -> int:
-    """Let the session of the page that runs send files of this size; the size, for its uploader."""
+    """Allow the current session to send files of this size, and return the size."""
     context = get_script_run_ctx()
     if context is not None:
         with _asking:
@@ -106,7 +106,7 @@ def expect(megabytes: int) -> int:
 
 
 def held() -> dict[str, list[int]]:
-    """Bytes of each file that Streamlit has in memory, by session."""
+    """Return the bytes of each file that Streamlit holds in memory, by session."""
     manager = runtime.get_instance().uploaded_file_mgr
     assert isinstance(manager, MemoryUploadedFileManager)
     return {
@@ -116,26 +116,26 @@ def held() -> dict[str, list[int]]:
 
 
 class Uploads:
-    """What is being received, beside what is held: limits are those of both together.
+    """The uploads being received, which count towards the limits together with those held.
 
-    A request counts with the size it declares from before its body is read until it has ended.
+    A request counts with its declared size from before its body is read until it ends.
     """
 
     def __init__(self) -> None:
         self.coming: list[tuple[str, int]] = []  # session and bytes
 
     def refusal(self, session: str, lengths: list[str], is_chunked: bool) -> Refusal | None:
-        """Why a file may not be sent; None where it may."""
+        """Return why a file may not be sent, or None if it may."""
         largest = _asked.get(session)
         if largest is None or not runtime.get_instance().is_active_session(session):
             return Refusal(
                 HTTPStatus.FORBIDDEN,
-                "No page that is open asks for a file. Open the page anew; where there are several "
-                "replicas, every request of a browser must reach the same one.",
+                "No open page asks for a file. Reload the page. If the server has several "
+                "replicas, all requests of a browser must reach the same one.",
             )
         if is_chunked or len(lengths) != 1 or not re.fullmatch(r"[0-9]{1,15}", lengths[0]):
             return Refusal(
-                HTTPStatus.LENGTH_REQUIRED, "An upload has to say its size before it is sent."
+                HTTPStatus.LENGTH_REQUIRED, "An upload has to declare its size before it is sent."
             )
         size, most = int(lengths[0]), st.get_option("server.maxUploadSize") * MB
         if size > min(largest, most) + FORM:
@@ -148,8 +148,8 @@ class Uploads:
         if len(own) >= MOST_FILES or sum(own) + size > most + FORM:
             return Refusal(
                 HTTPStatus.TOO_MANY_REQUESTS,
-                f"This page has sent {len(own)} files, {sum(own):,} bytes, that it still holds. "
-                "Remove some, or open the page anew.",
+                f"This page still holds {len(own)} files, {sum(own):,} bytes, that it has sent. "
+                "Remove some, or reload the page.",
             )
         if sum(n for _, n in every) + size > 2 * most + FORM:
             return Refusal(
@@ -171,7 +171,7 @@ class Uploads:
 
 
 class Door:
-    """Refuses strange names and files nobody asked for; adds headers to every answer."""
+    """Refuses unknown host names and unasked uploads, and adds headers to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -208,12 +208,12 @@ class Door:
 
 
 def of(scope: Scope, name: bytes) -> list[str]:
-    """The values of a header, as often as it is there."""
+    """Return all values of a header."""
     return [value.decode("latin-1") for known, value in scope["headers"] if known == name]
 
 
 async def refused(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer so, with nothing read; a websocket is closed before it is open."""
+    """Send a refusal without reading the request; a websocket is closed before it opens."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": ""})
         return

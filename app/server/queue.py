@@ -1,9 +1,9 @@
-"""Trainings as processes over run folders, one at a time on each device; the others wait.
+"""A queue of training runs: processes over run folders, one at a time on each device.
 
-Knows nothing of Streamlit. A job is a folder below the runs folder with a job.json: what was asked
-for, and the process that was started for it. All else is what `samsvae train` writes, so a run of
-the command line, or one copied from another machine, is shown alike. Nothing runs between looks:
-whoever looks, in any browser or server, starts what is next, under one lock.
+A job is a folder below the runs folder with a job.json: what was asked for, and the process that
+was started for it. Everything else is what `samsvae train` writes, so runs from the command line or
+another machine are shown too. There is no scheduler: `look`, called by any page of any server,
+starts the next jobs, under one lock.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ from samsvae_core.training.run_folder import (
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = (sys.executable, "-m", "samsvae_core")
 LOCK = ".queue.lock"
-DISCARDED = ".discarded-"  # how names begin of what is being removed
-NICE = 10  # trainings give way to pages
+DISCARDED = ".discarded-"  # prefix of folders that are being removed
+NICE = 10  # so that training leaves the pages responsive
 LONGEST_LOG, KEPT_LOG = 2_000_000, 200_000  # bytes
 MOST_WAITING = 50
-SPARE = 200 * 10**6  # bytes of the disk without which nothing is begun
+SPARE = 200 * 10**6  # free bytes on the disk that a new run needs
 FIGURES = ("device", "step", "steps", "epoch", "seconds", "step_seconds")  # kept by the next status
-_children: list[tuple[Path, subprocess.Popen[bytes]]] = []  # of this server: how do they end?
+_children: list[tuple[Path, subprocess.Popen[bytes]]] = []  # of this server
 _reaping = threading.Lock()
 
 
 def look(folder: Path) -> list[Job]:
-    """Every run here, the newest first; starts those that are next."""
-    with contextlib.suppress(OutputError), _turn(folder):  # who may not write may still look
+    """Start the jobs that are next, and return all runs, newest first."""
+    with contextlib.suppress(OutputError), _turn(folder):  # a read-only folder can still be shown
         _reap()
         jobs = listed(folder)
         for job in _next(jobs):
@@ -66,26 +66,26 @@ def look(folder: Path) -> list[Job]:
 def submit(
     folder: Path, name: str, data: Path, arguments: Sequence[str], device: str = "cpu"
 ) -> Job:
-    """A new run, started when it is next on its device. Raises OutputError."""
+    """Add a run to the queue of its device and return it; raises OutputError."""
     if not is_name(name):
         raise OutputError(
-            f"{name[:80]!r} is no name for a run: expected up to 64 letters, digits, dots, dashes "
-            "and underscores, a letter or digit first, and another name than uploads."
+            f"{name[:80]!r} is not a valid name for a run: expected up to 64 letters, digits, "
+            "dots, dashes and underscores, a letter or digit first, and not the name uploads."
         )
     with _turn(folder):
         jobs = listed(folder)
         if sum(job.state == "waiting" for job in jobs) >= MOST_WAITING:
-            raise OutputError(f"{MOST_WAITING} runs wait already. Come back when some are done.")
+            raise OutputError(f"{MOST_WAITING} runs are already waiting. Try again later.")
         if (free := shutil.disk_usage(folder).free) < SPARE:
             raise OutputError(
-                f"The disk of {folder} has {free / 1e6:,.0f} MB free; {SPARE / 1e6:,.0f} are "
-                "wanted. Remove what is not needed."
+                f"The disk of {folder} has {free / 1e6:,.0f} MB free; a run needs "
+                f"{SPARE / 1e6:,.0f}. Remove what is not needed."
             )
         path = folder / name
         try:
             path.mkdir()
         except FileExistsError:
-            raise OutputError(f"There is a run {name} already. Choose another name.") from None
+            raise OutputError(f"There is already a run {name}. Choose another name.") from None
         except OSError as error:
             raise OutputError(f"Cannot make {path}: {error.strerror}.") from error
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -102,7 +102,7 @@ def submit(
 
 
 def resume(folder: Path, name: str, device: str = "cpu") -> Job:
-    """Let a run that was stopped, failed or died go on, when it is next. Raises OutputError."""
+    """Queue a stopped, failed or dead run again, to continue; raises OutputError."""
     with _turn(folder):
         job = _found(folder, name)
         if not job.is_own:
@@ -115,15 +115,15 @@ def resume(folder: Path, name: str, device: str = "cpu") -> Job:
 
 
 def how_to_resume(job: Job) -> str:
-    """In words, where no button can."""
+    """Return the instruction to resume a run that was not started from a page."""
     command = f"samsvae train DATA.h5ad --output {shlex.quote(str(job.path))} --resume"
-    return f"Go on with {command}, with the file it was started with."
+    return f"Continue it with {command}, with the data file it was started with."
 
 
 def stop(folder: Path, name: str, at_once: bool = False) -> Job:
-    """End a run after its epoch, or take it from the queue; `at_once` without waiting for it.
+    """Stop a run after its epoch, or `at_once`, or take it from the queue.
 
-    It can be resumed. Nothing happens to one that has ended.
+    It can be resumed. A run that has ended is left as it is.
     """
     with _turn(folder):
         job = _found(folder, name)
@@ -141,9 +141,9 @@ def stop(folder: Path, name: str, at_once: bool = False) -> Job:
 
 
 def discard(folder: Path, name: str) -> None:
-    """Remove a run with all its files. Raises OutputError for one that is busy, or none of these.
+    """Remove a run with all its files; links are not followed.
 
-    Links are not followed: what they lead to stays.
+    Raises OutputError for a running job, and for a folder that is not a run started here.
     """
     with _turn(folder):
         job = _found(folder, name)
@@ -157,16 +157,16 @@ def discard(folder: Path, name: str) -> None:
 
 
 def remove_model(folder: Path, name: str) -> None:
-    """Remove a model that was brought as a zip, with the names people gave to its mechanisms.
+    """Remove a model that came as a zip, with the names given to its mechanisms.
 
-    Raises OutputError for any other: runs are discarded, and shipped models stay.
+    Raises OutputError for any other model.
     """
     with _turn(folder):
         path = folder / name
         if name not in brought(folder) or path.resolve().parent != folder.resolve():
             raise OutputError(
-                f"There is no model {name[:80]!r} here that was brought as a zip; only such are "
-                "removed."
+                f"There is no model {name[:80]!r} here that was brought as a zip; only those can "
+                "be removed."
             )
         _remove(path)
         with contextlib.suppress(OSError):
@@ -174,7 +174,7 @@ def remove_model(folder: Path, name: str) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Out of sight at once, then file by file; what an earlier removal left goes, too."""
+    """Remove a folder, renamed first so that it disappears at once, and what was left before."""
     away = path.with_name(f"{DISCARDED}{secrets.token_hex(8)}")
     try:
         for left in path.parent.glob(f"{DISCARDED}*"):
@@ -186,7 +186,7 @@ def _remove(path: Path) -> None:
 
 
 def command(job: Job) -> list[str]:
-    """What is run for a job, or goes on with it, as arguments of `samsvae`."""
+    """Return the arguments of `samsvae` that start or resume a job."""
     begun = (job.path / "config.json").is_file()
     more = ["--resume"] if begun else list(job.arguments)
     threads = ["--threads", str(n_threads())]
@@ -194,7 +194,7 @@ def command(job: Job) -> list[str]:
 
 
 def n_threads() -> int:
-    """All processors but one, which is left to pages."""
+    """Return the number of threads for training: all cores but one, which is left to the pages."""
     return max(1, whole_cores() - 1)
 
 
@@ -203,7 +203,7 @@ def n_threads() -> int:
 
 @contextlib.contextmanager
 def _turn(folder: Path) -> Iterator[None]:
-    """One at a time, of all threads and servers, may start and change what is here."""
+    """Hold the lock of the runs folder, across threads and servers; raises OutputError."""
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -228,7 +228,7 @@ def _last(jobs: Sequence[Job]) -> int:
 
 
 def _next(jobs: Sequence[Job]) -> list[Job]:
-    """The first that waits for each device that is free."""
+    """Return the first waiting job for each free device."""
     busy = {job.device for job in jobs if job.state in BUSY}
     waiting = sorted((job for job in jobs if job.state == "waiting"), key=lambda job: job.place)
     first: dict[str, Job] = {}
@@ -238,12 +238,12 @@ def _next(jobs: Sequence[Job]) -> list[Job]:
 
 
 def _launch(job: Job) -> None:
-    """Start the process, apart from the server: it goes on when the server ends."""
+    """Start the process of a job; it goes on when the server ends."""
     status = {k: v for k, v in read_status(job.path).items() if k in FIGURES}
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
     try:
         unknown = dict.fromkeys(("pid", "started", "boot", "stop", "exit"))
-        _change_job(job.path, asked="started", **unknown)  # before: it is not to start twice
+        _change_job(job.path, asked="started", **unknown)  # first, so that no job starts twice
         write_status(job.path, status | {"state": "starting"})
         log = os.open(job.path / LOG, flags, 0o644)
         try:
@@ -281,7 +281,7 @@ def _thread_limits() -> dict[str, str]:
 
 
 def _reap() -> None:
-    """Hear how processes ended that this server has started, and note it."""
+    """Note the exit codes of processes that this server started and that have ended."""
     with _reaping:
         ended = [(path, child) for path, child in _children if child.poll() is not None]
         _children[:] = [known for known in _children if known not in ended]
@@ -293,7 +293,7 @@ def _reap() -> None:
 
 
 def _trim_logs(jobs: Sequence[Job]) -> None:
-    """Keep the end of logs that have grown too long; who writes to them appends."""
+    """Cut logs that have grown too long to their end; running jobs append to them."""
     for job in jobs:
         path = job.path / LOG
         try:

@@ -1,7 +1,7 @@
-"""Runs as they are now, read from their folders: nothing is changed here.
+"""The current state of training runs, read from their folders.
 
-A run is a folder that `samsvae train` writes, with a job.json where it was asked for on a page.
-Whatever is damaged or missing in it, it is shown as well as can be.
+A run is a folder that `samsvae train` writes, with a job.json if it was started from a page. A run
+with damaged or missing files is shown as far as possible.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from samsvae_core.training.run_folder import JOB, STATUS, alive, process, read_o
 BROUGHT = "brought"  # an empty file in the folder of a model that came as a zip
 LOG = "log.txt"
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
-TAKEN = ("uploads",)  # names of folders that are no runs
+TAKEN = ("uploads",)  # folders that are not runs
 LONGEST_HISTORY = 20_000_000  # bytes
 CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\n\t\x20-\x7e\x80-\U0010ffff]|[\x80-\x9f]")
 BUSY = ("running", "stopping")
-ENDED = ("finished", "stopped", "failed")  # of a status
+ENDED = ("finished", "stopped", "failed")  # states in which a run has ended
 
 
 class Job(NamedTuple):
     """A run as it is now.
 
-    `state` is one of waiting, running, stopping, stopped, failed, dead and finished; `phase` is
-    what a running one does: reading, training, making tables.
+    `state` is waiting, running, stopping, stopped, failed, dead or finished; `phase` is what a
+    running one is doing: reading, training or making tables.
     """
 
     name: str
@@ -42,19 +42,19 @@ class Job(NamedTuple):
     phase: str
     message: str  # why it failed or died, and what to do
     device: str  # cpu or cuda
-    data: str  # path of its file; empty where it was not started here
+    data: str  # path of its data file; empty if it was not started here
     arguments: tuple[str, ...]  # of samsvae train, after the data
-    place: int  # in the queue, by which jobs are listed, too
+    place: int  # in the queue; also orders the list
     step: int
-    steps: int  # 0: not known
+    steps: int  # 0 if not known
     epoch: int
     seconds: float  # trained so far
-    seconds_left: float  # of training; NaN where that is not known
+    seconds_left: float  # of training; NaN if not known
     is_own: bool  # started from a page
 
 
 def find(folder: Path, name: str) -> Job | None:
-    """The run of this name as it is now."""
+    """Return the run of this name as it is now, or None."""
     path = folder / name
     return _job(path) if is_name(name) and not path.is_symlink() and path.is_dir() else None
 
@@ -73,9 +73,9 @@ def listed(folder: Path) -> list[Job]:
 
 
 def brought(folder: Path) -> list[str]:
-    """Names of the models here that came as a zip by way of a page, which left BROUGHT in them.
+    """Return the names of models that were uploaded as a zip, which have the file BROUGHT.
 
-    No others: the operator may have put models here, or keep all that there are in this folder.
+    Models that the operator put here have no such file.
     """
     found = (path.parent for path in sorted(folder.glob("*/manifest.json")))
     return [
@@ -93,7 +93,7 @@ def _holds_run(path: Path) -> bool:
 
 
 def _job(path: Path) -> Job | None:
-    """None for a folder that holds no run, or one of which nothing but the bundle is left."""
+    """Return the run in a folder, or None if there is none or only its bundle is left."""
     job, status = read_object(path / JOB), read_status(path)
     if not (job or status or (path / JOB).exists() or (path / STATUS).exists()):
         return None
@@ -125,7 +125,7 @@ def _job(path: Path) -> Job | None:
 
 def _state(path: Path, job: dict[str, Any], status: dict[str, Any]) -> str:
     ended = status.get("state")
-    if (alive(status) or alive(job)) and ended not in ENDED:  # else its process only goes home
+    if (alive(status) or alive(job)) and ended not in ENDED:  # else its process is just exiting
         return "stopping" if job.get("stop") else "running"
     if (path / "manifest.json").is_file():
         return "finished"
@@ -145,7 +145,7 @@ def _message(state: str, job: dict[str, Any], status: dict[str, Any]) -> str:
     if isinstance(code, int) and code > 0 and status.get("state") in (None, "starting"):
         return (
             f"It ended with an error (exit {code}) before it began; the end of its log says which. "
-            "Start a new one when that is mended."
+            "Correct that and start a new one."
         )
     now = process(os.getpid())
     if now and (status.get("boot") or job.get("boot") or now.boot) != now.boot:
@@ -157,8 +157,8 @@ def _message(state: str, job: dict[str, Any], status: dict[str, Any]) -> str:
         )
     else:
         why = (
-            "Its process is gone and left no message: it was killed, as by a system that runs out "
-            "of memory. The end of its log may tell more."
+            "Its process is gone and left no message: it was killed, perhaps because memory ran "
+            "out. The end of its log may tell more."
         )
     epoch = _whole(status.get("epoch"))
     kept = f"the {epoch} epochs trained so far are kept" if epoch else "no epoch was finished yet"
@@ -175,7 +175,7 @@ def _whole(value: Any) -> int:
 
 
 def history(path: Path) -> pd.DataFrame:
-    """history.csv as far as it can be read: a row per epoch, rows that are not whole left out."""
+    """Return history.csv, a row per epoch, without incomplete rows; empty if unreadable."""
     columns = list(Progress._fields)
     try:
         with (path / "history.csv").open("rb") as file:
@@ -189,7 +189,7 @@ def history(path: Path) -> pd.DataFrame:
 
 
 def end_of_log(path: Path, size: int = 8_000) -> str:
-    """The last bytes of a log as plain text, from the beginning of a line."""
+    """Return the last `size` bytes of a log as plain text, from the start of a line."""
     try:
         descriptor = os.open(path / LOG, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:

@@ -1,8 +1,7 @@
-"""Looks into a data file in a process of its own, so that a hostile file can harm nothing else.
+"""Inspects data files in separate processes, so that a hostile file cannot harm the server.
 
-What is run are the commands that a person would run: `samsvae inspect` and `samsvae validate`. The
-process has a limit of memory and of processor time; the server's own memory does not grow. Knows
-nothing of Streamlit.
+It runs `samsvae inspect` and `samsvae validate`, with limits on memory and processor time; the
+server's own memory does not grow.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from samsvae_core.data.cells import DataError
 from samsvae_core.system.machine import memory_here
 
 LOGGER = logging.getLogger(__name__)
-SECONDS = 20  # of a processor, for any file, and
-BYTES_A_SECOND = 5 * 2**20  # more of a large one: packed counts
-IMPORTS = 10  # seconds of a processor until Python and its libraries are there
-PATIENCE = 10  # times as long by the clock: others compute, the disk is slow
-MOST_BYTES = 64 * 2**20  # of an answer: a million genes have 20
-SHARE = 0.8  # of the memory here, for one process
+SECONDS = 20  # of processor time for any file, and
+BYTES_A_SECOND = 5 * 2**20  # one more for each of these: compressed counts
+IMPORTS = 10  # seconds of processor time to import the libraries
+PATIENCE = 10  # limit by the clock, as a multiple: other work, a slow disk
+MOST_BYTES = 64 * 2**20  # of an answer: a million genes need 20 MB
+SHARE = 0.8  # of the machine's memory, for one process
 STOPPED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # by a person, or with the server
-TURN = threading.Semaphore(2)  # files looked into at once
+TURN = threading.Semaphore(2)  # files inspected at once
 LABEL = r"(?:'([^']*)'|([\w.+-]+(?<!\.)))"  # as the reader quotes it
 BOXES = {  # options of the command line with a value, and the boxes of the page
     "--perturbation-key": "Column of perturbations",
@@ -47,7 +46,7 @@ BOXES = {  # options of the command line with a value, and the boxes of the page
     "--replicate-key": "Replicates",
     "--top-genes": "Most variable genes",
 }
-CHOICES = {  # options that are one choice in a box
+CHOICES = {  # options that are a choice in a box
     "--join-guides": (JOIN, "Guides of one target"),
     "--drop-unlabelled": (LEFT_OUT, "Cells without a label"),
     "--unlabelled-as-control": (AS_CONTROL, "Cells without a label"),
@@ -59,25 +58,25 @@ BEGINNING = re.compile(r"(^|[.!?] )(choosing|the box|the list|the number)\b")
 
 
 class ReaderError(RuntimeError):
-    """The reader broke off by a mistake of ours: nothing is known against the file."""
+    """Raised when the reader fails by a mistake of ours; the file may be fine."""
 
 
 def inspected(data: str, gene_key: str = "") -> dict[str, Any]:
-    """What a file offers to choose from, as `samsvae_core.data.inspection.inspect`.
+    """Return the choices that a file offers, as `samsvae_core.data.inspection.inspect` does.
 
-    Raises DataError, and ReaderError where the reader itself is wrong; so does `validated`.
+    Raises DataError, or ReaderError if the reader itself fails; so does `validated`.
     """
     return _asked("inspect", resolve(data), [f"--gene-key={gene_key}"] if gene_key else [])
 
 
 def validated(reading: Reading) -> dict[str, Any]:
-    """What a file holds, read so, as `samsvae_core.data.cells.summary`, and cells per condition."""
-    options = [*reading.reading_arguments(), "--counts-on=memory"]  # it may write next to nothing
+    """Return `samsvae_core.data.cells.summary` of a file read this way, and cells per condition."""
+    options = [*reading.reading_arguments(), "--counts-on=memory"]  # it may hardly write to disk
     return _asked("validate", resolve(reading.data), options)
 
 
 def _asked(verb: str, path: Path, options: list[str]) -> dict[str, Any]:
-    """What the command prints as JSON; its message as a DataError."""
+    """Run a command and return its JSON; raises DataError with its message."""
     command = [sys.executable, "-m", "samsvae_core", verb, str(path), "--json", *options]
     seconds = SECONDS + path.stat().st_size / BYTES_A_SECOND
     longest = PATIENCE * (seconds + IMPORTS)
@@ -99,7 +98,7 @@ def _asked(verb: str, path: Path, options: list[str]) -> dict[str, Any]:
             process.wait()
             raise DataError(
                 f"Reading {path.name} has not ended after {longest / 60:.0f} minutes: this machine "
-                "is busy, or its disk is slow. Nothing is known against the file; try again later."
+                "is busy, or its disk is slow. The file may be fine; try again later."
             ) from None
         if max(os.fstat(file.fileno()).st_size for file in (out, err)) >= MOST_BYTES:
             raise DataError(
@@ -114,29 +113,29 @@ def _asked(verb: str, path: Path, options: list[str]) -> dict[str, Any]:
         said = err.read().decode(errors="replace")
         if process.returncode == -signal.SIGXCPU:
             raise DataError(
-                f"Reading {path.name} takes more than {seconds:.0f} seconds of a processor, which "
-                "is as much as this page gives to a file of its size. Keep fewer cells or genes, "
+                f"Reading {path.name} takes more than {seconds:.0f} seconds of processor time, "
+                "the limit on this page for a file of its size. Keep fewer cells or genes, "
                 "or read it with samsvae validate on the command line, which has no limit."
             )
         raise DataError(_why(process.returncode, said, path))
 
 
 def _limit(pid: int, seconds: float) -> None:
-    """Limit the memory of a process, its time of a processor, and what it writes."""
+    """Limit the memory, the processor time and the written files of a process."""
     if hasattr(resource, "prlimit"):  # Linux
         limit, time = int(SHARE * memory_here()), math.ceil(seconds)
         try:
             resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
             resource.prlimit(pid, resource.RLIMIT_CPU, (time, time + 5))
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (MOST_BYTES, MOST_BYTES))
-        except (OSError, ValueError) as error:  # it has ended already, or may not be limited here
+        except (OSError, ValueError) as error:  # it has ended, or the system does not allow limits
             LOGGER.debug("no limits: %s", error)
 
 
 def _why(code: int, err: str, path: Path) -> str:
-    """The message of a command that failed, without the server's folders, in words of the page.
+    """Return the message of a failed command in the words of the page, without server folders.
 
-    Raises ReaderError for a mistake of the command's own.
+    Raises ReaderError for a mistake of ours.
     """
     said = [line.removeprefix("Error: ") for line in err.splitlines() if line.startswith("Error: ")]
     if code == 2 and said:
@@ -144,14 +143,13 @@ def _why(code: int, err: str, path: Path) -> str:
     LOGGER.error("reading %s ended with %s: %s", path, code, err[-2_000:])
     if code == -signal.SIGKILL:
         return (
-            f"The system has ended the reading of {path.name}: it needs more memory than there is "
-            "here. Keep fewer cells or genes, save it with sparse matrices, or use a larger "
-            "machine."
+            f"The system stopped reading {path.name}: it needs more memory than there is here. "
+            "Keep fewer cells or genes, save it with sparse matrices, or use a larger machine."
         )
     if -code in STOPPED:
-        return f"The reading of {path.name} was stopped. Try again."
+        return f"Reading {path.name} was stopped. Try again."
     if code > 0:
-        raise ReaderError(f"{path.name}: the reader broke off: {err.strip()[-500:]}")
+        raise ReaderError(f"{path.name}: the reader failed: {err.strip()[-500:]}")
     return (
         f"{path.name} cannot be read: it made the reader crash ({code}). It is probably damaged: "
         "load it where it was made and save it again with write_h5ad."
@@ -159,7 +157,7 @@ def _why(code: int, err: str, path: Path) -> str:
 
 
 def in_words(message: str) -> str:
-    """A message of the command line for the page: its options as the page calls them."""
+    """Return a message of the command line with its options named as on the page."""
     for option, (choice, box) in CHOICES.items():
         chosen = f'choosing "{choice}" in the box "{box}"'
         message = message.replace(f"with {option}", f"by {chosen}").replace(option, chosen)
@@ -183,6 +181,6 @@ def in_words(message: str) -> str:
 
 
 def _labels(options: str) -> str:
-    """The labels of "--control A --control 'B c'", as a list."""
+    """Return the labels of "--control A --control 'B c'", separated by commas."""
     found = re.findall(rf"--control {LABEL}", options)
     return ", ".join(quoted or plain for quoted, plain in found)

@@ -1,6 +1,6 @@
-"""What the server is and has: versions, device, memory, disk and limits.
+"""The state of the server: versions, device, memory, disk and limits.
 
-Knows nothing of Streamlit. What cannot be found out here is None, and a page shows a dash.
+What cannot be found out is None, which the page shows as a dash.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from samsvae_core.system.files import OutputError, cache_folder
 
 PACKAGES = ("streamlit", "torch", "anndata", "plotly", "gseapy", "umap-learn")
 SMI = ("nvidia-smi", "--query-gpu=name,memory.total,memory.used", "--format=csv,noheader,nounits")
-PATIENCE = 5  # seconds for nvidia-smi
+PATIENCE = 5  # seconds to wait for nvidia-smi
 CGROUP = Path("/sys/fs/cgroup")
 
 
 class Gpu(NamedTuple):
-    """A GPU; bytes."""
+    """A GPU, with its total and used memory in bytes."""
 
     name: str
     total: int
@@ -34,7 +34,7 @@ class Gpu(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A folder that is written to, and the disk below it; bytes."""
+    """A folder that the server writes to, with the free and total bytes of its disk."""
 
     what: str
     path: Path
@@ -43,19 +43,19 @@ class Place(NamedTuple):
 
 
 def versions() -> dict[str, str]:
-    """Of the program, Python and the packages that matter, by name."""
+    """Return the versions of the program, Python and the main packages, by name."""
     own = version("samsvae-explorer") or "not installed as a package"
     found = {name: version(name) or "missing" for name in PACKAGES}
     return {"SAMS-VAE Explorer": own, "Python": platform.python_version(), **found}
 
 
 def cores() -> tuple[float, int]:
-    """Processors that may be used, as far as the system says, and threads that torch uses."""
+    """Return the number of cores that may be used, and of threads that torch uses."""
     return machine.cores(CGROUP), torch.get_num_threads()
 
 
 def gpus() -> list[Gpu]:
-    """What the NVIDIA driver tells; asked of it, as torch would hold memory from then on."""
+    """Return the GPUs by nvidia-smi; torch would keep GPU memory if it were asked."""
     if shutil.which(SMI[0]) is None:
         return []
     try:
@@ -67,7 +67,7 @@ def gpus() -> list[Gpu]:
 
 
 def device() -> str:
-    """What trains here, in words."""
+    """Return a description of the device that trains here."""
     if torch.cuda.is_available():
         return f"CUDA {torch.version.cuda}, {torch.cuda.device_count()} GPU"
     if gpus():
@@ -76,7 +76,7 @@ def device() -> str:
 
 
 def memory() -> tuple[int | None, int | None]:
-    """Bytes that this server holds, and that it may have."""
+    """Return the bytes of memory that this server uses, and that it may use."""
     held = number(read(Path("/proc/self/status")), "VmRSS:")
     whole = number(read(Path("/proc/meminfo")), "MemTotal:")
     most = read(CGROUP / "memory.max").strip()
@@ -86,7 +86,7 @@ def memory() -> tuple[int | None, int | None]:
 
 
 def number(text: str, name: str) -> int | None:
-    """The kB on the line of this name, in bytes."""
+    """Return the kB on the line that starts with a name, in bytes, or None."""
     for line in text.splitlines():
         if line.startswith(name):
             return int(line.split()[1]) * 1024
@@ -101,7 +101,7 @@ def read(path: Path) -> str:
 
 
 def places() -> list[Place]:
-    """Folders that the server writes to."""
+    """Return the folders that the server writes to."""
     return [
         place("Runs and uploads", uploads.runs_folder()),
         place("Cache", cache_folder()),
@@ -109,7 +109,7 @@ def places() -> list[Place]:
 
 
 def place(what: str, path: Path) -> Place:
-    """A folder, or the one that it would be made in, with its disk."""
+    """Return a folder with its disk; the folder need not exist yet."""
     there = path
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -121,7 +121,7 @@ def place(what: str, path: Path) -> Place:
 
 
 def limits() -> dict[str, str]:
-    """Limits in force by the variable that sets each; what is no number is said."""
+    """Return the limits in words, by environment variable; an invalid one has its message."""
     asked = {
         uploads.LARGEST_UPLOAD: uploads.largest_upload,
         uploads.LARGEST_TOTAL: uploads.largest_total,

@@ -1,6 +1,6 @@
-"""How long a training will take here and what memory, before it is begun: estimates, no promises.
+"""Estimates of the time and memory that a training run will take on this machine.
 
-A few steps are timed in a process of their own, at two sizes. Knows nothing of Streamlit.
+A few steps are timed in a separate process, at two numbers of genes.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 120  # to wait for the process
 GENES = (100, 800)
-BATCH, HIDDEN, STEPS = 256, 400, 4  # of what is timed
+BATCH, HIDDEN, STEPS = 256, 400, 4  # of the timed runs
 N_VALIDATION_SAMPLES = 2
 PROGRAM = 0.6e9  # bytes of Python with torch
-SPARSE = 8 * 5  # bytes for each count that is not zero: read, sorted, parted, and on the device
-DENSE = 4 * 24  # bytes for each cell and gene of a step: what gradients need
+SPARSE = 8 * 5  # bytes per non-zero count: read, sorted, split, and on the device
+DENSE = 4 * 24  # bytes per cell and gene of a step, for gradients
 TABLES = 60.0  # seconds, at least, for tables after the last step: UMAP, gene sets, evaluation
 
 
 class Pace(NamedTuple):
-    """What was found: a device and its name, and the time of a step with 400 hidden units."""
+    """The timed device, and the time of a step with 400 hidden units."""
 
     device: str  # cuda or cpu
     named: str
     memory: float  # bytes of the device, or of the machine
     fixed: float  # seconds of a step
-    each: float  # seconds for each cell and gene of a step
+    each: float  # seconds per cell and gene of a step
 
 
 class Size(NamedTuple):
-    """What is to be trained, and on what."""
+    """The size of a training run: its data and settings."""
 
     n_cells: int
     n_genes: int
@@ -49,7 +49,7 @@ class Size(NamedTuple):
 
 
 def measured(threads: int) -> Pace | None:
-    """The pace of this machine, on its GPU if it has one; None where it cannot be found out."""
+    """Return the pace of this machine, on its GPU if it has one, or None if timing fails."""
     command = [sys.executable, "-m", "app.server.time_estimate", str(threads)]
     limits = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     try:
@@ -69,14 +69,14 @@ def measured(threads: int) -> Pace | None:
 
 
 def device() -> str:
-    """What trains here, whether or not it could be timed: cuda or cpu."""
+    """Return the device that trains here: cuda or cpu."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def seconds(pace: Pace, size: Size) -> float:
-    """Of all steps and of the validation after each epoch."""
+    """Return the estimated seconds of all steps and of the validation after each epoch."""
     n_train, n_validation = 0.64 * size.n_cells, 0.16 * size.n_cells
     batch = min(size.batch_size, n_train)
     width = 0.5 + 0.5 * size.hidden / HIDDEN  # about half of the time goes into the layers
@@ -87,7 +87,7 @@ def seconds(pace: Pace, size: Size) -> float:
 
 
 def memory(size: Size) -> float:
-    """Bytes at the most, about."""
+    """Return the estimated peak memory in bytes."""
     filled = size.n_cells * min(size.n_genes, size.counts_per_cell)
     step = size.batch_size * size.particles * size.n_genes * DENSE
     weights = 3 * size.n_genes * size.hidden * 4 * 4
@@ -95,7 +95,7 @@ def memory(size: Size) -> float:
 
 
 def in_words(found: float) -> str:
-    """A time as one says it: about so many minutes."""
+    """Return a time in rounded seconds, minutes or hours, in words."""
     if found < 90:
         return f"{max(1, round(found / 10)) * 10} seconds"
     if found < 90 * 60:
@@ -104,7 +104,10 @@ def in_words(found: float) -> str:
 
 
 def time_steps(threads: int) -> Pace:
-    """In a process of its own: it takes the processors, and the GPU if there is one."""
+    """Time a few training steps and return the pace.
+
+    Run it in a separate process: it uses all `threads`, and the GPU if there is one.
+    """
     import torch
 
     from samsvae_core.models.device_rows import Cells

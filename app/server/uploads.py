@@ -1,7 +1,7 @@
-"""Where data files come from, uploads and the operator's folders, and how one is to be read.
+"""Data files: uploads, and files in the operator's folders.
 
-Knows nothing of Streamlit. An id such as "uploads/screen-1f2e3d4c5b6a.h5ad" names a file; only
-`resolve` turns one into a path, and only below the folders that the operator allows.
+An id such as "uploads/screen-1f2e3d4c5b6a.h5ad" names a file. Only `resolve` turns an id into a
+path, and only below the folders that the operator allows.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from samsvae_core.genesets.symbols import known_genes
 from samsvae_core.system.files import OutputError, atomic_write, hold, is_held, locked, megabytes
 
 ROOT = Path(__file__).resolve().parents[2]
-HDF5 = b"\x89HDF\r\n\x1a\n"  # how such a file begins
-UPLOADS = "uploads"  # the folder, and how ids of what is in it begin
-INCOMING = ".incoming"  # within it: files that are not whole yet
-LOCK = ".lock"  # within it: whoever has it may look for room, of all threads and servers
+HDF5 = b"\x89HDF\r\n\x1a\n"  # the signature of an HDF5 file
+UPLOADS = "uploads"  # the folder, and the first part of the ids of its files
+INCOMING = ".incoming"  # in it: files that are not complete yet
+LOCK = ".lock"  # in that: held while looking for room, across threads and servers
 MB = 2**20  # bytes, as Streamlit counts
 PIECE = MB  # bytes in memory while a file is written
 LARGEST_UPLOAD, LARGEST_TOTAL = "SAMSVAE_UPLOAD_MB", "SAMSVAE_UPLOADS_TOTAL_MB"
-UPLOAD_MB, TOTAL_MB = 2_000, 20_000  # of one upload, of all
+UPLOAD_MB, TOTAL_MB = 2_000, 20_000  # defaults for one upload and for all
 SPARE = 500 * MB  # bytes of the disk that uploads leave free
-DEEPEST, MOST_FILES, MOST_LOOKED_AT = 4, 1_000, 20_000  # of a folder that is listed
+DEEPEST, MOST_FILES, MOST_LOOKED_AT = 4, 1_000, 20_000  # limits for listing a folder
 MOST_GENES = 10**6  # characters of a list of genes
 GENES = re.compile(rf"{UPLOADS}/genes-[0-9a-f]{{12}}\.txt")  # ids of lists of genes
 NAME = re.compile(r"[^A-Za-z0-9._-]+")
@@ -49,7 +49,7 @@ class Found(NamedTuple):
 
 
 def runs_folder() -> Path:
-    """Where trainings and uploads are kept: SAMSVAE_RUNS, or `runs` beside the checkout."""
+    """Return the folder of runs and uploads: SAMSVAE_RUNS, or `runs` in the checkout."""
     return Path(os.environ.get("SAMSVAE_RUNS") or ROOT / "runs").expanduser()
 
 
@@ -58,9 +58,9 @@ def uploads_folder() -> Path:
 
 
 def folders() -> dict[str, Path]:
-    """Folders whose files can be chosen, by the first part of their ids: uploads first.
+    """Return the folders whose files can be chosen, by the first part of their ids.
 
-    The others are named in SAMSVAE_DATA_DIRS, with os.pathsep between.
+    Uploads come first; the others are those in SAMSVAE_DATA_DIRS, separated by os.pathsep.
     """
     found = {UPLOADS: uploads_folder()}
     for text in os.environ.get("SAMSVAE_DATA_DIRS", "").split(os.pathsep):
@@ -76,9 +76,9 @@ def folders() -> dict[str, Path]:
 
 
 def resolve(data: str, ending: str = ".h5ad") -> Path:
-    """The file that an id names, all links followed; DataError for anything else.
+    """Return the file that an id names, with links followed; raises DataError for anything else.
 
-    The message is the same whether there is no such file or none that may be read.
+    The message does not tell a missing file from one that may not be read.
     """
     folder, _, rest = data.partition("/")
     root = folders().get(folder)
@@ -101,16 +101,16 @@ def resolve(data: str, ending: str = ".h5ad") -> Path:
 
 
 def _hidden(rest: str) -> bool:
-    """Whether a part of an id is "..", or begins with a dot as what is not whole yet does."""
+    """Return whether a part of an id is "..", or starts with a dot, as incomplete files do."""
     parts = PurePosixPath(rest).parts
     return rest.startswith("/") or any(part.startswith(".") for part in parts)
 
 
 def listing() -> list[Found]:
-    """Every .h5ad file that can be chosen, uploads first, newest first among them.
+    """Return the .h5ad files that can be chosen: uploads, newest first, then the folders' files.
 
-    Folders are looked into DEEPEST levels deep, links to folders are not followed, and after
-    MOST_FILES files, or MOST_LOOKED_AT names, a folder's search ends.
+    Folders are searched DEEPEST levels deep, without following links to folders, until MOST_FILES
+    files or MOST_LOOKED_AT names were found.
     """
     found = []
     for label, root in folders().items():
@@ -138,7 +138,7 @@ def _files(label: str, root: Path) -> list[Found]:
                 data = f"{label}/{(here / name).as_posix()}"
                 try:
                     about = resolve(data).stat()
-                except (DataError, OSError):  # leads away, or has gone
+                except (DataError, OSError):  # it links outside, or is gone
                     continue
                 found.append(Found(data, about.st_size, about.st_mtime))
     return found
@@ -148,38 +148,38 @@ def _files(label: str, root: Path) -> list[Found]:
 
 
 def largest_upload() -> int:
-    """Bytes of one upload: SAMSVAE_UPLOAD_MB."""
+    """Return the limit of one upload in bytes, from SAMSVAE_UPLOAD_MB."""
     return megabytes(LARGEST_UPLOAD, UPLOAD_MB)
 
 
 def largest_total() -> int:
-    """Bytes of all uploads together: SAMSVAE_UPLOADS_TOTAL_MB."""
+    """Return the limit of all uploads together in bytes, from SAMSVAE_UPLOADS_TOTAL_MB."""
     return megabytes(LARGEST_TOTAL, TOTAL_MB)
 
 
 def used() -> int:
-    """Bytes that uploads take, those under way and models that were brought included."""
+    """Return the bytes of all uploads, including those being received and uploaded models."""
     total = 0
     places = [uploads_folder(), *(runs_folder() / name for name in brought(runs_folder()))]
     for where, _, names in (step for place in places for step in os.walk(place)):
         for name in names:
             try:
                 total += Path(where, name).lstat().st_size
-            except OSError:  # has gone since
+            except OSError:  # removed meanwhile
                 continue
     return total
 
 
 def safe_stem(name: str, longest: int = 60) -> str:
-    """A file's name without folders and ending, with nothing that a shell or a path minds."""
+    """Return a file's name without folders and ending, safe for shells and paths."""
     stem = re.split(r"[/\\]", name)[-1].removesuffix(".h5ad")
     return NAME.sub("_", stem).strip("._-")[:longest] or "data"
 
 
 def save(file: BinaryIO, name: str, size: int) -> str:
-    """Keep an upload, written in pieces; its id. The same content is kept once.
+    """Save an upload in pieces and return its id; the same content is kept once.
 
-    Raises OutputError where it is too large, or the disk too full. Nothing is left then.
+    Raises OutputError, and leaves nothing behind, if it is too large or the disk too full.
     """
     descriptor, temporary = _begun(name, size)
     try:
@@ -188,7 +188,7 @@ def save(file: BinaryIO, name: str, size: int) -> str:
             while piece := file.read(PIECE):
                 n_bytes += len(piece)
                 if n_bytes > size:
-                    raise OutputError(f"{name} is longer than was said. Upload it again.")
+                    raise OutputError(f"{name} is longer than declared. Upload it again.")
                 checksum.update(piece)
                 written.write(piece)
             if n_bytes < size:
@@ -208,7 +208,7 @@ def save(file: BinaryIO, name: str, size: int) -> str:
 
 
 def _begun(name: str, size: int) -> tuple[int, Path]:
-    """An open file of this size to write to, which counts from now on, and where it is."""
+    """Return an open file of this size and its path; its space is reserved from now on."""
     with turn():
         folder = _room_for(name, size)
         try:
@@ -230,16 +230,16 @@ def _begun(name: str, size: int) -> tuple[int, Path]:
 
 def _not_kept(name: str, error: OSError) -> str:
     return (
-        f"{name} cannot be kept: {error.strerror or error}. Remove uploads, or ask who runs this "
-        "server."
+        f"{name} cannot be kept: {error.strerror or error}. Remove uploads, or ask whoever runs "
+        "this server."
     )
 
 
 @contextmanager
 def turn() -> Iterator[None]:
-    """One at a time, of all threads and servers, looks for room; what nobody writes any more goes.
+    """Hold the lock for reserving room, across threads and servers, and remove dead files.
 
-    Raises OutputError where nothing can be kept.
+    Raises OutputError if nothing can be kept.
     """
     incoming = uploads_folder() / INCOMING
     with ExitStack() as stack:
@@ -262,14 +262,14 @@ def _nowhere(error: OSError) -> str:
 
 
 def refuse_other_formats(file: BinaryIO, name: str, size: int) -> None:
-    """Raises DataError for an upload without HDF5's signature, whatever its name says."""
+    """Raise DataError for an upload without HDF5's signature, whatever its name."""
     place = 0
     while place < size:
         file.seek(place)
         if file.read(len(HDF5)) == HDF5:
             file.seek(0)
             return
-        place = max(512, 2 * place)  # where a file with a user block may have it
+        place = max(512, 2 * place)  # a user block may come before the signature
     file.seek(0)
     raise DataError(
         f"{name} is not an .h5ad file: expected HDF5, found a file that begins with "
@@ -278,7 +278,10 @@ def refuse_other_formats(file: BinaryIO, name: str, size: int) -> None:
 
 
 def _room_for(name: str, size: int) -> Path:
-    """The folder of uploads, if there is room for one more; to be asked in one's `turn`."""
+    """Return the folder of uploads if there is room for one more, else raise OutputError.
+
+    Call it while holding `turn`.
+    """
     folder = uploads_folder()
     try:
         free = shutil.disk_usage(folder).free
@@ -286,7 +289,7 @@ def _room_for(name: str, size: int) -> Path:
         raise OutputError(_nowhere(error)) from error
     if size > largest_upload():
         raise OutputError(
-            f"{name} has {size:,} bytes; {largest_upload():,} is the most for an upload here. Put "
+            f"{name} has {size:,} bytes; {largest_upload():,} is the limit for an upload here. Put "
             "it where the server reads data from, or keep fewer cells or genes in it."
         )
     if used() + size > largest_total():
@@ -303,15 +306,15 @@ def _room_for(name: str, size: int) -> Path:
 
 
 def save_genes(text: str) -> str:
-    """Keep a list of genes, one to a line or with commas, spaces or semicolons between; its id.
+    """Save a list of genes and return its id; raises DataError if it is empty or too long.
 
-    Raises DataError for a list of none, or one too long.
+    Names are separated by new lines, commas, spaces or semicolons.
     """
     if len(text) > MOST_GENES:
-        raise DataError(f"The list has {len(text):,} characters; {MOST_GENES:,} is the most.")
+        raise DataError(f"The list has {len(text):,} characters; {MOST_GENES:,} is the limit.")
     genes = list(dict.fromkeys(g for g in re.split(r"[\s,;]+", text.replace("\0", " ")) if g))
     if not genes:
-        raise DataError("The list names no genes; give one name to a line.")
+        raise DataError("The list names no genes; give one name per line.")
     content = "".join(f"{gene}\n" for gene in genes).encode(errors="replace")
     name = f"genes-{hashlib.sha256(content).hexdigest()[:12]}.txt"
     with turn():
@@ -321,14 +324,14 @@ def save_genes(text: str) -> str:
 
 
 def listed_genes(genes: str) -> list[str]:
-    """The names in a list that `save_genes` kept."""
+    """Return the names in a list that `save_genes` saved."""
     return resolve(genes, ".txt").read_text(encoding="utf-8").split()
 
 
 def genes_of_list(genes: str, found: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """The genes of a file that a kept list names, by any of their names, and what it names besides.
+    """Return the genes of a file that a list names, by any of their names, and unknown names.
 
-    `found` is what `samsvae inspect` says of the file.
+    `found` is the output of `samsvae inspect` for the file.
     """
     names, ids = found["genes"], found["gene_ids"] or []
     by_id = dict(zip(ids, names, strict=False))
@@ -336,7 +339,7 @@ def genes_of_list(genes: str, found: Mapping[str, Any]) -> tuple[list[str], list
 
 
 def delete(data: str) -> None:
-    """Remove an upload. Raises DataError for a file that is none."""
+    """Remove an upload; raises DataError for other files, and while a run needs it."""
     path = resolve(data)
     if not data.startswith(f"{UPLOADS}/"):
         raise DataError(f"{data!r} is in a folder of the operator; only uploads can be removed.")

@@ -1,1 +1,1 @@
-"""What one visitor's pages share and remember."""
+"""What the pages remember about one visitor: their choices, files, views and session."""

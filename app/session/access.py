@@ -1,4 +1,4 @@
-"""What stands before every page: who may see it, and what is shown where it breaks."""
+"""Signing in, and the message a visitor sees when a page fails."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ import streamlit as st
 from app.server import logs
 
 CLOSED = (
-    "Nobody can sign in, as this server is not set up for it: {}. Whoever runs it finds what to do "
-    "in docs/operation.md."
+    "Nobody can sign in because this server is not set up for it: {}. Whoever runs it can find "
+    "what to do in docs/operation.md."
 )
 
 
 def may_pass(user: Mapping[str, object]) -> bool:
-    """Whether a visitor may see pages; Streamlit tells of signing in only where it is set up."""
+    """Return whether a visitor may see pages.
+
+    Streamlit sets `is_logged_in` only where signing in is set up; without it everyone may.
+    """
     return bool(user.get("is_logged_in", True))
 
 
 def providers(auth: Mapping[str, object]) -> list[str | None]:
-    """Whom one can sign in with: None for the only one, else the names of several."""
+    """Return the names of the identity providers, or [None] where there is only one, unnamed."""
     named = [
         name
         for name, section in auth.items()
@@ -33,7 +36,10 @@ def providers(auth: Mapping[str, object]) -> list[str | None]:
 
 
 def unreadable(files: list[str], loaded: bool) -> str:
-    """The file of secrets that is there and cannot be read, if any; Streamlit would ignore it."""
+    """Return the secrets file that exists but cannot be read, or "".
+
+    Streamlit would ignore such a file and let everyone in.
+    """
     return "" if loaded else next((name for name in files if Path(name).exists()), "")
 
 
@@ -42,17 +48,17 @@ def broken() -> str:
 
 
 def allowed() -> bool:
-    """Whether the visitor may see pages: signed in, or on a server that asks nobody to."""
+    """Return whether the visitor is signed in, or the server asks nobody to sign in."""
     return not broken() and may_pass(st.user)
 
 
 def can_sign_in() -> bool:
-    """Whether there is what Streamlit needs for it, which is no requirement of ours."""
+    """Return whether Authlib is installed: Streamlit needs it for signing in, but we do not."""
     return importlib.util.find_spec("authlib") is not None
 
 
 def door() -> None:
-    """What those see who may not: how to sign in, or that nobody can."""
+    """Draw the sign-in page, or say why nobody can sign in."""
     st.title("SAMS-VAE Explorer")
     if file := broken():
         logs.refused("sign-in closed", "the file of secrets cannot be read as TOML", file=file)
@@ -68,24 +74,24 @@ def door() -> None:
 
 
 def sign_out() -> None:
-    """A button at the side, where somebody is signed in."""
+    """Draw the sign-out button in the sidebar if the visitor is signed in."""
     if st.user.get("is_logged_in"):
         st.sidebar.button("Sign out", icon=":material/logout:", on_click=st.logout)
 
 
 @contextmanager
 def errors(page: str = "callback") -> Iterator[None]:
-    """An error nobody expected goes to the log; the page shows the number it has there.
+    """Log an unexpected error and show its number in the log on the page.
 
-    Also a decorator, for callbacks of widgets: Streamlit runs them before the page is entered.
+    Also decorates widget callbacks, which Streamlit runs before the page itself.
     """
     try:
         yield
-    except Exception as problem:  # noqa: BLE001  # the last place that can tell anybody
+    except Exception as problem:  # noqa: BLE001  # nothing above this would report it
         number = logs.error(problem, page=page)
         st.error(
-            f"Something went wrong on this page, and it is not your fault. Its number is "
-            f"**{number}**: whoever runs this server finds the reason under it in the log. Other "
-            "pages go on working.",
+            f"Something went wrong on this page, and it is not your fault. The error has the "
+            f"number **{number}**: whoever runs this server can find it in the log. The other "
+            "pages still work.",
             icon=":material/error:",
         )

@@ -1,4 +1,4 @@
-"""Files that a person brought: looked into, kept, removed."""
+"""Uploaded data files and models: inspecting, keeping and removing them."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from samsvae_core.system.files import OutputError
 
 
 def inspected(data: str, gene_key: str = "") -> dict[str, Any]:
-    """What a data file offers to choose from, genes named by a column if one is given, remembered.
+    """Return the choices that a data file offers, cached; raises DataError.
 
-    Raises DataError.
+    `gene_key` is the column that names the genes; without one, the file's index does.
     """
     return _inspected(data, gene_key, _stamp(data))
 
 
 def validated(reading: Reading) -> dict[str, Any]:
-    """What a data file holds when read so, remembered. Raises DataError."""
-    every_gene = reading.with_genes(0)  # which genes are kept changes nothing of it
+    """Return a summary of a data file read with these choices, cached; raises DataError."""
+    every_gene = reading.with_genes(0)  # the summary does not depend on how many genes are kept
     return _validated(every_gene, _stamp(reading.data))
 
 
 def _stamp(data: str) -> str:
-    """Another one once a file has changed."""
+    """Return a cache key that differs once the file has changed."""
     path = uploads.resolve(data)
     about = path.stat()
     return f"{path} {about.st_size} {about.st_mtime_ns}"
@@ -45,7 +45,7 @@ def _stamp(data: str) -> str:
 
 @st.cache_data(max_entries=32, show_spinner="Looking into the file")
 def _inspected(data: str, gene_key: str, stamp: str) -> dict[str, Any]:
-    # what it raises is not remembered: another time it may work
+    # errors are not cached: the next attempt may work
     return sandbox.inspected(data, gene_key)
 
 
@@ -55,31 +55,31 @@ def _validated(reading: Reading, stamp: str) -> dict[str, Any]:
 
 
 def uploader_key(kind: str) -> str:
-    """The key of an uploader, another one after each file: so it is empty again."""
+    """Return the key of an uploader; it changes after each file, which empties the uploader."""
     return f"{kind} upload {st.session_state.get(f'{kind} uploads', 0)}"
 
 
 def said(kind: str) -> tuple[bool, str]:
-    """Whether the last upload of this kind went well, and what there is to say of it, once."""
+    """Return whether the last upload of this kind worked, and a message about it, only once."""
     found: tuple[bool, str] = st.session_state.pop(f"{kind} said", (True, ""))
     return found
 
 
 @access.errors()
 def keep_data() -> None:
-    """Keep an uploaded data file on disk and choose it; a callback of its uploader."""
+    """Save an uploaded data file and select it; the callback of its uploader."""
 
     def kept(file: UploadedFile) -> str:
         uploads.refuse_other_formats(file, file.name, file.size)
         st.session_state["data"] = uploads.save(file, file.name, file.size)
-        return f"{file.name} was kept, and is chosen."
+        return f"{file.name} was kept, and is selected."
 
     _take("data", kept)
 
 
 @access.errors()
 def keep_model() -> None:
-    """Unpack an uploaded bundle and choose it; a callback of its uploader."""
+    """Unpack an uploaded bundle and select it; the callback of its uploader."""
 
     def kept(file: UploadedFile) -> str:
         folder, shipped = uploads.runs_folder(), layout.list_bundles(layout.models_folder())
@@ -90,15 +90,17 @@ def keep_model() -> None:
             name = unpack(file, folder, stem, shipped, room).name
             if name not in there:
                 with suppress(OSError):
-                    (folder / name / BROUGHT).touch()  # so that it can be removed, and counts
+                    (
+                        folder / name / BROUGHT
+                    ).touch()  # so that it can be removed and counts as an upload
         st.session_state["model"] = name
-        return f"{name} is among the models now, and is chosen."
+        return f"{name} is among the models now, and is selected."
 
     _take("model", kept)
 
 
 def _take(kind: str, kept: Callable[[UploadedFile], str]) -> None:
-    """Do with an upload what is to be done, and let go of it: Streamlit holds it in memory."""
+    """Pass the uploaded file to `kept`, note the outcome, and free the file's memory."""
     key = uploader_key(kind)
     file: UploadedFile | None = st.session_state[key]
     if file is None:
@@ -119,7 +121,7 @@ def _take(kind: str, kept: Callable[[UploadedFile], str]) -> None:
 
 @access.errors()
 def remove(kind: str, name: str) -> None:
-    """Remove an upload ("data") or a model that was brought ("model"); a callback."""
+    """Remove an uploaded data file ("data") or an uploaded model ("model"); a callback."""
     try:
         if kind == "data":
             uploads.delete(name)

@@ -1,4 +1,4 @@
-"""The models of the dashboard, and the one that is chosen."""
+"""The models of the dashboard, and the selected one."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.bundle.layout import BundleError
 from samsvae_core.system.files import sha256
 
-FIRST = "papalexi2021"  # what the dashboard opens on, where it is there
+FIRST = "papalexi2021"  # the model to open first, if it is there
 
 
 def available() -> dict[str, Path]:
-    """Bundles in the models folder that are whole, by name, the one to open on first."""
+    """Return the bundles that can be opened, name to path, with the default first."""
     found = {name: path for name, path in _found().items() if not _problem_of(path)}
     return dict(sorted(found.items(), key=lambda item: item[0] != FIRST))
 
 
 def broken() -> dict[str, str]:
-    """Why each of the others cannot be opened."""
+    """Return why each of the other bundles cannot be opened, by name."""
     problems = {name: _problem_of(path) for name, path in _found().items()}
     return {name: problem for name, problem in problems.items() if problem}
 
 
 def _found() -> dict[str, Path]:
-    """Bundles by name: those trained or brought here, and those of the models folder."""
+    """Return all bundles by name: those trained or uploaded here, and the models folder's."""
     own = layout.list_bundles(uploads.runs_folder())
     return own | layout.list_bundles(layout.models_folder())
 
 
 def _problem_of(path: Path) -> str:
-    """Why a bundle cannot be opened, if it cannot; looked at anew when a file of it changes."""
+    """Return why a bundle cannot be opened, or ""; checked again when one of its files changes."""
     try:
         files = sorted(file for file in path.rglob("*") if file.is_file())
         stamp = " ".join(f"{f} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files)
@@ -53,7 +53,10 @@ def _problem_of(path: Path) -> str:
 
 @st.cache_data(max_entries=256, show_spinner="Checking the models")
 def _problem(path: str, stamp: str) -> str:
-    """What is wrong with its files, remembered; what the system refuses now is raised instead."""
+    """Return what is wrong with a bundle's files, or "", cached.
+
+    Errors of the moment, such as too little memory, are raised instead, so they are not cached.
+    """
     try:
         load_bundle(path, sha256(Path(path) / "manifest.json"))
     except (BundleError, OSError) as error:
@@ -65,7 +68,7 @@ def _problem(path: str, stamp: str) -> str:
 
 
 def _is_of_the_moment(error: BaseException | None) -> bool:
-    """Whether the system is behind an error: no memory, too many open files, a disk gone."""
+    """Return whether the system caused an error: no memory, too many open files, a lost disk."""
     while error is not None:
         system = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
         if system or isinstance(error, MemoryError):
@@ -75,7 +78,7 @@ def _is_of_the_moment(error: BaseException | None) -> bool:
 
 
 def choose_bundle() -> None:
-    """The picker of the sidebar; what is chosen is in the URL, what cannot be is told why."""
+    """Draw the model picker, bound to the address, and say why any model cannot be opened."""
     found = available()
     unusable = broken()
     if found:
@@ -86,7 +89,7 @@ def choose_bundle() -> None:
             list(found),
             key="model",
             bind="query-params",
-            help="A trained model with its tables. Yours appear here when the dashboard is opened "
+            help="A trained model with its tables. To see your own models here, open the dashboard "
             "with `samsvae app FOLDER`.",
         )
         chosen = bundle()
@@ -103,7 +106,7 @@ def choose_bundle() -> None:
 
 
 def bundle() -> Bundle:
-    """The chosen bundle. Raises BundleError where there is none, or none that is whole."""
+    """Return the selected bundle; raises BundleError if there is none that can be opened."""
     found = available()
     if not found:
         problems = [_problem_of(path) for path in _found().values()]
@@ -111,8 +114,8 @@ def bundle() -> Bundle:
             raise BundleError(" ".join(problems))
         raise BundleError(
             f"There is no trained model in {layout.models_folder()} yet. Train one on the pages "
-            "Data and Train, or with samsvae train DATA.h5ad --output FOLDER/NAME; Data also takes "
-            "a model packed as a zip. The shipped models open with samsvae app, without a folder."
+            "Data and Train, or with samsvae train DATA.h5ad --output FOLDER/NAME; you can also "
+            "upload a zipped model on Data. samsvae app without a folder opens the shipped models."
         )
     name = str(st.session_state.get("model"))
     path = found.get(name) or next(iter(found.values()))
@@ -124,11 +127,11 @@ def bundle() -> Bundle:
 
 @st.cache_resource(max_entries=3, show_spinner="Loading the model")
 def load_bundle(path: str, checksum: str) -> Bundle:
-    """The bundle in a folder whose manifest has this checksum, remembered."""
+    """Return the bundle in a folder, cached by the checksum of its manifest."""
     began = time.monotonic()
     loaded = opening.load(path)
     seconds = round(time.monotonic() - began, 3)
     logs.event("bundle opened", model=loaded.name, checksum=checksum[:12], seconds=seconds)
     gc.collect()
-    gc.freeze()  # what is here to stay is not looked through again: it held every session up
+    gc.freeze()  # loaded models stay: collecting them again would pause every session
     return loaded

@@ -1,4 +1,4 @@
-"""What is chosen on a page and stands in the address: one of several, some of many."""
+"""Selections on a page that the address holds: one option, or several."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LONGEST = 8192  # characters of a selection of cells in an address
 
 
 class One(NamedTuple):
-    """A choice of one: its parameter in the address, and its widget's key."""
+    """A selection of one option: its parameter in the address and its widget's key."""
 
     parameter: str
     key: str
@@ -38,28 +38,31 @@ GENE, PERTURBATION, MECHANISM = One("g", "gene"), One("p", "perturbation"), One(
 
 
 def initial(one: One, options: Sequence[str], first: str, named: Callable[[str], str]) -> None:
-    """Put the value of a link that was followed, or that of before, into the widget, or `first`.
+    """Set the widget to a followed link's value, else to its value before, else to `first`.
 
-    `named` finds the option that a link means, or raises ValueError with what to say.
+    `named` returns the option that a link means, or raises ValueError with a message for the page.
     """
     if (asked := followed(one.parameter)) is not None:
         link = asked[one.parameter]
         try:
             st.session_state[one.key] = named(link) if link else first
         except ValueError as error:
-            st.info(plain(f"{error} Shown is {first}."))
+            st.info(plain(f"{error} Showing {first} instead."))
             st.session_state[one.key] = first
     if st.session_state.get(one.key) not in options:
         st.session_state[one.key] = first
 
 
 def keep(one: One, value: str, first: str) -> None:
-    """Put the choice into the address, unless it is the page's first."""
+    """Write the selection to the address, unless it is the page's default."""
     write(**{one.parameter: "" if value == first else value})
 
 
 def initial_gene(model: Bundle, first: str) -> None:
-    """The form is g=STAT1; other names and ids of the gene do. One not in the model is said."""
+    """Set the gene from the address: g=STAT1, or another name or id of the gene.
+
+    A gene that is not in the model gets a message.
+    """
 
     def named(link: str) -> str:
         found, _ = known_genes([link], model.genes, model.genes_by_id)
@@ -69,7 +72,10 @@ def initial_gene(model: Bundle, first: str) -> None:
 
 
 def initial_perturbation(options: list[str], first: str) -> None:
-    """The form is p=STAT1; other names and ids of the gene do. One not in the model is said."""
+    """Set the perturbation from the address: p=STAT1, or another name or id of its gene.
+
+    A perturbation that is not in the model gets a message.
+    """
 
     def named(link: str) -> str:
         found = [link] if link in options else known_genes([link], options)[0]
@@ -81,14 +87,17 @@ def initial_perturbation(options: list[str], first: str) -> None:
 
 
 def initial_mechanism(options: list[str]) -> None:
-    """The form is m=M3, whatever people call it. One that is none of the options is said."""
+    """Set the mechanism from the address: m=M3, even if the mechanism has a name.
+
+    A mechanism that is not among the options gets a message.
+    """
 
     def named(link: str) -> str:
         if link not in options:
-            raise ValueError(f"{link} is no mechanism in use in this model.")
+            raise ValueError(f"{link} is not a mechanism in use in this model.")
         return link
 
-    model = st.session_state.get("model")  # numbers mean something within one model only
+    model = st.session_state.get("model")  # M3 of one model has nothing to do with M3 of another
     if st.session_state.get("m of", model) != model:
         st.session_state.pop(MECHANISM.key, None)
     st.session_state["m of"] = model
@@ -97,17 +106,17 @@ def initial_mechanism(options: list[str]) -> None:
 
 @access.errors()
 def choose(one: One, value: str) -> None:
-    """Show another one; a callback."""
+    """Select another option; a callback."""
     st.session_state[one.key] = value
 
 
 def initial_names(
     parameter: str, options: list[str], first: list[str], most: int = MAX_PERTURBATIONS
 ) -> None:
-    """Put the names of a link that was followed, or those of before, into the widget.
+    """Set the widget to the names in a followed link, else to those before, else to `first`.
 
-    The form is highlight=STAT1,A%2BB, `parameter` being the widget's key too; without any, `first`.
-    Names that are none of the options are said and left out, and so are those beyond the `most`.
+    The address holds highlight=STAT1,A%2BB; `parameter` is also the widget's key. Names that are
+    not among the options, or beyond `most`, are left out with a message.
     """
     if (asked := followed(parameter)) is not None:
         link = asked[parameter]
@@ -117,7 +126,7 @@ def initial_names(
             st.info(f"Not in this model, left out: {plain(', '.join(unknown))}.")
         beyond = [name for name in names if name in options][most:]
         if beyond:
-            said = f"At most {most} can be told apart"
+            said = f"At most {most} can be highlighted"
             st.info(f"{said}, so left out: {plain(', '.join(beyond))}.")
         st.session_state[parameter] = names if link else first
     before = st.session_state.get(parameter, first)
@@ -126,16 +135,16 @@ def initial_names(
 
 
 def keep_names(parameter: str, names: list[str], first: list[str]) -> None:
-    """Put the names into the address, unless they are the page's first; none at all is a comma."""
+    """Write the names to the address, unless they are the default; a comma stands for none."""
     link = ",".join(quote(name, safe="") for name in names) or ("," if first else "")
     write(**{parameter: "" if names == first else link})
 
 
 def chosen_names(model: Bundle) -> tuple[str, list[str]]:
-    """Perturbations to compare, of a link that was followed or of before, and the widget's key.
+    """Return the key of the widget and the perturbations to compare, from a link or from before.
 
-    The form is chosen=STAT1,A%2BB, and the address keeps it. Each model has its own. Names it does
-    not know are said and left out, and so are those beyond MAX_CHOSEN.
+    The address holds chosen=STAT1,A%2BB. Each model has its own selection. Names that the model
+    does not know, or beyond MAX_CHOSEN, are left out with a message.
     """
     key = f"chosen {model.checksum}"
     if (asked := followed("chosen")) is not None:
@@ -156,10 +165,10 @@ def chosen_names(model: Bundle) -> tuple[str, list[str]]:
 
 
 def part(n: int, label: str) -> int:
-    """Which of n parts of a long map is shown, from 1.
+    """Draw the picker of a part of a long map and return the part, from 1 to n.
 
-    The form is part_of_rows=2. It was part=2 once, which such an address keeps: Compose has a bound
-    widget of that name, and Streamlit lets no page write what the page before has bound.
+    The address holds part_of_rows=2. Older addresses with part=2 still work but are not rewritten:
+    Compose binds a widget of that name, and Streamlit lets no page write a bound parameter.
     """
     if (asked := followed(ROWS, "part")) is not None:
         number = asked[ROWS] or asked["part"]
@@ -173,7 +182,7 @@ def part(n: int, label: str) -> int:
 
 
 def taken(model: Bundle) -> list[int]:
-    """Which cells of the sample are selected, by their place in it: of a link, or lassoed last."""
+    """Return the positions of the selected cells in the sample, from a link or the last lasso."""
     key = f"cells of {model.checksum}"
     if (asked := followed("cells")) is not None:
         try:
@@ -189,7 +198,7 @@ def take(model: Bundle, places: list[int]) -> None:
 
 
 def as_code(places: Sequence[int], n_cells: int) -> str:
-    """A selection among `n_cells` as a short text for an address."""
+    """Return a selection among `n_cells` as a short text for the address."""
     if not len(places):
         return ""
     inside = np.zeros(n_cells, bool)
@@ -198,7 +207,7 @@ def as_code(places: Sequence[int], n_cells: int) -> str:
 
 
 def cells_of(code: str, n_cells: int) -> list[int]:
-    """What `as_code` wrote; raises ValueError for anything else."""
+    """Return the selection that `as_code` wrote; raises ValueError for anything else."""
     if not code:
         return []
     size = (n_cells + 7) // 8
@@ -208,6 +217,6 @@ def cells_of(code: str, n_cells: int) -> list[int]:
     except (ValueError, binascii.Error, zlib.error):
         content = b""
     if len(content) != size:
-        raise ValueError("The cells that this address names are none of this model: left out.")
+        raise ValueError("The address names cells that are not in this model; they are left out.")
     inside = np.unpackbits(np.frombuffer(content, np.uint8))[:n_cells]
     return [int(place) for place in np.flatnonzero(inside)]

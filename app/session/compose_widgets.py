@@ -1,4 +1,4 @@
-"""The widgets of a composition: dosages, switches of mechanisms, and where it starts."""
+"""The widgets of a composition: dosages, mechanism switches, and the starting cells."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from samsvae_core.bundle.bundle import Bundle
 
 
 def dosage(name: str) -> float:
-    """The slider of one perturbation's dosage, and the box for its number beside it."""
+    """Draw the slider and number box of one perturbation's dosage, and return the dosage."""
     known = dosages_set().setdefault(name, Dosage())
     slider, box = f"dose {known.slider} {name}", f"dose box {known.box} {name}"
 
     @access.errors()
     def moved() -> None:
-        if dosages_set()[name].slider == known.slider:  # else it stands there no more
+        if dosages_set()[name].slider == known.slider:  # else it has been replaced
             set_dosage(name, st.session_state[slider], ["box"])
 
     @access.errors()
@@ -47,8 +47,8 @@ def dosage(name: str) -> float:
             format="%.4g",
             key=slider,
             on_change=moved,
-            help="1 is the perturbation as measured. Other dosages scale its latent shift: an "
-            "extrapolation, unless the data have such dosages.",
+            help="1 is the perturbation as measured. Other dosages scale its latent shift, which "
+            "is an extrapolation unless the data have such dosages.",
         )
         st.number_input(
             f"Dosage of {plain(name)} as a number",
@@ -66,7 +66,7 @@ def dosage(name: str) -> float:
 
 
 def switches(used: list[int], others: list[int], titles: Mapping[int, str]) -> list[int]:
-    """A switch for each mechanism in use, and one for the others; which are taken out."""
+    """Draw a switch for each mechanism in use and one for the rest; return those switched off."""
     off: set[int | str] = st.session_state["compose_off"]
     names: list[int | str] = [*used, *([REST] if others else [])]
     on = [k for k in names if k not in off]
@@ -79,7 +79,9 @@ def switches(used: list[int], others: list[int], titles: Mapping[int, str]) -> l
         before = st.session_state["compose_off"]
         st.session_state["compose_off"] = (before - set(names)) | (set(names) - chosen)
 
-    if set(st.session_state.get("compose_in") or ()) != set(on):  # as `put`, in any order
+    if set(st.session_state.get("compose_in") or ()) != set(
+        on
+    ):  # as `put` does, but the order does not matter
         st.session_state["compose_in"] = on
     st.pills(
         "Mechanisms in the sum",
@@ -88,15 +90,15 @@ def switches(used: list[int], others: list[int], titles: Mapping[int, str]) -> l
         format_func=lambda k: labels[k],
         key="compose_in",
         on_change=changed,
-        help="Switch one off to take it out of the sum: what is gone from the shift is what it "
-        "contributed. With every switch off nothing moves, and the shift is exactly zero.",
+        help="Switch a mechanism off to take it out of the sum: the shift then loses what it "
+        "contributed. With every switch off, the shift is exactly zero.",
     )
     left_out = [k for k in used if k in off]
     return sorted([*left_out, *(others if REST in off else [])])
 
 
 def start(model: Bundle, conditions: Mapping[str, int]) -> str:
-    """From which cells' basal states a composition starts: CONTROL, SELECTED, or a condition."""
+    """Draw the picker of the starting cells; return CONTROL, SELECTED or a condition's name."""
     n_taken = len(taken(model))
     options = {CONTROL: f"control cells ({len(model.reference.loc)} of them)"}
     if n_taken:
@@ -113,8 +115,8 @@ def start(model: Bundle, conditions: Mapping[str, int]) -> str:
             format_func=options.__getitem__,
             key="compose_from",
             persist_state="session",
-            help="Whose basal states the shift is added to. The decoder bends, so the same shift "
-            "does not do the same to every cell. To start from cells of your choice, draw around "
-            "them on the page Cells.",
+            help="The cells whose basal states the latent shift is added to. The decoder is not "
+            "linear, so the same latent shift changes each cell differently. To start from cells "
+            "of your choice, draw around them on the page Cells.",
         )
     )

@@ -1,4 +1,4 @@
-"""The composition on the screen: in the address, in its widgets, and among those to undo."""
+"""The current composition: in the address, in its widgets, and in the undo history."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from app.session.url import followed, write
 from samsvae_core.bundle.bundle import Bundle
 
 MAX_DOSAGE = 2.0
-REST = "rest"  # of mechanisms: those that none of the chosen perturbations uses
+REST = "rest"  # the mechanisms that none of the chosen perturbations uses
 CONTROL, SELECTED = "control cells", "cells selected on Cells"  # where a composition starts
-MOST_STEPS = 100  # compositions that undo goes back
+MOST_STEPS = 100  # compositions kept for undo
 
 
 class Mix(NamedTuple):
-    """What is composed, as an address holds it: c=STAT1:1,SMAD4:0.5&off=0,rest&from=STAT1."""
+    """A composition as the address holds it: c=STAT1:1,SMAD4:0.5&off=0,rest&from=STAT1."""
 
     c: str = ""
     off: str = ""
@@ -36,12 +36,12 @@ class Mix(NamedTuple):
 
 
 def as_link(dosages: Mapping[str, float]) -> str:
-    """A composition as a value of the URL; names may hold commas and colons."""
+    """Return dosages as a value for the address; names may contain commas and colons."""
     return ",".join(f"{quote(name, safe='')}:{dose:g}" for name, dose in dosages.items())
 
 
 def read_link(link: str) -> dict[str, float]:
-    """What `as_link` wrote, or a person: a name without a dosage has dosage 1."""
+    """Return the dosages that `as_link` or a person wrote; a name without one has dosage 1."""
     parts = [part.partition(":") for part in link.split(",")]
     return {unquote(name): _dose(dose or "1") for name, _, dose in parts if name}
 
@@ -55,7 +55,7 @@ def _dose(value: str) -> float:
 
 
 def say_changed(link: str) -> None:
-    """Say which dosages of a link are no number or out of range, and were not taken as given."""
+    """Say which dosages in a link are not numbers or out of range, and so were changed."""
     changed = []
     for part in link.split(","):
         name, _, asked = part.partition(":")
@@ -68,12 +68,12 @@ def say_changed(link: str) -> None:
     if changed:
         st.info(
             f"The address asks for {plain(', '.join(changed))}. Dosages run from 0 to "
-            f"{MAX_DOSAGE:g}: the nearest was taken, or 1 for what is no number."
+            f"{MAX_DOSAGE:g}: the nearest was taken, or 1 if it was not a number."
         )
 
 
 def read_off(link: str) -> set[int | str]:
-    """Mechanisms taken out: 0,3,5-9,rest."""
+    """Return the mechanisms switched off in a link such as 0,3,5-9,rest."""
     found: set[int | str] = set()
     for part in link.split(","):
         if part == REST:
@@ -85,7 +85,7 @@ def read_off(link: str) -> set[int | str]:
 
 
 def as_off(off: set[int | str]) -> str:
-    """What `read_off` reads, runs of three or more as ranges."""
+    """Return mechanisms as `read_off` reads them, with three or more in a row as a range."""
     numbers = sorted(k for k in off if isinstance(k, int))
     parts: list[str] = []
     for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
@@ -95,7 +95,7 @@ def as_off(off: set[int | str]) -> str:
 
 
 def show_mix(mix: Mix) -> None:
-    """Put a composition into the widgets, before they are drawn."""
+    """Set the widgets to a composition; call it before they are drawn."""
     dosages = mix.dosages
     st.session_state["compose_names"] = list(dosages)
     for name, dose in dosages.items():
@@ -105,11 +105,10 @@ def show_mix(mix: Mix) -> None:
 
 
 def initial_mix(model: Bundle, most: int = MAX_PERTURBATIONS) -> None:
-    """Put the composition of a link that was followed, or that of before, into the widgets.
+    """Set the widgets to the composition in a followed link, else to the one before.
 
-    Names this model does not know, from a link or from the model looked at before, are said and
-    left out, and so are names beyond the `most` it takes. Mechanisms left out and cells to start
-    from are those of one model.
+    Names that this model does not know, or beyond the `most` it takes, are left out with a message.
+    A change of model clears the mechanisms switched off and the starting cells.
     """
     known = [str(name) for name in model.perturbations.index]
     asked = followed("c", "off", "from")
@@ -135,7 +134,7 @@ def initial_mix(model: Bundle, most: int = MAX_PERTURBATIONS) -> None:
 
 
 class Dosage(NamedTuple):
-    """The dosage of a perturbation, and how often each of its two widgets was made anew."""
+    """A perturbation's dosage, and how often each of its two widgets was replaced."""
 
     value: float = 1.0
     slider: int = 0
@@ -143,16 +142,16 @@ class Dosage(NamedTuple):
 
 
 def dosages_set() -> dict[str, Dosage]:
-    """Of every perturbation that was composed in this session."""
+    """Return the dosages of all perturbations composed in this session, by name."""
     found: dict[str, Dosage] = st.session_state.setdefault("dosages", {})
     return found
 
 
 def set_dosage(name: str, value: float, anew: Iterable[str]) -> None:
-    """Set a dosage; the widgets in `anew` show another one, and are made anew with it.
+    """Set a dosage and replace the widgets in `anew`, which show the old one.
 
-    A widget that exists is never given a value: the browser would show it in place of what a person
-    chose meanwhile, or send back the one before, which looks like a choice.
+    An existing widget is never given a new value: the browser would overwrite what a person chose
+    meanwhile, or send back the old value as if it had been chosen.
     """
     known = dosages_set().get(name, Dosage())
     value = round(value, 6)
@@ -171,20 +170,25 @@ def switch_all(on: bool, used: list[int]) -> None:
 
 
 def start_from_control() -> None:
-    """Where a model does not hold its cells' states, a composition starts from control cells."""
+    """Start from control cells, with a message if others were chosen.
+
+    This is for models that do not store the states of their cells.
+    """
     if st.session_state.get("compose_from", CONTROL) != CONTROL:
-        st.info("This model does not hold the states of its cells: started from control cells.")
+        st.info(
+            "This model does not store the states of its cells: started from control cells instead."
+        )
         st.session_state["compose_from"] = CONTROL
 
 
 def starting_condition() -> str:
-    """The condition from whose cells a composition starts, if it is one."""
+    """Return the condition whose cells the composition starts from, or "" for other cells."""
     chosen = str(st.session_state.get("compose_from", CONTROL))
     return "" if chosen in (CONTROL, SELECTED) else chosen
 
 
 def keep_mix(model: Bundle, dosages: dict[str, float]) -> None:
-    """Put the composition into the address, and among those that undo goes back to."""
+    """Write the composition to the address and to the undo history."""
     off = as_off(st.session_state["compose_off"])
     begin = st.session_state.get("compose_from", CONTROL)
     mix = Mix(as_link(dosages), off, "" if begin == CONTROL else begin)
@@ -197,14 +201,14 @@ def keep_mix(model: Bundle, dosages: dict[str, float]) -> None:
 
 
 def steps() -> tuple[int, int]:
-    """How many compositions there are to go back to, and forward to."""
+    """Return how many steps can be undone and how many redone."""
     done, place = st.session_state.get("steps", ([], -1))
     return max(0, place), max(0, len(done) - 1 - place)
 
 
 @access.errors()
 def step(by: int) -> None:
-    """Go back or forward among compositions; a callback, for it sets widgets."""
+    """Undo (-1) or redo (1); a callback because it sets widgets."""
     done, place = st.session_state["steps"]
     place = min(max(place + by, 0), len(done) - 1)
     st.session_state["steps"] = done, place
@@ -213,18 +217,18 @@ def step(by: int) -> None:
 
 @access.errors()
 def start_over() -> None:
-    """Nothing chosen, every mechanism in, from control cells; a callback."""
+    """Clear the composition: all mechanisms in, starting from control cells; a callback."""
     show_mix(Mix())
 
 
 @access.errors()
 def start_composition(names: list[str]) -> None:
-    """Begin a composition from code; a callback."""
+    """Start a composition of these perturbations at dosage 1; a callback."""
     show_mix(Mix(as_link(dict.fromkeys(names, 1.0))))
 
 
 class Other(NamedTuple):
-    """The composition kept to compare with, in full, of the model with this checksum."""
+    """The composition kept for comparison, and the checksum of its model."""
 
     mix: Mix = Mix()
     checksum: str = ""
@@ -233,10 +237,11 @@ class Other(NamedTuple):
 def compared(
     model: Bundle, most: int = MAX_PERTURBATIONS
 ) -> tuple[dict[str, float], set[int | str]] | None:
-    """The composition to compare with, of a link that was followed or of before; None without one.
+    """Return the composition to compare with, from a link or from before, or None.
 
-    The form is b=STAT1:1&boff=0, as c and off. One that this model does not know in full, or cannot
-    compose, is said and not used; mechanisms left out are those of the model it was kept in.
+    It is dosages by name and the mechanisms switched off; the address holds b=STAT1:1&boff=0, as c
+    and off. A composition that this model cannot make gets a message. Mechanisms switched off only
+    count in the model where the composition was kept.
     """
     if (asked := followed("b", "boff")) is not None:
         st.session_state["compared"] = Other(Mix(asked["b"], asked["boff"]), model.checksum)
@@ -246,7 +251,9 @@ def compared(
     unknown = [name for name in dosages if name not in model.perturbations.index]
     if unknown or len(dosages) > most:
         why = f"it does not know {', '.join(unknown)}" if unknown else f"it takes {most} at most"
-        st.info(f"What was kept to compare with cannot be composed in this model: {plain(why)}.")
+        st.info(
+            f"The composition kept to compare with cannot be composed in this model: {plain(why)}."
+        )
     if unknown or not 0 < len(dosages) <= most:
         return None
     off = kept.mix.off if kept.checksum == model.checksum else ""
@@ -256,7 +263,7 @@ def compared(
 
 @access.errors()
 def compare_with(model: Bundle, mix: Mix) -> None:
-    """Keep this composition to compare others with; the empty one, to compare no more."""
+    """Keep this composition for comparison; an empty one ends the comparison."""
     st.session_state["compared"] = Other(mix, model.checksum)
     write(b=mix.c, boff=mix.off)
 

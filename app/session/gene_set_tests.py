@@ -1,4 +1,4 @@
-"""Gene sets that were chosen or brought, and the tests of them."""
+"""Gene-set collections that were chosen or uploaded, and their tests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ from samsvae_core.genesets.questions import Enrichment
 
 
 def collections() -> Mapping[str, Callable[[], Collection]]:
-    """Every collection one may choose, by name: shipped, of Enrichr kept on disk, one's own."""
+    """Return all collections by name, each loaded when called: shipped, Enrichr's, and one's own.
+
+    Of Enrichr only the libraries already on disk are listed.
+    """
     shipped = {name: partial(gene_sets.load_collection, name) for name in gene_sets.collections()}
     kept = {name: partial(enrichr.enrichr, name) for name in enrichr.cached_enrichr()}
     own = {name: partial(_itself, own) for name, own in own_collections().items()}
@@ -39,13 +42,13 @@ def _itself(collection: Collection) -> Collection:
 
 
 def own_collections() -> dict[str, Collection]:
-    """Those a person brought in this session, by name."""
+    """Return the collections uploaded in this session, by name."""
     found: dict[str, Collection] = st.session_state.setdefault("own_collections", {})
     return found
 
 
 def brought_collection(content: bytes, name: str) -> Collection:
-    """The sets in a GMT file. ValueError for a name that is taken, and for what is no such file."""
+    """Return the collection in a GMT file; raises ValueError if it is invalid or its name taken."""
     added = gene_sets.parse_gmt(content, re.sub(r"\.gmt(\.gz)?$", "", name, flags=re.IGNORECASE))
     if added.name in gene_sets.collections():
         raise ValueError(f"{added.name} is the name of a shipped collection; rename the file.")
@@ -55,7 +58,7 @@ def brought_collection(content: bytes, name: str) -> Collection:
 
 
 def add_collection(content: bytes, name: str) -> Collection:
-    """A GMT file a person brought, for this session. Raises as `brought_collection`."""
+    """Add a GMT file to this session's collections; raises ValueError as `brought_collection`."""
     added = brought_collection(content, name)
     if own_collections().get(added.name) != added:
         own_collections()[added.name] = added
@@ -64,18 +67,18 @@ def add_collection(content: bytes, name: str) -> Collection:
 
 
 def _choose_collection(name: str) -> None:
-    """Before the widget that shows the choice is drawn."""
+    """Add a collection to those selected; call it before their widget is drawn."""
     chosen = st.session_state.get("collections", ["hallmark", "reactome"])
     st.session_state["collections"] = [*(c for c in chosen if c != name), name]
 
 
 def show_collection(name: str) -> None:
-    """Choose this one alone, before the widget that shows the choice is drawn."""
+    """Select only this collection; call it before the widget is drawn."""
     st.session_state["collections"] = [name]
 
 
 def fetch_enrichr(name: str) -> Collection:
-    """A library of Enrichr, on disk or downloaded, and chosen."""
+    """Download an Enrichr library, again if it is on disk, select it and return it."""
     fetched = enrichr.enrichr(name, refresh=name in enrichr.cached_enrichr())
     _choose_collection(name)
     return fetched
@@ -87,16 +90,18 @@ def _matched(_collection: Collection, _genes: tuple[str, ...], checksum: str) ->
 
 
 def matched(collection: Collection, genes: Iterable[str]) -> Match:
-    """A collection in the symbols of the model."""
+    """Return a collection with its genes matched to the symbols of the model, cached."""
     known = tuple(genes)
-    listed = hashlib.sha256("\n".join(known).encode()).hexdigest()  # at once, unlike the cache
+    listed = hashlib.sha256(
+        "\n".join(known).encode()
+    ).hexdigest()  # faster than the cache's own hashing
     return _matched(collection, known, f"{collection.name} {collection.checksum} {listed}")
 
 
 def precomputed(
     model: Bundle, ranked: Ranked, collections: Mapping[str, Collection], rules: Rules
 ) -> Enrichment | None:
-    """What the bundle holds, where it has all that is asked for."""
+    """Return the results stored in the bundle if they cover the whole question, else None."""
     usual = rules == enrichment.USUAL and ranked.certainty is None and "loading" in ranked.table
     if not usual or not collections or not all(map(model.holds, collections.values())):
         return None
@@ -120,7 +125,7 @@ def batch(
     rules: Rules,
     start: bool,
 ) -> Batch[Enrichment] | None:
-    """The tests under way or done for this question; begun, if they are to be."""
+    """Return the running or finished tests for this question; with `start`, start them."""
     key, known = _question(model, ranked, collections, rules), _batches()
     with BATCHES:
         if key not in known and start:
@@ -135,7 +140,7 @@ def batch(
 def forget_batch(
     model: Bundle, ranked: Ranked, collections: Mapping[str, Collection], rules: Rules
 ) -> None:
-    """So that it can be asked again."""
+    """Drop the tests for this question, so that they can be started again."""
     _batches().pop(_question(model, ranked, collections, rules), None)
 
 
@@ -156,7 +161,7 @@ def export_files(
     result: Enrichment,
     rules: Rules,
 ) -> Callable[[], dict[str, bytes]]:
-    """Makes every file of a result, once, when the first is asked for."""
+    """Return a function that makes all files of a result, once, when first called."""
 
     @cache
     def made() -> dict[str, bytes]:
@@ -167,7 +172,7 @@ def export_files(
 
 
 def usable_sets(collection: Collection, genes: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The sets of a collection with 5 to 500 measured genes, in the symbols of the model."""
+    """Return the sets with 5 to 500 measured genes, by name, in the symbols of the model."""
     return gene_sets.usable_sets(matched(collection, genes).collection, genes)
 
 
@@ -181,7 +186,7 @@ def _suggested_names(
 
 
 def suggested_names(model: Bundle, mechanisms: list[int]) -> pd.DataFrame | None:
-    """Names from the gene sets that came with the bundle, where it has any; remembered."""
+    """Return suggested names from the bundle's stored gene-set results, or None; cached."""
     offered = collections()
     chosen = {name: offered[name]() for name in model.collections if name in offered}
     key = f"{model.checksum} {sorted((c.name, c.checksum) for c in chosen.values())}"

@@ -1,4 +1,4 @@
-"""What people call the mechanisms of a model."""
+"""The names that people gave to the mechanisms of a model."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ from samsvae_core.system.files import OutputError
 
 
 def names(model: Bundle) -> tuple[dict[int, Label], str]:
-    """The user's names of mechanisms: those kept beside the bundle, else those of this session."""
+    """Return the names given to mechanisms, and what is wrong with their file, or "".
+
+    Names that could not be saved beside the bundle hold for this session.
+    """
     found = mechanism_names.read_names(model)
     unkept = st.session_state.get(f"names {model.checksum}")
     return (found.labels if unkept is None else unkept), found.problem
 
 
 def keep_names(model: Bundle, labels: dict[int, Label]) -> None:
-    """Beside the bundle; where that cannot be written to, for this session. Raises OutputError."""
+    """Save names beside the bundle.
+
+    If that fails, keeps them for this session and raises OutputError.
+    """
     try:
         mechanism_names.write_names(model, labels)
     except OutputError:

@@ -1,11 +1,11 @@
-"""Names from files, so that Markdown shows them as they are."""
+"""Escaping names from files, so that Markdown shows them as they are."""
 
 from __future__ import annotations
 
 import re
 
-# Where Streamlit makes something of a text after Markdown was read, so that a backslash is no help:
-# links, icons and emoji, arrows and dashes.
+# Streamlit turns these into links, icons, emoji, arrows and dashes after it has parsed the
+# Markdown, so a backslash does not help.
 MADE_OF = re.compile(
     r"(?<=http)(?=\\?://)|(?<=https)(?=\\?://)|(?<=www)(?=\\?\.)|(?=@)"
     r"|(?<=:)(?=[\w+-][\w/+\\-]*:)"
@@ -16,13 +16,13 @@ MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:&])")
 
 
 def plain(name: object) -> str:
-    """A name from a file, so that Markdown shows it as it is."""
+    """Return a name escaped, so that Markdown shows it as it is."""
     return MARKDOWN.sub(r"\\\1", parted(str(name)))
 
 
 def parted(text: str) -> str:
-    """Markdown from a file without links, icons and arrows that are not written as such.
+    """Return Markdown that Streamlit adds no links, icons or arrows to.
 
-    A sign that is not seen (U+2060) parts what would become one.
+    An invisible character (U+2060) splits whatever would become one.
     """
     return MADE_OF.sub("\u2060", text)

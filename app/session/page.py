@@ -1,7 +1,4 @@
-"""What pages share: the chosen bundle, caches, and what is drawn.
-
-The only user of caches; with address.py and shelf.py the only one of session state.
-"""
+"""Running a page: its errors, its footer, and a record of what it shows."""
 
 from __future__ import annotations
 
@@ -19,18 +16,21 @@ from samsvae_core.bundle.layout import BundleError
 from samsvae_core.evaluation import fitness
 from samsvae_core.system.files import is_message
 
-SECTIONS = {  # pages as they are called in the address and among the views, in their order
+SECTIONS = {  # names of pages as in the address and in app/views, in the order of the menu
     "Explore": ("overview", "perturbation", "masks", "mechanism", "gene", "cells"),
     "Predict": ("compose", "partners", "gene_sets"),
     "Your own screen": ("data", "train"),
     "More": ("report", "glossary", "system"),
 }
 PAGES = tuple(page for section in SECTIONS.values() for page in section)
-WITHOUT_MODEL = SECTIONS["Your own screen"] + ("system",)  # nothing of them is kept for a report
+WITHOUT_MODEL = SECTIONS["Your own screen"] + ("system",)  # these cannot be kept for a report
 
 
 def page(view: Callable[[Bundle], None]) -> None:
-    """Run a view; a message made for people is shown as written, anything else surfaces."""
+    """Run a view with the selected model.
+
+    An error with a message for people is shown on the page; any other is raised.
+    """
 
     def with_caution() -> None:
         model = bundle()
@@ -43,7 +43,7 @@ def page(view: Callable[[Bundle], None]) -> None:
 
 
 def page_without_model(view: Callable[[], None]) -> None:
-    """Run a view that needs no model, as `page` does."""
+    """Run a view that needs no model; errors are handled as in `page`."""
     st.session_state["drawing"], st.session_state["shown"] = [], None
     try:
         view()
@@ -59,7 +59,10 @@ def page_without_model(view: Callable[[], None]) -> None:
 
 
 def footer() -> None:
-    """Which version and model made the page; tests look for it, as a page that died has none."""
+    """Draw the version and the model at the end of the page.
+
+    Tests look for it: a page that failed has none.
+    """
     version = layout.version("samsvae-explorer")
     parts = [f"SAMS-VAE Explorer {version}"]
     try:
@@ -70,21 +73,21 @@ def footer() -> None:
     st.container(key="end").caption(" · ".join(parts))
 
 
-# What a page shows, and what is kept of it
+# The record of what a page shows
 
 
 def record(item: Picture | Table | Text) -> None:
-    """Remember what is drawn, in its order, so that the view can be kept."""
+    """Record a drawn item, in order, so that the view can be kept."""
     st.session_state["drawing"].append(item)
 
 
 def subject(text: str) -> None:
-    """What the page is about just now: a perturbation, a composition, a gene."""
+    """Set what the page is about now: a perturbation, a composition or a gene."""
     st.session_state["subject"] = st.session_state["page"], text
 
 
 def tour() -> int | None:
-    """Which step of the guided start is shown, if it is."""
+    """Return the current step of the tour, or None if it is closed."""
     place: int | None = st.session_state.get("tour")
     return place
 
@@ -96,5 +99,5 @@ def set_tour(place: int | None) -> None:
 
 @access.errors()
 def close_find() -> None:
-    """Take the text out of the search box at the side; a callback."""
+    """Clear the search box in the sidebar; a callback."""
     st.session_state["find_all"] = ""

@@ -1,6 +1,6 @@
-"""Words on a page that are remembered with its figures and tables, for the report.
+"""Texts on a page that are recorded with its figures and tables, for the report.
 
-Each is Streamlit's element of the same name, with text that is Markdown.
+Each function draws Streamlit's element of the same name, with Markdown text.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def warning(text: str) -> None:
 
 
 def tabs(key: str, parts: Mapping[str, Callable[[], None]]) -> None:
-    """Parts of a page of which the one that is open is drawn, and remembered under its name."""
+    """Draw a page's parts as tabs; only the open one is drawn and recorded, under its name."""
     url.unknown_option(key, list(parts), "part")
     places = st.tabs(list(parts), key=key, on_change="rerun", bind="query-params")
     for (name, draw), place in zip(parts.items(), places, strict=True):

@@ -1,4 +1,4 @@
-"""What the library computes for the pages, remembered for every session."""
+"""Results that the library computes for the pages, cached for all sessions."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from samsvae_core.bundle import layout
 from samsvae_core.bundle.archive import MANIFEST, write_zip
 from samsvae_core.bundle.bundle import Bundle
 
-BATCHES = threading.Lock()  # who begins a test
-MAX_BATCHES = 32  # of gene-set tests whose results are at hand
-EFFECTS_TURN = threading.Lock()  # who composes every perturbation
-MAX_EFFECTS = 3  # models whose effects are at hand
+BATCHES = threading.Lock()  # held while a batch is started
+MAX_BATCHES = 32  # gene-set tests whose results are kept in memory
+EFFECTS_TURN = threading.Lock()  # held while all perturbations of a model are composed
+MAX_EFFECTS = 3  # models whose shifts are kept in memory
 
 
 def packed(path: Path) -> bytes:
-    """A bundle as one zip."""
+    """Return a bundle as a zip file."""
     file = io.BytesIO()
     write_zip(path, [*layout.read_manifest(path)["files"], MANIFEST], file)
     return file.getvalue()
@@ -41,7 +41,7 @@ def packed(path: Path) -> bytes:
 
 @st.cache_resource
 def _lock() -> threading.Lock:
-    """One composition at a time: each takes every processor, so two at once gain nothing."""
+    """Return the lock that allows one composition at a time: each uses all processors."""
     return threading.Lock()
 
 
@@ -66,7 +66,7 @@ def composed(
     n_samples: int = 64,
     cells: tuple[str, ...] | None = None,
 ) -> Composition:
-    """`compose`, remembered by bundle, dosages, mechanisms left out, draws and where it starts."""
+    """Return the result of `compose`, cached by bundle and all arguments."""
     key = tuple(sorted(dosages.items())), tuple(sorted(without)), n_samples, cells
     return _compose(str(model.path), model.checksum, *key)
 
@@ -78,7 +78,7 @@ def _curves(path: str, checksum: str, k: int) -> pd.DataFrame:
 
 
 def curves(model: Bundle, k: int) -> pd.DataFrame:
-    """Loadings of a mechanism at several steps, remembered."""
+    """Return the result of `loading_curves` for one mechanism, cached."""
     return _curves(str(model.path), model.checksum, k)
 
 
@@ -88,7 +88,7 @@ def _effects() -> dict[str, Batch[Effects]]:
 
 
 def effects(model: Bundle) -> Batch[Effects]:
-    """The shifts of all perturbations, as they are kept, or composed in the background."""
+    """Return the batch with the shifts of all perturbations, read from disk or being composed."""
     with BATCHES:
         known = _effects()
         if model.checksum not in known:
@@ -99,12 +99,12 @@ def effects(model: Bundle) -> Batch[Effects]:
 
 
 def effects_are_kept(model: Bundle) -> bool:
-    """Whether they are there without being composed anew, or are under way."""
+    """Return whether the shifts of all perturbations are stored or being composed."""
     return model.checksum in _effects() or any(path.exists() for path, _ in places(model))
 
 
 def forget_effects(model: Bundle) -> None:
-    """So that they can be asked for again."""
+    """Drop the shifts of all perturbations, so that they can be started again."""
     _effects().pop(model.checksum, None)
 
 
@@ -116,7 +116,7 @@ def _ranked_pairs(
 
 
 class Question(NamedTuple):
-    """Which pairs are asked for, as `rank_pairs` calls it."""
+    """The options of `rank_pairs`, under its names."""
 
     given: str | None
     unseen_only: bool
@@ -127,7 +127,7 @@ class Question(NamedTuple):
 def ranked_pairs(
     model: Bundle, genes: tuple[str, ...], n_best: int, question: Question
 ) -> pd.DataFrame:
-    """`rank_pairs`, remembered."""
+    """Return the result of `rank_pairs`, cached."""
     return _ranked_pairs(str(model.path), model.checksum, genes, n_best, question)
 
 
@@ -140,7 +140,7 @@ def _difference(
 
 
 def difference(model: Bundle, first: Composition, second: Composition) -> pd.DataFrame:
-    """`compare`, remembered by bundle and by what was composed."""
+    """Return the result of `compare`, cached by bundle and compositions."""
     asked = [(c.dosages, c.without, c.cells, c.n_samples, c.seed) for c in (first, second)]
     return _difference(first, second, str(model.path), model.checksum, repr(asked))
 
@@ -153,5 +153,5 @@ def _network(
 
 
 def network(model: Bundle, names: Iterable[str], threshold: float) -> networks.Network:
-    """`interpretation.network` of these perturbations, remembered."""
+    """Return the result of `analysis.network.network` for these perturbations, cached."""
     return _network(str(model.path), model.checksum, tuple(names), threshold)

@@ -1,4 +1,4 @@
-"""Pages as they were saved, shown again one after the other."""
+"""The pages of a saved session, shown again one after the other."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def current() -> Where:
 
 
 def pages() -> dict[str, dict[str, list[str]]]:
-    """The query that each page had when it was last shown."""
+    """Return the query of each page when it was last shown, by page."""
     found: dict[str, dict[str, list[str]]] = st.session_state.setdefault("pages", {})
     return found
 
 
 def remember() -> None:
-    """Note the page's query, now that all of it is drawn."""
+    """Save the page's query; call it once all of the page is drawn."""
     if st.session_state.pop("tell", False):
         st.query_params.update({})
     query = {key: st.query_params.get_all(key) for key in st.query_params if key != "model"}
@@ -32,9 +32,9 @@ def remember() -> None:
 
 
 def restore(saved: Mapping[str, dict[str, list[str]]], asked: Sequence[Where]) -> None:
-    """Show every page as it was saved when it is next come to, and before that those asked for.
+    """Show the kept views in `asked` first, then each page in `saved` when it is next opened.
 
-    A callback, of a page that has none of their widgets.
+    A callback of a page that has none of their widgets.
     """
     forget()
     for key in ("steps", "compared", "pages", "waiting", "keeping"):
@@ -43,9 +43,9 @@ def restore(saved: Mapping[str, dict[str, list[str]]], asked: Sequence[Where]) -
 
 
 def turn(page: str) -> Where | None:
-    """Where to turn to instead of running this page as it is: what a session asks for, once.
+    """Return what a restored session shows instead of this page, once, or None.
 
-    A page that is come to by a link shows what the link says.
+    A page opened by a link shows what the link says.
     """
     asked: list[Where] = st.session_state.get("asked", [])
     if page == REPORT and asked:
@@ -67,20 +67,20 @@ def turn(page: str) -> Where | None:
 
 
 def was_asked() -> bool:
-    """Whether the page just drawn is one that a session asked for; done with it, if so."""
+    """Return whether a restored session asked for the page just drawn, and mark it as done."""
     return bool(st.session_state.pop("keeping", "") == st.session_state["page"])
 
 
 def n_asked() -> int:
-    """Kept views that a session asks for and that are not drawn yet."""
+    """Return how many kept views of a restored session are still to be drawn."""
     return len(st.session_state.get("asked", []))
 
 
 def goes_on() -> bool:
-    """Whether the report, now drawn, has to turn to a page that a session asks for.
+    """Return whether the report, now drawn, has to turn to the next kept view.
 
-    Only a whole run lets go of the widgets of the page before, whose values an address could not
-    set while they are bound.
+    Only a completed run releases the widgets of the page before; while they are bound, an address
+    cannot set their values.
     """
     if st.session_state["page"] != REPORT or not n_asked():
         return False

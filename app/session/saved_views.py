@@ -1,7 +1,4 @@
-"""What a person keeps: views for the report, and the whole session as a file.
-
-With state.py and address.py the only user of session state.
-"""
+"""Views kept for the report, and the whole session as a file."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ from samsvae_core.system.files import sha256
 
 
 def side(title: str) -> None:
-    """Keep what the page shows, at the side of each page that shows something."""
+    """Draw the button that keeps this view, and the link to the kept ones, in the sidebar."""
     n = len(kept_views())
     with st.sidebar:
         if st.session_state["page"] not in ("report", "glossary", *page.WITHOUT_MODEL):
@@ -42,7 +39,7 @@ def side(title: str) -> None:
                 icon=":material/bookmark_add:",
                 on_click=keep_view,
                 args=(title,),
-                help="Keeps the figures, tables and words of this page, as they are now, for the "
+                help="Keeps the figures, tables and text of this page, as they are now, for the "
                 "page Report.",
             )
         if n:
@@ -55,9 +52,9 @@ def side(title: str) -> None:
 
 @access.errors()
 def keep_view(title: str) -> None:
-    """Keep what the page shows for the report; a callback, for it is of the run before."""
+    """Keep what the page showed in the last run for the report; a callback."""
     if st.session_state.get("shown") is None:
-        st.toast("The page was not drawn yet. Press Keep this view once it is.")
+        st.toast("The page is not drawn yet. Press Keep this view once it is.")
         return
     (about, here, items), model = st.session_state["shown"], bundles.bundle()
     view = Kept(
@@ -81,42 +78,45 @@ def kept_views() -> tuple[Kept, ...]:
 
 
 def where(view: Kept) -> url.Where:
-    """The page of a kept view with its query, but for the model."""
+    """Return the page of a kept view with its query, without the model."""
     found = url.read_address(view.address)
     return url.Where(found.page, {k: v for k, v in found.query.items() if k != "model"})
 
 
 @access.errors()
 def choose_model(view: Kept) -> None:
-    """Choose the model that a kept view is of, before the view is opened; a callback."""
+    """Select the model of a kept view before the view is opened; a callback."""
     name = url.read_address(view.address).query.get("model", [""])[0]
     if name in bundles.available():
         st.session_state["model"] = name
     else:
-        st.toast(f"{page.plain(name)} is not here any more: the view opens on the model at hand.")
+        st.toast(f"{page.plain(name)} is gone, so the view opens on the current model.")
 
 
 @access.errors()
 def drop_view(place: int) -> None:
-    """A callback."""
+    """Remove a kept view; a callback."""
     st.session_state["kept"] = tuple(v for i, v in enumerate(kept_views()) if i != place)
 
 
 @access.errors()
 def move_view(place: int) -> None:
-    """One place up; a callback."""
+    """Move a kept view one place up; a callback."""
     views = list(kept_views())
     views.insert(max(0, place - 1), views.pop(place))
     st.session_state["kept"] = tuple(views)
 
 
 def about() -> dict[str, str]:
-    """What a report says of itself, beside its views."""
+    """Return what a report says about itself: the address of the dashboard."""
     return {"address": str(st.context.url or "")}
 
 
 def everything(saved: bytes) -> Callable[[], bytes]:
-    """Makes the zip of all that is kept now; a download is made without a session at hand."""
+    """Return a function that makes the zip of everything kept now.
+
+    Streamlit makes the download outside a session, so the function must not need one.
+    """
     views, told = kept_views(), about()
     return lambda: enrichment_export.archive(report.files(views, told, saved))
 
@@ -125,7 +125,7 @@ def everything(saved: bytes) -> Callable[[], bytes]:
 
 
 def session(model: Bundle) -> Session:
-    """All that this person chose, on every page. ValueError where a file cannot hold it."""
+    """Return everything this visitor chose, on all pages."""
     given, own = given_names.names(model)[0], gene_set_tests.own_collections()
     return Session(
         model=model.name,
@@ -138,9 +138,9 @@ def session(model: Bundle) -> Session:
 
 
 def fitting(saved: Session) -> str:
-    """The name of the model a session is of, once all in it is known to be usable here.
+    """Return the name of a session's model, once all of the session can be used here.
 
-    ValueError where it is not among those here, and for gene sets and names that cannot be used.
+    Raises ValueError if the model is not here, or if its gene sets or names cannot be used.
     """
     for name, path in bundles.available().items():
         if sha256(path / "manifest.json") == saved.checksum:
@@ -158,12 +158,12 @@ def fitting(saved: Session) -> str:
 
 @access.errors()
 def restore(saved: Session) -> None:
-    """Make this session that one; a callback. Kept views are drawn again, page by page."""
+    """Replace this session by a saved one; a callback. Its kept views are drawn again in turn."""
     st.session_state["model"] = name = fitting(saved)
     gene_set_tests.own_collections().clear()
     for key, gmt in saved.collections.items():
         gene_set_tests.add_collection(gmt.encode(), key)
-    st.session_state.pop("collections", None)  # which are chosen is in the address
+    st.session_state.pop("collections", None)  # the address holds the selection
     model = bundles.load_bundle(str(bundles.available()[name]), saved.checksum)
     st.session_state.pop(f"names {model.checksum}", None)
     if (found := labels(saved, model)) and found != given_names.names(model)[0]:
@@ -173,19 +173,19 @@ def restore(saved: Session) -> None:
 
 
 def drawable(saved: Session) -> list[session_file.Kept]:
-    """The kept views of the session's own model; those of others are left out."""
+    """Return the kept views of the session's own model; only those can be drawn again."""
     return [view for view in saved.kept if view.checksum == saved.checksum]
 
 
 def labels(saved: Session, model: Bundle) -> dict[int, Label]:
-    """The names of mechanisms in a session; ValueError for those of another model."""
+    """Return a session's names of mechanisms; raises ValueError for those of another model."""
     if not saved.names:
         return {}
     return mechanism_names.import_names(model, json.dumps(saved.names).encode())
 
 
 def next_view(title: str) -> None:
-    """Keep the view, if a session asked for it, and go on; once the page is drawn."""
+    """Keep the view if a restored session asked for it, and turn to the next one."""
     if saved_pages.was_asked():
         keep_view(title)
         url.go("report", {})

@@ -1,7 +1,7 @@
-"""A session as a file: which model, what each page shows, what was kept. Links and text only.
+"""A session as a file: its model, the query of each page, and the kept views, as JSON.
 
-Knows nothing of Streamlit. What a file holds is checked before any of it is used; names that the
-model does not know are then said by the pages, as with any link.
+A file is checked before any of it is used. Names that the model does not know are then reported
+by the pages, as with any link.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Query = dict[str, list[str]]
 
 
 class Kept(NamedTuple):
-    """A view that was kept for the report, as the page that shows it."""
+    """A view kept for the report, as the page and query that show it."""
 
     title: str
     page: str
@@ -32,7 +32,7 @@ class Kept(NamedTuple):
 
 
 class Session(NamedTuple):
-    """What a file holds. `collections` are gene sets of one's own, as GMT, by name."""
+    """The content of a session file. `collections` are one's own gene sets, as GMT, by name."""
 
     model: str
     checksum: str
@@ -43,7 +43,7 @@ class Session(NamedTuple):
 
 
 def written(session: Session) -> bytes:
-    """The file; ValueError for a session that is too large for one."""
+    """Return a session as a file; raises ValueError if it is too large."""
     content = {
         "schema": SCHEMA,
         "made_with": f"SAMS-VAE Explorer {version('samsvae-explorer')}",
@@ -53,28 +53,30 @@ def written(session: Session) -> bytes:
     file = to_json(content)
     if len(file) > MAX_BYTES:
         raise ValueError(
-            f"This session would be a file of {len(file):,} bytes, and 20 MB is the most: your own "
-            "gene sets are too large to be saved with it."
+            f"This session would be a file of {len(file):,} bytes, and 20 MB is the limit: your "
+            "own gene sets are too large to be saved with it."
         )
     return file
 
 
 def read(content: bytes, pages: Sequence[str]) -> Session:
-    """The session in a file; ValueError for anything else. `pages` are those there are."""
+    """Return the session in a file; `pages` are the known ones. Raises ValueError if invalid."""
     if len(content) > MAX_BYTES:
         raise ValueError(f"This file has {len(content):,} bytes; a session has 20 MB at most.")
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"This is no session file: it cannot be read as JSON ({error}).") from None
+        raise ValueError(
+            f"This is not a session file: it cannot be read as JSON ({error})."
+        ) from None
     if not isinstance(found, dict) or "pages" not in found or "checksum" not in found:
         raise ValueError(
-            "This is no session file: it names no model and no pages. Save one on this page."
+            "This is not a session file: it names no model and no pages. Save one on this page."
         )
     if found.get("schema") != SCHEMA:
         raise ValueError(
-            f"This session file is of another version; this one reads schema {SCHEMA}. Install a "
-            "newer SAMS-VAE Explorer, or make the session again."
+            f"This session file is of another version; this dashboard reads schema {SCHEMA}. "
+            "Install a newer SAMS-VAE Explorer, or make the session again."
         )
     try:
         return Session(
@@ -100,7 +102,7 @@ def _text(value: object, longest: int = MAX_VALUE) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValueError("it holds half of a character") from None
+        raise ValueError("it holds half of a character") from None  # a lone surrogate
     return value
 
 

@@ -1,4 +1,4 @@
-"""Trainings that were started here: how fast they go, their runs."""
+"""Training runs started in the dashboard, and how fast training is on this machine."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from samsvae_core.system.files import OutputError
 
 
 class NoPaceError(RuntimeError):
-    """The pace could not be found out this time."""
+    """The pace could not be measured this time."""
 
 
 @st.cache_resource(show_spinner="Timing a few steps on this machine")
 def _pace() -> Pace:
     found = measured(queue.n_threads())
     if found is None:
-        raise NoPaceError  # not remembered: another time it may work
+        raise NoPaceError  # errors are not cached: the next attempt may work
     return found
 
 
 def pace() -> Pace | None:
-    """How fast trainings are here, found out once; None while that cannot be found out."""
+    """Return how fast training is here, measured once, or None if that failed."""
     try:
         return _pace()
     except NoPaceError:
@@ -37,16 +37,16 @@ def pace() -> Pace | None:
 
 
 def runs() -> list[Job]:
-    """Every run, the newest first; what is next is started."""
+    """Return all runs, newest first, after starting the next in the queue if it can run."""
     return queue.look(uploads.runs_folder())
 
 
 @access.errors()
 def start_run(name: str, reading: Reading, arguments: list[str], device: str) -> None:
-    """Put a training into the queue and show it; a callback."""
+    """Add a training run to the queue and show it; a callback."""
     try:
         if name in layout.list_bundles(layout.models_folder()):
-            raise OutputError(f"A model called {name} is here already. Choose another name.")
+            raise OutputError(f"There is already a model called {name}. Choose another name.")
         path = uploads.resolve(reading.data)
         queue.submit(uploads.runs_folder(), name, path, arguments, device)
         logs.event("training asked for", run=name, data=reading.data, device=device)
@@ -66,5 +66,5 @@ def change_run(change: Callable[..., object], name: str, *options: object) -> No
 
 
 def run_said() -> str:
-    """What there is to say of the last change, once."""
+    """Return why the last change failed, only once, or ""."""
     return str(st.session_state.pop("run said", ""))

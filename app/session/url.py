@@ -1,7 +1,7 @@
-"""What the address of a page holds beyond its bound widgets: a link shows the same to anyone.
+"""Reading and writing the address of a page, so that a link shows everyone the same.
 
-The only user of the URL; with state.py and shelf.py the only one of session state. A value that is
-a page's first choice stays out of the address, so that the browser's back button finds its way.
+Bound widgets read and write their own parameters; this module does the rest. A page's default
+stays out of the address: writing it would add a step for the browser's back button.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from app.session.markdown import plain
 
-SEVERAL, APART = frozenset({"control"}), "\n"  # parameters that may be repeated, and between them
+SEVERAL, APART = frozenset({"control"}), "\n"  # repeatable parameters, and their separator
 
 # Reading and writing the address
 
 
 def arrive(page: str) -> None:
-    """Tell which page is run, before it is, and read the address where it is somebody's wish.
+    """Set the page that is about to run, and read the address if a person asked for it.
 
-    That is so where a link was followed, a page opened, or the browser's back or forward button
-    pressed. While a person stays on the page, its widgets hold what they chose and the address is
-    only written: what the browser sends of it with a click may be older than the click.
+    They did if they followed a link, opened a page, or pressed the browser's back or forward
+    button. While they stay on a page, its widgets hold their choices and the address is only
+    written: the address that the browser sends with a click may be older than the click.
     """
     whole = st.session_state.get("sent", False) or went_back()
     if whole or st.session_state.get("linked", False) or st.session_state.get("page") != page:
@@ -35,31 +35,30 @@ def arrive(page: str) -> None:
     for flag in ("sent", "linked"):
         st.session_state.pop(flag, None)
     if st.session_state.get("keeping") != page:
-        st.session_state.pop("keeping", None)  # somebody went elsewhere
+        st.session_state.pop("keeping", None)  # the visitor went to another page
     if st.session_state.pop("told", False):
-        st.session_state["tell"] = True  # the last run's address may have met a newer one
+        st.session_state["tell"] = True  # a newer run may have overtaken that write
     st.session_state["page"] = page
 
 
 def went_back() -> bool:
-    """Whether the browser's back or forward button led here: Streamlit tells it to a run alone."""
+    """Return whether the browser's back or forward button led here."""
     context = get_script_run_ctx()
     return context is not None and context.is_history_navigation
 
 
 class Link(NamedTuple):
-    """The query of the address as it was when somebody came by it."""
+    """The query of the address when a person last followed it."""
 
     query: dict[str, str]
-    whole: bool  # what is not in it is a first choice; else it stays as it was on the page
-    read: set[str]  # parameters that a page has taken from it: each is taken once
+    whole: bool  # a parameter not in it means the page's default; else what it was before
+    read: set[str]  # parameters that a page has taken from it; each is taken once
 
 
 def followed(*keys: str) -> dict[str, str] | None:
-    """The values of these parameters in a link, once; None where no link asks for any of them.
+    """Return these parameters of a followed link, only once, or None if it has none of them.
 
-    Where a whole view is asked for, as by the way back, a parameter that is not there has the value
-    "": the page's first choice.
+    If the link is a whole view, as after the back button, a missing parameter is "": the default.
     """
     link: Link = st.session_state["link"]
     if link.read.issuperset(keys):
@@ -70,34 +69,34 @@ def followed(*keys: str) -> dict[str, str] | None:
 
 
 def write(**values: str) -> None:
-    """Put values into the address; empty ones leave it. One step for the back button."""
+    """Write values to the address and remove empty ones, as one step for the back button."""
     changed = {k: v for k, v in values.items() if _in_address(k) != v}
-    if changed:  # an empty list is no parameter, and takes no message of its own as del does
+    if changed:  # an empty list removes a parameter without a message of its own, unlike del
         st.query_params.update({k: v.split(APART) if v else [] for k, v in changed.items()})
         st.session_state["told"] = True
 
 
 def _in_address(key: str) -> str:
-    """The value of a parameter; of one that may be there several times, all of them."""
+    """Return the value of a parameter; all values, joined, if it is a repeatable one."""
     values = st.query_params.get_all(key)
     return APART.join(values if key in SEVERAL else values[-1:])
 
 
 def put(key: str, value: object) -> None:
-    """Give a widget this value, before it is drawn, unless it has it.
+    """Set a widget's value before it is drawn, unless it already has that value.
 
-    The browser shows a value that is given in place of what a person chose meanwhile: given at
-    every run, it would take their next click back.
+    Setting it overrides what a person chose meanwhile: done at every run, it would undo their next
+    click.
     """
     if key not in st.session_state or st.session_state[key] != value:
         st.session_state[key] = value
 
 
 def go(page: str, query: Mapping[str, str | list[str]], whole: bool = False) -> NoReturn:
-    """Turn to a page with this query, as a link does; it may be the page that is run.
+    """Go to a page with this query, as a link does; it may be the current page.
 
-    The model stays: it is no part of the query, for Streamlit lets no code set a bound parameter.
-    With `whole`, as for a kept view, what the query does not name is the page's first choice.
+    The query does not hold the model, because Streamlit lets no code set a bound parameter. With
+    `whole`, as for a kept view, everything that the query does not name takes its default.
     """
     st.session_state["linked"] = True
     if whole:
@@ -109,11 +108,11 @@ def go(page: str, query: Mapping[str, str | list[str]], whole: bool = False) -> 
 def link(
     page: str, label: str, icon: str, query: Mapping[str, str | list[str]] | None = None
 ) -> None:
-    """A link to a page within the dashboard, with this query.
+    """Draw a link to a page of the dashboard, with this query.
 
-    It names the model on the screen, unless the query names another: a link that is opened in a new
-    tab, or copied, knows nothing of what was chosen in this one. The first model needs no name: the
-    address would lose it at once, and the way back would have a step that leads nowhere.
+    The link names the current model, unless the query names another, so that it also works copied
+    or in a new tab. The first model is not named: Streamlit would drop it from the address at once,
+    and the back button would have a step that changes nothing.
     """
     model = st.session_state.get("model")
     shown = {} if model in (None, st.session_state.get("model first")) else {"model": str(model)}
@@ -121,10 +120,10 @@ def link(
 
 
 def follow(key: str, options: Sequence[str]) -> None:
-    """Put what a link asks for into a bound widget that stands beside every page.
+    """Set a bound widget that every page has to what a link asks for.
 
-    Streamlit lets the value that such a widget has go before the address, and leaves the address
-    as it is: given to the widget, the value is in both.
+    Streamlit would keep the widget's old value and leave the address as it is; setting the widget
+    makes the two agree.
     """
     st.session_state[f"{key} first"] = options[0]
     if asked := followed(key):
@@ -134,14 +133,14 @@ def follow(key: str, options: Sequence[str]) -> None:
 
 
 def unknown_option(key: str, options: Sequence[str], what: str) -> None:
-    """Say that a bound widget's value in the address is none of its options, before it is drawn."""
+    """Say if the address asks a bound widget for an option it does not have; call it first."""
     wrong = [value for value in st.query_params.get_all(key) if value not in options]
     if wrong:
         st.info(f"The address asks for the {what} {plain(', '.join(wrong))}, which is not here.")
 
 
 def as_address(page: str, query: Mapping[str, object]) -> str:
-    """A page with its query, as in the address, without the server."""
+    """Return a page and its query as in the address, without the server."""
     pairs = [
         f"{quote(key, safe='')}={quote(str(value), safe='')}"
         for key, values in query.items()
@@ -158,16 +157,16 @@ class Where(NamedTuple):
 
 
 def read_address(text: str) -> Where:
-    """What `as_address` wrote."""
+    """Return the page and query that `as_address` wrote."""
     page, _, query = text.partition("?")
     return Where(page, parse_qs(query, keep_blank_values=True))
 
 
 def pressed(parameter: str, now: str | None, options: Container[str]) -> str | None:
-    """What was clicked last in a figure or a table: just now, by a link, or before.
+    """Return what was last clicked in a figure or table, now, before or in a link, or None.
 
-    `now` is what the figure tells: it goes on telling of a click until there is another. What is
-    none of the options, those of another model, is none.
+    `now` is what the figure reports; it repeats a click until there is another. A click that is
+    not among the options, for example one from another model, counts as none.
     """
     key = f"pressed {parameter} {st.session_state.get('model')}"
     if (asked := followed(parameter)) is not None:
@@ -184,7 +183,7 @@ def pressed(parameter: str, now: str | None, options: Container[str]) -> str | N
 
 
 def pressed_before(parameter: str) -> str:
-    """What `pressed` will tell where there is no new click."""
+    """Return what `pressed` will return if there is no new click, or ""."""
     link: Link = st.session_state["link"]
     if parameter not in link.read and (link.whole or parameter in link.query):
         return link.query.get(parameter, "")
@@ -193,6 +192,6 @@ def pressed_before(parameter: str) -> str:
 
 
 def forget() -> None:
-    """Bring the bound widgets of every page back to their defaults, before they are drawn."""
+    """Reset the bound widgets of all pages to their defaults; call it before they are drawn."""
     for key in st.session_state.get("bound", set()):
         st.session_state.pop(key, None)

@@ -1,1 +1,1 @@
-"""One file per page."""
+"""The pages, one per file."""

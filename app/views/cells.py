@@ -1,4 +1,4 @@
-"""Single cells on a map of their states: coloured, taken by lasso, told by condition."""
+"""The page Cells: single cells on a map of their states, coloured, and selected by lasso."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ BY = {
     "mechanism": "Mechanism",
     "split": "Split",
 }
-N_FIRST = 3  # conditions coloured beside control, until others are chosen
-N_TOLD = 3  # conditions in a sentence
+N_FIRST = 3  # conditions coloured beside control by default
+N_TOLD = 3  # conditions named in a sentence
 UMAP = (
-    "UMAP draws cells beside each other that are alike, so what is near a cell has a meaning. "
-    "Distances between far groups, their sizes, their densities and the axes have none. Each map "
-    "is a fit of its own: a place on one is not that place on the other."
+    "UMAP puts similar cells beside each other, so a cell's neighbours have a meaning. Distances "
+    "between far groups, their sizes, their densities and the axes have none. Each map is fitted "
+    "separately: a place on one is not the same place on the other."
 )
 BY_LABEL = (
-    "All cells of a condition are moved by the same shift, which the model knows from the label. "
-    "So groups among perturbed states show what the model has learned, and are no evidence by "
-    "themselves that a perturbation does something; in basal states it should no longer show."
+    "All cells of a condition are moved by the same latent shift, which the model knows from the "
+    "label. So groups among perturbed states show what the model has learned, and are no evidence "
+    "that a perturbation does something; among basal states they should disappear."
 )
 MEANING = {
-    PERTURBED: "The basal state plus the mean shift of the cell's condition.",
+    PERTURBED: "The basal state plus the mean latent shift of the cell's condition.",
     BASAL: "The cell as the model thinks it would be without its perturbations.",
 }
 ONE_MAP = (
-    "has no latent shift: its perturbed and basal states are one, which the model keeps free of "
-    "perturbations as far as it can. So there is one map, and conditions should mix on it."
+    "has no latent shift: perturbed and basal states are the same, and the model keeps them free "
+    "of perturbations as far as it can. So there is one map, and conditions should mix on it."
 )
 
 ENDS = (
-    "The outermost hundredth of cells has the end colours; large values are drawn above others and "
-    "hide some."
+    "The most extreme hundredth of cells has the end colours; large values are drawn on top and "
+    "hide others."
 )
 
 
 class Colour(NamedTuple):
-    """What cells are coloured by."""
+    """What cells are coloured by, with its names for tables, figures and captions."""
 
     each: pd.Series  # a category or a number for each cell
     name: str  # as a column
@@ -128,7 +128,7 @@ def by_condition(model: Bundle, frame: pd.DataFrame) -> Colour:
 
 
 def first_conditions(model: Bundle, frame: pd.DataFrame) -> list[str]:
-    """Control and those that move farthest; without latent shifts, those with most cells."""
+    """Return control and the conditions that move farthest; without shifts, the largest ones."""
     moved = [c.removeprefix("shifted ") for c in frame if c.startswith("shifted ")]
     if moved:
         ways = [frame[f"shifted {k}"] - frame[f"basal {k}"] for k in moved]
@@ -141,7 +141,7 @@ def first_conditions(model: Bundle, frame: pd.DataFrame) -> list[str]:
 
 def by_split(frame: pd.DataFrame) -> Colour:
     levels = [s for s in ("train", "validation", "test") if (frame["split"] == s).any()]
-    said = "Cells the model was trained on, those that training was followed by, and test cells."
+    said = "Cells the model was trained on, validation cells that guided training, and test cells."
     return categories(frame["split"], levels, "split", said)
 
 
@@ -150,7 +150,7 @@ def categories(values: pd.Series, levels: list[str], name: str, said: str) -> Co
 
 
 def by_gene(model: Bundle) -> Colour:
-    """As measured, where the bundle came with that; else as the model decodes it."""
+    """Return a gene's level per cell: measured if the bundle has it, else decoded by the model."""
     rows = model.loadings
     rows = rows[rows["mechanism"].isin(active_mechanisms(model.masks) or rows["mechanism"])]
     default = str(rows.loc[rows["loading"].abs().idxmax(), "gene"])
@@ -174,16 +174,15 @@ def by_gene(model: Bundle) -> Colour:
     return Colour(each, f"{gene}, {kind} ({unit})", title, said, bool((each < 0).any()))
 
 
-LEVELS = {  # by whether values are counts
+LEVELS = {  # the second key: whether values are counts
     ("measured", True): "measured, log2(1 + 1e4 x / total): x counts of the gene, and total all "
-    "counts, in the cell. Many a zero is a gene that is there but was not caught.",
+    "counts, in the cell. Many zeros are transcripts that were there but not captured.",
     ("measured", False): "measured: the values of the file.",
     ("decoded", True): "the model expects it in the cell, log2(1 + 1e4 p): p is the share decoded "
-    "from its perturbed state, with none of the noise of a measurement. This model is handed on "
-    "without the measured values.",
-    ("decoded", False): "the model expects it in the cell: the value decoded from its perturbed "
-    "state, with none of the noise of a measurement. This model is handed on without the measured "
+    "from its perturbed state, without measurement noise. This model comes without the measured "
     "values.",
+    ("decoded", False): "the model expects it in the cell: the value decoded from its perturbed "
+    "state, without measurement noise. This model comes without the measured values.",
 }
 
 
@@ -202,7 +201,7 @@ def by_mechanism(model: Bundle, frame: pd.DataFrame) -> Colour:
         key="m",
         persist_state="session",
         format_func=lambda name: f"{name}: {labels[name]}" if name in labels else name,
-        help="Those that at least one perturbation uses; where there are none, all.",
+        help="Those that at least one perturbation uses, or all if there are none.",
     )
     choices.keep(choices.MECHANISM, mechanism, kept[0])
     which = BASAL
@@ -227,13 +226,13 @@ def by_mechanism(model: Bundle, frame: pd.DataFrame) -> Colour:
 
 
 def nothing(what: str, n: int) -> Colour:
-    """No colour, where the bundle is older than what it would take."""
-    record.info(f"This model came without {what}: it was made before. {page.plain(ANEW)}")
+    """Say that an older bundle lacks what the colour needs, and return one grey for all cells."""
+    record.info(f"This model came without {what}: an older version made it. {page.plain(ANEW)}")
     return categories(pd.Series([style.REST] * n), [style.REST], "condition", "")
 
 
 def maps(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
-    """One map to take cells from, the other beside it, where there are two."""
+    """Draw the map to select cells from, and the other map beside it if there are two."""
     known = [name for name, axes in AXES.items() if set(axes) <= set(frame)]
     if not model.model.has_shifts:
         known = [PERTURBED]
@@ -279,7 +278,7 @@ def maps(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
 
 
 def selection(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
-    """The cells taken: what they are more often than others, their value, and their table."""
+    """Draw the selected cells: their over-represented conditions, mean value and table."""
     taken = choices.taken(model)
     url.write(cells=choices.as_code(taken, len(frame)))
     table = frame[["cell", "condition", "split"]]
@@ -288,8 +287,8 @@ def selection(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
     record.header("Selected cells")
     if not taken:
         record.info(
-            "No cell is selected. Draw around some on the first map: lasso or box, from the "
-            "buttons at its upper right; several one after another with shift held down."
+            "No cell is selected. Draw around some on the first map with the lasso or the box "
+            "(buttons at its upper right); hold shift to add more."
         )
         with st.expander(f"All {len(table):,} cells of the map"):
             cell_table(table, "cells")
@@ -315,8 +314,8 @@ def selection(model: Bundle, frame: pd.DataFrame, chosen: Colour) -> None:
             column_config=SHARES,
         )
         record.caption(
-            "Those in excess first: with the most cells beyond their share of the map. No test "
-            "goes with it, as the selection was made by looking."
+            "Those in excess come first: they have the most cells beyond their share of the map. "
+            "There is no test, because the selection was made by looking."
         )
         charts.downloads(found, f"selected_by_{by}")
     with right:
@@ -340,7 +339,7 @@ SHARES = {
 
 
 def shares(of: pd.Series, inside: np.ndarray) -> pd.DataFrame:
-    """How often each name is in the selection and among all, those in excess first."""
+    """Return how often each name is in the selection and on the map, those in excess first."""
     shown = of.value_counts()
     selected = of[inside].value_counts().reindex(shown.index, fill_value=0)
     table = pd.DataFrame({"selected": selected, "shown": shown})
@@ -352,7 +351,7 @@ def shares(of: pd.Series, inside: np.ndarray) -> pd.DataFrame:
 
 
 def excess(found: pd.DataFrame) -> str:
-    """How many cells, and which conditions are there more often than by their share."""
+    """Return sentences on the number of cells and the conditions in excess of their share."""
     more = found[found["ratio"] > 1].head(N_TOLD)
     n, total = int(found["selected"].sum()), int(found["shown"].sum())
     said = f"**{n:,} of {total:,} cells** are selected."
@@ -365,7 +364,7 @@ def excess(found: pd.DataFrame) -> str:
 
 
 def means(chosen: Colour, inside: np.ndarray) -> str:
-    """The mean of the value in and out, each with its standard error."""
+    """Return the mean value of selected and other cells, each with its standard error."""
     parts = []
     for where, rows in (("selected", inside), ("other", ~inside)):
         values = chosen.each.to_numpy(float)[rows]

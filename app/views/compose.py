@@ -1,4 +1,4 @@
-"""What perturbations do together: pick them, set dosages, read the predicted shift."""
+"""The page Compose: pick perturbations, set their dosages, and read the predicted shift."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def compose(model: Bundle) -> None:
 
 
 def part() -> str:
-    """Which of the `PARTS` is drawn: one at a time, so that a slider is followed at once."""
+    """Draw the choice of the `PARTS` and return it; only one is drawn, to keep sliders fast."""
     url.unknown_option("part", list(PARTS), "part")
     chosen = st.segmented_control(
         "Look closer",
@@ -89,23 +89,23 @@ def introduction(model: Bundle) -> str:
     if not model.model.composes:
         return (
             f"Pick a treatment. {model.title} takes every combination as a treatment of its own, "
-            "so it cannot put perturbations together: what was measured together is in the list "
-            "under its own name. To combine others, choose another model at the side."
+            "so it cannot put perturbations together. Measured combinations are in the list "
+            "under their own names. To combine others, choose another model at the side."
         )
     if not model.model.has_shifts:
         return (
             "Pick one or more perturbations. The networks of this model read them together; there "
-            "is no sum of shifts, and what it says of combinations it has not seen rests on "
-            "nothing but the networks."
+            "is no sum of latent shifts, so only the networks stand behind its predictions for "
+            "combinations it has not seen."
         )
     return (
-        "Pick one or more perturbations. Their shifts add up in latent space; the decoder says "
-        "what that does to each gene."
+        "Pick one or more perturbations. Their latent shifts add up, and the decoder turns the sum "
+        "into a shift of each gene."
     )
 
 
 def choices(model: Bundle) -> tuple[dict[str, float], DeltaGenerator]:
-    """The perturbations and their dosages, and the place beside them for the `steps`."""
+    """Draw the pickers; return the dosages by perturbation, and the place for the `steps`."""
     names = [str(name) for name in model.perturbations.index]
     most = choices_module.MAX_PERTURBATIONS if model.model.composes else 1
     composition.initial_mix(model, most)
@@ -129,7 +129,7 @@ def choices(model: Bundle) -> tuple[dict[str, float], DeltaGenerator]:
 
 
 def steps(way: DeltaGenerator, chosen: bool) -> None:
-    """Back, forth, and from the start; once it is known which composition this one is."""
+    """Draw Undo, Redo and Start over; call it once the composition is in the history."""
     back, forth = composition.steps()
     with way:
         for label, icon, by, n in (("Undo", "undo", -1, back), ("Redo", "redo", 1, forth)):
@@ -155,7 +155,7 @@ def steps(way: DeltaGenerator, chosen: bool) -> None:
 def sum_of(
     model: Bundle, dosages: dict[str, float]
 ) -> tuple[list[int], tuple[str, ...] | None, int]:
-    """Mechanisms taken out of the sum, the cells to start from, and the number of draws."""
+    """Draw what goes into the sum; return mechanisms left out, starting cells, and draws."""
     with st.container(border=True):
         left, right = st.columns([2, 3], gap="large")
         used, others = mechanisms_of(model, dosages)
@@ -182,8 +182,8 @@ def sum_of(
                 required=True,
                 key="draws",
                 bind="query-params",
-                help="Of masks and embeddings, from the posterior. More draws steady the ends of "
-                "the intervals; the numbers change a little.",
+                help="Posterior draws of masks and embeddings. More draws make the ends of the "
+                "intervals steadier; the numbers change a little.",
             )
         with right:
             if model.model.has_shifts:
@@ -194,7 +194,7 @@ def sum_of(
 
 
 def starting_cells(model: Bundle) -> tuple[str, ...] | None:
-    """Names of the cells whose basal states are shifted; None: the reference control cells."""
+    """Return the names of the starting cells, or None for the reference control cells."""
     if not knows_states(model):
         composition.start_from_control()
         return None
@@ -215,9 +215,9 @@ def contributions(
     without: list[int],
     labels: dict[int, str],
 ) -> None:
-    """Which perturbation moves which mechanism how far, and what is left in the sum."""
+    """Draw how far each perturbation moves each mechanism, and their sum."""
     if not used:
-        record.caption("None of these perturbations uses a mechanism, so next to nothing moves.")
+        record.caption("None of these perturbations uses a mechanism, so almost nothing moves.")
         return
     effect = matrix(model.masks, "effect").loc[list(dosages), used]
     table = pd.DataFrame({name: dose * effect.loc[name] for name, dose in dosages.items()})
@@ -243,20 +243,20 @@ def contributions(
         )
         charts.downloads(shown, "contributions")
     record.caption(
-        "Dosage times posterior mean effect, in standard deviations of the basal state, of the "
+        "Dosage times posterior mean effect, in standard deviations of the basal state, for the "
         "mechanisms that any of these perturbations uses (probability above 0.5); the sum is 0 "
-        "where a mechanism is taken out. The other mechanisms move by next to nothing."
+        "where a mechanism is taken out. The other mechanisms hardly move."
     )
 
 
 def clearness(shown: Shown) -> None:
-    """Every gene by its shift and by how clear it is."""
+    """Draw all genes by their shift and by how certain it is."""
     shifts.everything(shown.model, shown.table, shown.kind, shown.n)
     record.caption(shifts.clearness(shown.kind) + shifts.not_all(shown.table))
 
 
 def examples(model: Bundle) -> None:
-    """Something to begin with that shows what the model can do."""
+    """Draw a button with an example composition."""
     names = mechanisms.example(model)
     if not names:
         record.caption(
@@ -273,7 +273,7 @@ def examples(model: Bundle) -> None:
 
 
 def answer(model: Bundle, result: Composition) -> None:
-    """In one glance: is this carried by data, and by which."""
+    """Draw whether data support the composition, and which ones do."""
     with st.container(horizontal=True):
         shifts.badge(result.support)
         if result.without:
@@ -295,7 +295,7 @@ def answer(model: Bundle, result: Composition) -> None:
 
 
 def gene_sets(shown: Shown) -> None:
-    """The two tests on the predicted shift, when asked for."""
+    """Draw the gene-set tests of the predicted shift, once they are asked for."""
     model, result = shown.model, shown.result
     if result.support == "control":
         record.info("Nothing is perturbed, so there is no shift to test.")
@@ -316,7 +316,7 @@ def gene_sets(shown: Shown) -> None:
 
 
 def as_code(shown: Shown) -> None:
-    """The same numbers from Python and from the shell."""
+    """Draw the code that gives the same numbers in Python and in a shell."""
     begin = composition.starting_condition()
     st.code(
         snippets.as_python(shown.model, shown.result, begin), language="python", wrap_lines=True

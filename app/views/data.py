@@ -1,4 +1,4 @@
-"""One's own data: choose a file, see how it is read, and mend that before anything is trained."""
+"""The page Data: choose a file of one's own, and see and correct how it is read."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from app.session import brought_files, file_choices, page, url
 from samsvae_core.data.cells import DataError, some
 from samsvae_core.data.gene_names import INDEX
 
-MANY_GENES = 2_000  # of more than these, the most variable are suggested
+MANY_GENES = 2_000  # with more genes, the most variable ones are suggested
 
 
 def data() -> None:
     st.title("Data")
     st.markdown(
-        "Bring a screen of your own: cells with raw counts and the perturbation of each, as an "
-        ".h5ad file. Nothing is trained before you have seen how the file is read."
+        "Bring a screen of your own as an .h5ad file: cells with raw counts and the perturbation "
+        "of each. Nothing is trained before you have seen how the file is read."
     )
     chosen = choose()
     if chosen:
@@ -41,7 +41,7 @@ def data() -> None:
 
 
 def choose() -> str:
-    """The id of the file that is chosen; "" where there is none."""
+    """Draw the upload and the picker, and return the id of the chosen file, or ""."""
     left, right = st.columns(2, gap="large")
     with left:
         largest = max(1, uploads.largest_upload() // uploads.MB)
@@ -69,8 +69,8 @@ def choose() -> str:
             key="data",
             bind="query-params",
             placeholder="Choose one" if found else "There is none yet",
-            help="Uploads, the newest first, and files in the folders that whoever runs this "
-            "server has named.",
+            help="Uploads, newest first, and files in the folders that this server was started "
+            "with.",
         )
         if not found:
             st.info(
@@ -106,7 +106,7 @@ def went_well(kind: str) -> None:
 
 
 def one(name: str, found: Mapping[str, Any]) -> None:
-    """A file that can be opened: how it is read, what it holds, what to do with it."""
+    """Draw how a file is read, what it holds, and the button that leads to training."""
     st.header("How it is read", divider="gray")
     reading = options(name, found)
     if reading is None:
@@ -128,7 +128,7 @@ def one(name: str, found: Mapping[str, Any]) -> None:
         report = brought_files.validated(reading)
     except DataError as error:
         st.error(page.plain(error))
-        st.markdown("Change how the file is read above, or mend the file, and it is read again.")
+        st.markdown("Change how the file is read above, or correct the file itself.")
         same(reading)
         return
     holds(report)
@@ -138,14 +138,14 @@ def one(name: str, found: Mapping[str, Any]) -> None:
         "Train on this data", key="train on", icon=":material/arrow_forward:", type="primary"
     ):
         on = url.as_address("", reading.as_query()).removeprefix("?")
-        url.go("train", {"on": on})  # others are bound here
+        url.go("train", {"on": on})  # one parameter: the others are bound on this page
 
 
 # Genes
 
 
 def genes(reading: Reading, found: Mapping[str, Any]) -> Reading | None:
-    """All of them, the most variable, or those of a list; None for a number that is none."""
+    """Draw the choice of genes and return the reading with it, or None if it is invalid."""
     n_genes = int(found["n_genes"])
     left, right = st.columns(2, gap="large")
     first = MANY_GENES if n_genes > MANY_GENES else 0
@@ -184,7 +184,7 @@ def genes(reading: Reading, found: Mapping[str, Any]) -> Reading | None:
 
 
 def names_of_genes(reading: Reading, found: Mapping[str, Any]) -> tuple[Reading, Mapping[str, Any]]:
-    """The reading with the column that names genes, and what the file holds, named so."""
+    """Draw the choice of the column that names genes; return the reading and file with it."""
     suggested = str(found["suggested"]["gene_key"])
     key = bound("named", "Names of genes", found["gene_columns"], NAMES, suggested)
     if key != suggested:
@@ -197,16 +197,16 @@ def names_of_genes(reading: Reading, found: Mapping[str, Any]) -> tuple[Reading,
 
 
 NAMES = (
-    "A column of var; var_names is its index. Where that holds row numbers or ids, a column of "
-    "symbols is found by itself. Ids stay known: the search and lists of genes take them, too."
+    "A column of var; var_names is its index. If that holds row numbers or ids, a column of "
+    "symbols is suggested. Ids stay known: the search and lists of genes take them, too."
 )
 
 
 def gene_list() -> str:
-    """The id of a list of genes; "" where all may be modelled."""
+    """Draw the input for a list of genes and return the list's id, or "" without a list."""
     with st.expander("Only genes of a list"):
         text = st.text_area(
-            "Names, one to a line or with commas between",
+            "Names, one per line or separated by commas",
             key=file_choices.genes_key(),
             persist_state="session",
             placeholder="STAT1\nIRF1",
@@ -229,7 +229,7 @@ def gene_list() -> str:
 
 
 def holds(report: Mapping[str, Any]) -> None:
-    """The validation report: counts, conditions, and what is odd."""
+    """Draw the validation report: numbers, conditions, and warnings."""
     columns = st.columns(5)
     for column, (label, value, about) in zip(columns, figures_of(report), strict=True):
         column.metric(label, value, help=about)
@@ -259,7 +259,7 @@ def holds(report: Mapping[str, Any]) -> None:
     charts.downloads(table.reset_index(), "cells_per_condition")
 
 
-FEW = 20  # cells of a condition
+FEW = 20  # a condition with fewer cells gets a warning
 
 
 def figures_of(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -300,8 +300,8 @@ def same(reading: Reading) -> None:
 
 def bring_model() -> None:
     st.markdown(
-        "A model that was trained on another machine, as the zip that `samsvae pack` or the page "
-        "Train makes. It is checked, file by file, before it is among the models."
+        "Open a model that was trained on another machine, as the zip that `samsvae pack` or the "
+        "page Train makes. Every file in it is checked first."
     )
     st.file_uploader(
         "Open a model (zip)",
@@ -316,7 +316,7 @@ def bring_model() -> None:
 
 
 def brought(names: list[str]) -> None:
-    """Models that came as a zip, to be removed; shipped ones and runs are not among them."""
+    """Draw the models that came as a zip, to be removed; shipped ones and runs are not listed."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         name = str(st.selectbox("Models brought here", names, key="brought model", width=400))
         question = f"Remove the model {page.plain(name)} and the names of its mechanisms?"
@@ -324,7 +324,7 @@ def brought(names: list[str]) -> None:
 
 
 def removal(question: str, kind: str, name: str) -> None:
-    """A button that asks before it removes what everyone sees."""
+    """Draw a button that asks before it removes a file for everyone."""
     with st.popover("Remove", icon=":material/delete:", type="tertiary"):
         st.markdown(question)
         st.button(

@@ -1,4 +1,4 @@
-"""One gene: what it is called, which perturbations move it, its loading on each mechanism."""
+"""The page Gene: its names, the perturbations that move it, and its loading on each mechanism."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.genesets.symbols import annotate
 
 N_BARS = 30  # perturbations drawn; the table beside has all
-N_ALIASES = 4  # of each gene in the search box
+N_ALIASES = 4  # shown per gene in the search box
 NAME = 24  # characters of a mechanism's name beside a bar
-MARK = "\u2020"  # of perturbations that were never measured alone
+MARK = "\u2020"  # marks perturbations that were never measured alone
 WHISKERS = {
     None: "No whiskers: this model has no interval to show.",
     OWN: "Whiskers: the model's own 90 % interval, from the posterior draws of this one training; "
-    "too narrow as a rule. What share of measured shifts it held: Overview, Intervals.",
+    "usually too narrow. See Overview, Intervals, for the share of measured shifts it held.",
     CALIBRATED: "Whiskers: the calibrated 90 % interval, widened by the errors the model made on "
-    "validation cells. What share of measured shifts it held: Overview, Intervals.",
+    "validation cells. See Overview, Intervals, for the share of measured shifts it held.",
 }
 
 
@@ -42,7 +42,7 @@ def gene(model: Bundle) -> None:
 
 
 def choice(model: Bundle) -> str:
-    """The gene looked at: of a link, of before, or one that a mechanism moves far."""
+    """Draw the picker and return the gene: from a link, from before, or the `first`."""
     default = first(model)
     choices.initial_gene(model, default)
     aliases = annotate(model.genes)["aliases"].fillna("").str.split("|")
@@ -57,15 +57,15 @@ def choice(model: Bundle) -> str:
         key="gene",
         filter_mode="contains",
         persist_state="session",
-        help="Type its symbol or a name that is shown beside one. The page's address takes every "
-        "name and id: ?g=STAT91.",
+        help="Type its symbol or one of the names shown beside it. The page's address takes any "
+        "name or id: ?g=STAT91.",
     )
     choices.keep(choices.GENE, chosen, default)
     return chosen
 
 
 def first(model: Bundle) -> str:
-    """The gene with the farthest way to go under one step of a mechanism in use."""
+    """Return the gene that moves farthest under one step of a mechanism in use."""
     rows = model.loadings
     active = masks.active_mechanisms(model.masks) if model.model.has_shifts else []
     if active:
@@ -75,7 +75,7 @@ def first(model: Bundle) -> str:
 
 
 def card(model: Bundle, name: str) -> None:
-    """What it is called, where to read of it, and whether it is perturbed in this model."""
+    """Draw its names, links to read about it, and whether it is perturbed in this model."""
     known = annotation(name, model.genes)
     record.subheader(f"*{page.plain(name)}*")
     if known.name:
@@ -116,7 +116,7 @@ def composed(name: str, label: str) -> None:
 
 
 def perturbations(model: Bundle, name: str) -> None:
-    """Each perturbation's predicted shift of this gene, and what was measured."""
+    """Draw each perturbation's predicted shift of this gene, with the measured one."""
     every = all_shifts.of(model)
     if every is None:
         return
@@ -135,7 +135,7 @@ def perturbations(model: Bundle, name: str) -> None:
 
 
 def answer(model: Bundle, name: str, rows: pd.DataFrame, kind: str | None) -> None:
-    """In one glance: what moves it most, how many do so for certain, what its own one does."""
+    """Draw the answer: what moves it most, how many do for certain, what its own one does."""
     top, unit = rows.iloc[0], scale(model).unit
     said = f"Moved most by **{page.plain(top['perturbation'])}**: {top['shift']:+.2f} {unit}"
     if kind:
@@ -148,7 +148,7 @@ def answer(model: Bundle, name: str, rows: pd.DataFrame, kind: str | None) -> No
     if kind is None:
         said += (
             f". {model.title} knows no uncertainty of its effects and this one was not calibrated, "
-            "so there is no interval and nothing says which shifts are certain."
+            "so there is no interval and no telling which shifts are certain."
         )
     else:
         up, down = int((rows["lower"] > 0).sum()), int((rows["upper"] < 0).sum())
@@ -220,7 +220,7 @@ MOVED_COLUMNS = {
 
 
 def table(model: Bundle, rows: pd.DataFrame, name: str) -> None:
-    """Every perturbation; columns that are empty throughout are left out."""
+    """Draw the table of all perturbations; empty columns are left out."""
     shown = rows[[column for column in MEANING if rows[column].notna().any()]]
     event = st.dataframe(
         shown,
@@ -248,7 +248,7 @@ def table(model: Bundle, rows: pd.DataFrame, name: str) -> None:
 
 
 def mechanisms(model: Bundle, name: str) -> None:
-    """The loading on each mechanism in use, and the gene's place among all genes."""
+    """Draw the gene's loading on each mechanism in use, and its rank among all genes."""
     if not model.model.has_shifts:
         record.info(
             f"{model.title} has no mechanisms in use: no perturbation moves its latent dimensions. "
@@ -278,9 +278,9 @@ def mechanisms(model: Bundle, name: str) -> None:
         record.caption(
             f"Loading: {scale(model).loading} per prior standard deviation, when the mechanism "
             "moves by its step: the mean size of the effects of its perturbations (0: by one up "
-            "and one down). Basal states held at the reference control cells and averaged over "
+            "and one down). Basal states are those of the reference control cells, averaged over "
             f"{len(model.reference.loc)} of them; whiskers: 90 % interval over cells. Mechanisms "
-            "that at least one perturbation uses; their signs have a meaning only within each."
+            "that at least one perturbation uses; a sign only has a meaning within its mechanism."
         )
     with right:
         event = st.dataframe(

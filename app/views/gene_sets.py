@@ -1,4 +1,4 @@
-"""Gene sets of all mechanisms at once: collections, a preview, the tests, what to take away."""
+"""The page Gene sets: collections, a preview, and tests of all mechanisms at once."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def gene_sets(model: Bundle) -> None:
 
 
 def choose(model: Bundle) -> dict[str, Collection]:
-    """The collections chosen, and what each has in common with the model."""
+    """Draw the choice of collections and what they share with the model; return those chosen."""
     offered = gene_set_tests.collections()
     url.unknown_option("collections", list(offered), "collections")
     names = st.multiselect(
@@ -104,7 +104,7 @@ def about(model: Bundle, one: Collection) -> dict[str, object]:
 
 
 def unmatched(model: Bundle, chosen: Mapping[str, Collection]) -> None:
-    """Every gene of the model and how each collection knows it, as a table to take away."""
+    """Draw a table of the model's genes with their names in each collection."""
     rows = {}
     for name, one in chosen.items():
         found = gene_set_tests.matched(one, model.genes)
@@ -121,7 +121,7 @@ def unmatched(model: Bundle, chosen: Mapping[str, Collection]) -> None:
 
 
 def add() -> None:
-    """A GMT file, or a library of Enrichr."""
+    """Draw the ways to add a collection: a GMT file, or a library of Enrichr."""
     with st.expander("Add a collection"):
         left, right = st.columns(2, gap="large")
         files = left.file_uploader(
@@ -130,7 +130,7 @@ def add() -> None:
             accept_multiple_files=True,
             key="gmt",
             max_upload_size=middleware.expect(64),
-            help="A line for each set: name, description, genes, with tabs between. Kept for this "
+            help="One line per set: name, description and genes, separated by tabs. Kept for this "
             "session only.",
         )
         brought = [file.name for file in files]
@@ -153,7 +153,7 @@ def add() -> None:
         )
         if right.button("Fetch", key="fetch", disabled=not name, icon=":material/download:"):
             try:
-                with st.spinner("Asking Enrichr, for a minute at most"):
+                with st.spinner("Asking Enrichr, for at most a minute"):
                     fetched = gene_set_tests.fetch_enrichr(name.strip())
             except ValueError as error:
                 right.error(page.plain(error))
@@ -162,7 +162,7 @@ def add() -> None:
 
 
 def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rules: Rules) -> None:
-    """Rank sums of everything at once; a click runs the real test of that mechanism."""
+    """Draw rank sums of all sets and mechanisms; a click runs the real test of that mechanism."""
     url.unknown_option("previewed", [page.plain(each) for each in chosen], "collection")
     name = st.segmented_control(
         "Collection shown",
@@ -194,10 +194,10 @@ def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rul
         clickable=True,
     )
     record.caption(
-        f"A preview, no test: z of the rank-sum of each set's loadings among all genes, for the "
-        f"{N_TERMS} sets of largest |z| of each mechanism, {MOST_TERMS} at most. It sees a set "
-        "that lies high or low on the whole; GSEA also one whose part gathers at an end. Click a "
-        "square to run the test of that mechanism."
+        f"A preview, not a test: z of the rank-sum of each set's loadings among all genes, for the "
+        f"{N_TERMS} sets of largest |z| of each mechanism, {MOST_TERMS} at most. It finds sets "
+        "that rank high or low as a whole; GSEA also finds those of which only a part does. Click "
+        "a square to run the test of that mechanism."
     )
     if clicked := charts.clicked(event):
         k = int(clicked.rpartition("|M")[2])
@@ -224,21 +224,21 @@ def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rul
 
 
 def best_rows(wide: pd.DataFrame) -> pd.DataFrame:
-    """The rows that are among the largest in size of any column: the first of each column first."""
+    """Return the rows with the largest absolute values of each column, in turns by column."""
     best = [wide[column].abs().nlargest(N_TERMS).index for column in wide]
     turns = (index[turn] for turn in range(N_TERMS) for index in best if turn < len(index))
     return wide.loc[list(dict.fromkeys(turns))[:MOST_TERMS]]
 
 
 def told_apart(rows: pd.DataFrame) -> pd.DataFrame:
-    """With a column `set`: the term, and its collection where another has the same."""
+    """Return rows with a column `set`: the term, with its collection if two have that term."""
     several = rows.groupby("term")["collection"].transform("nunique") > 1
     both = rows["term"] + " (" + rows["collection"] + ")"
     return rows.assign(set=rows["term"].where(~several, both))
 
 
 def short(wide: pd.DataFrame) -> list[str]:
-    """Names of sets as words, cut where they are long."""
+    """Return readable names of sets, shortened to `SHORT`."""
     names = [terms.readable(str(term)) for term in wide.index]
     return [n if len(n) <= SHORT else f"{n[: SHORT - 1].rstrip()}\u2026" for n in names]
 
@@ -250,7 +250,7 @@ def results(
     found: Enrichment,
     rules: Rules,
 ) -> None:
-    """Names, a map of all mechanisms, all rows, and the files."""
+    """Draw the results: suggested names, a map of all mechanisms, a table, and downloads."""
     sets.problems(found)
     names = terms.suggested_names(found.table, list(ranked.scores.columns)).reset_index()
     given = given_names.names(model)[0]
@@ -268,8 +268,8 @@ def results(
         },
     )
     record.caption(
-        "The strongest sets by GSEA that say different things and pass 5 % FDR, or are borderline, "
-        "over the chosen collections. Rename mechanisms on Mechanism."
+        "Names come from the strongest sets by GSEA that say different things and pass 5 % FDR, or "
+        "are borderline, over the chosen collections. Rename mechanisms on Mechanism."
     )
     gsea = found.table[found.table["method"] == "gsea"]
     gsea = gsea.assign(verdict=terms.verdicts(gsea))
@@ -312,7 +312,7 @@ def results(
         model, ranked, chosen, found, "all", next(iter(labels)) if k is None else k, rules.seed
     )
     record.subheader("Take away")
-    record.markdown("Every test of every mechanism and collection chosen, whatever is shown above.")
+    record.markdown("All tests of all mechanisms and chosen collections, whatever is shown above.")
     sets.take_away(model, ranked, chosen, found, rules, "all mechanisms")
 
 

@@ -1,4 +1,4 @@
-"""What the words on these pages mean."""
+"""The page Glossary: what the words on these pages mean."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def glossary(model: Bundle) -> None:
     text = st.text_input("Find a word", key="word", bind="query-params", placeholder="evidence")
     found = words.found(text.strip())
     if not found:
-        st.info(f"No word here holds “{page.plain(text)}”. Clear the box to see all.")
+        st.info(f"No entry contains “{page.plain(text)}”. Clear the box to see all.")
         return
     for word, meaning in found.items():
         st.markdown(f"**{word}**  \n{meaning}")

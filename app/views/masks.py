@@ -1,4 +1,4 @@
-"""Which mechanisms each perturbation uses: the map of masks, and what each entry is worth."""
+"""The page Masks: which mechanisms each perturbation uses, and the evidence for each entry."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INTRO = {
     "is nothing to say about which ones it uses. What can be shown is how far: rows are "
     "perturbations, columns are latent dimensions.",
     "svae-plus": "**SVAE+ takes each treatment whole** (a combination is a treatment of its own), "
-    "and asks so little of a mask entry that masks are hardly sparse: read the effects and the "
+    "and asks for so little evidence that masks are hardly sparse: read the effects and the "
     "evidence rather than which cells are filled. Rows are treatments, columns are mechanisms.",
 }
 SPARSE = (
@@ -49,14 +49,14 @@ ORDERED_BY = {
 
 
 class Choice(NamedTuple):
-    """What colours the map, how it is ordered, from where an entry counts, what is left out."""
+    """The settings of the map: its colour, its order, its threshold, and what is left out."""
 
     value: str
     rows: str
     columns: str
     threshold: float
-    unused: bool  # mechanisms that no perturbation has above the threshold are left out
-    idle: bool  # perturbations that have none are
+    unused: bool  # leave out mechanisms without a mask above the threshold
+    idle: bool  # leave out perturbations without one
     search: str
 
 
@@ -105,7 +105,7 @@ def drawn(
     line: pd.DataFrame,
     titles: dict[int, str],
 ) -> None:
-    """The map, or a part of its rows where there are too many, and what a click leads to."""
+    """Draw the map, or a part of its rows if there are too many, and the card of a click."""
     rows = part_of(wide)
     marks = None
     if choice.value == "evidence":
@@ -130,7 +130,7 @@ def drawn(
 
 
 def part_of(wide: pd.DataFrame) -> pd.DataFrame:
-    """As many rows as can be drawn at once; which, is asked where there are more."""
+    """Return as many rows as can be drawn at once; a picker chooses which, if there are more."""
     most = min(compare.MOST_ROWS, max(1, compare.MOST_CELLS // wide.shape[1]))
     if len(wide) <= most:
         return wide
@@ -142,7 +142,7 @@ def part_of(wide: pd.DataFrame) -> pd.DataFrame:
     rows = wide.iloc[start : start + most]
     right.markdown(
         f"**Rows {start + 1} to {start + len(rows)} of {len(wide)}.** More would be too small to "
-        "read. Hide perturbations that use none, or find a perturbation, to see less."
+        "read. Hide perturbations that use none, or find a perturbation, to see fewer."
     )
     return rows
 
@@ -157,7 +157,7 @@ def nothing(model: Bundle) -> None:
 
 
 def controls(model: Bundle) -> Choice:
-    """The colour and the name at hand; order, threshold and what is hidden behind a button."""
+    """Draw the settings of the map and return them; order and filters are behind a button."""
     has_masks = model.model.has_masks
     values = [value for value in LABELS if has_masks or value != "probability"]
     orders = [by for by in ROWS if has_masks or by != "mechanisms"]
@@ -187,8 +187,8 @@ def controls(model: Bundle) -> Choice:
             format_func=ROWS.__getitem__,
             key=f"rows{kind}",
             bind="query-params",
-            help="Clustered: perturbations with like masks (without masks: like effects) together. "
-            "Numbers: the largest first.",
+            help="Clustered: perturbations with similar masks (without masks: similar effects) "
+            "together. Numbers: the largest first.",
         )
         columns = st.selectbox(
             "Order of columns",
@@ -208,7 +208,7 @@ def controls(model: Bundle) -> Choice:
                 0.05,
                 key="threshold",
                 bind="query-params",
-                help="Mask probability from which an entry counts for order, hiding and network.",
+                help="Entries above this mask probability count for order, hiding and network.",
             )
             unused = st.toggle(
                 "Hide mechanisms nothing uses", value=True, key="unused", bind="query-params"
@@ -226,7 +226,7 @@ def controls(model: Bundle) -> Choice:
 
 
 def ordered(model: Bundle, choice: Choice) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The chosen part of the mask table as perturbations x mechanisms, and the tree of its rows."""
+    """Return the values to draw, perturbations x mechanisms in order, and the tree of the rows."""
     table = model.masks
     probability = interpretation.matrix(table, "probability")
     above = probability > choice.threshold
@@ -259,7 +259,7 @@ def ordered(model: Bundle, choice: Choice) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def verdicts(table: pd.DataFrame) -> pd.DataFrame:
-    """What held-out cells say of each entry, as a symbol: perturbations x mechanisms."""
+    """Return a symbol for the evidence of each entry: perturbations x mechanisms."""
     sure = table["evidence"] > 2 * table["evidence_se"]
     on = table["active"].astype(bool)
     symbol = np.select(
@@ -279,7 +279,7 @@ def caption(model: Bundle, choice: Choice, wide: pd.DataFrame) -> str:
         ]
         if model.model.has_masks:
             parts.append(f"{NEAR}: inactive, yet they speak for it (near misses, below).")
-        parts.append("Colours follow the square root, so that small figures are seen.")
+        parts.append("Colours follow the square root, so that small values can be seen.")
     if choice.value != "probability" and wide.shape[1] > style.MOST_COLUMNS:
         parts.append(
             f"Cells of more than {style.MOST_COLUMNS} columns are too narrow for symbols: hover "

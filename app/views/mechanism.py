@@ -1,4 +1,4 @@
-"""One mechanism: its genes, the perturbations that use it, its gene sets."""
+"""The page Mechanism: the perturbations that use it, its genes, and its gene sets."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def mechanism(model: Bundle) -> None:
     if not model.model.has_masks:
         record.markdown(
             f"{model.title} has no mask, so every perturbation moves every latent dimension, some "
-            "hardly. For what a perturbation does as a whole, see Compose."
+            "of them hardly. For what a perturbation does as a whole, see Compose."
         )
     labels, problem = given_names.names(model)
     k = choice(
         active,
-        "Mechanisms that at least one perturbation uses. Numbered by how many do.",
+        "Mechanisms that at least one perturbation uses, numbered by how many do.",
         labels=labels,
     )
     page.subject(f"M{k}")
@@ -58,7 +58,7 @@ def choice(
     title: str = "Mechanism",
     labels: dict[int, Label] | None = None,
 ) -> int:
-    """The mechanism looked at; links name it by its number, whatever it is called."""
+    """Draw the picker and return the mechanism; links hold its number even if it has a name."""
     names = {f"M{k}": "" for k in mechanisms}
     names |= {f"M{k}": label.name for k, label in (labels or {}).items() if f"M{k}" in names}
     choices.initial_mechanism(list(names))
@@ -75,7 +75,7 @@ def choice(
 
 
 def naming(model: Bundle, k: int, labels: dict[int, Label], problem: str) -> None:
-    """What it is called: by the user, or as its gene sets suggest; and the user's note."""
+    """Draw the mechanism's name, given or suggested, its note, and the form to change them."""
     own = labels.get(k, Label("", ""))
     suggested = mechanisms.suggestions(model, [k])[k]
     title = own.name or suggested["name"]
@@ -86,7 +86,7 @@ def naming(model: Bundle, k: int, labels: dict[int, Label], problem: str) -> Non
         + (
             ""
             if own.name or suggested["name"] == "unnamed"
-            else ". A suggestion by gene sets, not a finding."
+            else ". A suggestion from gene sets, not a finding."
         )
     )
     if own.note:
@@ -134,7 +134,7 @@ def keep(model: Bundle, labels: dict[int, Label]) -> None:
 
 
 def unused(model: Bundle) -> None:
-    """Latent dimensions that only tell cells apart: their genes, and why there is no more."""
+    """Draw the genes of a latent dimension that no perturbation uses, and say why."""
     record.info(
         f"No perturbation of {model.title} uses a latent dimension: its networks read the "
         "perturbation itself. Below is what each dimension changes between cells, whatever their "
@@ -210,10 +210,10 @@ def genes(model: Bundle, k: int) -> None:
                 f"Genes with the largest loadings, {title.lower()}",
             )
     record.caption(
-        f"Loading: {scale(model).loading} {step_in_words(rows['step'].iloc[0])}, basal states "
-        f"held at the reference control cells and averaged over {len(model.reference.loc)} of "
+        f"Loading: {scale(model).loading} {step_in_words(rows['step'].iloc[0])}; basal states "
+        f"are those of the reference control cells, averaged over {len(model.reference.loc)} of "
         "them; whiskers: 90 % interval over cells. The decoder is not linear: another step need "
-        "not do proportionally as much."
+        "not move genes in proportion."
     )
     straightness(model, k)
     with st.expander(f"All {len(rows):,} genes"):
@@ -230,7 +230,7 @@ def genes(model: Bundle, k: int) -> None:
 
 
 def step_in_words(step: float) -> str:
-    """How far the mechanism was moved for its loadings."""
+    """Return words for how far the mechanism was moved for its loadings."""
     if not step:
         return "per prior standard deviation, when this mechanism moves by one up and one down"
     return (
@@ -240,7 +240,7 @@ def step_in_words(step: float) -> str:
 
 
 def straightness(model: Bundle, k: int) -> None:
-    """Whether other steps and the other direction do proportionally the same."""
+    """Draw whether other steps and the other direction move genes in proportion."""
     curves = results.curves(model, k)
     row = loadings.linearity(curves).loc[k]
     icon = ":material/trending_flat:" if row["linear"] else ":material/moving:"
@@ -267,10 +267,10 @@ def straightness(model: Bundle, k: int) -> None:
             },
         )
         record.caption(
-            "Each: mean over reference cells of [y(z + s) - y(z)] / s at a step s, and its "
-            "standard error over those cells; of a linear decoder all would be the same. Called "
-            "linear where steps from -1 to 1 of the whole agree with r of at least 0.95 and sizes "
-            "to a quarter."
+            "Each is the mean over reference cells of [y(z + s) - y(z)] / s at a step s, with its "
+            "standard error over those cells; for a linear decoder all would be the same. A "
+            "mechanism is called linear if steps from -1 to 1 of the whole agree with r of at "
+            "least 0.95 and their sizes within a quarter."
         )
         charts.downloads(shown, f"loadings_by_step_M{k}")
 

@@ -1,4 +1,4 @@
-"""What this model is, how good it is, and how to read it."""
+"""The page Overview: what the model is, how good it is, and how to read it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ QUESTION = (
 )
 ABOUT = {
     "sams-vae": "This model (SAMS-VAE) has learned from single cells that a perturbed cell is its "
-    "own basal state plus, for each perturbation, a shift along a few mechanisms. Which few: its "
-    "**mask**.",
+    "own basal state plus, for each perturbation, a latent shift along a few mechanisms. The "
+    "perturbation's **mask** says which.",
     "correlated-sams-vae": "This model (SAMS-VAE, correlated) has learned from single cells that "
-    "a perturbed cell is its own basal state plus, for each perturbation, a shift along a few "
-    "mechanisms. Which few: its **mask**; how far may depend on which.",
+    "a perturbed cell is its own basal state plus, for each perturbation, a latent shift along a "
+    "few mechanisms. The perturbation's **mask** says which, and how far may depend on it.",
     "cpa-vae": "This model (CPA-VAE) has learned that a perturbed cell is its own basal state "
-    "plus a shift for each perturbation, along every latent dimension at once: shifts add up, but "
-    "there is **no mask**, so nothing tells mechanisms apart.",
-    "svae-plus": "This model (SVAE+) has learned a sparse shift for each **whole treatment**: a "
-    "combination is a treatment of its own, so it cannot put perturbations together.",
+    "plus a latent shift for each perturbation, along every latent dimension at once: the shifts "
+    "add up, but there is **no mask**, so nothing tells mechanisms apart.",
+    "svae-plus": "This model (SVAE+) has learned a sparse latent shift for each **whole "
+    "treatment**: a combination is a treatment of its own, so it cannot put perturbations "
+    "together.",
     "conditional-vae": "This model (conditional VAE) has learned to decode a cell from its own "
     "state and its perturbations, with **no shift and no mask** between: it predicts, but does "
-    "not say through what.",
+    "not say through which mechanisms.",
 }
 
 
@@ -65,7 +66,7 @@ def overview(model: Bundle) -> None:
 
 
 def card(text: str) -> None:
-    """The model card; its tables as elements that scroll where the screen is narrow."""
+    """Draw the model card, with tables that scroll on narrow screens."""
     for block, table in metrics_tables.blocks(text):
         if table is None:
             record.markdown(block)
@@ -83,8 +84,8 @@ def headline(model: Bundle) -> None:
     columns[1].metric(
         "Perturbations" if model.model.composes else "Treatments",
         f"{len(model.perturbations)}",
-        help=f"Of these, {int((per > 0).sum())} use at least one mechanism. The others have no "
-        "effect that earns its price on these genes and cells."
+        help=f"Of these, {int((per > 0).sum())} use at least one mechanism. For the others, no "
+        "effect on these genes and cells brought the evidence asked for."
         if has_masks
         else "Perturbations in the data file; combinations of them are not counted.",
     )
@@ -104,10 +105,10 @@ def headline(model: Bundle) -> None:
         "Held-out r",
         "undefined" if not found or found["pearson"] is None else f"{found['pearson']:.2f}",
         help=f"Pearson r between predicted and measured average effects of held-out cells, over "
-        f"{found['n_conditions']} conditions and {len(model.genes):,} genes. Beside simple "
-        "baselines below."
+        f"{found['n_conditions']} conditions and {len(model.genes):,} genes. Simple baselines are "
+        "below."
         if found
-        else "No cells were held out that average effects could be measured on.",
+        else "No cells were held out to measure average effects on.",
     )
     bound = model.metrics.get("iwelbo")
     columns[4].metric(
@@ -138,7 +139,7 @@ def where_next() -> None:
 
 
 def training(model: Bundle) -> str:
-    """What the curves are, and when masks were let go."""
+    """Return what the curves are, and when the mask prior asked for evidence."""
     said = "Bounds on the log likelihood, in nats per cell; higher is better."
     if not model.model.asks_evidence:
         return said
@@ -150,7 +151,7 @@ def training(model: Bundle) -> str:
     shares = model.config["train_config"]
     return (
         f"{said} No evidence is asked for the first {shares['dense']:.0%} of the steps; then "
-        "mechanisms are turned so that few entries suffice, and the evidence asked of each rises "
+        "mechanisms are rotated so that few entries suffice, and the evidence asked of each rises "
         f"until {shares['anneal']:.0%} of the steps."
     )
 
@@ -164,7 +165,7 @@ def cells(model: Bundle) -> None:
     else:
         size = model.perturbations["train"]
         which, space = "most cells", "latent state, which the model keeps free of perturbations"
-    shown = size[size.index.isin(frame["condition"])]  # some are in combinations only
+    shown = size[size.index.isin(frame["condition"])]  # the rest occur in combinations only
     levels = [style.REST, *shown.sort_values(ascending=False, kind="stable").index[:3]]
     group = frame["condition"].where(frame["condition"].isin(levels), style.REST)
     charts.chart(

@@ -1,4 +1,4 @@
-"""Which pairs of perturbations would move a list of genes most, among those not measured yet."""
+"""The page Partners: which pairs of perturbations would move a list of genes most."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def partners(model: Bundle) -> None:
     st.title("Partners")
     record.markdown(
         "Which two perturbations, given together, would move a list of genes most, or raise it, or "
-        "lower it? Every pair is predicted; the best are shown with what each does alone. A "
-        "prediction to choose the next experiment by, not a finding."
+        "lower it? Every pair is predicted; the best are shown with what each does alone. This is "
+        "a prediction, to help choose the next experiment, not a finding."
     )
     if not model.model.composes:
         record.info(
@@ -57,7 +57,7 @@ def partners(model: Bundle) -> None:
 
 
 def asked(model: Bundle) -> results.Question:
-    """In which direction, with whom, and which pairs are left out."""
+    """Draw the direction, the fixed partner and the filters, and return them."""
     url.unknown_option("move", list(DIRECTIONS), "direction")
     way = st.segmented_control(
         "What the pair should do to them, by the mean over the genes",
@@ -84,15 +84,15 @@ def asked(model: Bundle) -> results.Question:
             "Also pairs with a partner that does nothing",
             key="inert",
             bind="query-params",
-            help="A perturbation that uses no mechanism moves next to nothing, so what it does "
-            "with another is what the other does alone.",
+            help="A perturbation that uses no mechanism moves almost nothing, so a pair with it "
+            "does what the other does alone.",
         )
     direction = DIRECTIONS[way or next(iter(DIRECTIONS))]
     return results.Question(None if given == ANY else given, unseen, direction, with_inert)
 
 
 def folded_away(model: Bundle, question: results.Question) -> int:
-    """How many pairs are left out for a partner that does nothing; the page says so, and why."""
+    """Return how many pairs are left out for a partner that does nothing, and say so."""
     idle = inert(model)
     if question.with_inert or not idle:
         return 0
@@ -107,7 +107,7 @@ def folded_away(model: Bundle, question: results.Question) -> int:
 
 
 def nothing(model: Bundle, question: results.Question, name: str, folded: int) -> str:
-    """Why there is no pair to show."""
+    """Return why there is no pair to show."""
     if len(model.perturbations) < 2:
         return "This model has one perturbation, so there is no pair."
     if question.given in inert(model) and not question.with_inert:
@@ -125,7 +125,7 @@ def nothing(model: Bundle, question: results.Question, name: str, folded: int) -
 
 
 def listed(model: Bundle) -> tuple[list[str], str]:
-    """The genes to be moved: of a known set, or one's own list."""
+    """Draw the choice of genes, a known set or one's own list; return them and their name."""
     offered = gene_set_tests.collections()
     url.unknown_option("genes_from", WAYS, "kind of list")
     how = st.segmented_control(
@@ -179,9 +179,9 @@ def answer(model: Bundle, found: pd.DataFrame, genes: list[str], name: str, verb
         f"{SUPPORT[top['support']]}"
     )
     record.caption(
-        "Read twice where both act through one mechanism (two parts of one pathway): the model "
-        "adds their shifts and goes further than any cell it has seen, where in truth the second "
-        "may add nothing. Masks tells who shares what."
+        "Be careful where both act through one mechanism (two parts of one pathway): the model "
+        "adds their latent shifts and goes further than any cell it has seen, but in truth the "
+        "second may add nothing. Masks shows who shares what."
     )
 
 
@@ -195,10 +195,10 @@ def bars(model: Bundle, found: pd.DataFrame, name: str) -> None:
     )
     record.caption(
         f"Mean over the genes of the predicted shift, at dosage 1. {scale(model).shift} Whiskers: "
-        "the model's own 90 % interval over 64 posterior draws, too narrow as a rule: it leaves "
-        "out how wrong the model may be on pairs it has not seen (Overview tells how wrong it was "
-        "on held-out ones). All pairs are screened at their mean effects, the "
-        f"{N_BEST} best composed with draws."
+        "the model's own 90 % interval over 64 posterior draws, usually too narrow: it leaves "
+        "out how wrong the model may be on pairs it has not seen (Overview shows how wrong it was "
+        "on held-out ones). All pairs are screened at their mean effects; the "
+        f"{N_BEST} best are composed with draws."
     )
 
 
@@ -208,14 +208,14 @@ MEANING = {
     "upper": "Upper end of the model's own 90 % interval.",
     "probability_of_sign": "Share of posterior draws with the sign of the mean.",
     "sum_of_singles": "The same of each perturbation alone, added up.",
-    "interaction": "Score minus the sum of singles: the decoder's bend, not learned epistasis.",
+    "interaction": "Score minus sum of singles: the decoder's curvature, not learned epistasis.",
     "interaction_lower": "Lower end of its own 90 % interval.",
     "interaction_upper": "Upper end of its own 90 % interval.",
 }
 
 
 def rows(found: pd.DataFrame, name: str, question: str) -> None:
-    """The pairs; a choice of row is of this question alone."""
+    """Draw the table of pairs; the selected row is kept for each question separately."""
     shown = found.dropna(axis=1, how="all")
     event = st.dataframe(
         shown,

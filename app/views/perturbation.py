@@ -1,4 +1,4 @@
-"""One perturbation: the mechanisms it uses, what it does to genes, what else acts like it."""
+"""The page Perturbation: the mechanisms it uses, the genes it moves, and others like it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.genesets.symbols import annotate
 
 N_BARS = 40  # mechanisms drawn; the table beside has all
-N_ALIASES = 4  # of each perturbation in the search box
+N_ALIASES = 4  # shown per perturbation in the search box
 NAME = 24  # characters of a mechanism's name beside a bar
 IN_USE, NEAR_MISS, OFF = "in use", "near miss", "off"
 
@@ -54,7 +54,7 @@ def perturbation(model: Bundle) -> None:
 
 
 def choice(model: Bundle) -> str:
-    """The perturbation looked at: of a link, of before, or one that does much."""
+    """Draw the picker and return the perturbation: from a link, from before, or the `first`."""
     names = [str(name) for name in model.perturbations.index]
     default = first(model)
     choices.initial_perturbation(names, default)
@@ -79,7 +79,7 @@ def choice(model: Bundle) -> str:
 
 
 def first(model: Bundle) -> str:
-    """The one with the strongest effect; without latent shifts the one with most cells."""
+    """Return the perturbation with the strongest effect; without latent shifts, the most cells."""
     if model.model.has_shifts:
         return str(masks.strengths(model.masks).index[0])
     return str(model.perturbations["train"].idxmax())
@@ -97,7 +97,7 @@ ALONE = {  # what each support means for one perturbation
 def summary(
     model: Bundle, name: str, result: Composition, table: pd.DataFrame, kind: str | None
 ) -> None:
-    """The whole page in a paragraph, and where to go from here."""
+    """Draw the summary of the page in a paragraph, with links to other pages."""
     known = annotation(name)
     record.subheader(page.plain(name))
     if known.name:
@@ -114,12 +114,12 @@ def summary(
         record.markdown(target_in_words(model, table, gene, kind))
     if own:
         record.caption(
-            "A perturbation need not show in its own transcript: a knock-out by Cas9 can leave "
+            "A perturbation need not show in its own transcript: a Cas9 knock-out can leave "
             "transcripts that are still counted."
         )
     else:
         record.caption(
-            f"{page.plain(name)} is none of the {len(model.genes):,} genes of this model, under "
+            f"{page.plain(name)} is not among the {len(model.genes):,} genes of this model, under "
             "any name, so what it does to its own gene cannot be shown."
         )
     with st.container(horizontal=True):
@@ -131,7 +131,7 @@ def summary(
                 ":material/arrow_forward:",
                 {"g": gene},
             )
-    if known.current and not own:  # with a page of its own, the links are there
+    if known.current and not own:  # the page of a measured gene has these links
         with st.container(horizontal=True):
             for site, url in links(name).items():
                 st.link_button(site, url, icon=":material/open_in_new:")
@@ -147,7 +147,7 @@ def in_compose(name: str, label: str) -> None:
 
 
 def mechanisms_in_words(model: Bundle, name: str) -> str:
-    """Which mechanisms it uses and how strongly, beside all perturbations."""
+    """Return which mechanisms it uses, how strongly, and its rank among all perturbations."""
     bold = f"**{page.plain(name)}**"
     if not model.model.has_shifts:
         return f"The networks of {model.title} read {bold} itself: there are no mechanisms."
@@ -183,7 +183,7 @@ SPLITS = {"train": "training", "validation": "validation", "test": "test"}
 
 
 def cells_in_words(model: Bundle, name: str) -> str:
-    """How many cells there are of it, by split; those in combinations apart."""
+    """Return how many cells have it, by split, alone and in combinations."""
     every = model.perturbations.loc[name, list(SPLITS)].astype(int)
     if name not in model.conditions.index:
         return (
@@ -201,7 +201,7 @@ def by_split(cells: pd.Series) -> str:
 
 
 def target_in_words(model: Bundle, table: pd.DataFrame, gene: str, kind: str | None) -> str:
-    """What it does to its own gene, predicted and measured."""
+    """Return what it does to its own gene, predicted and measured."""
     row, unit = table.loc[gene], scale(model).unit
     place = int((table["shift"].abs() > abs(row["shift"])).sum()) + 1
     said = f"Its own gene, *{page.plain(gene)}*: predicted {signed(row['shift'])} {unit}"
@@ -218,11 +218,11 @@ def target_in_words(model: Bundle, table: pd.DataFrame, gene: str, kind: str | N
 
 
 def signed(value: float) -> str:
-    return f"{round(value, 2) + 0.0:+.2f}"  # never minus nothing
+    return f"{round(value, 2) + 0.0:+.2f}"  # adding 0.0 turns -0.00 into +0.00
 
 
 def mechanisms_moved(model: Bundle, name: str) -> None:
-    """Every mechanism in use: whether this one uses it, how far it moves it, what speaks for it."""
+    """Draw, for all mechanisms in use, whether this one uses it, its effect, and the evidence."""
     if not model.model.has_shifts:
         record.info(
             f"{model.title} has no mechanisms in use: no perturbation moves its latent dimensions. "
@@ -280,7 +280,7 @@ STATE = {
 
 
 def entries(model: Bundle, name: str, rows: pd.DataFrame, called: dict[int, str]) -> None:
-    """The table; columns that say nothing for this model are left out."""
+    """Draw the table of mechanisms; columns without a meaning for this model are left out."""
     columns = ["mechanism", "state", "probability", "effect", "effect_sd"]
     columns += ["evidence", "evidence_se", "evidence_n"]
     if not model.model.has_masks:
@@ -312,7 +312,7 @@ def definitions(model: Bundle) -> str:
     return (
         (f"{meaning.capitalize()}. " if model.model.has_masks else "")
         + "Evidence: nats (units of log likelihood) per held-out cell that predictions lose when "
-        "an entry in use is switched off, or would win if another were switched on, with its "
+        "an entry in use is switched off, or would gain if another were switched on, with its "
         "standard error over those cells. Empty: not tried."
     )
 
@@ -325,9 +325,9 @@ def near_misses_in_words(missed: pd.DataFrame, called: dict[int, str]) -> str:
     )
     more = f" and {len(missed) - N_NAMED} more" if len(missed) > N_NAMED else ""
     return (
-        f"**{'Near miss' if len(missed) == 1 else 'Near misses'}**: {listed}{more}. Off, though "
-        "held-out cells speak for it: likely there, but too small for what the mask prior asks. "
-        "Some pass by chance: of entries without any effect, about one in forty."
+        f"**{'Near miss' if len(missed) == 1 else 'Near misses'}**: {listed}{more}. Off, although "
+        "held-out cells speak for it: likely real, but too small for what the mask prior asks. "
+        "Some pass by chance: about one in forty entries without any effect."
     )
 
 
@@ -362,7 +362,7 @@ def observed(model: Bundle, name: str, result: Composition) -> None:
         return
     scored = metrics_tables.each_condition(model.metrics, model.conditions).set_index("condition")
     if name not in scored.index:
-        record.caption("No test cells of it alone, so how well it is foreseen is not known.")
+        record.caption("It has no test cells alone, so how well it is predicted is not known.")
         return
     n, row = scored.loc[name, "test cells"], scored.loc[name].drop("test cells").dropna()
     listed = ", ".join(f"{page.plain(who)} {r:.2f}" for who, r in row.items())
@@ -371,8 +371,8 @@ def observed(model: Bundle, name: str, result: Composition) -> None:
         f"and measured average effect: {listed or 'undefined'}."
     )
     record.caption(
-        "*training mean*: what was measured on its training cells. *split-half*: no prediction, "
-        "but what a second sample of as many cells would reach. What the others are: Overview."
+        "*training mean*: what was measured on its training cells. *split-half*: not a prediction, "
+        "but what a second sample of as many cells would reach. Overview explains the others."
     )
 
 

@@ -1,4 +1,4 @@
-"""Views that were kept, to take away as a report and a zip; and the whole session as a file."""
+"""The page Report: kept views as a report and a zip, and the whole session as a file."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SHOWN = {items.Picture: "figure", items.Table: "table"}
 def report(model: Bundle) -> None:
     st.title("Report")
     st.markdown(
-        "**Keep this view**, at the side of every page, keeps its figures, tables and words as "
-        "they are then. Here they become one HTML file that opens in any browser, and one zip "
-        "with every figure (SVG, PNG) and its data, every table (CSV, TSV, XLSX), a methods text "
-        "and a manifest."
+        "**Keep this view**, at the side of every page, keeps its figures, tables and text as "
+        "they are at that moment. Here they become one HTML file that opens in any browser, and "
+        "one zip with every figure (SVG, PNG) and its data, every table (CSV, TSV, XLSX), a "
+        "methods text and a manifest."
     )
     st.header("Kept views", divider="gray")
     views = saved_views.kept_views()
@@ -45,7 +45,7 @@ def report(model: Bundle) -> None:
 
 
 def listed() -> None:
-    """A row for each view, in the order of the report."""
+    """Draw a row for each kept view, in the order of the report."""
     for place, view in enumerate(saved_views.kept_views()):
         with st.container(border=True):
             left, right = st.columns([3, 2], vertical_alignment="center")
@@ -123,8 +123,8 @@ def take_away(views: tuple[items.Kept, ...], saved: bytes) -> None:
             on_click="ignore",
         )
     st.caption(
-        "The report needs no network and no program but a browser; its figures can be zoomed and "
-        "hovered over. The session file is in the zip, too."
+        "The report needs only a browser, no network; its figures can be zoomed and hovered over. "
+        "The session file is in the zip, too."
     )
 
 
@@ -134,7 +134,7 @@ def session(model: Bundle, written: bytes) -> None:
         st.markdown(
             "A session file holds which model you use, what every page shows, which views are "
             "kept, your own gene sets and your names of mechanisms: links and text, no numbers. "
-            "Whoever opens it sees the same, computed anew."
+            "Whoever opens it sees the same, computed again."
         )
         st.download_button(
             "Save the session",

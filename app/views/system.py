@@ -1,4 +1,4 @@
-"""What runs here: versions, device, memory, disk, models, trainings, the cache and limits."""
+"""The page System: device, memory, disk, cache, models, training runs, versions and limits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLUMNS = ["name", "state", "device", "step", "steps", "seconds"]
 
 def system() -> None:
     st.title("System")
-    st.markdown("What this server is, what it has left and its limits.")
+    st.markdown("What this server runs on, what it has left, and its limits.")
     left, right = st.columns(2, gap="large")
     with left:
         machine()
@@ -58,7 +58,7 @@ def space() -> None:
     n = cache.size()
     st.markdown(
         f"The cache holds {n / 2**20:,.1f} MB: shifts of models and results of gene-set tests, "
-        "which can be made again. When it is full, what was used longest ago goes first."
+        "which can be computed again. When it is full, what was used longest ago goes first."
     )
     st.button(
         "Clear the cache",
@@ -71,7 +71,7 @@ def space() -> None:
 
 @access.errors()
 def clear() -> None:
-    """A callback."""
+    """Clear the cache; a callback."""
     removed = cache.clear()
     logs.event("cache cleared", n_bytes=removed)
     st.toast(f"{removed / 2**20:,.1f} MB were removed.")
@@ -115,7 +115,7 @@ def told() -> None:
         st.header("Limits", divider="gray")
         upload = st.get_option("server.maxUploadSize")
         listed({"STREAMLIT_SERVER_MAX_UPLOAD_SIZE": f"{upload:,} MB", **status.limits()})
-        st.caption("Each is set by the environment variable of its name.")
+        st.caption("Each is set by the environment variable of that name.")
 
 
 def listed(rows: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Train a model on one's own data, and follow the trainings of this server."""
+"""The page Train: train a model on one's own data, and follow the runs of this server."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ KINDS = {
     "sams-vae": "a sparse set of mechanisms for each perturbation; combinations add up",
     "correlated-sams-vae": "as SAMS-VAE, and how far a shift goes may depend on its mask",
     "cpa-vae": "a dense shift for each perturbation, without masks",
-    "svae-plus": "a sparse shift for each whole treatment; it composes nothing",
-    "conditional-vae": "no latent shifts: it predicts, and does not say through what",
+    "svae-plus": "a sparse shift for each whole treatment; it cannot compose",
+    "conditional-vae": "no latent shifts: it predicts, but does not say through which mechanisms",
 }
 POSTERIORS = {
     "correlated": "reads the cell and its shift; fits better",
     "mean-field": "reads the cell alone; simpler, a little faster",
 }
 SPLITS = {
-    "random": "a fifth of the cells of each condition is tested on",
+    "random": "a fifth of the cells of each condition is held out for testing",
     "combinations": "a quarter of the combinations is held out whole",
 }
-LEAST_STEPS, EPOCHS = 6_000, 30  # of a training, unless one says otherwise
+LEAST_STEPS, EPOCHS = 6_000, 30  # the default number of steps is the larger of the two
 MOST_STEPS = 1_000_000
 
 
 def train() -> None:
     st.title("Train")
     st.markdown(
-        "A training is a process of its own: it goes on when this page is closed, and is found "
-        "here again. When it is done, the model opens in every other page."
+        "Training runs in a process of its own: it continues when this page is closed, and you "
+        "find it here again. When it is done, the model opens in every other page."
     )
     if message := training.run_said():
         st.error(page.plain(message))
@@ -73,14 +73,14 @@ def back_to_data(reading: Reading) -> None:
 
 
 class Settings(NamedTuple):
-    """What is chosen, as options of `samsvae train`, and what estimates need of it."""
+    """The chosen settings as options of `samsvae train`, and the sizes that estimates need."""
 
     options: dict[str, str]
     size: time_estimate.Size
 
 
 def new_run(reading: Reading) -> None:
-    """Settings with defaults from the data, what they will take, and the button that starts."""
+    """Draw the settings of a new run, its estimated cost, and the button that starts it."""
     report = brought_files.validated(reading)
     file_choices.open_file(reading.data, "train_latents", "train_steps")
     st.header("A new model", divider="gray")
@@ -109,7 +109,7 @@ def counted(n: int, what: str) -> str:
 
 
 def n_genes_of(reading: Reading, report: Mapping[str, Any]) -> int:
-    """Those that are modelled: of the file, or of the list as far as the file has them."""
+    """Return how many genes are modelled: all of the file, those of a list, or the top ones."""
     n = int(report["n_genes"])
     if reading.genes:
         found = brought_files.inspected(reading.data, reading.gene_key)
@@ -125,8 +125,8 @@ def choices(reading: Reading, report: Mapping[str, Any]) -> Settings:
         "Mechanisms to start from",
         int(np.clip(report["n_perturbations"], 5, 20)),
         (1, 200),
-        "Latent dimensions. Those that earn nothing switch off, so a few too many do no harm: 20, "
-        "or as many as there are perturbations.",
+        "Latent dimensions. Those that are not needed switch off, so a few too many do no harm: "
+        "20, or as many as there are perturbations.",
     )
     has_masks = MODELS[kind].can_ask_evidence
     evidence = 0.16
@@ -164,8 +164,8 @@ def choices(reading: Reading, report: Mapping[str, Any]) -> Settings:
         "Steps",
         min(MOST_STEPS, max(LEAST_STEPS, EPOCHS * per_epoch)),
         (1, MOST_STEPS),
-        f"6,000, or {EPOCHS} passes over the training cells where those are more. Masks settle "
-        "until two thirds of them.",
+        f"6,000, or {EPOCHS} passes over the training cells if those are more. Masks settle "
+        "during the first two thirds.",
     )
     st.caption(f"About {steps / per_epoch:,.0f} epochs of {counted(per_epoch, 'step')}.")
     options = {
@@ -187,7 +187,7 @@ def choices(reading: Reading, report: Mapping[str, Any]) -> Settings:
 
 
 def listed(key: str, label: str, about: Mapping[str, str]) -> str:
-    """A choice of a few, each with its line of help."""
+    """Draw a choice of a few options, with a line about the chosen one, and return it."""
     url.unknown_option(key, list(about), label.lower())
     chosen = str(st.selectbox(label, list(about), key=key, bind="query-params"))
     st.caption(f"{chosen}: {about[chosen]}.")
@@ -202,7 +202,7 @@ def number(key: str, label: str, first: int, limits: tuple[int, int], about: str
 
 
 def for_file(key: str, label: str, first: int, limits: tuple[int, int], about: str) -> int:
-    """A number that is suggested for each file by itself."""
+    """Draw a number whose default depends on the data file, and return it."""
     low, high = limits
     widget = file_choices.suggested(key, first, int, lambda n: low <= n <= high)
     chosen = int(
@@ -226,7 +226,7 @@ USUAL = {
 
 
 def start(reading: Reading, settings: Settings) -> None:
-    """What it will take, the same command for a shell, and the button."""
+    """Draw the device, the estimated cost, the start button, and the same shell command."""
     found = training.pace()
     device = found.device if found else time_estimate.device()
     if device == "cuda":
@@ -257,7 +257,7 @@ def start(reading: Reading, settings: Settings) -> None:
         free,
         key=f"name {free}",
         max_chars=64,
-        help="Letters, digits, dots, dashes and underscores. The model is called so, too.",
+        help="Letters, digits, dots, dashes and underscores. The model gets the same name.",
     )
     options = [f"{key}={value}" for key, value in settings.options.items() if value != USUAL[key]]
     arguments = [*reading.arguments(), *options]
@@ -271,7 +271,7 @@ def start(reading: Reading, settings: Settings) -> None:
         disabled=not runs.is_name(name),
     )
     if not runs.is_name(name):
-        st.caption("This is no name for a run.")
+        st.caption("This is not a valid name for a run.")
     with st.expander("The same from the shell"):
         given = f" --output runs/{name}" if runs.is_name(name) else ""
         st.code(" ".join([reading.command("train") + given, *options]), language="bash")
@@ -286,7 +286,7 @@ def free_name(reading: Reading, kind: str, taken: list[str]) -> str:
 
 
 def estimate(found: time_estimate.Pace | None, size: time_estimate.Size, device: str) -> None:
-    """Time and memory, said to be guesses."""
+    """Draw the estimated time and memory."""
     columns = st.columns(2)
     needed = time_estimate.memory(size)
     if found is not None and found.device == device:
@@ -294,8 +294,8 @@ def estimate(found: time_estimate.Pace | None, size: time_estimate.Size, device:
         columns[0].metric("Time, about", time, help="From a few steps timed on this machine.")
     columns[1].metric("Memory, up to about", f"{needed / 1e9:.1f} GB")
     st.caption(
-        "Estimates: what else runs here slows it down, and it ends sooner where the fit no longer "
-        "improves. Tables and maps of cells take a minute or more after the last step."
+        "These are estimates: other work on this machine slows it down, and it ends sooner if the "
+        "fit stops improving. Tables and maps of cells take a minute or more after the last step."
     )
     if found is not None and needed > 0.8 * found.memory and found.device == device:
         st.warning(

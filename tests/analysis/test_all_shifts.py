@@ -1,4 +1,4 @@
-"""Every perturbation composed once: the same numbers as composing each, from a file or not."""
+"""Composing all perturbations at once gives the numbers of composing each, cached or not."""
 
 import threading
 from dataclasses import replace
@@ -28,7 +28,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def without(copied, cache):
-    """A bundle of before effects were kept."""
+    """Return a bundle as made before shifts were stored."""
     (copied / EFFECTS).unlink()
     manifest = layout.read_json(copied / "manifest.json")
     layout.write_manifest(copied, manifest["data"], "cpu")
@@ -65,7 +65,7 @@ def test_a_bundle_without_is_composed_once_and_read_from_the_cache_then(without,
 
 
 def test_what_is_composed_in_the_cache_is_what_a_bundle_would_hold(tiny, without):
-    """But for the rotation to the same axes, nothing is done to the model in between."""
+    """The model is not changed in between, except for the rotation to the same axes."""
     whole_effects(without)
     theirs, ours = load_file(tiny.path / EFFECTS), load_file(cache_file(without))
     assert theirs.keys() == ours.keys()

@@ -1,4 +1,4 @@
-"""What people are told of a model."""
+"""The model card says what its figures say."""
 
 import html
 
@@ -48,7 +48,7 @@ def test_the_prior_is_told_as_it_was_set():
 
 
 def scored(r, n=2, **kinds):
-    """Held-out figures of one prediction."""
+    """Return the held-out scores of one prediction."""
     found = {"pearson": r, "pearson_top20": r}
     return {**found, "n_conditions": n, "kinds": {k: {**found, "n": n} for k in kinds}}
 

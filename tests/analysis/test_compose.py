@@ -48,21 +48,21 @@ COLUMNS = [
 
 
 def with_effects(tiny, logit: float = 40.0):
-    """The bundle with masks that are surely on or surely off."""
+    """Return the bundle with masks that are surely on or off."""
     model = copy.deepcopy(tiny.model)
     model.mask_logits.copy_(torch.where(model.mask_logits > 0, logit, -logit))
     return replace(tiny, model=model)
 
 
 def with_tables(bundle, **tables):
-    """The bundle with other tables than those of its folder."""
+    """Return the bundle with other tables than those in its folder."""
     edited = replace(bundle)
     edited.__dict__.update(tables)
     return edited
 
 
 def many_cells(bundle, n: int = 300):
-    """A map with more cells than a start takes, with basal states far apart."""
+    """Return a bundle with more cells than a composition starts from, with distant basal states."""
     rng = np.random.default_rng(5)
     states = rng.normal(size=(n, bundle.model.config.n_latent)).astype(np.float32)
     cells = pd.DataFrame({f"basal M{k}": state for k, state in enumerate(states.T)})
@@ -84,7 +84,7 @@ def test_the_table_has_its_columns_in_the_order_of_the_genes(tiny):
 @pytest.mark.parametrize("dosages", [{}, {"P1": 0.0}, {"P1": 0.0, "P4": 0.0}])
 @pytest.mark.parametrize("n_reference", [2, 3, 128])
 def test_nothing_given_is_exactly_nothing(tiny, dosages, n_reference):
-    """With few reference cells the order of sums differs between arms: rounding must not show."""
+    """With few reference cells sums are taken in another order; rounding must not show."""
     few = tiny.reference._make(part[:n_reference] for part in tiny.reference)
     result = compose(replace(tiny, reference=few), dosages, n_samples=20)
     columns = ["shift", "lower", "upper", "sum_of_singles", "interaction"]
@@ -142,7 +142,7 @@ def test_one_perturbation_does_not_interact_with_itself(tiny):
 
 
 def test_the_sum_of_singles_is_the_sum_of_the_single_compositions(tiny):
-    """Draws are common to all arms, so it holds up to rounding and not only on average."""
+    """All arms use the same draws, so it holds up to rounding and not only on average."""
     both = compose(tiny, {"P1": 1.0, "P6": 0.5}).table
     singles = compose(tiny, {"P1": 1.0}).table["shift"] + compose(tiny, {"P6": 0.5}).table["shift"]
     np.testing.assert_allclose(both["sum_of_singles"], singles, atol=1e-5)
@@ -150,7 +150,7 @@ def test_the_sum_of_singles_is_the_sum_of_the_single_compositions(tiny):
 
 
 def test_a_composition_is_what_a_loop_over_draws_and_cells_says(tiny):
-    """At sure masks and narrow embeddings the shift is that of the decoder at the moved states."""
+    """With sure masks and narrow embeddings, the shift is the decoder's at the moved states."""
     sure = with_effects(tiny)
     sure.model.embedding_log_scale.fill_(-30)
     narrow = replace(sure, reference=sure.reference._replace(scale=sure.reference.scale * 0))
@@ -228,7 +228,7 @@ def test_what_was_not_measured_has_no_observed_shift(tiny):
 
 
 def test_an_observed_interaction_is_that_of_the_pooled_counts(tiny, screen):
-    """The shift of the double less those of its singles, each against the same control."""
+    """It is the shift of the double minus those of its singles, all against the same control."""
     level, expected_se = {}, 0.0
     se = tiny.observed[tiny.observed["split"] == "all"].set_index(["condition", "gene"])["se"]
     for condition in ("P2+P5", "P2", "P5", "control"):
@@ -278,7 +278,7 @@ def test_without_a_measured_single_no_interaction_was_observed(tiny):
 
 
 def test_a_start_from_cells_is_a_loop_over_their_basal_states(tiny):
-    """At sure masks and narrow embeddings: the level of these cells moved, less that unmoved."""
+    """With sure masks and narrow embeddings it is the level of these cells moved minus unmoved."""
     sure = with_effects(tiny)
     sure.model.embedding_log_scale.fill_(-30)
     names = tiny.cells["cell"].tolist()[2:9]
@@ -386,7 +386,7 @@ def test_a_start_that_cannot_be_made_is_refused(tiny):
 
 
 def test_a_model_without_latent_shifts_starts_from_states_beside_the_dosages(tiny):
-    """Its decoder reads both, so the shift is that of the dosages at the states of these cells."""
+    """The decoder reads both, so the shift is that of the dosages at these cells' states."""
     torch.manual_seed(0)
     model = MODELS["conditional-vae"](ModelConfig(40, 6, n_latent=4, n_hidden=8)).eval()
     names = tiny.cells["cell"].tolist()[:6]
@@ -445,7 +445,7 @@ def test_the_nearest_condition_is_that_of_a_loop_over_all(tiny, dosages, without
 
 
 def test_of_conditions_equally_near_the_first_is_told(tiny):
-    """Half the dosage is half way to control; and P2 without any effect is where control is."""
+    """Half the dosage is half way to control, and P2 without any effect is at control."""
     found = nearest_condition(tiny, {"P1": 0.5})
     masks = tiny.masks.assign(effect=np.where(tiny.masks["mechanism"] == 0, 1.0, 0.0))
     masks.loc[masks["perturbation"].isin(["P2", "P5"]), "effect"] = 0.0

@@ -54,7 +54,7 @@ def collection_of(name: str) -> Collection:
 
 
 def awkward() -> Results:
-    """Genes, terms and mechanisms that Excel takes for something else; the first set is up."""
+    """Return results with names that Excel takes for something else; the first set is up."""
     rng = np.random.default_rng(0)
     loadings = pd.DataFrame(rng.standard_normal((200, 3)), GENES, [0, "a/b", "A/B"])
     loadings.iloc[:11, :2] += [9, -9]
@@ -99,7 +99,7 @@ def sheet_as_frame(book: openpyxl.Workbook, name: str) -> pd.DataFrame:
 
 
 def assert_shown(shown: pd.DataFrame, table: pd.DataFrame) -> None:
-    """The same rows in the same order: texts equal, numbers to the 16 digits that Excel keeps."""
+    """Assert the same rows in order, with equal texts and numbers to the 16 digits of Excel."""
     assert list(shown) == list(table)
     assert len(shown) == len(table)
     for column in table:
@@ -338,7 +338,7 @@ def contents(results) -> dict[str, bytes]:
 
 
 def read_back(content: bytes, like: pd.DataFrame) -> pd.DataFrame:
-    """A CSV file whose texts are texts: NA is a gene, and nothing is a missing number."""
+    """Read a CSV file in which NA is a gene and an empty cell is a missing number."""
     kinds = {name: str for name in like if like[name].dtype == object}
     missing = {name: [""] for name in like if name not in kinds}
     return pd.read_csv(
@@ -351,7 +351,7 @@ def read_back(content: bytes, like: pd.DataFrame) -> pd.DataFrame:
 
 
 def disarmed(name: object) -> str:
-    """As in CSV files; of the awkward names, +1 and -1 are numbers."""
+    """Return a text as CSV files have it; of the awkward names, +1 and -1 are numbers."""
     return (
         f"'{name}"
         if str(name).startswith((*"=+@-",)) and not str(name)[1:].isdigit()

@@ -173,7 +173,7 @@ def test_perturbations_are_sorted_by_how_far_they_move_the_gene(tiny, effects):
 
 
 def test_the_gene_that_is_strongest_planted_is_found_from_its_side():
-    """Reverse look-up on a hand-made table: by size, whatever the sign."""
+    """In a hand-made table, perturbations are ranked by size, whatever the sign."""
     table = pd.DataFrame(
         {"perturbation": ["A", "B", "C"] * 2, "gene": ["x"] * 3 + ["y"] * 3}
         | {"shift": [0.1, -2.0, 0.5, 1.0, 0.0, 0.0]}

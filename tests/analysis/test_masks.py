@@ -92,7 +92,7 @@ def test_the_table_has_a_row_per_pair_with_mechanisms_from_zero(model):
 
 
 class Exponential(SAMSVAE):
-    """Log proportions linear in z, so that a loading has a closed form."""
+    """A decoder with log proportions linear in z, so that loadings have a closed form."""
 
     def moved_means(self, z, shift):
         return ((z + shift) @ self.slopes + self.base).exp()
@@ -173,7 +173,7 @@ def some_cells(n: int, seed: int = 2) -> Reference:
 
 
 class Straight(SAMSVAE):
-    """Values that are not counts, linear in z but for a bend that squares the first mechanism."""
+    """A decoder of values, linear in z except for the square of the first mechanism."""
 
     bend = 0.0
 
@@ -212,7 +212,7 @@ def test_a_linear_decoder_has_the_same_loadings_at_every_step(straight):
 
 @torch.no_grad()
 def test_curves_are_the_closed_form_of_an_exponential_decoder():
-    """Effects of -2, -2, -2 and -4 by the four users of mechanism 1: steps are times -2.5."""
+    """The four users of mechanism 1 have effects of -2, -2, -2 and -4, so the step is -2.5."""
     model, cells = linear_model(-4.0), some_cells(40)
     model.mask_logits.fill_(-60.0)
     model.mask_logits[:4, 1] = 60.0
@@ -258,7 +258,7 @@ def test_curves_do_not_depend_on_what_else_is_asked_or_on_the_order_of_cells(mod
 
 
 def test_a_bent_decoder_is_told_from_a_straight_one(straight):
-    """From z = 0 the loading at step s is slope + s bend: a closed form of every number."""
+    """From z = 0 the loading at step s is slope + s bend, which gives every number."""
     straight.bend = 3.0
     cells = Reference(torch.zeros(4, 3), torch.ones(4, 3), torch.ones(4))
     found = linearity(loading_curves(straight, cells, GENES))
@@ -275,7 +275,7 @@ def test_a_bent_decoder_is_told_from_a_straight_one(straight):
 
 
 def curve(**sizes: float) -> pd.DataFrame:
-    """Hand-made loadings of two genes, at multiple 1 and at others with other sizes."""
+    """Return hand-made loadings of two genes, at multiple 1 and at others with other sizes."""
     rows = {1.0: 1.0} | {float(name.lstrip("x").replace("m", "-")): v for name, v in sizes.items()}
     return pd.DataFrame(
         [
@@ -397,7 +397,7 @@ def test_similarity_is_the_same_from_either_side():
 
 
 def shifts_of(rows: dict[str, tuple[list[float], list[float]]], cells: int = 9) -> pd.DataFrame:
-    """An effect table from predicted and observed shifts of each perturbation."""
+    """Return a table from the predicted and observed shifts of each perturbation."""
     return pd.concat(
         pd.DataFrame(
             {

@@ -79,7 +79,7 @@ def test_item_11_genes_are_raised_or_lowered_as_asked(tiny):
 
 
 def every_gene_alone(bundle) -> np.ndarray:
-    """The shift of each gene by the pair that is strongest."""
+    """Return the shift of each gene by the pair that moves it most."""
     return compose(bundle, {"P2": 1.0, "P4": 1.0}).table["shift"].to_numpy()
 
 
@@ -121,7 +121,7 @@ def test_the_difference_is_that_of_the_shifts_and_turns_with_their_order(tiny):
 
 
 def test_what_both_share_cancels_out_draw_by_draw(tiny):
-    """A dosage of nothing more: the interval of the difference is that of the part that differs."""
+    """The interval of the difference is that of the part that differs."""
     one, two = compose(tiny, {"P1": 1.0, "P2": 1.0}), compose(tiny, {"P1": 1.0})
     width = compare(tiny, one, two).eval("upper - lower").mean()
     assert width < (one.table.eval("upper - lower") + two.table.eval("upper - lower")).mean()

@@ -1,4 +1,4 @@
-"""One server and one Chromium for all browser tests, and visitors of their own."""
+"""One server and one Chromium for all browser tests, and a visitor for each."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ from tests.browser.person import CHROMIUM
 ROOT = Path(__file__).resolve().parents[2]
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 WIDE = {"width": 1440, "height": 900}
-ODD = {  # names that perturbations get, and what is wrong with each
+ODD = {  # odd names of perturbations, and what is odd about each
     "P1": "<img src=x onerror=alert(1)><b>*bold*</b> [link](http://example.org) $x$ :red[r]",
     "P2": "\U0001f9ec \u05d2\u05df \u202e\u05e2\u05d1\u05e8\u05d9\u05ea\u202c \u062c\u064a\u0646",
     "P3": "W" * 200,
@@ -29,7 +29,7 @@ ODD = {  # names that perturbations get, and what is wrong with each
 
 @pytest.fixture(scope="package")
 def served(tiny, tmp_path_factory) -> Path:
-    """The small bundle, a damaged one, and one whose perturbations have odd names."""
+    """Return a folder with the small bundle, a damaged one, and one with odd names."""
     models = tmp_path_factory.mktemp("served")
     for name in ("broken", "tiny", "unusual"):
         shutil.copytree(tiny.path, models / name)
@@ -54,7 +54,7 @@ def rename(path: Path) -> None:
 
 @contextmanager
 def dashboard(**environment: str) -> Iterator[str]:
-    """A server at its own port, with these variables; yields its address."""
+    """Run a server at its own port, with these environment variables; yields its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -84,7 +84,7 @@ def dashboard(**environment: str) -> Iterator[str]:
 
 @pytest.fixture(scope="package")
 def server(served):
-    """The dashboard on these bundles."""
+    """Run the dashboard on these bundles; yields its address."""
     with dashboard(SAMSVAE_MODELS=str(served)) as url:
         yield url
 
@@ -101,13 +101,13 @@ def browser():
 
 @pytest.fixture(scope="package")
 def asked_for():
-    """Every address that any visitor's page asked for, or a script error, as it happens."""
+    """Return the list to which visitors add every address requested and every script error."""
     return []
 
 
 @pytest.fixture(scope="package")
 def visitor(browser, asked_for):
-    """Makes a visitor: a context of the browser whose requests and script errors are noted."""
+    """Return a function that makes a visitor: a browser context that notes its requests."""
 
     def made(**options):
         context = browser.new_context(**{"viewport": WIDE} | options)
@@ -121,7 +121,7 @@ def visitor(browser, asked_for):
 
 @pytest.fixture(scope="package")
 def first(visitor):
-    """Who comes again and again: what the browser keeps of the program is loaded once."""
+    """Return a returning visitor, whose browser loads the program only once."""
     context = visitor()
     yield context
     context.close()
@@ -129,7 +129,7 @@ def first(visitor):
 
 @pytest.fixture
 def own_server_only(server, asked_for):
-    """A request to anywhere but our server fails the test, and so does an error in a script."""
+    """Fail the test on a request to anywhere but our server, and on an error in a script."""
     asked_for.clear()
     yield
     ours = (server, server.replace("http", "ws", 1), "data:", "blob:", "file:")
@@ -138,7 +138,7 @@ def own_server_only(server, asked_for):
 
 @pytest.fixture
 def page(first, own_server_only):
-    """A tab of its own, and so a session of its own."""
+    """Return a new tab, which has a session of its own."""
     tab = first.new_page()
     yield tab
     tab.close()
@@ -146,7 +146,7 @@ def page(first, own_server_only):
 
 @pytest.fixture
 def another(visitor, own_server_only):
-    """Makes tabs of visitors who share nothing with the first; options are those of a context."""
+    """Return a function that makes a tab of another visitor; options are those of a context."""
     made = []
 
     def tab(**options):

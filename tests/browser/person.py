@@ -1,4 +1,4 @@
-"""What a person does at the dashboard, and when the page is ready for the next thing."""
+"""What a person does at the dashboard, and waiting until the page is ready."""
 
 import io
 import os
@@ -30,41 +30,41 @@ def visit(page, url: str) -> None:
 
 
 def settled(page) -> None:
-    """The page has reached its end and nothing runs any more."""
+    """Wait until the page has reached its end and nothing runs any more."""
     page.wait_for_selector(".st-key-end", timeout=120_000)
     page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]')
     page.wait_for_function(ONCE)
 
 
 def shows(page, text: str | re.Pattern[str]) -> None:
-    """The page says so, and has come to rest."""
+    """Wait until the page shows a text and has come to rest."""
     page.get_by_text(text).first.wait_for()
     settled(page)
 
 
 def address_has(page, part: str) -> None:
-    """What a choice leaves in the address is there, and the page has come to rest."""
+    """Wait until the address has what a choice writes to it, and the page has come to rest."""
     page.wait_for_url(lambda url: part in url)
     settled(page)
 
 
 def turn_to(page, name: str) -> None:
-    """Another page, by its link at the side."""
+    """Go to another page by its link in the sidebar."""
     page.get_by_test_id("stSidebarNav").get_by_role("link", name=name, exact=True).click()
     page.get_by_role("heading", name=name, level=1).wait_for()
     settled(page)
 
 
 def press(page, key: str) -> None:
-    """The button with this key of ours."""
+    """Press the button with this key."""
     page.locator(f".st-key-{key} button:visible").first.click()
 
 
 def choose(page, box: str, name: str) -> None:
-    """An option of a box, found by typing."""
+    """Choose an option of a select box by typing."""
     page.get_by_role("combobox", name=box).fill(name)
     page.get_by_role("option", name=name, exact=True).click()
-    page.keyboard.press("Escape")  # an open list hides the rest of the page from readers
+    page.keyboard.press("Escape")  # an open list hides the rest of the page
 
 
 def download(page, button: str, last: bool = False) -> bytes:
@@ -75,14 +75,14 @@ def download(page, button: str, last: bool = False) -> bytes:
 
 
 def taken(page, key: str) -> bytes:
-    """The file behind the download button with this key of ours."""
+    """Return the file of the download button with this key."""
     with page.expect_download() as started:
         press(page, key)
     return Path(started.value.path()).read_bytes()
 
 
 def composed_shift(page) -> pd.DataFrame:
-    """The predicted shift by gene, from the file that Compose offers."""
+    """Return the predicted shift by gene, from the file that Compose offers."""
     button = '[class*="st-key-shift_"][class*="-CSV"] button'
     with page.expect_download() as started:
         page.locator(button).click()
@@ -94,6 +94,6 @@ def table(content: bytes) -> pd.DataFrame:
 
 
 def click_in(page, place) -> None:
-    """In the middle of an element that takes no clicks itself, as points of a figure."""
+    """Click in the middle of an element that takes no clicks itself, such as a point."""
     box = place.bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)

@@ -1,4 +1,4 @@
-"""What is chosen, what is shown and what the address says are one thing, also in a hurry."""
+"""Widgets, figures and the address always agree, even after fast clicks and keys."""
 
 import re
 import shutil
@@ -15,15 +15,15 @@ from tests.browser.conftest import dashboard
 from tests.browser.person import MARKS, composed_shift, press, settled, turn_to, visit
 
 pytestmark = MARKS
-SPEEDS = [  # seconds between two presses, and busy programs beside
-    (0.15, 0),  # in a slow browser, which does not disturb the tests beside
+SPEEDS = [  # seconds between key presses, and busy processes
+    (0.15, 0),  # with a slow browser, which does not disturb other tests
     *(pytest.param(gap, 2, marks=pytest.mark.slow) for gap in (0.05, 0.15, 0.3, 0.6)),
 ]
 
 
 @contextmanager
 def busy_machine(programs: int) -> Iterator[None]:
-    """Other programs run beside the server and the browser."""
+    """Keep other processes busy beside the server and the browser."""
     running = [
         subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(programs)
     ]
@@ -36,7 +36,7 @@ def busy_machine(programs: int) -> Iterator[None]:
 
 
 def at_rest(page, dose: str) -> dict[str, float]:
-    """The dosage of P6 by the slider, the box and the address, once the last run has ended."""
+    """Return the dosage of P6 by slider, box and address, once the last run has ended."""
     page.wait_for_url(lambda url: f"c=P6%3A{dose}" in url)
     settled(page)
     slider = page.get_by_role("slider", name="Dosage of P6")
@@ -49,7 +49,7 @@ def at_rest(page, dose: str) -> dict[str, float]:
 
 
 def drawn_shifts(page) -> dict[str, float]:
-    """Genes and the ends of their bars in the figure of the largest shifts, as it is drawn."""
+    """Return the genes and ends of bars in the figure of the largest shifts, as drawn."""
     figure = page.locator(".st-key-shifts .js-plotly-plot")
     genes, ends = figure.evaluate("f => [f._fullData[0].y, Array.from(f._fullData[0].x)]")
     return {re.sub("<[^>]*>", "", gene): end for gene, end in zip(genes, ends, strict=True)}
@@ -77,7 +77,7 @@ def test_item_02_no_press_is_lost_on_a_busy_machine(page, server, tiny, gap, pro
 
 @pytest.fixture(scope="module")
 def with_a_training(served, tmp_path_factory) -> Iterator[str]:
-    """A server with two shipped models, of which one is what it opens on, and one trained here."""
+    """Run a server with two shipped models, one of them the default, and one trained here."""
     models, runs = tmp_path_factory.mktemp("shipped"), tmp_path_factory.mktemp("trained")
     shutil.copytree(served / "tiny", models / "papalexi2021")
     shutil.copytree(served / "unusual", models / "unusual")
@@ -88,14 +88,14 @@ def with_a_training(served, tmp_path_factory) -> Iterator[str]:
 
 @pytest.fixture
 def tab(visitor):
-    """Of somebody at that server."""
+    """Return a tab of a visitor at that server."""
     context = visitor()
     yield context.new_page()
     context.close()
 
 
 def shown_model(page) -> str:
-    """By the line at the end of the page, and the box, which agree."""
+    """Return the model by the line at the end of the page and the box, which agree."""
     settled(page)
     name = re.search("model ([^,]*),", page.locator(".st-key-end").inner_text())[1]
     assert page.get_by_role("combobox", name="Model", exact=True).input_value() == name

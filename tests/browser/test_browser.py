@@ -1,4 +1,4 @@
-"""What a person does, in a real Chromium: click, choose, download, follow a link."""
+"""Clicking, choosing, downloading and following links, in a real Chromium."""
 
 import io
 import re
@@ -184,5 +184,5 @@ def test_a_box_around_cells_gives_their_table_and_a_composition_that_starts_from
 
 
 def selected(page) -> pd.DataFrame:
-    """The table of selected cells, the last that the page offers."""
+    """Return the table of selected cells, the last download on the page."""
     return table(download(page, "CSV", last=True))

@@ -1,4 +1,4 @@
-"""Compositions: switches, ways back, two beside each other, links, and visitors apart."""
+"""Compositions: switches, undo, comparing two, links, and visitors kept apart."""
 
 import re
 
@@ -23,12 +23,12 @@ pytestmark = MARKS
 
 
 def shifts(page) -> dict[str, float]:
-    """By gene, of the table of all genes that the page offers."""
+    """Return the shifts by gene, from the table of all genes on the page."""
     return composed_shift(page)["shift"].to_dict()
 
 
 def said(tiny, dosages, **options):
-    """What the library says of the same."""
+    """Return what the library computes for the same composition."""
     return pytest.approx(compose(tiny, dosages, **options).table["shift"].to_dict())
 
 

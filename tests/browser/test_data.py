@@ -15,7 +15,7 @@ UNUSUAL = "what was done (final)"
 
 @pytest.fixture(scope="module")
 def unusual(screen, tmp_path_factory):
-    """The small screen: labels parted by "_", in a column that two others look like."""
+    """Write the small screen with labels joined by "_", in a column like two others."""
     cells = anndata.read_h5ad(screen.path)
     labels = cells.obs["perturbation"].astype(str).str.replace("+", "_")
     cells.obs[UNUSUAL] = labels
@@ -28,7 +28,7 @@ def unusual(screen, tmp_path_factory):
 
 
 def label_counts(page) -> dict[str, int]:
-    """What the preview says, such as 6 single perturbations."""
+    """Return the numbers in the preview, such as 6 single perturbations."""
     text = page.locator(".st-key-preview").inner_text()
     return {what: int(n) for n, what in re.findall(r"(\d+) ([a-z]+)", text)}
 
@@ -36,7 +36,7 @@ def label_counts(page) -> dict[str, int]:
 def test_an_upload_is_mended_on_the_page_and_goes_on_to_training(page, server, unusual, screen):
     visit(page, f"{server}/data")
     page.locator('input[type="file"]').first.set_input_files(unusual)
-    shows(page, "my screen.h5ad was kept, and is chosen")
+    shows(page, "my screen.h5ad was kept, and is selected")
     address_has(page, "data=uploads%2Fmy_screen-")
     assert label_counts(page)["single"] == 12  # of the wells, which are suggested: most labels
     assert page.get_by_role("combobox", name="Column of perturbations").input_value() == "well"
@@ -84,5 +84,5 @@ def test_nothing_of_a_name_is_run_or_drawn(page, server, screen, tmp_path):
     page.on("dialog", lambda dialog: pytest.fail("a script of the file was run"))
     visit(page, f"{server}/data")
     page.locator('input[type="file"]').first.set_input_files(tmp_path / "odd.h5ad")
-    shows(page, "odd.h5ad was kept, and is chosen")
+    shows(page, "odd.h5ad was kept, and is selected")
     assert page.locator("img[src=x]").count() == 0

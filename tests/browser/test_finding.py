@@ -1,4 +1,4 @@
-"""Ways to a name: the search box, cells of the mask map, the map of perturbations."""
+"""Finding names by the search box, the map of masks, and the map of perturbations."""
 
 import re
 
@@ -87,7 +87,7 @@ def map_of(page):
 
 
 def on_screen(plot, x: float, y: float) -> tuple[float, float]:
-    """Where a point of the figure is on the screen."""
+    """Return the position on the screen of a point in the figure."""
     box = plot.bounding_box()
     dx, dy = plot.evaluate(
         """(plot, [x, y]) => {
@@ -100,11 +100,11 @@ def on_screen(plot, x: float, y: float) -> tuple[float, float]:
 
 
 def compared(page, tiny, names: list[str]) -> None:
-    """The table of effects has every entry in use of these perturbations, and of no other."""
+    """Assert that the table of effects has the entries in use of exactly these perturbations."""
     shows(page, re.compile(f"Open {names[-1]}$"))
     used = tiny.masks[tiny.masks["active"] & tiny.masks["perturbation"].isin(names)]
     if used.empty:
-        shows(page, "None of the chosen uses a mechanism")
+        shows(page, "None of them uses a mechanism")
         return
     shown = table(taken(page, "chosen_effects_table-CSV"))
     effects = shown.set_index(["perturbation", "mechanism"])["effect"].to_dict()

@@ -1,4 +1,4 @@
-"""Dark, narrow, by keyboard alone, with odd names, and with a broken model beside a good one."""
+"""Dark and narrow pages, keyboard only, odd names, and a broken model beside a good one."""
 
 import re
 from pathlib import Path
@@ -105,7 +105,7 @@ FOCUSED = """() => {
 
 
 def tab_to(page, tag: str, name: str, most: int = 80) -> None:
-    """Press Tab until the element of this kind and name is in focus."""
+    """Press Tab until the element with this role and name has the focus."""
     seen = []
     for _ in range(most):
         page.keyboard.press("Tab")

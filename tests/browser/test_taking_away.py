@@ -1,4 +1,4 @@
-"""What a person takes away: figures as files, the report, the zip, and the session."""
+"""Downloads: figures as files, the report, the zip, and the session."""
 
 import hashlib
 import io
@@ -66,7 +66,7 @@ def words_of(svg: bytes) -> list[str]:
 
 @pytest.fixture
 def kept(page, server) -> dict[str, bytes]:
-    """Three views kept and the page Report open; a table of each, by its name among the files."""
+    """Keep three views, open the page Report, and return a table of each by its file name."""
     visit(page, f"{server}/compose?c=P1%3A0.5%2CP2%3A1&off=0&model=tiny")
     shown = {}
     for n, name in enumerate(("Compose", "Masks", "Gene"), start=1):
@@ -163,6 +163,6 @@ def test_a_session_file_brings_views_and_pages_to_another_visitor(page, another,
 
 
 def give(page, content: bytes) -> None:
-    """Put a session file into its box."""
+    """Upload a session file."""
     file = {"name": "my.session.json", "mimeType": "application/json", "buffer": content}
     page.locator(".st-key-session-file input[type=file]").set_input_files(file)

@@ -1,6 +1,6 @@
-"""A person trains on data of their own, and hands the model on: from an upload to another server.
+"""From an upload to a trained model that is opened on another server.
 
-Nothing stands in for anything here, so it takes minutes.
+Nothing is replaced by a stand-in, so it takes minutes.
 """
 
 import anndata
@@ -15,13 +15,13 @@ from tests.browser.person import MARKS, choose, press, settled, shows, taken, vi
 
 pytestmark = [*MARKS, pytest.mark.slow]
 KEY = "what was done"
-EPOCHS = 300  # it must not be over before it is stopped; 400 would be the steps suggested
+EPOCHS = 300  # long enough to be stopped; 400 steps would be suggested
 MINUTES = 60_000  # milliseconds
 
 
 @pytest.fixture
 def screen_file(tmp_path):
-    """Simulated cells; no column has a usual name, and another one looks more like the one."""
+    """Write simulated cells whose columns have unusual names, one of them misleading."""
     drawn, truth = simulate(Design(1500, 60, 8, 3, 3))
     path = tmp_path / "screen.h5ad"
     write_h5ad(drawn, truth, path)
@@ -35,7 +35,7 @@ def screen_file(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Where the first server keeps its runs; no training outlives the test."""
+    """Return the runs folder of the first server; ends its training runs after the test."""
     place = tmp_path / "runs"
     yield place
     for job in runs.listed(place):
@@ -55,7 +55,7 @@ def test_from_an_upload_to_a_model_in_another_server(visitor, screen_file, folde
     with dashboard(SAMSVAE_RUNS=str(folder), SAMSVAE_MODELS=str(models)) as url:
         visit(page, f"{url}/data")
         page.locator('input[type="file"]').first.set_input_files(screen_file)
-        shows(page, "was kept, and is chosen")
+        shows(page, "was kept, and is selected")
         choose(page, "Column of perturbations", KEY)
         settled(page)
         page.get_by_role("button", name="Train on this data").click()
@@ -97,7 +97,7 @@ def test_from_an_upload_to_a_model_in_another_server(visitor, screen_file, folde
     with dashboard(SAMSVAE_RUNS=str(tmp_path / "other"), SAMSVAE_MODELS=str(models)) as url:
         visit(page, f"{url}/data")
         page.locator('input[type="file"]').last.set_input_files(tmp_path / "model.zip")
-        shows(page, f"{job.name} is among the models now, and is chosen")
+        shows(page, f"{job.name} is among the models now, and is selected")
         visit(page, f"{url}/compose?c=P1%3A1%2CP2%3A1&model={job.name}")
         page.locator(".st-key-shifts .js-plotly-plot").first.wait_for()
     tables = [folder / job.name / "masks.csv", tmp_path / "other" / job.name / "masks.csv"]

@@ -16,7 +16,7 @@ from samsvae_core.system.files import OutputError
 
 @pytest.fixture(scope="module")
 def whole(tiny, tmp_path_factory):
-    """The small bundle as a zip: its content."""
+    """Return the small bundle as the bytes of a zip."""
     return pack(tiny.path, tmp_path_factory.mktemp("zipped") / "tiny.zip").read_bytes()
 
 
@@ -32,7 +32,7 @@ def contents(whole, flat=False):
 
 
 def zipped_again(files, changed=None):
-    """A zip of these files; `changed` may alter each entry's description."""
+    """Return a zip of these files; `changed` may alter each entry's description."""
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as file:
         for name, content in files.items():
@@ -49,7 +49,7 @@ def everything(tmp_path):
 
 
 def refused(content, folder, match):
-    """It is refused with this message, and nothing is left anywhere."""
+    """Assert that the zip is refused with this message and that nothing is left."""
     before = everything(folder.parents[1])
     with pytest.raises(BundleError, match=match):
         unpack(io.BytesIO(content), folder, "given")
@@ -89,7 +89,7 @@ def test_a_name_that_is_taken_elsewhere_is_refused(whole, folder):
 
 @pytest.fixture
 def kept_apart(whole):
-    """Another bundle of the same name: its manifest has another date."""
+    """Return another bundle of the same name, whose manifest has another date."""
     files = contents(whole)
     manifest = json.loads(files["tiny/manifest.json"])
     manifest["created"] = "2001-01-01T00:00:00+00:00"
@@ -259,7 +259,7 @@ def test_a_model_without_room_is_refused_and_what_was_given_up_removed(whole, fo
     assert not left.exists()
     path = unpack(io.BytesIO(whole), folder, "given")
     monkeypatch.setenv("SAMSVAE_RUNS", str(folder))
-    assert not uploads.used()  # not by way of a page
+    assert not uploads.used()  # it was not uploaded on a page
     (path / runs.BROUGHT).touch()
     assert uploads.used() == sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
     monkeypatch.setattr(archive, "SPARE", 2**60)

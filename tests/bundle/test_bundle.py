@@ -25,7 +25,7 @@ def edit_json(path, **changes):
 
 
 def sign(folder):
-    """Make the manifest agree with what now lies in the folder."""
+    """Make the manifest agree with the files now in the folder."""
     manifest = json.loads((folder / "manifest.json").read_text())
     for name in manifest["files"]:
         content = (folder / name).read_bytes()
@@ -65,7 +65,7 @@ def test_a_bundle_holds_what_was_trained(tiny, screen):
 
 
 def test_the_final_checkpoint_and_the_bundle_predict_the_same(tiny, screen):
-    """The bundle's mechanisms are reordered and flipped; no prediction may change by that."""
+    """Reordering and flipping the bundle's mechanisms must not change any prediction."""
     last = load_file(tiny.path / "checkpoints" / "last.safetensors")
     model = bundles.SAMSVAE(tiny.model.config)
     weights = {n.removeprefix("model."): v for n, v in last.items() if n.startswith("model.")}
@@ -582,7 +582,7 @@ def test_the_dosages_of_conditions_are_those_of_their_cells(tiny, screen):
 
 
 def test_labels_of_odd_names_are_read_or_left_out(tiny):
-    """Names with "+" and ":" as labels kept whole have them; one reads two ways."""
+    """Names with "+" and ":", as in labels kept whole; one of them can be read in two ways."""
     to = {"P1": "KLF1+", "P2": "a:b", "P3": "P+Q", "P4": "P", "P5": "Q", "P6": "z"}
     named = tiny.perturbations.rename(index=to)
     labels = ["control", "KLF1+", "KLF1++z", "P+Q", "Q+a:b", "gone", "P"]

@@ -1,4 +1,4 @@
-"""Bundles whose checksums were made again are opened only if their parts fit each other."""
+"""A bundle with recomputed checksums is opened only if its parts are consistent."""
 
 import hashlib
 import json

@@ -30,7 +30,7 @@ TINY += ["--batch-size", "128"]
 
 @pytest.fixture
 def samsvae(monkeypatch, capsys):
-    """Runs the command line: exit code, output, errors."""
+    """Return a function that runs the command line and returns exit code, output and errors."""
 
     def run(*arguments):
         capsys.readouterr()
@@ -46,7 +46,7 @@ def samsvae(monkeypatch, capsys):
 
 @pytest.fixture
 def refused(samsvae):
-    """Runs what must be refused: exit code 2, and one line that begins with Error."""
+    """Return a function that asserts a refusal: exit code 2 and one line that starts with Error."""
 
     def run(*arguments):
         code, out, err = samsvae(*arguments)
@@ -60,7 +60,7 @@ def refused(samsvae):
 
 @pytest.fixture(scope="session")
 def trained(screen, quick_tables, tmp_path_factory):
-    """A bundle made by the command line."""
+    """Return a bundle made by the command line."""
     run = tmp_path_factory.mktemp("cli") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["samsvae", "train", str(screen.path), "-o", str(run), *TINY])
@@ -75,7 +75,7 @@ def trained(screen, quick_tables, tmp_path_factory):
 
 @pytest.fixture(scope="session", params=[name for name in MODELS if name != "sams-vae"])
 def other(request, screen, quick_tables, tmp_path_factory):
-    """A bundle of each other model, made by the command line, with the name of the model."""
+    """Return a bundle of each other model, made by the command line, and the model's name."""
     run = tmp_path_factory.mktemp("models") / request.param
     command = ["samsvae", "train", str(screen.path), "-o", str(run), "--model", request.param]
     with pytest.MonkeyPatch.context() as patch:
@@ -123,7 +123,7 @@ def test_every_model_composes_or_refuses(samsvae, other, tmp_path):
 
 
 def test_every_model_starts_from_cells_and_knows_what_was_measured(other):
-    """Where a model has latent shifts, a condition is as far from itself as nothing."""
+    """In a model with latent shifts, the distance of a condition to itself is zero."""
     name, run = other
     bundle = load(run)
     cells = bundle.cells["cell"].tolist()

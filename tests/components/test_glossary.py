@@ -1,11 +1,11 @@
-"""The glossary finds words by their name and by what is said of them."""
+"""The glossary finds entries by word and by meaning."""
 
 from app.components import glossary
 
 
 def test_a_word_is_found_by_its_beginning_first():
     assert next(iter(glossary.found("mask"))) == "Mask"
-    assert "Near miss" in glossary.found("mask")  # told of in its meaning
+    assert "Near miss" in glossary.found("mask")  # its meaning mentions masks
 
 
 def test_every_word_says_something_that_is_not_itself():

@@ -1,4 +1,4 @@
-"""Tables of held-out figures hold the numbers of metrics.json, and stay empty where it has none."""
+"""Tables of held-out scores have the numbers of metrics.json, and are empty without them."""
 
 import pandas as pd
 

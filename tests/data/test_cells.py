@@ -29,7 +29,7 @@ SOURCE = {
 
 
 def cells_of(labels=LABELS, counts=COUNTS, **more) -> CellData:
-    """Cells with these labels and counts; `more` replaces fields, "source" adds to it."""
+    """Return cells with these labels and counts; `more` replaces fields, "source" adds to it."""
     names = np.array(sorted({part for label in labels for part in label.split("+")} - {"ctrl"}))
     dosages = np.array([np.isin(names, label.split("+")) for label in labels])
     source = {**SOURCE, **more.pop("source", {})}

@@ -1,4 +1,4 @@
-"""What is told as damage of a file is damage: mistakes of ours and of the machine are not."""
+"""Only damage of a file is reported as damage, not our own mistakes or the machine's."""
 
 import inspect
 import os
@@ -41,7 +41,7 @@ OURS = [
 
 
 class Mistake(AttributeError, KeyError, TypeError, RuntimeError, ValueError):
-    """Of every kind that damage is told by."""
+    """An error of every kind by which damage is recognised."""
 
 
 def mistaken(*_, **__):
@@ -58,7 +58,7 @@ def file(tmp_path):
 
 
 def everything(path, folder):
-    """All that reads a file; what is refused is left alone."""
+    """Read everything in a file, ignoring refusals."""
     inspection.inspect(path)
     read_h5ad(path)
     read_h5ad(path, continuous=True, layer="dense", counts_on="disk", scratch=folder)
@@ -113,7 +113,7 @@ def test_item_12_too_little_memory_is_not_told_as_a_damaged_file(file, monkeypat
 
 
 def test_item_12_nothing_of_ours_stands_within_what_catches_damage():
-    """In the source, too: within `told` only h5py and anndata are called, and what they give."""
+    """In the source, too: within `told` only h5py, anndata and their objects are called."""
     import ast
 
     names = {name for _, name in OURS} - {"told", "_sound"}
@@ -141,7 +141,7 @@ def emptied(path):
 
 
 def written_over(path):
-    """As cp and rsync --inplace do."""
+    """Overwrite a file in place, as cp and rsync --inplace do."""
     content = path.read_bytes()
     with path.open("r+b") as file:
         file.write(bytes(len(content)))
@@ -154,7 +154,7 @@ def written_over(path):
 def test_item_14_a_file_that_is_rewritten_while_it_is_read_ends_in_one_message(
     file, monkeypatch, change, when
 ):
-    """In this process: a signal of the system would end it."""
+    """It runs in this process, which a signal of the system would end."""
     module = next(each for each in OF_FILES if hasattr(each, when))
     before, done = getattr(module, when), []
 
@@ -187,7 +187,7 @@ def test_item_14_a_file_that_shrinks_while_its_texts_are_looked_at_is_told(file,
 
 
 def test_item_14_nothing_of_a_file_of_others_is_mapped():
-    """The system ends a process that looks into a mapped file which others shorten."""
+    """The system ends a process that reads a mapped file while others shorten it."""
     for module in OF_FILES:
         assert "mmap" not in inspect.getsource(module).replace("np.memmap", "")
 
@@ -195,7 +195,7 @@ def test_item_14_nothing_of_a_file_of_others_is_mapped():
 def test_item_12_a_value_error_of_a_library_is_not_told_as_the_mistake_of_a_user(
     file, monkeypatch, capsys
 ):
-    """The command line shows where it broke off; a message of ours stays one line."""
+    """The command line shows a traceback for it; a message of ours stays one line."""
     monkeypatch.setattr(sys, "argv", ["samsvae", "validate", str(file)])
     with monkeypatch.context() as patch:
         patch.setattr(cells, "summary", lambda _: pd.DataFrame({"a": [1], "b": [1, 2]}))

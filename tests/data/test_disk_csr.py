@@ -1,4 +1,4 @@
-"""Counts kept in files: the same run as in memory, and what fails on the way."""
+"""Counts kept in files give the same run as in memory, and failures are reported."""
 
 import errno
 from dataclasses import replace

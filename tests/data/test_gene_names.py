@@ -1,4 +1,4 @@
-"""Item 5: what genes are called where the index of a file holds row numbers or ids."""
+"""Item 5: names of genes when the index of a file holds row numbers or ids."""
 
 import json
 import sys
@@ -45,7 +45,7 @@ MODEL = {"n_latent": 2, "n_hidden": 16}
 
 
 def write(path, index, columns=None, raw=None):
-    """An .h5ad file of 12 cells and 6 genes; `raw` has an index and columns of raw/var."""
+    """Write an .h5ad file of 12 cells and 6 genes; `raw` has an index and columns of raw/var."""
 
     def made(index, columns):
         var = pd.DataFrame(columns or {}, index=pd.Index([str(name) for name in index]))
@@ -267,7 +267,7 @@ def test_item_05_the_command_line_refuses_an_unknown_column(file, monkeypatch, c
 
 @pytest.fixture(scope="module")
 def planted(quick_tables, tmp_path_factory):
-    """A screen whose knock-outs lower the interferon response; its index counts its rows."""
+    """Return a screen whose knock-outs lower the interferon response; its index is row numbers."""
     hallmark = load_collection("hallmark").sets
     interferon = hallmark["HALLMARK_INTERFERON_GAMMA_RESPONSE"][:20]
     others = [hallmark[f"HALLMARK_{name}"][:20] for name in ("E2F_TARGETS", "MYOGENESIS")]

@@ -19,7 +19,7 @@ LABELS = ["ctrl"] * 4 + ["KLF1"] * 4 + ["SET"] * 4
 
 
 def write(path, labels=LABELS, X=COUNTS, obs=None, genes=None, cells=None, **more):
-    """An .h5ad file; `obs` adds to the column `perturbation` made of `labels`."""
+    """Write an .h5ad file; `obs` adds to the column `perturbation` made of `labels`."""
     table = {} if labels is None else {"perturbation": labels}
     n_cells, n_genes = (X if X is not None else COUNTS).shape
     cells = cells or [f"c{i}" for i in range(n_cells)]
@@ -49,7 +49,7 @@ def real(name):
 
 
 def read_labels(file, labels, **options):
-    """Condition of each label, read from a file with one cell per label."""
+    """Return the condition of each label, read from a file with one cell per label."""
     data = read_h5ad(write(file, labels, np.ones((len(labels), 2), dtype=np.int32)), **options)
     return data, list(data.conditions)
 

@@ -126,7 +126,7 @@ def test_is_told_in_a_few_lines(file):
     assert "Layers: umi" in told
 
 
-# Sizes that are absurd are told before anything is read
+# Absurd sizes are reported before anything is read
 
 
 def test_an_array_of_which_nothing_is_stored_is_refused(file):

@@ -1,6 +1,4 @@
-"""Matrices and tables of an .h5ad file as others may write them: what is valid is read, all else
-is refused in one message.
-"""
+"""Matrices and tables of .h5ad files from other programs: valid ones are read, others refused."""
 
 import re
 import subprocess
@@ -36,7 +34,7 @@ def store(request):
 
 @pytest.fixture(params=["memory", "disk"])
 def read(request, tmp_path, monkeypatch):
-    """Reads a file in blocks of a few rows, into memory or onto disk."""
+    """Return a function that reads a file in blocks of a few rows, into memory or onto disk."""
     monkeypatch.setattr(stored, "VALUES_AT_ONCE", 20)
     monkeypatch.setattr("samsvae_core.data.disk_csr.VALUES_AT_ONCE", 20)
 
@@ -47,7 +45,7 @@ def read(request, tmp_path, monkeypatch):
 
 
 def changed(path, name, values):
-    """The file with other values in an array, of their own type."""
+    """Replace an array in a file by these values, type included, and return the path."""
     with h5py.File(path, "a") as raw:
         attributes = dict(raw[name].attrs)
         del raw[name]
@@ -136,7 +134,7 @@ def test_item_15_a_cell_or_gene_without_a_name_is_refused(tmp_path, table, name,
 
 
 def column(path, values, kind=None):
-    """The file with one more column of obs, of values or of a shape, written as it is."""
+    """Add a column to obs of a file, from values or a shape, as they are."""
     with h5py.File(path, "a") as raw:
         what = {"data": values} if kind is None else {"shape": values, "dtype": kind}
         made = raw["obs"].create_dataset("odd", **what)
@@ -152,7 +150,7 @@ def lists(n):
 
 
 def odd_columns(path):
-    """Files whose table of cells no reader can use, and what is said of each."""
+    """Yield files whose table of cells no reader can use, and the message for each."""
     pair = np.zeros(12, np.dtype([("a", "f4"), ("b", "i8")]))
     yield "lists", lambda: ragged(path()), "Column 'odd' of obs"
     yield "pairs", lambda: column(path(), pair), "odd"
@@ -271,7 +269,7 @@ def test_item_15_a_parquet_file_with_a_column_twice_is_refused(tmp_path):
 
 
 def peak(call):
-    """Bytes taken at most while a call lasts; NumPy tells of its arrays."""
+    """Return the peak memory of a call in bytes; NumPy reports its arrays."""
     tracemalloc.start()
     try:
         call()
@@ -295,7 +293,7 @@ def test_item_17_a_dense_matrix_takes_a_small_multiple_of_what_is_in_it(tmp_path
 def test_item_17_what_is_bounded_is_what_it_becomes_by_what_is_written(
     tmp_path, monkeypatch, store, chunks, read
 ):
-    """Ones in every place pack to a thousandth; a matrix of so little is nobody's counts."""
+    """A matrix of ones compresses to a thousandth, which no real counts do."""
     x = np.zeros((300, 300), np.float32)
     path = matrix(tmp_path / "a.h5ad", store, x + 1)
     with h5py.File(path, "a") as raw:

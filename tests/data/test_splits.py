@@ -16,7 +16,7 @@ REAL = Path(os.environ.get("SAMSVAE_DATA", Path(__file__).parents[2] / "../share
 
 
 def cells_of(sizes: dict[str, int]) -> CellData:
-    """Cells of conditions of the given sizes."""
+    """Return cells of conditions of the given sizes."""
     conditions = np.repeat(list(sizes), list(sizes.values())).astype(str)
     parts = [label.split("+") for label in conditions]
     perturbations = np.unique([part for each in parts for part in each if part != "ctrl"])

@@ -20,7 +20,7 @@ from samsvae_core.evaluation.baselines import (
 
 
 def values(effects: dict[str, np.ndarray], n: int, noise: float, seed: int = 0) -> CellData:
-    """`n` cells of control and of each condition, Normal values around its effect."""
+    """Return `n` cells of control and of each condition, with normal values around its effect."""
     rng = np.random.default_rng(seed)
     names = sorted({part for c in effects for part in c.split("+")})
     genes = len(next(iter(effects.values())))
@@ -188,7 +188,7 @@ def test_ridge_is_the_closed_form_of_weighted_ridge_regression():
 
 
 def test_the_penalty_is_the_one_that_predicts_validation_cells():
-    """Cells without any effect ask for the largest penalty, clear effects for nearly none."""
+    """Cells without any effect need the largest penalty, clear effects nearly none."""
     shares, clear = [], planted(8, 500)
     for truth in ({c: 0 * row for c, row in clear.items()}, clear):
         train, validation = (values(truth, n=6, noise=0.5, seed=s) for s in (0, 1))
@@ -215,7 +215,7 @@ def test_conditions_that_are_perturbations_of_their_own_have_the_same_additive_b
 
 
 def test_the_ceiling_is_what_a_second_sample_scores():
-    """Halves of 16 cells, corrected, tell how two samples of 16 cells agree."""
+    """Halves of 16 cells, corrected, predict how two samples of 16 cells agree."""
     truth = {c: 0.3 * row for c, row in planted().items()}
     found = ceiling(halvings(values(truth, n=16, noise=1.0), seed=0))
     one, other = (observed_effects(values(truth, 16, 1.0, seed=s)) for s in (5, 6))
@@ -238,7 +238,7 @@ def test_cells_without_noise_have_a_ceiling_of_one():
 
 
 def test_noise_alone_has_a_ceiling_near_zero():
-    """All effects share the noise of their control, so the genes alone count: sd about 0.03."""
+    """All effects share the noise of their control, so only genes count: sd about 0.03."""
     nothing = {c: 0 * row for c, row in planted(20, 2000).items()}
     found = ceiling(halvings(values(nothing, n=8, noise=1.0), seed=0))
     assert abs(found["pearson"]) < 0.1

@@ -115,7 +115,7 @@ def test_predictions_start_from_controls_that_were_trained_on(tiny, screen):
 
 
 def basal(truth, data) -> Reference:
-    """The control cells as they were drawn, known for sure."""
+    """Return the true basal states of the control cells, without uncertainty."""
     rows = data.conditions == data.control
     loc = torch.as_tensor(truth.z_basal[rows], dtype=torch.float32)
     return Reference(loc, torch.zeros_like(loc), torch.as_tensor(data.library[rows]))
@@ -166,7 +166,7 @@ def shifts_in_parts(model, reference, D, monkeypatch, parts: int) -> np.ndarray:
 def test_each_draw_at_a_part_of_the_cells_is_close_to_all_draws_at_all_cells(
     tiny, known_effects, screen, monkeypatch
 ):
-    """Of the true model with a posterior: errors far below what other draws would change."""
+    """For the true model with a posterior, errors are far below the spread of draws."""
     model, reference = known_effects(screen.truth), basal(screen.truth, screen.data)
     model.embedding_log_scale.fill_(float(np.log(0.3)))
     D = torch.eye(model.config.n_perturbations)
@@ -234,7 +234,7 @@ NAMES = [f"P{i}" for i in range(20)] + [f"P{i}+P{i + 1}" for i in range(20)]
 def made(
     tau: np.ndarray, se: float, sd: float, seed: int, names: list[str] = NAMES
 ) -> tuple[Shifts, Predicted]:
-    """Observations off predictions by Normal errors: of the model tau, of sampling, of draws."""
+    """Return observations with normal errors of the model (tau), of sampling and of draws."""
     rng = np.random.default_rng(seed)
     shape = len(names), len(tau)
 
@@ -300,7 +300,7 @@ def test_coverage_is_of_what_there_is():
 
 
 def test_intervals_of_the_true_posterior_hold_nine_tenths_of_observed_shifts(known_effects):
-    """The truth is one draw of the model's posterior: only sampling error is left to add."""
+    """The truth is one draw of the model's posterior, so only sampling error is to be added."""
     data, truth = simulate(Design(4000, 60, 10, 3, n_combinations=6, seed=5))
     model = known_effects(truth)
     noise = np.random.default_rng(0).normal(0, 0.2, truth.embedding.shape)

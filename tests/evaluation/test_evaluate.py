@@ -222,7 +222,7 @@ def test_the_monte_carlo_error_of_effects_is_that_of_repeated_estimates(tiny, sc
 
 
 def test_cells_out_of_use_are_looked_at_nowhere(tiny, screen):
-    """A file with foreign cells marked unused gives the metrics of the file without them."""
+    """A file with foreign cells marked as unused has the same metrics as without them."""
     rng = np.random.default_rng(0)
     out = rng.random(600) < 0.1
     out &= screen.parts != "test"
@@ -250,7 +250,7 @@ def test_controls_are_from_the_test_cells_or_those_nearest_to_them(screen):
 
 
 def test_a_split_that_holds_out_combinations_alone_is_scored(tiny, screen):
-    """Unseen doubles are told apart, and are out of reach of the training mean alone."""
+    """Unseen doubles are scored separately, and only the training mean cannot predict them."""
     parts = screen.parts.copy()
     combined = np.char.find(screen.data.conditions.astype(str), "+") > 0
     parts[combined] = "test"
@@ -302,7 +302,7 @@ def test_conditions_are_of_the_kind_their_label_and_training_say():
 
 
 def replicated(data: CellData) -> CellData:
-    """Two replicates of half the cells, a third of two cells, one cell without a name."""
+    """Return cells in two large replicates, one of two cells, and one cell without a replicate."""
     labels = np.where(np.arange(len(data.cells)) % 2, "one", "two").astype("<U5")
     labels[:2], labels[2] = "third", ""
     return replace(data, replicates=labels)

@@ -29,7 +29,7 @@ SETTLED = {"bound_gain": 0.6, "bound_se": 0.04, "n_cells": 900, "effects": None}
 
 @pytest.fixture(scope="module")
 def brief(screen, quick_tables, tmp_path_factory) -> Bundle:
-    """Trained for six steps at the usual learning rates; not to be changed."""
+    """Return a bundle trained for six steps at the usual rates; no test may change it."""
     run = tmp_path_factory.mktemp("brief") / "brief"
     config = TrainConfig(steps=6, batch_size=256)
     return train.train(screen.data, screen.parts, run, MODEL, config)
@@ -44,7 +44,7 @@ def masks(n_active: int, n: int = 100) -> pd.DataFrame:
 
 
 def rewrite(folder: Path, change) -> Bundle:
-    """The bundle with other metrics, signed again."""
+    """Replace the metrics of a bundle and update its manifest."""
     metrics = read_json(folder / "metrics.json")
     change(metrics)
     (folder / "metrics.json").write_bytes(to_json(metrics))

@@ -1,4 +1,4 @@
-"""Evidence of mask entries: what is true is worth something, what is not is worth nothing."""
+"""Evidence of mask entries is above zero for true entries and near zero for others."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ TRAINING = TrainConfig(
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
-    """A model with the true decoder and masks that were learned, and its cells."""
+    """Return a model with the true decoder and learned masks, and its cells."""
     data, truth = simulate(DESIGN)
     parts = split(data)
     train, validation = (data.subset(parts == p) for p in ("train", "validation"))

@@ -130,7 +130,7 @@ def test_the_jackknife_of_a_mean_is_its_standard_error():
 
 
 def grouped(shift: float) -> tuple[pd.DataFrame, pd.Series]:
-    """Three groups of 6, 5 and 4 perturbations around centres `shift` apart, and 5 in none."""
+    """Return groups of 6, 5 and 4 perturbations with centres `shift` apart, and 5 in none."""
     names = [f"P{i}" for i in range(20)]
     group = np.repeat(["a", "b", "c"], [6, 5, 4])
     rows = np.random.default_rng(0).standard_normal((20, 3))

@@ -29,7 +29,7 @@ from samsvae_core.models.variants import MODELS
 
 
 def test_predicted_effects_are_those_of_the_model_that_made_the_cells(screen, known_effects):
-    """The truth, scored on its own cells, agrees; on the cells of other conditions it does not."""
+    """The true model agrees with its own cells, but not with those of other conditions."""
     model, data = known_effects(screen.truth), screen.data
     observed = observed_effects(data)
     predicted = model_effects(model, data, observed.index, n_draws=2000).mean
@@ -103,7 +103,7 @@ def test_library_sizes_are_those_of_the_condition_or_ten_thousand(screen):
 
 @pytest.fixture(scope="module")
 def drawn(known_effects):
-    """The truth and cells of known depth, 40 conditions of about 8 cells."""
+    """Return the true model and cells of known depth, 40 conditions of about 8 cells."""
     design = Design(400, 40, n_perturbations=30, n_latent=3, n_combinations=10, seed=3)
     data, truth = simulate(design)
     library = np.random.default_rng(0).uniform(500, 2000, 400).astype(np.float32)
@@ -132,7 +132,7 @@ def test_a_model_that_knows_no_effect_is_found_out(drawn):
 
 
 def test_a_model_that_scatters_too_much_is_found_out(drawn):
-    """The cells then have far fewer zeros than it predicts."""
+    """The cells have far fewer zeros than such a model predicts."""
     model, data = copy.deepcopy(drawn[0]), drawn[1]
     model.log_concentration.fill_(-1.0)
     found = predictive_checks(predictive_positions(model, data))

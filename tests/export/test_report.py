@@ -1,4 +1,4 @@
-"""What was kept comes back whole, as one page and as files, and names in it stay text."""
+"""Kept views are complete in the report and in the files, and names in them stay text."""
 
 import base64
 import hashlib
@@ -54,7 +54,7 @@ def kept():
 
 
 class Page(HTMLParser):
-    """Elements with their attributes, and the text of each script and of the rest."""
+    """Collects a page's elements with their attributes, its scripts, and its text."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__()

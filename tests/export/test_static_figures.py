@@ -1,4 +1,4 @@
-"""Figures in files show the data of the figures on screen, and look the same wherever made."""
+"""Figures in files show the data of the figures on screen, and look the same everywhere."""
 
 import io
 import subprocess
@@ -139,13 +139,13 @@ MAKE = {
 
 
 def points(page):
-    """Where markers are drawn, as rows of x and y."""
+    """Return the positions of markers, as rows of x and y."""
     offsets = [c.get_offsets() for a in page.axes for c in a.collections if len(c.get_offsets())]
     return np.concatenate([np.asarray(o) for o in offsets if o.any()] or [np.zeros((0, 2))])
 
 
 def lines(page):
-    """The points of lines that join something, in their order."""
+    """Return the points of the lines drawn, in order."""
     drawn = [line for a in page.axes for line in a.lines if line.get_linestyle() != "None"]
     return [line.get_xydata() for line in drawn if len(line.get_xdata()) > 2]
 

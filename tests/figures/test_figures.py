@@ -1,4 +1,4 @@
-"""Figures say what their tables say: values, order, colour range, and names as text."""
+"""Figures show what is in their tables: values, order, colour range, and names as text."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Wrong files are refused in words: no other error, no crash or hang, nothing written elsewhere."""
+"""Wrong files are refused with a message, without crashing, hanging or writing elsewhere."""
 
 import random
 
@@ -96,7 +96,7 @@ def test_wrong_files_are_the_same_for_the_same_seed(bundle, tmp_path):
 
 @pytest.fixture
 def faulty(tmp_path, monkeypatch):
-    """What comes of a case whose reader is the Python code given."""
+    """Return the outcome of a case whose reader is the given Python code."""
 
     def outcome(code, seconds=20):
         monkeypatch.setattr(fuzz, "SECONDS", seconds)

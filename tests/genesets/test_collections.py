@@ -303,7 +303,7 @@ def raises() -> None:
 
 @pytest.fixture
 def shelf(monkeypatch, tmp_path):
-    """The folder that libraries are kept in, and a worker that knows one of them."""
+    """Return the folder of kept libraries, with a worker that knows one of them."""
     monkeypatch.setenv("SAMSVAE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(enrichr_module, "_download", answers)
     return tmp_path / "cache" / "enrichr"
@@ -398,7 +398,7 @@ def test_an_unknown_organism_is_refused(shelf):
 
 
 class Server(BaseHTTPRequestHandler):
-    """Speaks as Enrichr does, as far as gseapy asks."""
+    """Answers the requests of gseapy as Enrichr does."""
 
     def do_GET(self):
         place, _, query = self.path.partition("?")
@@ -423,7 +423,7 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    """An Enrichr on this machine, and gseapy led there."""
+    """Run an Enrichr server on this machine and point gseapy to it."""
     http = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     thread = threading.Thread(target=http.serve_forever)
     thread.start()

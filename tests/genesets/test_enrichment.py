@@ -36,7 +36,7 @@ def collection_of(sets: dict[str, list[str]], name: str = "mine") -> Collection:
 
 
 def disjoint_sets() -> Collection:
-    """20 disjoint sets of 15 genes; the first one is GENES[:15]."""
+    """Return 20 disjoint sets of 15 genes; the first is GENES[:15]."""
     return collection_of({f"set {n}": GENES[15 * n : 15 * n + 15] for n in range(N_SETS)})
 
 
@@ -119,7 +119,7 @@ def test_a_size_counts_measured_genes(hostile):
 
 
 def by_hand(p_values: np.ndarray) -> np.ndarray:
-    """Benjamini-Hochberg as in its definition: the smallest n p / rank among ranks as high."""
+    """Return Benjamini-Hochberg FDRs by definition: the smallest n p / rank from this rank on."""
     order = np.argsort(p_values)
     raised = p_values[order] * len(p_values) / np.arange(1, len(p_values) + 1)
     result = np.empty(len(p_values))
@@ -296,7 +296,7 @@ def test_a_parquet_file_gives_back_what_was_written(hostile, tmp_path):
 
 
 def test_top_genes_agree_with_exact_fractions():
-    """P(hits or more) in whole numbers, whatever SciPy does."""
+    """P(hits or more) is computed with whole numbers, without SciPy."""
     rng = np.random.default_rng(2)
     sets = {f"set {n}": list(rng.choice(GENES, 20, replace=False)) for n in range(30)}
     table = over_representation(pd.Series(scores(6), index=GENES), collection_of(sets), 40).table

@@ -11,7 +11,7 @@ LETTERS = [f"G{number}" for number in range(12)]
 
 
 def table_of(*rows: dict) -> pd.DataFrame:
-    """Rows of GSEA; what is not given is the same in all of them."""
+    """Return rows of GSEA results; columns that are not given are the same in all rows."""
     usual = {"mechanism": 0, "collection": "mine", "method": "gsea", "direction": "up"}
     usual |= {"size": 9, "es": 0.5, "nes": 2.0, "odds_ratio": np.nan, "p_value": 0.001}
     usual |= {"fdr": 0.01, "fdr_all": 0.01}
@@ -23,7 +23,7 @@ def table_of(*rows: dict) -> pd.DataFrame:
 
 
 def groups(*edges: str, threshold: float = 0.5, **columns: list) -> list[str]:
-    """The groups of terms A, B, C, ..., better ones first."""
+    """Return the groups of terms A, B, C, ..., best first."""
     rows = [
         {"term": chr(65 + n), "leading_edge": ";".join(edge), "p_value": 0.001 * (n + 1)}
         | {name: values[n] for name, values in columns.items()}
@@ -51,7 +51,7 @@ def random_table(seed: int, n: int) -> pd.DataFrame:
 
 
 def by_hand(table: pd.DataFrame, threshold: float) -> dict[str, str]:
-    """The definition, one pair of sets after the other; terms have names of their own."""
+    """Return the groups by definition, comparing pair by pair; terms have distinct names."""
     found: dict[str, str] = {}
     for _, rows in table.groupby(POOL):
         order = sorted(

@@ -23,7 +23,7 @@ def model():
 
 
 def cells(n: int = 60, seed: int = 1) -> Batch:
-    """Random counts; half the cells are controls, every perturbation has cells."""
+    """Return cells with random counts; half are controls, and every perturbation has cells."""
     rng = np.random.default_rng(seed)
     x = torch.from_numpy(rng.poisson(3.0, (n, 20)).astype("float32"))
     D = torch.zeros(n, 4)
@@ -32,7 +32,7 @@ def cells(n: int = 60, seed: int = 1) -> Batch:
 
 
 def still(model: SAMSVAE) -> SAMSVAE:
-    """The same model with every draw at its mean, so that bounds have no noise."""
+    """Return the model with every draw at its mean, so that bounds have no noise."""
     with torch.no_grad():
         model.mask_logits.copy_(torch.where(torch.rand(4, 3) < 0.5, -60.0, 60.0))
         model.embedding_loc.normal_()
@@ -163,7 +163,7 @@ def test_mini_batches_average_to_the_full_bound(model):
 
 
 def test_the_price_of_the_effects_is_the_papers_in_expectation(model):
-    """Each cell carries 1 / n_cells of it; in the paper 1 / N_t of that of its perturbations."""
+    """Each cell has 1 / n_cells of it; in the paper, 1 / N_t of that of its perturbations."""
     with torch.no_grad():
         model.embedding_loc.normal_()
         model.mask_logits.normal_()

@@ -1,4 +1,4 @@
-"""What a CUDA device does must be what the CPU does; skipped where there is none.
+"""A CUDA device must do what the CPU does; skipped if there is none.
 
 Needs torch, numpy, scipy, pandas and safetensors only, so that a bare machine with a card can run
 it: `PYTHONPATH=. python -m pytest -c /dev/null --rootdir . --noconftest tests/models/test_cuda.py`.
@@ -97,7 +97,7 @@ def test_no_step_waits_for_the_device(screen, name):
 
 
 def test_a_recorded_step_is_the_step(screen):
-    """Draws are replaced by constants: what is left must agree to rounding."""
+    """With constants in place of draws, both must agree up to rounding."""
 
     def zeros(shape, dtype=torch.float32, device=None):
         return torch.zeros(shape, dtype=dtype, device=device)
@@ -126,7 +126,7 @@ def test_a_recorded_step_is_the_step(screen):
 
 
 def test_training_reaches_the_bound_of_the_cpu(screen, tmp_path):
-    """On average over seeds, for draws differ.
+    """It does so on average over seeds, because draws differ.
 
     On the CPU the last bound of 8 seeds has mean -122.0 and standard deviation 1.4 (the first:
     -159): four standard deviations of a difference between means of four are 4 nats.
@@ -157,7 +157,7 @@ def test_what_a_model_learned_on_a_card_holds_on_the_cpu(screen, tmp_path):
 
 
 def test_a_run_stopped_resumes_near_one_never_stopped(screen, tmp_path):
-    """Not to the bit: sums on the device are taken in no fixed order."""
+    """They do not agree bit by bit, because the device adds in no fixed order."""
     config = replace(CONFIG, steps=48)
 
     def stop(progress):

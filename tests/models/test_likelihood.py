@@ -7,7 +7,7 @@ from samsvae_core.models.likelihood import nb_log_prob, plain_log_prob
 
 
 def given(n_genes: int = 7, others: int = 0, seed: int = 0):
-    """Logits, log concentrations, log libraries and counts, in double precision."""
+    """Return logits, log concentrations, log libraries and counts, in double precision."""
     torch.manual_seed(seed)
     logits = torch.randn(2, 5, n_genes + others, dtype=torch.float64, requires_grad=True)
     log_r = torch.randn(n_genes, dtype=torch.float64, requires_grad=True)
@@ -39,7 +39,7 @@ def test_value_and_gradient_are_those_of_the_formula_whatever_the_blocks(
 
 
 def test_a_gradient_can_be_taken_twice():
-    """The first must leave what the second reads."""
+    """The first must not overwrite what the second reads."""
     logits, log_r, log_library, x = given()
     value = nb_log_prob(logits, log_r, log_library, x).sum()
     first = torch.autograd.grad(value, (logits, log_r), retain_graph=True)

@@ -21,7 +21,7 @@ EVIDENCE = [0.1, 1.0, 10.0, 100.0, 1000.0]
 
 
 def new(config: ModelConfig = CONFIG, seed: int = 0) -> SAMSVAE:
-    """A model with no two parameters alike."""
+    """Return a model in which no two parameters are equal."""
     torch.manual_seed(seed)
     model = SAMSVAE(config)
     with torch.no_grad():

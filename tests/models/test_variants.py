@@ -1,4 +1,4 @@
-"""The other models: the same contract as the SAMS-VAE, and what makes each of them different."""
+"""The other models keep the contract of the SAMS-VAE, and differ from it as they should."""
 
 import pytest
 import torch
@@ -121,7 +121,7 @@ def test_the_correlated_embedding_follows_its_mask():
 
 @torch.no_grad()
 def test_the_correlated_kl_of_a_batch_has_the_expectation_of_the_whole():
-    """Cells drawn with each perturbation as often as in training: weights average to one."""
+    """Each perturbation is drawn as often as in training, so weights average to one."""
     model = new("correlated-sams-vae")
     model.mask_logits.fill_(60.0)  # masks do not vary, so the KL is a number
     q = model.embedding_given(torch.ones(1, T, K), torch.arange(T))
@@ -159,7 +159,7 @@ def test_cpa_moves_every_dimension():
 
 @torch.no_grad()
 def test_svae_plus_encodes_the_state_and_not_what_is_basal():
-    """q(z | x) does not know the perturbation: basal plus shift is the same for every shift."""
+    """q(z | x) does not know the perturbation, so basal plus shift is the same for every shift."""
     model, cells = new("svae-plus"), batch(doubles=False)
     shifts = torch.randn(4, 7, K)
     q = model.encode(cells.x, shifts)

@@ -117,13 +117,13 @@ def test_many_rows_are_placed_by_umap_the_same_way_each_time():
 
 
 def sampled(tiny, screen):
-    """The cells of the bundle's map as read from the file, in its order."""
+    """Return the cells of the bundle's map as read from the file, in its order."""
     where = {name: i for i, name in enumerate(screen.data.cells)}
     return screen.data.subset([where[name] for name in tiny.cells["cell"]])
 
 
 def test_the_cells_of_a_map_are_no_part_of_a_split(monkeypatch):
-    """A split drawn with seed 0 from the same generator, as that of the Papalexi screen was."""
+    """The split was drawn with seed 0 from the same generator, as for the Papalexi screen."""
     train = np.random.default_rng(0).permutation(20000)[:12800]
     monkeypatch.setattr(build, "N_EMBEDDED", 6000)  # small bundles of the tests have fewer
     sample = build.sample_of(20000)
@@ -186,7 +186,7 @@ def test_without_the_whole_state_nothing_is_decoded(copied, tiny):
 
 
 def test_tables_are_made_without_values_of_cells_unless_asked_for(screen, quick_tables, copied):
-    """A bundle may be handed on where the data may not."""
+    """A bundle can then be shared even if the data cannot."""
     kept = load(copied)
     (copied / "manifest.json").unlink()
     build.build_bundle(kept.model, screen.data, screen.parts, copied, "cpu")
@@ -355,7 +355,7 @@ def test_a_configuration_of_another_version_is_refused(tiny, screen, tmp_path, c
 def test_a_run_without_its_manifest_gets_its_tables_anew_and_trains_no_further(
     screen, quick_tables, copied
 ):
-    """As messages advise for bundles that lack tables of today."""
+    """Messages advise this for bundles that lack newer tables."""
     before = load(copied)
     (copied / "manifest.json").unlink()
     (copied / layout.CELL_COUNTS).unlink()

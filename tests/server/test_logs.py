@@ -1,4 +1,4 @@
-"""Lines of the log, and what is shown and kept where a page breaks."""
+"""The lines of the log, and what is shown and logged when a page fails."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from app.server import logs, queue
 
 @pytest.fixture
 def lines(capsys):
-    """Reads the lines written so far; handlers of ours are taken away in the end."""
+    """Return a function that reads the lines so far; our handlers are removed after the test."""
     before = {name: list(logging.getLogger(name).handlers) for name in logs.OURS}
     for name in logs.OURS:
         logging.getLogger(name).handlers = []

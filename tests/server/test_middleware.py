@@ -1,4 +1,4 @@
-"""Under which names the server is asked, and who may send it files."""
+"""Which host names the server answers to, and who may send it files."""
 
 import ast
 import http.client
@@ -83,7 +83,7 @@ def test_item_19_a_server_on_another_address_without_names_knows_all():
 
 @pytest.fixture
 def uploads(monkeypatch):
-    """Uploads of a server with the sessions s0, s1 and s2, each of which asked for 5 MB."""
+    """Return the uploads of a server with the sessions s0, s1 and s2, which may send 5 MB each."""
     sizes: dict[str, list[int]] = {}
     monkeypatch.setattr(middleware, "held", lambda: sizes)
     monkeypatch.setattr(middleware, "_asked", dict.fromkeys(("s0", "s1", "s2", "gone"), 5 * MB))
@@ -170,7 +170,7 @@ def test_item_18_sessions_that_ended_are_forgotten(uploads, monkeypatch):
 
 @contextmanager
 def served(**environment):
-    """The dashboard under these variables; its process, and host and port."""
+    """Run the dashboard with these environment variables; yields its process, host and port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -198,7 +198,7 @@ def served(**environment):
 
 
 def asked(port, path, method="GET", body=None, **headers):
-    """The answer, read; underscores in names of headers are dashes."""
+    """Send a request and return the response; underscores in header names become dashes."""
     connection = http.client.HTTPConnection("localhost", port, timeout=60)
     given = {name.replace("_", "-"): value for name, value in headers.items()}
     with suppress(BrokenPipeError, ConnectionResetError):  # refused before all of it was sent
@@ -210,7 +210,7 @@ def asked(port, path, method="GET", body=None, **headers):
 
 
 def put(port, session, size=1000, base="", announced=False, **more):
-    """Send a file of this size into a session; with `announced`, only say that it will come."""
+    """Send a file of this size to a session; with `announced`, send only its headers."""
     cookie = asked(port, f"{base}/_stcore/health").headers["Set-Cookie"].split(";")[0]
     body = FORM[0].encode() + bytes(size) + FORM[1].encode()
     if announced:
@@ -225,7 +225,7 @@ def put(port, session, size=1000, base="", announced=False, **more):
 
 
 def websocket(port, host, base=""):
-    """The status of a websocket that is asked for by a page loaded under this name."""
+    """Return the status of a websocket requested by a page loaded under this name."""
     try:
         with Visitor(f"http://{host}:{port}{base}", reached=("localhost", port)):
             return 101

@@ -25,7 +25,7 @@ GARBAGE += [b'{"arguments": {}, "data": 3, "asked": ["start"], "device": 5}', b"
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty runs folder, where jobs are trained by the stand-in; none outlives the test."""
+    """Return an empty runs folder whose jobs run the stand-in; all are ended after the test."""
     monkeypatch.setattr(queue, "PROGRAM", (sys.executable, str(TRAINER)))
     place = tmp_path / "runs"
     place.mkdir()
@@ -34,7 +34,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def ended_all(folder):
-    """No process of these runs goes on."""
+    """End all processes of these runs."""
     for job in runs.listed(folder):
         for name in ("job.json", "status.json"):
             content = run_folder.read_object(job.path / name)
@@ -51,7 +51,7 @@ def submit(folder, name="a", **options):
 
 
 def become(folder, name, state, phase=None):
-    """Look until the run is so; the run then."""
+    """Look until the run is in this state, and return it."""
     end = time.monotonic() + 30
     while time.monotonic() < end:
         found = {job.name: job for job in queue.look(folder)}[name]
@@ -152,7 +152,7 @@ def test_many_who_start_the_same_at_once_start_it_once(folder):
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(made)[:7] == ["There is a run a already. Choose another name."] * 7
+    assert sorted(made)[:7] == ["There is already a run a. Choose another name."] * 7
     training(folder)
     assert len(starts(folder)) == 1
     end(folder, "a", "failed")
@@ -194,7 +194,7 @@ def test_too_many_do_not_wait(folder, monkeypatch):
     monkeypatch.setattr(queue, "MOST_WAITING", 1)
     submit(folder, "a")
     submit(folder, "b")
-    with pytest.raises(OutputError, match="1 runs wait already"):
+    with pytest.raises(OutputError, match="1 runs are already waiting"):
         submit(folder, "c")
     assert not (folder / "c").exists()
 
@@ -277,7 +277,7 @@ def test_a_job_outlives_the_server_that_started_it(folder):
 
 
 def test_a_number_used_again_is_not_the_process(folder):
-    """A process that is none of ours has the number: the run is dead, and nothing is signalled."""
+    """If another process has the number, the run is dead, and nothing is signalled."""
     submit(folder)
     os.kill(pid_of(training(folder)), signal.SIGKILL)
     become(folder, "a", "dead")
@@ -424,7 +424,7 @@ NO_NAMES += ["x" * 65, "uploads", "Uploads", "\u00e9", "~", "%2e%2e"]
 
 @pytest.mark.parametrize("name", NO_NAMES)
 def test_names_that_are_none_are_refused_everywhere(folder, name):
-    with pytest.raises(OutputError, match="is no name for a run"):
+    with pytest.raises(OutputError, match="is not a valid name for a run"):
         submit(folder, name)
     for ask in (queue.resume, queue.stop, queue.discard):
         with pytest.raises(OutputError, match="There is no run"):
@@ -487,7 +487,7 @@ def test_only_models_that_were_brought_are_removed(folder, tmp_path):
     (folder / "copied").mkdir()  # by the operator
     (folder / "copied" / "manifest.json").write_text("{}")
     for name in ("a", "link", "shipped", "copied", "../shipped", "", "uploads"):
-        with pytest.raises(OutputError, match="only such are removed"):
+        with pytest.raises(OutputError, match="only those can be removed"):
             queue.remove_model(folder, name)
     queue.remove_model(folder, "brought")
     assert {path.name for path in folder.iterdir()} == {queue.LOCK, "a", "copied", "link"}

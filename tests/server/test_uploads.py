@@ -29,7 +29,7 @@ def keep(content=CONTENT, name="screen.h5ad"):
 
 
 def kept(runs):
-    """Every file below the folder of runs."""
+    """Return all files below the folder of runs."""
     return sorted(p for p in runs.rglob("*") if p.is_file() and p.name != uploads.LOCK)
 
 
@@ -120,7 +120,7 @@ def test_any_name_becomes_a_safe_one(runs, name):
 
 def test_an_upload_over_the_limits_is_refused(runs, monkeypatch):
     monkeypatch.setenv("SAMSVAE_UPLOAD_MB", "1")
-    with pytest.raises(OutputError, match="1,048,576 is the most for an upload"):
+    with pytest.raises(OutputError, match="1,048,576 is the limit for an upload"):
         keep(bytes(2**20 + 1))
     monkeypatch.setenv("SAMSVAE_UPLOADS_TOTAL_MB", "1")
     keep(bytes(600_000))
@@ -188,7 +188,7 @@ uploads.save(Slow(bytes(600_000)), "other.h5ad", 600_000)
 
 @pytest.fixture
 def elsewhere(runs):
-    """Another server, which has begun to receive 600,000 bytes and does not go on."""
+    """Run another server that has begun to receive 600,000 bytes and is stuck."""
     runs.mkdir()
     server = subprocess.Popen(
         [sys.executable, "-c", UPLOADER],
@@ -269,7 +269,7 @@ def test_an_upload_that_a_run_needs_is_not_removed(runs):
 
 @pytest.fixture
 def lab(tmp_path, monkeypatch):
-    """Two folders that are allowed, and a file beside them that is not."""
+    """Make two folders that are allowed, and a file beside them that is not."""
     first, second = tmp_path / "one" / "lab", tmp_path / "two" / "lab"
     (first / "deep" / "er").mkdir(parents=True)
     second.mkdir(parents=True)

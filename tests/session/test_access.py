@@ -1,4 +1,4 @@
-"""Who may see a page, and what a page that breaks shows."""
+"""Who may see a page, and what a failing page shows."""
 
 import ast
 import socket

@@ -1,4 +1,4 @@
-"""What an address holds can be written and read back; what it should not hold is refused."""
+"""Values in an address are read back as written, and invalid ones are refused."""
 
 import base64
 import re
@@ -33,7 +33,7 @@ def test_a_selection_of_cells_is_read_back_as_it_was(n_cells, share):
     ],
 )
 def test_a_selection_that_is_none_of_these_cells_is_refused(code):
-    with pytest.raises(ValueError, match="none of this model"):
+    with pytest.raises(ValueError, match="not in this model"):
         choices.cells_of(code, 100)
 
 
@@ -102,7 +102,7 @@ MADE_OF += (
 
 @pytest.mark.parametrize("name", MADE_OF)
 def test_item_20_nothing_is_made_of_a_name_after_markdown_was_read(name):
-    """As Streamlit does, whose patterns these are: a backslash before a sign is no help."""
+    """Streamlit applies these patterns after Markdown, so a backslash does not help."""
     made = r":[\w+-][\w+/-]*:| (->|<-|<->|--|>=|<=|~=) |<->|https?://|www\.\w|\w@"
     assert re.search(made, name)
     for shown in (markdown.plain(name), markdown.parted(as_text(name))):

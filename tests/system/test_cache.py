@@ -1,4 +1,4 @@
-"""The cache keeps within its limit, and what was used last."""
+"""The cache stays within its limit and keeps what was used last."""
 
 import os
 from pathlib import Path

@@ -34,7 +34,7 @@ def screen():
 
 
 def train(run, config=CONFIG, on_epoch=lambda _: None, model_config=MODEL):
-    """History and model of a run in this folder, started or resumed."""
+    """Return the history and model of a run in this folder, started or resumed."""
     data = screen()
     parts = split(data)
     train, validation = (data.subset(parts == part) for part in ("train", "validation"))
@@ -50,7 +50,7 @@ def written_at_every_epoch(monkeypatch):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that was never stopped."""
+    """Return a run that was never stopped."""
     return train(tmp_path_factory.mktemp("whole"))
 
 
@@ -235,7 +235,7 @@ def test_a_validation_bound_that_is_not_finite_stops_the_run(tmp_path, monkeypat
     assert not (tmp_path / "checkpoints").exists()
 
 
-# What is told on the way
+# What is reported during training
 
 
 def test_the_callback_hears_of_every_epoch_once_in_order_and_after_it_is_kept(tmp_path):
@@ -348,7 +348,7 @@ def test_the_encoder_is_standardised_by_the_training_cells(rows, monkeypatch):
 
 
 def test_the_share_of_other_genes_starts_at_that_of_the_training_cells():
-    """From equal shares, a gene that is rarely seen would take the place of all the others."""
+    """With equal shares, a rarely seen gene would stand in for all the others."""
     data = screen()
     data = replace(data, library=data.library * 100, has_size_factor=True)
     model = new_model(data, replace(MODEL, other_genes=True), 0)

@@ -1,4 +1,4 @@
-"""Whether the answer comes back that the data were drawn from."""
+"""Training recovers the truth that the data were drawn from."""
 
 from dataclasses import replace
 
@@ -66,9 +66,9 @@ def test_the_known_decoder_was_held(fitted):
 
 
 def test_a_mechanism_whose_genes_are_a_known_set_is_recognised_after_training(tmp_path):
-    """The genes that one true mechanism moves most are called after a set, the rest after others.
+    """The genes that one true mechanism moves most are those of a known set.
 
-    Nothing is known to the training: decoder, masks and effects are all learned from counts.
+    Training is told nothing: decoder, masks and effects are all learned from counts.
     """
     data, truth = simulate(Design(2400, 150, 12, 3, 0, active=1.0))
     z = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))

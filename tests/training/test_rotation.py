@@ -45,7 +45,7 @@ def test_effects_of_nobody_are_left_alone():
 @pytest.mark.parametrize("name", [n for n, m in MODELS.items() if m.can_ask_evidence])
 @torch.no_grad()
 def test_turning_the_latent_space_changes_no_mean_prediction(name):
-    """All masks on, as they are when the basis is chosen."""
+    """All masks are on, as when the basis is chosen."""
     torch.manual_seed(0)
     model = MODELS[name](ModelConfig(12, 4, n_latent=6, n_hidden=8))
     R, D, x = random_rotation(2), torch.eye(4), torch.poisson(torch.ones(4, 12))

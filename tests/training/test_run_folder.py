@@ -1,4 +1,4 @@
-"""Ends of `samsvae train`, asked for or not: what is said, what status.json says, and going on."""
+"""How `samsvae train` ends, asked or not: messages, status.json, and resuming."""
 
 import ctypes
 import json
@@ -30,7 +30,7 @@ SAME = ("weights.safetensors", "masks.csv", "history.csv")
 
 @pytest.fixture
 def train(monkeypatch, capfd, screen, quick_tables):
-    """Runs `samsvae train` on the small screen: exit code, output, errors."""
+    """Return a function that runs `samsvae train`; it returns exit code, output and errors."""
 
     def trained(folder, *options, data=screen.path):
         arguments = ["samsvae", "train", str(data), "-o", str(folder), *options]
@@ -47,7 +47,7 @@ def train(monkeypatch, capfd, screen, quick_tables):
 
 @pytest.fixture(scope="module")
 def whole(screen, quick_tables, tmp_path_factory):
-    """A run of the same settings that nothing happened to."""
+    """Return an undisturbed run of the same settings."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["samsvae", "train", str(screen.path), "-o", str(folder), *TINY])
@@ -71,7 +71,7 @@ def goes_on_as_if_nothing_had_happened(train, folder, whole):
 
 
 def signalled(monkeypatch, epoch, times=1, number=signal.SIGTERM):
-    """As if someone had asked for the end while the epoch after this one is trained."""
+    """Send the signal to stop while the epoch after this one is trained."""
 
     def line(progress):
         if progress.epoch == epoch:
@@ -131,7 +131,7 @@ def test_a_signal_while_tables_are_made_stops_at_once(train, whole, tmp_path, mo
 
 
 def test_item_14_a_signal_that_a_compiler_swallows_is_not_lost(train, whole, tmp_path, monkeypatch):
-    """As while numba compiles UMAP: what a handler raises in a call from C is dropped."""
+    """While numba compiles UMAP, for example, an exception from a signal handler is dropped."""
     folder, lost = tmp_path / "run", []
 
     @ctypes.CFUNCTYPE(None)
@@ -201,7 +201,7 @@ def test_an_error_of_the_program_itself_is_not_hidden(train, tmp_path, monkeypat
 def test_a_limit_of_file_sizes_ends_with_a_message_and_nothing_is_lost(
     train, whole, screen, tmp_path
 ):
-    """The checkpoint no longer fits, as on a full disk; status.json and the history still do."""
+    """As on a full disk, the checkpoint no longer fits, but status.json and the history do."""
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "samsvae_core", "train", str(screen.path), "-o", str(folder)]
 

@@ -21,7 +21,7 @@ from tests.views.pages import BRIEF, FULL, KINDS, QUICK, rewritten
 
 @pytest.fixture(scope="session")
 def kind(screen, quick_tables, tmp_path_factory) -> Callable[[str], Bundle]:
-    """A bundle of each of KINDS, hardly trained, made when first asked for; not to be changed."""
+    """Return a barely trained bundle of one of KINDS, made on first use; not to be changed."""
     folder = tmp_path_factory.mktemp("kinds")
     replicates = np.where(np.arange(len(screen.data.cells)) % 2 == 0, "left", "right")
 
@@ -45,7 +45,7 @@ def kind(screen, quick_tables, tmp_path_factory) -> Callable[[str], Bundle]:
 
 @pytest.fixture
 def shown(kind, tmp_path, monkeypatch) -> Callable[[str], Bundle]:
-    """Makes a copy of a bundle of KINDS the only one of the dashboard."""
+    """Return a function that makes a copy of a bundle of KINDS the dashboard's only one."""
 
     def alone(name: str) -> Bundle:
         shutil.copytree(kind(name).path, tmp_path / "shown" / name)
@@ -57,7 +57,7 @@ def shown(kind, tmp_path, monkeypatch) -> Callable[[str], Bundle]:
 
 @pytest.fixture
 def models(tiny, tmp_path, monkeypatch) -> Path:
-    """A folder with one bundle that a test may damage."""
+    """Return a folder with one bundle that a test may damage."""
     folder = tmp_path / "models"
     shutil.copytree(tiny.path, folder / "tiny")
     monkeypatch.setenv("SAMSVAE_MODELS", str(folder))
@@ -66,7 +66,7 @@ def models(tiny, tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def edited(monkeypatch):
-    """Bundles open whose tables do not follow from their weights: tests make rare cases of them."""
+    """Let bundles open whose tables do not follow from their weights, for rare cases."""
     monkeypatch.setattr(bundles.Bundle, "check", lambda bundle: None)
     monkeypatch.setattr(soundness, "check_table", lambda *table: None)
 

@@ -60,7 +60,7 @@ def rewritten(bundle: Bundle, name: str, frame: pd.DataFrame | None) -> None:
 
 
 def uncomposed(models: Path) -> None:
-    """No shifts of all are kept of the bundle, nor of an equal one of a test before it."""
+    """Remove the stored shifts of the bundle, and of an equal one from an earlier test."""
     rewritten(opening.load(models / "tiny"), layout.EFFECTS, None)
     bundle = opening.load(models / "tiny")
     results.forget_effects(bundle)
@@ -75,12 +75,12 @@ def opened(view: str, query: dict[str, str] | None = None) -> AppTest:
 
 
 def slider(page: AppTest, name: str):
-    """Of the dosage of a perturbation."""
+    """Return the slider of a perturbation's dosage."""
     return next(each for each in page.slider if each.label == f"Dosage of {name}")
 
 
 def gone_back(page: AppTest, query: dict[str, str]) -> AppTest:
-    """By the browser's back button, to an address of the same page."""
+    """Go to an address of the same page, as the browser's back button does."""
     page.query_params.clear()
     page.query_params.update(query)
     with pytest.MonkeyPatch.context() as patch:
@@ -89,7 +89,7 @@ def gone_back(page: AppTest, query: dict[str, str]) -> AppTest:
 
 
 def finished(page: AppTest) -> bool:
-    """Whether the page reached its last line; one that dies of a panic shows no exception."""
+    """Return whether the page reached its last line; a page that panics shows no exception."""
     assert not page.exception
     assert not [error.value for error in page.error if "Something went wrong" in error.value]
     return any("SAMS-VAE Explorer" in caption.value for caption in page.caption)
@@ -100,7 +100,7 @@ def figures(page: AppTest) -> list[dict]:
 
 
 def ended(page: AppTest) -> AppTest:
-    """The page once the tests in the background are done."""
+    """Return the page once the background tests are done."""
     for _ in range(60):
         if not any(button.label == "Cancel" for button in page.button):
             return page
@@ -110,7 +110,7 @@ def ended(page: AppTest) -> AppTest:
 
 
 def words(page: AppTest) -> str:
-    """All text of the page, without the marks that keep names from being Markdown."""
+    """Return all text of the page, without the escapes that keep names from being Markdown."""
     parts = [*page.markdown, *page.caption, *page.info, *page.warning]
     return " ".join(part.value for part in parts).replace("\\", "")
 
@@ -125,7 +125,7 @@ def axes(page: AppTest) -> str:
 
 
 def whiskers(page: AppTest) -> dict[str, tuple[float, float]]:
-    """Ends of the interval of each gene in the ranking."""
+    """Return the ends of the interval of each gene in the ranking."""
     bar = next(f["data"][0] for f in figures(page) if f["data"][0]["type"] == "bar")
     genes = [gene.removeprefix("<i>").removesuffix("</i>") for gene in bar["y"]]
     ends = np.array(decoded(bar["customdata"])).reshape(-1, 2)
@@ -133,7 +133,7 @@ def whiskers(page: AppTest) -> dict[str, tuple[float, float]]:
 
 
 def decoded(values: object) -> np.ndarray:
-    """An array of a figure, which Plotly may write in base 64."""
+    """Return an array of a figure, which Plotly may write in base64."""
     import base64
 
     if isinstance(values, dict):
@@ -146,13 +146,13 @@ def table_with(page: AppTest, column: str) -> pd.DataFrame:
 
 
 def links(page: AppTest) -> list[dict]:
-    """Links to other pages of the dashboard: label, page, and what they carry."""
+    """Return the links to other pages of the dashboard: label, page and query."""
     found = [link.proto for link in page.get("page_link")]
     return [{"label": f.label, "page": f.page, "query": f.query_string} for f in found]
 
 
 def found(page: AppTest) -> list[str]:
-    """What the search box shows below it, in its order."""
+    """Return the results below the search box, in order."""
     return [b.label.replace("\\", "") for b in page.button if b.key.startswith("hit ")]
 
 

@@ -40,11 +40,11 @@ def test_clustered_rows_have_their_tree_and_leave_the_address_clean(models, tiny
 @pytest.mark.parametrize(
     ("view", "query", "said"),
     [
-        ("mechanism", {"m": "M99"}, "M99 is no mechanism in use"),
+        ("mechanism", {"m": "M99"}, "M99 is not a mechanism in use"),
         ("mechanism", {"collection": "mine"}, "the collection mine, which is not here"),
         ("gene_sets", {"collections": ["mine", "hallmark"]}, "the collections mine, which is not"),
         ("compose", {"c": "P1:1", "interval": "own"}, "the interval own, which is not here"),
-        ("cells", {"cells": "nonsense"}, "none of this model"),
+        ("cells", {"cells": "nonsense"}, "not in this model"),
         ("cells", {"by": "nonsense"}, "the colour nonsense, which is not here"),
         ("masks", {"colour": "nonsense"}, "the colour nonsense, which is not here"),
         ("overview", {"model": "<b>"}, "the model <b>, which is not here"),
@@ -88,7 +88,7 @@ def test_item_02_an_address_that_is_behind_takes_no_choice_back(models, gap):
     if gap == "gone back":
         gone_back(page, {"c": "P1:1"})
     else:
-        page.query_params.clear()  # as a browser sends it that has not heard of the first yet
+        page.query_params.clear()  # as sent by a browser that has not received the first yet
         page.query_params["c"] = "P1:1"
         page.run()
     assert finished(page)
@@ -98,7 +98,7 @@ def test_item_02_an_address_that_is_behind_takes_no_choice_back(models, gap):
 
 
 def number(page: AppTest, name: str):
-    """The box of a dosage, beside its slider."""
+    """Return the number box of a dosage."""
     label = f"Dosage of {name} as a number"
     return next(each for each in page.number_input if each.label == label)
 
@@ -124,7 +124,7 @@ def test_item_02_slider_box_figure_and_address_have_one_dosage(models, tiny):
 
 
 def test_item_02_nothing_is_given_to_a_widget_that_has_it(models):
-    """What a run gives is shown in place of what was chosen meanwhile; a second run gives none."""
+    """A value set by a run overrides a newer choice, so a second run sets none."""
     page = opened("compose", {"c": "P1:0.9,P2:1", "off": "0"})
     page.run()
     widgets = [*page.slider, *page.number_input, *page.multiselect, *page.pills, *page.selectbox]
@@ -138,13 +138,13 @@ def test_item_02_nothing_is_given_to_a_widget_that_has_it(models):
 
 @pytest.fixture
 def two_models(models) -> Path:
-    """The second is another one by name."""
+    """Make two models that differ only by name."""
     shutil.copytree(models / "tiny", models / "zweites")
     return models
 
 
 def shown_model(page: AppTest) -> str:
-    """By the line at the end, by the box, and by the address, which agree."""
+    """Return the model by the line at the end, the box and the address, which agree."""
     (end,) = (c.value for c in page.caption if c.value.startswith("SAMS-VAE Explorer"))
     name = end.partition("model ")[2].partition(",")[0]
     assert page.selectbox(key="model").value == name

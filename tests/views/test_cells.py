@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are
 
 
 def points(figure: dict) -> pd.DataFrame:
-    """What a map of cells shows, by the place of the cell in the sample: x, y, group."""
+    """Return x, y and group of each point on a map of cells, by the cell's place in the sample."""
     rows = []
     for trace in figure["data"]:
         x, y = decoded(trace["x"]), decoded(trace["y"])
@@ -37,7 +37,7 @@ def points(figure: dict) -> pd.DataFrame:
 
 
 def took(page: AppTest, model: Bundle, places: list[int]) -> AppTest:
-    """The page after these cells were lassoed, which no test without a browser can do."""
+    """Return the page as after a lasso of these cells, which needs a browser to be drawn."""
     page.session_state[f"cells of {model.checksum}"] = places
     return page.run()
 
@@ -129,11 +129,11 @@ def test_the_conditional_vae_has_one_map_and_is_told_why(shown):
     shown("conditional")
     page = opened("cells", {"by": "Mechanism"})
     assert finished(page)
-    assert "its perturbed and basal states are one" in page.info[0].value
+    assert "perturbed and basal states are the same" in page.info[0].value
     assert len(figures(page)) == 1
     assert page.selectbox(key="m").label == "Latent dimension"
     assert "State" not in labels(page)
-    assert "same shift" not in words(page)
+    assert "same latent shift" not in words(page)
 
 
 def test_values_of_cells_that_are_no_counts_are_as_in_the_file(shown):

@@ -178,7 +178,7 @@ def test_a_composition_without_a_mechanism_is_not_compared_to_what_was_observed(
     assert any(metric.label == "Pearson r over genes" for metric in page.metric)
     page = opened("compose", {"c": "P1:1", "off": "0"})
     assert not page.metric
-    assert "no prediction of what was observed" in page.info[-1].value
+    assert "does not predict what was observed" in page.info[-1].value
 
 
 def test_svae_plus_takes_one_treatment(shown):
@@ -228,8 +228,8 @@ def test_the_caption_says_what_share_each_interval_held(calibrated):
     row = scores.coverage(calibrated.metrics).set_index("conditions of").loc["single"]
     text = words(opened("compose", {"c": "P1:1"}))
     assert f"Of {int(row['shifts']):,} shifts measured on test cells" in text
-    assert f"{row['own, with sampling error']:.0%} in the model's own" in text
-    assert f"{row['calibrated, with sampling error']:.0%} in the calibrated one" in text
+    assert f"{row['own, with sampling error']:.0%} lie in the model's own" in text
+    assert f"{row['calibrated, with sampling error']:.0%} lie in the calibrated one" in text
 
 
 def test_without_calibration_the_own_interval_is_the_only_one(models):

@@ -1,4 +1,4 @@
-"""The page Data, without a browser: a file of any kind is shown, or refused in one message."""
+"""The page Data, without a browser: any file is shown, or refused with one message."""
 
 import io
 import json
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are
 
 @pytest.fixture(autouse=True)
 def runs(tmp_path, monkeypatch):
-    """Runs of its own, and no model but what a test brings."""
+    """Return an empty runs folder, and let the dashboard have no models."""
     monkeypatch.setenv("SAMSVAE_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("SAMSVAE_MODELS", str(tmp_path / "models"))
     return tmp_path / "runs"
@@ -36,12 +36,12 @@ def runs(tmp_path, monkeypatch):
 
 @pytest.fixture
 def at_once(monkeypatch):
-    """Files are looked into within this process: a process of its own is tested by test_examine."""
+    """Inspect files within this process; tests/server/test_sandbox.py tests separate ones."""
     monkeypatch.setattr(sandbox, "_asked", told)
 
 
 def told(verb, path, options):
-    """What the command would print, or say."""
+    """Return what the command would print, or its message."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["samsvae", verb, str(path), "--json", *options])
@@ -62,7 +62,7 @@ def shown(data, **query):
 
 
 def unusual(path: Path, screen) -> Path:
-    """The small screen, its column of perturbations called by no usual name, parted by "_"."""
+    """Write the small screen with an unusual column of perturbations, joined by "_"."""
     cells = anndata.read_h5ad(screen.path)
     cells.obs["Treatment (final)"] = cells.obs["perturbation"].astype(str).str.replace("+", "_")
     del cells.obs["perturbation"]
@@ -72,7 +72,7 @@ def unusual(path: Path, screen) -> Path:
 
 
 def box(page, parameter):
-    """The widget for a choice of the file that is open."""
+    """Return the widget of a setting of the open file."""
     kinds = (page.selectbox, page.multiselect, page.number_input, page.text_area)
     data = next(one for one in page.selectbox if one.key == "data").value
     return next(one for kind in kinds for one in kind if one.key == f"{parameter} of {data}")
@@ -221,7 +221,7 @@ def test_odd_links_are_said(screen, at_once):
 
 @pytest.fixture
 def two(tmp_path):
-    """The ids of a file with labels parted by "+" and of one with "_"."""
+    """Return the ids of two files, with labels joined by "+" and by "_"."""
     counts = np.random.default_rng(0).poisson(2.0, (160, 5)).astype(np.float32)
     names = []
     for name, parted, column in (("plus", "+", "perturbation"), ("under", "_", "gene")):
@@ -443,7 +443,7 @@ def test_an_upload_is_kept_chosen_and_can_be_removed(screen, runs, at_once, capl
     page = upload(opened("data"), "mine.h5ad", screen.path.read_bytes())
     assert "upload accepted" in caplog.messages
     assert finished(page)
-    assert "mine.h5ad was kept, and is chosen" in said(page)
+    assert "mine.h5ad was kept, and is selected" in said(page)
     chosen = page.selectbox(key="data").value
     assert uploads.resolve(chosen).read_bytes() == screen.path.read_bytes()
     assert page.metric[0].value == "600"
@@ -459,7 +459,7 @@ def test_an_upload_that_only_has_the_name_is_refused_and_not_kept(screen, runs):
     assert "expected HDF5, found a file that begins with b'cell,gene" in said(page)
     assert not list(runs.rglob("*.h5ad"))
     shifted = bytes(2048) + screen.path.read_bytes()  # a user block before it is HDF5, too
-    assert "was kept, and is chosen" in said(upload(opened("data"), "block.h5ad", shifted))
+    assert "was kept, and is selected" in said(upload(opened("data"), "block.h5ad", shifted))
 
 
 def test_an_upload_without_room_is_refused_in_one_message(screen, runs, monkeypatch, caplog):

@@ -142,7 +142,7 @@ def test_a_perturbation_that_was_never_alone_is_marked(models):
 
 
 def still(bundle: Bundle) -> effects.Effects:
-    """Its effects, with every predicted shift zero."""
+    """Return the stored shifts with every predicted one zero."""
     found = effects.whole_effects(bundle)
     shift = np.zeros((len(bundle.genes), len(bundle.perturbations)))
     return replace(found, arrays={**found.arrays, "shift": shift})
@@ -156,7 +156,7 @@ def test_a_gene_that_no_perturbation_moves_is_told_of(models, tiny, monkeypatch)
 
 
 def test_a_gene_page_is_there_while_every_perturbation_is_composed(models, monkeypatch):
-    """All but what moves it, with how far that is; and that, too, once it is known."""
+    """It shows all but the perturbations, with their progress, and those once they are known."""
     monkeypatch.setattr("app.components.all_shifts.MOMENT", 0.05)
     uncomposed(models)
     go = threading.Event()

@@ -264,7 +264,7 @@ def test_perturbations_chosen_on_the_map_stay_and_are_not_those_of_another_model
 
 
 def planted(effects: dict[str, list[float]], has_masks: bool = True) -> Bundle:
-    """What comparing reads of a bundle, with an entry in use wherever an effect is not 0."""
+    """Return a bundle for comparisons, in which every non-zero effect is an entry in use."""
     rows = [
         {"perturbation": p, "mechanism": k, "effect": e, "effect_sd": 0.1, "active": e != 0}
         for p, row in effects.items()
@@ -335,7 +335,7 @@ def test_a_network_of_nothing_says_so(models, tiny):
     assert finished(page)
     assert "There is nothing to link" in words(page)
     page = opened("masks", {"chosen": "P1,P2"})
-    assert "None of the chosen uses a mechanism" in words(page)
+    assert "None of them uses a mechanism" in words(page)
     assert "use no mechanism" in words(page)
 
 

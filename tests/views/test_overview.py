@@ -41,7 +41,7 @@ def test_a_kind_of_condition_can_be_looked_at_alone(models, tiny):
 def test_split_half_is_told_as_the_ceiling(models):
     text = words(opened("overview"))
     assert "*split-half*: what a second sample" in text
-    assert "no prediction" in text
+    assert "not a prediction" in text
 
 
 def test_overview_draws_the_predictive_checks_with_their_table(models, tiny):

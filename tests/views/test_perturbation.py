@@ -20,7 +20,7 @@ NEAREST = {"perturbation_tab": "Perturbations like it"}
 
 
 def renamed(model: Bundle, old: str, new: str) -> Bundle:
-    """The bundle with another name for a perturbation; in combinations it keeps the old one."""
+    """Return the bundle with a perturbation renamed, except in combinations."""
     for file, column in (
         ("perturbations.csv", "perturbation"),
         ("masks.csv", "perturbation"),
@@ -100,7 +100,7 @@ def test_a_perturbation_in_words_has_its_place_its_cells_and_its_certain_genes(m
     assert f"measured alone in {cells.sum()} cells ({cells['train']} training" in text
     more = tiny.perturbations.loc["P2", ["train", "validation", "test"]].sum() - cells.sum()
     assert f"; {more} more have it with others" in text
-    assert "P2 is none of the 40 genes" in text
+    assert "P2 is not among the 40 genes" in text
 
 
 @pytest.mark.parametrize("link", ["CCL5", "ccl5", "TCP228", "ENSG00000271503"])
@@ -133,7 +133,7 @@ def test_a_gene_outside_the_panel_has_links_to_pages_elsewhere(models):
     page = opened("perturbation", {"p": "GATA1"})
     found = {button.proto.label: button.proto.url for button in page.get("link_button")}
     assert found == genes.links("GATA1")
-    assert "GATA1 is none of the 40 genes of this model, under any name" in words(page)
+    assert "GATA1 is not among the 40 genes of this model, under any name" in words(page)
     assert not [link for link in links(page) if link["page"] == "gene"]
 
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are
 
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
-    """A server without models, runs and cache."""
+    """Let the server have no models, runs or cache."""
     for name in ("models", "runs", "cache"):
         monkeypatch.setenv(f"SAMSVAE_{name.upper()}", str(tmp_path / name))
     (tmp_path / "models").mkdir()

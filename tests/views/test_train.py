@@ -33,7 +33,7 @@ GPU = time_estimate.Pace("cuda", "NVIDIA <b>H100</b>", 80e9, 0.001, 1e-9)
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """Runs of its own, no models, and files looked into at once."""
+    """Return an empty runs folder, without models, and inspect files within this process."""
     place = tmp_path / "runs"
     place.mkdir()
     monkeypatch.setenv("SAMSVAE_RUNS", str(place))
@@ -47,7 +47,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def on(monkeypatch, found):
-    """As if the machine were so."""
+    """Let the timing of steps find this pace."""
     monkeypatch.setattr(training_module, "measured", lambda threads: found)
     training_module._pace.clear()
 
@@ -65,7 +65,7 @@ def shown(data, **query):
 
 
 def box(page, parameter):
-    """The widget for a number that is suggested for each file."""
+    """Return the widget of a number that is suggested for each file."""
     return next(one for one in page.number_input if one.key.startswith(f"{parameter} of "))
 
 
@@ -183,7 +183,7 @@ def test_a_run_of_a_gpu_says_that_it_goes_on_without_one(folder, monkeypatch, he
     monkeypatch.setattr(time_estimate, "device", lambda: here)
     page = opened("train", {"run": "mine"})
     assert finished(page)
-    assert ("it goes on on the CPU" in words(page)) is said
+    assert ("so it continues on the CPU" in words(page)) is said
 
 
 def test_a_second_one_waits_visibly_and_can_leave_the_queue(data, folder):
@@ -207,7 +207,7 @@ def test_a_name_that_is_none_starts_nothing(data, folder):
     page = shown(data)
     name_box(page).set_value("../../etc").run()
     assert button(page, "start").disabled
-    assert "This is no name for a run" in words(page)
+    assert "This is not a valid name for a run" in words(page)
     assert queue.look(folder) == []
 
 
@@ -363,7 +363,7 @@ def test_a_name_of_a_shipped_model_is_refused(data, folder, tiny, monkeypatch):
     page = shown(data)
     name_box(page).set_value("tiny").run()
     button(page, "start").click().run()
-    assert "is here already" in page.error[0].value
+    assert "is already a model called" in page.error[0].value
     assert queue.look(folder) == []
     with pytest.raises(OutputError):
         queue.stop(folder, "tiny")
