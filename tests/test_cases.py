@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from samsvae_core import __main__ as cli
+from samsvae_core.cli import main as cli
 from samsvae_core.data import controls as controls_module
 from samsvae_core.data import label_column
 from samsvae_core.data.cells import DataError, describe, summary

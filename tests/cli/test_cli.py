@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 import torch
 
-from samsvae_core import __main__ as cli
 from samsvae_core.analysis.compose import compose
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.bundle.opening import load
+from samsvae_core.cli import main as cli
 from samsvae_core.genesets import collections
 from samsvae_core.genesets.symbols import annotate
 from samsvae_core.models.variants import MODELS
@@ -944,8 +944,8 @@ def test_train_keeps_counts_on_disk_and_says_so_also_when_it_goes_on(
     )
     command = ["train", screen.path, "-o", run, *TINY, "--counts-on", "disk"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("samsvae_core.training.checkpoint.finished", lambda *_: True)
-        patch.setattr("samsvae_core.pipeline.build.build_bundle", stopped)
+        patch.setattr("samsvae_core.training.loop.finished", lambda *_: True)
+        patch.setattr("samsvae_core.pipeline.train.build_bundle", stopped)
         code, out, _ = samsvae(*command)
     assert code
     assert out.startswith("Counts are kept on disk while this runs")

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from samsvae_core import __main__ as cli
+from samsvae_core.cli import main as cli
 from samsvae_core.data import cells, disk_csr, h5ad, hdf5_checks, inspection
 from samsvae_core.data.cells import DataError
 from samsvae_core.data.h5ad import read_h5ad

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from samsvae_core import __main__ as cli
 from samsvae_core.analysis import gene_rankings
 from samsvae_core.analysis.gene_card import annotation, links
 from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.bundle.layout import read_csv
+from samsvae_core.cli import main as cli
 from samsvae_core.data.cells import DataError, describe, gene_panel, reading_in_words, summary
 from samsvae_core.data.counts import has_gene_key
 from samsvae_core.data.gene_names import INDEX, name_genes, usual_key

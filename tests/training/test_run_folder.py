@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from samsvae_core import __main__ as cli
+from samsvae_core.cli import main as cli
 from samsvae_core.data.cells import DataError
 from samsvae_core.pipeline import build
 from samsvae_core.pipeline import train as pipeline

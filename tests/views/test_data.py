@@ -15,9 +15,9 @@ import pytest
 
 from app.server import sandbox, uploads
 from app.server.reading import Reading
-from samsvae_core import __main__ as cli
 from samsvae_core.bundle import opening
 from samsvae_core.bundle.archive import pack
+from samsvae_core.cli import main as cli
 from samsvae_core.data.cells import DataError
 from samsvae_core.data.h5ad import read_h5ad
 from tests.data.test_h5ad import BAD_FILES, LABELS, write
