@@ -15,7 +15,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -132,7 +132,6 @@ def about(
         raise typer.Exit
 
 
-@app.command()
 def validate(
     data: DataFile,
     perturbation_key: Key = None,
@@ -178,7 +177,6 @@ def validate(
     say(json.dumps(found, indent=1) if as_json else describe(found))
 
 
-@app.command()
 def inspect(
     data: DataFile,
     gene_key: GeneKey = None,
@@ -194,7 +192,6 @@ def inspect(
     say(json.dumps(found) if as_json else describe(found))
 
 
-@app.command()
 def simulate(
     output: Annotated[Path, typer.Argument(help="The .h5ad to write.")],
     cells: Annotated[int, typer.Option(min=1)] = 5000,
@@ -218,7 +215,6 @@ def simulate(
     )
 
 
-@app.command()
 def train(
     data: DataFile,
     output: Annotated[Path, typer.Option("--output", "-o", help="The run folder, a new one.")],
@@ -410,7 +406,6 @@ def train(
     warn(finished)
 
 
-@app.command()
 def evaluate(
     bundle: BundleFolder,
     data: Annotated[Path, typer.Option(help="The .h5ad file the bundle was trained on.")],
@@ -449,7 +444,6 @@ def evaluate(
         say(f"Wrote {output}.")
 
 
-@app.command()
 def masks(bundle: BundleFolder, output: Table) -> None:
     """Which mechanisms each perturbation uses."""
     from samsvae_core.bundle.opening import load
@@ -458,7 +452,6 @@ def masks(bundle: BundleFolder, output: Table) -> None:
     write_table(load(bundle).masks, output)
 
 
-@app.command()
 def loadings(
     bundle: BundleFolder,
     output: Table,
@@ -484,7 +477,6 @@ def loadings(
     write_table(curves, output)
 
 
-@app.command()
 def gene(
     bundle: BundleFolder,
     symbol: Annotated[str, typer.Argument(help="A gene of the model, by any of its names.")],
@@ -535,7 +527,6 @@ def gene(
         write_table(moved, output)
 
 
-@app.command()
 def compose(
     bundle: BundleFolder,
     perturbations: Annotated[
@@ -597,7 +588,6 @@ def compose(
         say(f"{what} shift: {name} {shift[name]:+.3f}")
 
 
-@app.command()
 def enrich(
     bundle: BundleFolder,
     output: Annotated[
@@ -752,7 +742,6 @@ def universe_of(path: Path, model: Bundle) -> tuple[str, ...]:
     return (*known, *unknown)
 
 
-@app.command()
 def embed(
     bundle: BundleFolder,
     output: Output,
@@ -790,7 +779,6 @@ def embed(
     say(f"Wrote {output}: obsm X_samsvae_basal and X_samsvae_shifted.")
 
 
-@app.command()
 def structure(
     bundles: Annotated[list[Path], typer.Argument(help="Bundles; several of the same data.")],
     groups: Annotated[
@@ -855,7 +843,6 @@ def structure_in_words(name: str, found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-@app.command()
 def bundles(
     folder: Annotated[Path | None, typer.Argument(help="Default: the shipped models.")] = None,
 ) -> None:
@@ -881,7 +868,6 @@ def bundles(
         )
 
 
-@app.command()
 def pack(bundle: BundleFolder, output: Output) -> None:
     """Put a bundle into one zip file, to hand on."""
     from samsvae_core.bundle.archive import pack as packed
@@ -890,7 +876,6 @@ def pack(bundle: BundleFolder, output: Output) -> None:
     say(f"Wrote {output}: {output.stat().st_size:,} bytes.")
 
 
-@app.command()
 def unpack(
     file: Annotated[Path, typer.Argument(help="A zip that pack made.")],
     folder: Annotated[Path, typer.Argument(help="Where bundles are; it becomes one of them.")],
@@ -907,7 +892,6 @@ def unpack(
     say(f"Wrote {made}.")
 
 
-@app.command("app")
 def dashboard(
     folder: Annotated[Path | None, typer.Argument(help="Your own bundles.")] = None,
     port: Annotated[
@@ -1082,6 +1066,29 @@ def write_table(table: pd.DataFrame, output: Path) -> None:
         content = separated(table, "\t" if output.suffix == ".tsv" else ",")
     atomic_write(output, content)
     say(f"Wrote {output}: {len(table):,} rows.")
+
+
+# In the order of --help.
+VERBS: dict[str, Callable[..., None]] = {
+    "validate": validate,
+    "inspect": inspect,
+    "simulate": simulate,
+    "train": train,
+    "evaluate": evaluate,
+    "masks": masks,
+    "loadings": loadings,
+    "gene": gene,
+    "compose": compose,
+    "enrich": enrich,
+    "embed": embed,
+    "structure": structure,
+    "bundles": bundles,
+    "pack": pack,
+    "unpack": unpack,
+    "app": dashboard,
+}
+for name, verb in VERBS.items():
+    app.command(name)(verb)
 
 
 def main() -> None:
