@@ -7,41 +7,14 @@ from typing import Annotated
 
 import typer
 
-from samsvae_core.cli.options import (
-    Control,
-    CountsOn,
-    DataFile,
-    Delimiter,
-    Dosage,
-    DropUnlabelled,
-    GeneKey,
-    JoinGuides,
-    Key,
-    Layer,
-    Likelihood,
-    Replicate,
-    Seed,
-    SizeFactor,
-    is_gaussian,
-    read,
-    say,
-)
+from samsvae_core.cli.options import DataFile, Seed, say, takes_read_options
+from samsvae_core.data.read_options import ReadOptions
 
 
+@takes_read_options()
 def validate(
     data: DataFile,
-    perturbation_key: Key = None,
-    control: Control = None,
-    delimiter: Delimiter = None,
-    layer: Layer = None,
-    gene_key: GeneKey = None,
-    size_factor_key: SizeFactor = None,
-    dosage_key: Dosage = None,
-    replicate_key: Replicate = None,
-    join_guides: JoinGuides = False,
-    drop_unlabelled: DropUnlabelled = None,
-    likelihood: Likelihood = "counts",
-    counts_on: CountsOn = "auto",
+    reading: ReadOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a file holds and how it would be read, without training."""
@@ -50,22 +23,9 @@ def validate(
     import numpy as np
 
     from samsvae_core.data.cells import describe, summary
+    from samsvae_core.data.h5ad import read_cells
 
-    cells = read(
-        data,
-        perturbation_key=perturbation_key,
-        control=control or None,
-        delimiter=delimiter,
-        layer=layer,
-        gene_key=gene_key,
-        size_factor_key=size_factor_key,
-        dosage_key=dosage_key,
-        replicate_key=replicate_key,
-        join_guides=join_guides,
-        drop_unlabelled=drop_unlabelled,
-        continuous=is_gaussian(likelihood),
-        counts_on=counts_on,
-    )
+    cells = read_cells(data, reading)
     found = summary(cells)
     if as_json:
         names, sizes = np.unique(cells.conditions, return_counts=True)
@@ -73,9 +33,10 @@ def validate(
     say(json.dumps(found, indent=1) if as_json else describe(found))
 
 
+@takes_read_options("gene_key")
 def inspect(
     data: DataFile,
-    gene_key: GeneKey = None,
+    reading: ReadOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a file offers to choose from: columns and their labels, layers, tables."""
@@ -84,7 +45,7 @@ def inspect(
     from samsvae_core.data.inspection import describe
     from samsvae_core.data.inspection import inspect as look
 
-    found = look(data, gene_key)
+    found = look(data, reading.gene_key)
     say(json.dumps(found) if as_json else describe(found))
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import re
+from collections.abc import Callable
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from samsvae_core.data.read_options import ReadOptions
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
 
     from samsvae_core.bundle.bundle import Bundle
-    from samsvae_core.data.cells import CellData
+
 DataFile = Annotated[Path, typer.Argument(help="An .h5ad file with raw counts.")]
 BundleFolder = Annotated[Path, typer.Argument(help="A bundle: a finished run, or a shipped model.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="What to write; must not exist yet.")]
@@ -26,52 +32,57 @@ Table = Annotated[
         help="A new table, such as mine.csv; or one that ends in .tsv or .parquet.",
     ),
 ]
-Key = Annotated[str | None, typer.Option(help="Column of obs with the perturbation of each cell.")]
-Control = Annotated[
-    list[str] | None,
-    typer.Option(help="Label of control cells, or a pattern ('*non-targeting*'); may be repeated."),
-]
-Delimiter = Annotated[
-    str | None,
-    typer.Option(
-        help="Between the parts of a combination; '' keeps labels whole. Found by itself if absent."
-    ),
-]
-Layer = Annotated[str | None, typer.Option(help="Layer with the counts, instead of X.")]
-GeneKey = Annotated[
-    str | None,
-    typer.Option(
-        help="Column of var with the names of genes, or var_names for its index. Found by itself "
-        "where the index holds row numbers or ids."
-    ),
-]
-SizeFactor = Annotated[str | None, typer.Option(help="Column of obs with each cell's total.")]
-Dosage = Annotated[str | None, typer.Option(help="Column of obs, or key of obsm, with dosages.")]
-JoinGuides = Annotated[
-    bool, typer.Option("--join-guides", help="Read guides such as TP53_1 and sgTP53 as TP53.")
-]
-DropUnlabelled = Annotated[
-    bool | None,
-    typer.Option(
-        "--drop-unlabelled/--unlabelled-as-control",
-        help="Leave out cells without a label or guide, or count them as control cells.",
-        show_default=False,
-    ),
-]
-Replicate = Annotated[str | None, typer.Option(help="Column of obs with biological replicates.")]
-CountsOn = Annotated[
-    str,
-    typer.Option(
-        help="memory; disk: in files, for counts larger than memory; or auto: on disk if they "
-        "would take more than a quarter of the memory that is free."
-    ),
-]
-Likelihood = Annotated[
-    str, typer.Option(help="counts, or gaussian for values that are not counts.")
-]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same result.")]
 UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def takes_read_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator for a verb with a parameter `reading`, which is to be a ReadOptions.
+
+    On the command line these options, all of them if none is named, stand in the place of that
+    parameter.
+    """
+    chosen = [each for each in fields(ReadOptions) if not names or each.name in names]
+
+    def of_verb(verb: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(verb)
+        def run(**given: Any) -> None:
+            told = {each.name: read_value(each, given.pop(each.name)) for each in chosen}
+            verb(**given, reading=ReadOptions(**told))
+
+        signature = inspect.signature(verb, eval_str=True)
+        parameters: list[inspect.Parameter] = []
+        for each in signature.parameters.values():
+            parameters += map(read_parameter, chosen) if each.name == "reading" else [each]
+        run.__dict__["__signature__"] = signature.replace(parameters=parameters)  # Typer reads it
+        return run
+
+    return of_verb
+
+
+def read_parameter(option: Field[Any]) -> inspect.Parameter:
+    """A field of ReadOptions as a parameter that Typer makes an option of."""
+    declared = option.metadata["declared"]
+    kinds = {"text": str | None, "labels": list[str] | None, "choice": str}
+    shown = typer.Option(declared.flag, help=declared.help, show_default=option.default is not None)
+    return inspect.Parameter(
+        option.name,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=declared.word(option.default) if declared.kind == "choice" else option.default,
+        annotation=Annotated[kinds.get(declared.kind, option.type), shown],
+    )
+
+
+def read_value(option: Field[Any], given: Any) -> Any:
+    """What is given on the command line, as ReadOptions has it."""
+    declared = option.metadata["declared"]
+    if declared.kind == "choice":
+        known(declared.flag, given, list(declared.words))
+        return declared.words[given]
+    if declared.kind == "labels":
+        return tuple(given) if given else None
+    return given
 
 
 def printable(text: object) -> str:
@@ -110,22 +121,10 @@ def number_of(option: str, mechanism: str) -> int:
     return int(number)
 
 
-def read(data: Path, **options: Any) -> CellData:
-    """`read_h5ad`, imported when it is needed."""
-    from samsvae_core.data.h5ad import read_h5ad
-
-    return read_h5ad(data, **options)
-
-
 def known(option: str, value: str, choices: list[str]) -> None:
     """Refuse a value that is none of the choices."""
     if value not in choices:
         raise ValueError(f"{option} is {value!r}; choose one of {', '.join(choices)}.")
-
-
-def is_gaussian(likelihood: str) -> bool:
-    known("--likelihood", likelihood, ["counts", "gaussian"])
-    return likelihood == "gaussian"
 
 
 def chosen_device(name: str) -> torch.device:

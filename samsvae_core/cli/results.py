@@ -18,7 +18,6 @@ from samsvae_core.cli.options import (
     new_table,
     number_of,
     parse_dosage,
-    read,
     say,
     warn,
     write_table,
@@ -41,6 +40,7 @@ def evaluate(
     from samsvae_core.analysis.held_out import metrics_in_words, other_draws
     from samsvae_core.bundle.layout import to_json
     from samsvae_core.bundle.opening import load
+    from samsvae_core.data.h5ad import read_cells
     from samsvae_core.evaluation.evaluate import EvaluationConfig, evaluate_bundle
     from samsvae_core.pipeline.train import read_options
     from samsvae_core.system.files import atomic_write, new_output
@@ -50,7 +50,7 @@ def evaluate(
     if output is not None:
         new_output(output)
     model = load(bundle)
-    cells = read(data, **read_options(bundle, data))
+    cells = read_cells(data, read_options(bundle, data))
     config = EvaluationConfig(library=library, reference=reference, seed=seed)
     metrics = evaluate_bundle(model, cells, config)
     say(metrics_in_words(metrics, model.title))
@@ -222,13 +222,14 @@ def embed(
 
     from samsvae_core.analysis.states import embed as states_of
     from samsvae_core.bundle.opening import load
+    from samsvae_core.data.h5ad import read_cells
     from samsvae_core.data.tables import table_of
     from samsvae_core.pipeline.train import read_options
     from samsvae_core.system.files import atomic_write, new_output
 
     new_output(output)
     model = load(bundle)
-    cells = read(data, **read_options(bundle, data))
+    cells = read_cells(data, read_options(bundle, data))
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder) / "embedded.h5ad"
         shutil.copyfile(data, temporary)  # what else is in it stays as it is, readable or not

@@ -264,7 +264,7 @@ def test_too_little_memory_is_a_message(refused, screen, monkeypatch):
     def full(*_, **__):
         raise MemoryError("Unable to allocate 1 TiB")
 
-    monkeypatch.setattr("samsvae_core.data.h5ad.read_h5ad", full)
+    monkeypatch.setattr("samsvae_core.data.h5ad.read_cells", full)
     assert "not enough memory here (Unable to allocate 1 TiB)" in refused("validate", screen.path)
 
 

@@ -13,14 +13,25 @@ import pytest
 import scipy.sparse as sp
 
 from samsvae_core.cli import main as cli
-from samsvae_core.data import cells, disk_csr, h5ad, hdf5_checks, inspection
+from samsvae_core.data import (
+    cells,
+    counts,
+    disk_csr,
+    gene_names,
+    guide_tables,
+    h5ad,
+    hdf5_checks,
+    inspection,
+    stored,
+    tables,
+)
 from samsvae_core.data.cells import DataError
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.system import machine
 from tests.data.test_disk_csr import saved
 
 COUNTS = np.random.default_rng(0).poisson(2.0, size=(12, 5)).astype(np.float32)
-MODULES = (hdf5_checks, h5ad, machine, disk_csr)
+MODULES = (hdf5_checks, h5ad, machine, disk_csr, stored, tables, counts, gene_names, guide_tables)
 OURS = [
     (module, name)
     for module in MODULES
