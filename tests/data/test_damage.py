@@ -31,7 +31,8 @@ from samsvae_core.system import machine
 from tests.data.test_disk_csr import saved
 
 COUNTS = np.random.default_rng(0).poisson(2.0, size=(12, 5)).astype(np.float32)
-MODULES = (hdf5_checks, h5ad, machine, disk_csr, stored, tables, counts, gene_names, guide_tables)
+READERS = (hdf5_checks, h5ad, stored, tables, counts, gene_names, guide_tables)
+MODULES = (*READERS, machine, disk_csr)
 OURS = [
     (module, name)
     for module in MODULES
@@ -117,7 +118,7 @@ def test_item_12_nothing_of_ours_stands_within_what_catches_damage():
     import ast
 
     names = {name for _, name in OURS} - {"told", "_sound"}
-    for module in (hdf5_checks, h5ad):
+    for module in READERS:
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.With) and any(
                 isinstance(item.context_expr, ast.Call)
@@ -155,7 +156,7 @@ def test_item_14_a_file_that_is_rewritten_while_it_is_read_ends_in_one_message(
     file, monkeypatch, change, when
 ):
     """In this process: a signal of the system would end it."""
-    module = hdf5_checks if hasattr(hdf5_checks, when) else h5ad
+    module = next(each for each in READERS if hasattr(each, when))
     before, done = getattr(module, when), []
 
     def then(*arguments, **options):
@@ -163,7 +164,7 @@ def test_item_14_a_file_that_is_rewritten_while_it_is_read_ends_in_one_message(
             done.append(change(file))
         return before(*arguments, **options)
 
-    for each in (hdf5_checks, h5ad):
+    for each in READERS:
         if hasattr(each, when):
             monkeypatch.setattr(each, when, then)
     with pytest.raises(DataError, match=r"changed while it was read|found a file that begins"):
@@ -188,7 +189,7 @@ def test_item_14_a_file_that_shrinks_while_its_texts_are_looked_at_is_told(file,
 
 def test_item_14_nothing_of_a_file_of_others_is_mapped():
     """The system ends a process that looks into a mapped file which others shorten."""
-    for module in (hdf5_checks, h5ad):
+    for module in READERS:
         assert "mmap" not in inspect.getsource(module).replace("np.memmap", "")
 
 

@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 from safetensors.numpy import load_file
 
-from samsvae_core.data import disk_csr, h5ad, stored
+from samsvae_core.data import disk_csr, stored
 from samsvae_core.data.cells import DataError, gene_panel, summary
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.pipeline import train
@@ -21,7 +21,7 @@ from tests.conftest import MODEL, TRAINING
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    for module in (disk_csr, h5ad):
+    for module in (disk_csr, stored):
         monkeypatch.setattr(module, "VALUES_AT_ONCE", 500)
     monkeypatch.setattr(disk_csr, "LARGE", 100)
 
@@ -97,12 +97,12 @@ def test_a_run_on_disk_is_the_run_in_memory(screen, quick_tables, tmp_path, smal
 
 def test_they_are_kept_on_disk_where_memory_is_too_small(screen, tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(h5ad, "memory_free", lambda: 10_000)
+    monkeypatch.setattr(stored, "memory_free", lambda: 10_000)
     assert is_mapped(read_h5ad(screen.path, scratch=tmp_path, say=said.append).counts)
     assert "Counts are kept on disk" in said[0]
     assert str(tmp_path) in said[0]
     assert not is_mapped(read_h5ad(screen.path, counts_on="memory", scratch=tmp_path).counts)
-    monkeypatch.setattr(h5ad, "memory_free", lambda: 10**9)
+    monkeypatch.setattr(stored, "memory_free", lambda: 10**9)
     assert not is_mapped(read_h5ad(screen.path, scratch=tmp_path, say=said.append).counts)
     assert len(said) == 1
     with pytest.raises(DataError, match="--counts-on is 'tape'"):

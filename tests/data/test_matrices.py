@@ -18,7 +18,7 @@ import pytest
 import scipy.sparse as sp
 
 from samsvae_core.bundle.layout import check_table
-from samsvae_core.data import h5ad, hdf5_checks, inspection
+from samsvae_core.data import hdf5_checks, inspection, stored
 from samsvae_core.data.cells import DataError
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.genesets import collections
@@ -37,7 +37,7 @@ def store(request):
 @pytest.fixture(params=["memory", "disk"])
 def read(request, tmp_path, monkeypatch):
     """Reads a file in blocks of a few rows, into memory or onto disk."""
-    monkeypatch.setattr(h5ad, "VALUES_AT_ONCE", 20)
+    monkeypatch.setattr(stored, "VALUES_AT_ONCE", 20)
     monkeypatch.setattr("samsvae_core.data.disk_csr.VALUES_AT_ONCE", 20)
 
     def read(path, **options):
@@ -285,8 +285,8 @@ def test_item_17_a_dense_matrix_takes_a_small_multiple_of_what_is_in_it(tmp_path
     x[:, :20] = np.random.default_rng(0).poisson(2.0, size=(2000, 20))
     path = saved(tmp_path / "a.h5ad", x)
     assert read_h5ad(path).counts.nnz == np.count_nonzero(x)
-    for module in ("h5ad", "mapped"):
-        monkeypatch.setattr(f"samsvae_core.{module}.VALUES_AT_ONCE", 10**5)
+    for module in ("stored", "disk_csr"):
+        monkeypatch.setattr(f"samsvae_core.data.{module}.VALUES_AT_ONCE", 10**5)
     assert peak(lambda: read_h5ad(path)) < x.nbytes / 3
 
 
@@ -306,7 +306,7 @@ def test_item_17_what_is_bounded_is_what_it_becomes_by_what_is_written(
             pieces = chunks if store == "dense" else (10**4,)
             made = raw.create_dataset(name, data=values, chunks=pieces, compression=9)
             made.attrs.update(attributes)
-    for module in (hdf5_checks, h5ad):
+    for module in (hdf5_checks, stored):
         monkeypatch.setattr(module, "SMALL", 2 * 10**5)
     with pytest.raises(DataError, match="it is damaged, or nearly empty"):
         read(path)
@@ -320,7 +320,7 @@ def test_item_17_a_nearly_empty_dense_matrix_is_read(tmp_path, monkeypatch):
         attributes = dict(raw["X"].attrs)
         del raw["X"]
         raw.create_dataset("X", data=x, chunks=(10, 3000), compression=9).attrs.update(attributes)
-    for module in (hdf5_checks, h5ad):
+    for module in (hdf5_checks, stored):
         monkeypatch.setattr(module, "SMALL", 10**6)
     np.testing.assert_array_equal(read_h5ad(path).counts.toarray(), x)
 
