@@ -14,7 +14,6 @@ import pytest
 
 from app.server import queue, runs, sandbox, time_estimate, uploads
 from app.server import reading as reading_module
-from app.session import page as state
 from app.session import results
 from app.session import training as training_module
 from app.session.markdown import plain
@@ -50,7 +49,7 @@ def folder(tmp_path, monkeypatch):
 
 def on(monkeypatch, found):
     """As if the machine were so."""
-    monkeypatch.setattr(state, "measured", lambda threads: found)
+    monkeypatch.setattr(training_module, "measured", lambda threads: found)
     training_module._pace.clear()
 
 
@@ -280,7 +279,7 @@ def test_a_timing_that_failed_hides_no_gpu_and_is_tried_again(data, monkeypatch)
     page = shown(data)
     assert page.selectbox(key="train_device").value == "cuda"
     assert "A GPU is here: it could not be timed" in words(page)
-    monkeypatch.setattr(state, "measured", lambda threads: GPU)
+    monkeypatch.setattr(training_module, "measured", lambda threads: GPU)
     assert "H100" in words(page.run())
 
 
