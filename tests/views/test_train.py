@@ -370,3 +370,8 @@ def test_a_name_of_a_shipped_model_is_refused(data, folder, tiny, monkeypatch):
     with pytest.raises(OutputError):
         queue.stop(folder, "tiny")
     assert json.loads((tiny.path / "status.json").read_text())["state"] == "finished"
+
+
+def test_a_word_of_the_address_that_no_option_has_is_said(data):
+    page = opened("train", {"data": data, "key": "perturbation", "likelihood": "poisson"})
+    assert "The address asks for the likelihood poisson, which is not here." in words(page)
