@@ -31,8 +31,8 @@ import pandas as pd
 import torch._dynamo  # noqa: F401
 
 from app.server import queue, runs
-from samsvae_core import __main__ as cli
 from samsvae_core.bundle import layout, opening
+from samsvae_core.cli import main as cli
 from samsvae_core.models.simulate import Design, simulate, write_h5ad
 from samsvae_core.pipeline import build
 from samsvae_core.system.files import OutputError
@@ -47,7 +47,7 @@ NOTHING = "nothing"
 # Few tables, since the cases happen before them.
 QUICK_TABLES = "build.COLLECTIONS, build.N_EMBEDDED = ('hallmark',), 14"
 PROGRAM = (
-    "import sys; from samsvae_core import __main__ as cli; "
+    "import sys; from samsvae_core.cli import main as cli; "
     f"from samsvae_core.pipeline import build; {QUICK_TABLES}; cli.main()"
 )
 

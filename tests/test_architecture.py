@@ -21,6 +21,7 @@ WINGS = {
         {"evaluation"},
         {"analysis"},
         {"pipeline"},
+        {"cli"},
     ],
     "app": [
         {"figures", "server"},

@@ -17,15 +17,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from samsvae_core import __main__ as cli
+from samsvae_core.cli import main as cli
 from samsvae_core.data import label_column
 from samsvae_core.data.cells import DataError, describe, summary
 from samsvae_core.data.controls import CONTROL, control_labels
-from samsvae_core.data.h5ad import read_h5ad
+from samsvae_core.data.h5ad import read_cells, read_h5ad
 from samsvae_core.data.inspection import describe as told
 from samsvae_core.data.inspection import inspect, label_table, suggested_delimiter
 from samsvae_core.data.label_column import key_notes
 from samsvae_core.data.labels import delimiter_of, parts_of
+from samsvae_core.data.read_options import ReadOptions
 from samsvae_core.data.splits import split
 from samsvae_core.data.targets import guides_note, targets_of
 from samsvae_core.pipeline import train
@@ -108,7 +109,8 @@ def test_item_04_the_delimiter_suggested_is_the_readers_also_where_cells_are_lef
     read = read_h5ad(file, drop_unlabelled=drop).source["delimiter"]
     sizes = dict.fromkeys(labels, 40)
     assert suggested_delimiter(sizes, None, drop) == read
-    preview = label_table(sizes, "perturbation", drop_unlabelled=drop).set_index("label")
+    preview = label_table(sizes, "perturbation", ReadOptions(drop_unlabelled=drop))
+    preview = preview.set_index("label")
     data = read_h5ad(file, drop_unlabelled=drop)
     assert set(preview["condition"]) - {""} == set(data.conditions)
 
@@ -619,7 +621,7 @@ def test_item_06_a_run_reads_its_data_as_it_was_read(file, tmp_path, labels, opt
     data = read_h5ad(write(file, each()(*labels)), **options)
     kept = {"data": data.source}
     monkeypatch.setattr(train, "read_settings", lambda _: kept)
-    again = read_h5ad(file, **train.read_options(tmp_path))
+    again = read_cells(file, train.read_options(tmp_path))
     assert train.checksums(again) == train.checksums(data)
     assert (again.control, list(again.conditions)) == (data.control, list(data.conditions))
 
@@ -628,7 +630,7 @@ def test_item_06_runs_from_before_read_their_tables_as_they_did(file, tmp_path, 
     write(file, ["x"] * 130, "lab", obsm=guides())
     old = {"perturbation_key": None, "dosage_key": "guides", "control_labels": []}
     monkeypatch.setattr(train, "read_settings", lambda _: {"data": old})
-    again = read_h5ad(file, **train.read_options(tmp_path))
+    again = read_cells(file, train.read_options(tmp_path))
     assert len(again.cells) == 130
     assert "DS_non-targeting_00025" in again.perturbations
     assert int((again.conditions == "control").sum()) == 10
@@ -644,18 +646,18 @@ def test_item_06_of_the_controls_that_a_run_noted_one_is_enough(
     monkeypatch.setattr(train, "read_settings", lambda _: {"data": source})
     write(file, each()(labels[0], "STAT1"))
     options = train.read_options(tmp_path)
-    again = read_h5ad(file, **options)
+    again = read_cells(file, options)
     assert again.source["control_labels"] == labels[:1]
     assert list(again.perturbations) == ["STAT1"]
     write(file, each()("GFP", "STAT1"))
     with pytest.raises(DataError, match="when the model was trained") as refused:
-        read_h5ad(file, **options)
+        read_cells(file, options)
     assert "--control" not in str(refused.value)
 
 
 def test_item_04_runs_from_before_part_at_plus(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "read_settings", lambda _: {"data": {"perturbation_key": "gene"}})
-    assert train.read_options(tmp_path)["delimiter"] == "+"
+    assert train.read_options(tmp_path).delimiter == "+"
 
 
 # The command line

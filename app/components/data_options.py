@@ -8,18 +8,20 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.server import reading as reading_module
-from app.server.reading import AS_CONTROL, JOIN, LEFT_OUT, NO_DELIMITER, Reading
+from app.server.reading import PARAMETERS, Reading
 from app.server.sandbox import in_words
 from app.session import file_choices, page, url
 from samsvae_core.data.cells import DataError, some
 from samsvae_core.data.controls import control_labels
 from samsvae_core.data.inspection import label_table, suggested_delimiter
 from samsvae_core.data.labels import DELIMITERS
+from samsvae_core.data.read_options import DECLARED
 
 BY_ITSELF = "found by itself"
 NONE = "none"
 EACH = "each by itself"
+# What a box says for the default where that is not BY_ITSELF: "none" may be a name in others.
+UNSET = {"size_factor_key": NONE, "dosage_key": NONE, "join_guides": EACH}
 MOST_ROWS = 2_000  # of the preview
 KINDS = {
     "control": "controls",
@@ -34,7 +36,7 @@ KINDS = {
 def options(name: str, found: Mapping[str, Any]) -> Reading | None:
     """The choices, each beside what it does to the labels; None while no column is chosen."""
     columns = {column["name"]: column for column in found["columns"]}
-    file_choices.open_file(name, *reading_module.PARAMETERS[1:])
+    file_choices.open_file(name, *PARAMETERS[1:])
     left, right = st.columns([2, 3], gap="large")
     with left:
         key = column_of_perturbations(list(columns), found["suggested"])
@@ -43,34 +45,32 @@ def options(name: str, found: Mapping[str, Any]) -> Reading | None:
         labels: dict[str, int] = columns[key]["labels"] if key else {}
         controls = control_labels_chosen(labels)
         above = st.container()  # the delimiter depends on which cells are left out
-        chosen = {"layer": bound("layer", "Counts from", [BY_ITSELF, *found["layers"]], LAYER)}
+        chosen = {"layer": bound("layer", [BY_ITSELF, *found["layers"]], LAYER)}
         chosen |= of_cells()
-        drop = DROPPED.get(chosen["unlabelled"])
-        first = suggested_delimiter(labels, controls or None, drop) or NO_DELIMITER
-        delimiters = [*DELIMITERS, NO_DELIMITER]
+        drop = DECLARED["drop_unlabelled"].words.get(chosen["drop_unlabelled"])
+        words = DECLARED["delimiter"]
+        first = words.word(suggested_delimiter(labels, controls or None, drop))
         with above:
-            delimiter = bound(
-                "delimiter", "Between parts of a combination", delimiters, BETWEEN, first
-            )
+            delimiter = bound("delimiter", [*DELIMITERS, *words.words], BETWEEN, first)
         table = "" if key else str(found["suggested"]["table"])
         with st.expander("More choices", expanded=key is None):
             chosen |= further(found, columns, table)
-    unset = {
-        "size": NONE,
-        "dosage": NONE,
-        "join": EACH,
-    }  # elsewhere "none" may be a name like any other
-    told = {key: value for key, value in chosen.items() if value != unset.get(key, BY_ITSELF)}
+    told = {
+        DECLARED[option].parameter: value
+        for option, value in chosen.items()
+        if value != UNSET.get(option, BY_ITSELF)
+    }
     if delimiter != first:
         told["delimiter"] = delimiter
     reading = Reading.from_query({"data": name, "key": key or "", "control": controls, **told})
-    if key is None and reading.dosage_key not in found["tables"]:
+    dosages = reading.options.dosage_key
+    if key is None and dosages not in found["tables"]:
         return None
     with right:
-        if reading.dosage_key in found["tables"]:
-            st.info(f"The table {page.plain(reading.dosage_key)} takes the place of the labels.")
-        else:
-            preview(labels, reading, int(columns[reading.perturbation_key]["n_labels"]))
+        if dosages in found["tables"]:
+            st.info(f"The table {page.plain(dosages)} takes the place of the labels.")
+        elif key is not None:
+            preview(labels, reading, int(columns[key]["n_labels"]))
     return reading
 
 
@@ -79,7 +79,6 @@ CONTROL = (
     "such. Several labels may be chosen, and a pattern typed: *non-targeting* means each label "
     "with these words."
 )
-DROPPED = {LEFT_OUT: True, AS_CONTROL: False}  # cells without a label, as the reader has it
 BETWEEN = (
     "A label is parted there only if each part is a label of its own, a control word, or looks "
     "like a gene symbol. none: labels stay whole."
@@ -95,7 +94,7 @@ def column_of_perturbations(columns: list[str], suggested: Mapping[str, str]) ->
         )
     first = suggested["perturbation_key"] or None
     chosen: str | None = st.selectbox(
-        "Column of perturbations",
+        DECLARED["perturbation_key"].box,
         columns,
         index=0 if first else None,  # None could be emptied again, by Escape among others
         key=file_choices.suggested("key", first, fits=[*columns, None].__contains__),
@@ -116,7 +115,7 @@ def control_labels_chosen(labels: Mapping[str, int]) -> list[str]:
     known = [label for label in labels if label]
     by_itself = control_labels(known)
     chosen = st.multiselect(
-        "Control labels",
+        DECLARED["control"].box,
         known,
         key=file_choices.suggested(
             "control",
@@ -133,13 +132,17 @@ def control_labels_chosen(labels: Mapping[str, int]) -> list[str]:
     return [str(label) for label in chosen]
 
 
-def bound(key: str, label: str, choices: list[str], about: str, first: str = "") -> str:
-    """A box whose choice for this file is in the address, unless it is the one suggested."""
+def bound(option: str, choices: list[str], about: str, first: str = "") -> str:
+    """A box for an option of the reader.
+
+    The choice for this file is in the address, unless it is the one suggested.
+    """
+    key = DECLARED[option].parameter
     choices = list(dict.fromkeys(choices))
     first = first if first in choices else choices[0]
     chosen = str(
         st.selectbox(
-            label,
+            DECLARED[option].box,
             choices,
             key=file_choices.suggested(key, first, fits=choices.__contains__),
             persist_state="session",
@@ -153,17 +156,15 @@ def bound(key: str, label: str, choices: list[str], about: str, first: str = "")
 def of_cells() -> dict[str, str]:
     """What is done with guides of one target, and with cells without a label or guide."""
     return {
-        "join": bound(
-            "join",
-            "Guides of one target",
-            [EACH, JOIN],
+        "join_guides": bound(
+            "join_guides",
+            [EACH, *DECLARED["join_guides"].words],
             "by target: TP53_1, TP53-g2 and sgTP53 are read as TP53. Otherwise each guide is a "
             "perturbation of its own.",
         ),
-        "unlabelled": bound(
-            "unlabelled",
-            "Cells without a label",
-            [BY_ITSELF, LEFT_OUT, AS_CONTROL],
+        "drop_unlabelled": bound(
+            "drop_unlabelled",
+            [BY_ITSELF, *DECLARED["drop_unlabelled"].words],
             "Cells of which no perturbation is known, or no guide in a table of guides. They are "
             "not controls, unless you know so. By itself they are left out of a table with columns "
             "of controls; elsewhere you are asked.",
@@ -180,29 +181,25 @@ def further(
     """
     numbers = [name for name, column in columns.items() if column["is_number"]]
     return {
-        "likelihood": bound(
-            "likelihood",
-            "Values",
-            ["counts", "gaussian"],
+        "continuous": bound(
+            "continuous",
+            list(DECLARED["continuous"].words),
             "counts: raw counts, whole numbers. gaussian: any values as they are, such as "
             "log-normalised ones; models of counts are better where there are counts.",
         ),
-        "size": bound(
-            "size",
-            "Size factor",
+        "size_factor_key": bound(
+            "size_factor_key",
             [NONE, *numbers],
             "Each cell's total count over all genes, where the file holds only some of them.",
         ),
-        "dosage": bound(
-            "dosage",
-            "Dosages",
+        "dosage_key": bound(
+            "dosage_key",
             [NONE, *columns, *found["tables"]],
             "A column with the dosage of each label, or a table of dosages by perturbation.",
             table,
         ),
-        "replicate": bound(
-            "replicate",
-            "Replicates",
+        "replicate_key": bound(
+            "replicate_key",
             [BY_ITSELF, *columns],
             "Biological replicates, to score each of them apart. No model sees them.",
         ),
@@ -211,21 +208,15 @@ def further(
 
 def preview(labels: Mapping[str, int], reading: Reading, n_labels: int) -> None:
     """How each label of the column is read, as it is now."""
+    column = str(reading.options.perturbation_key)
     if not labels:
         st.warning(
-            f"Column {page.plain(reading.perturbation_key)} has {n_labels:,} different labels: it "
+            f"Column {page.plain(column)} has {n_labels:,} different labels: it "
             "tells cells apart rather than perturbations."
         )
         return
     try:
-        table = label_table(
-            labels,
-            reading.perturbation_key,
-            reading.control or None,
-            {"": None, NO_DELIMITER: ""}.get(reading.delimiter, reading.delimiter),
-            reading.join_guides == JOIN,
-            DROPPED.get(reading.unlabelled),
-        )
+        table = label_table(labels, column, reading.options)
     except DataError as error:
         st.warning(page.plain(in_words(str(error))))
         table = pd.DataFrame({"label": list(labels), "cells": list(labels.values())})

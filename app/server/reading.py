@@ -9,50 +9,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from app.server.uploads import resolve
+from samsvae_core.data.read_options import DECLARED, Declared, ReadOptions
 
-NO_DELIMITER = "none"  # labels stay whole; "" is what the reader finds by itself
-JOIN = "by target"  # guides
-LEFT_OUT, AS_CONTROL = "left out", "control"  # cells without a label
-# Of each option of the reader: its parameter in the address, and its default.
-READ: dict[str, tuple[str, Any]] = {
-    "perturbation_key": ("key", ""),
-    "control": ("control", ()),
-    "delimiter": ("delimiter", ""),
-    "layer": ("layer", ""),
-    "gene_key": ("named", ""),
-    "size_factor_key": ("size", ""),
-    "dosage_key": ("dosage", ""),
-    "replicate_key": ("replicate", ""),
-    "join_guides": ("join", ""),
-    "unlabelled": ("unlabelled", ""),
-    "likelihood": ("likelihood", "counts"),
-}
-# What an option is on the command line where that is not --option=value.
-AS_ARGUMENTS = {
-    ("delimiter", NO_DELIMITER): "--delimiter=",
-    ("join_guides", JOIN): "--join-guides",
-    ("unlabelled", LEFT_OUT): "--drop-unlabelled",
-    ("unlabelled", AS_CONTROL): "--unlabelled-as-control",
-}
-PARAMETERS = ("data", "genes", "top", *(parameter for parameter, _ in READ.values()))
+ASKED = {name: declared for name, declared in DECLARED.items() if declared.parameter}  # on a page
+PARAMETERS = ("data", "genes", "top", *(declared.parameter for declared in ASKED.values()))
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A data file and how to read it; "" stands for what the reader is to find or leave out."""
+    """A data file and how to read it."""
 
     data: str  # id of an .h5ad file
-    perturbation_key: str = ""
-    control: tuple[str, ...] = ()
-    delimiter: str = ""
-    layer: str = ""
-    gene_key: str = ""
-    size_factor_key: str = ""
-    dosage_key: str = ""
-    replicate_key: str = ""
-    join_guides: str = ""  # or JOIN
-    unlabelled: str = ""  # or LEFT_OUT, AS_CONTROL
-    likelihood: str = "counts"
+    options: ReadOptions = ReadOptions()
     top_genes: int = 0  # 0: all genes, or those of the list
     genes: str = ""  # id of a list of genes, kept by `save_genes`
 
@@ -67,13 +35,16 @@ class Reading:
 
     def reading_arguments(self) -> list[str]:
         """What follows `samsvae validate DATA`: all but the choice of genes."""
-        told = []
-        for option, (_, first) in READ.items():
-            if (value := getattr(self, option)) != first:
-                flag = f"--{option.replace('_', '-')}"
-                values = value if isinstance(value, tuple) else (value,)
-                told += [AS_ARGUMENTS.get((option, each), f"{flag}={each}") for each in values]
-        return told
+        return [
+            argument
+            for declared, value in self.chosen()
+            for argument in as_arguments(declared, value)
+        ]
+
+    def chosen(self) -> list[tuple[Declared, Any]]:
+        """The options that are not left to the reader, with their values."""
+        values = ((name, getattr(self.options, name)) for name in ASKED)
+        return [(ASKED[name], x) for name, x in values if x != getattr(ReadOptions, name)]
 
     def command(self, verb: str = "validate") -> str:
         """A command line that reads the same, for a shell."""
@@ -86,32 +57,54 @@ class Reading:
 
     def with_names(self, gene_key: str) -> Reading:
         """The same, genes named by a column of var."""
-        return replace(self, gene_key=gene_key)
+        return replace(self, options=replace(self.options, gene_key=gene_key))
 
     def as_query(self) -> dict[str, str | list[str]]:
         """The reading in an address, by its parameters; what the reader takes itself stays out."""
         query: dict[str, str | list[str]] = {"data": self.data}
-        for option, (parameter, first) in {**READ, "genes": ("genes", "")}.items():
-            if (value := getattr(self, option)) != first:
-                query[parameter] = list(value) if isinstance(value, tuple) else value
+        for declared, value in self.chosen():
+            labels = declared.kind == "labels"
+            query[declared.parameter] = list(value) if labels else declared.word(value)
+        if self.genes:
+            query["genes"] = self.genes
         return query | {"top": str(self.top_genes)}
 
     @classmethod
     def from_query(cls, query: Mapping[str, str | Sequence[str]]) -> Reading:
-        """What `as_query` wrote; a number of genes that is none, or one alone, is left out.
+        """What `as_query` wrote.
 
-        Ids are not checked here.
+        A number of genes that is none, or one alone, and a word that is none of an option's are
+        left out. Ids are not checked here.
         """
         given = {
             key: [value] if isinstance(value, str) else list(value) for key, value in query.items()
         }
         known: dict[str, Any] = {}
-        for option, (parameter, first) in {**READ, "genes": ("genes", "")}.items():
-            if values := given.get(parameter):
-                known[option] = tuple(values) if isinstance(first, tuple) else values[-1]
+        for name, declared in ASKED.items():
+            if texts := [text for text in given.get(declared.parameter, []) if text]:
+                if declared.kind == "labels":
+                    known[name] = tuple(texts)
+                elif declared.kind == "text" or texts[-1] in declared.words:
+                    known[name] = declared.words.get(texts[-1], texts[-1])
         top = (given.get("top") or [""])[-1]
         return cls(
             data=(given.get("data") or [""])[-1],
+            options=ReadOptions(**known),
             top_genes=int(top) if re.fullmatch(r"[1-9]\d{0,5}", top) and top != "1" else 0,
-            **known,
+            genes=(given.get("genes") or [""])[-1],
         )
+
+
+def as_arguments(declared: Declared, value: Any) -> list[str]:
+    """An option on the command line with a value that is not its default."""
+    if declared.kind == "flag":
+        return [flag_of(declared, value)]
+    values = value if declared.kind == "labels" else [value]
+    if declared.kind == "choice":
+        values = [declared.word(value)]
+    return [f"{declared.flag}={each}" for each in values]
+
+
+def flag_of(declared: Declared, value: bool) -> str:
+    """The flag of "--a/--b" that stands for True or False."""
+    return declared.flag.split("/")[0 if value else 1]

@@ -20,9 +20,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from app.server.reading import AS_CONTROL, JOIN, LEFT_OUT, Reading
+from app.server.reading import ASKED, Reading, flag_of
 from app.server.uploads import ROOT, resolve
 from samsvae_core.data.cells import DataError
+from samsvae_core.data.read_options import ReadOptions
 from samsvae_core.system.machine import memory_here
 
 LOGGER = logging.getLogger(__name__)
@@ -35,22 +36,18 @@ SHARE = 0.8  # of the machine's memory, for one process
 STOPPED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # by a person, or with the server
 TURN = threading.Semaphore(2)  # files inspected at once
 LABEL = r"(?:'([^']*)'|([\w.+-]+(?<!\.)))"  # as the reader quotes it
-BOXES = {  # options of the command line with a value, and the boxes of the page
-    "--perturbation-key": "Column of perturbations",
-    "--control": "Control labels",
-    "--delimiter": "Between parts of a combination",
-    "--layer": "Counts from",
-    "--gene-key": "Names of genes",
-    "--size-factor-key": "Size factor",
-    "--dosage-key": "Dosages",
-    "--replicate-key": "Replicates",
+# Options of the command line with a value, and the boxes of the page.
+BOXES = {
+    **{each.flag: each.box for each in ASKED.values() if each.kind in ("text", "labels")},
     "--top-genes": "Most variable genes",
 }
-CHOICES = {  # options that are a choice in a box
-    "--join-guides": (JOIN, "Guides of one target"),
-    "--drop-unlabelled": (LEFT_OUT, "Cells without a label"),
-    "--unlabelled-as-control": (AS_CONTROL, "Cells without a label"),
-    "--likelihood gaussian": ("gaussian", "Values"),
+# Options that are one choice in a box.
+CHOICES = {
+    flag_of(each, value) if each.kind == "flag" else f"{each.flag} {word}": (word, each.box)
+    for name, each in ASKED.items()
+    if each.kind in ("flag", "choice")
+    for word, value in each.words.items()
+    if value != getattr(ReadOptions, name)
 }
 ONE = "|".join(BOXES)
 CONTROLS = re.compile(rf"--control {LABEL}(?: --control {LABEL})*")

@@ -8,9 +8,8 @@ from urllib.parse import parse_qs
 
 import streamlit as st
 
-from app.server import reading as reading_module
 from app.server import uploads
-from app.server.reading import Reading
+from app.server.reading import ASKED, PARAMETERS, Reading
 from app.session import access
 from app.session.markdown import plain
 from app.session.url import APART, as_address, followed, write
@@ -51,11 +50,7 @@ def suggested(
         except ValueError:
             value = None
         if value is None or not fits(value):
-            asked = plain(link.replace(APART, ", "))
-            st.info(
-                f"The address asks for the {NAMED.get(parameter, parameter)} {asked}, which is"
-                " not here."
-            )
+            not_here(parameter, link)
             value = first
         st.session_state[key] = value
     else:
@@ -64,6 +59,14 @@ def suggested(
             st.session_state[key] = first
     st.session_state[f"{key} first"] = first
     return key
+
+
+def not_here(parameter: str, text: str) -> None:
+    """Say that an address asks for what there is not."""
+    asked = plain(text.replace(APART, ", "))
+    st.info(
+        f"The address asks for the {NAMED.get(parameter, parameter)} {asked}, which is not here."
+    )
 
 
 def chosen(parameter: str, text: str) -> None:
@@ -88,7 +91,7 @@ def reading() -> Reading | None:
     Data itself are bound to its widgets for as long as one comes from there.
     """
     query: Mapping[str, str | list[str]]
-    query = {key: st.query_params.get_all(key) for key in reading_module.PARAMETERS}
+    query = {key: st.query_params.get_all(key) for key in PARAMETERS}
     if not query["data"] and (kept := st.query_params.get("on")):
         query = parse_qs(kept)
     elif not query["data"]:
@@ -100,6 +103,11 @@ def reading() -> Reading | None:
     top = query.get("top") or ["0"]
     if (asked := top if isinstance(top, str) else top[-1]) != str(found.top_genes):
         st.info(f"The address asks for {plain(asked)} most variable genes; all are kept instead.")
+    for declared in ASKED.values():
+        text = query.get(declared.parameter) or ""
+        asked = text if isinstance(text, str) else text[-1]
+        if asked and declared.kind in ("flag", "choice") and asked not in declared.words:
+            not_here(declared.parameter, asked)
     return found
 
 

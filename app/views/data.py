@@ -186,7 +186,7 @@ def genes(reading: Reading, found: Mapping[str, Any]) -> Reading | None:
 def names_of_genes(reading: Reading, found: Mapping[str, Any]) -> tuple[Reading, Mapping[str, Any]]:
     """Draw the choice of the column that names genes; return the reading and file with it."""
     suggested = str(found["suggested"]["gene_key"])
-    key = bound("named", "Names of genes", found["gene_columns"], NAMES, suggested)
+    key = bound("gene_key", found["gene_columns"], NAMES, suggested)
     if key != suggested:
         reading = reading.with_names(key)
         found = brought_files.inspected(reading.data, key)

@@ -112,7 +112,7 @@ def n_genes_of(reading: Reading, report: Mapping[str, Any]) -> int:
     """Return how many genes are modelled: all of the file, those of a list, or the top ones."""
     n = int(report["n_genes"])
     if reading.genes:
-        found = brought_files.inspected(reading.data, reading.gene_key)
+        found = brought_files.inspected(reading.data, reading.options.gene_key or "")
         n = len(uploads.genes_of_list(reading.genes, found)[0])
     return min(reading.top_genes or n, n)
 

@@ -8,9 +8,8 @@ from fnmatch import translate
 from functools import lru_cache
 
 from samsvae_core.data.cells import DataError, nearest, some
+from samsvae_core.data.read_options import Control
 from samsvae_core.genesets.symbols import is_gene
-
-Control = str | Sequence[str] | None  # labels or patterns given as control
 
 
 class Recorded(list[str]):

@@ -9,9 +9,10 @@ import pandas as pd
 import scipy.sparse as sp
 
 from samsvae_core.data.cells import DataError, some
-from samsvae_core.data.controls import Control, check_controls, no_control
+from samsvae_core.data.controls import check_controls, no_control
 from samsvae_core.data.label_column import by_frequency, texts_of
 from samsvae_core.data.labels import label_notes, parts_of, understood
+from samsvae_core.data.read_options import ReadOptions
 from samsvae_core.data.targets import guides_note, targets_of
 
 LARGE_DOSAGE = 10.0  # the prior standard deviation of an embedding is 1 per unit of dosage
@@ -28,42 +29,36 @@ class Dosages(NamedTuple):
     kept: np.ndarray | None  # a boolean per cell, if some are left out
 
 
-def dosages_of_labels(
-    obs: pd.DataFrame,
-    key: str,
-    control: Control,
-    delimiter: str | None,
-    dosage_key: str | None,
-    join_guides: bool,
-    drop_unlabelled: bool | None,
-) -> Dosages:
+def dosages_of_labels(obs: pd.DataFrame, key: str, options: ReadOptions) -> Dosages:
+    """Dosages as the labels in a column of obs have them, a dosage of 1 for each part."""
+    drop, dosage_key = options.drop_unlabelled, options.dosage_key
     labels, where = texts_of(obs[key]), f"column {key!r}"
     every = by_frequency(labels)
-    check_controls([label for label in every if label], control, where)
-    meant = understood(every, control, delimiter, drop_unlabelled)
+    check_controls([label for label in every if label], options.control, where)
+    meant = understood(every, options.control, options.delimiter, drop)
     frequent, controls = meant.known, meant.controls
     nameless = np.isin(labels, list(meant.unassigned))
-    if drop_unlabelled is None and (labels == "").any():
+    if drop is None and (labels == "").any():
         raise DataError(
             f"{(labels == '').sum():,} cells have no label in {where}"
             f" ({some(obs.index[labels == ''])}). Leave them out with --drop-unlabelled, or take"
             " them as control cells with --unlabelled-as-control."
         )
-    notes = _unassigned_notes(labels, nameless, drop_unlabelled)
-    if drop_unlabelled is not None and nameless.any():
+    notes = _unassigned_notes(labels, nameless, drop)
+    if drop is not None and nameless.any():
         labels = np.where(nameless, "", labels)
-    kept = ~nameless if drop_unlabelled and nameless.any() else None
-    if not controls and not (drop_unlabelled is False and nameless.any()):
+    kept = ~nameless if drop and nameless.any() else None
+    if not controls and not (drop is False and nameless.any()):
         raise DataError(no_control(frequent, key))
-    given, delimiter = delimiter is not None, meant.delimiter
+    delimiter = meant.delimiter
     known, listed = set(frequent), set(controls)
     parts = {label: parts_of(label, known, listed, delimiter) for label in frequent}
-    notes += label_notes(parts, controls, delimiter, given)
+    notes += label_notes(parts, controls, delimiter, options.delimiter is not None)
     if not frequent or all(not any(each) for each in parts.values()):
         raise DataError(f"Every cell of {where} is a control; expected perturbed ones too.")
     targets = targets_of({part for each in parts.values() for part in each if part})
-    notes += guides_note(targets, join_guides)
-    if join_guides:
+    notes += guides_note(targets, options.join_guides)
+    if options.join_guides:
         parts = {label: [targets.get(part, part) for part in p] for label, p in parts.items()}
     parts[""] = [""]  # of cells that are left out, or taken as control
     doses = _doses(obs, dosage_key, labels, parts, delimiter)
@@ -82,8 +77,8 @@ def dosages_of_labels(
         "perturbation_key": key,
         "control_labels": controls,
         "delimiter": delimiter,
-        "join_guides": join_guides,
-        "drop_unlabelled": drop_unlabelled,
+        "join_guides": options.join_guides,
+        "drop_unlabelled": drop,
     }
     return Dosages(dosages, perturbations, meant.control, source, notes, kept)
 

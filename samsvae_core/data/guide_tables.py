@@ -6,10 +6,11 @@ import pandas as pd
 import scipy.sparse as sp
 
 from samsvae_core.data.cells import DataError, nearest, some
-from samsvae_core.data.controls import Control, candidates_note, check_controls, control_labels
+from samsvae_core.data.controls import candidates_note, check_controls, control_labels
 from samsvae_core.data.dosages import Dosages, dosage_notes
 from samsvae_core.data.hdf5_checks import names_in, read_element, told
 from samsvae_core.data.label_column import PERTURBATION_KEYS, perturbation_key_of, texts_of
+from samsvae_core.data.read_options import Control, ReadOptions
 from samsvae_core.data.stored import whole_matrix
 from samsvae_core.data.tables import check_columns
 from samsvae_core.data.targets import guides_note, targets_of
@@ -43,14 +44,7 @@ def guide_table(file: h5py.File) -> str:
     return ""
 
 
-def dosages_of_table(
-    file: h5py.File,
-    key: str,
-    obs: pd.DataFrame,
-    control: Control,
-    join_guides: bool,
-    drop_unlabelled: bool | None,
-) -> Dosages:
+def dosages_of_table(file: h5py.File, key: str, obs: pd.DataFrame, options: ReadOptions) -> Dosages:
     """Dosages as a table of obsm has them.
 
     Cells with control columns alone are controls, and cells without any column are not assigned;
@@ -58,34 +52,23 @@ def dosages_of_table(
     """
     given, names = _dosage_table(file, key, obs)
     where = f"obsm[{key!r}]"
-    if len(set(names)) < len(names) or "" in names:
-        raise DataError(f"Columns of {where} need different names; found {some(names, 6)}.")
-    if given.shape != (len(obs), len(names)):
-        raise DataError(
-            f"{where} is {given.shape}; expected {(len(obs), len(names))}. Write the file again."
-        )
-    bad = np.unique(given.nonzero()[0][~((given.data >= 0) & np.isfinite(given.data))])
-    if len(bad):
-        raise DataError(
-            f"{where} has negative or missing dosages in {len(bad):,} cells; dosages must be"
-            f" numbers of 0 or more. Drop or recode cells {some(obs.index[bad])}."
-        )
-    check_controls(names.tolist(), control, where)
-    controls = control_labels(names.tolist(), control)
+    _check_table(given, names, obs, where)
+    check_controls(names.tolist(), options.control, where)
+    controls = control_labels(names.tolist(), options.control)
     is_control = np.isin(names, controls)
     perturbing = given[:, ~is_control]
     empty = given.getnnz(axis=1) == 0
     alone = (perturbing.getnnz(axis=1) == 0) & ~empty
-    drop = bool(controls) if drop_unlabelled is None else drop_unlabelled
+    drop = bool(controls) if options.drop_unlabelled is None else options.drop_unlabelled
     n_controls = int((alone | (empty & (not drop))).sum())
     n_kept = len(obs) - int(empty.sum() if drop else 0)
     if n_controls in (0, n_kept):
         raise DataError(_no_table_control(where, controls, n_controls, empty, n_kept))
     notes = _table_notes(where, names, controls, empty, drop)
     targets = targets_of(names[~is_control])
-    notes += guides_note(targets, join_guides)
+    notes += guides_note(targets, options.join_guides)
     names = names[~is_control]
-    if join_guides:
+    if options.join_guides:
         perturbing, names = _joined_columns(perturbing, [targets.get(x, x) for x in names])
     order = np.argsort(names)
     dosages, names = perturbing[:, order], names[order]
@@ -100,12 +83,28 @@ def dosages_of_table(
             "perturbation_key": None,
             "control_labels": controls,
             "delimiter": "",
-            "join_guides": join_guides,
-            "drop_unlabelled": drop if empty.any() else drop_unlabelled,
+            "join_guides": options.join_guides,
+            "drop_unlabelled": drop if empty.any() else options.drop_unlabelled,
         },
         [*notes, *dosage_notes(dosages)],
         ~empty if drop and empty.any() else None,
     )
+
+
+def _check_table(given: sp.csr_matrix, names: np.ndarray, obs: pd.DataFrame, where: str) -> None:
+    """Raises DataError for columns without names of their own, and for what is no dosage."""
+    if len(set(names)) < len(names) or "" in names:
+        raise DataError(f"Columns of {where} need different names; found {some(names, 6)}.")
+    if given.shape != (len(obs), len(names)):
+        raise DataError(
+            f"{where} is {given.shape}; expected {(len(obs), len(names))}. Write the file again."
+        )
+    bad = np.unique(given.nonzero()[0][~((given.data >= 0) & np.isfinite(given.data))])
+    if len(bad):
+        raise DataError(
+            f"{where} has negative or missing dosages in {len(bad):,} cells; dosages must be"
+            f" numbers of 0 or more. Drop or recode cells {some(obs.index[bad])}."
+        )
 
 
 def _no_table_control(

@@ -7,22 +7,23 @@ What was found, chosen or left alone on the way is told in `CellData.source`, ne
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
 from samsvae_core.data.cells import CellData, DataError, constant_genes, some
 from samsvae_core.data.columns import column_notes, warnings_of
-from samsvae_core.data.controls import Control
 from samsvae_core.data.counts import read_counts, read_values
-from samsvae_core.data.dosages import conditions_of, dosages_of_labels
+from samsvae_core.data.dosages import Dosages, conditions_of, dosages_of_labels
 from samsvae_core.data.guide_tables import dosages_of_table, key_or_table
 from samsvae_core.data.hdf5_checks import (
     opened,
 )
 from samsvae_core.data.label_column import check_column, key_notes, texts_of
+from samsvae_core.data.read_options import Control, ReadOptions
 from samsvae_core.data.stored import Storage
 from samsvae_core.data.tables import table_of
 from samsvae_core.system.files import cache_folder
@@ -58,75 +59,106 @@ def read_h5ad(
 ) -> CellData:
     """Cells of an .h5ad file; what is not named is looked for under the usual names.
 
-    `control` is a label or several, or patterns such as "*non-targeting*". A label is split at
-    `delimiter` only if every part is a label of its own, a control word or looks like a gene
-    symbol; without one `labels.delimiter_of` decides, and "" keeps labels whole. Guides of one gene
-    are not additive: "A+A" is A at dosage 1, and with `join_guides` so is "A_1".
-    `gene_key` names the column of var, or of raw/var, with the names of the genes, or is
-    "var_names" for the index; without it ids and row numbers give way to a column of symbols.
-    `dosage_key` names a column of obs (one number for the whole label, or "0.5+1" for its parts),
-    or a table of obsm (cells x perturbations, columns named by itself or by uns["KEY_names"]) that
-    replaces the labels. `drop_unlabelled` True leaves out cells without a label, or without any
-    perturbation in the table; False takes them as controls. None raises DataError for the former,
-    and leaves out the latter where the table has columns of controls. `replicate_key` names the
-    column of obs with each cell's replicate.
-    `continuous` takes the values of X, or of `layer`, as they are: any finite numbers, no counts,
-    and no size factor goes with them. `counts_on` "disk" keeps them in files in the folder
-    `scratch` (the cache folder) that go when they are no longer used, "memory" in memory, "auto"
-    there if they take at most SHARE of what is free; `say` is told if on disk, and where the names
-    of genes are from.
+    Parameters
+    ----------
+    path
+        The file, with cells in rows.
+    perturbation_key
+        Column of obs with the label of each cell's perturbation.
+    control
+        A label of control cells or several, or patterns such as "*non-targeting*".
+    delimiter
+        What parts a label into those of a combination, where every part is a label of its own, a
+        control word or looks like a gene symbol. "" keeps labels whole; without it
+        `labels.delimiter_of` decides.
+    size_factor_key
+        Column of obs with each cell's total count over all genes, if the file holds only some.
+    layer
+        Layer with the counts, instead of X.
+    gene_key
+        Column of var, or of raw/var, with the names of the genes, or "var_names" for the index.
+        Without it ids and row numbers give way to a column of symbols.
+    dosage_key
+        Column of obs (one number for the whole label, or "0.5+1" for its parts), or a table of obsm
+        (cells x perturbations, columns named by itself or by uns["KEY_names"]) that replaces the
+        labels.
+    replicate_key
+        Column of obs with each cell's replicate.
+    join_guides
+        Whether guides of one gene, such as "A_1" and "A_2", are read as A. They never add up:
+        "A+A" is A at dosage 1.
+    drop_unlabelled
+        True leaves out cells without a label, or without any perturbation in the table; False takes
+        them as controls. None raises DataError for the former, and leaves out the latter where the
+        table has columns of controls.
+    continuous
+        Whether values are taken as they are: any finite numbers, no counts.
+    counts_on
+        "disk" keeps counts in files that go when they are no longer used, "memory" in memory;
+        "auto" in memory if they take at most SHARE of what is free.
+    scratch
+        The folder of these files; without it the cache folder.
+    say
+        Is told if counts are on disk, and where the names of genes are from.
+
+    Raises DataError, with what was expected and what to do, for a file that cannot be read so.
     """
-    if counts_on not in ("auto", "memory", "disk"):
-        raise DataError(f"--counts-on is {counts_on!r}; choose one of auto, memory, disk.")
-    if continuous and size_factor_key is not None:
-        raise DataError(
-            f"Column {size_factor_key!r}, given as --size-factor-key, cannot scale values that are"
-            " not counts: a size factor scales counts only. Leave it out, or read raw counts."
-        )
+    options = ReadOptions(
+        perturbation_key=perturbation_key,
+        control=control,
+        delimiter=delimiter,
+        layer=layer,
+        gene_key=gene_key,
+        size_factor_key=size_factor_key,
+        dosage_key=dosage_key,
+        replicate_key=replicate_key,
+        join_guides=join_guides,
+        drop_unlabelled=drop_unlabelled,
+        continuous=continuous,
+        counts_on=counts_on,
+    )
+    return read_cells(path, options, scratch, say)
+
+
+def read_cells(
+    path: Path | str,
+    options: ReadOptions,
+    scratch: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> CellData:
+    """`read_h5ad`, with its options in one."""
+    _check(options)
     path = Path(path)
     with opened(path) as file:
         obs = table_of(file, "obs")
-        storage = Storage(counts_on, scratch or cache_folder(), say)
-        counts = (read_values if continuous else read_counts)(
-            file, layer, gene_key, obs.index, storage
-        )
-        if dosage_key is not None and dosage_key not in obs:
-            design = dosages_of_table(file, dosage_key, obs, control, join_guides, drop_unlabelled)
-        else:
-            key = key_or_table(file, obs, perturbation_key, control)
-            design = dosages_of_labels(
-                obs, key, control, delimiter, dosage_key, join_guides, drop_unlabelled
-            )
-            design.notes[:0] = key_notes(obs, key, perturbation_key is not None, control)
+        storage = Storage(options.counts_on, scratch or cache_folder(), say)
+        values_of = read_values if options.continuous else read_counts
+        counts = values_of(file, options.layer, options.gene_key, obs.index, storage)
+        design = _design(file, obs, options)
     conditions = conditions_of(design.dosages, design.perturbations, design.control)
-    taken, kept = design.source["perturbation_key"], design.kept
-    here = slice(None) if kept is None else kept
-    replicate_key = _replicate_key(obs[here], replicate_key, taken, conditions[here])
     totals = np.asarray(counts.matrix.sum(1), dtype=np.float64).ravel()
+    here = slice(None) if design.kept is None else design.kept
+    taken = design.source["perturbation_key"]
+    replicate_key = _replicate_key(obs[here], options.replicate_key, taken, conditions[here])
     library = totals.copy()
-    if size_factor_key is not None:
-        library[here] = _size_factor(obs[here], size_factor_key, totals[here])
-    known_library = continuous or size_factor_key is not None
-    suggestion = None if known_library else _suggest_size_factor(obs[here], totals[here])
-    n_perturbations = design.dosages[here].getnnz(axis=1)
-    read = {taken, dosage_key}
+    if options.size_factor_key is not None:
+        library[here] = _size_factor(obs[here], options.size_factor_key, totals[here])
     source = {
         "file": path.name,
         **design.source,
         "counts_from": counts.origin,
         "gene_key": counts.genes.key,
-        "continuous": continuous,
-        "size_factor_key": size_factor_key,
-        "size_factor_suggestion": suggestion,
-        "dosage_key": dosage_key,
+        **_source(obs[here], totals[here], options),
         "replicate_key": replicate_key,
-        **({} if counts_on == "auto" else {"counts_on": counts_on}),
-        "warnings": warnings_of(obs[here], conditions[here], design.control, read),
+        **({} if options.counts_on == "auto" else {"counts_on": options.counts_on}),
+        "warnings": warnings_of(
+            obs[here], conditions[here], design.control, {taken, options.dosage_key}
+        ),
     }
     data = CellData(
         counts=counts.matrix,
         dosages=design.dosages,
-        library=np.ones(len(obs), np.float32) if continuous else library.astype(np.float32),
+        library=np.ones(len(obs), np.float32) if options.continuous else library.astype(np.float32),
         cells=obs.index.to_numpy(dtype=str),
         genes=counts.genes.names,
         gene_ids=counts.genes.ids,
@@ -136,18 +168,51 @@ def read_h5ad(
         has_size_factor=bool((library > totals).any()),
         source=source,
         replicates=None if replicate_key is None else texts_of(obs[replicate_key]).astype(str),
-        is_counts=not continuous,
+        is_counts=not options.continuous,
         scratch=storage.folder if isinstance(counts.matrix.data, np.memmap) else None,
     )
-    data = data if kept is None else data.subset(kept)
+    data = data if design.kept is None else data.subset(design.kept)
     source["notes"] = [
         *counts.notes,
         *counts.genes.notes,
-        *_matrix_notes(data.counts, data.genes, "value" if continuous else "count"),
+        *_matrix_notes(data.counts, data.genes, "value" if options.continuous else "count"),
         *design.notes,
-        *column_notes(obs[here], taken, dosage_key, n_perturbations),
+        *column_notes(obs[here], taken, options.dosage_key, design.dosages[here].getnnz(axis=1)),
     ]
     return data
+
+
+def _check(options: ReadOptions) -> None:
+    """Raises DataError for options that do not go together, or are none."""
+    if options.counts_on not in ("auto", "memory", "disk"):
+        raise DataError(f"--counts-on is {options.counts_on!r}; choose one of auto, memory, disk.")
+    if options.continuous and options.size_factor_key is not None:
+        raise DataError(
+            f"Column {options.size_factor_key!r}, given as --size-factor-key, cannot scale values"
+            " that are not counts: a size factor scales counts only. Leave it out, or read raw"
+            " counts."
+        )
+
+
+def _design(file: h5py.File, obs: pd.DataFrame, options: ReadOptions) -> Dosages:
+    """The dosages of all cells: of a table in obsm if that is named, else of a column of labels."""
+    if options.dosage_key is not None and options.dosage_key not in obs:
+        return dosages_of_table(file, options.dosage_key, obs, options)
+    key = key_or_table(file, obs, options.perturbation_key, options.control)
+    design = dosages_of_labels(obs, key, options)
+    design.notes[:0] = key_notes(obs, key, options.perturbation_key is not None, options.control)
+    return design
+
+
+def _source(obs: pd.DataFrame, totals: np.ndarray, options: ReadOptions) -> dict[str, Any]:
+    """What is noted of options about the values, and the size factor that could be named."""
+    known = options.continuous or options.size_factor_key is not None
+    return {
+        "continuous": options.continuous,
+        "size_factor_key": options.size_factor_key,
+        "size_factor_suggestion": None if known else _suggest_size_factor(obs, totals),
+        "dosage_key": options.dosage_key,
+    }
 
 
 def _matrix_notes(matrix: sp.csr_matrix, genes: np.ndarray, what: str) -> list[str]:
@@ -198,7 +263,7 @@ class Said(NamedTuple):
 def said_of_labels(obs: pd.DataFrame, key: str) -> Said:
     """What `read_h5ad` says of this column when nothing but it is named; counts are not read."""
     try:
-        design = dosages_of_labels(obs, key, None, None, None, False, None)
+        design = dosages_of_labels(obs, key, ReadOptions())
     except DataError as error:
         return Said([], [], str(error))
     conditions = conditions_of(design.dosages, design.perturbations, design.control)

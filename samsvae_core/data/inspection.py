@@ -5,7 +5,7 @@ It helps to decide which column holds the perturbations and which label is contr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pandas as pd
 
 from samsvae_core.data.cells import DataError, some
 from samsvae_core.data.columns import suggested_dosage
-from samsvae_core.data.controls import Control, check_controls, no_control
+from samsvae_core.data.controls import check_controls, no_control
 from samsvae_core.data.counts import gene_names
 from samsvae_core.data.gene_names import INDEX
 from samsvae_core.data.guide_tables import guide_table
@@ -27,6 +27,7 @@ from samsvae_core.data.label_column import (
     texts_of,
 )
 from samsvae_core.data.labels import parts_of, understood
+from samsvae_core.data.read_options import Control, ReadOptions
 from samsvae_core.data.tables import table_of
 from samsvae_core.data.targets import targets_of
 
@@ -52,7 +53,7 @@ def inspect(path: Path | str, gene_key: str | None = None) -> dict[str, Any]:
         matrices = [place for place in ("X", "raw/X") if place in file]
         layers, tables = names_in(file, "layers"), names_in(file, "obsm")
         table = guide_table(file)
-    for what, names in (
+    named = (
         ("genes", genes.names),
         ("ids of genes", var.index),
         ("columns", var.columns),
@@ -60,12 +61,9 @@ def inspect(path: Path | str, gene_key: str | None = None) -> dict[str, Any]:
         ("layers", layers),
         ("tables", tables),
         ("labels", (label for column in columns for label in column["labels"])),
-    ):
-        if max((len(str(name)) for name in names), default=0) > LONGEST:
-            raise DataError(
-                f"{path.name} has {what} with names of more than {LONGEST:,} characters. "
-                "Shorten them, or leave out what is no name."
-            )
+    )
+    for what, names in named:
+        _check_lengths(path, what, names)
     key, problem = _suggested_key(obs)
     labels: dict[str, int] = next(
         (column["labels"] for column in columns if column["name"] == key), {}
@@ -98,6 +96,15 @@ def inspect(path: Path | str, gene_key: str | None = None) -> dict[str, Any]:
             "unread": said.problem,
         },
     }
+
+
+def _check_lengths(path: Path, what: str, names: Iterable[object]) -> None:
+    """Raises DataError for a name that is longer than any page or table can show."""
+    if max((len(str(name)) for name in names), default=0) > LONGEST:
+        raise DataError(
+            f"{path.name} has {what} with names of more than {LONGEST:,} characters. "
+            "Shorten them, or leave out what is no name."
+        )
 
 
 def _naming(var: pd.DataFrame, suggested: str) -> list[str]:
@@ -136,10 +143,7 @@ def suggested_delimiter(
 def label_table(
     labels: Mapping[str, int],
     key: str,
-    control: Control = None,
-    delimiter: str | None = None,
-    join_guides: bool = False,
-    drop_unlabelled: bool | None = None,
+    options: ReadOptions = ReadOptions(),  # noqa: B008 - frozen
 ) -> pd.DataFrame:
     """Return how each label of a column is read: label, cells, condition, kind, in file order.
 
@@ -155,23 +159,25 @@ def label_table(
     control, delimiter, join_guides, drop_unlabelled
         Options of `read_h5ad`.
     """
+    drop = options.drop_unlabelled
     frequent = by_frequency(np.array([label for label in labels if label], dtype=object))
     frequent.sort(key=lambda label: -labels[label])
-    check_controls(frequent, control, f"column {key!r}")
-    meant = understood(frequent + [""] * ("" in labels), control, delimiter, drop_unlabelled)
+    check_controls(frequent, options.control, f"column {key!r}")
+    every = frequent + [""] * ("" in labels)
+    meant = understood(every, options.control, options.delimiter, drop)
     nameless, name, delimiter = meant.unassigned, meant.control, meant.delimiter
-    if not meant.controls and not (drop_unlabelled is False and nameless):
+    if not meant.controls and not (drop is False and nameless):
         raise DataError(no_control(meant.known, key))
     known, controls = set(meant.known), set(meant.controls)
     rows = []
     for label, cells in labels.items():
-        if label in nameless and (not label or drop_unlabelled is not None):
-            kind = {None: "no label", True: "left out", False: "control"}[drop_unlabelled]
+        if label in nameless and (not label or drop is not None):
+            kind = {None: "no label", True: "left out", False: "control"}[drop]
             rows.append((label, cells, name if kind == "control" else "", kind))
             continue
         parts = parts_of(label, known, controls, delimiter)
         whole = len(parts) == 1 and bool(delimiter) and delimiter in parts[0]
-        targets = targets_of(parts) if join_guides else {}
+        targets = targets_of(parts) if options.join_guides else {}
         named = sorted({targets.get(part, part) for part in parts if part})
         kind = "combination" if len(named) > 1 else "kept whole" if whole else "single"
         rows.append((label, cells, "+".join(named) or name, kind if named else "control"))

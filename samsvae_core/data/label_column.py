@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from samsvae_core.data.cells import DataError, nearest, some
-from samsvae_core.data.controls import Control, control_labels, no_control
+from samsvae_core.data.controls import control_labels, no_control
+from samsvae_core.data.read_options import Control
 
 MOST_LABELS = 5_000  # a column with more labels identifies cells, not perturbations
 MISSING = {"", "nan", "NaN", "NA", "<NA>", "None"}

@@ -13,12 +13,12 @@ from samsvae_core.data.cells import some
 from samsvae_core.data.controls import (
     CONTROL,
     SYMBOL,
-    Control,
     candidates_note,
     control_labels,
     is_control,
     unassigned,
 )
+from samsvae_core.data.read_options import Control
 from samsvae_core.genesets.symbols import is_gene
 
 DELIMITERS = ("+", "_", "|", ";", ",", "&", "/", ":")

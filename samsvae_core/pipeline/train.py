@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +23,7 @@ from samsvae_core.data.cells import CellData, DataError, genes_at, reading_in_wo
 from samsvae_core.data.controls import Recorded
 from samsvae_core.data.counts import has_gene_key
 from samsvae_core.data.gene_names import INDEX
+from samsvae_core.data.read_options import DECLARED, ReadOptions
 from samsvae_core.data.splits import UNUSED, split
 from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
@@ -310,34 +311,27 @@ def read_settings(run: Path) -> dict[str, Any]:
     return settings
 
 
-def read_options(run: Path, data: Path | None = None) -> dict[str, Any]:
-    """Return how the data of a run or bundle were read, as options of `read_h5ad`.
+def read_options(run: Path, data: Path | None = None) -> ReadOptions:
+    """Return how the data of a run or bundle were read, for `data.h5ad.read_cells`.
 
     If `data`, another file with the same genes, lacks the column that named them, its names are
     chosen anew and genes are matched by their ids.
     """
     source = read_settings(run)["data"]
+    noted = ReadOptions(**{name: source[name] for name in DECLARED if name in source})
     place = str(source.get("counts_from", "X"))
-    of_table = source.get("perturbation_key") is None and source.get("dosage_key") is not None
-    drop_unlabelled = source.get("drop_unlabelled")
-    if of_table and "drop_unlabelled" not in source:  # older runs, without control columns
-        drop_unlabelled = False
+    of_table = noted.perturbation_key is None and noted.dosage_key is not None
+    before = of_table and "drop_unlabelled" not in source  # columns of controls were not known
     controls = source.get("control_labels") or []
-    gene_key = source.get("gene_key", INDEX)  # the only way in older runs
-    return {
-        "perturbation_key": source.get("perturbation_key"),
-        "control": Recorded(controls) if controls or of_table else None,
-        "delimiter": source.get("delimiter", "+"),
-        "layer": place.removeprefix("layers/") if place.startswith("layers/") else None,
-        "gene_key": gene_key if data is None or has_gene_key(data, gene_key) else None,
-        "size_factor_key": source.get("size_factor_key"),
-        "dosage_key": source.get("dosage_key"),
-        "replicate_key": source.get("replicate_key"),
-        "join_guides": source.get("join_guides", False),
-        "drop_unlabelled": drop_unlabelled,
-        "continuous": source.get("continuous", False),
-        "counts_on": source.get("counts_on", "auto"),
-    }
+    gene_key = source.get("gene_key", INDEX)  # the only way before it was noted
+    return replace(
+        noted,
+        control=Recorded(controls) if controls or of_table else None,
+        delimiter=source.get("delimiter", "+"),
+        layer=place.removeprefix("layers/") if place.startswith("layers/") else None,
+        gene_key=gene_key if data is None or has_gene_key(data, gene_key) else None,
+        drop_unlabelled=False if before else noted.drop_unlabelled,
+    )
 
 
 def aligned(data: CellData, run: Path) -> CellData:

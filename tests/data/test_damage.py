@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from samsvae_core import __main__ as cli
+from samsvae_core.cli import main as cli
 from samsvae_core.data import (
     cells,
     counts,

@@ -92,8 +92,7 @@ def test_a_run_on_disk_is_the_run_in_memory(screen, quick_tables, tmp_path, smal
             )
         else:
             assert one.read_bytes() == two.read_bytes(), name
-    options = train.read_options(runs["disk"])
-    assert options["counts_on"] == "disk"
+    assert train.read_options(runs["disk"]).counts_on == "disk"
 
 
 def test_they_are_kept_on_disk_where_memory_is_too_small(screen, tmp_path, monkeypatch):

@@ -10,15 +10,15 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from samsvae_core import __main__ as cli
 from samsvae_core.analysis import gene_rankings
 from samsvae_core.analysis.gene_card import annotation, links
 from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.bundle.layout import read_csv
+from samsvae_core.cli import main as cli
 from samsvae_core.data.cells import DataError, describe, gene_panel, reading_in_words, summary
 from samsvae_core.data.counts import has_gene_key
 from samsvae_core.data.gene_names import INDEX, name_genes, usual_key
-from samsvae_core.data.h5ad import read_h5ad
+from samsvae_core.data.h5ad import read_cells, read_h5ad
 from samsvae_core.data.inspection import describe as described
 from samsvae_core.data.inspection import inspect
 from samsvae_core.data.splits import split
@@ -185,7 +185,7 @@ def test_item_05_validate_and_inspect_say_that_row_numbers_gave_way(file):
     write(file, ROWS, {"features": SYMBOLS})
     data = read_h5ad(file)
     assert list(data.genes) == SYMBOLS
-    assert data.source["gene_key"] == "features"
+    assert data.source.gene_key == "features"
     expected = (
         "Genes are named by the column 'features' of var (STAT1, JAK2, IRF1, ...); the index holds"
         " row numbers (0, 1, 2, ...)."
@@ -193,7 +193,7 @@ def test_item_05_validate_and_inspect_say_that_row_numbers_gave_way(file):
     assert f"Note: {expected}" in describe(summary(data))
     found = inspect(file)
     assert found["genes"] == SYMBOLS
-    assert found["suggested"]["gene_key"] == "features"
+    assert found["suggested"].gene_key == "features"
     assert found["gene_columns"] == [INDEX, "features"]
     assert expected in described(found)
     json.dumps(found, allow_nan=False)
@@ -309,12 +309,12 @@ def test_item_05_row_numbers_name_no_mechanism(planted):
 
 def test_item_05_a_run_notes_the_column_and_an_older_one_the_index(planted, copied):
     model, file = planted
-    assert read_options(model.path)["gene_key"] == "features"
-    assert list(read_h5ad(file, **read_options(model.path)).genes) == model.genes
+    assert read_options(model.path).gene_key == "features"
+    assert list(read_cells(file, read_options(model.path)).genes) == model.genes
     config = json.loads((copied / "config.json").read_text())
     del config["data"]["gene_key"]  # as it was before
     (copied / "config.json").write_text(json.dumps(config))
-    assert read_options(copied)["gene_key"] == INDEX
+    assert read_options(copied).gene_key == INDEX
 
 
 def test_item_05_a_bundle_keeps_the_ids_and_one_without_opens(tiny, tmp_path):
@@ -365,7 +365,7 @@ def test_item_05_training_writes_the_ids_beside_the_names(screen, tmp_path, monk
 def test_item_05_another_file_without_the_column_is_read_by_its_own_names(planted, file):
     model, _ = planted
     write(file, SYMBOLS)
-    assert read_options(model.path, file)["gene_key"] is None
-    assert read_options(model.path, write(file, ROWS, {"features": SYMBOLS}))["gene_key"] == (
+    assert read_options(model.path, file).gene_key is None
+    assert read_options(model.path, write(file, ROWS, {"features": SYMBOLS})).gene_key == (
         "features"
     )

@@ -11,6 +11,7 @@ from samsvae_core.data import hdf5_checks, inspection
 from samsvae_core.data.cells import DataError
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.data.inspection import describe, inspect, label_table, suggested_delimiter
+from samsvae_core.data.read_options import ReadOptions
 
 COUNTS = np.random.default_rng(0).poisson(2.0, size=(12, 5)).astype(np.float32)
 LABELS = ["ctrl"] * 4 + ["KLF1"] * 4 + ["KLF1_SET"] * 4
@@ -104,8 +105,8 @@ def test_a_preview_says_why_there_is_no_control():
     with pytest.raises(DataError, match="Column 'x' has no control cells"):
         label_table(labels, "x")
     with pytest.raises(DataError, match=r"No cell of column 'x' is labelled 'b'.*Did you mean 'B'"):
-        label_table(labels, "x", "b")
-    assert list(label_table(labels, "x", "B")["kind"]) == ["single", "control"]
+        label_table(labels, "x", ReadOptions(control="b"))
+    assert list(label_table(labels, "x", ReadOptions(control="B"))["kind"]) == ["single", "control"]
 
 
 def test_cells_without_a_label_are_shown_as_such():

@@ -11,10 +11,10 @@ from streamlit.testing.v1 import AppTest
 
 from app.export.items import Kept, Text
 from app.export.methods import methods
-from samsvae_core import __main__ as cli
 from samsvae_core.bundle import layout, opening
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.bundle.layout import BundleError, read_json, to_json
+from samsvae_core.cli import main as cli
 from samsvae_core.evaluation import fitness
 from samsvae_core.pipeline import train
 from samsvae_core.training.config import TrainConfig

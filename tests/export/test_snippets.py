@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from app.export.snippets import as_command, as_python
-from samsvae_core import __main__ as cli
 from samsvae_core.analysis.compose import compose
+from samsvae_core.cli import main as cli
 
 
 def test_the_python_shown_gives_the_table_shown(tiny):

@@ -13,7 +13,7 @@ from samsvae_core.analysis import states as cell_states
 from samsvae_core.bundle import layout
 from samsvae_core.bundle.opening import load
 from samsvae_core.data.cells import DataError
-from samsvae_core.data.h5ad import read_h5ad
+from samsvae_core.data.h5ad import read_cells
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.variants import ConditionalVAE
 from samsvae_core.pipeline import build
@@ -332,7 +332,7 @@ def test_a_run_resumed_on_reordered_genes_is_the_same_run(screen, quick_tables, 
 
 
 def test_how_the_data_were_read_is_remembered(tiny, screen):
-    again = read_h5ad(screen.path, **read_options(tiny.path))
+    again = read_cells(screen.path, read_options(tiny.path))
     assert again.source == screen.data.source
     np.testing.assert_array_equal(again.conditions, screen.data.conditions)
 

@@ -13,6 +13,7 @@ from app.server.reading import Reading
 from app.session import brought_files, bundles
 from samsvae_core.bundle.layout import BundleError
 from samsvae_core.data.cells import DataError
+from samsvae_core.data.read_options import ReadOptions
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_a_file_is_looked_into_in_a_process_of_its_own(uploaded, screen):
 
 def test_what_the_command_says_comes_in_the_words_of_the_page(uploaded):
     with pytest.raises(DataError, match='chosen in the box "Column of perturbations"'):
-        sandbox.validated(Reading(uploaded, perturbation_key="guides"))
+        sandbox.validated(Reading(uploaded, ReadOptions(perturbation_key="guides")))
 
 
 def messages():

@@ -10,8 +10,9 @@ import pytest
 
 import app
 from app.server import uploads
-from app.server.reading import PARAMETERS, READ, Reading
+from app.server.reading import PARAMETERS, Reading
 from samsvae_core.data.cells import DataError
+from samsvae_core.data.read_options import DECLARED, ReadOptions
 from samsvae_core.system.files import OutputError
 
 CONTENT = b"\x89HDF\r\n\x1a\n" + bytes(range(256)) * 20
@@ -38,28 +39,35 @@ def kept(runs):
 
 EVERY = Reading(
     data="uploads/a.h5ad",
-    perturbation_key="gene target",
-    control=("no+thing", "*x*"),
-    delimiter="none",
-    layer="umi",
-    gene_key="gene_name",
-    size_factor_key="total",
-    dosage_key="dose",
-    replicate_key="lane",
-    join_guides="by target",
-    unlabelled="left out",
-    likelihood="gaussian",
+    options=ReadOptions(
+        perturbation_key="gene target",
+        control=("no+thing", "*x*"),
+        delimiter="",
+        layer="umi",
+        gene_key="gene_name",
+        size_factor_key="total",
+        dosage_key="dose",
+        replicate_key="lane",
+        join_guides=True,
+        drop_unlabelled=True,
+        continuous=True,
+    ),
     top_genes=500,
     genes="uploads/genes-1.txt",
 )
 
 
+OTHERS = replace(EVERY, options=replace(EVERY.options, layer=None, drop_unlabelled=False))
+
+
 def test_every_choice_has_its_parameter():
-    assert {*READ, "data", "genes", "top_genes"} == {field.name for field in fields(Reading)}
-    assert len(set(PARAMETERS)) == len(fields(Reading))
+    asked = {name for name, declared in DECLARED.items() if declared.parameter}
+    assert {field.name for field in fields(ReadOptions)} - asked == {"counts_on"}
+    assert len(set(PARAMETERS)) == len(asked) + 3
+    assert all(declared.box for declared in DECLARED.values() if declared.parameter)
 
 
-@pytest.mark.parametrize("reading", [EVERY, Reading("uploads/a.h5ad"), replace(EVERY, layer="")])
+@pytest.mark.parametrize("reading", [EVERY, Reading("uploads/a.h5ad"), OTHERS])
 def test_a_reading_comes_back_from_the_address(reading):
     assert Reading.from_query(reading.as_query()) == reading
     assert set(reading.as_query()) <= set(PARAMETERS)
@@ -69,6 +77,9 @@ def test_an_address_without_choices_or_with_odd_ones_is_the_usual_reading():
     assert Reading.from_query({}) == Reading("")
     for top in ("1", "-1", "1e9", "many", "0", "9" * 20):
         assert Reading.from_query({"data": "a", "top": top}) == Reading("a")
+    odd = {"data": "a", "join": "x", "unlabelled": "by target", "likelihood": "poisson", "key": ""}
+    assert Reading.from_query(odd) == Reading("a")
+    assert Reading.from_query({"data": "a", "likelihood": "counts"}) == Reading("a")
 
 
 def test_a_reading_is_told_to_the_command_line():
@@ -80,18 +91,19 @@ def test_a_reading_is_told_to_the_command_line():
         "--control=*x*",
         "--delimiter=",
     ]
-    assert {"--join-guides", "--drop-unlabelled"} <= set(told)
+    assert {"--join-guides", "--drop-unlabelled", "--likelihood=gaussian"} <= set(told)
+    assert "--unlabelled-as-control" in OTHERS.reading_arguments()
     assert told[-4:] == ["--genes", str(uploads.resolve(genes, ".txt")), "--top-genes", "500"]
     assert Reading("uploads/a.h5ad").arguments() == []
 
 
 def test_an_option_that_begins_with_a_dash_stays_a_value():
-    assert Reading("a", control=("--help",)).arguments() == ["--control=--help"]
+    assert Reading("a", ReadOptions(control=("--help",))).arguments() == ["--control=--help"]
 
 
 def test_the_command_is_one_for_a_shell():
     data = keep()
-    told = Reading(data, control=("a; rm -rf",)).command()
+    told = Reading(data, ReadOptions(control=("a; rm -rf",))).command()
     assert told == f"samsvae validate {uploads.resolve(data)} '--control=a; rm -rf'"
 
 

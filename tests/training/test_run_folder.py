@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from samsvae_core import __main__ as cli
+from samsvae_core.cli import main as cli
+from samsvae_core.cli import train as cli_train
 from samsvae_core.data.cells import DataError
 from samsvae_core.pipeline import build
 from samsvae_core.pipeline import train as pipeline
@@ -78,7 +79,7 @@ def signalled(monkeypatch, epoch, times=1, number=signal.SIGTERM):
             for _ in range(times):
                 os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(cli, "progress_line", line)
+    monkeypatch.setattr(cli_train, "progress_line", line)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -177,7 +178,7 @@ def test_what_runs_out_is_said_with_what_to_change(
             raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "progress_line", line)
+        patch.setattr(cli_train, "progress_line", line)
         code, _, err = train(folder, *TINY)
     assert code == 2
     assert err.startswith("Error: ")
@@ -192,7 +193,7 @@ def test_an_error_of_the_program_itself_is_not_hidden(train, tmp_path, monkeypat
     def line(progress):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(cli, "progress_line", line)
+    monkeypatch.setattr(cli_train, "progress_line", line)
     with pytest.raises(RuntimeError, match="mat1"):
         train(tmp_path / "run", *TINY)
     assert status(tmp_path / "run")["message"].startswith("RuntimeError: mat1")

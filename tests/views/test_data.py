@@ -15,11 +15,12 @@ import pytest
 
 from app.server import sandbox, uploads
 from app.server.reading import Reading
-from samsvae_core import __main__ as cli
 from samsvae_core.bundle import opening
 from samsvae_core.bundle.archive import pack
+from samsvae_core.cli import main as cli
 from samsvae_core.data.cells import DataError
 from samsvae_core.data.h5ad import read_h5ad
+from samsvae_core.data.read_options import ReadOptions
 from tests.data.test_h5ad import BAD_FILES, LABELS, write
 from tests.views.pages import figures, finished, opened, words
 
@@ -176,7 +177,7 @@ def test_what_is_shown_is_what_the_command_reads(screen, tmp_path, at_once):
     data = kept(unusual(tmp_path / "odd.h5ad", screen))
     page = shown(data, delimiter="_")
     preview = table(page).set_index("label in the file")["read as"]
-    reading = Reading(data, perturbation_key="Treatment (final)")
+    reading = Reading(data, ReadOptions(perturbation_key="Treatment (final)"))
     assert page.code[0].value == reading.command()
     cells = read_h5ad(
         uploads.resolve(data), perturbation_key="Treatment (final)", delimiter="_"
@@ -188,9 +189,8 @@ def test_what_is_shown_is_what_the_command_reads(screen, tmp_path, at_once):
 def test_a_link_shows_its_reading(screen, tmp_path, at_once):
     data = kept(unusual(tmp_path / "odd.h5ad", screen))
     genes = uploads.save_genes(f"{screen.data.genes[0]}, {screen.data.genes[5]}, NOGENE")
-    reading = Reading(
-        data, perturbation_key="plate", control=("b",), delimiter="|", top_genes=2, genes=genes
-    )
+    options = ReadOptions(perturbation_key="plate", control=("b",), delimiter="|")
+    reading = Reading(data, options, top_genes=2, genes=genes)
     page = shown(**reading.as_query())
     assert box(page, "key").value == "plate"
     assert box(page, "control").value == ["b"]

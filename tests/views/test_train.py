@@ -18,6 +18,7 @@ from app.session import results
 from app.session import training as training_module
 from app.session.markdown import plain
 from samsvae_core.bundle import layout
+from samsvae_core.data.read_options import ReadOptions
 from samsvae_core.system.files import OutputError
 from samsvae_core.training.config import Progress
 from tests.data.test_h5ad import write
@@ -127,7 +128,8 @@ def test_a_number_of_genes_that_is_none_is_said_and_ignored(data, top):
 
 
 def test_no_more_steps_are_suggested_than_may_be_chosen(data, monkeypatch):
-    report = sandbox.validated(reading_module.Reading(data, "perturbation"))
+    options = ReadOptions(perturbation_key="perturbation")
+    report = sandbox.validated(reading_module.Reading(data, options))
     many = report | {"n_cells": 10**7}
     monkeypatch.setattr(sandbox, "validated", lambda reading: many)
     page = shown(data, key="perturbation", train_batch="16")
@@ -368,3 +370,8 @@ def test_a_name_of_a_shipped_model_is_refused(data, folder, tiny, monkeypatch):
     with pytest.raises(OutputError):
         queue.stop(folder, "tiny")
     assert json.loads((tiny.path / "status.json").read_text())["state"] == "finished"
+
+
+def test_a_word_of_the_address_that_no_option_has_is_said(data):
+    page = opened("train", {"data": data, "key": "perturbation", "likelihood": "poisson"})
+    assert "The address asks for the likelihood poisson, which is not here." in words(page)
