@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -218,15 +219,26 @@ def simulate(
     )
 
 
-@app.command()
+class NamingModels(TyperCommand):
+    """Puts the kinds of model into the help when it is asked for: importing torch takes seconds."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from samsvae_core.models.variants import MODELS
+
+        option = next(each for each in self.params if each.name == "model")
+        *names, last = MODELS
+        assert isinstance(option, TyperOption)
+        option.help = f"{', '.join(names)} or {last}."
+        super().format_help(ctx, formatter)
+
+
+@app.command(cls=NamingModels)
 def train(
     data: DataFile,
     output: Annotated[Path, typer.Option("--output", "-o", help="The run folder, a new one.")],
     model: Annotated[
         str,
-        typer.Option(
-            help="sams-vae, correlated-sams-vae, cpa-vae, svae-plus or conditional-vae.",
-        ),
+        typer.Option(),
     ] = "sams-vae",
     encoder: Annotated[
         str, typer.Option(help="correlated (reads the shift too) or mean-field.")
