@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from app.pages import PAGES
+
 ROOT = Path(__file__).parents[1]
 CORE, APP = ROOT / "samsvae_core", ROOT / "app"
 # A wing imports only wings that stand before it; those side by side know nothing of each other.
@@ -32,6 +34,8 @@ WINGS = {
 }
 # Where a program starts: these may import every wing, and no wing imports them.
 STARTS = {"samsvae_core": {"__init__", "__main__"}, "app": {"__init__", "main", "serve"}}
+# What every wing of a package may import, which imports nothing of it.
+SHARED = {"samsvae_core": set(), "app": {"pages"}}
 VIEW_IMPORTS = {
     "functools",
     "typing",
@@ -69,7 +73,7 @@ def forbidden_imports(module: str, source: str) -> set[str]:
     """What a module in a wing imports that does not stand before it, or not at all in the core."""
     package, wing = module.split(".")[:2]
     place = next(i for i, wings in enumerate(WINGS[package]) if wing in wings)
-    allowed = {wing}.union(*WINGS[package][:place])
+    allowed = {wing}.union(SHARED[package], *WINGS[package][:place])
     used = {name for name in imports(source) if name.split(".")[0] == package}
     found = {name for name in used if name == package or name.split(".")[1] not in allowed}
     if package == "samsvae_core":
@@ -133,11 +137,24 @@ def test_no_modules_import_each_other_in_a_circle():
     assert circle(both) == ["app.a", "app.b", "app.a"]
 
 
+def test_what_every_wing_may_import_imports_nothing_of_its_package():
+    for package, modules in SHARED.items():
+        for module in modules:
+            used = imports((ROOT / package / f"{module}.py").read_text())
+            assert [name for name in used if name.split(".")[0] == package] == []
+    assert forbidden_imports("app.figures.style", "from app.pages import PAGES") == set()
+
+
+def test_the_table_of_pages_and_the_views_name_the_same():
+    views = {path.stem for path in (APP / "views").glob("*.py")} - {"__init__"}
+    assert views == set(PAGES)
+
+
 def test_every_module_has_a_wing():
     for package, levels in WINGS.items():
         folder = ROOT / package
         wings = set().union(*levels)
-        assert {p.stem for p in folder.glob("*.py")} == STARTS[package]
+        assert {p.stem for p in folder.glob("*.py")} == STARTS[package] | SHARED[package]
         assert {p.parent.name for p in folder.glob("*/*.py")} == wings
         assert not list(folder.glob("*/*/*.py"))
 

@@ -13,6 +13,7 @@ import streamlit as st
 
 from app.export import report
 from app.export.items import Kept
+from app.pages import PAGES
 from app.session import (
     access,
     bundles,
@@ -35,7 +36,7 @@ def side(title: str) -> None:
     """Keep what the page shows, at the side of each page that shows something."""
     n = len(kept_views())
     with st.sidebar:
-        if st.session_state["page"] not in ("report", "glossary", *page.WITHOUT_MODEL):
+        if PAGES[st.session_state["page"]].is_kept:
             st.button(
                 "Keep this view",
                 key="keep view",

@@ -335,4 +335,4 @@ def removal(question: str, kind: str, name: str) -> None:
         )
 
 
-page.page_without_model(data)
+page.page(data)

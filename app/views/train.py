@@ -297,4 +297,4 @@ def estimate(found: time_estimate.Pace | None, size: time_estimate.Size, device:
         )
 
 
-page.page_without_model(train)
+page.page(train)

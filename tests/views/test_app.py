@@ -20,9 +20,9 @@ from streamlit.testing.v1 import AppTest
 from app.components import compare as shared
 from app.components import mechanisms
 from app.components import metrics_tables as scores
+from app.pages import PAGES
 from app.session import choices as choices_module
 from app.session import composition, results, session_file, url
-from app.session import page as state
 from samsvae_core.analysis import all_shifts as effects
 from samsvae_core.analysis import gene_card as genes
 from samsvae_core.analysis import gene_rankings, similarity, states
@@ -43,27 +43,14 @@ from samsvae_core.training.config import TrainConfig
 ROOT = Path(__file__).resolve().parents[2]
 APP = ROOT / "app"
 MAIN = str(APP / "main.py")
-VIEWS = [
-    "overview",
-    "perturbation",
-    "masks",
-    "compose",
-    "mechanism",
-    "gene_sets",
-    "gene",
-    "partners",
-    "cells",
-    "report",
-    "glossary",
-    "system",
-]
+VIEWS = [name for name in PAGES if name not in ("data", "train")]  # with tests of their own
 WHOLE = {"unused": "false"}  # masks, with the mechanisms that nothing uses
 TABLE = {"masks_tab": "Table of entries"}
 NETWORK = {"masks_tab": "Network of shared mechanisms"}
 NEAR_MISSES = {"masks_tab": "Near misses"}
 ALL_GENES = {"perturbation_tab": "Table of all genes"}
 NEAREST = {"perturbation_tab": "Perturbations like it"}
-OF_A_MODEL = [view for view in VIEWS if view not in state.WITHOUT_MODEL]
+OF_A_MODEL = [name for name, page in PAGES.items() if page.needs_model]
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
 
 
@@ -2249,7 +2236,7 @@ def test_item_01_every_link_of_a_page_names_the_model_shown(two_models, view, qu
 
 
 def test_item_01_every_page_has_its_links_looked_at():
-    assert {view for view, _, _ in WITH_LINKS} == set(state.PAGES)
+    assert {view for view, _, _ in WITH_LINKS} == set(PAGES)
     made = [path.name for path in APP.rglob("*.py") if ".page_link(" in path.read_text()]
     assert made == ["address.py"]  # where the model is put into all of them
 
