@@ -99,34 +99,31 @@ class Bundle:
     @cached_property
     def observed(self) -> pd.DataFrame:
         """Columns condition, gene, split, level, se, n: log2(1 + 1e4 p) of the pooled counts."""
-        table = self._table("observed.parquet")
-        with sound(self.path):
-            soundness.check_levels(self.model, table, self.genes)
-        return table
+        return self.table("observed.parquet")
 
     @cached_property
     def loadings(self) -> pd.DataFrame:
         """Columns mechanism, gene, loading, se, step."""
-        return self._table("loadings.parquet")
+        return self.table("loadings.parquet")
 
     @cached_property
     def masks(self) -> pd.DataFrame:
         """A row per pair: probability, effect, effect_sd, active, evidence, evidence_se, _n."""
-        return self._table("masks.csv")
+        return self.table("masks.csv")
 
     @cached_property
     def frontier(self) -> pd.DataFrame | None:
         """Levels of evidence that were compared when the model was trained, if they were."""
         if "frontier.csv" not in self.manifest["files"]:
             return None
-        return self._table("frontier.csv")
+        return self.table("frontier.csv")
 
     @cached_property
     def calibration(self) -> pd.DataFrame | None:
         """Columns gene, model_error: error of predicted shifts beyond sampling, if it is known."""
         if "calibration.csv" not in self.manifest["files"]:
             return None
-        return self._table("calibration.csv")
+        return self.table("calibration.csv")
 
     @property
     def title(self) -> str:
@@ -140,7 +137,7 @@ class Bundle:
         Also basal_1, basal_2, and the states along each mechanism, "basal M0" and "shifted M0" (the
         latter of models with latent shifts), in bundles made since these are kept.
         """
-        return self._table("cells.parquet")
+        return self.table("cells.parquet")
 
     @property
     def has_cell_values(self) -> bool:
@@ -180,11 +177,11 @@ class Bundle:
     @cached_property
     def perturbations_umap(self) -> pd.DataFrame:
         """Columns perturbation, umap_1, umap_2."""
-        return self._table("perturbations_umap.csv")
+        return self.table("perturbations_umap.csv")
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        return self._table("history.csv")
+        return self.table("history.csv")
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
@@ -366,7 +363,10 @@ class Bundle:
                     found[gene] = next(iter(places))
         return found
 
-    def _table(self, name: str) -> pd.DataFrame:
+    def table(self, name: str) -> pd.DataFrame:
+        """A table of `layout.TABLES`, by its file: checked, and read once."""
+        if name in self._read:
+            return self._read[name]
         path = self.path / name
         try:
             if path.suffix == ".parquet":
@@ -377,7 +377,15 @@ class Bundle:
         with sound(self.path):
             names = list(self.perturbations.index), list(self.conditions.index)
             soundness.check_table(name, frame, self.genes, *names)
+            if name == "observed.parquet":
+                soundness.check_levels(self.model, frame, self.genes)
+        self._read[name] = frame
         return frame
+
+    @cached_property
+    def _read(self) -> dict[str, pd.DataFrame]:
+        """The tables that were asked for."""
+        return {}
 
     def check(self) -> None:
         """Raises BundleError where masks, loadings, cells or tables do not fit the weights.
@@ -389,10 +397,9 @@ class Bundle:
             soundness.check_masks(self.model, self.masks, list(self.perturbations.index))
             soundness.check_loadings(self.model, self.reference.loc, self.loadings, self.genes)
             soundness.check_metrics(self.metrics)
-        for name, read in TABLES.items():
-            file = self.path / name
-            if name in self.manifest["files"] and file.stat().st_size <= AT_ONCE:
-                getattr(self, read)
+        for name in TABLES:
+            if name in self.manifest["files"] and (self.path / name).stat().st_size <= AT_ONCE:
+                self.table(name)
 
 
 @contextmanager

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from samsvae_core.bundle import soundness
 from samsvae_core.bundle.bundle import Bundle, Reference, sound
-from samsvae_core.bundle.layout import FILES, BundleError, read_csv, read_json, read_manifest
+from samsvae_core.bundle.layout import (
+    FILES,
+    TABLES,
+    BundleError,
+    read_csv,
+    read_json,
+    read_manifest,
+)
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.variants import MODELS
 from samsvae_core.system.files import sha256
@@ -90,7 +97,7 @@ def assemble(path: Path, manifest: dict[str, Any]) -> Bundle:
     with sound(path):
         for table in (conditions, perturbations):
             file = f"{table.index.name}s.csv"
-            soundness.check_columns(file, table.reset_index(), soundness.COLUMNS[file])
+            soundness.check_columns(file, table.reset_index(), TABLES[file].columns)
         if conditions.index[0] != config.get("control", conditions.index[0]):
             raise ValueError(
                 f"conditions.csv begins with {conditions.index[0]!r}, and the control is "

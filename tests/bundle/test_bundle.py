@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from samsvae_core.bundle import bundle as bundles
-from samsvae_core.bundle import layout
+from samsvae_core.bundle import layout, opening
 from samsvae_core.bundle.layout import BundleError, list_bundles, models_folder, read_csv, read_json
 from samsvae_core.bundle.opening import load
 from samsvae_core.bundle.readings import dosages_of
@@ -481,7 +481,7 @@ def test_a_small_table_that_would_fill_the_memory_is_not_read(copied, monkeypatc
 
 def test_weights_are_not_read_before_their_shapes_are_compared(copied, monkeypatch):
     save_file({"zeros": torch.zeros(100)}, copied / "weights.safetensors")
-    monkeypatch.setattr(bundles, "load_tensors", lambda content: 1 / 0)
+    monkeypatch.setattr(opening, "load_tensors", lambda content: 1 / 0)
     assert_refused(sign(copied), "not a bundle of this version: weights")
 
 
@@ -596,3 +596,19 @@ def test_labels_of_odd_names_are_read_or_left_out(tiny):
         "Q+a:b": {"Q": 1.0, "a:b": 1.0},
         "P": {"P": 1.0},
     }
+
+
+def test_a_table_that_is_declared_is_read_checked_and_remembered(copied, tiny, monkeypatch):
+    frame = pd.DataFrame({"gene": tiny.genes[:2], "length": [1.0, 2.0]})
+    frame.to_csv(copied / "lengths.csv", index=False)
+    monkeypatch.setitem(layout.OPTIONAL, "lengths.csv", None)
+    table = layout.Table({"gene": layout.TEXT, "length": layout.SIZE}, key=("gene",))
+    monkeypatch.setitem(layout.TABLES, "lengths.csv", table)
+    layout.write_manifest(copied, tiny.manifest["data"], "cpu")
+    bundle = load(copied)
+    pd.testing.assert_frame_equal(bundle.table("lengths.csv"), frame)
+    assert bundle.table("lengths.csv") is bundle.table("lengths.csv")
+    frame.assign(length=-1.0).to_csv(copied / "lengths.csv", index=False)
+    layout.write_manifest(copied, tiny.manifest["data"], "cpu")
+    with pytest.raises(BundleError, match=r"lengths\.csv: the column length should hold numbers"):
+        load(copied)
