@@ -224,11 +224,11 @@ class NamingModels(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         from samsvae_core.models.variants import MODELS
+        from samsvae_core.system.messages import either
 
         option = next(each for each in self.params if each.name == "model")
-        *names, last = MODELS
         assert isinstance(option, TyperOption)
-        option.help = f"{', '.join(names)} or {last}."
+        option.help = f"{either(list(MODELS))}."
         super().format_help(ctx, formatter)
 
 

@@ -12,10 +12,11 @@ from app.server import reading as reading_module
 from app.server.reading import AS_CONTROL, JOIN, LEFT_OUT, NO_DELIMITER, Reading
 from app.server.sandbox import in_words
 from app.session import file_choices, page, url
-from samsvae_core.data.cells import DataError, some
+from samsvae_core.data.cells import DataError
 from samsvae_core.data.controls import control_labels
 from samsvae_core.data.inspection import label_table, suggested_delimiter
 from samsvae_core.data.labels import DELIMITERS
+from samsvae_core.system.messages import some
 
 BY_ITSELF = "found by itself"
 NONE = "none"

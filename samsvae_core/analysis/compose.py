@@ -24,9 +24,9 @@ from samsvae_core.analysis.support import (
     support,
 )
 from samsvae_core.bundle.bundle import ANEW, Bundle, Reference
-from samsvae_core.data.cells import nearest, some
 from samsvae_core.evaluation.calibration import INTERVAL, WITHIN
 from samsvae_core.evaluation.shifts import N_REFERENCE, predicted_shifts
+from samsvae_core.system.messages import nearest, some
 
 SCALES = {
     True: "log2(1 + 1e4 p) of the condition minus that of {control}; p = mean decoded proportion "

@@ -14,15 +14,12 @@ import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from samsvae_core.data.cells import (
-    DataError,
-    nearest,
-    some,
-)
+from samsvae_core.data.cells import DataError
 from samsvae_core.data.splits import SPLITS, UNUSED
 from samsvae_core.genesets.collections import load_collection
 from samsvae_core.genesets.prerank import RECIPE
 from samsvae_core.system.files import atomic_write, sha256
+from samsvae_core.system.messages import nearest, some
 
 SCHEMA = 2  # 2: other models, evidence of mask entries, calibration
 # What a column holds. Of numbers, "?" after a kind lets them be missing.

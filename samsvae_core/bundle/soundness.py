@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from samsvae_core.bundle.layout import COUNT, ENRICHMENT, FLAG, SHARE, SIZE, TABLES, TEXT
-from samsvae_core.data.cells import some
 from samsvae_core.models.samsvae import ACTIVE, MIN_EVIDENCE, SAMSVAE, ModelConfig
+from samsvae_core.system.messages import some
 
 ROUNDING = 1e-5  # absolute and relative: single precision, and other processors
 COARSE = 5e-3  # of the largest loading: sums over cells and genes in single precision

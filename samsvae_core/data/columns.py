@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2_contingency
 
-from samsvae_core.data.cells import some
 from samsvae_core.data.controls import is_control
 from samsvae_core.data.label_column import texts_of
+from samsvae_core.system.messages import some
 
 FEW_CONTROLS = 30  # cells, below which shifts are measured against too little
 FEW_CELLS = 20  # of a condition, below which its share of a column says little

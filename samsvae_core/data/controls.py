@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterable, Sequence
 from fnmatch import translate
 from functools import lru_cache
 
-from samsvae_core.data.cells import DataError, nearest, some
+from samsvae_core.data.cells import DataError
 from samsvae_core.genesets.symbols import is_gene
+from samsvae_core.system.messages import nearest, some
 
 Control = str | Sequence[str] | None  # what a person names as control: labels or patterns
 

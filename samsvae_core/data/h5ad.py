@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from samsvae_core.data.cells import CellData, DataError, constant_genes, some
+from samsvae_core.data.cells import CellData, DataError, constant_genes
 from samsvae_core.data.columns import column_notes, warnings_of
 from samsvae_core.data.controls import Control
 from samsvae_core.data.counts import read_counts, read_values
@@ -26,6 +26,7 @@ from samsvae_core.data.label_column import check_column, key_notes, texts_of
 from samsvae_core.data.stored import Storage
 from samsvae_core.data.tables import table_of
 from samsvae_core.system.files import cache_folder
+from samsvae_core.system.messages import some
 
 # Biological replicates first, then what stands for them: batches, then parts of one experiment.
 REPLICATE_KEYS = (

@@ -7,8 +7,9 @@ import re
 import numpy as np
 import pandas as pd
 
-from samsvae_core.data.cells import DataError, nearest, some
+from samsvae_core.data.cells import DataError
 from samsvae_core.data.controls import Control, control_labels, no_control
+from samsvae_core.system.messages import nearest, some
 
 MOST_LABELS = 5_000  # of a column that may say what cells have; one with more tells cells apart
 MISSING = {"", "nan", "NaN", "NA", "<NA>", "None"}

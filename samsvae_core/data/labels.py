@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from samsvae_core.data.cells import some
 from samsvae_core.data.controls import (
     CONTROL,
     SYMBOL,
@@ -21,6 +20,7 @@ from samsvae_core.data.controls import (
     unassigned,
 )
 from samsvae_core.genesets.symbols import is_gene
+from samsvae_core.system.messages import some
 
 DELIMITERS = ("+", "_", "|", ";", ",", "&", "/", ":")
 AMBIGUOUS = frozenset("_/:")  # also within one name, so that parts have to be genes that are known

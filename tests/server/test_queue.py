@@ -506,10 +506,10 @@ def test_a_place_below_a_file_is_said_and_only_looked_at(tmp_path):
 
 
 def test_a_place_without_locks_is_said(folder, monkeypatch):
-    def none(*_):
+    def none(*_, **__):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(files.fcntl, "flock", none)
+    monkeypatch.setattr(files, "lock_descriptor", none)
     with pytest.raises(OutputError, match=r"Operation not supported.* a file system with locks"):
         submit(folder)
     assert queue.look(folder) == []
