@@ -23,7 +23,6 @@ N_VALIDATION_SAMPLES = 2
 PROGRAM = 0.6e9  # bytes of Python with torch
 SPARSE = 8 * 5  # bytes for each count that is not zero: read, sorted, parted, and on the device
 DENSE = 4 * 24  # bytes for each cell and gene of a step: what gradients need
-TABLES = 60.0  # seconds, at least, for tables after the last step: UMAP, gene sets, evaluation
 
 
 class Pace(NamedTuple):

@@ -312,10 +312,6 @@ class SAMSVAE(nn.Module):
             library.clamp_min(EMPTY_CELL).log(),
         )
 
-    def log_proportions(self, z: Float[Tensor, "*B L"]) -> Float[Tensor, "*B G"]:
-        """Log of the share of each gene in the cell's transcripts, of counts."""
-        return self.decoder(z).log_softmax(-1)[..., : self.config.n_genes]
-
     def moved_means(
         self, z: Float[Tensor, "R K"], shift: Float[Tensor, "*B C"]
     ) -> Float[Tensor, "*B R G"]:

@@ -39,6 +39,7 @@ from samsvae_core.genesets import collections, enrichment, screening, terms
 from samsvae_core.genesets.prerank import Progress
 from samsvae_core.pipeline import build, evidence_sweep, train
 from samsvae_core.training.config import TrainConfig
+from tests.oracles import similar_shifts
 
 ROOT = Path(__file__).resolve().parents[2]
 APP = ROOT / "app"
@@ -1293,7 +1294,7 @@ def test_the_nearest_perturbations_are_those_of_the_library(models, tiny):
     page = opened("perturbation", {"p": "P2"} | NEAREST)
     shown = table_with(page, "r_observed").set_index("perturbation").sort_index()
     by_mask = similarity.similar_perturbations(tiny.masks, "P2").sort_index()
-    by_shift = similarity.similar_shifts(genes.effect_table(tiny), "P2").sort_index()
+    by_shift = similar_shifts(genes.effect_table(tiny), "P2").sort_index()
     assert shown[["shared", "jaccard"]].equals(by_mask[["shared", "jaccard"]])
     uses = tiny.masks.groupby("perturbation")["active"].any()
     compared = [name for name in shown.index if uses[name]]
