@@ -7,7 +7,6 @@ last, so a folder with a manifest is whole. A saved bundle never changes.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -34,7 +33,7 @@ from samsvae_core.bundle.layout import (
     read_json,
     version,
 )
-from samsvae_core.bundle.readings import dosages_of, suited
+from samsvae_core.bundle.readings import dosages_of, places_of, suited
 from samsvae_core.data.cells import (
     CellData,
     DataError,
@@ -43,7 +42,6 @@ from samsvae_core.data.cells import (
 from samsvae_core.genesets.collections import Collection
 from samsvae_core.genesets.prerank import RECIPE
 from samsvae_core.genesets.questions import Enrichment, read_parquet
-from samsvae_core.genesets.symbols import without_version
 from samsvae_core.models.distributions import PER_TEN_THOUSAND
 from samsvae_core.models.samsvae import EMPTY_CELL, SAMSVAE
 from samsvae_core.system.files import sha256
@@ -314,7 +312,7 @@ class Bundle:
         where genes are missing, or perturbations are none of the bundle's.
         """
         data = suited(data, self.config["model"])
-        where = self._genes_in(data)
+        where = places_of(self.genes, self.genes_by_id, data)
         for what, needed, found in (
             ("lack {} of the bundle's genes, such as {}", self.genes, where),
             (
@@ -341,27 +339,6 @@ class Bundle:
         moved = sp.csr_matrix((dosages.data, (dosages.row, where[dosages.col])), shape=shape)
         names = np.array(self.perturbations.index, dtype=str)
         return replace(data, dosages=moved, perturbations=names)
-
-    def _genes_in(self, data: CellData) -> dict[str, int]:
-        """Where each of the bundle's genes is among those of the data, if it is there.
-
-        A name of either may be an id of the other: versions of Ensembl ids do not matter.
-        """
-        place = {name: i for i, name in enumerate(data.genes.tolist())}
-        found = {gene: place[gene] for gene in self.genes if gene in place}
-        if len(found) == len(self.genes):
-            return found
-        theirs: dict[str, set[int]] = defaultdict(set)
-        for names in (data.genes, () if data.gene_ids is None else data.gene_ids):
-            for i, name in enumerate(names):
-                theirs[without_version(name)].add(i)
-        own_ids = {gene: name for name, gene in self.genes_by_id.items()}
-        for gene in self.genes:
-            for name in (own_ids.get(gene, gene), gene):
-                places = theirs.get(without_version(name), set())
-                if gene not in found and len(places) == 1:
-                    found[gene] = next(iter(places))
-        return found
 
     def table(self, name: str) -> pd.DataFrame:
         """A table of `layout.TABLES`, by its file: checked, and read once."""
