@@ -5,25 +5,24 @@ from pathlib import Path
 import streamlit as st
 
 from app.components import search, tour
+from app.pages import HOME, PAGES
 from app.server import logs
 from app.session import access, bundles, saved_pages, saved_views, url
-from app.session import page as state
 
 ICON = Path(__file__).with_name("icon.png")  # a material icon would be fetched from the internet
 STYLE = Path(__file__).with_name("style.css")
 pages = {
-    name: st.Page(
-        f"views/{name}.py",
-        title=name.capitalize().replace("_", " "),
-        url_path=name,
-        default=name == "overview",
-    )
-    for name in state.PAGES
+    name: st.Page(f"views/{name}.py", title=about.title, url_path=name, default=name == HOME)
+    for name, about in PAGES.items()
+}
+menu = {
+    section: [pages[name] for name, about in PAGES.items() if about.section == section]
+    for section in dict.fromkeys(about.section for about in PAGES.values())
 }
 logs.start()
 inside = access.allowed()
 chosen = st.navigation(
-    {title: [pages[name] for name in names] for title, names in state.SECTIONS.items()},
+    menu,
     position="sidebar" if inside else "hidden",
     expanded=True,
 )

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from app.pages import PAGES
+
 ROOT = Path(__file__).parents[1]
 CORE, APP = ROOT / "samsvae_core", ROOT / "app"
 # A wing imports only wings that stand before it; those side by side know nothing of each other.
@@ -33,6 +35,8 @@ WINGS = {
 }
 # Where a program starts: these may import every wing, and no wing imports them.
 STARTS = {"samsvae_core": {"__init__", "__main__"}, "app": {"__init__", "main", "serve"}}
+# What every wing of a package may import, which imports nothing of it.
+SHARED = {"samsvae_core": set(), "app": {"pages"}}
 VIEW_IMPORTS = {
     "functools",
     "typing",
@@ -70,7 +74,7 @@ def forbidden_imports(module: str, source: str) -> set[str]:
     """Return the imports of a module that its wing may not make."""
     package, wing = module.split(".")[:2]
     place = next(i for i, wings in enumerate(WINGS[package]) if wing in wings)
-    allowed = {wing}.union(*WINGS[package][:place])
+    allowed = {wing}.union(SHARED[package], *WINGS[package][:place])
     used = {name for name in imports(source) if name.split(".")[0] == package}
     found = {name for name in used if name == package or name.split(".")[1] not in allowed}
     if package == "samsvae_core":
@@ -100,6 +104,48 @@ def forbidden_words(source: str) -> set[str]:
         found |= {n for n in names if isinstance(n, str) and "pickle" in n}
         found |= {n for n in names if n == "unsafe_allow_html"}
     return found
+
+
+LONGEST_MODULE, LONGEST_FUNCTION = 400, 60  # lines
+LONGER = {  # what is longer, and why
+    "app/components/composition_parts.py:comparison": "widgets of one panel, in their order",
+    "app/components/composition_parts.py:interaction": "widgets of one panel, in their order",
+    "app/components/gene_sets.py:table": "columns of one table, each with its words",
+    "app/export/report.py:files": "the files of a zip, one kind after another",
+    "app/views/gene_sets.py:results": "widgets of one panel, in their order",
+    "app/views/masks.py:controls": "widgets of one panel, in their order",
+    "app/views/train.py:choices": "the form of a training, in its order",
+    "samsvae_core/__main__.py": "to become the wing cli",
+    "samsvae_core/__main__.py:train": "the options of one verb",
+    "samsvae_core/__main__.py:enrich": "the options of one verb",
+    "samsvae_core/data/guide_tables.py:dosages_of_table": "one check after another",
+    "samsvae_core/data/h5ad.py:read_h5ad": "the options of one reading",
+    "samsvae_core/data/inspection.py:inspect": "what a file offers, part by part",
+    "samsvae_core/pipeline/train.py:train": "the parameters of the library's front door",
+}
+
+
+def too_long(name: str, source: str) -> set[str]:
+    """The module and its functions that have more lines than one takes in at a time."""
+    found = {name} if len(source.splitlines()) > LONGEST_MODULE else set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            n_lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            found |= {f"{name}:{node.name}"} if n_lines > LONGEST_FUNCTION else set()
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_modules_and_functions_can_be_read_at_once(path):
+    assert too_long(name_of(path), path.read_text()) <= set(LONGER)
+
+
+def test_what_is_too_long_is_caught_and_no_exception_is_left_over():
+    lines = "def f():\n" + "    pass\n" * LONGEST_FUNCTION
+    assert too_long("a.py", lines) == {"a.py:f"}
+    assert too_long("a.py", "pass\n" * (LONGEST_MODULE + 1)) == {"a.py"}
+    every = set().union(*(too_long(name_of(path), path.read_text()) for path in SOURCES))
+    assert set(LONGER) <= every
 
 
 IN_WINGS = sorted(name for name in MODULES if name.count(".") > 1)
@@ -134,11 +180,24 @@ def test_no_modules_import_each_other_in_a_circle():
     assert circle(both) == ["app.a", "app.b", "app.a"]
 
 
+def test_what_every_wing_may_import_imports_nothing_of_its_package():
+    for package, modules in SHARED.items():
+        for module in modules:
+            used = imports((ROOT / package / f"{module}.py").read_text())
+            assert [name for name in used if name.split(".")[0] == package] == []
+    assert forbidden_imports("app.figures.style", "from app.pages import PAGES") == set()
+
+
+def test_the_table_of_pages_and_the_views_name_the_same():
+    views = {path.stem for path in (APP / "views").glob("*.py")} - {"__init__"}
+    assert views == set(PAGES)
+
+
 def test_every_module_has_a_wing():
     for package, levels in WINGS.items():
         folder = ROOT / package
         wings = set().union(*levels)
-        assert {p.stem for p in folder.glob("*.py")} == STARTS[package]
+        assert {p.stem for p in folder.glob("*.py")} == STARTS[package] | SHARED[package]
         assert {p.parent.name for p in folder.glob("*/*.py")} == wings
         assert not list(folder.glob("*/*/*.py"))
 

@@ -11,11 +11,12 @@ import streamlit as st
 from app.server.reading import PARAMETERS, Reading
 from app.server.sandbox import in_words
 from app.session import file_choices, page, url
-from samsvae_core.data.cells import DataError, some
+from samsvae_core.data.cells import DataError
 from samsvae_core.data.controls import control_labels
 from samsvae_core.data.inspection import label_table, suggested_delimiter
 from samsvae_core.data.labels import DELIMITERS
 from samsvae_core.data.read_options import DECLARED
+from samsvae_core.system.messages import some
 
 BY_ITSELF = "found by itself"
 NONE = "none"

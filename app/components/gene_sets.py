@@ -170,18 +170,8 @@ def problems(result: Enrichment) -> None:
                 record.markdown(f"- {page.plain(line)}")
 
 
-def table(
-    model: Bundle,
-    ranked: Ranked,
-    collections: Mapping[str, Collection],
-    result: Enrichment,
-    key: str,
-    mechanism: object,
-    seed: int = 0,
-) -> None:
-    """Draw the tests of one mechanism or shift as a table, and the details of the clicked set."""
-    rows = terms.grouped(result.table)
-    rows = rows[rows["mechanism"] == mechanism].sort_values("p_value", kind="stable")
+def table_controls() -> tuple[str, str, bool]:
+    """Which test is shown, of which direction, and whether similar sets are one row."""
     left, middle, right = st.columns([3, 2, 2], vertical_alignment="bottom")
     url.unknown_option("test", list(METHODS.values()), "test")
     url.unknown_option("direction", list(DIRECTIONS.values()), "direction")
@@ -211,7 +201,23 @@ def table(
         help="Groups sets whose leading edges share at least half of their genes (Jaccard index) "
         "and shows the best of each group.",
     )
-    rows = rows[rows["method"] == (method or "gsea")]
+    return method or "gsea", direction or "both", similar_as_one
+
+
+def table(
+    model: Bundle,
+    ranked: Ranked,
+    collections: Mapping[str, Collection],
+    result: Enrichment,
+    key: str,
+    mechanism: object,
+    seed: int = 0,
+) -> None:
+    """Draw the tests of one mechanism or shift as a table, and the details of the clicked set."""
+    rows = terms.grouped(result.table)
+    rows = rows[rows["mechanism"] == mechanism].sort_values("p_value", kind="stable")
+    method, direction, similar_as_one = table_controls()
+    rows = rows[rows["method"] == method]
     if direction in ("up", "down"):
         rows = rows[rows["direction"] == direction]
     if rows.empty:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from difflib import get_close_matches
 from typing import NamedTuple
 
 import streamlit as st
@@ -15,6 +14,7 @@ from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.bundle.layout import BundleError
 from samsvae_core.genesets import symbols, terms
+from samsvae_core.system.messages import close
 
 MOST = 5  # hits of each kind
 
@@ -91,9 +91,8 @@ def near(model: Bundle, text: str) -> list[Hit]:
         ("perturbation", "p", [str(name) for name in model.perturbations.index]),
         ("gene", "g", list(model.genes)),
     ):
-        spelt = {name.casefold(): name for name in names}
-        close = get_close_matches(text.casefold(), spelt, MOST, 0.75)
-        found += [Hit(kind, spelt[name], kind, {key: spelt[name]}) for name in close]
+        spelt = close(text, names, MOST, 0.75)
+        found += [Hit(kind, name, kind, {key: name}) for name in spelt]
     return found
 
 

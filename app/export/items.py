@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 import plotly.graph_objects as go
 
-HOME = "overview"  # the page whose address is empty
+from app.pages import HOME
 
 
 @dataclass(frozen=True)

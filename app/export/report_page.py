@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import html
 import json
 import re
 import unicodedata
@@ -33,84 +32,105 @@ class Printed(NamedTuple):
     note: str = ""
 
 
+# What the template shows
+
+
+class Link(NamedTuple):
+    """A file of a name and of what, which is held in its address."""
+
+    file: str
+    address: str
+    what: str
+
+
+class ShownFigure(NamedTuple):
+    """Where a figure is drawn; without scripts the picture at the address `still`, if any."""
+
+    number: int
+    alt: str
+    height: int
+    still: str
+    link: Link | None
+
+
+class Column(NamedTuple):
+    """The head of a column; numbers stand at the right."""
+
+    name: str
+    is_number: bool
+
+
+class ShownTable(NamedTuple):
+    """The first rows of a table, `part` of it in words, and all of it behind the link."""
+
+    name: str
+    columns: list[Column]
+    rows: list[tuple[str, ...]]
+    part: str
+    link: Link
+    caption: str
+
+
+Shown = tuple[str, ShownFigure | ShownTable | str]  # what kind of item it is, and the item
+
+
 def as_page(kept: Sequence[Kept], about: Mapping[str, str], printed: Sequence[Printed]) -> bytes:
-    heading = about.get("title") or "Report"
-    made = f"Made with SAMS-VAE Explorer {version('samsvae-explorer')}, {created_at(about)}"
-    contents = "".join(
-        f'<li><a href="#view-{n}">{html_page.name(view.title)}</a></li>'
-        for n, view in enumerate(kept, start=1)
-    )
-    parts = [
-        f"<header><h1>{html_page.name(heading)}</h1>"
-        f'<p class="made">{html.escape(made)}</p></header>',
-        f'<nav aria-labelledby="contents"><h2 id="contents">Contents</h2><ol>{contents}'
-        '<li><a href="#methods">Methods</a></li></ol></nav><main>',
-    ]
     figures: list[str] = []
-    for n, view in enumerate(kept, start=1):
-        parts.append(f'<section id="view-{n}"><h2>{html_page.name(view.title)}</h2>')
-        parts.append(
-            html_page.facts(
-                {
-                    "Model": html_page.name(view.model),
-                    "Checksum": f"<code>{html.escape(view.checksum[:12])}</code>",
-                    "Kept": html_page.name(view.when),
-                    "Address": f"<code>{html_page.name(view.address or '/')}</code>",
-                }
-            )
-        )
+    views = []
+    for view in kept:
+        shown: list[Shown] = []
         for item in view.items:
             if isinstance(item, Picture):
-                parts.append(_figure_in_words(item, len(figures) + 1, printed[len(figures)]))
+                still = printed[len(figures)]
+                shown.append(("figure", _shown_figure(item, len(figures) + 1, still)))
                 figures.append(item.json)
             elif isinstance(item, Table):
-                parts.append(_table_in_words(item))
+                shown.append(("table", _shown_table(item)))
             else:
-                parts.append(html_page.prose(item.markdown))
-        parts.append("</section>")
+                shown.append(("text", html_page.prose(item.markdown)))
+        views.append({**vars(view), "shown": shown})
     how = methods(kept).replace("\n## ", "\n### ").replace("# Methods", "## Methods", 1)
-    parts.append(f'<section id="methods">{html_page.prose(how)}</section></main>')
-    parts.append(f'<footer class="made">{html.escape(made)}</footer>')
-    return html_page.page(heading, "\n".join(parts), figures)
-
-
-def _figure_in_words(picture: Picture, number: int, still: Printed) -> str:
-    image, kind = still.files.get("svg"), "image/svg+xml"
-    if image is not None and len(image) > LARGE:
-        image = still.files.get("png") or static_figures.drawn(picture.json, "png")
-        kind = "image/png"
-    height = json.loads(picture.json).get("layout", {}).get("height") or 450
-    said = html.escape(picture.alt)
-    data = still.files.get("csv")
-    link = f" {_link(data, picture.name, 'its data')}" if data is not None else ""
-    return (
-        f"<figure>{html_page.plot(number, picture.alt, int(height), image, kind)}"
-        f'<figcaption>{said}. <span class="more">{link}</span></figcaption></figure>'
+    return html_page.page(
+        figures,
+        heading=about.get("title") or "Report",
+        made=f"Made with SAMS-VAE Explorer {version('samsvae-explorer')}, {created_at(about)}",
+        views=views,
+        methods=html_page.prose(how),
     )
 
 
-def _table_in_words(item: Table) -> str:
-    """The first rows; all of them are in the file that the link holds."""
+def _shown_figure(picture: Picture, number: int, printed: Printed) -> ShownFigure:
+    image, kind = printed.files.get("svg"), "image/svg+xml"
+    if image is not None and len(image) > LARGE:
+        image = printed.files.get("png") or static_figures.drawn(picture.json, "png")
+        kind = "image/png"
+    height = json.loads(picture.json).get("layout", {}).get("height") or 450
+    still = "" if image is None else html_page.address(image, kind)
+    data = printed.files.get("csv")
+    link = None if data is None else _link(data, picture.name, "its data")
+    return ShownFigure(number, picture.alt, int(height), still, link)
+
+
+def _shown_table(item: Table) -> ShownTable:
     frame = item.frame
     is_number = [
         pd.api.types.is_numeric_dtype(kind) and kind.kind != "b" for kind in frame.dtypes.to_list()
     ]
     columns = [frame.iloc[:, place] for place in range(len(frame.columns))]
-    rows = zip(*(_cells(column.head(SHOWN), column) for column in columns), strict=True)
+    cells = [_cells(column.head(SHOWN), column) for column in columns]
     total = f"{len(frame):,} {'row' if len(frame) == 1 else 'rows'}"
-    part = f"The first {SHOWN} of {total}" if len(frame) > SHOWN else total.capitalize()
-    link = _link(enrichment_export.separated(frame), item.name, f"all {total}")
-    return (
-        f"<h3>{html_page.name(item.name)}</h3>"
-        + html_page.table([html_page.name(column) for column in frame.columns], rows, is_number)
-        + f'<p class="more">{part}. {link}</p>'
-        + f'<div class="caption">{html_page.prose(item.caption)}</div>'
+    return ShownTable(
+        item.name,
+        [Column(str(name), right) for name, right in zip(frame.columns, is_number, strict=True)],
+        list(zip(*cells, strict=True)),
+        f"The first {SHOWN} of {total}" if len(frame) > SHOWN else total.capitalize(),
+        _link(enrichment_export.separated(frame), item.name, f"all {total}"),
+        html_page.prose(item.caption),
     )
 
 
-def _link(content: bytes, name: str, what: str) -> str:
-    file = html.escape(f"{_safe(name)}.csv")
-    return f'<a download="{file}" href="{html_page.address(content, "text/csv")}">CSV of {what}</a>'
+def _link(content: bytes, name: str, what: str) -> Link:
+    return Link(f"{_safe(name)}.csv", html_page.address(content, "text/csv"), what)
 
 
 def _cells(column: pd.Series, all_values: pd.Series) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -90,14 +91,24 @@ def network(
     """
     figure = go.Figure()
     place = {(n.kind, n.name): (n.x, n.y) for n in nodes.itertuples(index=False)}
-    size = edges["effect"].abs()
-    third = np.searchsorted(np.quantile(size, [1 / 3, 2 / 3]), size) if len(size) else []
     ends = np.array(
         [
             [*place["perturbation", str(e.perturbation)], *place["mechanism", f"M{e.mechanism}"]]
             for e in edges.itertuples()
         ]
     ).reshape(-1, 4)
+    draw_links(figure, edges, ends)
+    draw_nodes(figure, nodes, titles, dark)
+    styled(figure, dark, height=int(min(760, 300 + 8 * len(nodes))))
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    return figure
+
+
+def draw_links(figure: go.Figure, edges: pd.DataFrame, ends: np.ndarray) -> None:
+    """A line for each effect, and in its middle a point to hover over; `ends` are x, y, x, y."""
+    size = edges["effect"].abs()
+    third = np.searchsorted(np.quantile(size, [1 / 3, 2 / 3]), size) if len(size) else []
     for sign, name, colour, dash in (
         (1, "effect above zero", UP, "solid"),
         (-1, "effect below zero", DOWN, "dash"),
@@ -132,6 +143,10 @@ def network(
         hovertemplate="%{text}<extra></extra>",
         showlegend=False,
     )
+
+
+def draw_nodes(figure: go.Figure, nodes: pd.DataFrame, titles: dict[int, str], dark: bool) -> None:
+    """A circle for each perturbation and a square for each mechanism, with their names."""
     for kind, name, symbol, colour in (
         ("perturbation", "perturbation", "circle", OKABE_ITO[4]),
         ("mechanism", "mechanism", "square", OKABE_ITO[1]),
@@ -161,10 +176,6 @@ def network(
             hovertemplate="%{customdata}<extra></extra>",
             cliponaxis=False,
         )
-    styled(figure, dark, height=int(min(760, 300 + 8 * len(nodes))))
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False)
-    return figure
 
 
 def cell_map(
@@ -206,37 +217,10 @@ def cell_map(
         )
 
     if isinstance(colour.dtype, pd.CategoricalDtype):
-        levels = list(colour.cat.categories)
-        for i, level in enumerate(levels, start=0 if REST in levels else 1):
-            rows = np.flatnonzero(colour == level)
-            marker: dict[str, Any] = {
-                "color": NEUTRAL if i == 0 else OKABE_ITO[(i - 1) % len(OKABE_ITO)],
-                "symbol": SYMBOLS[max(0, i - 1) % len(SYMBOLS)],
-                "size": 4 if i == 0 else 6,
-                "opacity": 0.4 if i == 0 else 0.75,
-            }
+        for rows, level, marker in by_category(colour):
             add(rows, f"{text([level])[0]} ({len(rows):,})", marker, "")
     else:
-        values = colour.to_numpy(np.float32)
-        size = np.abs(values)
-        limit = float(np.quantile(size, 0.99)) or float(size.max()) or 1.0
-        low = -limit if signed else float(np.quantile(values, 0.01))
-        low = low if low < limit else 0.0  # all values may be the same
-        order = np.argsort(size, kind="stable")
-        marker = {
-            "color": values[order],
-            "colorscale": "RdBu_r" if signed else "Cividis",
-            "cmin": low,
-            "cmax": limit,
-            "size": 5,
-            "opacity": 0.8,
-            "line": {"width": 0.4, "color": NEUTRAL},  # either end may have the background's colour
-            "colorbar": {
-                "title": BAR_TITLE | {"text": name},
-                "thickness": 10,
-                "outlinewidth": 0,
-            },
-        }
+        order, marker = by_amount(colour.to_numpy(np.float32), name, signed)
         add(order, "", marker, "<br>%{marker.color:" + ("+.2f" if signed else ".2f") + "}")
     styled(figure, dark, height=520)
     figure.update_layout(showlegend=colour.dtype == "category", margin_t=60)
@@ -244,3 +228,39 @@ def cell_map(
     figure.update_xaxes(title_text="UMAP 1", showline=True, **bare)
     figure.update_yaxes(title_text="UMAP 2", showline=True, **bare)
     return figure
+
+
+def by_category(colour: pd.Series) -> Iterator[tuple[np.ndarray, str, dict[str, Any]]]:
+    """The rows of each level, the level, and how its points look; REST is grey and first."""
+    levels = list(colour.cat.categories)
+    for i, level in enumerate(levels, start=0 if REST in levels else 1):
+        marker: dict[str, Any] = {
+            "color": NEUTRAL if i == 0 else OKABE_ITO[(i - 1) % len(OKABE_ITO)],
+            "symbol": SYMBOLS[max(0, i - 1) % len(SYMBOLS)],
+            "size": 4 if i == 0 else 6,
+            "opacity": 0.4 if i == 0 else 0.75,
+        }
+        yield np.flatnonzero(colour == level), level, marker
+
+
+def by_amount(values: np.ndarray, name: str, signed: bool) -> tuple[np.ndarray, dict[str, Any]]:
+    """The order in which points are drawn, largest last, and how they look."""
+    size = np.abs(values)
+    limit = float(np.quantile(size, 0.99)) or float(size.max()) or 1.0
+    low = -limit if signed else float(np.quantile(values, 0.01))
+    low = low if low < limit else 0.0  # all values may be the same
+    order = np.argsort(size, kind="stable")
+    return order, {
+        "color": values[order],
+        "colorscale": "RdBu_r" if signed else "Cividis",
+        "cmin": low,
+        "cmax": limit,
+        "size": 5,
+        "opacity": 0.8,
+        "line": {"width": 0.4, "color": NEUTRAL},  # either end may have the background's colour
+        "colorbar": {
+            "title": BAR_TITLE | {"text": name},
+            "thickness": 10,
+            "outlinewidth": 0,
+        },
+    }

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import torch
 
 from app.server import uploads
@@ -22,7 +23,6 @@ from samsvae_core.system.files import OutputError, cache_folder
 PACKAGES = ("streamlit", "torch", "anndata", "plotly", "gseapy", "umap-learn")
 SMI = ("nvidia-smi", "--query-gpu=name,memory.total,memory.used", "--format=csv,noheader,nounits")
 PATIENCE = 5  # seconds to wait for nvidia-smi
-CGROUP = Path("/sys/fs/cgroup")
 
 
 class Gpu(NamedTuple):
@@ -51,7 +51,7 @@ def versions() -> dict[str, str]:
 
 def cores() -> tuple[float, int]:
     """Return the number of cores that may be used, and of threads that torch uses."""
-    return machine.cores(CGROUP), torch.get_num_threads()
+    return machine.cores(), torch.get_num_threads()
 
 
 def gpus() -> list[Gpu]:
@@ -77,27 +77,10 @@ def device() -> str:
 
 def memory() -> tuple[int | None, int | None]:
     """Return the bytes of memory that this server uses, and that it may use."""
-    held = number(read(Path("/proc/self/status")), "VmRSS:")
-    whole = number(read(Path("/proc/meminfo")), "MemTotal:")
-    most = read(CGROUP / "memory.max").strip()
-    if most.isdigit():
-        whole = min(whole or int(most), int(most))
-    return held, whole
-
-
-def number(text: str, name: str) -> int | None:
-    """Return the kB on the line that starts with a name, in bytes, or None."""
-    for line in text.splitlines():
-        if line.startswith(name):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-def read(path: Path) -> str:
     try:
-        return path.read_text()
-    except OSError:
-        return ""
+        return int(psutil.Process().memory_info().rss), machine.memory_here()
+    except (psutil.Error, OSError):  # a system that does not tell
+        return None, None
 
 
 def places() -> list[Place]:

@@ -23,7 +23,6 @@ N_VALIDATION_SAMPLES = 2
 PROGRAM = 0.6e9  # bytes of Python with torch
 SPARSE = 8 * 5  # bytes per non-zero count: read, sorted, split, and on the device
 DENSE = 4 * 24  # bytes per cell and gene of a step, for gradients
-TABLES = 60.0  # seconds, at least, for tables after the last step: UMAP, gene sets, evaluation
 
 
 class Pace(NamedTuple):

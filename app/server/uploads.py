@@ -17,9 +17,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
 from app.server.runs import brought, listed
-from samsvae_core.data.cells import DataError, some
+from samsvae_core.data.cells import DataError
 from samsvae_core.genesets.symbols import known_genes
 from samsvae_core.system.files import OutputError, atomic_write, hold, is_held, locked, megabytes
+from samsvae_core.system.messages import some
 
 ROOT = Path(__file__).resolve().parents[2]
 HDF5 = b"\x89HDF\r\n\x1a\n"  # the signature of an HDF5 file

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from app.export.items import Picture, Table, Text
+from app.pages import PAGES
 from app.session import access, saved_pages
 from app.session.bundles import bundle
 from app.session.markdown import plain
@@ -16,37 +17,18 @@ from samsvae_core.bundle.layout import BundleError
 from samsvae_core.evaluation import fitness
 from samsvae_core.system.files import is_message
 
-SECTIONS = {  # names of pages as in the address and in app/views, in the order of the menu
-    "Explore": ("overview", "perturbation", "masks", "mechanism", "gene", "cells"),
-    "Predict": ("compose", "partners", "gene_sets"),
-    "Your own screen": ("data", "train"),
-    "More": ("report", "glossary", "system"),
-}
-PAGES = tuple(page for section in SECTIONS.values() for page in section)
-WITHOUT_MODEL = SECTIONS["Your own screen"] + ("system",)  # these cannot be kept for a report
 
+def page(view: Callable[..., None]) -> None:
+    """Run a view, with the model if its page needs one.
 
-def page(view: Callable[[Bundle], None]) -> None:
-    """Run a view with the selected model.
-
-    An error with a message for people is shown on the page; any other is raised.
+    A message made for people is shown as written, anything else surfaces.
     """
-
-    def with_caution() -> None:
-        model = bundle()
-        if said := fitness.caution(model):
-            st.warning(said, icon=":material/warning:")
-            record(Text(f"**Caution.** {said}"))
-        view(model)
-
-    page_without_model(with_caution)
-
-
-def page_without_model(view: Callable[[], None]) -> None:
-    """Run a view that needs no model; errors are handled as in `page`."""
     st.session_state["drawing"], st.session_state["shown"] = [], None
     try:
-        view()
+        if PAGES[st.session_state["page"]].needs_model:
+            view(cautioned())
+        else:
+            view()
     except ValueError as error:
         if not is_message(error):
             raise
@@ -56,6 +38,15 @@ def page_without_model(view: Callable[[], None]) -> None:
     about = st.session_state.get("subject", ("", ""))
     named = about[1] if about[0] == st.session_state["page"] else ""
     st.session_state["shown"] = named, saved_pages.current(), tuple(st.session_state["drawing"])
+
+
+def cautioned() -> Bundle:
+    """The chosen model, with a caution at the head of the page where it is not fit to predict."""
+    model = bundle()
+    if said := fitness.caution(model):
+        st.warning(said, icon=":material/warning:")
+        record(Text(f"**Caution.** {said}"))
+    return model
 
 
 def footer() -> None:

@@ -10,6 +10,7 @@ import streamlit as st
 
 from app.export import report
 from app.export.items import Kept
+from app.pages import PAGES
 from app.session import (
     access,
     bundles,
@@ -32,7 +33,7 @@ def side(title: str) -> None:
     """Draw the button that keeps this view, and the link to the kept ones, in the sidebar."""
     n = len(kept_views())
     with st.sidebar:
-        if st.session_state["page"] not in ("report", "glossary", *page.WITHOUT_MODEL):
+        if PAGES[st.session_state["page"]].is_kept:
             st.button(
                 "Keep this view",
                 key="keep view",

@@ -15,8 +15,9 @@ from app.server import middleware, runs, uploads
 from app.server.reading import Reading
 from app.server.sandbox import in_words
 from app.session import brought_files, file_choices, page, url
-from samsvae_core.data.cells import DataError, some
+from samsvae_core.data.cells import DataError
 from samsvae_core.data.gene_names import INDEX
+from samsvae_core.system.messages import some
 
 MANY_GENES = 2_000  # with more genes, the most variable ones are suggested
 
@@ -335,4 +336,4 @@ def removal(question: str, kind: str, name: str) -> None:
         )
 
 
-page.page_without_model(data)
+page.page(data)

@@ -19,18 +19,6 @@ from samsvae_core.bundle.bundle import Bundle
 
 LABELS = {"probability": "Probability", "effect": "Signed effect", "evidence": "Evidence"}
 MARKED, NEAR, DOUBTFUL = "+", "\u25cb", "\u00d7"
-INTRO = {
-    "cpa-vae": "**CPA-VAE has no mask: every perturbation moves every latent dimension**, so there "
-    "is nothing to say about which ones it uses. What can be shown is how far: rows are "
-    "perturbations, columns are latent dimensions.",
-    "svae-plus": "**SVAE+ takes each treatment whole** (a combination is a treatment of its own), "
-    "and asks for so little evidence that masks are hardly sparse: read the effects and the "
-    "evidence rather than which cells are filled. Rows are treatments, columns are mechanisms.",
-}
-SPARSE = (
-    "Rows are perturbations, columns are mechanisms. A filled cell means: this perturbation moves "
-    "this mechanism. Perturbations with the same columns act alike."
-)
 ROWS = {
     "clustered": "Clustered",
     "name": "Name",
@@ -66,8 +54,7 @@ def masks(model: Bundle) -> None:
         nothing(model)
         return
     record.markdown(
-        f"{INTRO.get(model.config['model'], SPARSE)} **Click a cell** to see the perturbation and "
-        "the mechanism."
+        f"{model.model.masks_guide} **Click a cell** to see the perturbation and the mechanism."
     )
     choice = controls(model)
     wide, line = ordered(model, choice)

@@ -17,28 +17,11 @@ from samsvae_core.bundle.bundle import Bundle
 QUESTION = (
     "Through which **mechanisms** does a perturbation act, and what will two do **together**?"
 )
-ABOUT = {
-    "sams-vae": "This model (SAMS-VAE) has learned from single cells that a perturbed cell is its "
-    "own basal state plus, for each perturbation, a latent shift along a few mechanisms. The "
-    "perturbation's **mask** says which.",
-    "correlated-sams-vae": "This model (SAMS-VAE, correlated) has learned from single cells that "
-    "a perturbed cell is its own basal state plus, for each perturbation, a latent shift along a "
-    "few mechanisms. The perturbation's **mask** says which, and how far may depend on it.",
-    "cpa-vae": "This model (CPA-VAE) has learned that a perturbed cell is its own basal state "
-    "plus a latent shift for each perturbation, along every latent dimension at once: the shifts "
-    "add up, but there is **no mask**, so nothing tells mechanisms apart.",
-    "svae-plus": "This model (SVAE+) has learned a sparse latent shift for each **whole "
-    "treatment**: a combination is a treatment of its own, so it cannot put perturbations "
-    "together.",
-    "conditional-vae": "This model (conditional VAE) has learned to decode a cell from its own "
-    "state and its perturbations, with **no shift and no mask** between: it predicts, but does "
-    "not say through which mechanisms.",
-}
 
 
 def overview(model: Bundle) -> None:
     st.title("SAMS-VAE Explorer")
-    record.markdown(f"{QUESTION} {ABOUT[model.config['model']]}")
+    record.markdown(f"{QUESTION} {model.model.introduction}")
     with st.container(horizontal=True, vertical_alignment="center"):
         tour.offer()
         url.link("glossary", "What the words mean", ":material/help:")

@@ -6,6 +6,7 @@ import streamlit as st
 
 from app.export import items, methods
 from app.export import report as basket
+from app.pages import PAGES
 from app.server import middleware
 from app.session import page, saved_pages, saved_views, session_file, url
 from samsvae_core.bundle.bundle import Bundle
@@ -156,7 +157,7 @@ def session(model: Bundle, written: bytes) -> None:
         if file is None:
             return
         try:
-            saved = session_file.read(file.getvalue(), page.PAGES)
+            saved = session_file.read(file.getvalue(), tuple(PAGES))
             name = saved_views.fitting(saved)
         except ValueError as error:
             st.error(page.plain(error))

@@ -127,4 +127,4 @@ def gib(n: int | None) -> str:
     return "\u2013" if n is None else f"{n / GIB:.1f} GiB"
 
 
-state.page_without_model(system)
+state.page(system)

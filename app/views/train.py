@@ -17,13 +17,6 @@ from samsvae_core.data.cells import DataError
 from samsvae_core.models.variants import MODELS
 from samsvae_core.training.config import TrainConfig
 
-KINDS = {
-    "sams-vae": "a sparse set of mechanisms for each perturbation; combinations add up",
-    "correlated-sams-vae": "as SAMS-VAE, and how far a shift goes may depend on its mask",
-    "cpa-vae": "a dense shift for each perturbation, without masks",
-    "svae-plus": "a sparse shift for each whole treatment; it cannot compose",
-    "conditional-vae": "no latent shifts: it predicts, but does not say through which mechanisms",
-}
 POSTERIORS = {
     "correlated": "reads the cell and its shift; fits better",
     "mean-field": "reads the cell alone; simpler, a little faster",
@@ -118,7 +111,7 @@ def n_genes_of(reading: Reading, report: Mapping[str, Any]) -> int:
 
 
 def choices(reading: Reading, report: Mapping[str, Any]) -> Settings:
-    kind = listed("train_model", "Model", KINDS)
+    kind = listed("train_model", "Model", {name: MODELS[name].summary for name in MODELS})
     encoder = listed("train_posterior", "Posterior of cells", POSTERIORS)
     n_latent = for_file(
         "train_latents",
@@ -304,4 +297,4 @@ def estimate(found: time_estimate.Pace | None, size: time_estimate.Size, device:
         )
 
 
-page.page_without_model(train)
+page.page(train)

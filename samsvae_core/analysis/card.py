@@ -12,7 +12,7 @@ from samsvae_core.analysis.held_out import as_text, figure, metrics_in_words
 from samsvae_core.data.cells import CellData
 from samsvae_core.data.splits import SPLITS
 from samsvae_core.models.samsvae import MIN_EVIDENCE, SAMSVAE
-from samsvae_core.models.variants import MODELS, SPARSITY, SVAEPlus
+from samsvae_core.models.variants import MODELS
 
 NAMED = 10  # near misses that the card names
 
@@ -197,8 +197,8 @@ def prior_in_words(kind: type[SAMSVAE], model: dict[str, Any]) -> str:
     """Return the mask prior in words."""
     if not kind.has_masks:
         return "No masks."
-    if kind is SVAEPlus:
-        return f"Mask prior: Beta(1, {SPARSITY:g}) on each probability, as published."
+    if kind.fixed_mask_prior:
+        return f"Mask prior: {kind.fixed_mask_prior}."
     if model["mask_evidence"] is None:
         return f"Mask prior: probability {model['mask_prior']:g} (the published setting)."
     return (

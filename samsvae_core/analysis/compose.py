@@ -24,9 +24,9 @@ from samsvae_core.analysis.support import (
     support,
 )
 from samsvae_core.bundle.bundle import ANEW, Bundle, Reference
-from samsvae_core.data.cells import nearest, some
 from samsvae_core.evaluation.calibration import INTERVAL, WITHIN
 from samsvae_core.evaluation.shifts import N_REFERENCE, predicted_shifts
+from samsvae_core.system.messages import nearest, some
 
 SCALES = {
     True: "log2(1 + 1e4 p) of the condition minus that of {control}; p = mean decoded proportion "
@@ -147,39 +147,13 @@ def compose(
     without = checked_mechanisms(bundle, without)
     if n_samples < 2:
         raise ValueError(f"n_samples is {n_samples}; an interval needs at least 2 draws.")
-    given = {name: dose for name, dose in dosages.items() if dose != 0}
-    if len(given) > 1 and not bundle.model.composes:
-        raise ValueError(
-            f"{bundle.title} takes every combination as a treatment of its own and cannot put "
-            f"perturbations together; {len(given)} were given. Give one, or choose another model."
-        )
+    given = given_parts(bundle, dosages)
     start, used = starting_states(bundle, cells)
     arms = [given] + [{name: dose} for name, dose in given.items() if len(given) > 1]
     draws = shifts(bundle, arms, without, n_samples, seed, used)  # (A, S, G)
-    singles = draws[1:].sum(0) if len(given) > 1 else draws[0]
-    table = pd.DataFrame(summary(draws[0]), index=pd.Index(bundle.genes, name="gene"))
-    table["sum_of_singles"] = singles.mean(0)
-    interaction = summary(draws[0] - singles)
-    table["interaction"] = interaction["shift"]
-    table["interaction_lower"], table["interaction_upper"] = (
-        interaction["lower"],
-        interaction["upper"],
-    )
-    if not bundle.model.has_posterior:
-        own = ["lower", "upper", "probability_of_sign", "interaction_lower", "interaction_upper"]
-        table[own] = np.nan
     name = condition_name(given, bundle.control)
     observed = bundle.observed_shift(name) if given else None
-    table["observed"] = np.nan if observed is None else observed["shift"]
-    table["observed_se"] = np.nan if observed is None else observed["se"]
-    reach = half_width(bundle, draws[0]) if used is None and not without else np.nan
-    table["calibrated_lower"], table["calibrated_upper"] = (
-        table["shift"] - reach,
-        table["shift"] + reach,
-    )
-    table["observed_interaction"], table["observed_interaction_se"] = observed_interaction(
-        bundle, given
-    )
+    table = shift_table(bundle, given, draws, observed, used is None and not without)
     return Composition(
         condition=name,
         dosages=dosages,
@@ -194,6 +168,53 @@ def compose(
         cells=used,
         nearest=nearest_condition(bundle, given, without),
     )
+
+
+def given_parts(bundle: Bundle, dosages: Mapping[str, float]) -> dict[str, float]:
+    """The dosages above 0. Raises ValueError for several, of a model that composes nothing."""
+    given = {name: dose for name, dose in dosages.items() if dose != 0}
+    if len(given) > 1 and not bundle.model.composes:
+        raise ValueError(
+            f"{bundle.title} takes every combination as a treatment of its own and cannot put "
+            f"perturbations together; {len(given)} were given. Give one, or choose another model."
+        )
+    return given
+
+
+def shift_table(
+    bundle: Bundle,
+    given: Mapping[str, float],
+    draws: Float[np.ndarray, "A S G"],
+    observed: pd.DataFrame | None,
+    is_whole: bool,
+) -> pd.DataFrame:
+    """The table of a Composition from the draws of its arms: the combination, then its singles.
+
+    Calibrated intervals are NaN unless the shift `is_whole`.
+    """
+    singles = draws[1:].sum(0) if len(given) > 1 else draws[0]
+    table = pd.DataFrame(summary(draws[0]), index=pd.Index(bundle.genes, name="gene"))
+    table["sum_of_singles"] = singles.mean(0)
+    interaction = summary(draws[0] - singles)
+    table["interaction"] = interaction["shift"]
+    table["interaction_lower"], table["interaction_upper"] = (
+        interaction["lower"],
+        interaction["upper"],
+    )
+    if not bundle.model.has_posterior:
+        own = ["lower", "upper", "probability_of_sign", "interaction_lower", "interaction_upper"]
+        table[own] = np.nan
+    table["observed"] = np.nan if observed is None else observed["shift"]
+    table["observed_se"] = np.nan if observed is None else observed["se"]
+    reach = half_width(bundle, draws[0]) if is_whole else np.nan
+    table["calibrated_lower"], table["calibrated_upper"] = (
+        table["shift"] - reach,
+        table["shift"] + reach,
+    )
+    table["observed_interaction"], table["observed_interaction_se"] = observed_interaction(
+        bundle, given
+    )
+    return table
 
 
 def compare(

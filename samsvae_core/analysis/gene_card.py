@@ -5,7 +5,6 @@ It works offline: links are written, nothing is fetched.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 from urllib.parse import quote
@@ -16,6 +15,7 @@ import pandas as pd
 from samsvae_core.analysis.compose import compose
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.genesets.symbols import annotate, are_entrez, species
+from samsvae_core.system.messages import close
 
 COLUMNS = [  # columns of a composition that `effect_table` keeps
     "shift",
@@ -212,6 +212,6 @@ def measured(bundle: Bundle, gene: str) -> str:
         raise ValueError(
             f"{known} is a gene, but none of the {len(bundle.genes):,} of this model.{also}"
         )
-    near = difflib.get_close_matches(gene, bundle.genes, n=1)
+    near = close(gene, bundle.genes, 1)
     hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(bundle.genes[:5])}, ..."
     raise ValueError(f"{gene!r} is none of the {len(bundle.genes):,} genes of this model. {hint}")

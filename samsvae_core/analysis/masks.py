@@ -7,8 +7,8 @@ import pandas as pd
 import torch
 
 from samsvae_core.bundle.bundle import Bundle
-from samsvae_core.data.cells import some
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE
+from samsvae_core.system.messages import some
 
 
 def mask_table(model: SAMSVAE, perturbations: list[str]) -> pd.DataFrame:

@@ -45,19 +45,6 @@ def similar_perturbations(masks: pd.DataFrame, perturbation: str) -> pd.DataFram
     return frame.drop(index=perturbation).sort_values(["jaccard", "cosine"], ascending=False)
 
 
-def similar_shifts(effects: pd.DataFrame, perturbation: str) -> pd.DataFrame:
-    """Return the other perturbations by their shifts, from a whole `gene_card.effect_table`.
-
-    The columns are those of `similar_rows`.
-    """
-    names = [str(name) for name in effects["perturbation"].unique()]
-    predicted, observed = (
-        effects[column].to_numpy(float).reshape(len(names), -1) for column in ("shift", "observed")
-    )
-    cells = effects["n_observed"].to_numpy().reshape(len(names), -1)[:, 0]
-    return similar_rows(names, predicted, observed, cells, perturbation)
-
-
 def similar_rows(
     names: list[str],
     predicted: Float[np.ndarray, "P G"],
@@ -102,11 +89,6 @@ def pearson_of_rows(rows: Float[np.ndarray, "P G"], place: int) -> Float[np.ndar
     products = (np.einsum("pg,pg->p", a, b) for a, b in ((x, y), (x, x), (y, y)))
     xy, xx, yy = (np.where(varies, product, np.nan) for product in products)
     return np.asarray(xy / np.sqrt(xx * yy))
-
-
-def clustered(wide: pd.DataFrame, by: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of `wide` clustered by `by` (average linkage), the fullest group first."""
-    return wide.loc[tree(by).order]
 
 
 def tree(by: pd.DataFrame) -> Tree:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from samsvae_core.bundle.bundle import Bundle
+from samsvae_core.system.messages import close, either
 
 SUPPORT = {
     "measured": "Measured: this condition is in the training data.",
@@ -102,12 +102,11 @@ def unknown(name: str, known: list[str]) -> str:
     folded = {k.casefold(): k for k in known}
     typed = name.casefold()
     near = [each for each in folded if name and each.startswith(typed)]
-    near = [typed] if typed in near else near or difflib.get_close_matches(typed, list(folded))
+    near = [typed] if typed in near else near or [each.casefold() for each in close(name, known)]
     suggested = [folded[each] for each in near[:MOST_SUGGESTED]]
     hint = f"Known: {', '.join(known[:10])}, ..."
     if suggested:
-        *others, last = suggested
-        hint = f"Did you mean {', '.join(others)}{' or ' * bool(others)}{last}?"
+        hint = f"Did you mean {either(suggested)}?"
     return f"This model knows no perturbation {name!r} (it knows {len(known)}). {hint}"
 
 

@@ -23,8 +23,8 @@ import pyarrow
 
 from samsvae_core.bundle.layout import FILES, OPTIONAL, BundleError, check_table, read_manifest
 from samsvae_core.bundle.opening import inside, load
-from samsvae_core.data.cells import some
 from samsvae_core.system.files import OutputError, hold, is_held, new_output, sha256
+from samsvae_core.system.messages import some
 
 MOST_BYTES = 4 * 2**30  # most bytes of all files, unpacked
 MOST_ENTRIES = 500

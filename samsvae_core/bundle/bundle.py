@@ -7,7 +7,6 @@ written last, so a folder with a manifest is complete. A saved bundle never chan
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -34,7 +33,7 @@ from samsvae_core.bundle.layout import (
     read_json,
     version,
 )
-from samsvae_core.bundle.readings import dosages_of, suited
+from samsvae_core.bundle.readings import dosages_of, places_of, suited
 from samsvae_core.data.cells import (
     CellData,
     DataError,
@@ -43,7 +42,6 @@ from samsvae_core.data.cells import (
 from samsvae_core.genesets.collections import Collection
 from samsvae_core.genesets.prerank import RECIPE
 from samsvae_core.genesets.questions import Enrichment, read_parquet
-from samsvae_core.genesets.symbols import without_version
 from samsvae_core.models.distributions import PER_TEN_THOUSAND
 from samsvae_core.models.samsvae import EMPTY_CELL, SAMSVAE
 from samsvae_core.system.files import sha256
@@ -99,34 +97,31 @@ class Bundle:
     @cached_property
     def observed(self) -> pd.DataFrame:
         """Columns condition, gene, split, level (log2(1 + 1e4 p) of pooled counts), se, n."""
-        table = self._table("observed.parquet")
-        with sound(self.path):
-            soundness.check_levels(self.model, table, self.genes)
-        return table
+        return self.table("observed.parquet")
 
     @cached_property
     def loadings(self) -> pd.DataFrame:
         """Columns mechanism, gene, loading, se, step."""
-        return self._table("loadings.parquet")
+        return self.table("loadings.parquet")
 
     @cached_property
     def masks(self) -> pd.DataFrame:
         """Mask entries: probability, effect, effect_sd, active, evidence, evidence_se, _n."""
-        return self._table("masks.csv")
+        return self.table("masks.csv")
 
     @cached_property
     def frontier(self) -> pd.DataFrame | None:
         """The levels of evidence compared in training; None if they were not."""
         if "frontier.csv" not in self.manifest["files"]:
             return None
-        return self._table("frontier.csv")
+        return self.table("frontier.csv")
 
     @cached_property
     def calibration(self) -> pd.DataFrame | None:
         """Columns gene, model_error: error of predicted shifts beyond sampling; None if unknown."""
         if "calibration.csv" not in self.manifest["files"]:
             return None
-        return self._table("calibration.csv")
+        return self.table("calibration.csv")
 
     @property
     def title(self) -> str:
@@ -140,7 +135,7 @@ class Bundle:
         Newer bundles also have basal_1, basal_2 and the states along each mechanism, "basal M0"
         and, for models with latent shifts, "shifted M0".
         """
-        return self._table("cells.parquet")
+        return self.table("cells.parquet")
 
     @property
     def has_cell_values(self) -> bool:
@@ -181,11 +176,11 @@ class Bundle:
     @cached_property
     def perturbations_umap(self) -> pd.DataFrame:
         """Columns perturbation, umap_1, umap_2."""
-        return self._table("perturbations_umap.csv")
+        return self.table("perturbations_umap.csv")
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        return self._table("history.csv")
+        return self.table("history.csv")
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
@@ -318,7 +313,7 @@ class Bundle:
         and unknown perturbations.
         """
         data = suited(data, self.config["model"])
-        where = self._genes_in(data)
+        where = places_of(self.genes, self.genes_by_id, data)
         for what, needed, found in (
             ("lack {} of the bundle's genes, such as {}", self.genes, where),
             (
@@ -346,28 +341,10 @@ class Bundle:
         names = np.array(self.perturbations.index, dtype=str)
         return replace(data, dosages=moved, perturbations=names)
 
-    def _genes_in(self, data: CellData) -> dict[str, int]:
-        """Return the position of each of the bundle's genes in the data, if it is there.
-
-        A name on one side may be an id on the other; versions of Ensembl ids are ignored.
-        """
-        place = {name: i for i, name in enumerate(data.genes.tolist())}
-        found = {gene: place[gene] for gene in self.genes if gene in place}
-        if len(found) == len(self.genes):
-            return found
-        theirs: dict[str, set[int]] = defaultdict(set)
-        for names in (data.genes, () if data.gene_ids is None else data.gene_ids):
-            for i, name in enumerate(names):
-                theirs[without_version(name)].add(i)
-        own_ids = {gene: name for name, gene in self.genes_by_id.items()}
-        for gene in self.genes:
-            for name in (own_ids.get(gene, gene), gene):
-                places = theirs.get(without_version(name), set())
-                if gene not in found and len(places) == 1:
-                    found[gene] = next(iter(places))
-        return found
-
-    def _table(self, name: str) -> pd.DataFrame:
+    def table(self, name: str) -> pd.DataFrame:
+        """A table of `layout.TABLES`, by its file: checked, and read once."""
+        if name in self._read:
+            return self._read[name]
         path = self.path / name
         try:
             if path.suffix == ".parquet":
@@ -378,7 +355,15 @@ class Bundle:
         with sound(self.path):
             names = list(self.perturbations.index), list(self.conditions.index)
             soundness.check_table(name, frame, self.genes, *names)
+            if name == "observed.parquet":
+                soundness.check_levels(self.model, frame, self.genes)
+        self._read[name] = frame
         return frame
+
+    @cached_property
+    def _read(self) -> dict[str, pd.DataFrame]:
+        """The tables that were asked for."""
+        return {}
 
     def check(self) -> None:
         """Raise BundleError if masks, loadings, cells or tables do not fit the weights.
@@ -390,10 +375,9 @@ class Bundle:
             soundness.check_masks(self.model, self.masks, list(self.perturbations.index))
             soundness.check_loadings(self.model, self.reference.loc, self.loadings, self.genes)
             soundness.check_metrics(self.metrics)
-        for name, read in TABLES.items():
-            file = self.path / name
-            if name in self.manifest["files"] and file.stat().st_size <= AT_ONCE:
-                getattr(self, read)
+        for name in TABLES:
+            if name in self.manifest["files"] and (self.path / name).stat().st_size <= AT_ONCE:
+                self.table(name)
 
 
 @contextmanager

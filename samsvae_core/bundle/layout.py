@@ -8,60 +8,133 @@ import importlib.metadata
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from samsvae_core.data.cells import (
-    DataError,
-    nearest,
-    some,
-)
+from samsvae_core.data.cells import DataError
+from samsvae_core.data.splits import SPLITS, UNUSED
 from samsvae_core.genesets.collections import load_collection
 from samsvae_core.genesets.prerank import RECIPE
 from samsvae_core.system.files import atomic_write, sha256
+from samsvae_core.system.messages import nearest, some
 
 SCHEMA = 2  # 2: other models, evidence of mask entries, calibration
-FILES = (
-    "config.json",
-    "weights.safetensors",
-    "genes.csv",
-    "perturbations.csv",
-    "conditions.csv",
-    "split.csv",
-    "reference.safetensors",
-    "observed.parquet",
-    "loadings.parquet",
-    "masks.csv",
-    "cells.parquet",
-    "perturbations_umap.csv",
-    "history.csv",
-    "metrics.json",
-    "card.md",
-)
+# What a column holds. Of numbers, "?" after a kind lets them be missing.
+TEXT, NUMBER, SIZE, COUNT, SHARE, FLAG = "text", "number", "size", "count", "share", "flag"
+
+
+class Table(NamedTuple):
+    """A table of a bundle: what its columns hold, and which of them tell its rows apart.
+
+    It is declared here, made in `pipeline.build`, and read and checked as `Bundle.table`.
+    """
+
+    columns: dict[str, str]
+    key: tuple[str, ...] = ()
+    splits: tuple[str, ...] = (*SPLITS, UNUSED)  # values of its column split
+    others: str = ""  # what columns hold that are not named; "" for anything
+
+
 CELL_COUNTS = "cells_counts.safetensors"
 EFFECTS = "effects.safetensors"  # every perturbation composed: see `all_shifts`
-OPTIONAL = ("frontier.csv", "calibration.csv", "predictive_checks.parquet", CELL_COUNTS, EFFECTS)
-NAMES = (
-    "gene",
-    "perturbation",
-    "condition",
-    "cell",
-    "split",
-    "id",
-)  # columns that are always text
+FILES: dict[str, Table | None] = {
+    "config.json": None,
+    "weights.safetensors": None,
+    "genes.csv": Table({"gene": TEXT}),
+    "perturbations.csv": Table(
+        {
+            "perturbation": TEXT,
+            **dict.fromkeys((*SPLITS, "train_alone"), COUNT),
+            "dosage_min": NUMBER,
+            "dosage_max": NUMBER,
+            "on_panel": FLAG,
+        }
+    ),
+    "conditions.csv": Table({"condition": TEXT, **dict.fromkeys(SPLITS, COUNT)}),
+    "split.csv": None,
+    "reference.safetensors": None,
+    "observed.parquet": Table(
+        {
+            "condition": TEXT,
+            "gene": TEXT,
+            "split": TEXT,
+            "level": f"{NUMBER}?",
+            "se": f"{SIZE}?",
+            "n": COUNT,
+        },
+        key=("condition", "gene", "split"),
+        splits=("all", "test"),
+    ),
+    "loadings.parquet": Table(
+        {
+            "mechanism": COUNT,
+            "gene": TEXT,
+            "loading": NUMBER,
+            "se": f"{SIZE}?",
+            "step": NUMBER,
+        }
+    ),
+    "masks.csv": Table(
+        {
+            "perturbation": TEXT,
+            "mechanism": COUNT,
+            "probability": SHARE,
+            "effect": NUMBER,
+            "effect_sd": SIZE,
+            "active": FLAG,
+            "evidence": f"{NUMBER}?",
+            "evidence_se": f"{SIZE}?",
+            "evidence_n": COUNT,
+        }
+    ),
+    "cells.parquet": Table(
+        {"cell": TEXT, "condition": TEXT, "split": TEXT}, key=("cell",), others=NUMBER
+    ),
+    "perturbations_umap.csv": Table(
+        {"perturbation": TEXT, "umap_1": NUMBER, "umap_2": NUMBER}, key=("perturbation",)
+    ),
+    "history.csv": Table(
+        {"epoch": COUNT, "step": COUNT, "bound": NUMBER, "validation_bound": NUMBER}
+    ),
+    "metrics.json": None,
+    "card.md": None,
+}
+OPTIONAL: dict[str, Table | None] = {
+    "frontier.csv": Table(
+        {
+            "mask_evidence": SIZE,
+            "active": COUNT,
+            "mechanisms": COUNT,
+            "difference": NUMBER,
+            "effect_r": f"{NUMBER}?",
+            "chosen": FLAG,
+        }
+    ),
+    "calibration.csv": Table({"gene": TEXT, "model_error": f"{SIZE}?"}, key=("gene",)),
+    "predictive_checks.parquet": None,
+    CELL_COUNTS: None,
+    EFFECTS: None,
+}
+TABLES = {name: table for name, table in (FILES | OPTIONAL).items() if table is not None}
+ENRICHMENT = {  # columns of a table below enrichment/
+    "mechanism": COUNT,
+    "collection": TEXT,
+    "method": TEXT,
+    "direction": TEXT,
+    "term": TEXT,
+    "size": COUNT,
+    "overlap": COUNT,
+    "p_value": f"{SHARE}?",
+    "fdr": f"{SHARE}?",
+}
+NAMES = sorted(  # columns that are always text
+    {"id", *(c for table in TABLES.values() for c, kind in table.columns.items() if kind == TEXT)}
+)
 MOST_VALUES = 10**8  # most rows x columns of a table; 5,000 genes x 700 conditions have 4 * 10**7
 MOST_TEXT = 2**30  # most bytes of all texts of a table, counting repeats
-TABLES = {
-    "observed.parquet": "observed",
-    "cells.parquet": "cells",
-    "history.csv": "history",
-    "perturbations_umap.csv": "perturbations_umap",
-    "calibration.csv": "calibration",
-    "frontier.csv": "frontier",
-}
 TYPES = {"BOOLEAN", "INT32", "INT64", "FLOAT", "DOUBLE", "BYTE_ARRAY"}  # of Parquet columns
 PACKAGES = ("samsvae-explorer", "torch", "numpy", "pandas", "anndata", "gseapy", "umap-learn")
 

@@ -12,8 +12,15 @@ from torch import Tensor
 
 from samsvae_core.bundle import soundness
 from samsvae_core.bundle.bundle import Bundle, Reference, sound
-from samsvae_core.bundle.layout import FILES, BundleError, read_csv, read_json, read_manifest
-from samsvae_core.models.samsvae import ModelConfig
+from samsvae_core.bundle.layout import (
+    FILES,
+    TABLES,
+    BundleError,
+    read_csv,
+    read_json,
+    read_manifest,
+)
+from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 from samsvae_core.models.variants import MODELS
 from samsvae_core.system.files import sha256
 
@@ -90,14 +97,21 @@ def assemble(path: Path, manifest: dict[str, Any]) -> Bundle:
     with sound(path):
         for table in (conditions, perturbations):
             file = f"{table.index.name}s.csv"
-            soundness.check_columns(file, table.reset_index(), soundness.COLUMNS[file])
+            soundness.check_columns(file, table.reset_index(), TABLES[file].columns)
         if conditions.index[0] != config.get("control", conditions.index[0]):
             raise ValueError(
                 f"conditions.csv begins with {conditions.index[0]!r}, and the control is "
                 f"{config['control']!r}"
             )
+    model = weighted(path, MODELS[config["model"]], model_config)
+    reference = reference_of(path, model_config.n_latent)
+    return Bundle(path, manifest, config, model, reference, genes, perturbations, conditions)
+
+
+def weighted(path: Path, kind: type[SAMSVAE], config: ModelConfig) -> SAMSVAE:
+    """The model with its weights, whose shapes and kinds of numbers are those of its kind."""
     with torch.device("meta"):  # takes no memory before the shapes are compared
-        model = MODELS[config["model"]](model_config)
+        model = kind(config)
     expected_shapes = {name: list(part.shape) for name, part in model.state_dict().items()}
     with safe_open(path / "weights.safetensors", framework="pt") as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
@@ -110,9 +124,14 @@ def assemble(path: Path, manifest: dict[str, Any]) -> Bundle:
         soundness.check_weights("weights.safetensors", weights, kinds)
     model.load_state_dict(weights, assign=True)
     model.eval().requires_grad_(False)
+    return model
+
+
+def reference_of(path: Path, n_latent: int) -> Reference:
+    """The reference cells, of as many latent dimensions as the model has."""
     tensors = _tensors(path / "reference.safetensors")
     reference = Reference(tensors["loc"], tensors["scale"], tensors["library"])
-    shape = (len(reference.library), model_config.n_latent)
+    shape = (len(reference.library), n_latent)
     found = [tuple(part.shape) for part in reference]
     if found != [shape, shape, shape[:1]] or not shape[0]:
         raise BundleError(f"{path}: reference cells of shapes {found}.")
@@ -121,7 +140,7 @@ def assemble(path: Path, manifest: dict[str, Any]) -> Bundle:
         soundness.check_weights("reference.safetensors", reference._asdict(), floats)
         if (reference.scale <= 0).any() or (reference.library < 0).any():
             raise ValueError("reference.safetensors holds spreads or libraries below 0")
-    return Bundle(path, manifest, config, model, reference, genes, perturbations, conditions)
+    return reference
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
@@ -11,6 +12,7 @@ from samsvae_core.data.cells import (
     CellData,
     conditions_as_perturbations,
 )
+from samsvae_core.genesets.symbols import without_version
 from samsvae_core.models.variants import MODELS
 
 ROUNDED = 1e-5  # relative rounding error of a dosage in a label
@@ -54,3 +56,27 @@ def written_dosage(text: str) -> float:
 def suited(data: CellData, model: str) -> CellData:
     """Return the data as a model of MODELS takes them, if need be with one treatment per cell."""
     return data if MODELS[model].composes else conditions_as_perturbations(data)
+
+
+def places_of(
+    genes: Sequence[str], genes_by_id: Mapping[str, str], data: CellData
+) -> dict[str, int]:
+    """Where each of a bundle's genes is among those of the data, if it is there.
+
+    A name of either may be an id of the other: versions of Ensembl ids do not matter.
+    """
+    place = {name: i for i, name in enumerate(data.genes.tolist())}
+    found = {gene: place[gene] for gene in genes if gene in place}
+    if len(found) == len(genes):
+        return found
+    theirs: dict[str, set[int]] = defaultdict(set)
+    for names in (data.genes, () if data.gene_ids is None else data.gene_ids):
+        for i, name in enumerate(names):
+            theirs[without_version(name)].add(i)
+    own_ids = {gene: name for name, gene in genes_by_id.items()}
+    for gene in genes:
+        for name in (own_ids.get(gene, gene), gene):
+            places = theirs.get(without_version(name), set())
+            if gene not in found and len(places) == 1:
+                found[gene] = next(iter(places))
+    return found

@@ -18,9 +18,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from samsvae_core.data.cells import some
-from samsvae_core.data.splits import SPLITS, UNUSED
+from samsvae_core.bundle.layout import COUNT, ENRICHMENT, FLAG, SHARE, SIZE, TABLES, TEXT
 from samsvae_core.models.samsvae import ACTIVE, MIN_EVIDENCE, SAMSVAE, ModelConfig
+from samsvae_core.system.messages import some
 
 ROUNDING = 1e-5  # absolute and relative, for single precision on other processors
 COARSE = 5e-3  # share of the largest loading, for sums in single precision
@@ -28,69 +28,6 @@ MOST_MOMENTS = 64  # perturbations whose moments are recomputed
 MOST_PRODUCTS = 5 * 10**8  # limit of recomputed loadings; one mechanism is always recomputed
 LIKE = 0.3  # least rank correlation of the means in weights and tables
 FEW_GENES = 20  # with fewer genes, a rank correlation says little
-
-# Kinds of columns. "?" after a kind allows missing numbers.
-TEXT, NUMBER, SIZE, COUNT, SHARE, FLAG = "text", "number", "size", "count", "share", "flag"
-COLUMNS: dict[str, dict[str, str]] = {
-    "genes.csv": {"gene": TEXT},
-    "perturbations.csv": {
-        "perturbation": TEXT,
-        **dict.fromkeys((*SPLITS, "train_alone"), COUNT),
-        "dosage_min": NUMBER,
-        "dosage_max": NUMBER,
-        "on_panel": FLAG,
-    },
-    "conditions.csv": {"condition": TEXT, **dict.fromkeys(SPLITS, COUNT)},
-    "masks.csv": {
-        "perturbation": TEXT,
-        "mechanism": COUNT,
-        "probability": SHARE,
-        "effect": NUMBER,
-        "effect_sd": SIZE,
-        "active": FLAG,
-        "evidence": f"{NUMBER}?",
-        "evidence_se": f"{SIZE}?",
-        "evidence_n": COUNT,
-    },
-    "loadings.parquet": {
-        "mechanism": COUNT,
-        "gene": TEXT,
-        "loading": NUMBER,
-        "se": f"{SIZE}?",
-        "step": NUMBER,
-    },
-    "observed.parquet": {
-        "condition": TEXT,
-        "gene": TEXT,
-        "split": TEXT,
-        "level": f"{NUMBER}?",
-        "se": f"{SIZE}?",
-        "n": COUNT,
-    },
-    "calibration.csv": {"gene": TEXT, "model_error": f"{SIZE}?"},
-    "cells.parquet": {"cell": TEXT, "condition": TEXT, "split": TEXT},
-    "perturbations_umap.csv": {"perturbation": TEXT, "umap_1": NUMBER, "umap_2": NUMBER},
-    "history.csv": {"epoch": COUNT, "step": COUNT, "bound": NUMBER, "validation_bound": NUMBER},
-    "frontier.csv": {
-        "mask_evidence": SIZE,
-        "active": COUNT,
-        "mechanisms": COUNT,
-        "difference": NUMBER,
-        "effect_r": f"{NUMBER}?",
-        "chosen": FLAG,
-    },
-}
-ENRICHMENT = {
-    "mechanism": COUNT,
-    "collection": TEXT,
-    "method": TEXT,
-    "direction": TEXT,
-    "term": TEXT,
-    "size": COUNT,
-    "overlap": COUNT,
-    "p_value": f"{SHARE}?",
-    "fdr": f"{SHARE}?",
-}
 
 
 # Tables
@@ -160,23 +97,22 @@ def check_table(
     perturbations: Sequence[str],
     conditions: Sequence[str],
 ) -> None:
-    """Raise ValueError unless a table has its COLUMNS, the bundle's names and no repeated rows."""
-    check_columns(name, frame, COLUMNS[name])
-    splits = ("all", "test") if name == "observed.parquet" else (*SPLITS, UNUSED)
-    every = {"gene": genes, "perturbation": perturbations, "condition": conditions, "split": splits}
-    for column, known in every.items():
-        if column in COLUMNS[name]:
-            check_known(name, frame[column], known)
-    keys = {
-        "observed.parquet": ["condition", "gene", "split"],
-        "cells.parquet": ["cell"],
-        "perturbations_umap.csv": ["perturbation"],
-        "calibration.csv": ["gene"],
+    """Columns of a table by TABLES; names in it are the bundle's, and each row is there once."""
+    table = TABLES[name]
+    check_columns(name, frame, table.columns)
+    every = {
+        "gene": genes,
+        "perturbation": perturbations,
+        "condition": conditions,
+        "split": table.splits,
     }
-    if name in keys and frame.duplicated(keys[name]).any():
-        raise ValueError(f"{name} lists the same {' and '.join(keys[name])} more than once")
-    if name == "cells.parquet":
-        others = {column: NUMBER for column in frame if column not in COLUMNS[name]}
+    for column, known in every.items():
+        if column in table.columns:
+            check_known(name, frame[column], known)
+    if table.key and frame.duplicated(list(table.key)).any():
+        raise ValueError(f"{name} tells the same {' and '.join(table.key)} more than once")
+    if table.others:
+        others = {column: table.others for column in frame if column not in table.columns}
         check_columns(name, frame, others)
 
 

@@ -19,7 +19,7 @@ from samsvae_core.cli.data import inspect, simulate, validate
 from samsvae_core.cli.enrich import enrich
 from samsvae_core.cli.options import Told, say
 from samsvae_core.cli.results import compose, embed, evaluate, gene, loadings, masks, structure
-from samsvae_core.cli.train import train
+from samsvae_core.cli.train import NamingModels, train
 
 app = typer.Typer(
     help="Sparse mechanisms of genetic perturbations in single cells.",
@@ -59,7 +59,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "app": dashboard,
 }
 for name, verb in VERBS.items():
-    app.command(name)(verb)
+    app.command(name, cls=NamingModels if verb is train else None)(verb)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from samsvae_core.cli.options import (
     DataFile,
@@ -37,10 +38,7 @@ if TYPE_CHECKING:
 EPOCHS_PER_LINE = 10
 
 RunFolder = Annotated[Path, typer.Option("--output", "-o", help="The run folder, a new one.")]
-Model = Annotated[
-    str,
-    typer.Option(help="sams-vae, correlated-sams-vae, cpa-vae, svae-plus or conditional-vae."),
-]
+Model = Annotated[str, typer.Option()]  # `NamingModels` gives it its help
 Encoder = Annotated[str, typer.Option(help="correlated (reads the shift too) or mean-field.")]
 Split = Annotated[
     str,
@@ -96,6 +94,20 @@ class Asked:
     frontier: bool
     model_config: dict[str, Any]
     settings: TrainConfig
+
+
+class NamingModels(TyperCommand):
+    """Names the kinds of model in the help, when it is asked for: importing torch takes seconds."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help, with the names in the option --model."""
+        from samsvae_core.models.variants import MODELS
+        from samsvae_core.system.messages import either
+
+        option = next(each for each in self.params if each.name == "model")
+        assert isinstance(option, TyperOption)
+        option.help = f"{either(list(MODELS))}."
+        super().format_help(ctx, formatter)
 
 
 @takes_read_options()

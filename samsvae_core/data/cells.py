@@ -3,7 +3,6 @@
 Whatever was found, chosen or ignored on the way is reported in `CellData.source`.
 """
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from jaxtyping import Float32, Shaped
 
 from samsvae_core.data.disk_csr import dense_blocks, on_disk, row_blocks, rows_of
 from samsvae_core.genesets.symbols import known_genes
+from samsvae_core.system.messages import some
 
 PEARSON_THETA = 100.0  # overdispersion of the null model in Lause et al. 2021
 
@@ -75,25 +75,6 @@ class CellData:
             conditions=self.conditions[index],
             replicates=None if self.replicates is None else self.replicates[index],
         )
-
-
-# Parts of messages
-
-
-def some(names: Iterable[object], n: int = 3) -> str:
-    """Return the first `n` names, and how many more there are."""
-    texts = [str(name) for name in names]
-    more = f" and {len(texts) - n:,} more" if len(texts) > n else ""
-    return ", ".join(texts[:n]) + more
-
-
-def nearest(name: str, known: Iterable[object]) -> str:
-    """Return a sentence with the known names most like `name`, or else with the first ones."""
-    lower = {str(each).lower(): str(each) for each in known}
-    close = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.6)
-    if close:
-        return "Did you mean " + " or ".join(repr(lower[each]) for each in close) + "?"
-    return f"There are: {some(lower.values(), 10)}." if lower else "There are none."
 
 
 def read_text(path: Path) -> str:

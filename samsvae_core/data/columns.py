@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2_contingency
 
-from samsvae_core.data.cells import some
 from samsvae_core.data.controls import is_control
 from samsvae_core.data.label_column import texts_of
+from samsvae_core.system.messages import some
 
 FEW_CONTROLS = 30  # cells; with fewer, every measured shift is doubtful
 FEW_CELLS = 20  # cells of a condition; with fewer, shares by label are not compared

@@ -7,9 +7,10 @@ from collections.abc import Collection, Iterable, Sequence
 from fnmatch import translate
 from functools import lru_cache
 
-from samsvae_core.data.cells import DataError, nearest, some
+from samsvae_core.data.cells import DataError
 from samsvae_core.data.read_options import Control
 from samsvae_core.genesets.symbols import is_gene
+from samsvae_core.system.messages import nearest, some
 
 
 class Recorded(list[str]):

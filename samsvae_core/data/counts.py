@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from samsvae_core.data.cells import DataError, nearest, some
+from samsvae_core.data.cells import DataError
 from samsvae_core.data.gene_names import INDEX, GeneNames, lacks_names, name_genes
 from samsvae_core.data.hdf5_checks import names_in, opened
 from samsvae_core.data.label_column import texts_of
 from samsvae_core.data.stored import Storage, blocks_of, single_precision, stacked
 from samsvae_core.data.tables import table_of
 from samsvae_core.genesets.symbols import are_row_numbers
+from samsvae_core.system.messages import nearest, some
 
 LARGEST_COUNT = 2**24  # whole numbers are exact in float32 up to here
 

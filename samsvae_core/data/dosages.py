@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from samsvae_core.data.cells import DataError, some
+from samsvae_core.data.cells import DataError
 from samsvae_core.data.controls import check_controls, no_control
 from samsvae_core.data.label_column import by_frequency, texts_of
 from samsvae_core.data.labels import label_notes, parts_of, understood
 from samsvae_core.data.read_options import ReadOptions
 from samsvae_core.data.targets import guides_note, targets_of
+from samsvae_core.system.messages import some
 
 LARGE_DOSAGE = 10.0  # the prior standard deviation of an embedding is 1 per unit of dosage
 

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from samsvae_core.data.cells import DataError, nearest, some
+from samsvae_core.data.cells import DataError
 from samsvae_core.genesets.symbols import ENTREZ, IDENTIFIERS, ROW_NUMBERS, UNKNOWN, kind
+from samsvae_core.system.messages import nearest, some
 
 INDEX = "var_names"  # asks for the index itself, by anndata's name
 # Columns of symbols as CELLxGENE, cellranger, monocle and Seurat name them, then columns of ids,

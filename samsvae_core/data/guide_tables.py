@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from samsvae_core.data.cells import DataError, nearest, some
+from samsvae_core.data.cells import DataError
 from samsvae_core.data.controls import candidates_note, check_controls, control_labels
 from samsvae_core.data.dosages import Dosages, dosage_notes
 from samsvae_core.data.hdf5_checks import names_in, read_element, told
@@ -14,6 +14,7 @@ from samsvae_core.data.read_options import Control, ReadOptions
 from samsvae_core.data.stored import whole_matrix
 from samsvae_core.data.tables import check_columns
 from samsvae_core.data.targets import guides_note, targets_of
+from samsvae_core.system.messages import nearest, some
 
 
 def key_or_table(file: h5py.File, obs: pd.DataFrame, key: str | None, control: Control) -> str:

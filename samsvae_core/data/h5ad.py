@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from samsvae_core.data.cells import CellData, DataError, constant_genes, some
+from samsvae_core.data.cells import CellData, DataError, constant_genes
 from samsvae_core.data.columns import column_notes, warnings_of
 from samsvae_core.data.counts import read_counts, read_values
 from samsvae_core.data.dosages import Dosages, conditions_of, dosages_of_labels
@@ -27,6 +27,7 @@ from samsvae_core.data.read_options import Control, ReadOptions
 from samsvae_core.data.stored import Storage
 from samsvae_core.data.tables import table_of
 from samsvae_core.system.files import cache_folder
+from samsvae_core.system.messages import some
 
 # Biological replicates first, then what stands for them: batches, then parts of one experiment.
 REPLICATE_KEYS = (

@@ -10,8 +10,9 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
-from samsvae_core.data.cells import DataError, some
+from samsvae_core.data.cells import DataError
 from samsvae_core.system.machine import memory_here
+from samsvae_core.system.messages import some
 
 # What h5py and anndata raise on damaged files; SystemError comes from names that are not UTF-8.
 # Blocks under `told` call only these libraries, so that our own bugs surface as themselves.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from samsvae_core.data.cells import DataError, some
+from samsvae_core.data.cells import DataError
 from samsvae_core.data.columns import suggested_dosage
 from samsvae_core.data.controls import check_controls, no_control
 from samsvae_core.data.counts import gene_names
@@ -30,6 +30,7 @@ from samsvae_core.data.labels import parts_of, understood
 from samsvae_core.data.read_options import Control, ReadOptions
 from samsvae_core.data.tables import table_of
 from samsvae_core.data.targets import targets_of
+from samsvae_core.system.messages import some
 
 LONGEST = 1_000  # most characters of a name or label
 MOST_LABELS = 5_000  # a column with more labels identifies cells, not perturbations

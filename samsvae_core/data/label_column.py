@@ -7,9 +7,10 @@ import re
 import numpy as np
 import pandas as pd
 
-from samsvae_core.data.cells import DataError, nearest, some
+from samsvae_core.data.cells import DataError
 from samsvae_core.data.controls import control_labels, no_control
 from samsvae_core.data.read_options import Control
+from samsvae_core.system.messages import nearest, some
 
 MOST_LABELS = 5_000  # a column with more labels identifies cells, not perturbations
 MISSING = {"", "nan", "NaN", "NA", "<NA>", "None"}

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from samsvae_core.data.cells import some
 from samsvae_core.data.controls import (
     CONTROL,
     SYMBOL,
@@ -20,6 +19,7 @@ from samsvae_core.data.controls import (
 )
 from samsvae_core.data.read_options import Control
 from samsvae_core.genesets.symbols import is_gene
+from samsvae_core.system.messages import some
 
 DELIMITERS = ("+", "_", "|", ";", ",", "&", "/", ":")
 AMBIGUOUS = frozenset("_/:")  # also occur inside names, so the parts must be known genes

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Shaped
 
-from samsvae_core.data.cells import CellData, DataError, nearest, read_text, some
+from samsvae_core.data.cells import CellData, DataError, read_text
+from samsvae_core.system.messages import nearest, some
 
 SPLITS = ("train", "validation", "test")
 UNUSED = "unused"

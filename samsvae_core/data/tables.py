@@ -4,9 +4,10 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from samsvae_core.data.cells import DataError, some
+from samsvae_core.data.cells import DataError
 from samsvae_core.data.hdf5_checks import read_element, told
 from samsvae_core.data.label_column import of_pandas, texts_of
+from samsvae_core.system.messages import some
 
 SCALARS = (str, bytes, bool, int, float, complex, np.number, np.bool_)
 COLUMN_KINDS = (

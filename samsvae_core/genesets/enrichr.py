@@ -10,12 +10,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from samsvae_core.genesets.collections import CONTROL, MAX_NAME, SEPARATOR, Collection, parse_gmt
 from samsvae_core.system.files import OutputError, atomic_write, cache_folder
+from samsvae_core.system.messages import close
 
 LOGGER = logging.getLogger(__name__)
 LIBRARY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")  # also the name of a file
@@ -132,11 +132,11 @@ def _downloaded(name: str, organism: str) -> dict[str, list[str]]:
             )
         found = json.loads(answer.read_text(encoding="utf-8"))
     if found["sets"] is None:
-        names = {known.lower(): known for known in found["names"]}
-        close = [names[known] for known in get_close_matches(name.lower(), names, 5, 0.4)]
+        names = found["names"]
+        near = close(name, names, 5, 0.4)
         raise ValueError(
             f"Enrichr has no library {name!r} for {organism} among its {len(names)}; "
-            + (f"close to it are {', '.join(close)}." if close else "no name is close to it.")
+            + (f"close to it are {', '.join(near)}." if near else "no name is close to it.")
         )
     return found["sets"]
 

@@ -76,12 +76,26 @@ class Effects(NamedTuple):
 
 
 class SAMSVAE(nn.Module):
-    """The sparse additive mechanism shift VAE.
+    """Sparse additive mechanism shift VAE.
 
-    A variant overrides `build_effects`, `effects`, `encode` or `state`, and sets the flags below.
+    A variant overrides `build_effects`, `effects`, `encode` or `state`, and says of itself what
+    it is called, what it is (`summary`, `introduction`, `masks_guide`) and what it lacks.
     """
 
     title = "SAMS-VAE"
+    # In one line, where a kind of model is chosen; as what it has learned, where it is shown; and
+    # how a map of its masks is read
+    summary = "a sparse set of mechanisms for each perturbation; combinations add up"
+    introduction = (
+        "This model (SAMS-VAE) has learned from single cells that a perturbed cell is its own "
+        "basal state plus, for each perturbation, a shift along a few mechanisms. Which few: its "
+        "**mask**."
+    )
+    masks_guide = (
+        "Rows are perturbations, columns are mechanisms. A filled cell means: this perturbation "
+        "moves this mechanism. Perturbations with the same columns act alike."
+    )
+    fixed_mask_prior = ""  # in words, where no setting changes it
     has_masks = True  # each perturbation has a 0/1 mask over mechanisms
     can_ask_evidence = True  # mask entries can have to bring evidence
     has_shifts = True  # perturbations shift the latent state, and shifts add up
@@ -296,10 +310,6 @@ class SAMSVAE(nn.Module):
             self.log_concentration,
             library.clamp_min(EMPTY_CELL).log(),
         )
-
-    def log_proportions(self, z: Float[Tensor, "*B L"]) -> Float[Tensor, "*B G"]:
-        """Return the log share of each gene in the cell's transcripts, for counts."""
-        return self.decoder(z).log_softmax(-1)[..., : self.config.n_genes]
 
     def moved_means(
         self, z: Float[Tensor, "R K"], shift: Float[Tensor, "*B C"]

@@ -30,6 +30,12 @@ class CorrelatedSAMSVAE(SAMSVAE):
     """
 
     title = "SAMS-VAE, correlated"
+    summary = "as SAMS-VAE, and how far a shift goes may depend on its mask"
+    introduction = (
+        "This model (SAMS-VAE, correlated) has learned from single cells that a perturbed cell is "
+        "its own basal state plus, for each perturbation, a shift along a few mechanisms. Which "
+        "few: its **mask**; how far may depend on which."
+    )
     moment_error = 4 / MOMENT_DRAWS  # machines may differ in a draw or two of a mask
 
     cells: Tensor
@@ -124,6 +130,17 @@ class CPAVAE(SAMSVAE):
     """
 
     title = "CPA-VAE"
+    summary = "a dense shift for each perturbation, without masks"
+    introduction = (
+        "This model (CPA-VAE) has learned that a perturbed cell is its own basal state plus a "
+        "shift for each perturbation, along every latent dimension at once: shifts add up, but "
+        "there is **no mask**, so nothing tells mechanisms apart."
+    )
+    masks_guide = (
+        "**CPA-VAE has no mask: every perturbation moves every latent dimension**, so there is "
+        "nothing to say about which ones it uses. What can be shown is how far: rows are "
+        "perturbations, columns are latent dimensions."
+    )
     has_masks = False
     can_ask_evidence = False
 
@@ -170,6 +187,17 @@ class SVAEPlus(SAMSVAE):
     """
 
     title = "SVAE+"
+    summary = "a sparse shift for each whole treatment; it composes nothing"
+    introduction = (
+        "This model (SVAE+) has learned a sparse shift for each **whole treatment**: a "
+        "combination is a treatment of its own, so it cannot put perturbations together."
+    )
+    masks_guide = (
+        "**SVAE+ takes each treatment whole** (a combination is a treatment of its own), and asks "
+        "so little of a mask entry that masks are hardly sparse: read the effects and the "
+        "evidence rather than which cells are filled. Rows are treatments, columns are mechanisms."
+    )
+    fixed_mask_prior = f"Beta(1, {SPARSITY:g}) on each probability, as published"
     can_ask_evidence = False
     composes = False
 
@@ -221,6 +249,12 @@ class ConditionalVAE(SAMSVAE):
     """No latent shift: encoder and decoder read the dosages beside x and z."""
 
     title = "Conditional VAE"
+    summary = "no latent shifts: it predicts, and does not say through what"
+    introduction = (
+        "This model (conditional VAE) has learned to decode a cell from its own state and its "
+        "perturbations, with **no shift and no mask** between: it predicts, but does not say "
+        "through what."
+    )
     has_masks = False
     can_ask_evidence = False
     has_shifts = False
@@ -275,7 +309,7 @@ class ConditionalVAE(SAMSVAE):
         """Do nothing: no shared latent is on the latent axis."""
 
 
-MODELS: dict[str, type[SAMSVAE]] = {
+MODELS: dict[str, type[SAMSVAE]] = {  # by name in a bundle and in the command line
     "sams-vae": SAMSVAE,
     "correlated-sams-vae": CorrelatedSAMSVAE,
     "cpa-vae": CPAVAE,

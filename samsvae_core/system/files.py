@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -10,6 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import lock_descriptor
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("samsvae_core", "app")  # in ROOT
@@ -65,15 +66,18 @@ def locked(path: Path) -> Iterator[None]:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock_descriptor(descriptor)
         yield
     finally:
         os.close(descriptor)
 
 
-def hold(descriptor: int) -> None:
-    """Lock an open file until it is closed or the process ends in any way."""
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def hold(descriptor: int) -> bool:
+    """Mark an open file as somebody's, until it is closed or the process ends, however it does.
+
+    False where it is another's already. Raises OSError where the file system has no locks.
+    """
+    return lock_descriptor(descriptor, blocking=False)
 
 
 def is_held(path: Path) -> bool:
@@ -88,12 +92,11 @@ def is_held(path: Path) -> bool:
     except OSError:
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return not hold(descriptor)
     except OSError:
         return True
     finally:
         os.close(descriptor)
-    return False
 
 
 def new_output(path: Path) -> Path:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 CGROUP = Path("/sys/fs/cgroup")
 LOADAVG = Path("/proc/loadavg")
 
@@ -40,36 +42,37 @@ def is_busy() -> bool:
 
 def memory_here(cgroup: Path | None = None) -> int:
     """Return the bytes of memory of the machine, or the limit of its container."""
-    machine = _memory_of_machine()
-    try:
-        limit = ((cgroup or CGROUP) / "memory.max").read_text().strip()
-    except OSError:  # not in a container
-        return machine
-    return min(machine, int(limit)) if limit.isdecimal() else machine
-
-
-def _memory_of_machine() -> int:
-    """Return the bytes of memory; sys.maxsize if the system does not say (Windows)."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return sys.maxsize
+    machine, _ = _memory_of_machine()
+    return min(machine, _limit(cgroup or CGROUP) or machine)
 
 
 def memory_free(cgroup: Path | None = None) -> int:
     """Return the bytes of memory one training process may still take, file caches included."""
-    try:
-        told = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = int(told["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):  # not Linux
-        free = _memory_of_machine()
+    _, free = _memory_of_machine()
     folder = cgroup or CGROUP
-    try:
-        limit = (folder / "memory.max").read_text().strip()
-        used = int((folder / "memory.current").read_text())
-        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        if limit.isdecimal():
-            free = min(free, int(limit) - used + int(stat.get("file", 0)))
-    except (OSError, ValueError):  # not in a container
-        pass
+    if limit := _limit(folder):
+        try:
+            used = int((folder / "memory.current").read_text())
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            free = min(free, limit - used + int(stat.get("file", 0)))
+        except (OSError, ValueError):  # a container that does not tell
+            pass
     return max(0, free) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _memory_of_machine() -> tuple[int, int]:
+    """Bytes, and those that are free; where the system does not tell, taken for large enough."""
+    try:
+        found = psutil.virtual_memory()
+    except OSError:
+        return sys.maxsize, sys.maxsize
+    return int(found.total), int(found.available)
+
+
+def _limit(cgroup: Path) -> int | None:
+    """Bytes that a container may take, if it has a limit; psutil knows nothing of containers."""
+    try:
+        limit = (cgroup / "memory.max").read_text().strip()
+    except OSError:  # not in a container
+        return None
+    return int(limit) if limit.isdecimal() else None

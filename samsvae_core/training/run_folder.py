@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from samsvae_core.system.files import OutputError, atomic_write
+import psutil
+
+from samsvae_core.system.files import OutputError, atomic_write, hold
 from samsvae_core.training.config import Stop
 
 STATUS = "status.json"
@@ -56,7 +56,7 @@ def process(pid: int) -> Process | None:
     if pid <= 0:
         return None
     if not PROC.is_dir():
-        return _process_by_ps(pid)
+        return _process_without_proc(pid)
     try:
         content = (PROC / str(pid) / "stat").read_text(errors="replace")
         boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
@@ -68,15 +68,14 @@ def process(pid: int) -> Process | None:
     return Process(pid, fields[19], boot)
 
 
-def _process_by_ps(pid: int) -> Process | None:
-    """Return the same from ps, on systems without /proc."""
-    command = ["ps", "-o", "state=,lstart=", "-p", str(pid)]
+def _process_without_proc(pid: int) -> Process | None:
+    """The same where there is no /proc. Linux does not go here: a start by the clock may change."""
     try:
-        said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    except OSError:
+        found = psutil.Process(pid)
+        has_ended = found.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        return None if has_ended else Process(pid, str(found.create_time()), "")
+    except psutil.Error:
         return None
-    state, _, started = said.strip().partition(" ")
-    return Process(pid, started.strip(), "") if state and state[0] not in "ZX" else None
 
 
 def alive(content: dict[str, Any]) -> bool:
@@ -173,15 +172,15 @@ def recorded(run: Path) -> Iterator[Record]:
     descriptor = os.open(run, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            is_ours = hold(descriptor)
+        except OSError:  # a file system without locks: users have to take care themselves
+            is_ours = True
+        if not is_ours:
             pid = read_status(run).get("pid", "unknown")
             raise OutputError(
                 f"Another process (number {pid}) trains in {run}. Wait until it has ended, or stop "
                 "it first."
-            ) from None
-        except OSError:  # a file system without locks: users have to take care themselves
-            pass
+            )
         refuse_finished(run)
         record = _records[path] = Record(run)
         try:

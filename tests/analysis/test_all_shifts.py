@@ -12,12 +12,12 @@ from safetensors.numpy import load_file
 
 from samsvae_core.analysis import all_shifts, gene_card
 from samsvae_core.analysis.all_shifts import cache_file, kept, observed_alone, whole_effects
-from samsvae_core.analysis.similarity import similar_shifts
 from samsvae_core.bundle import bundle, layout
 from samsvae_core.bundle.layout import EFFECTS, BundleError
 from samsvae_core.bundle.opening import load
 from samsvae_core.genesets.prerank import CancelledError, Progress
 from samsvae_core.models.variants import ConditionalVAE
+from tests.oracles import similar_shifts
 
 
 @pytest.fixture

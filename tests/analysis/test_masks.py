@@ -27,16 +27,15 @@ from samsvae_core.analysis.masks import (
 )
 from samsvae_core.analysis.network import network
 from samsvae_core.analysis.similarity import (
-    clustered,
     pairs,
     similar_perturbations,
-    similar_shifts,
     tree,
 )
 from samsvae_core.analysis.states import embed
 from samsvae_core.bundle.bundle import Reference
 from samsvae_core.bundle.opening import load
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
+from tests.oracles import log_proportions, similar_shifts
 
 CONFIG = ModelConfig(n_genes=9, n_perturbations=5, n_latent=3, n_hidden=7)
 
@@ -339,7 +338,7 @@ def test_orientation_leaves_every_prediction_as_it_was(model):
     for each in (model, other):
         shift = (D @ (each.mask_logits.sigmoid() * each.embedding_loc))[None]
         q = each.encode(x, shift)
-        levels.append(each.log_proportions(q.loc + shift))
+        levels.append(log_proportions(each, q.loc + shift))
         scales.append(q.scale.sort(-1).values)
     torch.testing.assert_close(levels[0], levels[1], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(scales[0], scales[1], rtol=1e-4, atol=1e-5)
@@ -468,7 +467,7 @@ def test_clustering_puts_like_rows_together_and_the_fullest_first():
     rows = {"e1": [0, 0, 0, 0], "f1": [1, 1, 1, 0], "e2": [0, 0, 0, 0.1], "f2": [1, 1, 0.9, 0]}
     by = pd.DataFrame(rows, index=list("wxyz")).T
     wide = by * 10
-    found = clustered(wide, by)
+    found = wide.loc[tree(by).order]
     assert set(found.index[:2]) == {"f1", "f2"}
     assert set(found.index[2:]) == {"e1", "e2"}
     pd.testing.assert_frame_equal(found.loc[wide.index], wide)
@@ -476,7 +475,7 @@ def test_clustering_puts_like_rows_together_and_the_fullest_first():
 
 def test_one_or_two_rows_are_left_as_they_are():
     by = pd.DataFrame([[0.0], [1.0]], index=["a", "b"])
-    pd.testing.assert_frame_equal(clustered(by, by), by)
+    pd.testing.assert_frame_equal(by.loc[tree(by).order], by)
 
 
 def test_the_tree_is_that_of_scipy_up_to_its_direction():

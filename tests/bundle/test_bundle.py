@@ -18,6 +18,7 @@ from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.pipeline import train
 from samsvae_core.training.config import TrainConfig
+from tests.oracles import log_proportions
 
 
 def edit_json(path, **changes):
@@ -76,7 +77,7 @@ def test_the_final_checkpoint_and_the_bundle_predict_the_same(tiny, screen):
         for each in (model, tiny.model):
             shift = batch.D[None] @ (each.mask_logits.sigmoid() * each.embedding_loc)
             z = each.encode(batch.x, shift).loc + shift
-            levels.append(each.log_proportions(z))
+            levels.append(log_proportions(each, z))
     torch.testing.assert_close(*levels, rtol=1e-4, atol=1e-4)
 
 
@@ -596,3 +597,19 @@ def test_labels_of_odd_names_are_read_or_left_out(tiny):
         "Q+a:b": {"Q": 1.0, "a:b": 1.0},
         "P": {"P": 1.0},
     }
+
+
+def test_a_table_that_is_declared_is_read_checked_and_remembered(copied, tiny, monkeypatch):
+    frame = pd.DataFrame({"gene": tiny.genes[:2], "length": [1.0, 2.0]})
+    frame.to_csv(copied / "lengths.csv", index=False)
+    monkeypatch.setitem(layout.OPTIONAL, "lengths.csv", None)
+    table = layout.Table({"gene": layout.TEXT, "length": layout.SIZE}, key=("gene",))
+    monkeypatch.setitem(layout.TABLES, "lengths.csv", table)
+    layout.write_manifest(copied, tiny.manifest["data"], "cpu")
+    bundle = load(copied)
+    pd.testing.assert_frame_equal(bundle.table("lengths.csv"), frame)
+    assert bundle.table("lengths.csv") is bundle.table("lengths.csv")
+    frame.assign(length=-1.0).to_csv(copied / "lengths.csv", index=False)
+    layout.write_manifest(copied, tiny.manifest["data"], "cpu")
+    with pytest.raises(BundleError, match=r"lengths\.csv: the column length should hold numbers"):
+        load(copied)

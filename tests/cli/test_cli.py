@@ -211,6 +211,12 @@ def test_the_version_is_printed_by_the_module_itself():
     assert ended.stdout == "samsvae 0.1.0\n"
 
 
+def test_help_names_every_kind_of_model(samsvae, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    said = samsvae("train", "--help")[1]
+    assert all(f" {name} " in said.replace(",", " ").replace(".", " ") for name in MODELS)
+
+
 def test_every_verb_is_listed(samsvae):
     _, out, _ = samsvae("--help")
     verbs = [

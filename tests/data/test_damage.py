@@ -85,7 +85,10 @@ def test_item_12_a_mistake_in_any_function_of_ours_comes_out_as_itself(file, tmp
 
 
 def test_item_12_a_system_that_does_not_tell_its_memory_reads_as_any_other(file, monkeypatch):
-    monkeypatch.delattr(os, "sysconf")
+    def silent():
+        raise FileNotFoundError("/proc/meminfo")
+
+    monkeypatch.setattr(machine.psutil, "virtual_memory", silent)
     monkeypatch.setattr(machine, "CGROUP", file)
     assert machine.memory_here() > 2**50
     assert machine.memory_free() > 0

@@ -6,7 +6,7 @@ import io
 import json
 import zipfile
 from html.parser import HTMLParser
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import PurePosixPath, PureWindowsPath
 
 import numpy as np
 import openpyxl
@@ -14,10 +14,10 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-import app
 from app.export import html_page, methods, report, report_page
 from app.export.items import Kept, Picture, Table, Text
 from app.figures import gene_plots
+from app.pages import PAGES
 from samsvae_core.analysis import enrichment_export
 
 HOSTILE = [
@@ -336,7 +336,8 @@ def test_methods_cite_gene_set_tests_where_there_are_some():
     assert "UMAP" in methods.methods([view(address="cells")])
 
 
-def test_terms_are_told_of_pages_that_exist():
-    views = Path(app.__file__).parent / "views"
-    assert set(methods.TOLD) <= {path.stem for path in views.glob("*.py")}
-    assert {term for terms in methods.TOLD.values() for term in terms} == set(methods.TERMS)
+def test_methods_are_told_of_pages_of_which_views_are_kept():
+    assert [page.name for page in PAGES.values() if page.methods] == [
+        page.name for page in PAGES.values() if page.is_kept
+    ]
+    assert all(page.needs_model for page in PAGES.values() if page.is_kept)

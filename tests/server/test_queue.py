@@ -304,12 +304,15 @@ def test_a_process_that_has_ended_unheard_is_not_alive():
 
 def test_processes_are_known_where_there_is_no_proc(monkeypatch, tmp_path):
     monkeypatch.setattr(run_folder, "PROC", tmp_path / "none")
-    said = subprocess.CompletedProcess([], 0, "S    Fri Nov 27 02:20:00 2026\n")
-    monkeypatch.setattr(run_folder.subprocess, "run", lambda *_, **__: said)
-    found = run_folder.process(7)
-    assert found == run_folder.Process(7, "Fri Nov 27 02:20:00 2026", "")
-    assert run_folder.alive(found._asdict())
-    assert not run_folder.alive(found._replace(started="Fri Nov 27 02:20:01 2026")._asdict())
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        found = run_folder.process(child.pid)
+        assert (found.pid, found.boot) == (child.pid, "")
+        assert run_folder.alive(found._asdict())
+        assert not run_folder.alive(found._replace(started="1.0")._asdict())
+        child.stdin.close()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie from here on
+        assert run_folder.process(child.pid) is None
+    assert run_folder.process(child.pid) is None
 
 
 def test_a_run_from_another_machine_is_not_taken_for_a_living_one(folder):
@@ -503,10 +506,10 @@ def test_a_place_below_a_file_is_said_and_only_looked_at(tmp_path):
 
 
 def test_a_place_without_locks_is_said(folder, monkeypatch):
-    def none(*_):
+    def none(*_, **__):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(files.fcntl, "flock", none)
+    monkeypatch.setattr(files, "lock_descriptor", none)
     with pytest.raises(OutputError, match=r"Operation not supported.* a file system with locks"):
         submit(folder)
     assert queue.look(folder) == []

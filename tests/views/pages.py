@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.pages import PAGES
 from app.session import results, session_file, url
 from samsvae_core.analysis import all_shifts as effects
 from samsvae_core.bundle import layout, opening
@@ -23,20 +24,7 @@ APP = ROOT / "app"
 
 MAIN = str(APP / "main.py")
 
-VIEWS = [
-    "overview",
-    "perturbation",
-    "masks",
-    "compose",
-    "mechanism",
-    "gene_sets",
-    "gene",
-    "partners",
-    "cells",
-    "report",
-    "glossary",
-    "system",
-]
+VIEWS = [name for name in PAGES if name not in ("data", "train")]  # with tests of their own
 
 BRIEF = TrainConfig(steps=24, batch_size=128, particles=1, learning_rate=1e-2)
 

@@ -8,8 +8,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.components import compare as shared
+from app.pages import PAGES
 from app.session import choices as choices_module
-from app.session import page as state
 from samsvae_core.analysis.compose import compose
 from tests.views.pages import (
     APP,
@@ -227,7 +227,7 @@ def test_item_01_every_link_of_a_page_names_the_model_shown(two_models, view, qu
 
 
 def test_item_01_every_page_has_its_links_looked_at():
-    assert {view for view, _, _ in WITH_LINKS} == set(state.PAGES)
+    assert {view for view, _, _ in WITH_LINKS} == set(PAGES)
     made = [path.name for path in APP.rglob("*.py") if ".page_link(" in path.read_text()]
     assert made == ["address.py"]  # where the model is put into all of them
 

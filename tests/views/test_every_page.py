@@ -6,14 +6,14 @@ import pandas as pd
 import pytest
 
 from app.components import mechanisms
-from app.session import page as state
+from app.pages import PAGES
 from samsvae_core.analysis.mechanism_names import Label, write_names
 from samsvae_core.bundle import layout, opening
 from tests.views.pages import KINDS, VIEWS, finished, found, opened, words
 
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
 
-OF_A_MODEL = [view for view in VIEWS if view not in state.WITHOUT_MODEL]
+OF_A_MODEL = [name for name, page in PAGES.items() if page.needs_model]
 
 
 @pytest.mark.parametrize("view", VIEWS)

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from tests.oracles import similar_shifts
 
 from samsvae_core.analysis import gene_card as genes
 from samsvae_core.analysis import masks as interpretation
@@ -60,7 +61,7 @@ def test_the_nearest_perturbations_are_those_of_the_library(models, tiny):
     page = opened("perturbation", {"p": "P2"} | NEAREST)
     shown = table_with(page, "r_observed").set_index("perturbation").sort_index()
     by_mask = similarity.similar_perturbations(tiny.masks, "P2").sort_index()
-    by_shift = similarity.similar_shifts(genes.effect_table(tiny), "P2").sort_index()
+    by_shift = similar_shifts(genes.effect_table(tiny), "P2").sort_index()
     assert shown[["shared", "jaccard"]].equals(by_mask[["shared", "jaccard"]])
     uses = tiny.masks.groupby("perturbation")["active"].any()
     compared = [name for name in shown.index if uses[name]]

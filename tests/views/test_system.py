@@ -10,6 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.server import status as server
+from samsvae_core.system import machine
 
 MAIN = str(Path(__file__).resolve().parents[2] / "app" / "main.py")
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
@@ -91,7 +92,7 @@ def test_memory_and_cores_are_those_of_the_process_and_its_limits(monkeypatch, t
     assert 10 * 2**20 < held < whole
     (tmp_path / "memory.max").write_text("1073741824\n")
     (tmp_path / "cpu.max").write_text("50000 100000\n")
-    monkeypatch.setattr(server, "CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
     assert server.memory()[1] == 2**30
     assert server.cores()[0] == 0.5
     (tmp_path / "memory.max").write_text("max\n")
