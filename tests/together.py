@@ -14,7 +14,7 @@ from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.simulate import Design, simulate
 from samsvae_core.models.variants import MODELS
-from samsvae_core.training import distributed, loop
+from samsvae_core.training import distributed
 from samsvae_core.training import steps as steps_module
 from samsvae_core.training.config import Stop, TrainConfig
 from samsvae_core.training.loop import fit, new_model
@@ -100,7 +100,7 @@ def die(folder):
             os._exit(1)
         return step(*arguments)
 
-    with patch.object(loop, "train_step", deadly):
+    with patch.object(steps_module, "train_step", deadly):
         fitted(folder)
 
 

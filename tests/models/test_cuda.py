@@ -19,7 +19,6 @@ from samsvae_core.models.likelihood import kernels_work, nb_log_prob, plain_log_
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.simulate import Design, simulate
 from samsvae_core.models.variants import MODELS
-from samsvae_core.training import loop
 from samsvae_core.training.config import Stop, TrainConfig
 from samsvae_core.training.loop import fit, new_model
 from samsvae_core.training.steps import Steps, new_optimizer
@@ -108,7 +107,7 @@ def test_a_recorded_step_is_the_step(screen):
     found = []
     for unrecorded in (3, math.inf):
         with (
-            patch.object(loop, "UNRECORDED", unrecorded),
+            patch("samsvae_core.training.steps.UNRECORDED", unrecorded),
             patch("torch.distributions.normal._standard_normal", zeros),
             patch("torch.rand", uniform),
         ):

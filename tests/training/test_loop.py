@@ -68,10 +68,10 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}, {root!r}]
-import test_training
-from samsvae_core import training
+import test_loop
+from samsvae_core.training import checkpoint, steps
 
-step = training.train_step
+step = steps.train_step
 calls = 0
 
 def deadly(*arguments):
@@ -81,9 +81,9 @@ def deadly(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return step(*arguments)
 
-training.train_step = deadly
-training.PAUSE = {pause}
-test_training.train(Path({run!r}))
+steps.train_step = deadly
+checkpoint.PAUSE = {pause}
+test_loop.train(Path({run!r}))
 """
 
 

@@ -18,7 +18,6 @@ import torch
 from samsvae_core.cli import main as cli
 from samsvae_core.cli import train as cli_train
 from samsvae_core.data.cells import DataError
-from samsvae_core.pipeline import build
 from samsvae_core.pipeline import train as pipeline
 from samsvae_core.system.files import atomic_write
 from samsvae_core.training import run_folder, steps
@@ -125,7 +124,7 @@ def test_a_signal_while_tables_are_made_stops_at_once(train, whole, tmp_path, mo
         raise AssertionError("it went on")
 
     with monkeypatch.context() as patch:
-        patch.setattr(build, "build_bundle", tables)
+        patch.setattr(pipeline, "build_bundle", tables)
         assert train(folder, *TINY)[0] == 143
     assert status(folder)["state"] == "stopped"
     goes_on_as_if_nothing_had_happened(train, folder, whole)
@@ -149,7 +148,7 @@ def test_item_14_a_signal_that_a_compiler_swallows_is_not_lost(train, whole, tmp
     with monkeypatch.context() as patch:
         patch.setattr(sys, "unraisablehook", lost.append)
         patch.setattr(run_folder.Stopper, "AGAIN", 0.1)
-        patch.setattr(build, "build_bundle", tables)
+        patch.setattr(pipeline, "build_bundle", tables)
         assert train(folder, *TINY)[0] == 143
     assert [each.exc_type for each in lost] == [Stop]
     assert status(folder)["state"] == "stopped"

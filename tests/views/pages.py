@@ -16,6 +16,7 @@ from samsvae_core.bundle import layout, opening
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.evaluation import evaluate
 from samsvae_core.evaluation.evaluate import EvaluationConfig
+from samsvae_core.models.variants import MODELS
 from samsvae_core.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,12 +31,10 @@ BRIEF = TrainConfig(steps=24, batch_size=128, particles=1, learning_rate=1e-2)
 
 FULL, QUICK = evaluate.full_evaluation, EvaluationConfig(8, effect_draws=80, shift_draws=8)
 
-KINDS = {
-    "cpa": {"model": "cpa-vae"},
-    "svae": {"model": "svae-plus"},
-    "conditional": {"model": "conditional-vae"},
+KINDS = {  # the small bundle is a SAMS-VAE
+    **{name: {"model": name} for name in MODELS if name != "sams-vae"},
     "frontier": {"frontier": True},
-    "values": {},  # a Gaussian likelihood, for values that are no counts
+    "values": {},  # a Gaussian likelihood, for values that are not counts
 }
 
 

@@ -229,7 +229,7 @@ def test_item_01_every_link_of_a_page_names_the_model_shown(two_models, view, qu
 def test_item_01_every_page_has_its_links_looked_at():
     assert {view for view, _, _ in WITH_LINKS} == set(PAGES)
     made = [path.name for path in APP.rglob("*.py") if ".page_link(" in path.read_text()]
-    assert made == ["address.py"]  # where the model is put into all of them
+    assert made == ["url.py"]  # where the model is put into all of them
 
 
 def test_item_01_a_link_to_a_model_that_is_not_here_says_so_and_stays(two_models):

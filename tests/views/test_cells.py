@@ -126,7 +126,7 @@ def test_a_model_made_before_has_one_map_and_says_what_to_do(models, tiny, by):
 
 
 def test_the_conditional_vae_has_one_map_and_is_told_why(shown):
-    shown("conditional")
+    shown("conditional-vae")
     page = opened("cells", {"by": "Mechanism"})
     assert finished(page)
     assert "perturbed and basal states are the same" in page.info[0].value

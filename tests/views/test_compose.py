@@ -182,7 +182,7 @@ def test_a_composition_without_a_mechanism_is_not_compared_to_what_was_observed(
 
 
 def test_svae_plus_takes_one_treatment(shown):
-    shown("svae")
+    shown("svae-plus")
     page = opened("compose", {"c": "P1:1,P2:1"})
     assert page.multiselect(key="compose_names").value == ["P1"]
     assert "takes 1 at most, so left out: P2" in words(page)
@@ -191,7 +191,7 @@ def test_svae_plus_takes_one_treatment(shown):
 
 
 def test_svae_plus_knows_a_measured_combination_by_its_name(shown):
-    model = shown("svae")
+    model = shown("svae-plus")
     pair = next(name for name in model.perturbations.index if "+" in name)
     page = opened("compose", {"c": pair.replace("+", "%2B") + ":1"})
     assert finished(page)
@@ -201,7 +201,7 @@ def test_svae_plus_knows_a_measured_combination_by_its_name(shown):
 
 
 def test_without_any_interval_there_are_no_whiskers_no_columns_and_no_switches(shown):
-    model = shown("conditional")
+    model = shown("conditional-vae")
     rewritten(model, "calibration.csv", None)
     page = opened("compose", {"c": "P1:1,P2:1"})
     assert finished(page)

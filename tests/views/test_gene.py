@@ -115,7 +115,7 @@ def test_the_calibrated_interval_of_a_gene_is_shown_until_the_own_one_is_chosen(
 
 
 def test_a_gene_without_any_interval_has_no_whiskers_and_is_told_why(shown):
-    rewritten(shown("conditional"), "calibration.csv", None)
+    rewritten(shown("conditional-vae"), "calibration.csv", None)
     page = opened("gene")
     assert finished(page)
     assert "so there is no interval" in words(page)
@@ -124,7 +124,7 @@ def test_a_gene_without_any_interval_has_no_whiskers_and_is_told_why(shown):
 
 
 def test_a_gene_of_the_conditional_vae_has_no_mechanisms_and_is_told_why(shown):
-    shown("conditional")
+    shown("conditional-vae")
     page = opened("gene")
     assert "Conditional VAE has no mechanisms in use" in words(page)
     assert len(page.dataframe) == 1

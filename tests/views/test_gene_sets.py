@@ -43,7 +43,7 @@ def test_no_collection_and_no_mechanism_are_said(models, shown):
     page.multiselect(key="collections").set_value([]).run()
     assert "No collection is chosen" in page.info[0].value
     assert finished(page)
-    shown("conditional")
+    shown("conditional-vae")
     page = opened("gene_sets")
     assert "no mechanisms" in page.info[0].value
     assert finished(page)

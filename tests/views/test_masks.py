@@ -63,7 +63,7 @@ def test_a_search_without_a_hit_says_why_the_map_is_empty(models):
 
 
 def test_cpa_vae_has_no_mask_but_effects(shown):
-    model = shown("cpa")
+    model = shown("cpa-vae")
     page = opened("masks")
     assert "CPA-VAE has no mask: every perturbation moves every latent dimension" in words(page)
     assert not {"Active above", "Hide empty rows and columns"} & labels(page)
@@ -75,7 +75,7 @@ def test_cpa_vae_has_no_mask_but_effects(shown):
 
 
 def test_the_conditional_vae_has_no_map_and_says_where_to_go(shown):
-    shown("conditional")
+    shown("conditional-vae")
     page = opened("masks")
     assert "no mask and no latent shifts" in page.info[0].value
     assert not figures(page)
@@ -296,7 +296,7 @@ def test_without_masks_the_sentence_compares_directions():
 
 
 def test_cpa_vae_compares_directions_and_has_no_network(shown):
-    model = shown("cpa")
+    model = shown("cpa-vae")
     first, second = list(model.perturbations.index)[:2]
     page = opened("masks", {"chosen": f"{first},{second}"})
     assert finished(page)

@@ -88,7 +88,7 @@ def test_choosing_another_mechanism_changes_its_genes(models):
 
 
 def test_the_conditional_vae_has_loadings_that_no_perturbation_uses(shown):
-    model = shown("conditional")
+    model = shown("conditional-vae")
     page = opened("mechanism")
     assert "No perturbation of Conditional VAE uses a latent dimension" in page.info[0].value
     assert page.selectbox(key="m").options == [f"M{k}" for k in range(4)]

@@ -55,7 +55,7 @@ def test_overview_draws_the_predictive_checks_with_their_table(models, tiny):
 
 
 def test_overview_shows_coverage_interaction_and_replicates_where_there_are_any(shown):
-    model = shown("cpa")
+    model = shown("cpa-vae")
     page = opened("overview")
     names = [tab.label for tab in page.tabs]
     assert {"Intervals", "Interaction", "Replicates", "Each condition"} <= set(names)

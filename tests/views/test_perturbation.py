@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from tests.oracles import similar_shifts
 
 from samsvae_core.analysis import gene_card as genes
 from samsvae_core.analysis import masks as interpretation
@@ -11,6 +10,7 @@ from samsvae_core.analysis import similarity
 from samsvae_core.analysis.compose import compose
 from samsvae_core.bundle import layout, opening
 from samsvae_core.bundle.bundle import Bundle
+from tests.oracles import similar_shifts
 from tests.views.pages import finished, links, opened, rewritten, table_with, uncomposed, words
 
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
@@ -211,7 +211,7 @@ def test_a_perturbation_that_was_not_measured_alone_says_so(models):
 
 
 def test_a_perturbation_of_a_model_without_masks_has_effects_on_all_dimensions(shown):
-    shown("cpa")
+    shown("cpa-vae")
     page = opened("perturbation", {"p": "P2"} | NEAREST)
     assert "CPA-VAE has no mask, so **P2** moves all 4 latent dimensions" in words(page)
     table = table_with(page, "evidence")
@@ -221,7 +221,7 @@ def test_a_perturbation_of_a_model_without_masks_has_effects_on_all_dimensions(s
 
 
 def test_a_perturbation_of_the_conditional_vae_is_compared_by_shifts_alone(shown):
-    model = shown("conditional")
+    model = shown("conditional-vae")
     page = opened("perturbation", NEAREST)
     most = model.perturbations["train"].idxmax()
     assert page.selectbox(key="perturbation").value == most
