@@ -251,7 +251,7 @@ def read_bundle(path: Path) -> None:
 
 
 TABLES = ("observed", "loadings", "masks", "frontier", "calibration", "cells", "history", "metrics")
-TABLES += ("perturbations_umap", "card", "effects", "trained_dosages", "trained_shifts")
+TABLES += ("perturbations_umap", "card", "latent_effects", "trained_dosages", "latent_shifts")
 READERS = {
     "h5ad": read_h5ad,
     "structure": read_structure,

@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 from scipy.stats import ttest_1samp
 
-from samsvae_core.bundle.readings import suited
+from samsvae_core.bundle.readings import data_for_model
 from samsvae_core.data.cells import CellData, DataError, gene_panel
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.data.splits import UNUSED, split
@@ -176,7 +176,7 @@ def run(job: Job) -> list[dict[str, Any]]:
         data = gene_panel(data, top=task.top_genes)
     parts = divided(data, task.split, job.seed)
     name, fields, training = ENTRANTS[job.entrant]
-    data = suited(data, name)
+    data = data_for_model(data, name)
     data, parts = data.subset(parts != UNUSED), parts[parts != UNUSED]
     train = data.subset(parts == "train")
     config = ModelConfig(
@@ -245,9 +245,9 @@ def report(rows: pd.DataFrame) -> None:
             own = own.set_index("seed")
             cells = [str(model)]
             for measure in measures:
-                values, of_first = own[measure].astype(float), base[measure].astype(float)
+                values, broadcast = own[measure].astype(float), base[measure].astype(float)
                 is_first = model == reference
-                cells.append(spread(values) if is_first else compared(values, of_first))
+                cells.append(spread(values) if is_first else compared(values, broadcast))
             active = own["active"].astype(float).mean()
             cells.append("" if np.isnan(active) else f"{active:.0f}")
             print(f"| {' | '.join(cells)} |")

@@ -49,7 +49,7 @@ from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.training import distributed
 from samsvae_core.training.config import TrainConfig
 from samsvae_core.training.loop import new_model
-from samsvae_core.training.steps import Steps, new_optimizer, quick_products
+from samsvae_core.training.steps import StepRunner, new_optimizer, tf32_matmul
 
 FILLED = 0.1  # share of counts that are not zero
 PERTURBATIONS = 50
@@ -100,18 +100,18 @@ def random_cells(n_cells: int, n_genes: int) -> CellData:
     )
 
 
-def steps_of(data: CellData, device: torch.device) -> tuple[Steps, TrainConfig]:
+def steps_of(data: CellData, device: torch.device) -> tuple[StepRunner, TrainConfig]:
     config = TrainConfig(steps=10**6)
     model = new_model(data, ModelConfig(len(data.genes), PERTURBATIONS), 0).to(device)
-    return Steps(model, new_optimizer(model, config), Cells(data, device), config), config
+    return StepRunner(model, new_optimizer(model, config), Cells(data, device), config), config
 
 
 def seconds_a_step(
-    steps: Steps, config: TrainConfig, clock: Callable[[], float] = time.perf_counter
+    steps: StepRunner, config: TrainConfig, clock: Callable[[], float] = time.perf_counter
 ) -> float:
     """Return the median time of steps on batches in random order."""
     device, found = steps.cells.device, []
-    with quick_products(device):
+    with tf32_matmul(device):
         for i in range(STEPS + 5):
             index = torch.randint(len(steps.cells), (config.batch_size,), device=device)
             began = clock()

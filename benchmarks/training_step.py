@@ -57,7 +57,7 @@ from samsvae_core.models.simulate import Design, random_model
 from samsvae_core.training import checkpoint, loop
 from samsvae_core.training.config import Progress, Stop, TrainConfig
 from samsvae_core.training.loop import fit
-from samsvae_core.training.steps import Steps, new_optimizer
+from samsvae_core.training.steps import StepRunner, new_optimizer
 from samsvae_core.training.validation import predictive_bound
 
 PUBLISHED = {"mask_evidence": None, "mask_prior": 0.01}
@@ -172,7 +172,7 @@ def step_of(name: str, size: Size, cells: Cells) -> Callable[[], object]:
     model = start(size, cells)
     optimizer, config = new_optimizer(model, TRAINING), replace(TRAINING, steps=10**6)
     if name == "library":
-        steps = Steps(model, optimizer, cells, config)
+        steps = StepRunner(model, optimizer, cells, config)
         return lambda: steps.take(draw(cells, config.batch_size), 1)
     return lambda: textbook.step(
         model, optimizer, cells.batch(draw(cells, config.batch_size)), len(cells), config
@@ -492,7 +492,7 @@ def variant(
         if options.get("half"):
             model.decoder.out.forward = half_last_product(model.decoder.out)
         optimizer = new_optimizer(model, config)
-        steps = Steps(model, optimizer, cells, config)
+        steps = StepRunner(model, optimizer, cells, config)
         torch.manual_seed(5)
         n_timed = n_steps if not is_textbook else max(3, n_steps // 40)
         order = torch.randint(len(cells), (64, config.batch_size), device=device)
@@ -549,7 +549,7 @@ def kernels_of_a_step(size: Size, cells: Cells) -> None:
     device = cells.device
     model = start(size, cells)
     config = replace(TRAINING, steps=10**6)
-    steps = Steps(model, new_optimizer(model, config), cells, config)
+    steps = StepRunner(model, new_optimizer(model, config), cells, config)
     cuda = device.type == "cuda"
     with products("high"):
         for _ in range(8):

@@ -18,7 +18,7 @@ from samsvae_core.training import distributed
 from samsvae_core.training import steps as steps_module
 from samsvae_core.training.config import Stop, TrainConfig
 from samsvae_core.training.loop import fit, new_model
-from samsvae_core.training.steps import Steps, new_optimizer
+from samsvae_core.training.steps import StepRunner, new_optimizer
 
 CPU = torch.device("cpu")
 MODEL = ModelConfig(n_genes=20, n_perturbations=4, n_latent=3, n_hidden=8)
@@ -47,7 +47,7 @@ def weights_after_steps(name):
         patch("torch.distributions.normal._standard_normal", normal),
         patch("torch.rand", uniform),
     ):
-        steps = Steps(model, optimizer, Cells(data, CPU), CONFIG)
+        steps = StepRunner(model, optimizer, Cells(data, CPU), CONFIG)
         generator = torch.Generator().manual_seed(0)
         # the KL of correlated effects is estimated from a batch: exactly so where shares are even
         for size in SIZES if name != "correlated-sams-vae" else (32, 20):

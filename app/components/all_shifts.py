@@ -6,13 +6,13 @@ import streamlit as st
 
 from app.components import shifts
 from app.session import page, results
-from samsvae_core.analysis.all_shifts import Effects
+from samsvae_core.analysis.all_shifts import AllShifts
 from samsvae_core.bundle.bundle import Bundle
 
 MOMENT, BRIEF = 1.5, 0.3  # seconds a page waits, for small and large models
 
 
-def of(model: Bundle) -> Effects | None:
+def of(model: Bundle) -> AllShifts | None:
     """Return the shifts of all perturbations, or None.
 
     With None, the page shows the progress or what went wrong.

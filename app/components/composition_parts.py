@@ -71,7 +71,7 @@ def comparison(shown: Shown) -> None:
                 icon=":material/close:",
                 key="drop b",
                 on_click=composition.compare_with,
-                args=(model, composition.Mix()),
+                args=(model, composition.CompositionQuery()),
             )
     if kept is None:
         record.caption(

@@ -11,11 +11,11 @@ from app.components import charts
 from app.figures import gene_plots
 from app.session import gene_set_tests, page, record, url
 from samsvae_core.analysis import enrichment_export
-from samsvae_core.analysis.gene_rankings import Certainty, Ranked
+from samsvae_core.analysis.gene_rankings import Certainty, GeneRanking
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.genesets import enrichment, questions, screening, symbols, terms
 from samsvae_core.genesets.collections import Collection
-from samsvae_core.genesets.enrichment import Rules
+from samsvae_core.genesets.enrichment import EnrichmentOptions
 from samsvae_core.genesets.questions import Enrichment
 
 METHODS = {"gsea": "Ranked (GSEA)", "ora": "Top genes (over-representation)"}
@@ -39,9 +39,9 @@ CAVEAT = (
 
 def tested(
     model: Bundle,
-    ranked: Ranked,
+    ranked: GeneRanking,
     collections: Mapping[str, Collection],
-    rules: Rules,
+    rules: EnrichmentOptions,
     key: str,
     asked: bool,
 ) -> Enrichment | None:
@@ -81,9 +81,9 @@ def tested(
 @st.fragment(run_every=0.5)
 def waiting(
     model: Bundle,
-    ranked: Ranked,
+    ranked: GeneRanking,
     collections: Mapping[str, Collection],
-    rules: Rules,
+    rules: EnrichmentOptions,
     key: str,
 ) -> None:
     """Draw the progress of the tests and the button that cancels them."""
@@ -99,7 +99,7 @@ def waiting(
         batch.cancel()
 
 
-def rules(model: Bundle) -> tuple[Rules, Certainty | None]:
+def rules(model: Bundle) -> tuple[EnrichmentOptions, Certainty | None]:
     """Draw the settings of the tests and return them; the defaults are `enrichment.USUAL`."""
     with st.expander("How sets are tested"):
         left, middle, right = st.columns(3, gap="large")
@@ -158,7 +158,7 @@ def rules(model: Bundle) -> tuple[Rules, Certainty | None]:
             right.caption(f"{len(universe):,} genes, {len(known):,} of them in the model.")
             if unknown:
                 right.caption(page.plain(symbols.describe_unknown(unknown, model.genes)))
-    return Rules(int(low), int(high), int(seed), n_top, universe), certainty
+    return EnrichmentOptions(int(low), int(high), int(seed), n_top, universe), certainty
 
 
 def problems(result: Enrichment) -> None:
@@ -206,7 +206,7 @@ def table_controls() -> tuple[str, str, bool]:
 
 def table(
     model: Bundle,
-    ranked: Ranked,
+    ranked: GeneRanking,
     collections: Mapping[str, Collection],
     result: Enrichment,
     key: str,
@@ -303,7 +303,7 @@ COLUMNS = {
 
 def detail(
     model: Bundle,
-    ranked: Ranked,
+    ranked: GeneRanking,
     collections: Mapping[str, Collection],
     rows: pd.DataFrame,
     row: pd.Series,
@@ -352,10 +352,10 @@ def detail(
 
 def take_away(
     model: Bundle,
-    ranked: Ranked,
+    ranked: GeneRanking,
     collections: Mapping[str, Collection],
     result: Enrichment,
-    rules: Rules,
+    rules: EnrichmentOptions,
     key: str,
 ) -> None:
     """Draw the downloads of a result: workbook, zip, leading edges and methods text."""

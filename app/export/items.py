@@ -40,7 +40,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Kept:
+class SavedView:
     """A kept view: what it showed, the address that shows it again, and its model.
 
     `address` is the page with its query, `model` the bundle's name and title, and `when` a date as

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from app.export.items import Kept, Picture, Table, Text
+from app.export.items import Picture, SavedView, Table, Text
 from app.pages import MAP, PAGES, SETS
 from samsvae_core.analysis import enrichment_export
 from samsvae_core.analysis.held_out import as_text
@@ -16,7 +16,7 @@ UMAP = (
 )
 
 
-def methods(kept: Sequence[Kept]) -> str:
+def methods(kept: Sequence[SavedView]) -> str:
     """Return Markdown: software, models, the terms of the kept views, and what to cite."""
     models = dict.fromkeys((view.model, view.checksum) for view in kept)
     named = "; ".join(f"{as_text(m)} (checksum {as_text(c[:12])})" for m, c in models)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from app.export import static_figures
-from app.export.items import Kept, Picture, Text
+from app.export.items import Picture, SavedView, Text
 from app.export.methods import methods
 from app.export.report_page import Printed, as_page, created_at, distinct
 from samsvae_core.analysis import enrichment_export
@@ -29,10 +29,10 @@ class EmptyBasketError(ValueError):
     """Raised when no view is kept, so there is nothing to report."""
 
 
-def add(kept: Sequence[Kept], view: Kept) -> tuple[Kept, ...]:
+def add(kept: Sequence[SavedView], view: SavedView) -> tuple[SavedView, ...]:
     """Return the views with this one added; it replaces the same view of the same model."""
 
-    def same(other: Kept) -> bool:
+    def same(other: SavedView) -> bool:
         return (other.title, other.address, other.checksum) == (
             view.title,
             view.address,
@@ -44,7 +44,7 @@ def add(kept: Sequence[Kept], view: Kept) -> tuple[Kept, ...]:
     return tuple(view if same(other) else other for other in kept)
 
 
-def report(kept: Sequence[Kept], about: Mapping[str, str]) -> bytes:
+def report(kept: Sequence[SavedView], about: Mapping[str, str]) -> bytes:
     """Return one HTML file with all kept views; raises EmptyBasketError without any.
 
     `about` may have `title`, `created` (a date as text), and for the methods `draws` and `seed`.
@@ -52,7 +52,7 @@ def report(kept: Sequence[Kept], about: Mapping[str, str]) -> bytes:
     return as_page(kept, about, _printed_all(kept, ["svg"]))
 
 
-def files(kept: Sequence[Kept], about: Mapping[str, str], session: bytes) -> dict[str, bytes]:
+def files(kept: Sequence[SavedView], about: Mapping[str, str], session: bytes) -> dict[str, bytes]:
     """Return the files of the zip by name; the manifest has the sha256 and size of the others.
 
     CSV and TSV files have all digits and unchanged names; the workbook is for spreadsheets. A
@@ -117,7 +117,7 @@ def files(kept: Sequence[Kept], about: Mapping[str, str], session: bytes) -> dic
     return found | {"manifest.json": to_json(manifest)}
 
 
-def _printed_all(kept: Sequence[Kept], kinds: Sequence[static_figures.Kind]) -> list[Printed]:
+def _printed_all(kept: Sequence[SavedView], kinds: Sequence[static_figures.Kind]) -> list[Printed]:
     if not kept:
         raise EmptyBasketError(
             "Nothing is kept, so there is nothing to report on. Keep a view on any page first."
@@ -138,7 +138,7 @@ def _printed(picture: Picture, kinds: Sequence[static_figures.Kind]) -> Printed:
         return Printed(data, f"data only, the figure could not be drawn. {error}")
 
 
-def _folder(view: Kept) -> str:
+def _folder(view: SavedView) -> str:
     named = view.title.casefold().startswith(view.page.replace("_", " ").casefold())
     title = view.title.replace(": ", " ")
     return title if named else f"{view.page} {title}"
@@ -155,7 +155,7 @@ def _for_excel(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _guide(kept: Sequence[Kept], folders: Sequence[str], notes: Sequence[str]) -> str:
+def _guide(kept: Sequence[SavedView], folders: Sequence[str], notes: Sequence[str]) -> str:
     """Return the README of the zip."""
     lines = [
         "report.html    everything in one page, for any browser; needs no network",

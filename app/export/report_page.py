@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from app.export import html_page, static_figures
-from app.export.items import Kept, Picture, Table
+from app.export.items import Picture, SavedView, Table
 from app.export.methods import methods
 from samsvae_core.analysis import enrichment_export
 from samsvae_core.bundle.layout import version
@@ -74,7 +74,9 @@ class ShownTable(NamedTuple):
 Shown = tuple[str, ShownFigure | ShownTable | str]  # what kind of item it is, and the item
 
 
-def as_page(kept: Sequence[Kept], about: Mapping[str, str], printed: Sequence[Printed]) -> bytes:
+def as_page(
+    kept: Sequence[SavedView], about: Mapping[str, str], printed: Sequence[Printed]
+) -> bytes:
     figures: list[str] = []
     views = []
     for view in kept:

@@ -23,7 +23,7 @@ CONTROL, SELECTED = "control cells", "cells selected on Cells"  # where a compos
 MOST_STEPS = 100  # compositions kept for undo
 
 
-class Mix(NamedTuple):
+class CompositionQuery(NamedTuple):
     """A composition as the address holds it: c=STAT1:1,SMAD4:0.5&off=0,rest&from=STAT1."""
 
     c: str = ""
@@ -94,7 +94,7 @@ def as_off(off: set[int | str]) -> str:
     return ",".join([*parts, *([REST] if REST in off else [])])
 
 
-def show_mix(mix: Mix) -> None:
+def show_mix(mix: CompositionQuery) -> None:
     """Set the widgets to a composition; call it before they are drawn."""
     dosages = mix.dosages
     st.session_state["compose_names"] = list(dosages)
@@ -113,10 +113,10 @@ def initial_mix(model: Bundle, most: int = MAX_PERTURBATIONS) -> None:
     known = [str(name) for name in model.perturbations.index]
     asked = followed("c", "off", "from")
     if asked is not None:
-        show_mix(Mix(asked["c"], asked["off"], asked["from"]))
+        show_mix(CompositionQuery(asked["c"], asked["off"], asked["from"]))
         say_changed(asked["c"])
     elif "compose_names" not in st.session_state:
-        show_mix(Mix())
+        show_mix(CompositionQuery())
     elif st.session_state.get("compose_model", model.checksum) != model.checksum:
         st.session_state["compose_off"], st.session_state["compose_from"] = set(), CONTROL
         st.session_state.pop("steps", None)
@@ -191,7 +191,7 @@ def keep_mix(model: Bundle, dosages: dict[str, float]) -> None:
     """Write the composition to the address and to the undo history."""
     off = as_off(st.session_state["compose_off"])
     begin = st.session_state.get("compose_from", CONTROL)
-    mix = Mix(as_link(dosages), off, "" if begin == CONTROL else begin)
+    mix = CompositionQuery(as_link(dosages), off, "" if begin == CONTROL else begin)
     code = as_code(taken(model), len(model.cells)) if begin == SELECTED else ""
     write(c=mix.c, off=mix.off, cells=code, **{"from": mix.start})
     done, place = st.session_state.get("steps", ([], -1))
@@ -218,19 +218,19 @@ def step(by: int) -> None:
 @access.errors()
 def start_over() -> None:
     """Clear the composition: all mechanisms in, starting from control cells; a callback."""
-    show_mix(Mix())
+    show_mix(CompositionQuery())
 
 
 @access.errors()
 def start_composition(names: list[str]) -> None:
     """Start a composition of these perturbations at dosage 1; a callback."""
-    show_mix(Mix(as_link(dict.fromkeys(names, 1.0))))
+    show_mix(CompositionQuery(as_link(dict.fromkeys(names, 1.0))))
 
 
 class Other(NamedTuple):
     """The composition kept for comparison, and the checksum of its model."""
 
-    mix: Mix = Mix()
+    mix: CompositionQuery = CompositionQuery()
     checksum: str = ""
 
 
@@ -244,7 +244,9 @@ def compared(
     count in the model where the composition was kept.
     """
     if (asked := followed("b", "boff")) is not None:
-        st.session_state["compared"] = Other(Mix(asked["b"], asked["boff"]), model.checksum)
+        st.session_state["compared"] = Other(
+            CompositionQuery(asked["b"], asked["boff"]), model.checksum
+        )
         say_changed(asked["b"])
     kept: Other = st.session_state.get("compared", Other())
     dosages = kept.mix.dosages
@@ -262,13 +264,13 @@ def compared(
 
 
 @access.errors()
-def compare_with(model: Bundle, mix: Mix) -> None:
+def compare_with(model: Bundle, mix: CompositionQuery) -> None:
     """Keep this composition for comparison; an empty one ends the comparison."""
     st.session_state["compared"] = Other(mix, model.checksum)
     write(b=mix.c, boff=mix.off)
 
 
-def current_mix() -> Mix:
-    done, place = st.session_state.get("steps", ([Mix()], 0))
-    found: Mix = done[place]
+def current_mix() -> CompositionQuery:
+    done, place = st.session_state.get("steps", ([CompositionQuery()], 0))
+    found: CompositionQuery = done[place]
     return found

@@ -17,12 +17,12 @@ from samsvae_core.analysis import (
     enrichment_export,
     gene_rankings,
 )
-from samsvae_core.analysis.gene_rankings import Ranked
+from samsvae_core.analysis.gene_rankings import GeneRanking
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.genesets import collections as gene_sets
 from samsvae_core.genesets import enrichment, enrichr, questions, terms
 from samsvae_core.genesets.collections import Collection, Match
-from samsvae_core.genesets.enrichment import Rules
+from samsvae_core.genesets.enrichment import EnrichmentOptions
 from samsvae_core.genesets.questions import Enrichment
 
 
@@ -99,7 +99,10 @@ def matched(collection: Collection, genes: Iterable[str]) -> Match:
 
 
 def precomputed(
-    model: Bundle, ranked: Ranked, collections: Mapping[str, Collection], rules: Rules
+    model: Bundle,
+    ranked: GeneRanking,
+    collections: Mapping[str, Collection],
+    rules: EnrichmentOptions,
 ) -> Enrichment | None:
     """Return the results stored in the bundle if they cover the whole question, else None."""
     usual = rules == enrichment.USUAL and ranked.certainty is None and "loading" in ranked.table
@@ -120,9 +123,9 @@ def _batches() -> dict[str, Batch[Enrichment]]:
 
 def batch(
     model: Bundle,
-    ranked: Ranked,
+    ranked: GeneRanking,
     collections: Mapping[str, Collection],
-    rules: Rules,
+    rules: EnrichmentOptions,
     start: bool,
 ) -> Batch[Enrichment] | None:
     """Return the running or finished tests for this question; with `start`, start them."""
@@ -138,14 +141,20 @@ def batch(
 
 
 def forget_batch(
-    model: Bundle, ranked: Ranked, collections: Mapping[str, Collection], rules: Rules
+    model: Bundle,
+    ranked: GeneRanking,
+    collections: Mapping[str, Collection],
+    rules: EnrichmentOptions,
 ) -> None:
     """Drop the tests for this question, so that they can be started again."""
     _batches().pop(_question(model, ranked, collections, rules), None)
 
 
 def _question(
-    model: Bundle, ranked: Ranked, collections: Mapping[str, Collection], rules: Rules
+    model: Bundle,
+    ranked: GeneRanking,
+    collections: Mapping[str, Collection],
+    rules: EnrichmentOptions,
 ) -> str:
     sets = sorted((c.name, c.checksum) for c in collections.values())
     scores = hashlib.sha256(ranked.scores.to_numpy(float).tobytes()).hexdigest()
@@ -156,10 +165,10 @@ def _question(
 
 def export_files(
     model: Bundle,
-    ranked: Ranked,
+    ranked: GeneRanking,
     collections: Mapping[str, Collection],
     result: Enrichment,
-    rules: Rules,
+    rules: EnrichmentOptions,
 ) -> Callable[[], dict[str, bytes]]:
     """Return a function that makes all files of a result, once, when first called."""
 

@@ -19,7 +19,7 @@ from samsvae_core.analysis import (
     loadings,
 )
 from samsvae_core.analysis import network as networks
-from samsvae_core.analysis.all_shifts import Effects, places, whole_effects
+from samsvae_core.analysis.all_shifts import AllShifts, places, whole_effects
 from samsvae_core.analysis.compose import Composition
 from samsvae_core.analysis.partners import Direction, rank_pairs
 from samsvae_core.bundle import layout
@@ -83,11 +83,11 @@ def curves(model: Bundle, k: int) -> pd.DataFrame:
 
 
 @st.cache_resource
-def _effects() -> dict[str, Batch[Effects]]:
+def _effects() -> dict[str, Batch[AllShifts]]:
     return {}
 
 
-def effects(model: Bundle) -> Batch[Effects]:
+def effects(model: Bundle) -> Batch[AllShifts]:
     """Return the batch with the shifts of all perturbations, read from disk or being composed."""
     with BATCHES:
         known = _effects()

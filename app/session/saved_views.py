@@ -9,7 +9,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from app.export import report
-from app.export.items import Kept
+from app.export.items import SavedView
 from app.pages import PAGES
 from app.session import (
     access,
@@ -58,7 +58,7 @@ def keep_view(title: str) -> None:
         st.toast("The page is not drawn yet. Press Keep this view once it is.")
         return
     (about, here, items), model = st.session_state["shown"], bundles.bundle()
-    view = Kept(
+    view = SavedView(
         title=f"{title}: {about}" if about else title,
         address=url.as_address(here.page, {**here.query, "model": [model.name]}),
         model=f"{model.name} ({model.title})",
@@ -73,19 +73,19 @@ def keep_view(title: str) -> None:
     st.session_state["kept"] = kept
 
 
-def kept_views() -> tuple[Kept, ...]:
-    found: tuple[Kept, ...] = st.session_state.get("kept", ())
+def kept_views() -> tuple[SavedView, ...]:
+    found: tuple[SavedView, ...] = st.session_state.get("kept", ())
     return found
 
 
-def where(view: Kept) -> url.Where:
+def where(view: SavedView) -> url.Where:
     """Return the page of a kept view with its query, without the model."""
     found = url.read_address(view.address)
     return url.Where(found.page, {k: v for k, v in found.query.items() if k != "model"})
 
 
 @access.errors()
-def choose_model(view: Kept) -> None:
+def choose_model(view: SavedView) -> None:
     """Select the model of a kept view before the view is opened; a callback."""
     name = url.read_address(view.address).query.get("model", [""])[0]
     if name in bundles.available():
@@ -132,7 +132,7 @@ def session(model: Bundle) -> Session:
         model=model.name,
         checksum=model.checksum,
         pages=saved_pages.pages(),
-        kept=tuple(session_file.Kept(v.title, *where(v), v.checksum) for v in kept_views()),
+        kept=tuple(session_file.SessionView(v.title, *where(v), v.checksum) for v in kept_views()),
         collections={name: collections.as_gmt(collection) for name, collection in own.items()},
         names=json.loads(mechanism_names.export_names(model, given)) if given else {},
     )
@@ -173,7 +173,7 @@ def restore(saved: Session) -> None:
     saved_pages.restore(saved.pages, [url.Where(v.page, v.query) for v in drawable(saved)])
 
 
-def drawable(saved: Session) -> list[session_file.Kept]:
+def drawable(saved: Session) -> list[session_file.SessionView]:
     """Return the kept views of the session's own model; only those can be drawn again."""
     return [view for view in saved.kept if view.checksum == saved.checksum]
 

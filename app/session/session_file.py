@@ -22,7 +22,7 @@ KEY = re.compile(r"[^\x00-\x1f<>]{1,200}")
 Query = dict[str, list[str]]
 
 
-class Kept(NamedTuple):
+class SessionView(NamedTuple):
     """A view kept for the report, as the page and query that show it."""
 
     title: str
@@ -37,7 +37,7 @@ class Session(NamedTuple):
     model: str
     checksum: str
     pages: dict[str, Query]
-    kept: tuple[Kept, ...]
+    kept: tuple[SessionView, ...]
     collections: dict[str, str]
     names: dict[str, Any]  # of mechanisms, as in a file of names
 
@@ -133,9 +133,9 @@ def _query(value: object) -> Query:
     return query
 
 
-def _kept(value: object, pages: Sequence[str]) -> Kept:
+def _kept(value: object, pages: Sequence[str]) -> SessionView:
     view = _mapping(value)
-    return Kept(
+    return SessionView(
         _text(view["title"]),
         _page(view["page"], pages),
         _query(view["query"]),

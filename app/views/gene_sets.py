@@ -14,12 +14,12 @@ from app.figures import heatmaps
 from app.server import middleware
 from app.session import gene_set_tests, given_names, page, record, url
 from samsvae_core.analysis import gene_rankings
-from samsvae_core.analysis.gene_rankings import Ranked
+from samsvae_core.analysis.gene_rankings import GeneRanking
 from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.genesets import questions, screening, terms
 from samsvae_core.genesets.collections import Collection, describe, overlap
-from samsvae_core.genesets.enrichment import Rules
+from samsvae_core.genesets.enrichment import EnrichmentOptions
 from samsvae_core.genesets.questions import Enrichment
 
 N_TERMS = 4  # best sets of each mechanism in a map
@@ -161,7 +161,9 @@ def add() -> None:
                 right.success(f"{len(fetched.sets):,} sets, {fetched.version}, added above.")
 
 
-def preview(model: Bundle, ranked: Ranked, chosen: Mapping[str, Collection], rules: Rules) -> None:
+def preview(
+    model: Bundle, ranked: GeneRanking, chosen: Mapping[str, Collection], rules: EnrichmentOptions
+) -> None:
     """Draw rank sums of all sets and mechanisms; a click runs the real test of that mechanism."""
     url.unknown_option("previewed", [page.plain(each) for each in chosen], "collection")
     name = st.segmented_control(
@@ -245,10 +247,10 @@ def short(wide: pd.DataFrame) -> list[str]:
 
 def results(
     model: Bundle,
-    ranked: Ranked,
+    ranked: GeneRanking,
     chosen: Mapping[str, Collection],
     found: Enrichment,
-    rules: Rules,
+    rules: EnrichmentOptions,
 ) -> None:
     """Draw the results: suggested names, a map of all mechanisms, a table, and downloads."""
     sets.problems(found)

@@ -84,14 +84,14 @@ def listed() -> None:
                 )
 
 
-def holds(view: items.Kept) -> str:
+def holds(view: items.SavedView) -> str:
     counts = {
         word: sum(isinstance(item, kind) for item in view.items) for kind, word in SHOWN.items()
     }
     return ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for word, n in counts.items()) + "."
 
 
-def take_away(views: tuple[items.Kept, ...], saved: bytes) -> None:
+def take_away(views: tuple[items.SavedView, ...], saved: bytes) -> None:
     about = saved_views.about()
     with st.container(horizontal=True):
         st.download_button(

@@ -30,7 +30,7 @@ def system() -> None:
         space()
     models()
     trainings()
-    told()
+    versions_and_limits()
 
 
 def machine() -> None:
@@ -106,7 +106,7 @@ def trainings() -> None:
     url.link("train", "Open Train", ":material/arrow_forward:")
 
 
-def told() -> None:
+def versions_and_limits() -> None:
     left, right = st.columns(2, gap="large")
     with left:
         st.header("Versions", divider="gray")

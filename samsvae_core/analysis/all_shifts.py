@@ -41,7 +41,7 @@ ABOUT = "recipe and sha256"  # key of the file's metadata
 
 
 @dataclass(frozen=True)
-class Effects:
+class AllShifts:
     """The shifts kept for one bundle; arrays are read on request, by gene or whole."""
 
     bundle: Bundle
@@ -156,7 +156,7 @@ def checksum(arrays: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def kept(bundle: Bundle) -> Effects | None:
+def kept(bundle: Bundle) -> AllShifts | None:
     """Return the shifts kept in the bundle or in the cache folder, or None if there are none.
 
     A file of another recipe and a damaged file count as none.
@@ -185,7 +185,7 @@ def cache_file(bundle: Bundle) -> Path:
     return cache_folder() / "effects" / f"{bundle.checksum}.safetensors"
 
 
-def opened(bundle: Bundle, path: Path, trusted: bool) -> Effects:
+def opened(bundle: Bundle, path: Path, trusted: bool) -> AllShifts:
     """Open the file and check its layout, and its checksum unless `trusted`; raises ValueError."""
     with safe_open(path, framework="np") as file:
         recipe, _, digest = (file.metadata() or {}).get(ABOUT, "").partition(" ")
@@ -199,10 +199,10 @@ def opened(bundle: Bundle, path: Path, trusted: bool) -> Effects:
             whole = {name: file.get_tensor(name) for name in ARRAYS} | {"n_observed": cells}
             if checksum(whole) != digest:
                 raise ValueError(f"{path} is damaged.")
-    return Effects(bundle, arrays, cells)
+    return AllShifts(bundle, arrays, cells)
 
 
-def check(effects: Effects) -> None:
+def check(effects: AllShifts) -> None:
     """Raise ValueError if a bundle's own file does not follow from its weights and tables.
 
     One perturbation is composed again. Files made on another device had other random draws, so the
@@ -228,7 +228,7 @@ def whole_effects(
     lock: AbstractContextManager[Any] | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
     cancelled: Callable[[], bool] = lambda: False,
-) -> Effects:
+) -> AllShifts:
     """Return the shifts of a bundle; if none are kept, compose them and cache them if possible."""
     if (found := kept(bundle)) is not None:
         return found
@@ -240,4 +240,4 @@ def whole_effects(
         cache.make_room(cache_file(bundle))
         return opened(bundle, cache_file(bundle), trusted=True)
     except (OutputError, OSError, SafetensorError):  # cannot be written: keep it in memory
-        return Effects(bundle, arrays, arrays["n_observed"])
+        return AllShifts(bundle, arrays, arrays["n_observed"])

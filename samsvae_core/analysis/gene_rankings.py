@@ -15,7 +15,7 @@ from samsvae_core.analysis.mechanism_names import read_names
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.evaluation.fitness import caution
 from samsvae_core.genesets.collections import Collection, match
-from samsvae_core.genesets.enrichment import Rules, sure
+from samsvae_core.genesets.enrichment import EnrichmentOptions, sure
 from samsvae_core.genesets.questions import Enrichment
 from samsvae_core.genesets.terms import grouped, suggested_names
 
@@ -38,7 +38,7 @@ class Certainty(NamedTuple):
         )
 
 
-class Ranked(NamedTuple):
+class GeneRanking(NamedTuple):
     """Scores by gene, with one column per mechanism (its number) or one for a condition (its name).
 
     `table` is what they were taken from, with errors; `definition` completes "genes were ranked
@@ -59,7 +59,7 @@ def of_mechanisms(
     bundle: Bundle,
     mechanisms: Iterable[int] | None = None,
     certainty: Certainty | None = None,
-) -> Ranked:
+) -> GeneRanking:
     """Return the loadings of some mechanisms, by default of all in use.
 
     Raises ValueError if none is in use or one is unknown.
@@ -92,10 +92,10 @@ def of_mechanisms(
         f"{len(bundle.reference.loc)} reference control cells held at their basal states"
     )
     name = "mechanisms" if wanted == active else "_".join(f"M{k}" for k in wanted)
-    return Ranked(name, scores, table, definition, moved, certainty)
+    return GeneRanking(name, scores, table, definition, moved, certainty)
 
 
-def of_shift(composition: Composition, certainty: Certainty | None = None) -> Ranked:
+def of_shift(composition: Composition, certainty: Certainty | None = None) -> GeneRanking:
     """Return the predicted shift of a composition as a ranking."""
     table = composition.table.reset_index()
     shift = composition.table["shift"]
@@ -116,7 +116,9 @@ def of_shift(composition: Composition, certainty: Certainty | None = None) -> Ra
         f"the predicted shift of {name} ({composition.scale}; mean over "
         f"{composition.n_samples} posterior draws, seed {composition.seed})"
     )
-    return Ranked(name, shift.to_frame(name), table, definition, moved, certainty, doubt(table))
+    return GeneRanking(
+        name, shift.to_frame(name), table, definition, moved, certainty, doubt(table)
+    )
 
 
 def doubt(table: pd.DataFrame) -> str:
@@ -134,10 +136,10 @@ def doubt(table: pd.DataFrame) -> str:
 
 def gathered(
     bundle: Bundle,
-    ranked: Ranked,
+    ranked: GeneRanking,
     collections: Iterable[Collection],
     found: Enrichment,
-    rules: Rules,
+    rules: EnrichmentOptions,
 ) -> Results:
     """Return all that is exported: the tests, with similar sets grouped, and what they rest on."""
     table = found.table if "group" in found.table else grouped(found.table)

@@ -39,7 +39,7 @@ def loadings(model: SAMSVAE, reference: Reference, genes: list[str]) -> pd.DataF
         axis = torch.zeros_like(z[0])
         axis[k] = 1
         ends = (steps[k], 0.0) if steps[k] else (1.0, -1.0)
-        far, near = (model.level(model.moved_means(z + end * axis, nowhere)) for end in ends)
+        far, near = (model.level(model.decoded_means(z + end * axis, nowhere)) for end in ends)
         mean, se = mean_slope(far, near, ends[0] - ends[1])
         frames.append(
             pd.DataFrame(
@@ -82,13 +82,13 @@ def loading_curves(
     if not steps or not np.isfinite(steps).all() or 0 in steps:
         raise ValueError(f"Steps are {list(steps)}; expected finite numbers other than 0.")
     z, nowhere, typical = reference.loc, torch.zeros(model.n_shift), typical_effects(model)
-    near = model.level(model.moved_means(z, nowhere))
+    near = model.level(model.decoded_means(z, nowhere))
     at = [(k, multiple, multiple * (typical[k] or 1.0)) for k in chosen for multiple in steps]
     found = np.empty((2, len(at), len(genes)))
     for row, (k, _, step) in enumerate(at):
         moved = z.clone()
         moved[:, k] += step
-        found[:, row] = mean_slope(model.level(model.moved_means(moved, nowhere)), near, step)
+        found[:, row] = mean_slope(model.level(model.decoded_means(moved, nowhere)), near, step)
     which, multiples, moves = np.array(at).reshape(-1, 3).T.repeat(len(genes), axis=1)
     return pd.DataFrame(
         {

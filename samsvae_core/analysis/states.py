@@ -49,5 +49,5 @@ def decoded_values(bundle: Bundle, gene: str) -> Float[np.ndarray, " N"] | None:
         return None
     z, place = torch.from_numpy(bundle.cells[states].to_numpy()), bundle.genes.index(gene)
     nowhere, model = torch.zeros(bundle.model.n_shift), bundle.model
-    parts = [model.level(model.moved_means(part, nowhere))[:, place] for part in z.split(256)]
+    parts = [model.level(model.decoded_means(part, nowhere))[:, place] for part in z.split(256)]
     return torch.cat(parts).numpy()

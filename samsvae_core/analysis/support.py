@@ -54,13 +54,13 @@ def nearest_condition(
     if not bundle.model.has_shifts or not len(bundle.trained_dosages):
         return None
     rows = bundle.perturbations.index.get_indexer(pd.Index(list(given), dtype=object))
-    move = np.array(list(given.values())) @ bundle.effects[rows]
+    move = np.array(list(given.values())) @ bundle.latent_effects[rows]
     move[list(without)] = 0
     length = float(np.linalg.norm(move))
     name = condition_name(given, bundle.control)
     if not without and bundle.conditions["train"].get(name, 0) > 0:
         return Nearest(name, 0.0, length)
-    conditions = bundle.trained_shifts
+    conditions = bundle.latent_shifts
     distances = np.linalg.norm(conditions.to_numpy() - move, axis=1)
     first = int(np.flatnonzero(distances <= distances.min() * (1 + AS_NEAR))[0])
     return Nearest(str(conditions.index[first]), float(distances[first]), length)

@@ -33,7 +33,7 @@ from samsvae_core.bundle.layout import (
     read_json,
     version,
 )
-from samsvae_core.bundle.readings import dosages_of, places_of, suited
+from samsvae_core.bundle.readings import data_for_model, dosages_of, places_of
 from samsvae_core.data.cells import (
     CellData,
     DataError,
@@ -266,7 +266,7 @@ class Bundle:
         return blocks
 
     @cached_property
-    def effects(self) -> Float[np.ndarray, "T K"]:
+    def latent_effects(self) -> Float[np.ndarray, "T K"]:
         """Mean effects of `masks`, in the order of perturbations and mechanisms.
 
         It has no column for a model without latent shifts.
@@ -300,10 +300,10 @@ class Bundle:
         return pd.DataFrame(D, index=index, columns=self.perturbations.index)
 
     @cached_property
-    def trained_shifts(self) -> pd.DataFrame:
+    def latent_shifts(self) -> pd.DataFrame:
         """Mean latent shifts of the conditions of `trained_dosages`."""
         D = self.trained_dosages
-        moves = sp.csr_matrix(D.to_numpy()) @ self.effects
+        moves = sp.csr_matrix(D.to_numpy()) @ self.latent_effects
         return pd.DataFrame(moves, index=D.index)
 
     def align(self, data: CellData) -> CellData:
@@ -312,7 +312,7 @@ class Bundle:
         Genes are matched by name, or by id if the names differ. Raises DataError for missing genes
         and unknown perturbations.
         """
-        data = suited(data, self.config["model"])
+        data = data_for_model(data, self.config["model"])
         where = places_of(self.genes, self.genes_by_id, data)
         for what, needed, found in (
             ("lack {} of the bundle's genes, such as {}", self.genes, where),

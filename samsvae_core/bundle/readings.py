@@ -53,7 +53,7 @@ def written_dosage(text: str) -> float:
     return dose if f"{dose:g}" == text else np.nan
 
 
-def suited(data: CellData, model: str) -> CellData:
+def data_for_model(data: CellData, model: str) -> CellData:
     """Return the data as a model of MODELS takes them, if need be with one treatment per cell."""
     return data if MODELS[model].composes else conditions_as_perturbations(data)
 

@@ -292,7 +292,7 @@ def check_loadings(
     def levels(k: int, end: float) -> Tensor:
         moved = reference.clone()
         moved[:, k] += end
-        return model.level(model.moved_means(moved, nowhere)).double().mean(0)
+        return model.level(model.decoded_means(moved, nowhere)).double().mean(0)
 
     here = levels(0, 0.0)
     for k in range(min(width, max(1, MOST_PRODUCTS // products))):

@@ -19,7 +19,7 @@ from samsvae_core.cli.options import (
 
 if TYPE_CHECKING:
     from samsvae_core.analysis.enrichment_export import Results
-    from samsvae_core.analysis.gene_rankings import Certainty, Ranked
+    from samsvae_core.analysis.gene_rankings import Certainty, GeneRanking
     from samsvae_core.bundle.bundle import Bundle
     from samsvae_core.genesets.collections import Collection
 
@@ -96,7 +96,7 @@ def enrich(
     if mechanism and perturbation:
         raise ValueError("Give --mechanism or --perturbation, not both: they ask different things.")
     sets = collections_of(collection, gmt, enrichr)
-    rules = enrichment.Rules(min_size, max_size, seed, top)
+    rules = enrichment.EnrichmentOptions(min_size, max_size, seed, top)
     certainty = None
     if sign is not None:
         rules = rules._replace(n_top=None)
@@ -147,7 +147,7 @@ def rankings_of(
     perturbations: list[str] | None,
     seed: int,
     certainty: Certainty | None,
-) -> Ranked:
+) -> GeneRanking:
     """The genes ranked by the shift of perturbations if these are named, else by mechanisms."""
     from samsvae_core.analysis import gene_rankings
     from samsvae_core.analysis.compose import compose

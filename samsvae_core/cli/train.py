@@ -54,7 +54,7 @@ Fraction = Annotated[
         help="Of combinations to train on (default 0.75), or of their cells (default 0.5)."
     ),
 ]
-Steps = Annotated[int | None, typer.Option(min=1, help="Training steps (default 6000).")]
+StepRunner = Annotated[int | None, typer.Option(min=1, help="Training steps (default 6000).")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Instead of --steps.")]
 Latents = Annotated[int, typer.Option(min=1, help="Mechanisms to start from.")]
 Hidden = Annotated[int, typer.Option(min=1, help="Hidden units of the networks.")]
@@ -119,7 +119,7 @@ def train(
     device: Device = "auto",
     split: Split = "random",
     fraction: Fraction = None,
-    steps: Steps = None,
+    steps: StepRunner = None,
     epochs: Epochs = None,
     latents: Latents = 20,
     hidden: Hidden = 400,

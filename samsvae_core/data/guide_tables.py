@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from samsvae_core.data.cells import DataError
 from samsvae_core.data.controls import candidates_note, check_controls, control_labels
 from samsvae_core.data.dosages import Dosages, dosage_notes
-from samsvae_core.data.hdf5_checks import names_in, read_element, told
+from samsvae_core.data.hdf5_checks import as_data_error, names_in, read_element
 from samsvae_core.data.label_column import PERTURBATION_KEYS, perturbation_key_of, texts_of
 from samsvae_core.data.read_options import Control, ReadOptions
 from samsvae_core.data.stored import whole_matrix
@@ -34,7 +34,7 @@ def guide_table(file: h5py.File) -> str:
     """A table of obsm that is named as guides are, or has columns of controls; "" if none is."""
     usual = {name for group in PERTURBATION_KEYS for name in group}
     for name in names_in(file, "obsm"):
-        with told(file, f"obsm/{name}"):
+        with as_data_error(file, f"obsm/{name}"):
             attributes = file[f"obsm/{name}"].attrs
             order = np.ravel(attributes["column-order"]) if "column-order" in attributes else None
         if order is None:
@@ -191,7 +191,7 @@ def _dosage_table(file: h5py.File, key: str, obs: pd.DataFrame) -> tuple[sp.csr_
             f" {nearest(key, [*obs.columns, *known])}"
         )
     place = f"obsm/{key}"
-    with told(file, place):
+    with as_data_error(file, place):
         is_frame = file[place].attrs.get("encoding-type") == "dataframe"
     if is_frame:
         frame = read_element(file, place)

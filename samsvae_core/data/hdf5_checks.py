@@ -15,7 +15,7 @@ from samsvae_core.system.machine import memory_here
 from samsvae_core.system.messages import some
 
 # What h5py and anndata raise on damaged files; SystemError comes from names that are not UTF-8.
-# Blocks under `told` call only these libraries, so that our own bugs surface as themselves.
+# Blocks under `as_data_error` call only these libraries: our own bugs surface as themselves.
 DAMAGE = (
     *(OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError),
     *(SystemError, OverflowError, ImportError),
@@ -201,12 +201,12 @@ def read_element(file: h5py.File, name: str) -> Any:
     from anndata.io import read_elem
 
     check_size(file, name)
-    with told(file, name):
+    with as_data_error(file, name):
         return read_elem(file[name])
 
 
 @contextmanager
-def told(file: h5py.File, name: str) -> Iterator[None]:
+def as_data_error(file: h5py.File, name: str) -> Iterator[None]:
     """Turn what h5py and anndata raise while they read an element into a DataError.
 
     Call none of our own code within such a block, so that our bugs are not reported as damage.
@@ -239,7 +239,7 @@ def check_size(file: h5py.File, name: str, whole: bool = True, densest: int = DE
     arrays = _arrays(file, name)
     numbers = [array for array in arrays if not is_text(array)]
     texts = [array for array in arrays if is_text(array)]
-    with told(file, name):
+    with as_data_error(file, name):
         read = sum(int(array.nbytes) for array in numbers)
         read += sum(int(array.nbytes) + int(array.size) * TEXT_IN_MEMORY for array in texts)
         stored = sum(int(array.id.get_storage_size()) for array in arrays)
@@ -267,7 +267,7 @@ def too_dense(file: h5py.File, name: str, read: int, stored: int) -> DataError:
 def _arrays(file: h5py.File, name: str) -> list[h5py.Dataset]:
     """Return the arrays of an element."""
     found: list[h5py.Dataset] = []
-    with told(file, name):
+    with as_data_error(file, name):
         item = file[name]
         if isinstance(item, h5py.Dataset):
             return [item]
@@ -279,7 +279,7 @@ def _arrays(file: h5py.File, name: str) -> list[h5py.Dataset]:
 
 def is_text(array: h5py.Dataset) -> bool:
     """Return whether an array's values have variable length, stored elsewhere in the file."""
-    with told(array.file, array.name):  # the type may be unknown to NumPy
+    with as_data_error(array.file, array.name):  # the type may be unknown to NumPy
         kind = array.dtype
     text = h5py.check_string_dtype(kind)
     return (text is not None and text.length is None) or h5py.check_vlen_dtype(kind) is not None
@@ -287,13 +287,13 @@ def is_text(array: h5py.Dataset) -> bool:
 
 def _length_of_texts(file: h5py.File, array: h5py.Dataset) -> int:
     """Return the total stated length of an array's texts in bytes; 0 if the array is compressed."""
-    with told(file, array.name):
+    with as_data_error(file, array.name):
         offset = array.id.get_offset()
         size, last = int(array.size), int(file.id.get_filesize())
     if offset is None:
         return 0
     n_texts = min(size, last // TEXT.itemsize)
-    with told(file, array.name):
+    with as_data_error(file, array.name):
         lengths = np.fromfile(file.filename, TEXT, n_texts, offset=offset)["length"]
     return int(lengths.sum(dtype=np.int64))
 
@@ -308,6 +308,6 @@ def _format(file: h5py.File) -> str:
 
 def names_in(file: h5py.File, name: str) -> list[str]:
     """Return the names in a group of the file; empty if the group is absent."""
-    with told(file, name):
+    with as_data_error(file, name):
         group = file.get(name)
         return list(group) if isinstance(group, h5py.Group) else []

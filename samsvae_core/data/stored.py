@@ -18,7 +18,14 @@ from samsvae_core.data.disk_csr import (
     row_blocks,
     size_of,
 )
-from samsvae_core.data.hdf5_checks import DENSEST, EMPTIEST, SMALL, check_size, told, too_dense
+from samsvae_core.data.hdf5_checks import (
+    DENSEST,
+    EMPTIEST,
+    SMALL,
+    as_data_error,
+    check_size,
+    too_dense,
+)
 from samsvae_core.system.machine import memory_free
 
 SHARE = 0.25  # of the free memory that counts may take, as splitting and scoring copy them
@@ -64,7 +71,7 @@ VERSIONS = {"csr": "0.1.0", "csc": "0.1.0", "dense": "0.2.0"}
 
 def as_stored(file: h5py.File, place: str) -> Stored:
     """Return how a matrix is stored, without reading it; raises DataError if it is not a matrix."""
-    with told(file, place):
+    with as_data_error(file, place):
         item = file[place]
         encoding, version = (
             str(item.attrs.get(f"encoding-{of}", "")) for of in ("type", "version")
@@ -83,7 +90,7 @@ def as_stored(file: h5py.File, place: str) -> Stored:
             f" {VERSIONS[layout]!r}. Load it where it was made and save it for this version."
         )
     check_size(file, place, whole=False, densest=EMPTIEST if is_dense else DENSEST)
-    with told(file, place):
+    with as_data_error(file, place):
         arrays = {"data": item} if is_dense else {name: item[name] for name in names}
         kinds = {name: array.dtype for name, array in arrays.items()}
         shape = (item.shape or ()) if is_dense else tuple(int(n) for n in item.attrs["shape"])
@@ -105,7 +112,7 @@ def _n_values(file: h5py.File, place: str) -> int:
     if stored.layout != "dense" or len(stored.shape) != 2:
         return stored.n_values
     n_rows = min(SAMPLED, max(1, VALUES_AT_ONCE // max(1, stored.shape[1])))
-    with told(file, place):
+    with as_data_error(file, place):
         first = values[:n_rows]
     share = np.count_nonzero(first) / max(1, first.size)
     return int(stored.n_values * share)
@@ -134,19 +141,21 @@ def blocks_of(file: h5py.File, place: str, shape: tuple[int, int]) -> Iterator[s
 def _dense_blocks(file: h5py.File, place: str, stored: Stored) -> Iterator[sp.csr_matrix]:
     n_rows, n_columns = stored.shape
     values = stored.arrays["data"]
-    with told(file, place):  # a cache of one row of chunks decompresses each chunk only once
+    with as_data_error(
+        file, place
+    ):  # a cache of one row of chunks decompresses each chunk only once
         piece = values.chunks or (1, 1)
         across = -(-n_columns // max(1, piece[1])) * piece[1]
         band = piece[0] * across * values.dtype.itemsize
     if band > SMALL + DENSEST * stored.size:
         raise too_dense(file, place, band, stored.size)
-    with told(file, place):
+    with as_data_error(file, place):
         access = values.id.get_access_plist()
         access.set_chunk_cache(521, max(2**20, band), 1.0)
         values = h5py.Dataset(h5py.h5d.open(file.id, place.encode(), access))
     size = max(1, VALUES_AT_ONCE // max(1, n_columns))
     for first in range(0, n_rows, size):
-        with told(file, place):
+        with as_data_error(file, place):
             rows = values[first : first + size]
         yield _sparse(rows)
 
@@ -157,7 +166,7 @@ def _row_blocks(file: h5py.File, place: str, stored: Stored) -> Iterator[sp.csr_
     for rows in row_blocks(starts):
         own = starts[rows.start : rows.stop + 1]
         part = slice(int(own[0]), int(own[-1]))
-        with told(file, place):
+        with as_data_error(file, place):
             values, columns = data[part], indices[part]
         yield _checked(place, values, columns, own - own[0], stored.shape[1])
 
@@ -165,7 +174,7 @@ def _row_blocks(file: h5py.File, place: str, stored: Stored) -> Iterator[sp.csr_
 def _column_blocks(file: h5py.File, place: str, stored: Stored) -> Iterator[sp.csr_matrix]:
     starts = _starts(file, place, stored)
     check_size(file, place)
-    with told(file, place):
+    with as_data_error(file, place):
         values, rows = stored.arrays["data"][:], stored.arrays["indices"][:]
     yield _checked(place, values, rows, starts, stored.shape[0]).T.tocsr()
 
@@ -173,7 +182,7 @@ def _column_blocks(file: h5py.File, place: str, stored: Stored) -> Iterator[sp.c
 def _starts(file: h5py.File, place: str, stored: Stored) -> np.ndarray:
     """Return where the lines of a sparse matrix start, as int64, after checking them."""
     n_lines = stored.shape[1 if stored.layout == "csc" else 0]
-    with told(file, place):
+    with as_data_error(file, place):
         n_values, n_indices = (len(stored.arrays[name]) for name in ("data", "indices"))
         found = stored.arrays["indptr"][:]
     if found.dtype.kind not in "iu" or stored.arrays["indices"].dtype.kind not in "iu":

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 
 from samsvae_core.data.cells import DataError
-from samsvae_core.data.hdf5_checks import read_element, told
+from samsvae_core.data.hdf5_checks import as_data_error, read_element
 from samsvae_core.data.label_column import of_pandas, texts_of
 from samsvae_core.system.messages import some
 
@@ -51,7 +51,7 @@ def table_of(file: h5py.File, name: str) -> pd.DataFrame:
 
 def _check_encodings(file: h5py.File, name: str) -> None:
     """Refuse a table with a column that is not one text or number per row, before reading it."""
-    with told(file, name):
+    with as_data_error(file, name):
         table = file[name]
         order = table.attrs.get("column-order", ())
         columns = [str(key) for key in np.ravel(order)] if isinstance(table, h5py.Group) else []

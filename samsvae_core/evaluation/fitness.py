@@ -123,7 +123,7 @@ def doubts(
     return found
 
 
-def told(found: list[str]) -> str:
+def in_words(found: list[str]) -> str:
     """Return the reasons as one caution, with what to do; empty if there are none."""
     if not found:
         return ""
@@ -141,7 +141,7 @@ def caution(bundle: Bundle) -> str:
     record = bundle.metrics.get("validation")
     masks = bundle.masks if bundle.model.has_masks else pd.DataFrame()
     try:
-        return told(doubts(bundle.history, masks, record, bundle.model.has_masks))
+        return in_words(doubts(bundle.history, masks, record, bundle.model.has_masks))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BundleError(
             f"{bundle.path / 'metrics.json'} is not as a bundle's is: its validation figures "

@@ -71,7 +71,7 @@ def model_effects(
     size = max(1, VALUES_AT_ONCE // (len(names) * model.config.n_genes))
     with seeded(seed, device):
         for g, draws in enumerate(groups):
-            shift = model.effects(len(draws)).shift(D)  # (s, A, C)
+            shift = model.effects(len(draws)).latent_shift(D)  # (s, A, C)
             z_basal = torch.randn(len(draws), 1, model.config.n_latent, device=device)
             states = model.state(z_basal.expand(-1, len(names), -1), shift)
             depths = torch.as_tensor(depth[draws], dtype=torch.float32, device=device)
@@ -145,7 +145,7 @@ def predictive_positions(
     D = torch.as_tensor(dosage_table(test, names).to_numpy(np.float32), device=model.device)
     frames = []
     with seeded(seed, model.device):
-        shift = model.effects(n_sets).shift(D)  # (R, A, C)
+        shift = model.effects(n_sets).latent_shift(D)  # (R, A, C)
         for batch in batches([len(cells) for cells in rows], VALUES_AT_ONCE // (n_sets * n_genes)):
             cells = np.concatenate([rows[a] for a in batch])
             of = np.repeat(batch, [len(rows[a]) for a in batch])

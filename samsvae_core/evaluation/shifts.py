@@ -164,7 +164,7 @@ def drawn_moves(
     """Return the latent shift of each row of dosages under each posterior draw."""
     moves = D.new_zeros(len(D), n_samples, model.n_shift)
     for t in D.any(0).nonzero()[:, 0].tolist():
-        drawn = model.drawn_shift(t, n_samples, stream(model, seed, t + 1))
+        drawn = model.sample_latent_shift(t, n_samples, stream(model, seed, t + 1))
         moves += D[:, t, None, None] * drawn
     return moves
 
@@ -181,5 +181,5 @@ def mean_level(
     """Return the level of the mean proportions or values over reference cells."""
     size = max(1, STATE_VALUES_AT_ONCE // (len(z_basal) * model.config.n_genes))
     blocks = shift.reshape(-1, model.n_shift).split(size)
-    means = [model.moved_means(z_basal, block).mean(-2) for block in blocks]
+    means = [model.decoded_means(z_basal, block).mean(-2) for block in blocks]
     return model.level(torch.cat(means)).view(*shift.shape[:-1], model.config.n_genes)

@@ -46,7 +46,7 @@ FDR = "Benjamini-Hochberg over a mechanism's sets of one collection, both direct
 N_TOP = 50  # top genes each way in over-representation
 
 
-class Rules(NamedTuple):
+class EnrichmentOptions(NamedTuple):
     """How sets are tested.
 
     `min_size` and `max_size` limit a set's measured genes; `seed` is that of sampling. For
@@ -61,7 +61,7 @@ class Rules(NamedTuple):
     universe: tuple[str, ...] | None = None
 
 
-USUAL = Rules()
+USUAL = EnrichmentOptions()
 
 
 def rank_enrichment(
@@ -207,7 +207,7 @@ def running_sum(scores: pd.Series, genes_of_set: Iterable[str], seed: int = 0) -
 def enrich(
     loadings: pd.DataFrame | pd.Series,
     collections: Iterable[Collection],
-    rules: Rules = USUAL,
+    rules: EnrichmentOptions = USUAL,
     moved: pd.DataFrame | pd.Series | None = None,
     n_processes: int | None = None,
     progress: Callable[[Progress], object] | None = None,

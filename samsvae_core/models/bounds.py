@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from samsvae_core.models.device_rows import Batch
-from samsvae_core.models.samsvae import SAMSVAE, Effects
+from samsvae_core.models.samsvae import SAMSVAE, EffectSample
 
 
 class Elbo(NamedTuple):
@@ -45,10 +45,10 @@ def elbo(
 
 
 def cell_terms(
-    model: SAMSVAE, batch: Batch, effects: Effects
+    model: SAMSVAE, batch: Batch, effects: EffectSample
 ) -> tuple[Float[Tensor, "S N"], Float[Tensor, "S N"]]:
     """Return log p(x | z) at one draw of z_basal and its KL, per sample and cell, in nats."""
-    shift = effects.shift(batch.D)
+    shift = effects.latent_shift(batch.D)
     q = model.encode(batch.x, shift)
     z_basal = q.rsample()
     log_px = model.decode(model.state(z_basal, shift), batch.library).log_prob(batch.x)
@@ -56,13 +56,13 @@ def cell_terms(
 
 
 @torch.inference_mode()
-def importance_weights(model: SAMSVAE, batch: Batch, effects: Effects) -> Float[Tensor, "S N"]:
+def importance_weights(model: SAMSVAE, batch: Batch, effects: EffectSample) -> Float[Tensor, "S N"]:
     """Return the log importance weight of each sample and cell, in nats.
 
     It is log p(x, z_basal | effects) - log q(z_basal | x, effects). Sample s of z_basal goes with
     sample s of the effects, which the caller draws once for all batches.
     """
-    shift = effects.shift(batch.D)
+    shift = effects.latent_shift(batch.D)
     q = model.encode(batch.x, shift)
     z_basal = q.sample()
     return (

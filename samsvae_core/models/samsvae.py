@@ -63,14 +63,14 @@ class ModelConfig:
     likelihood: str = "counts"  # negative binomial; "gaussian": for values that are not counts
 
 
-class Effects(NamedTuple):
+class EffectSample(NamedTuple):
     """Samples of the latents that all cells share, and their KL."""
 
     mask: Float[Tensor, "S T K"]
     embedding: Float[Tensor, "S T K"]
     kl: Float[Tensor, ""]  # KL(q || p) of mask and embedding, in nats, for the whole data set
 
-    def shift(self, D: Float[Tensor, "N T"]) -> Float[Tensor, "S N K"]:
+    def latent_shift(self, D: Float[Tensor, "N T"]) -> Float[Tensor, "S N K"]:
         """Return the latent shift of each cell: its dosages times the masked embeddings."""
         return D @ (self.mask * self.embedding)
 
@@ -136,7 +136,7 @@ class SAMSVAE(nn.Module):
 
     @property
     def n_shift(self) -> int:
-        """Width of what `Effects.shift` returns."""
+        """Width of what `EffectSample.latent_shift` returns."""
         return self.config.n_latent
 
     @property
@@ -209,7 +209,7 @@ class SAMSVAE(nn.Module):
         n_samples: int,
         anneal: float | Tensor = 1.0,
         D: Float[Tensor, "N T"] | None = None,
-    ) -> Effects:
+    ) -> EffectSample:
         """Draw mask and embedding from q; `anneal` in [0, 1] scales the evidence asked for.
 
         `D` holds the dosages of a mini-batch, for variants that draw only what its cells need.
@@ -219,13 +219,15 @@ class SAMSVAE(nn.Module):
         )  # `fit` reports a training that diverges
         kl = mask_kl(self.mask_logits, anneal * self.evidence[:, None]).sum()
         kl = kl + kl_divergence(q_embedding, Normal(0.0, self.config.embedding_scale)).sum()
-        return Effects(
+        return EffectSample(
             straight_through_bernoulli(self.mask_logits, n_samples),
             q_embedding.rsample(torch.Size([n_samples])),
             kl,
         )
 
-    def drawn_shift(self, t: int, n_samples: int, random: torch.Generator) -> Float[Tensor, "S C"]:
+    def sample_latent_shift(
+        self, t: int, n_samples: int, random: torch.Generator
+    ) -> Float[Tensor, "S C"]:
         """Return posterior draws of the latent shift of perturbation number `t` at dosage 1."""
         shape = n_samples, self.config.n_latent
         uniform, normal = (
@@ -311,7 +313,7 @@ class SAMSVAE(nn.Module):
             library.clamp_min(EMPTY_CELL).log(),
         )
 
-    def moved_means(
+    def decoded_means(
         self, z: Float[Tensor, "R K"], shift: Float[Tensor, "*B C"]
     ) -> Float[Tensor, "*B R G"]:
         """Return the mean of each gene at every basal state with every latent shift.

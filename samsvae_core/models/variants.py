@@ -13,7 +13,7 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import leaky_relu, softplus
 
 from samsvae_core.models.distributions import mask_kl, straight_through_bernoulli
-from samsvae_core.models.samsvae import SAMSVAE, Effects, rotate_columns, rotate_moments
+from samsvae_core.models.samsvae import SAMSVAE, EffectSample, rotate_columns, rotate_moments
 
 EMBEDDING_HIDDEN = 200  # units between a mask and its embedding
 MOMENT_DRAWS = 512  # draws of the mask, for moments of the effect without a closed form
@@ -73,7 +73,7 @@ class CorrelatedSAMSVAE(SAMSVAE):
         n_samples: int,
         anneal: float | Tensor = 1.0,
         D: Float[Tensor, "N T"] | None = None,
-    ) -> Effects:
+    ) -> EffectSample:
         """Draw mask and embedding; with `D`, only embeddings of the mini-batch's perturbations.
 
         Their KL is then weighted by cells in the batch over cells in training (the paper's equation
@@ -92,7 +92,7 @@ class CorrelatedSAMSVAE(SAMSVAE):
         kl = (weight * kl_divergence(q_embedding, prior).sum(-1)).sum(-1).mean()
         kl = kl + mask_kl(self.mask_logits, anneal * self.evidence[:, None]).sum()
         embedding = torch.zeros_like(mask).index_copy(1, which, q_embedding.rsample())
-        return Effects(mask, embedding, kl)
+        return EffectSample(mask, embedding, kl)
 
     def drawn_embedding(
         self, t: int, mask: Float[Tensor, "S K"], normal: Float[Tensor, "S K"]
@@ -156,13 +156,13 @@ class CPAVAE(SAMSVAE):
         n_samples: int,
         anneal: float | Tensor = 1.0,
         D: Float[Tensor, "N T"] | None = None,
-    ) -> Effects:
+    ) -> EffectSample:
         q_embedding = Normal(
             self.embedding_loc, self.embedding_log_scale.exp(), validate_args=False
         )
         kl = kl_divergence(q_embedding, Normal(0.0, self.config.embedding_scale)).sum()
         embedding = q_embedding.rsample(torch.Size([n_samples]))
-        return Effects(torch.ones_like(embedding), embedding, kl)
+        return EffectSample(torch.ones_like(embedding), embedding, kl)
 
     def mask_probability(self) -> Float[Tensor, "T K"]:
         """Return ones, by construction."""
@@ -214,11 +214,11 @@ class SVAEPlus(SAMSVAE):
         n_samples: int,
         anneal: float | Tensor = 1.0,
         D: Float[Tensor, "N T"] | None = None,
-    ) -> Effects:
+    ) -> EffectSample:
         mask = straight_through_bernoulli(self.mask_logits, n_samples)
         # -log Beta(p; 1, b) = -log b - (b - 1) log(1 - p), and -log(1 - sigmoid(f)) = softplus(f)
         penalty = (SPARSITY - 1) * softplus(self.mask_logits).sum()
-        return Effects(mask, self.embedding_loc.expand_as(mask), penalty)
+        return EffectSample(mask, self.embedding_loc.expand_as(mask), penalty)
 
     def effect_moments(self) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
         q, m = self.mask_logits.double().sigmoid(), self.embedding_loc.double()
@@ -238,10 +238,10 @@ class SVAEPlus(SAMSVAE):
         self.embedding_loc.copy_(self.embedding_loc @ R)
 
 
-class Dosages(Effects):
+class Dosages(EffectSample):
     """The dosages themselves, which the networks read in place of a latent shift."""
 
-    def shift(self, D: Float[Tensor, "N T"]) -> Float[Tensor, "S N T"]:
+    def latent_shift(self, D: Float[Tensor, "N T"]) -> Float[Tensor, "S N T"]:
         return D.expand(len(self.mask), -1, -1)
 
 
@@ -283,7 +283,9 @@ class ConditionalVAE(SAMSVAE):
         nothing = self.mask_probability().expand(n_samples, -1, -1)
         return Dosages(nothing, nothing, nothing.sum())
 
-    def drawn_shift(self, t: int, n_samples: int, random: torch.Generator) -> Float[Tensor, "S T"]:
+    def sample_latent_shift(
+        self, t: int, n_samples: int, random: torch.Generator
+    ) -> Float[Tensor, "S T"]:
         """Return the dosage of the perturbation, which is certain."""
         return torch.eye(self.config.n_perturbations, device=self.device)[t].expand(n_samples, -1)
 

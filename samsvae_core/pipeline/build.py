@@ -102,7 +102,7 @@ def build_bundle(
     history = layout.read_csv(run / "history.csv")
     settings["steps_done"] = int(history["step"].iloc[-1])
     has_masks = MODELS[settings["model"]].has_masks
-    caution = fitness.told(fitness.doubts(history, masks, metrics.get("validation"), has_masks))
+    caution = fitness.in_words(fitness.doubts(history, masks, metrics.get("validation"), has_masks))
     frontier = run / "frontier.csv"
     levels = pd.read_csv(frontier) if frontier.exists() else None
     card = model_card(settings, data, parts, masks, metrics, notes, levels, caution)

@@ -18,7 +18,7 @@ import torch
 from samsvae_core.bundle import layout, opening
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.bundle.layout import read_json, to_json
-from samsvae_core.bundle.readings import suited
+from samsvae_core.bundle.readings import data_for_model
 from samsvae_core.data.cells import CellData, DataError, genes_at, reading_in_words
 from samsvae_core.data.controls import Recorded
 from samsvae_core.data.counts import has_gene_key
@@ -107,7 +107,7 @@ def train(
         )
     config = ModelConfig(
         n_genes=len(data.genes),
-        n_perturbations=len(suited(data, model).perturbations),
+        n_perturbations=len(data_for_model(data, model).perturbations),
         other_genes=data.has_size_factor,
         likelihood="counts" if data.is_counts else "gaussian",
         **model_config,
@@ -217,7 +217,7 @@ def cells_of(data: CellData, run: Path, settings: dict[str, Any]) -> tuple[CellD
     data = aligned(data, run)
     check_same(checksums(data), settings.get("checksums"))
     parts = split(data, run / "split.csv")
-    data = suited(data, settings["model"])
+    data = data_for_model(data, settings["model"])
     return data.subset(parts != UNUSED), parts[parts != UNUSED]
 
 

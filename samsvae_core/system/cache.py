@@ -17,7 +17,7 @@ FOLDERS = ("effects", "enrichment")  # folders of files that can be made again
 LIMIT, USUAL_MB = "SAMSVAE_CACHE_MB", 2_000  # room for twenty large models with their shifts
 
 
-class Kept(NamedTuple):
+class CacheFile(NamedTuple):
     """A file of the cache; size in bytes, `used` in seconds since 1970."""
 
     path: Path
@@ -30,7 +30,7 @@ def limit() -> int:
     return megabytes(LIMIT, USUAL_MB)
 
 
-def files() -> list[Kept]:
+def files() -> list[CacheFile]:
     """Return every file that can be made again, the least recently used first."""
     found = []
     for folder in FOLDERS:
@@ -38,7 +38,7 @@ def files() -> list[Kept]:
             for path in (cache_folder() / folder).iterdir():
                 with contextlib.suppress(OSError):  # removed meanwhile
                     about = path.lstat()
-                    found.append(Kept(path, about.st_size, about.st_mtime))
+                    found.append(CacheFile(path, about.st_size, about.st_mtime))
     return sorted(found, key=lambda kept: (kept.used, kept.path))
 
 
@@ -69,7 +69,7 @@ def clear() -> int:
     return sum(_remove(file) for file in files())
 
 
-def _remove(file: Kept) -> int:
+def _remove(file: CacheFile) -> int:
     """Remove a file and return its bytes; processes that have it open can still read it."""
     try:
         file.path.unlink()

@@ -20,7 +20,7 @@ from samsvae_core.training.validation import best_epoch
 PAUSE = 5.0  # least seconds between two checkpoints; a kill loses as much
 
 
-class Keeper:
+class CheckpointWriter:
     """Stores the last whole epoch: on the device at once, in the run folder from time to time."""
 
     def __init__(self, run: Path) -> None:

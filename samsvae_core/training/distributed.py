@@ -67,7 +67,7 @@ def group(device: torch.device) -> Iterator[torch.device]:
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     seconds = float(os.environ.get("SAMSVAE_TIMEOUT", TIMEOUT))
-    with told():
+    with as_lost_error():
         dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
     try:
         yield device
@@ -76,7 +76,7 @@ def group(device: torch.device) -> Iterator[torch.device]:
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def as_lost_error() -> Iterator[None]:
     """Turn torch's error about a lost process into a message the user can act on."""
     try:
         yield
@@ -95,7 +95,7 @@ def told() -> Iterator[None]:
 def wait() -> None:
     """Wait until all processes are here."""
     if together():
-        with told():
+        with as_lost_error():
             total(torch.zeros(1, device=own_device()))
 
 
@@ -111,7 +111,7 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
-def of_first(value: Tensor) -> Tensor:
+def broadcast(value: Tensor) -> Tensor:
     """Return the first process's value."""
     if together():
         value = value.contiguous()

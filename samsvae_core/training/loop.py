@@ -23,10 +23,16 @@ from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE, ModelConfig
 from samsvae_core.models.variants import MODELS
 from samsvae_core.training import distributed
-from samsvae_core.training.checkpoint import Keeper, checkpoint, finished, restore
+from samsvae_core.training.checkpoint import CheckpointWriter, checkpoint, finished, restore
 from samsvae_core.training.config import Progress, Stop, TrainConfig
 from samsvae_core.training.rotation import sparsest_rotation
-from samsvae_core.training.steps import Steps, annealed, check_finite, new_optimizer, quick_products
+from samsvae_core.training.steps import (
+    StepRunner,
+    annealed,
+    check_finite,
+    new_optimizer,
+    tf32_matmul,
+)
 from samsvae_core.training.validation import validation_bound
 
 ROWS_AT_ONCE = 1 << 14  # rows in double precision while moments are summed
@@ -88,18 +94,18 @@ def fit(
     on_epoch
         Called after every epoch.
     """
-    keeper = Keeper(run)
+    keeper = CheckpointWriter(run)
     devices = [train.device] if train.device.type == "cuda" else []
     with (
         torch.random.fork_rng(devices=devices),
-        quick_products(train.device),
-        distributed.told(),
+        tf32_matmul(train.device),
+        distributed.as_lost_error(),
     ):
         torch.manual_seed(config.seed)
         optimizer = new_optimizer(model, config)
         history = restore(keeper.last, model, optimizer) if keeper.last.exists() else []
         distributed.check_same("checkpoints, of epochs", len(history))
-        steps = Steps(model, optimizer, train, config)
+        steps = StepRunner(model, optimizer, train, config)
         try:
             while not finished(history, config):
                 progress = train_epoch(steps, history)
@@ -126,7 +132,7 @@ def tell(on_epoch: Callable[[Progress], None], progress: Progress) -> None:
         raise Stop
 
 
-def train_epoch(steps: Steps, history: list[Progress]) -> Progress:
+def train_epoch(steps: StepRunner, history: list[Progress]) -> Progress:
     """Run one pass over the training cells in random order, or the steps that are left."""
     model, config, device = steps.model, steps.config, steps.cells.device
     step, number = (history[-1].step, history[-1].epoch + 1) if history else (0, 1)
@@ -137,7 +143,7 @@ def train_epoch(steps: Steps, history: list[Progress]) -> Progress:
         for index in batches:
             step += 1
             if model.asks_evidence and step == math.ceil(config.dense * config.steps):
-                model.rotate(distributed.of_first(sparsest_rotation(model.effect_moments()[0])))
+                model.rotate(distributed.broadcast(sparsest_rotation(model.effect_moments()[0])))
             sums += steps.take(index, step) * len(index)
     sums = distributed.total(sums) / (distributed.size() * sum(map(len, batches)))
     bound, kl_basal, kl_effects, norm = sums.tolist()

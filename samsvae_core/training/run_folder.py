@@ -121,7 +121,7 @@ def write_status(run: Path, content: dict[str, Any]) -> None:
             file.truncate()
 
 
-class Record:
+class RunStatus:
     """The status of a run that this process trains."""
 
     def __init__(self, run: Path) -> None:
@@ -155,11 +155,11 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, (int, float)) and 0 <= value < 1e12 else 0.0
 
 
-_records: dict[Path, Record] = {}  # runs that this process trains
+_records: dict[Path, RunStatus] = {}  # runs that this process trains
 
 
 @contextlib.contextmanager
-def recorded(run: Path) -> Iterator[Record]:
+def recorded(run: Path) -> Iterator[RunStatus]:
     """Record the course and the end of the block in the status of an existing folder.
 
     A nested block for the same folder uses the outer one's record. Raises OutputError if another
@@ -182,7 +182,7 @@ def recorded(run: Path) -> Iterator[Record]:
                 "it first."
             )
         refuse_finished(run)
-        record = _records[path] = Record(run)
+        record = _records[path] = RunStatus(run)
         try:
             sweep(run)
             record.say("reading")

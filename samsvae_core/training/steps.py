@@ -21,7 +21,7 @@ UNRECORDED = 3  # first steps on a CUDA device, which are not recorded
 
 
 @contextmanager
-def quick_products(device: torch.device) -> Iterator[None]:
+def tf32_matmul(device: torch.device) -> Iterator[None]:
     """On a CUDA device, round operands of matrix products to 10 bits (tf32) inside the block."""
     before = torch.get_float32_matmul_precision()
     if device.type == "cuda":
@@ -53,7 +53,7 @@ class Bound(nn.Module):
         return elbo(self.model, batch, n_cells, particles, anneal)
 
 
-class Steps:
+class StepRunner:
     """Takes training steps. On a CUDA device one is recorded (a CUDA graph) and then replayed.
 
     A step is hundreds of kernels, and starting them one by one would take longer than they run.

@@ -19,7 +19,7 @@ VALIDATION_SAMPLES = 2  # per cell, whatever the particles of training, so that 
 def validation_bound(model: SAMSVAE, cells: Cells) -> float:
     """Return the predictive bound by which epochs compare, the same in all processes."""
     bound = torch.tensor(predictive_bound(model, cells, VALIDATION_SAMPLES), device=cells.device)
-    return distributed.of_first(bound.double()).item()
+    return distributed.broadcast(bound.double()).item()
 
 
 def predictive_bound(model: SAMSVAE, cells: Cells, n_samples: int) -> float:

@@ -157,7 +157,7 @@ def test_measured_shifts_are_those_of_the_bundle_whatever_the_order_of_the_table
 
 def test_one_gene_is_read_and_no_more(tiny, monkeypatch):
     found = kept(tiny)
-    monkeypatch.setattr(all_shifts.Effects, "matrix", never)
+    monkeypatch.setattr(all_shifts.AllShifts, "matrix", never)
     monkeypatch.setattr(bundle.Bundle, "observed", property(partial(never)))
     assert len(found.of_gene(tiny.genes[0])) == len(tiny.perturbations)
 

@@ -93,7 +93,7 @@ def test_the_table_has_a_row_per_pair_with_mechanisms_from_zero(model):
 class Exponential(SAMSVAE):
     """A decoder with log proportions linear in z, so that loadings have a closed form."""
 
-    def moved_means(self, z, shift):
+    def decoded_means(self, z, shift):
         return ((z + shift) @ self.slopes + self.base).exp()
 
 
@@ -176,7 +176,7 @@ class Straight(SAMSVAE):
 
     bend = 0.0
 
-    def moved_means(self, z, shift):
+    def decoded_means(self, z, shift):
         return (z + shift) @ self.slopes + self.bend * (z + shift)[:, :1] ** 2 * self.curvature
 
 

@@ -116,15 +116,15 @@ def test_item_12_too_little_memory_is_not_told_as_a_damaged_file(file, monkeypat
 
 
 def test_item_12_nothing_of_ours_stands_within_what_catches_damage():
-    """In the source, too: within `told` only h5py, anndata and their objects are called."""
+    """In the source, too: within `as_data_error` only h5py and anndata are called."""
     import ast
 
-    names = {name for _, name in OURS} - {"told", "_sound"}
+    names = {name for _, name in OURS} - {"as_data_error", "_sound"}
     for module in OF_FILES:
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.With) and any(
                 isinstance(item.context_expr, ast.Call)
-                and getattr(item.context_expr.func, "id", "") in ("told", "_sound")
+                and getattr(item.context_expr.func, "id", "") in ("as_data_error", "_sound")
                 for item in node.items
             ):
                 inner = [each for line in node.body for each in ast.walk(line)]
@@ -152,7 +152,15 @@ def written_over(path):
 
 @pytest.mark.parametrize("change", [shortened, emptied, written_over])
 @pytest.mark.parametrize(
-    "when", ["_check_heaps", "_places_of", "_check_layout", "_check_encodings", "_checked", "told"]
+    "when",
+    [
+        "_check_heaps",
+        "_places_of",
+        "_check_layout",
+        "_check_encodings",
+        "_checked",
+        "as_data_error",
+    ],
 )
 def test_item_14_a_file_that_is_rewritten_while_it_is_read_ends_in_one_message(
     file, monkeypatch, change, when

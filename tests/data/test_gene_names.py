@@ -289,11 +289,13 @@ def planted(quick_tables, tmp_path_factory):
 
 def test_item_05_a_planted_interferon_mechanism_is_named_so(planted):
     model, _ = planted
-    effects = pd.DataFrame(model.effects, index=model.perturbations.index)
+    effects = pd.DataFrame(model.latent_effects, index=model.perturbations.index)
     lowered = int(effects.loc["STAT1"].abs().idxmax())
     assert lowered in active_mechanisms(model.masks)
     ranked = gene_rankings.of_mechanisms(model, [lowered])
-    found = enrichment.enrich(ranked.scores, [load_collection("hallmark")], enrichment.Rules())
+    found = enrichment.enrich(
+        ranked.scores, [load_collection("hallmark")], enrichment.EnrichmentOptions()
+    )
     gsea = found.table[found.table["method"] == "gsea"].sort_values("p_value")
     assert gsea["term"].iloc[0] == "HALLMARK_INTERFERON_GAMMA_RESPONSE"
     assert gsea["fdr"].iloc[0] < 0.05
@@ -304,7 +306,7 @@ def test_item_05_row_numbers_name_no_mechanism(planted):
     scores = gene_rankings.of_mechanisms(model, [0]).scores
     scores = scores.set_axis([str(i) for i in range(len(scores))])
     with pytest.raises(ValueError, match=r"The data have row numbers \(0, .*--gene-key"):
-        enrichment.enrich(scores, [load_collection("hallmark")], enrichment.Rules())
+        enrichment.enrich(scores, [load_collection("hallmark")], enrichment.EnrichmentOptions())
 
 
 def test_item_05_a_run_notes_the_column_and_an_older_one_the_index(planted, copied):

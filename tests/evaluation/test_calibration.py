@@ -215,7 +215,7 @@ def test_drawn_shifts_have_the_moments_of_the_posterior(name):
     for parameter in model.parameters():
         parameter.normal_(0, 0.7 if parameter.shape[0] == 3 else 0.05)  # of few, and of networks
     n = 40_000
-    drawn = model.drawn_shift(1, n, torch.Generator().manual_seed(0)).double()
+    drawn = model.sample_latent_shift(1, n, torch.Generator().manual_seed(0)).double()
     assert drawn.shape == (n, model.n_shift)
     if not model.has_shifts:
         assert (drawn == torch.tensor([0.0, 1.0, 0.0])).all()

@@ -41,7 +41,7 @@ def test_the_bound_is_that_of_an_explicit_loop(tiny, screen):
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(11)  # the same draws: effects first, then the basal states
         effects = model.effects(3)
-        shift = effects.shift(batch.D)
+        shift = effects.latent_shift(batch.D)
         q = model.encode(batch.x, shift)
         z = q.sample()
         share = torch.softmax(model.decoder(z + shift), -1).double().numpy()

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.export.items import Kept, Text
+from app.export.items import SavedView, Text
 from app.export.methods import methods
 from samsvae_core.bundle import layout, opening
 from samsvae_core.bundle.bundle import Bundle
@@ -132,7 +132,9 @@ def test_item_08_every_page_that_predicts_says_so(brief, monkeypatch, page):
 
 def test_item_08_the_methods_of_a_report_say_so_once():
     said = Text(f"**Caution.** {UNFIT}")
-    kept = [Kept("a", "overview", "m (M)", "0" * 64, "today", (said, Text("b"))) for _ in range(2)]
+    kept = [
+        SavedView("a", "overview", "m (M)", "0" * 64, "today", (said, Text("b"))) for _ in range(2)
+    ]
     assert methods(kept).count(UNFIT) == 1
 
 

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 import pytest
 
 from app.export import html_page, methods, report, report_page
-from app.export.items import Kept, Picture, Table, Text
+from app.export.items import Picture, SavedView, Table, Text
 from app.figures import gene_plots
 from app.pages import PAGES
 from samsvae_core.analysis import enrichment_export
@@ -39,7 +39,7 @@ CHECKSUM = "0123456789abcdef" * 4
 
 def view(title="STAT1 + SMAD4", address="compose?c=STAT1%3A1&model=m", items=(), **fields):
     given = {"model": "m (SAMS-VAE)", "checksum": CHECKSUM, "when": "2026-11-26"} | fields
-    return Kept(title=title, address=address, items=tuple(items), **given)
+    return SavedView(title=title, address=address, items=tuple(items), **given)
 
 
 @pytest.fixture(scope="module")

@@ -486,7 +486,7 @@ def test_item_09_a_verdict_and_a_name_are_the_same_with_every_seed(monkeypatch, 
     told = set()
     for seed in range(3):  # twelve give the same, in four times the time
         monkeypatch.setenv("SAMSVAE_CACHE", str(tmp_path / str(seed)))
-        rules = enrichment.Rules(seed=seed)
+        rules = enrichment.EnrichmentOptions(seed=seed)
         table = enrich(loadings, [load_collection("hallmark")], rules).table
         found = table[table["method"] == "gsea"].set_index("term")
         two = ["HALLMARK_TGF_BETA_SIGNALING", "HALLMARK_E2F_TARGETS"]

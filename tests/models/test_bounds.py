@@ -142,7 +142,7 @@ def test_with_a_wrong_posterior_the_bound_is_lower_by_the_divergence(linear):
     model.encode = wrong
     torch.manual_seed(6)
     draws = torch.stack([elbo(model, batch, 30, 200).predictive for _ in range(20)]).detach()
-    shift = model.effects(1).shift(batch.D)
+    shift = model.effects(1).latent_shift(batch.D)
     gap = kl_divergence(wrong(batch.x, shift), right(batch.x, shift)).sum(-1).mean().detach()
     assert abs(exact.mean() - gap - draws.mean()) < 4 * draws.std() / math.sqrt(20)
     weights = importance_weights(model, batch, model.effects(4000))

@@ -21,7 +21,7 @@ from samsvae_core.models.simulate import Design, simulate
 from samsvae_core.models.variants import MODELS
 from samsvae_core.training.config import Stop, TrainConfig
 from samsvae_core.training.loop import fit, new_model
-from samsvae_core.training.steps import Steps, new_optimizer
+from samsvae_core.training.steps import StepRunner, new_optimizer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
@@ -83,7 +83,7 @@ def test_no_step_waits_for_the_device(screen, name):
     config = replace(CONFIG, steps=100)
     model = new_model(screen, MODEL, 0, name).to(CUDA)
     cells = Cells(screen, CUDA)
-    steps = Steps(model, new_optimizer(model, config), cells, config)
+    steps = StepRunner(model, new_optimizer(model, config), cells, config)
     batches = torch.randperm(len(screen.cells), device=CUDA).split(64)
     for index in batches[:4]:  # the fourth is recorded
         steps.take(index, 1)
@@ -113,7 +113,7 @@ def test_a_recorded_step_is_the_step(screen):
         ):
             model = new_model(screen, MODEL, 0).to(CUDA)
             cells = Cells(screen, CUDA)
-            steps = Steps(model, new_optimizer(model, CONFIG), cells, CONFIG)
+            steps = StepRunner(model, new_optimizer(model, CONFIG), cells, CONFIG)
             torch.manual_seed(0)
             batches = [torch.randint(600, (n,)).to(CUDA) for n in (64,) * 10 + (40,) + (64,) * 10]
             terms = [steps.take(index, i).clone() for i, index in enumerate(batches)]

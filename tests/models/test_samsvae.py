@@ -14,7 +14,7 @@ from samsvae_core.models.distributions import (
     mask_kl,
     straight_through_bernoulli,
 )
-from samsvae_core.models.samsvae import MIN_EVIDENCE, SAMSVAE, Effects, ModelConfig
+from samsvae_core.models.samsvae import MIN_EVIDENCE, SAMSVAE, EffectSample, ModelConfig
 from tests.oracles import log_proportions
 
 CONFIG = ModelConfig(n_genes=12, n_perturbations=5, n_latent=3, n_hidden=8)
@@ -230,7 +230,7 @@ def test_mask_samples_survive_extreme_logits():
 def test_controls_are_not_moved():
     effects = new().effects(6)
     D = torch.tensor([[0.0] * 5, [1.0, 0, 0, 0, 0.5]])
-    shift = effects.shift(D)
+    shift = effects.latent_shift(D)
     assert (shift[:, 0] == 0).all()
     assert (shift[:, 1] != 0).any()
 
@@ -243,7 +243,7 @@ def test_shifts_add_with_their_dosages():
         [sum(D[n, t] * mask[s, t] * embedding[s, t] for t in range(3)) for n in range(2)]
         for s in range(2)
     ]
-    found = Effects(mask, embedding, torch.tensor(0.0)).shift(D)
+    found = EffectSample(mask, embedding, torch.tensor(0.0)).latent_shift(D)
     torch.testing.assert_close(found, torch.stack([torch.stack(row) for row in expected]))
 
 
@@ -265,7 +265,7 @@ def test_genes_constant_in_training_and_empty_cells_do_no_harm():
     x = counts()
     x[:, 3] = torch.tensor([0.0, 0, 0, 0, 0, 0, 5])  # a count where training had none
     x[0] = 0  # a cell without counts
-    shift = model.effects(3).shift(torch.zeros(7, 5))
+    shift = model.effects(3).latent_shift(torch.zeros(7, 5))
     q = model.encode(x, shift)
     unseen = model.encode(torch.where(torch.arange(12) == 3, 0.0, x), shift)
     assert torch.equal(q.loc, unseen.loc)  # of that gene the encoder has learned nothing
@@ -283,7 +283,9 @@ def test_renaming_perturbations_renames_their_effects():
     D = torch.eye(5)
     torch.testing.assert_close(model.effects(1).kl, other.effects(1).kl)
     mean, moved = (
-        Effects(m.mask_logits.sigmoid()[None], m.embedding_loc[None], torch.tensor(0.0)).shift(D)
+        EffectSample(
+            m.mask_logits.sigmoid()[None], m.embedding_loc[None], torch.tensor(0.0)
+        ).latent_shift(D)
         for m in (model, other)
     )
     torch.testing.assert_close(moved, mean[:, order])
@@ -293,7 +295,7 @@ def test_moved_means_are_those_of_the_decoder_at_the_moved_states():
     torch.manual_seed(0)
     model = SAMSVAE(ModelConfig(12, 3, n_latent=4, n_hidden=8, other_genes=True))
     z, shift = torch.randn(5, 4), torch.randn(2, 3, 4)
-    moved = model.moved_means(z, shift)
+    moved = model.decoded_means(z, shift)
     expected = log_proportions(model, z + shift[:, :, None]).exp()
     torch.testing.assert_close(moved, expected)
 

@@ -65,8 +65,8 @@ def test_every_model_is_bounded_scored_and_differentiable(name, encoder, likelih
 def test_moved_means_are_those_of_the_decoder(name, likelihood):
     model, cells = new(name, likelihood=likelihood), batch()
     z = torch.randn(5, K)
-    shift = model.effects(2).shift(cells.D)  # (2, 7, C)
-    moved = model.moved_means(z, shift)
+    shift = model.effects(2).latent_shift(cells.D)  # (2, 7, C)
+    moved = model.decoded_means(z, shift)
     states = model.state(z.expand(2, 7, 5, K), shift[:, :, None].expand(2, 7, 5, model.n_shift))
     px = model.decode(states.flatten(0, 1), torch.ones(5, 1))
     expected = px.loc if isinstance(px, Normals) else px.log_proportion.exp()
@@ -77,11 +77,11 @@ def test_moved_means_are_those_of_the_decoder(name, likelihood):
 def test_permuting_and_flipping_the_latent_axis_changes_no_prediction(name, encoder):
     model, cells = new(name, encoder=encoder), batch()
     z, order, sign = torch.randn(5, K), torch.tensor([2, 0, 1]), torch.tensor([1.0, -1.0, -1.0])
-    before = model.moved_means(z, model.modal_shift(cells.D))
+    before = model.decoded_means(z, model.modal_shift(cells.D))
     q_before = model.encode(cells.x, model.modal_shift(cells.D)[None])
     mean_before = model.effect_moments()[0]
     model.rotate(torch.eye(K)[:, order] * sign)
-    after = model.moved_means(z[:, order] * sign, model.modal_shift(cells.D))
+    after = model.decoded_means(z[:, order] * sign, model.modal_shift(cells.D))
     q_after = model.encode(cells.x, model.modal_shift(cells.D)[None])
     torch.testing.assert_close(before, after)
     torch.testing.assert_close(q_before.loc[..., order] * sign, q_after.loc)
@@ -179,9 +179,9 @@ def test_the_conditional_vae_reads_dosages_and_shares_nothing():
     model, cells = new("conditional-vae"), batch()
     effects = model.effects(3)
     assert effects.kl == 0
-    torch.testing.assert_close(effects.shift(cells.D), cells.D.expand(3, -1, -1))
+    torch.testing.assert_close(effects.latent_shift(cells.D), cells.D.expand(3, -1, -1))
     z = torch.zeros(1, K)
-    one, other = model.moved_means(z, cells.D)[:2]
+    one, other = model.decoded_means(z, cells.D)[:2]
     assert not torch.allclose(one, other)
 
 

@@ -5,14 +5,14 @@ import json
 import pytest
 
 from app.session import session_file
-from app.session.session_file import Kept, Session
+from app.session.session_file import Session, SessionView
 
 PAGES = ("overview", "compose", "report")
 SESSION = Session(
     model="papalexi2021",
     checksum="ab" * 32,
     pages={"compose": {"c": ["STAT1:1"], "collections": ["hallmark", "mine"]}, "overview": {}},
-    kept=(Kept("Compose: STAT1", "compose", {"c": ["STAT1:1"]}, "ab" * 32),),
+    kept=(SessionView("Compose: STAT1", "compose", {"c": ["STAT1:1"]}, "ab" * 32),),
     collections={"mine": "A\tnone\tSTAT1\tIRF1\n"},
     names={},
 )

@@ -149,8 +149,11 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 @pytest.mark.parametrize(("size", "is_lost"), [("2", True), ("1", False)])
 def test_an_error_of_the_network_is_told_where_there_are_others(size, is_lost, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", size)
-    with pytest.raises(distributed.LostError if is_lost else RuntimeError), distributed.told():
+    with (
+        pytest.raises(distributed.LostError if is_lost else RuntimeError),
+        distributed.as_lost_error(),
+    ):
         raise RuntimeError("[gloo] Connection closed by peer")
-    with pytest.raises(RuntimeError, match="a bug") as error, distributed.told():
+    with pytest.raises(RuntimeError, match="a bug") as error, distributed.as_lost_error():
         raise RuntimeError("a bug")
     assert not isinstance(error.value, distributed.LostError)

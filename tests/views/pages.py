@@ -153,7 +153,7 @@ def saved_session(tiny: Bundle, **changed: object) -> bytes:
         "masks": {"colour": ["Signed effect"]},
     }
     views = (
-        session_file.Kept(title, page, query, checksum)
+        session_file.SessionView(title, page, query, checksum)
         for title, page, query, checksum in (
             ("", "compose", {"c": ["P1:1,P2:0.5"], "off": ["rest"]}, tiny.checksum),
             ("", "masks", {"rows": ["Name"]}, tiny.checksum),

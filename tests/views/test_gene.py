@@ -141,7 +141,7 @@ def test_a_perturbation_that_was_never_alone_is_marked(models):
     assert "\u2020 not trained on alone" in words(page)
 
 
-def still(bundle: Bundle) -> effects.Effects:
+def still(bundle: Bundle) -> effects.AllShifts:
     """Return the stored shifts with every predicted one zero."""
     found = effects.whole_effects(bundle)
     shift = np.zeros((len(bundle.genes), len(bundle.perturbations)))
