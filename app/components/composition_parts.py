@@ -57,22 +57,7 @@ def comparison(shown: Shown) -> None:
     kept = composition.compared(
         model, choices_module.MAX_PERTURBATIONS if model.model.composes else 1
     )
-    with st.container(horizontal=True):
-        st.button(
-            "Use this one as B",
-            icon=":material/push_pin:",
-            key="keep b",
-            on_click=composition.compare_with,
-            args=(model, composition.current_mix()),
-        )
-        if kept is not None:
-            st.button(
-                "Compare no more",
-                icon=":material/close:",
-                key="drop b",
-                on_click=composition.compare_with,
-                args=(model, composition.CompositionQuery()),
-            )
+    buttons(model, kept is not None)
     if kept is None:
         record.caption(
             "Keep the composition above as B, then change it: the changed one is A, and the "
@@ -91,6 +76,36 @@ def comparison(shown: Shown) -> None:
         )
         return
     side_by_side(model, result, other, n)
+    a_minus_b(model, table, n)
+    record.caption(
+        f"Difference of the predicted shifts, A minus B, on the same {result.n_samples} posterior "
+        "draws and from the same cells, so that what they share cancels out; whiskers: the model's "
+        "own 90 % interval, usually too narrow. The address keeps both."
+    )
+
+
+def buttons(model: Bundle, is_kept: bool) -> None:
+    """Draw the buttons that keep the composition above as B, and drop B."""
+    with st.container(horizontal=True):
+        st.button(
+            "Use this one as B",
+            icon=":material/push_pin:",
+            key="keep b",
+            on_click=composition.compare_with,
+            args=(model, composition.current_mix()),
+        )
+        if is_kept:
+            st.button(
+                "Compare no more",
+                icon=":material/close:",
+                key="drop b",
+                on_click=composition.compare_with,
+                args=(model, composition.CompositionQuery()),
+            )
+
+
+def a_minus_b(model: Bundle, table: pd.DataFrame, n: int) -> None:
+    """Draw the `n` largest differences as a figure, and all of them as a table."""
     top = table.loc[table["difference"].abs().nlargest(n).index]
     frame = top.rename(columns={"difference": "value"}).assign(label=top.index)
     frame = frame.sort_values("value", ascending=False)
@@ -118,11 +133,6 @@ def comparison(shown: Shown) -> None:
             },
         )
         charts.downloads(both, "a_minus_b")
-    record.caption(
-        f"Difference of the predicted shifts, A minus B, on the same {result.n_samples} posterior "
-        "draws and from the same cells, so that what they share cancels out; whiskers: the model's "
-        "own 90 % interval, usually too narrow. The address keeps both."
-    )
 
 
 def side_by_side(model: Bundle, first: Composition, second: Composition, n: int) -> None:
@@ -185,44 +195,12 @@ def interaction(shown: Shown) -> None:
     if bends == 0 and not known:
         record.info("The predicted interaction is zero for every gene.")
         return
-    top = table.loc[table["interaction"].abs().nlargest(n).index]
-    top = top.sort_values("interaction", ascending=False)
-    frame = pd.DataFrame(
-        {
-            "label": top.index,
-            "value": top["interaction"],
-            "lower": top["interaction_lower"],
-            "upper": top["interaction_upper"],
-            "observed": top["observed_interaction"],
-            "observed_se": top["observed_interaction_se"],
-        }
-    )
-    figure = gene_plots.bars(frame, f"interaction ({unit})", charts.dark())
-    if known:
-        gene_plots.add_observed(figure, frame, charts.dark())
     left, right = st.columns(2, gap="large")
     with left:
-        charts.chart(
-            figure, "interaction", "Genes with the largest predicted interaction, with observed"
-        )
+        largest_interactions(table, n, unit, with_observed=known)
     with right:
         if known:
-            both = table.dropna(subset=["observed_interaction"])
-            r = pearson(both["interaction"].to_numpy(), both["observed_interaction"].to_numpy())
-            st.metric(
-                "Pearson r over genes, interaction",
-                "undefined" if r is None else f"{r:.2f}",
-                help=f"Between predicted and observed interaction of {len(both):,} genes.",
-            )
-            drawn = both[["interaction", "observed_interaction", "observed_interaction_se"]]
-            drawn = drawn.set_axis(["shift", "observed", "observed_se"], axis=1)
-            charts.chart(
-                gene_plots.agreement(
-                    gene_plots.largest(drawn), 8, charts.dark(), unit, "interaction"
-                ),
-                "observed_interaction",
-                "Observed against predicted interaction, one point per gene",
-            )
+            interaction_agreement(table, unit)
         else:
             why = (
                 "Mechanisms are left out, so this does not predict what was observed."
@@ -245,6 +223,46 @@ def interaction(shown: Shown) -> None:
         + ("" if result.cells is None else "The prediction starts from cells other than control. ")
         + foreseen(model)
         + (shifts.not_all(table) if known else "")
+    )
+
+
+def largest_interactions(table: pd.DataFrame, n: int, unit: str, with_observed: bool) -> None:
+    """Draw the `n` genes with the largest predicted interaction."""
+    top = table.loc[table["interaction"].abs().nlargest(n).index]
+    top = top.sort_values("interaction", ascending=False)
+    frame = pd.DataFrame(
+        {
+            "label": top.index,
+            "value": top["interaction"],
+            "lower": top["interaction_lower"],
+            "upper": top["interaction_upper"],
+            "observed": top["observed_interaction"],
+            "observed_se": top["observed_interaction_se"],
+        }
+    )
+    figure = gene_plots.bars(frame, f"interaction ({unit})", charts.dark())
+    if with_observed:
+        gene_plots.add_observed(figure, frame, charts.dark())
+    charts.chart(
+        figure, "interaction", "Genes with the largest predicted interaction, with observed"
+    )
+
+
+def interaction_agreement(table: pd.DataFrame, unit: str) -> None:
+    """Draw predicted against observed interaction of every gene, with their correlation."""
+    both = table.dropna(subset=["observed_interaction"])
+    r = pearson(both["interaction"].to_numpy(), both["observed_interaction"].to_numpy())
+    st.metric(
+        "Pearson r over genes, interaction",
+        "undefined" if r is None else f"{r:.2f}",
+        help=f"Between predicted and observed interaction of {len(both):,} genes.",
+    )
+    drawn = both[["interaction", "observed_interaction", "observed_interaction_se"]]
+    drawn = drawn.set_axis(["shift", "observed", "observed_se"], axis=1)
+    charts.chart(
+        gene_plots.agreement(gene_plots.largest(drawn), 8, charts.dark(), unit, "interaction"),
+        "observed_interaction",
+        "Observed against predicted interaction, one point per gene",
     )
 
 

@@ -225,23 +225,14 @@ def table(
             "There is nothing to show here: no set could be tested this way (see the notes)."
         )
         return
-    shown = rows.drop(columns=["mechanism", "method"]).dropna(axis=1, how="all")
-    if len(collections) == 1:
-        shown = shown.drop(columns="collection")
-    best = rows["group"] == rows["term"]
-    if similar_as_one:
-        pool = rows.groupby(["collection", "direction", "group"])["term"].transform("size")
-        shown.insert(shown.columns.get_loc("term") + 1, "similar", pool - 1)
-        shown = shown[best].drop(columns="group")
-    if len(ranked.scores.columns) == 1:
-        shown = shown.drop(columns="fdr_all")  # the same as fdr
     verdict = terms.verdicts(rows)
     passes, near = verdict == terms.VERDICTS[0], int((verdict == terms.VERDICTS[1]).sum())
-    groups = int((best & passes).sum())
-    shown.insert(shown.columns.get_loc("fdr") + 1, "verdict", verdict.loc[shown.index])
-    shown = shown.drop(columns=["fdr_low", "fdr_high"])
-    if method == "ora":
-        shown = shown.drop(columns="log2_error")  # an exact test
+    groups = int(((rows["group"] == rows["term"]) & passes).sum())
+    shown = columns_shown(rows, verdict, similar_as_one)
+    same = ["collection"] if len(collections) == 1 else []
+    same += ["fdr_all"] if len(ranked.scores.columns) == 1 else []  # it equals fdr
+    same += ["log2_error"] if method == "ora" else []  # an exact test
+    shown = shown.drop(columns=same, errors="ignore")
     record.markdown(
         f"**{passes.sum()} of {len(rows)} tests pass {questions.PASSES:.0%} FDR**, {groups} after "
         f"similar ones are taken together{f'; **{near} borderline**' if near else ''}. Click a row "
@@ -270,6 +261,17 @@ def table(
     chosen = url.pressed("set", now, places)
     row = rows.loc[shown.index[places[chosen] if chosen else 0]]
     detail(model, ranked, collections, rows, row, seed)
+
+
+def columns_shown(rows: pd.DataFrame, verdict: pd.Series, similar_as_one: bool) -> pd.DataFrame:
+    """Return the table as it is shown: with verdicts, and similar sets as one row if asked."""
+    shown = rows.drop(columns=["mechanism", "method"]).dropna(axis=1, how="all")
+    if similar_as_one:
+        pool = rows.groupby(["collection", "direction", "group"])["term"].transform("size")
+        shown.insert(shown.columns.get_loc("term") + 1, "similar", pool - 1)
+        shown = shown[rows["group"] == rows["term"]].drop(columns="group")
+    shown.insert(shown.columns.get_loc("fdr") + 1, "verdict", verdict.loc[shown.index])
+    return shown.drop(columns=["fdr_low", "fdr_high"])
 
 
 COLUMNS = {

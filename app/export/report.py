@@ -103,18 +103,29 @@ def files(kept: Sequence[SavedView], about: Mapping[str, str], session: bytes) -
     found["methods.md"] = methods(kept).encode()
     found["session.json"] = session
     found["README.txt"] = _guide(kept, folders, notes).encode()
-    manifest = {
-        "created": created_at(about),
-        "about": dict(about),
-        "versions": {"Python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
-        "views": views,
-        "notes": notes,
-        "files": {
-            name: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
-            for name, content in found.items()
-        },
-    }
-    return found | {"manifest.json": to_json(manifest)}
+    return found | {"manifest.json": _manifest(about, views, notes, found)}
+
+
+def _manifest(
+    about: Mapping[str, str],
+    views: Sequence[Mapping[str, object]],
+    notes: Sequence[str],
+    found: Mapping[str, bytes],
+) -> bytes:
+    """Return the manifest of a zip, with the sha256 and size of every file in it."""
+    return to_json(
+        {
+            "created": created_at(about),
+            "about": dict(about),
+            "versions": {"Python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+            "views": views,
+            "notes": notes,
+            "files": {
+                name: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+                for name, content in found.items()
+            },
+        }
+    )
 
 
 def _printed_all(kept: Sequence[SavedView], kinds: Sequence[static_figures.Kind]) -> list[Printed]:

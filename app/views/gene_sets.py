@@ -14,7 +14,7 @@ from app.figures import heatmaps
 from app.server import middleware
 from app.session import gene_set_tests, given_names, page, record, url
 from samsvae_core.analysis import gene_rankings
-from samsvae_core.analysis.gene_rankings import GeneRanking
+from samsvae_core.analysis.gene_rankings import Certainty, GeneRanking
 from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.genesets import questions, screening, terms
@@ -202,27 +202,33 @@ def preview(
         "a square to run the test of that mechanism."
     )
     if clicked := charts.clicked(event):
-        k = int(clicked.rpartition("|M")[2])
-        one_only, alone = {one.name: one}, gene_rankings.of_mechanisms(model, [k], ranked.certainty)
-        record.subheader(f"M{k} in {page.plain(one.title)}")
-        tested = sets.tested(model, alone, one_only, rules, f"M{k} {one.name}", asked=True)
-        if tested is not None:
-            sets.problems(tested)
-            rows = tested.table
-            first = rows[rows["method"] == "gsea"].head(8)
-            first = first.assign(verdict=terms.verdicts(first))
-            st.dataframe(
-                first[["term", "direction", "size", "overlap", "nes", "p_value", "fdr", "verdict"]],
-                hide_index=True,
-                alt="The best sets of the mechanism by GSEA",
-                column_config=sets.COLUMNS,
-            )
-            url.link(
-                "mechanism",
-                f"All of M{k}",
-                ":material/arrow_forward:",
-                {"m": f"M{k}", "collection": one.name},
-            )
+        test_of_one(model, int(clicked.rpartition("|M")[2]), one, ranked.certainty, rules)
+
+
+def test_of_one(
+    model: Bundle, k: int, one: Collection, certainty: Certainty | None, rules: EnrichmentOptions
+) -> None:
+    """Run the real test of mechanism `k` and draw its best sets."""
+    record.subheader(f"M{k} in {page.plain(one.title)}")
+    alone = gene_rankings.of_mechanisms(model, [k], certainty)
+    tested = sets.tested(model, alone, {one.name: one}, rules, f"M{k} {one.name}", asked=True)
+    if tested is None:
+        return
+    sets.problems(tested)
+    first = tested.table[tested.table["method"] == "gsea"].head(8)
+    first = first.assign(verdict=terms.verdicts(first))
+    st.dataframe(
+        first[["term", "direction", "size", "overlap", "nes", "p_value", "fdr", "verdict"]],
+        hide_index=True,
+        alt="The best sets of the mechanism by GSEA",
+        column_config=sets.COLUMNS,
+    )
+    url.link(
+        "mechanism",
+        f"All of M{k}",
+        ":material/arrow_forward:",
+        {"m": f"M{k}", "collection": one.name},
+    )
 
 
 def best_rows(wide: pd.DataFrame) -> pd.DataFrame:
@@ -273,6 +279,12 @@ def results(
         "Names come from the strongest sets by GSEA that say different things and pass 5 % FDR, or "
         "are borderline, over the chosen collections. Rename mechanisms on Mechanism."
     )
+    map_of_results(found, list(ranked.scores.columns))
+    table_of_results(model, ranked, chosen, found, rules)
+
+
+def map_of_results(found: Enrichment, mechanisms: list[int]) -> None:
+    """Draw the scores of the sets that pass in any mechanism, or say that none does."""
     gsea = found.table[found.table["method"] == "gsea"]
     gsea = gsea.assign(verdict=terms.verdicts(gsea))
     passing = gsea[gsea["verdict"] != terms.VERDICTS[2]]
@@ -283,7 +295,7 @@ def results(
     else:
         gsea, passing = told_apart(gsea), told_apart(passing)
         wide = gsea.pivot(index="set", columns="mechanism", values="nes")  # noqa: PD010
-        wide = wide.reindex(columns=list(ranked.scores.columns))
+        wide = wide.reindex(columns=mechanisms)
         verdict = gsea.pivot(index="set", columns="mechanism", values="verdict")  # noqa: PD010
         kept = passing.sort_values(["mechanism", "p_value"])["set"].drop_duplicates()
         wide, verdict = (part.loc[kept[:MOST_TERMS]] for part in (wide, verdict.reindex_like(wide)))
@@ -299,6 +311,16 @@ def results(
             "they do, ? where they are borderline)."
             + (f" The first {MOST_TERMS} of {len(kept)}." if len(kept) > MOST_TERMS else "")
         )
+
+
+def table_of_results(
+    model: Bundle,
+    ranked: GeneRanking,
+    chosen: Mapping[str, Collection],
+    found: Enrichment,
+    rules: EnrichmentOptions,
+) -> None:
+    """Draw the tests of one mechanism as a table, and the downloads."""
     labels = {exportable: f"M{exportable}" for exportable in ranked.scores.columns}
     url.unknown_option("sets_of", list(labels.values()), "mechanism")
     k = st.segmented_control(

@@ -185,22 +185,7 @@ def controls(model: Bundle) -> Choice:
             bind="query-params",
             help="Number of users: perturbations with a mask above the threshold, most first.",
         )
-        threshold, unused, idle = 0.5, False, False
-        if has_masks:
-            threshold = st.slider(
-                "Active above",
-                0.05,
-                0.95,
-                0.5,
-                0.05,
-                key="threshold",
-                bind="query-params",
-                help="Entries above this mask probability count for order, hiding and network.",
-            )
-            unused = st.toggle(
-                "Hide mechanisms nothing uses", value=True, key="unused", bind="query-params"
-            )
-            idle = st.toggle("Hide perturbations that use none", key="idle", bind="query-params")
+        threshold, unused, idle = filters() if has_masks else (0.5, False, False)
     return Choice(
         value or values[0],
         rows or orders[0],
@@ -210,6 +195,25 @@ def controls(model: Bundle) -> Choice:
         bool(idle),
         search.strip(),
     )
+
+
+def filters() -> tuple[float, bool, bool]:
+    """Draw the filters of a model with masks: threshold, hide unused mechanisms, hide idle rows."""
+    threshold = st.slider(
+        "Active above",
+        0.05,
+        0.95,
+        0.5,
+        0.05,
+        key="threshold",
+        bind="query-params",
+        help="Entries above this mask probability count for order, hiding and network.",
+    )
+    unused = st.toggle(
+        "Hide mechanisms nothing uses", value=True, key="unused", bind="query-params"
+    )
+    idle = st.toggle("Hide perturbations that use none", key="idle", bind="query-params")
+    return threshold, unused, idle
 
 
 def ordered(model: Bundle, choice: Choice) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -122,19 +122,7 @@ def choices(reading: Reading, report: Mapping[str, Any]) -> Settings:
         "20, or as many as there are perturbations.",
     )
     has_masks = MODELS[kind].can_ask_evidence
-    evidence = 0.16
-    if has_masks:
-        evidence = st.number_input(
-            "Evidence a mask entry must bring",
-            0.0,
-            10.0,
-            0.16,
-            0.04,
-            key="train_evidence",
-            bind="query-params",
-            help="In nats per cell that has the perturbation: the prior of the mask. More gives "
-            "sparser masks; 0.16 found the true ones best in simulations.",
-        )
+    evidence = evidence_asked() if has_masks else 0.16
     n_cells = int(report["n_cells"])
     batch_size = 512
     with st.expander("More choices"):
@@ -177,6 +165,21 @@ def choices(reading: Reading, report: Mapping[str, Any]) -> Settings:
         n_cells, n_genes_of(reading, report), report["median_counts"], steps, batch_size, hidden
     )
     return Settings(options, size)
+
+
+def evidence_asked() -> float:
+    """Draw the box for the evidence that a mask entry must bring, in nats per cell."""
+    return st.number_input(
+        "Evidence a mask entry must bring",
+        0.0,
+        10.0,
+        0.16,
+        0.04,
+        key="train_evidence",
+        bind="query-params",
+        help="In nats per cell that has the perturbation: the prior of the mask. More gives "
+        "sparser masks; 0.16 found the true ones best in simulations.",
+    )
 
 
 def listed(key: str, label: str, about: Mapping[str, str]) -> str:

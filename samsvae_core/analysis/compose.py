@@ -21,6 +21,7 @@ from samsvae_core.analysis.support import (
     checked_mechanisms,
     condition_name,
     nearest_condition,
+    observed_interaction,
     support,
 )
 from samsvae_core.bundle.bundle import ANEW, Bundle, Reference
@@ -369,25 +370,6 @@ def starting_states(
     loc = torch.from_numpy(chosen[columns].to_numpy(np.float32)).to(bundle.reference.loc)
     library = loc.new_full((len(loc),), torch.nan)
     return Reference(loc, torch.zeros_like(loc), library), tuple(chosen["cell"])
-
-
-def observed_interaction(
-    bundle: Bundle, given: Mapping[str, float]
-) -> tuple[Float[np.ndarray, " G"], Float[np.ndarray, " G"]]:
-    """Return the measured interaction and its standard error, as defined in `compose`."""
-    unknown = np.full(len(bundle.genes), np.nan)
-    parts = [{name: dose} for name, dose in given.items()]
-    if len(parts) < 2:
-        return unknown, unknown
-    weights = [1, *[-1] * len(parts), len(parts) - 1]
-    names = [condition_name(part, bundle.control) for part in (given, *parts, {})]
-    measured = [bundle.observed_level(name) for name in names]
-    found = [level for level in measured if level is not None]
-    if len(found) < len(names):
-        return unknown, unknown
-    w = np.array(weights, dtype=float)[:, None]
-    level, se = (np.stack([arm[k].to_numpy() for arm in found]) for k in ("level", "se"))
-    return (w * level).sum(0), np.sqrt(((w * se) ** 2).sum(0))
 
 
 def summary(draws: Float[np.ndarray, "S G"]) -> dict[str, Float[np.ndarray, " G"]]:

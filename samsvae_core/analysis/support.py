@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.system.messages import close, either
@@ -143,3 +144,22 @@ def outside(bundle: Bundle, dosages: Mapping[str, float]) -> list[str]:
         elif dose > high:
             found.append(f"{given}: beyond the largest dosage trained on, {high:g}.")
     return found
+
+
+def observed_interaction(
+    bundle: Bundle, given: Mapping[str, float]
+) -> tuple[Float[np.ndarray, " G"], Float[np.ndarray, " G"]]:
+    """Return the measured interaction and its standard error, as defined in `compose`."""
+    unknown = np.full(len(bundle.genes), np.nan)
+    parts = [{name: dose} for name, dose in given.items()]
+    if len(parts) < 2:
+        return unknown, unknown
+    weights = [1, *[-1] * len(parts), len(parts) - 1]
+    names = [condition_name(part, bundle.control) for part in (given, *parts, {})]
+    measured = [bundle.observed_level(name) for name in names]
+    found = [level for level in measured if level is not None]
+    if len(found) < len(names):
+        return unknown, unknown
+    w = np.array(weights, dtype=float)[:, None]
+    level, se = (np.stack([arm[k].to_numpy() for arm in found]) for k in ("level", "se"))
+    return (w * level).sum(0), np.sqrt(((w * se) ** 2).sum(0))
