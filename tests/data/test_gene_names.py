@@ -185,7 +185,7 @@ def test_item_05_validate_and_inspect_say_that_row_numbers_gave_way(file):
     write(file, ROWS, {"features": SYMBOLS})
     data = read_h5ad(file)
     assert list(data.genes) == SYMBOLS
-    assert data.source.gene_key == "features"
+    assert data.source["gene_key"] == "features"
     expected = (
         "Genes are named by the column 'features' of var (STAT1, JAK2, IRF1, ...); the index holds"
         " row numbers (0, 1, 2, ...)."
@@ -193,7 +193,7 @@ def test_item_05_validate_and_inspect_say_that_row_numbers_gave_way(file):
     assert f"Note: {expected}" in describe(summary(data))
     found = inspect(file)
     assert found["genes"] == SYMBOLS
-    assert found["suggested"].gene_key == "features"
+    assert found["suggested"]["gene_key"] == "features"
     assert found["gene_columns"] == [INDEX, "features"]
     assert expected in described(found)
     json.dumps(found, allow_nan=False)
