@@ -12,13 +12,13 @@ import scipy.sparse as sp
 from safetensors.numpy import load_file
 
 from app.session import bundles
-from benchmarks import signed
 from samsvae_core.analysis import all_shifts
 from samsvae_core.bundle.layout import EFFECTS, BundleError
 from samsvae_core.bundle.opening import load
 from samsvae_core.models.variants import MODELS
 from samsvae_core.pipeline import train
 from samsvae_core.training.config import TrainConfig
+from tests.fuzz import signed
 
 PRETRAINED = Path(__file__).parents[2] / "pretrained"
 SHIPPED = PRETRAINED / "norman2019-subset"

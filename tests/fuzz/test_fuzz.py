@@ -5,7 +5,8 @@ import random
 import h5py
 import pytest
 
-from benchmarks import fuzz, mutations, structures
+from tests.fuzz import mutations, structures
+from tests.fuzz import run as fuzz
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def faulty(tmp_path, monkeypatch):
         work, program = tmp_path / "work", tmp_path / "program.py"
         (tmp_path / "a").write_text("")
         program.write_text(
-            "import os, sys, time; from pathlib import Path; from benchmarks import fuzz\n"
+            "import os, sys, time; from pathlib import Path; from tests.fuzz import run as fuzz\n"
             f"def read(path, work):\n    {code}\n"
             "fuzz.READERS['gmt'] = read\nfuzz.warm_up = lambda: None\n"
             "fuzz.child(*map(Path, sys.argv[-2:]))\n"

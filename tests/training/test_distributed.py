@@ -19,7 +19,7 @@ SECONDS = 120  # for processes to end; far less than they wait for each other if
 
 @pytest.fixture
 def two(request, tmp_path):
-    """Run tests/together.py in two processes; returns their exit codes and outputs."""
+    """Run tests/training/together.py in two processes; returns their exit codes and outputs."""
     program = request.path.parent / "together.py"
 
     def run(what):

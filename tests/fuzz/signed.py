@@ -1,7 +1,7 @@
 """Are altered bundles refused even when their checksums were renewed?
 
-    python -m benchmarks.signed                   # 300 bundles: 2 minutes on 2 cores
-    python -m benchmarks.signed --seed 1 --models pretrained/papalexi2021
+    python -m tests.fuzz.signed                   # 300 bundles: 2 minutes on 2 cores
+    python -m tests.fuzz.signed --seed 1 --models pretrained/papalexi2021
 
 Each is a copy of a whole bundle with one change to its meaning (a weight, a name, an order, a type,
 a number, a column), and a manifest that agrees with it. A few changes are harmless: those must
@@ -36,7 +36,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 Rng = random.Random
 Change = Callable[[Path, Rng], None]
 TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8"}
@@ -453,9 +453,9 @@ class Outcome(NamedTuple):
 
 def opened(folder: Path) -> None:
     """Read every table of a bundle, as pages do."""
-    from benchmarks.fuzz import TABLES
     from samsvae_core.analysis import all_shifts as effects
     from samsvae_core.bundle import opening
+    from tests.fuzz.run import TABLES
 
     found = opening.load(folder)
     for table in TABLES:

@@ -1,8 +1,8 @@
 """Are wrong files refused in words, without a crash, a hang, or a file written elsewhere?
 
-    python -m benchmarks.fuzz --quick     # 120 files: 30 s on 2 cores
-    python -m benchmarks.fuzz             # 1,200 files: 3 minutes
-    python -m benchmarks.fuzz --structures 1000 --seed 1    # .h5ad files of `structures`
+    python -m tests.fuzz.run --quick     # 120 files: 30 s on 2 cores
+    python -m tests.fuzz.run             # 1,200 files: 3 minutes
+    python -m tests.fuzz.run --structures 1000 --seed 1    # .h5ad files of `structures`
 
 Each file of `mutations` is read as the dashboard and the command line read it, in a process with
 little memory and 20 s per file. It may work, or be refused by an error that the project raises
@@ -29,12 +29,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 20  # for one file
 MEMORY = 8 * 2**30  # address space of the process; torch alone maps some gigabytes
 LONGEST = 2**28  # bytes of a file it may write
 GRACE = 5  # further seconds until its process is killed
-CHILD = ["-m", "benchmarks.fuzz", "--child"]
+CHILD = ["-m", "tests.fuzz.run", "--child"]
 WORKED, REFUSED = "worked", "refused"
 
 
@@ -182,8 +182,8 @@ def read_structure(path: Path, work: Path) -> None:
     """Read as `read_h5ad` does, and compare what is accepted with the independent reader."""
     import numpy as np
 
-    from benchmarks.structures import truth
     from samsvae_core.data import h5ad
+    from tests.fuzz.structures import truth
 
     refused = None
     for options in ({"layer": "counts"}, {"counts_on": "disk", "scratch": work}, {}):
@@ -217,8 +217,8 @@ def read_gmt(path: Path, work: Path) -> None:
 
 def read_session(path: Path, work: Path) -> None:
     from app.session import session_file
-    from benchmarks.mutations import PAGES
     from samsvae_core.genesets import collections
+    from tests.fuzz.mutations import PAGES
 
     found = session_file.read(path.read_bytes(), PAGES)
     for name, content in found.collections.items():
@@ -365,7 +365,7 @@ def main() -> None:
     if arguments.child:
         child(*map(Path, arguments.child))
         return
-    from benchmarks import mutations, structures
+    from tests.fuzz import mutations, structures
 
     n = arguments.files or (120 if arguments.quick else 1_200)
     with tempfile.TemporaryDirectory() as temporary:

@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from benchmarks.mutations import Case
+from tests.fuzz.mutations import Case
 
 Rng = random.Random
 TEXT = h5py.string_dtype()
