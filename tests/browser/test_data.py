@@ -46,9 +46,10 @@ def test_an_upload_is_mended_on_the_page_and_goes_on_to_training(page, server, u
     address_has(page, "key=what")
     assert label_counts(page) == {"control": 1, "single": 6, "combinations": 2}
     choose(page, "Between parts of a combination", "|")
-    settled(page)
+    address_has(page, "delimiter=%7C")
     assert label_counts(page) == {"control": 1, "single": 8}
     choose(page, "Between parts of a combination", "_")  # as suggested for this file
+    page.wait_for_url(lambda url: "delimiter" not in url)
     settled(page)
     assert label_counts(page) == {"control": 1, "single": 6, "combinations": 2}
     n_control = (screen.data.conditions == screen.data.control).sum()
