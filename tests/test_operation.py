@@ -1,6 +1,9 @@
 """docs/operation.md and compose.yaml say what the program does."""
 
 import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -64,3 +67,18 @@ def test_links_within_the_document_lead_somewhere():
         for title in re.findall(r"^#+ (.*)$", DOCS, flags=re.MULTILINE)
     }
     assert set(re.findall(r"\]\(#([^)]+)\)", DOCS)) <= titles
+
+
+def test_the_settings_stand_with_the_app_so_that_they_hold_where_it_is_installed(tmp_path):
+    program = (
+        "from streamlit import config\n"
+        f"config._main_script_path = {str(ROOT / 'app' / 'serve.py')!r}\n"
+        "options = config.get_config_options(force_reparse=True)\n"
+        "names = 'server.address', 'browser.gatherUsageStats', 'client.showErrorDetails'\n"
+        "print(*[options[name].value for name in names])"
+    )
+    command = [sys.executable, "-c", program]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["localhost", "False", "none"]
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert ".streamlit/config.toml" in patterns["package-data"]["app"]
