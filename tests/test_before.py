@@ -2,7 +2,7 @@
 
 All of tests/before was made by commit 3d41ea7 from `samsvae simulate --cells 300 --genes 30`: a
 packed bundle (schema 2) and a composition of it, a run stopped in its third epoch, a session file,
-and what the pages of some addresses showed.
+and what the pages of some addresses showed; the simulated cells are kept as a table of text.
 """
 
 import json
@@ -10,8 +10,11 @@ import shutil
 from pathlib import Path
 from urllib.parse import parse_qsl
 
+import anndata
+import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 
 from app.pages import PAGES
 from app.session import session_file
@@ -40,9 +43,14 @@ def test_a_bundle_opens_and_predicts_the_same(models):
 
 
 def test_a_stopped_run_goes_on_to_a_bundle(tmp_path, quick_tables, monkeypatch):
+    cells = pd.read_csv(BEFORE / "cells.csv", index_col="cell")
+    counts = cells.drop(columns="perturbation").astype(np.float32)
+    data = anndata.AnnData(sp.csr_matrix(counts.to_numpy()), obs=cells[["perturbation"]])
+    data.var_names = counts.columns
+    data.write_h5ad(tmp_path / "cells.h5ad")
     run = Path(shutil.copytree(BEFORE / "stopped", tmp_path / "run"))
     before = pd.read_csv(run / "history.csv")
-    command = ["samsvae", "train", str(BEFORE / "cells.h5ad"), "--output", str(run), "--resume"]
+    command = ["samsvae", "train", str(tmp_path / "cells.h5ad"), "--output", str(run), "--resume"]
     monkeypatch.setattr("sys.argv", command)
     with pytest.raises(SystemExit) as ended:
         cli.main()

@@ -87,7 +87,7 @@ def errors(page: str = "callback") -> Iterator[None]:
     """
     try:
         yield
-    except Exception as problem:  # noqa: BLE001  # nothing above this would report it
+    except Exception as problem:  # noqa: BLE001  # the page's last resort: log it
         number = logs.error(problem, page=page)
         st.error(
             f"Something went wrong on this page, and it is not your fault. The error has the "

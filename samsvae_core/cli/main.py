@@ -75,7 +75,7 @@ def main() -> None:
         logging.lastResort.setFormatter(Told())
     try:
         app()
-    except Exception as error:
+    except Exception as error:  # what is no message for the user is raised again below
         if os.environ.get("SAMSVAE_DEBUG"):
             raise
         from samsvae_core.system.files import is_message
