@@ -33,8 +33,8 @@ LOADING = (
     "states move along that mechanism alone."
 )
 OBSERVED = (
-    "Observed shifts are measured differences from control cells, with jackknife standard errors "
-    "over cells."
+    "Observed shifts are measured differences from control cells, with standard errors from the "
+    "sampling of cells, whose variance per gene is pooled over conditions."
 )
 HELD_OUT = "Scores on Overview compare predictions with cells that were kept out of training."
 MAP = (

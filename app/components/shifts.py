@@ -18,7 +18,7 @@ from samsvae_core.analysis.compose import Composition
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.evaluation.metrics import pearson
 
-DIAMONDS = "Diamonds: observed, with a 90 % interval from the jackknife error over cells."
+DIAMONDS = "Diamonds: observed, with a 90 % interval from the sampling of cells."
 AT_ONCE = 100_000  # shifts (perturbations x genes) that are composed without asking
 Colour = Literal["green", "blue", "orange", "red", "gray"]
 BADGE: dict[str, tuple[str, Colour, str]] = {  # words, colour and icon of each support
@@ -212,7 +212,7 @@ def against_observed(model: Bundle, result: Composition) -> None:
                 if trained
                 else "No cell of this condition was trained on, so this is a true prediction. "
             )
-            + "Whiskers: 90 % interval from the jackknife standard error over cells."
+            + "Whiskers: 90 % interval from the sampling of cells."
             + not_all(table)
         )
 
@@ -230,7 +230,8 @@ MEANING = {  # in the order of the table
     "interaction_lower": "Lower end of the model's own 90 % interval of the interaction.",
     "interaction_upper": "Upper end of the model's own 90 % interval of the interaction.",
     "observed": "Measured shift, all splits pooled.",
-    "observed_se": "Its standard error, by jackknife over cells.",
+    "observed_se": "Its standard error from the sampling of cells; the variance of a gene is "
+    "pooled over conditions.",
     "observed_interaction": "The measured combination minus the sum of its measured parts.",
     "observed_interaction_se": "Its standard error, from those of all levels in it.",
 }

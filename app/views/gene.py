@@ -180,8 +180,8 @@ def ranked(model: Bundle, name: str, rows: pd.DataFrame, kind: str | None) -> No
         + f"{scale(model).shift} Each perturbation alone, at dosage 1. Bars: mean over "
         f"{len(model.reference.loc)} reference cells{draws}. {WHISKERS[kind]} Diamonds: observed, "
         f"{scale(model).observed} of all cells with that perturbation alone against control cells, "
-        "those trained on included; their whiskers: 90 % interval from the jackknife standard "
-        "error over cells."
+        "those trained on included; their whiskers: 90 % interval from the sampling of "
+        "cells."
         + (
             ""
             if alone.all()
@@ -194,7 +194,8 @@ MEANING = {  # in the order of the table
     "perturbation": "Alone, at dosage 1.",
     "shift": "Mean predicted shift of this gene.",
     "observed": "Measured shift, all splits pooled; empty where it was not measured alone.",
-    "observed_se": "Its standard error, by jackknife over cells.",
+    "observed_se": "Its standard error from the sampling of cells; the variance of this gene is "
+    "pooled over conditions.",
     "n_observed": "Cells with this perturbation alone, all splits.",
     "calibrated_lower": "Lower end of the calibrated 90 % interval.",
     "calibrated_upper": "Upper end of the calibrated 90 % interval.",

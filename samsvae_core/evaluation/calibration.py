@@ -16,12 +16,12 @@ from jaxtyping import Bool, Float
 from samsvae_core.bundle.bundle import Reference
 from samsvae_core.data.cells import CellData
 from samsvae_core.evaluation.baselines import dosage_table, is_combination, singles
+from samsvae_core.evaluation.level_errors import WITHIN
 from samsvae_core.evaluation.metrics import pearson
 from samsvae_core.evaluation.shifts import Shifts, predicted_shifts
 from samsvae_core.models.samsvae import SAMSVAE
 
 INTERVAL = (0.05, 0.95)  # quantiles of the posterior draws: a 90 % interval
-WITHIN = 1.6449  # standard deviations to either side that hold 90 % of a Normal
 CELL_VALUES_AT_ONCE = 2**23  # draws x conditions x genes held while shifts are taken
 FEWEST_CONDITIONS = 3  # conditions needed to learn model errors
 SIMILAR_GENES = 51  # genes of similar level towards which a gene's model error is shrunk
@@ -94,7 +94,7 @@ def gene_errors(observed: Shifts, predicted: Predicted) -> pd.DataFrame | None:
     se, sd = observed.se.to_numpy(), predicted.sd.to_numpy()
     squared = (observed.shift.to_numpy() - predicted.mean.to_numpy()) ** 2
     known = se**2 + sd**2
-    scored = se > 0  # a gene without counts tells nothing about the error
+    scored = se > 0  # a gene that no cell counts tells nothing about the error
     excess = np.where(scored, squared - known, np.nan)  # (A, G)
     pooled = float(np.nanmean(excess)) if scored.any() else 0.0
     if n < FEWEST_CONDITIONS or pooled <= 0:
@@ -129,8 +129,7 @@ def coverage(
 
     "own" is the model's interval; "own_with_sampling" adds the sampling error of the observation,
     which alone would put many outside; "calibrated_with_sampling" adds the model's error per gene
-    (`gene_errors`) as well. Pairs of a condition and a gene without sampling error (no count at
-    all) are left out.
+    (`gene_errors`) as well. Genes without sampling error (no count in any cell) are left out.
     """
     combined = np.array([is_combination(c) for c in observed.shift.index], dtype=bool)
     kinds = {"single": ~combined, "combination": combined}

@@ -338,15 +338,18 @@ def shift_metrics(
             model, reference, data, observed.shift.index, config.shift_draws, config.seed
         )
 
-    validated = shifts_of.observed_shifts(data.subset(parts == "validation"))
+    # what is learned from validation cells must not know how test cells vary
+    seen = shifts_of.variance_of(data, np.flatnonzero(parts != "test"))
+    validated = shifts_of.observed_shifts(data.subset(parts == "validation"), seen)
     errors = calibration.gene_errors(validated, predict(validated))
     held_out, _ = scored_cells(data, parts, "test")
-    tested = shifts_of.observed_shifts(held_out)
+    variance = shifts_of.variance_of(data)
+    tested = shifts_of.observed_shifts(held_out, variance)
     at_test = predict(tested)
     compared, at_compared = tested, at_test
     combined = any(map(is_combination, np.unique(data.conditions)))
     if combined and (config.reference == "all" or not calibration.doubles(tested)):
-        compared = shifts_of.observed_shifts(data)  # singles may not be held out
+        compared = shifts_of.observed_shifts(data, variance)  # singles may not be held out
         at_compared = predict(compared)
     learned: dict[str, Any] = {"n_conditions": len(validated.shift)}
     if errors is None and len(validated.shift) < calibration.FEWEST_CONDITIONS:

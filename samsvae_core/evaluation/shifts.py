@@ -2,62 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from samsvae_core.bundle.bundle import Reference
-from samsvae_core.data.cells import CellData, DataError, mean_variance
-from samsvae_core.data.disk_csr import dense_blocks
+from samsvae_core.data.cells import CellData, DataError
 from samsvae_core.evaluation.baselines import FEWEST_CELLS
+from samsvae_core.evaluation.level_errors import (
+    CellVariance,
+    by_condition,
+    cell_variance,
+    pooled_level,
+)
 from samsvae_core.models.device_rows import Cells
-from samsvae_core.models.distributions import PER_TEN_THOUSAND
 from samsvae_core.models.samsvae import SAMSVAE
 
 N_REFERENCE = 128  # control cells from which predictions start
 DRAW_VALUES = 2**17  # least reference cells x genes at which each posterior draw is decoded
 STATE_VALUES_AT_ONCE = 2**21  # shifts x reference cells x genes held while levels are taken
-
-
-def pooled_level(
-    counts: sp.csr_matrix,
-    library: Float[np.ndarray, " N"],
-    is_counts: bool = True,
-    rows: np.ndarray | None = None,
-) -> tuple[Float[np.ndarray, " G"], Float[np.ndarray, " G"]]:
-    """Return log2(1 + 1e4 p), p = sum of counts / sum of totals, and its jackknife standard error.
-
-    All cells count, or those at `rows`. For values that are not counts, the level is their mean.
-    The jackknife leaves out one cell at a time; with fewer than 2 cells the error is NaN.
-    """
-    rows = np.arange(len(library)) if rows is None else rows
-    library = library[rows].astype(float)
-    n, n_genes, total = len(rows), counts.shape[1], float(library.sum())
-    sums = np.zeros(n_genes)
-    for values in dense_blocks(counts, rows):
-        sums += values.sum(axis=0, dtype=float)
-
-    def level(p: np.ndarray) -> np.ndarray:
-        return np.log2(1 + PER_TEN_THOUSAND * p) if is_counts else p
-
-    found = level(sums / max(total, 1e-12))
-    if n < 2:
-        return found, np.full(n_genes, np.nan)
-    rest = np.maximum(total - library, 1e-12)[:, None]
-
-    def left_out() -> Iterator[np.ndarray]:
-        first = 0
-        for values in dense_blocks(counts, rows):
-            yield level((sums - values) / rest[first : first + len(values)])
-            first += len(values)
-
-    return found, np.sqrt(mean_variance(left_out())[1] * (n - 1))
 
 
 class Shifts(NamedTuple):
@@ -67,17 +34,24 @@ class Shifts(NamedTuple):
     se: pd.DataFrame
 
 
-def observed_shifts(data: CellData) -> Shifts:
-    """Return the shifts of conditions with enough cells; no rows if there are too few controls."""
-    n = pd.Series(data.conditions).value_counts()
-    names = sorted(n.index[n >= FEWEST_CELLS])
-    if data.control not in names:
-        names = []
-    found = {}
-    for name in names:
-        rows = np.flatnonzero(data.conditions == name)
-        found[name] = pooled_level(data.counts, data.library, data.is_counts, rows)
-    names = [name for name in names if name != data.control]
+def variance_of(data: CellData, kept: np.ndarray | None = None) -> CellVariance:
+    """Return how much cells vary within conditions, per gene; of those at `kept`, or of all."""
+    return cell_variance(data.counts, data.library, data.conditions, data.is_counts, kept)
+
+
+def observed_shifts(data: CellData, variance: CellVariance) -> Shifts:
+    """Return the shifts of conditions with enough cells; no rows if there are too few controls.
+
+    `variance` is that of the cells, which may be more than those of `data`.
+    """
+    members = {c: rows for c, rows in by_condition(data.conditions) if len(rows) >= FEWEST_CELLS}
+    if data.control not in members:
+        members = {}
+    found = {
+        name: pooled_level(data.counts, data.library, variance, rows)
+        for name, rows in members.items()
+    }
+    names = [name for name in found if name != data.control]
     shift = [found[name][0] - found[data.control][0] for name in names]
     se = [np.hypot(found[name][1], found[data.control][1]) for name in names]
     tables = (

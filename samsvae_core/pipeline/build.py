@@ -24,8 +24,9 @@ from samsvae_core.bundle.layout import read_json, to_json, write_manifest
 from samsvae_core.data.cells import CellData, DataError
 from samsvae_core.data.splits import SPLITS
 from samsvae_core.evaluation import evaluate, fitness
+from samsvae_core.evaluation.level_errors import by_condition, pooled_level
 from samsvae_core.evaluation.mask_evidence import entry_evidence
-from samsvae_core.evaluation.shifts import pooled_level, reference_cells
+from samsvae_core.evaluation.shifts import reference_cells, variance_of
 from samsvae_core.genesets import collections, enrichment, questions, screening
 from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import SAMSVAE
@@ -138,12 +139,17 @@ def condition_table(data: CellData, parts: np.ndarray) -> pd.DataFrame:
 
 
 def observed_table(data: CellData, parts: np.ndarray) -> pd.DataFrame:
-    """Return the level of each condition and gene with its standard error, on all and on test."""
+    """Return the level of each condition and gene with its standard error, on all and on test.
+
+    Both errors rest on the variance of all cells, which tells how cells vary, not where they are.
+    """
     frames = []
+    variance = variance_of(data)
     for part, kept in (("all", np.full(len(parts), True)), ("test", parts == "test")):
-        for condition in np.unique(data.conditions[kept]):
-            rows = np.flatnonzero(kept & (data.conditions == condition))
-            level, se = pooled_level(data.counts, data.library, data.is_counts, rows)
+        positions = np.flatnonzero(kept)
+        for condition, members in by_condition(data.conditions[kept]):
+            rows = positions[members]
+            level, se = pooled_level(data.counts, data.library, variance, rows)
             frames.append(
                 pd.DataFrame(
                     {

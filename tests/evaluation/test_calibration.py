@@ -1,7 +1,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.sparse as sp
 import torch
 from scipy.special import softmax
 from scipy.stats import norm
@@ -18,86 +17,36 @@ from samsvae_core.evaluation.calibration import (
     interaction,
     predicted_conditions,
 )
+from samsvae_core.evaluation.level_errors import pooled_level
 from samsvae_core.evaluation.shifts import (
     Shifts,
     observed_shifts,
-    pooled_level,
     predicted_shifts,
     reference_cells,
+    variance_of,
 )
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.simulate import Design, simulate
 from samsvae_core.models.variants import MODELS
 
-# Observed levels and shifts
-
-
-def test_the_level_is_that_of_the_pooled_cells_and_its_error_a_jackknife():
-    rng = np.random.default_rng(0)
-    x = rng.poisson([[0.0, 0.1, 3.0, 40.0]], (12, 4)).astype(np.float32)
-    library = x.sum(1) + rng.poisson(50, 12).astype(np.float32)
-    level, se = pooled_level(sp.csr_matrix(x), library)
-
-    def pooled(rows):
-        return np.log2(1 + 1e4 * x[rows].sum(0, dtype=float) / library[rows].sum(dtype=float))
-
-    everyone = np.arange(12)
-    left_out = np.array([pooled(np.delete(everyone, i)) for i in everyone])
-    expected = np.sqrt(11 / 12 * ((left_out - left_out.mean(0)) ** 2).sum(0))
-    np.testing.assert_allclose(level, pooled(everyone), rtol=1e-9)
-    np.testing.assert_allclose(se, expected, rtol=1e-9, atol=1e-12)
-
-
-def test_the_jackknife_is_the_same_gene_by_gene(monkeypatch):
-    x = sp.csr_matrix(np.random.default_rng(0).poisson(1.0, (20, 7)).astype(np.float32))
-    library = np.asarray(x.sum(1), np.float32).ravel()
-    whole = pooled_level(x, library)
-    monkeypatch.setattr(calibration, "CELL_VALUES_AT_ONCE", 20)
-    for one, other in zip(whole, pooled_level(x, library), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def test_the_jackknife_error_is_the_spread_of_repeated_experiments():
-    rng = np.random.default_rng(0)
-    experiments = [rng.negative_binomial(3, 0.3, (200, 3)).astype(np.float32) for _ in range(300)]
-    found = [pooled_level(sp.csr_matrix(x), x.sum(1)) for x in experiments]
-    levels, errors = (np.array(part) for part in zip(*found, strict=True))
-    # 300 repeats know their spread to about 4 %
-    np.testing.assert_allclose(np.sqrt((errors**2).mean(0)), levels.std(0), rtol=0.17)
-
-
-def test_one_cell_has_a_level_and_no_error():
-    level, se = pooled_level(sp.csr_matrix([[1.0, 3.0]]), np.array([4.0]))
-    np.testing.assert_allclose(level, np.log2([2501, 7501]))
-    assert np.isnan(se).all()
-
-
-def test_cells_without_counts_have_level_zero():
-    level, se = pooled_level(sp.csr_matrix((2, 3)), np.zeros(2))
-    assert (level == 0).all()
-    assert (se == 0).all()
-
-
-def test_values_that_are_not_counts_have_a_mean_and_its_standard_error():
-    x = np.random.default_rng(0).standard_normal((9, 4))
-    level, se = pooled_level(sp.csr_matrix(x), np.ones(9), is_counts=False)
-    np.testing.assert_allclose(level, x.mean(0))
-    np.testing.assert_allclose(se, x.std(0, ddof=1) / 3)
+# Observed shifts
 
 
 def test_shifts_are_against_control_and_their_errors_add_in_squares(screen):
     data = screen.data.subset(np.arange(200))
-    found = observed_shifts(data)
+    variance = variance_of(data)
+    found = observed_shifts(data, variance)
     n = pd.Series(data.conditions).value_counts()
     assert found.shift.index.tolist() == sorted(set(n.index[n >= 3]) - {"control"})
     level, se = {}, {}
     for name in ("control", "P2"):
         rows = data.conditions == name
-        level[name], se[name] = pooled_level(data.counts[rows], data.library[rows])
+        level[name], se[name] = pooled_level(data.counts[rows], data.library[rows], variance)
     np.testing.assert_allclose(found.shift.loc["P2"], level["P2"] - level["control"])
     np.testing.assert_allclose(found.se.loc["P2"] ** 2, se["P2"] ** 2 + se["control"] ** 2)
     controls = np.flatnonzero(data.conditions == "control")
-    assert observed_shifts(data.subset(np.delete(np.arange(200), controls[2:]))).shift.empty
+    few = data.subset(np.delete(np.arange(200), controls[2:]))
+    assert observed_shifts(few, variance).shift.empty
 
 
 # Predicted shifts
@@ -290,7 +239,7 @@ def test_errors_are_not_learned_from_two_conditions():
 
 def test_coverage_is_of_what_there_is():
     observed, predicted = made(np.ones(5), 0.3, 0.2, 0, NAMES[:3])
-    observed.se.iloc[0] = 0.0  # no count of any gene
+    observed.se.iloc[0] = 0.0  # no count in any cell
     found = coverage(observed, predicted, None, has_posterior=False)
     assert found["combination"] is None
     assert found["single"]["own"] is None
@@ -306,7 +255,7 @@ def test_intervals_of_the_true_posterior_hold_nine_tenths_of_observed_shifts(kno
     noise = np.random.default_rng(0).normal(0, 0.2, truth.embedding.shape)
     model.embedding_loc += torch.as_tensor(noise * truth.mask, dtype=torch.float32)
     model.embedding_log_scale.fill_(float(np.log(0.2)))
-    observed = observed_shifts(data)
+    observed = observed_shifts(data, variance_of(data))
     names = observed.shift.index
     predicted = predicted_conditions(model, basal(truth, data), data, names, 200, seed=0)
     found = coverage(observed, predicted, None, model.has_posterior)
@@ -341,7 +290,7 @@ def test_the_interaction_of_a_double_is_what_its_singles_leave():
 
 def test_the_true_model_foresees_non_additivity(screen, known_effects):
     truth, data = screen.truth, screen.data
-    observed = observed_shifts(data)
+    observed = observed_shifts(data, variance_of(data))
     names = observed.shift.index
     predicted = predicted_conditions(
         known_effects(truth), basal(truth, data), data, names, 2, seed=0
