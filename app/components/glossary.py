@@ -11,7 +11,8 @@ WORDS = {
     "Basal state": "Where a cell would be in latent space without its perturbations: its own "
     "state, as the model infers it from the cell's counts.",
     "Baseline": "A simple prediction to compare a model with: no change, the mean over "
-    "perturbations, the training mean, the sum of single effects, or a ridge regression.",
+    "perturbations, the training mean, the sum of single effects, the last two also shrunk towards "
+    "zero as their noise suggests, or a ridge regression.",
     "Bound (IWELBO)": "A lower bound on the log likelihood of a cell, in nats. Higher is better. "
     "It compares models on the same cells only.",
     "Bundle": "A folder with a trained model and all its tables. It never changes once it is made; "

@@ -115,7 +115,9 @@ ROWS = """
 - *no change*: nothing happens, so it has no r.
 - *mean over perturbations*: every condition does what the average one did in training.
 - *training mean*: the same condition as measured on training cells; it cannot predict new ones.
-- *additive*: the sum of what the single perturbations did in training.
+- *shrunken mean*: the training mean, each effect shrunk towards zero as far as its noise suggests.
+- *additive*: the sum of what the single perturbations did in training; *shrunken additive*: the
+  same of shrunken effects.
 - *ridge*: a linear model of the dosages, its penalty chosen on validation cells.
 """
 

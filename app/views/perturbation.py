@@ -371,7 +371,8 @@ def observed(model: Bundle, name: str, result: Composition) -> None:
         f"and measured average effect: {listed or 'undefined'}."
     )
     record.caption(
-        "*training mean*: what was measured on its training cells. *split-half*: not a prediction, "
+        "*training mean*: what was measured on its training cells, *shrunken mean*: the same "
+        "without what is likely noise. *split-half*: not a prediction, "
         "but what a second sample of as many cells would reach. Overview explains the others."
     )
 

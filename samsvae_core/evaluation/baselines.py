@@ -13,12 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+import torch
 from jaxtyping import Float, Shaped
 
 from samsvae_core.data.cells import CellData, DataError
 from samsvae_core.data.disk_csr import on_disk, row_blocks
+from samsvae_core.evaluation.level_errors import cell_variance
 from samsvae_core.evaluation.metrics import agreement, figures, spread
 from samsvae_core.models.distributions import PER_TEN_THOUSAND
+from samsvae_core.models.shrinkage import WIDTHS, shrink
 
 FEWEST_CELLS = 3  # conditions with fewer cells get no average effect
 N_HALVINGS = 20
@@ -82,12 +85,15 @@ def mean_effects(
     return (table.loc[enough] - table.loc[control]).drop(index=control).sort_index()
 
 
-def observed_effects(data: CellData, cells: str = "held-out") -> pd.DataFrame:
+def observed_effects(
+    data: CellData, cells: str = "held-out", levels: Levels | None = None
+) -> pd.DataFrame:
     """Return the average effect of every condition with enough cells, conditions x genes.
 
-    `cells` names them in messages. Raises DataError without controls or conditions.
+    `cells` names them in messages; `levels` are theirs, if already known. Raises DataError without
+    controls or conditions.
     """
-    levels = cell_levels(data)
+    levels = levels or cell_levels(data)
     if (levels.conditions == data.control).sum() < FEWEST_CELLS:
         raise DataError(
             f"Fewer than {FEWEST_CELLS} control cells ({data.control}) are among the {cells} "
@@ -118,18 +124,43 @@ def baselines(
     """Return the predictions that a model should at least beat; NaN rows where one says nothing.
 
     "training mean" is the condition's own effect in training, "additive" the sum of the effects of
-    its parts, each measured alone in training, and "ridge" a linear model of the dosages. `dosages`
+    its parts, each measured alone in training, and "ridge" a linear model of the dosages. "shrunken
+    mean" and "shrunken additive" are the same of effects shrunk as their noise suggests. `dosages`
     are those of the observed conditions.
     """
-    trained = observed_effects(train, "training")
+    levels = cell_levels(train)
+    trained = observed_effects(train, "training", levels)
+    needed = {part for c in observed.index for part in (c, *singles(c))}
+    shrunk = shrunken(trained[trained.index.isin(needed)], levels, train.control)
     found = {
         "no change": observed * 0,
         "mean over perturbations": observed * 0 + trained.mean(axis=0),
         "training mean": trained.reindex(observed.index),
+        "shrunken mean": shrunk.reindex(observed.index),
     }
     if any(map(is_combination, observed.index)):  # for singles it equals the training mean
         found["additive"] = additive(trained, observed.index)
+        found["shrunken additive"] = additive(shrunk, observed.index)
     return {**found, "ridge": ridge(trained, train, validation, dosages)}
+
+
+def shrunken(trained: pd.DataFrame, levels: Levels, control: str) -> pd.DataFrame:
+    """Return effects shrunk by empirical Bayes, each condition under a prior of its own.
+
+    The standard error is that of a difference of means, with a variance per gene that all
+    conditions share. Effects without any error stay. The unit does not matter: the largest effect
+    is put at the widest Normal of the prior.
+    """
+    variance = cell_variance(
+        levels.level, np.ones(len(levels.conditions)), levels.conditions, False
+    )
+    n = pd.Series(levels.conditions).value_counts()
+    per_cell = 1 / n[trained.index].to_numpy() + 1 / n[control]
+    se = np.sqrt(np.outer(per_cell, variance.spread))
+    unit = float(np.abs(trained.to_numpy()).max(initial=0)) / float(WIDTHS[-1]) or 1.0
+    estimate = torch.from_numpy(trained.to_numpy() / unit)
+    mean = shrink(estimate, torch.from_numpy(se / unit)).mean.numpy() * unit
+    return trained.mask(se > 0, pd.DataFrame(mean, trained.index, trained.columns))
 
 
 def additive(trained: pd.DataFrame, conditions: pd.Index) -> pd.DataFrame:

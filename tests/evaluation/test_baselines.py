@@ -11,11 +11,13 @@ from samsvae_core.evaluation.baselines import (
     baselines,
     ceiling,
     ceiling_figures,
+    cell_levels,
     dosage_table,
     halvings,
     is_combination,
     observed_effects,
     ridge,
+    shrunken,
 )
 
 
@@ -127,6 +129,7 @@ def test_baselines_predict_what_their_names_say():
         "no change",
         "mean over perturbations",
         "training mean",
+        "shrunken mean",
         "ridge",
     }  # of singles the additive one is the training mean
     assert (found["no change"] == 0).all().all()
@@ -134,6 +137,53 @@ def test_baselines_predict_what_their_names_say():
     mean = np.mean([trained.loc[c] for c in truth], axis=0)  # all four, not those observed alone
     np.testing.assert_allclose(found["mean over perturbations"], np.tile(mean, (2, 1)))
     np.testing.assert_allclose(found["ridge"], trained.iloc[1:3], atol=0.1)
+
+
+def noisy(strong: int, noise: float = 1.0, scale: float = 1.0) -> CellData:
+    """Return cells of 8 conditions, in each of which only `strong` of 200 genes move, by 4."""
+    truth = {c: 0 * row for c, row in planted(8, 200).items()}
+    for i, row in enumerate(truth.values()):
+        row[5 * i : 5 * i + strong] = 4 * scale
+    return values(truth, n=20, noise=noise * scale)
+
+
+def test_noise_is_shrunk_away_and_strong_effects_stay():
+    train = noisy(strong=3)
+    trained = observed_effects(train)
+    found = shrunken(trained, cell_levels(train), "ctrl")
+    moved = np.zeros(found.shape, bool)
+    for i in range(8):
+        moved[i, 5 * i : 5 * i + 3] = True
+    np.testing.assert_allclose(found.to_numpy()[moved], trained.to_numpy()[moved], rtol=0.05)
+    assert (found.to_numpy()[~moved] ** 2).mean() < 0.1 * (trained.to_numpy()[~moved] ** 2).mean()
+
+
+def test_shrinkage_does_not_depend_on_the_unit_or_on_other_conditions():
+    one, other = noisy(strong=3), noisy(strong=3, scale=1e4)
+    found, scaled = (shrunken(observed_effects(d), cell_levels(d), "ctrl") for d in (one, other))
+    np.testing.assert_allclose(scaled, found * 1e4, rtol=1e-3, atol=1)
+    few = observed_effects(one).iloc[:2]
+    unit = np.abs(observed_effects(one).to_numpy()).max() / np.abs(few.to_numpy()).max()
+    alone = shrunken(few, cell_levels(one), "ctrl")
+    np.testing.assert_allclose(alone, found.iloc[:2], atol=0.2 * abs(unit - 1) + 0.01)
+
+
+def test_effects_without_noise_are_not_shrunk():
+    train = noisy(strong=3, noise=0.0)
+    trained = observed_effects(train)
+    pd.testing.assert_frame_equal(shrunken(trained, cell_levels(train), "ctrl"), trained)
+
+
+def test_the_shrunken_sum_is_of_shrunken_singles():
+    truth = planted(2, 60)
+    truth["P00+P01"] = truth["P00"] + truth["P01"]
+    train = values(truth, n=5, noise=1.0)
+    observed = observed_effects(train)
+    found = baselines(observed, train, train, dosage_table(train, observed.index))
+    names = list(found)
+    assert names[3:6] == ["shrunken mean", "additive", "shrunken additive"]
+    single = found["shrunken mean"].loc[["P00", "P01"]].sum()
+    np.testing.assert_allclose(found["shrunken additive"].loc["P00+P01"], single)
 
 
 def test_a_combination_is_the_sum_of_its_singles_where_both_were_measured_alone():
@@ -169,6 +219,7 @@ def test_a_condition_without_training_cells_has_no_training_mean():
         dosage_table(test, observed.index),
     )
     assert found["training mean"].loc["P02"].isna().all()
+    assert found["shrunken mean"].loc["P02"].isna().all()
     assert found["ridge"].loc["P02"].isna().all()  # a column that no trained condition has
     assert not found["mean over perturbations"].isna().any().any()
     assert not found["ridge"].loc[["P00", "P01"]].isna().any().any()

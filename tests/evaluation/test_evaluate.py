@@ -117,7 +117,9 @@ def test_metrics_have_their_keys_and_are_reproduced(tiny, screen):
         "no change",
         "mean over perturbations",
         "training mean",
+        "shrunken mean",
         "additive",
+        "shrunken additive",
         "ridge",
         "split-half",
     ]
@@ -250,7 +252,7 @@ def test_controls_are_from_the_test_cells_or_those_nearest_to_them(screen):
 
 
 def test_a_split_that_holds_out_combinations_alone_is_scored(tiny, screen):
-    """Unseen doubles are scored separately, and only the training mean cannot predict them."""
+    """Unseen doubles are scored separately, and only the means of training cannot predict them."""
     parts = screen.parts.copy()
     combined = np.char.find(screen.data.conditions.astype(str), "+") > 0
     parts[combined] = "test"
@@ -261,11 +263,12 @@ def test_a_split_that_holds_out_combinations_alone_is_scored(tiny, screen):
     unseen = "combination not seen in training"
     assert found["average_effects"]["kinds"][unseen]["n"] == 2
     rows = found["baselines"]
-    assert rows["training mean"]["kinds"] == {unseen: None}
-    assert rows["training mean"]["n_conditions"] == 0
-    assert rows["training mean"]["n_not_available"] == 2
-    assert rows["training mean"]["pearson"] is None
-    for name in ("additive", "ridge", "mean over perturbations"):
+    for name in ("training mean", "shrunken mean"):
+        assert rows[name]["kinds"] == {unseen: None}
+        assert rows[name]["n_conditions"] == 0
+        assert rows[name]["n_not_available"] == 2
+        assert rows[name]["pearson"] is None
+    for name in ("additive", "shrunken additive", "ridge", "mean over perturbations"):
         assert rows[name]["kinds"][unseen]["n"] == 2
     assert rows["additive"]["kinds"][unseen]["pearson"] > 0.5
     assert found["interaction"]["cells"] == "all"  # the singles have no test cells
