@@ -88,7 +88,8 @@ def gene_errors(observed: Shifts, predicted: Predicted) -> pd.DataFrame | None:
     in level) counts as PRIOR_CONDITIONS further conditions. The root of that is multiplied by one
     factor, at least 1, under which 90 % of the residuals fall within +-1.645 sqrt(sd^2 + error^2 +
     se^2), each with its own condition left out of the error. None with fewer than 3 conditions, or
-    if the sampling of the cells hides the error of the model. Columns are gene and model_error.
+    if the sampling of the cells hides the error of the model: 90 % of residuals fall within
+    +-1.645 sqrt(sd^2 + se^2). Columns are gene and model_error.
     """
     n = len(observed.shift)
     se, sd = observed.se.to_numpy(), predicted.sd.to_numpy()
@@ -96,11 +97,15 @@ def gene_errors(observed: Shifts, predicted: Predicted) -> pd.DataFrame | None:
     known = se**2 + sd**2
     scored = se > 0  # a gene that no cell counts tells nothing about the error
     excess = np.where(scored, squared - known, np.nan)  # (A, G)
-    pooled = float(np.nanmean(excess)) if scored.any() else 0.0
-    if n < FEWEST_CONDITIONS or pooled <= 0:
+    if n < FEWEST_CONDITIONS or not scored.any():
         return None
-    floor = FLOOR * pooled
+    if (squared <= WITHIN**2 * known)[scored].mean() >= 0.9:
+        return None
     order = np.argsort(known.mean(0), kind="stable")
+    # shifts of few counts are so skewed that their excess is mostly negative: it is not averaged
+    floor = FLOOR * float(shrunk(excess, order, 0.0).mean())
+    if floor == 0:
+        return None
     left_out = np.stack([shrunk(np.delete(excess, i, axis=0), order, floor) for i in range(n)])
     asked = (squared / WITHIN**2 - known).clip(0)  # the smallest sufficient squared error
     factor = max(1.0, np.quantile((asked / left_out)[scored], 0.9, method="higher"))

@@ -213,6 +213,15 @@ def test_genes_of_larger_errors_get_wider_intervals():
     assert found[1::2].min() > found[::2].max()
 
 
+def test_sampling_errors_that_are_too_large_for_some_genes_do_not_hide_those_of_others():
+    """Squared errors of skewed shifts exceed their variance, as those of few counts do."""
+    observed, predicted = made(np.full(300, 0.5), 0.3, 0.2, seed=0)
+    observed.se.iloc[:, 150:] = 3.0
+    found = gene_errors(observed, predicted)["model_error"]
+    assert found[:150].median() == pytest.approx(0.5, rel=0.1)
+    assert found[175:].max() < 0.15  # beyond the reach of similar genes: the least error
+
+
 def test_a_model_without_errors_of_its_own_needs_hardly_any():
     found = gene_errors(*made(np.zeros(300), 0.3, 0.2, seed=0))
     assert found is None or found["model_error"].median() < 0.1
