@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from scipy.stats import kstest
 
-from samsvae_core.analysis.compose import cells_of, compose
+from samsvae_core.analysis.compose import compose
+from samsvae_core.analysis.draws import cells_of
 from samsvae_core.analysis.loadings import loading_matrix, loadings
 from samsvae_core.analysis.masks import active_mechanisms
 from samsvae_core.bundle.opening import load

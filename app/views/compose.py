@@ -25,7 +25,8 @@ from app.figures import gene_plots, heatmaps
 from app.session import choices as choices_module
 from app.session import compose_widgets, composition, gene_set_tests, page, record, results, url
 from samsvae_core.analysis import gene_rankings
-from samsvae_core.analysis.compose import Composition, knows_states
+from samsvae_core.analysis.compose import Composition
+from samsvae_core.analysis.draws import knows_states
 from samsvae_core.analysis.masks import matrix
 from samsvae_core.analysis.support import SUPPORT
 from samsvae_core.bundle.bundle import Bundle

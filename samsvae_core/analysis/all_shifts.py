@@ -20,7 +20,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from samsvae_core.analysis.compose import summary
+from samsvae_core.analysis.draws import summary
 from samsvae_core.analysis.similarity import similar_rows
 from samsvae_core.bundle.bundle import Bundle, Reference
 from samsvae_core.bundle.layout import EFFECTS
@@ -104,7 +104,7 @@ def make(
             raise CancelledError
         progress(Progress(t, shape[1]))
         with lock:
-            draws = predicted_shifts(model, reference, dosages[None], N_SAMPLES, SEED)[0]
+            draws = predicted_shifts(model, reference, dosages[None], N_SAMPLES, SEED).shift[0]
         for name, values in {**summary(draws), "sd": draws.std(0, ddof=1)}.items():
             if model.has_posterior or name in ("shift", "sd"):
                 arrays[name][:, t] = values
@@ -217,7 +217,7 @@ def check(effects: AllShifts) -> None:
         raise ValueError(f"{EFFECTS} has other numbers of cells than observed.parquet.")
     first = torch.zeros(1, len(effects.perturbations))
     first[0, 0] = 1
-    draws = predicted_shifts(bundle.model, bundle.reference, first, N_SAMPLES, SEED)[0]
+    draws = predicted_shifts(bundle.model, bundle.reference, first, N_SAMPLES, SEED).shift[0]
     reach = DRAWN * draws.std(0, ddof=1) * (2 / N_SAMPLES) ** 0.5 + LEAST
     if not (np.abs(effects.matrix("shift")[0] - draws.mean(0)) <= reach).all():
         raise ValueError(f"{EFFECTS} does not follow from the weights.")

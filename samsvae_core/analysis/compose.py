@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 
+from samsvae_core.analysis.draws import drawn_arms, starting_states, summary
 from samsvae_core.analysis.support import (
     SUPPORT,
     Nearest,
@@ -24,10 +21,8 @@ from samsvae_core.analysis.support import (
     observed_interaction,
     support,
 )
-from samsvae_core.bundle.bundle import ANEW, Bundle, Reference
+from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.evaluation.calibration import INTERVAL, WITHIN
-from samsvae_core.evaluation.shifts import N_REFERENCE, predicted_shifts
-from samsvae_core.system.messages import nearest, some
 
 SCALES = {
     True: "log2(1 + 1e4 p) of the condition minus that of {control}; p = mean decoded proportion "
@@ -35,9 +30,6 @@ SCALES = {
     False: "mean decoded value over {start}, of the condition minus that of {control}, in the "
     "units of the data",
 }
-MOST_KEPT = 32 * 2**20  # bytes of draws kept for a bundle: 25 arms of 5,000 genes and 64 draws
-_KEPT: WeakKeyDictionary[Bundle, OrderedDict[tuple[Any, ...], np.ndarray]] = WeakKeyDictionary()
-_KEEPING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -56,6 +48,7 @@ class Composition:
     is_counts: bool = True  # else shifts are differences of the file's own values
     cells: tuple[str, ...] | None = None  # cells it starts from; None: reference controls
     nearest: Nearest | None = None  # None where the model has no latent shifts
+    direct: bool = True  # whether direct effects are included
 
     @property
     def start(self) -> str:
@@ -82,6 +75,7 @@ class Composition:
             "condition": self.condition,
             "dosages": self.dosages,
             "without_mechanisms": list(self.without),
+            "direct_effects": self.direct,
             "support": self.support,
             "support_meaning": SUPPORT[self.support],
             "n_samples": self.n_samples,
@@ -104,6 +98,7 @@ def compose(
     n_samples: int = 64,
     seed: int = 0,
     cells: Sequence[str] | None = None,
+    direct: bool = True,
 ) -> Composition:
     """Return the predicted shift, against control, of perturbations given together.
 
@@ -112,6 +107,10 @@ def compose(
     spread between cells. An interval that a few extreme draws pull away from the mean is widened to
     hold it. `probability_of_sign` is the share of draws with the sign of the mean shift (0.5 where
     the shift is zero). Intervals are NaN for a model without a posterior of effects.
+
+    `through_mechanisms` is the shift by the mechanisms alone (mean over the draws), and `direct`
+    what the direct effects add to it, so that the two make up `shift`. In the logits they add up
+    exactly, as decoder(z + latent shift) + direct effects.
 
     `interaction` is the composed shift minus the sum of the single shifts on the same draws: latent
     shifts add up, but their sum need not be additive in expression.
@@ -143,6 +142,8 @@ def compose(
         are used, drawn evenly, at their posterior means with a scale of 0, since a bundle keeps
         only the means. Calibrated intervals are NaN then, and with mechanisms removed, because they
         were checked on whole shifts from control cells only.
+    direct
+        Whether direct effects are included; without them, calibrated intervals are NaN.
     """
     dosages = checked_dosages(bundle, dosages)
     without = checked_mechanisms(bundle, without)
@@ -151,10 +152,11 @@ def compose(
     given = given_parts(bundle, dosages)
     start, used = starting_states(bundle, cells)
     arms = [given] + [{name: dose} for name, dose in given.items() if len(given) > 1]
-    draws = shifts(bundle, arms, without, n_samples, seed, used)  # (A, S, G)
+    draws, through = drawn_arms(bundle, arms, without, n_samples, seed, used, direct)
     name = condition_name(given, bundle.control)
     observed = bundle.observed_shift(name) if given else None
-    table = shift_table(bundle, given, draws, observed, used is None and not without)
+    is_whole = used is None and not without and direct
+    table = shift_table(bundle, given, draws, through[0], observed, is_whole)
     return Composition(
         condition=name,
         dosages=dosages,
@@ -168,6 +170,7 @@ def compose(
         is_counts=bundle.model.config.likelihood == "counts",
         cells=used,
         nearest=nearest_condition(bundle, given, without),
+        direct=direct,
     )
 
 
@@ -186,6 +189,7 @@ def shift_table(
     bundle: Bundle,
     given: Mapping[str, float],
     draws: Float[np.ndarray, "A S G"],
+    through: Float[np.ndarray, " G"],
     observed: pd.DataFrame | None,
     is_whole: bool,
 ) -> pd.DataFrame:
@@ -195,6 +199,8 @@ def shift_table(
     """
     singles = draws[1:].sum(0) if len(given) > 1 else draws[0]
     table = pd.DataFrame(summary(draws[0]), index=pd.Index(bundle.genes, name="gene"))
+    table["through_mechanisms"] = through
+    table["direct"] = table["shift"] - through
     table["sum_of_singles"] = singles.mean(0)
     interaction = summary(draws[0] - singles)
     table["interaction"] = interaction["shift"]
@@ -236,7 +242,9 @@ def compare(
             f"{first.seed} and {second.seed}; compose both with the same."
         )
     drawn = [
-        shifts(bundle, [dict(one.dosages)], one.without, one.n_samples, one.seed, one.cells)[0]
+        drawn_arms(
+            bundle, [one.dosages], one.without, one.n_samples, one.seed, one.cells, one.direct
+        )[0][0]
         for one in (first, second)
     ]
     found = summary(drawn[0] - drawn[1])
@@ -263,123 +271,3 @@ def half_width(bundle: Bundle, draws: Float[np.ndarray, "S G"]) -> Float[np.ndar
         return np.full(len(bundle.genes), np.nan)
     error = bundle.calibration.set_index("gene")["model_error"].reindex(bundle.genes)
     return WITHIN * np.hypot(draws.std(0, ddof=1), error.to_numpy())
-
-
-def shifts(
-    bundle: Bundle,
-    arms: list[dict[str, float]],
-    without: tuple[int, ...],
-    n_samples: int,
-    seed: int,
-    cells: tuple[str, ...] | None = None,
-) -> Float[np.ndarray, "A S G"]:
-    """Return the shift of each arm under each posterior draw, on common draws and basal states.
-
-    The basal states are the reference control cells or the named `cells`. Each arm is drawn by
-    itself, so its numbers do not depend on the other arms. Recent arms are cached: when one of two
-    dosages changes, the other single need not be decoded again.
-    """
-    with _KEEPING:
-        kept = _KEPT.setdefault(bundle, OrderedDict())
-    found = []
-    for arm in arms:
-        given = tuple(sorted((name, dose) for name, dose in arm.items() if dose != 0))
-        key = given, without, n_samples, seed, cells
-        with _KEEPING:
-            draws = kept.get(key)
-            if draws is not None:
-                kept.move_to_end(key)
-        if draws is None:
-            D = torch.zeros(1, len(bundle.perturbations))
-            for name, dose in given:
-                D[0, bundle.perturbations.index.get_loc(name)] = dose
-            start = starting_states(bundle, cells)[0]
-            drawn = predicted_shifts(bundle.model, start, D, n_samples, seed, without)
-            draws = drawn[0].astype(np.float32)  # the decoder's own precision
-            with _KEEPING:
-                if draws.nbytes <= MOST_KEPT:
-                    kept[key] = draws
-                while sum(each.nbytes for each in kept.values()) > MOST_KEPT:
-                    kept.popitem(last=False)
-        found.append(draws)
-    # doubles: composed shifts are compared with sums of single ones to many digits
-    return np.stack(found).astype(float)
-
-
-# Basal states to start from
-
-
-def cells_of(bundle: Bundle, condition: str) -> list[str]:
-    """Return the cells of the map with this condition; raises ValueError if there are none."""
-    cells = bundle.cells
-    found = cells.loc[cells["condition"] == condition, "cell"].tolist()
-    if not found:
-        raise ValueError(
-            f"No cell on the map of {bundle.name} has the condition {condition!r}. "
-            + nearest(condition, cells["condition"].unique())
-        )
-    return found
-
-
-def knows_states(bundle: Bundle) -> bool:
-    """Return whether the bundle holds the whole basal states of its cells."""
-    held = {f"basal M{k}" for k in range(bundle.model.config.n_latent)}
-    return held <= set(bundle.cells)
-
-
-def starting_states(
-    bundle: Bundle, cells: Sequence[str] | None
-) -> tuple[Reference, tuple[str, ...] | None]:
-    """Return the basal states a prediction starts from, and the names of their cells.
-
-    With `cells` None, these are the reference control cells, and the names are None. Of named cells
-    at most N_REFERENCE are used, drawn evenly with a fixed seed, in the order of the map, with a
-    scale of 0 and a library of NaN, which the bundle does not keep.
-    """
-    if cells is None:
-        return bundle.reference, None
-    wanted = set(cells)
-    if not wanted:
-        raise ValueError(
-            "No cells to start from are named. Name cells of the map, or None to start from the "
-            "reference control cells."
-        )
-    table, n_latent = bundle.cells, bundle.model.config.n_latent
-    columns = [f"basal M{k}" for k in range(n_latent)]
-    held = [column for column in columns if column in table]
-    if not held:
-        raise ValueError(
-            f"{bundle.name} does not hold the basal states of its cells: it was made before they "
-            f"were kept. Start from the reference control cells. {ANEW}"
-        )
-    if len(held) < n_latent:
-        raise ValueError(
-            f"{bundle.name} holds {len(held)} of the {n_latent} latent dimensions of its cells, "
-            "and starting from them needs all. Start from the reference control cells."
-        )
-    rows = np.flatnonzero(table["cell"].isin(wanted))
-    if len(rows) < len(wanted):
-        absent = sorted(wanted.difference(table["cell"]))
-        raise ValueError(
-            f"{len(absent):,} of the cells to start from are not among the {len(table):,} on the "
-            f"map of {bundle.name}: {some(absent)}. Name cells as its table of cells does, such as "
-            f"{some(table['cell'].head(2))}."
-        )
-    rows = np.sort(np.random.default_rng(0).permutation(rows)[:N_REFERENCE])
-    chosen = table.iloc[rows]
-    loc = torch.from_numpy(chosen[columns].to_numpy(np.float32)).to(bundle.reference.loc)
-    library = loc.new_full((len(loc),), torch.nan)
-    return Reference(loc, torch.zeros_like(loc), library), tuple(chosen["cell"])
-
-
-def summary(draws: Float[np.ndarray, "S G"]) -> dict[str, Float[np.ndarray, " G"]]:
-    """Return mean, 90 % interval and probability of sign over posterior draws."""
-    mean = draws.mean(0)
-    lower, upper = np.quantile(draws, INTERVAL, axis=0)
-    same_sign = (np.sign(draws) == np.sign(mean)).mean(0)
-    return {
-        "shift": mean,
-        "lower": np.minimum(lower, mean),
-        "upper": np.maximum(upper, mean),
-        "probability_of_sign": np.where(mean == 0, 0.5, same_sign),
-    }

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from samsvae_core.analysis.compose import shifts, summary
+from samsvae_core.analysis.draws import drawn_arms, summary
 from samsvae_core.analysis.support import checked_dosages, condition_name, support
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.evaluation.shifts import mean_level
@@ -89,14 +89,16 @@ def moved(scores: Float[np.ndarray, " P"], direction: Direction) -> Float[np.nda
 
 
 def inert(bundle: Bundle) -> list[str]:
-    """Return the perturbations that use no mechanism; empty for a model without masks.
+    """Return the perturbations that use no mechanism and have no direct effect that stands out.
 
-    A pair with such a partner does about what the other partner does alone.
+    Empty for a model without masks. A pair with such a partner does about what the other partner
+    does alone.
     """
     if not bundle.model.has_masks:
         return []
-    active = bundle.masks.groupby("perturbation")["active"].any()
-    return [str(name) for name in bundle.perturbations.index if not active.get(name, False)]
+    tables = [bundle.masks] if bundle.direct is None else [bundle.masks, bundle.direct]
+    moves = {name for table in tables for name in table.loc[table["active"], "perturbation"]}
+    return [str(name) for name in bundle.perturbations.index if name not in moves]
 
 
 def pairs_to_rank(
@@ -160,8 +162,10 @@ def screened(
     for row, pair in enumerate(pairs):
         D[row, [place[name] for name in pair]] = 1
     columns = torch.from_numpy(genes)
-    moves = model.mean_shift(D).split(PAIRS_AT_ONCE)
-    parts = [mean_level(model, z, part)[:, columns].mean(1) for part in moves]
+    parts = []
+    for rows in D.split(PAIRS_AT_ONCE):
+        level = mean_level(model, z, model.mean_shift(rows), model.mean_offset(rows))[0]
+        parts.append(level[:, columns].mean(1))
     levels = torch.cat(parts)
     return (levels[:-1] - levels[-1]).double().numpy()
 
@@ -171,7 +175,8 @@ def scored(
 ) -> list[object]:
     """Return one row of the table, from posterior draws."""
     arms = [dict.fromkeys(pair, 1.0), *({name: 1.0} for name in pair)]
-    together, *alone = shifts(bundle, arms, (), n_samples, seed)[..., genes].mean(-1)[..., None]
+    draws = drawn_arms(bundle, arms, (), n_samples, seed)[0]
+    together, *alone = draws[..., genes].mean(-1)[..., None]
     both, rest = summary(together), summary(together - sum(alone))
     return [
         *pair,

@@ -31,7 +31,8 @@ def states(model: SAMSVAE, cells: Cells) -> dict[str, Float[np.ndarray, "N K"]]:
     for index in torch.arange(len(cells), device=cells.device).split(CELLS_AT_ONCE):
         batch = cells.batch(index)
         shift = model.mean_shift(batch.D)
-        basal.append(model.encode(batch.x, shift[None]).loc[0])
+        offset = model.mean_offset(batch.D)
+        basal.append(model.encode(batch.x, shift[None], offset).loc[0])
         shifts.append(shift if model.has_shifts else torch.zeros_like(basal[-1]))
     start, move = torch.cat(basal).cpu().numpy(), torch.cat(shifts).cpu().numpy()
     return {"basal": start, "shifted": start + move}

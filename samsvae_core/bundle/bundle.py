@@ -7,8 +7,6 @@ written last, so a folder with a manifest is complete. A saved bundle never chan
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -23,7 +21,7 @@ from jaxtyping import Float, Float32
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from samsvae_core.bundle import soundness
+from samsvae_core.bundle import direct_checks, soundness
 from samsvae_core.bundle.layout import (
     CELL_COUNTS,
     TABLES,
@@ -110,6 +108,16 @@ class Bundle:
         return self.table("masks.csv")
 
     @cached_property
+    def direct(self) -> pd.DataFrame | None:
+        """Direct effects, see `analysis.direct`; None for a model without them."""
+        return self.table("direct.csv") if "direct.csv" in self.manifest["files"] else None
+
+    @cached_property
+    def shared(self) -> pd.DataFrame | None:
+        """What all perturbed cells share: gene, effect, effect_sd, probability; None likewise."""
+        return self.table("shared.csv") if "shared.csv" in self.manifest["files"] else None
+
+    @cached_property
     def frontier(self) -> pd.DataFrame | None:
         """The levels of evidence compared in training; None if they were not."""
         if "frontier.csv" not in self.manifest["files"]:
@@ -185,7 +193,7 @@ class Bundle:
     @cached_property
     def metrics(self) -> dict[str, Any]:
         found = read_json(self.path / "metrics.json")
-        with sound(self.path):
+        with soundness.sound(self.path):
             soundness.check_metrics(found)
         return found
 
@@ -218,7 +226,7 @@ class Bundle:
             found = read_parquet(path)
         except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
             raise BundleError(f"{path} cannot be read ({error}). Copy the bundle again.") from error
-        with sound(self.path):
+        with soundness.sound(self.path):
             n_mechanisms = self.model.config.n_latent
             soundness.check_enrichment(f"enrichment/{path.name}", found.table, n_mechanisms)
         return found
@@ -352,7 +360,7 @@ class Bundle:
             frame = pd.read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
         except (OSError, ValueError, pyarrow.ArrowException) as error:
             raise BundleError(f"{path} cannot be read ({error}). Copy the bundle again.") from error
-        with sound(self.path):
+        with soundness.sound(self.path):
             names = list(self.perturbations.index), list(self.conditions.index)
             soundness.check_table(name, frame, self.genes, *names)
             if name == "observed.parquet":
@@ -370,25 +378,12 @@ class Bundle:
 
         Large tables are checked when they are read.
         """
-        with sound(self.path):
+        with soundness.sound(self.path):
             soundness.check_cells(self.model, self.perturbations, self.conditions)
             soundness.check_masks(self.model, self.masks, list(self.perturbations.index))
+            direct_checks.check_direct(self.model, self.direct, self.shared, self.genes)
             soundness.check_loadings(self.model, self.reference.loc, self.loadings, self.genes)
             soundness.check_metrics(self.metrics)
         for name in TABLES:
             if name in self.manifest["files"] and (self.path / name).stat().st_size <= AT_ONCE:
                 self.table(name)
-
-
-@contextmanager
-def sound(path: Path) -> Iterator[None]:
-    """Turn a ValueError about files that do not fit together into a BundleError."""
-    try:
-        yield
-    except BundleError:
-        raise
-    except ValueError as error:
-        raise BundleError(
-            f"{path} does not hold together: {error}. Its files were changed after they were made, "
-            "or are of several bundles. Get it again from where it was made, or train it again."
-        ) from error

@@ -103,6 +103,24 @@ FILES: dict[str, Table | None] = {
     "card.md": None,
 }
 OPTIONAL: dict[str, Table | None] = {
+    "direct.csv": Table(
+        {
+            "perturbation": TEXT,
+            "gene": TEXT,
+            "effect": NUMBER,
+            "effect_sd": SIZE,
+            "probability": SHARE,
+            "active": FLAG,
+            "own_target": FLAG,
+            "evidence": f"{NUMBER}?",
+            "evidence_se": f"{SIZE}?",
+            "evidence_n": COUNT,
+        },
+        key=("perturbation", "gene"),
+    ),
+    "shared.csv": Table(
+        {"gene": TEXT, "effect": NUMBER, "effect_sd": SIZE, "probability": SHARE}, key=("gene",)
+    ),
     "frontier.csv": Table(
         {
             "mask_evidence": SIZE,

@@ -10,8 +10,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from samsvae_core.bundle import soundness
-from samsvae_core.bundle.bundle import Bundle, Reference, sound
+from samsvae_core.bundle import direct_checks, soundness
+from samsvae_core.bundle.bundle import Bundle, Reference
 from samsvae_core.bundle.layout import (
     FILES,
     TABLES,
@@ -77,7 +77,7 @@ def assemble(path: Path, manifest: dict[str, Any]) -> Bundle:
     genes = read_csv(path / "genes.csv")["gene"].tolist()
     perturbations = read_csv(path / "perturbations.csv").set_index("perturbation")
     conditions = read_csv(path / "conditions.csv").set_index("condition")
-    with sound(path):
+    with soundness.sound(path):
         for file, names in (
             ("genes.csv", genes),
             ("perturbations.csv", perturbations.index.tolist()),
@@ -85,7 +85,7 @@ def assemble(path: Path, manifest: dict[str, Any]) -> Bundle:
         ):
             soundness.check_names(file, names)
     model_config = ModelConfig(**config["model_config"])
-    with sound(path):
+    with soundness.sound(path):
         soundness.check_config(model_config)
     sizes = {"genes.csv": len(genes), "perturbations.csv": len(perturbations)}
     expected = {
@@ -94,7 +94,7 @@ def assemble(path: Path, manifest: dict[str, Any]) -> Bundle:
     }
     if sizes != expected:
         raise BundleError(f"{path}: its config expects {expected} rows, found {sizes}.")
-    with sound(path):
+    with soundness.sound(path):
         for table in (conditions, perturbations):
             file = f"{table.index.name}s.csv"
             soundness.check_columns(file, table.reset_index(), TABLES[file].columns)
@@ -115,13 +115,17 @@ def weighted(path: Path, kind: type[SAMSVAE], config: ModelConfig) -> SAMSVAE:
     expected_shapes = {name: list(part.shape) for name, part in model.state_dict().items()}
     with safe_open(path / "weights.safetensors", framework="pt") as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    if model.direct is not None:  # as many entries as were kept
+        n = shapes.get("direct.row", [])
+        expected_shapes |= {f"direct.{name}": n for name in model.direct.KEPT}
     for name in sorted({*expected_shapes, *shapes}):
         if (there := shapes.get(name)) != (wanted := expected_shapes.get(name)):
             raise ValueError(f"weights {name} have the shape {there}, expected {wanted}")
     weights = _tensors(path / "weights.safetensors")
-    with sound(path):
+    with soundness.sound(path):
         kinds = {name: part.dtype for name, part in model.state_dict().items()}
         soundness.check_weights("weights.safetensors", weights, kinds)
+        direct_checks.check_entries(model.direct, weights)
     model.load_state_dict(weights, assign=True)
     model.eval().requires_grad_(False)
     return model
@@ -135,7 +139,7 @@ def reference_of(path: Path, n_latent: int) -> Reference:
     found = [tuple(part.shape) for part in reference]
     if found != [shape, shape, shape[:1]] or not shape[0]:
         raise BundleError(f"{path}: reference cells of shapes {found}.")
-    with sound(path):
+    with soundness.sound(path):
         floats = dict.fromkeys(Reference._fields, torch.float32)
         soundness.check_weights("reference.safetensors", reference._asdict(), floats)
         if (reference.scale <= 0).any() or (reference.library < 0).any():

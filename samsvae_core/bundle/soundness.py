@@ -10,7 +10,9 @@ ValueError with what was expected and found.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from samsvae_core.bundle.layout import COUNT, ENRICHMENT, FLAG, SHARE, SIZE, TABLES, TEXT
+from samsvae_core.bundle.layout import (
+    COUNT,
+    ENRICHMENT,
+    FLAG,
+    SHARE,
+    SIZE,
+    TABLES,
+    TEXT,
+    BundleError,
+)
 from samsvae_core.models.samsvae import ACTIVE, MIN_EVIDENCE, SAMSVAE, ModelConfig
 from samsvae_core.system.messages import some
 
@@ -28,6 +39,20 @@ MOST_MOMENTS = 64  # perturbations whose moments are recomputed
 MOST_PRODUCTS = 5 * 10**8  # limit of recomputed loadings; one mechanism is always recomputed
 LIKE = 0.3  # least rank correlation of the means in weights and tables
 FEW_GENES = 20  # with fewer genes, a rank correlation says little
+
+
+@contextmanager
+def sound(path: Path) -> Iterator[None]:
+    """Turn a ValueError about files that do not fit together into a BundleError."""
+    try:
+        yield
+    except BundleError:
+        raise
+    except ValueError as error:
+        raise BundleError(
+            f"{path} does not hold together: {error}. Its files were changed after they were made, "
+            "or are of several bundles. Get it again from where it was made, or train it again."
+        ) from error
 
 
 # Tables

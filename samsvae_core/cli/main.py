@@ -18,7 +18,16 @@ from samsvae_core.cli.bundles import bundles, dashboard, pack, unpack
 from samsvae_core.cli.data import inspect, simulate, validate
 from samsvae_core.cli.enrich import enrich
 from samsvae_core.cli.options import Told, say
-from samsvae_core.cli.results import compose, embed, evaluate, gene, loadings, masks, structure
+from samsvae_core.cli.results import (
+    compose,
+    direct,
+    embed,
+    evaluate,
+    gene,
+    loadings,
+    masks,
+    structure,
+)
 from samsvae_core.cli.train import NamingModels, train
 
 app = typer.Typer(
@@ -47,6 +56,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "train": train,
     "evaluate": evaluate,
     "masks": masks,
+    "direct": direct,
     "loadings": loadings,
     "gene": gene,
     "compose": compose,

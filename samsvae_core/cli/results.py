@@ -71,6 +71,25 @@ def masks(bundle: BundleFolder, output: Table) -> None:
     write_table(load(bundle).masks, output)
 
 
+def direct(
+    bundle: BundleFolder,
+    output: Table,
+    active: Annotated[bool, typer.Option("--active", help="Only effects that stand out.")] = False,
+) -> None:
+    """What each perturbation does to single genes, outside every mechanism."""
+    from samsvae_core.bundle.opening import load
+
+    new_table(output)
+    model = load(bundle)
+    table = model.direct
+    if table is None:
+        raise ValueError(
+            f"{model.name} has no direct effects: it was trained without them, or before they "
+            "were known. Train it again with --direct-effects sparse."
+        )
+    write_table(table[table["active"]] if active else table, output)
+
+
 def loadings(
     bundle: BundleFolder,
     output: Table,
@@ -162,11 +181,14 @@ def compose(
             help="Start from the cells of this condition on the map, not from reference controls."
         ),
     ] = None,
+    direct: Annotated[
+        bool, typer.Option("--direct/--no-direct", help="Include direct effects.")
+    ] = True,
     seed: Seed = 0,
 ) -> None:
     """Predict what perturbations do together; writes a table and, beside it, its settings."""
-    from samsvae_core.analysis.compose import cells_of
     from samsvae_core.analysis.compose import compose as predict
+    from samsvae_core.analysis.draws import cells_of
     from samsvae_core.analysis.support import SUPPORT, outside
     from samsvae_core.bundle.layout import to_json
     from samsvae_core.bundle.opening import load
@@ -180,7 +202,7 @@ def compose(
     dosages = named_once([parse_dosage(text, known_names) for text in perturbations])
     cells = None if start_from is None else cells_of(model, start_from)
     left_out = [number_of("--without", text) for text in without or ()]
-    result = predict(model, dosages, left_out, samples, seed, cells)
+    result = predict(model, dosages, left_out, samples, seed, cells, direct)
     settings = {"bundle": model.checksum, "start_from": start_from, **result.settings()}
     if said := caution(model):
         settings["caution"] = said

@@ -65,6 +65,13 @@ MaskPrior = Annotated[
     float | None,
     typer.Option(help="The published prior instead: a probability such as 0.05, not annealed."),
 ]
+DirectEffects = Annotated[
+    str | None,
+    typer.Option(
+        help="Outside the mechanisms: sparse (on any gene), own-target, or none (the paper's "
+        "model). Default: sparse; none with --mask-prior, or where a model cannot have any."
+    ),
+]
 Frontier = Annotated[
     bool,
     typer.Option("--frontier", help="Try several --mask-evidence and keep the sparsest that fits."),
@@ -125,6 +132,7 @@ def train(
     hidden: Hidden = 400,
     mask_evidence: MaskEvidence = 0.16,
     mask_prior: MaskPrior = None,
+    direct_effects: DirectEffects = None,
     frontier: Frontier = False,
     particles: Particles = 1,
     batch_size: BatchSize = 512,
@@ -154,6 +162,9 @@ def train(
     else:
         config |= {"mask_evidence": None, "mask_prior": mask_prior}
         settings = replace(settings, dense=0.0, anneal=0.0)
+    if direct_effects is not None:
+        known("--direct-effects", direct_effects, ["sparse", "own-target", "none"])
+        config["direct_effects"] = direct_effects
     asked = Asked(
         reading, genes, top_genes, split, fraction, epochs, model, frontier, config, settings
     )

@@ -67,7 +67,7 @@ def predicted_conditions(
     size = max(1, CELL_VALUES_AT_ONCE // (n_samples * len(data.genes)))
     rows: list[list[np.ndarray]] = [[], [], [], []]
     for part in D.split(size) if len(D) else []:
-        draws = predicted_shifts(model, reference, part, n_samples, seed)
+        draws = predicted_shifts(model, reference, part, n_samples, seed).shift
         lower, upper = np.quantile(draws, INTERVAL, axis=1)
         for kept, found in zip(
             rows, (draws.mean(1), draws.std(1, ddof=1), lower, upper), strict=True

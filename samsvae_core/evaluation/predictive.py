@@ -71,12 +71,18 @@ def model_effects(
     size = max(1, VALUES_AT_ONCE // (len(names) * model.config.n_genes))
     with seeded(seed, device):
         for g, draws in enumerate(groups):
-            shift = model.effects(len(draws)).latent_shift(D)  # (s, A, C)
+            drawn_effects = model.effects(len(draws))
+            shift, offset = (
+                drawn_effects.latent_shift(D),
+                drawn_effects.offset(D),
+            )  # (s, A, C), (s, A, G)
             z_basal = torch.randn(len(draws), 1, model.config.n_latent, device=device)
             states = model.state(z_basal.expand(-1, len(names), -1), shift)
             depths = torch.as_tensor(depth[draws], dtype=torch.float32, device=device)
-            for part, own in zip(states.split(size), depths.split(size), strict=True):
-                level, seen = sampled_levels(model, part, own)
+            for i in range(0, len(draws), size):
+                rows = slice(i, i + size)
+                own = None if offset is None else offset[rows]
+                level, seen = sampled_levels(model, states[rows], depths[rows], own)
                 sums[g] += level.sum(0).cpu()
                 n[g] += seen.sum(0)[:, None].cpu()
 
@@ -89,14 +95,18 @@ def model_effects(
 
 
 def sampled_levels(
-    model: SAMSVAE, states: Float[Tensor, "S A L"], library: Float[Tensor, "S A"]
+    model: SAMSVAE,
+    states: Float[Tensor, "S A L"],
+    library: Float[Tensor, "S A"],
+    offset: Float[Tensor, "S A G"] | None,
 ) -> tuple[Float[Tensor, "S A G"], Float[Tensor, "S A"]]:
-    """Return log2(1 + 1e4 x / total), or x itself, sampled at each state.
+    """Return log2(1 + 1e4 x / total), or x itself, sampled at each state and direct effect.
 
     The second result says where anything was counted; elsewhere the level is 0.
     """
     depths = library.flatten()[:, None]
-    x = model.decode(states.flatten(0, 1)[None], depths).sample()[0]  # (S A, G)
+    direct = None if offset is None else offset.flatten(0, 1)[None]
+    x = model.decode(states.flatten(0, 1)[None], depths, direct).sample()[0]  # (S A, G)
     seen = torch.ones_like(depths)
     if model.config.likelihood == "counts":
         totals = depths if model.config.other_genes else x.sum(-1, keepdim=True)
@@ -145,11 +155,13 @@ def predictive_positions(
     D = torch.as_tensor(dosage_table(test, names).to_numpy(np.float32), device=model.device)
     frames = []
     with seeded(seed, model.device):
-        shift = model.effects(n_sets).latent_shift(D)  # (R, A, C)
+        effects = model.effects(n_sets)
+        shift, offset = effects.latent_shift(D), effects.offset(D)  # (R, A, C), (R, A, G)
         for batch in batches([len(cells) for cells in rows], VALUES_AT_ONCE // (n_sets * n_genes)):
             cells = np.concatenate([rows[a] for a in batch])
             of = np.repeat(batch, [len(rows[a]) for a in batch])
-            x = simulated(model, shift[:, of], test.library[cells])
+            direct = None if offset is None else offset[:, of]
+            x = simulated(model, shift[:, of], direct, test.library[cells])
             seen = torch.as_tensor(test.counts[cells].toarray())
             for a in batch:
                 own = torch.as_tensor(of == a)
@@ -184,14 +196,22 @@ def batches(sizes: list[int], at_once: int) -> list[list[int]]:
 
 
 def simulated(
-    model: SAMSVAE, shift: Float[Tensor, "R N C"], library: Float[np.ndarray, " N"]
+    model: SAMSVAE,
+    shift: Float[Tensor, "R N C"],
+    offset: Float[Tensor, "R N G"] | None,
+    library: Float[np.ndarray, " N"],
 ) -> Float[Tensor, "R N G"]:
-    """Return one data set per row of latent shifts, a cell at each of them, at its library size."""
+    """Return one data set per row of shifts, a cell at each of them, at its library size."""
     z_basal = torch.randn(*shift.shape[:2], model.config.n_latent, device=shift.device)
     states = model.state(z_basal, shift)
     depths = torch.as_tensor(library, dtype=torch.float32, device=shift.device)[:, None]
     size = max(1, VALUES_AT_ONCE // (len(depths) * model.config.n_genes))
-    return torch.cat([model.decode(part, depths).sample().cpu() for part in states.split(size)])
+    sets = []
+    for i in range(0, len(states), size):
+        rows = slice(i, i + size)
+        direct = None if offset is None else offset[rows]
+        sets.append(model.decode(states[rows], depths, direct).sample().cpu())
+    return torch.cat(sets)
 
 
 def statistics(x: Float[Tensor, "R N G"]) -> dict[str, Float[np.ndarray, "R G"]]:

@@ -20,6 +20,7 @@ from samsvae_core.evaluation.level_errors import (
     pooled_level,
 )
 from samsvae_core.models.device_rows import Cells
+from samsvae_core.models.direct import lifted_mean
 from samsvae_core.models.samsvae import SAMSVAE
 
 N_REFERENCE = 128  # control cells from which predictions start
@@ -79,6 +80,13 @@ def reference_cells(
     return Reference(q.loc[0].clone(), q.scale[0].clone(), batch.library[:, 0].clone())
 
 
+class PredictedShifts(NamedTuple):
+    """Predicted shifts of rows of dosages against no perturbation."""
+
+    shift: Float[np.ndarray, "A S G"]  # under each posterior draw
+    through_mechanisms: Float[np.ndarray, "A G"]  # mean over draws, without direct effects
+
+
 @torch.inference_mode()
 def predicted_shifts(
     model: SAMSVAE,
@@ -87,7 +95,8 @@ def predicted_shifts(
     n_samples: int,
     seed: int,
     without: tuple[int, ...] = (),
-) -> Float[np.ndarray, "A S G"]:
+    direct: bool = True,
+) -> PredictedShifts:
     """Return the shift of each row of dosages under each posterior draw.
 
     All rows share draws and basal states. The same seed gives the same draws for any rows, since
@@ -113,23 +122,33 @@ def predicted_shifts(
         Number and seed of the posterior draws.
     without
         Mechanisms removed from the latent shifts.
+    direct
+        Whether direct effects are included.
     """
     moves = drawn_moves(model, D, n_samples, seed)  # (A, S, C)
     moves[..., list(without)] = 0
+    offset = drawn_offsets(model, D, n_samples, seed) if direct else None  # (A, S, G)
     noise = torch.randn(reference.loc.shape, generator=stream(model, seed, 0), device=model.device)
     z_basal = reference.loc + reference.scale * noise  # (R, K)
     parts = z_basal.tensor_split(max(1, len(z_basal) * model.config.n_genes // DRAW_VALUES))
-    middle, nowhere = moves.mean(1), moves.new_zeros(model.n_shift)
+    middle = moves.mean(1)
+    lift = None if offset is None else offset.mean(1)
+    start = mean_level(model, z_basal, moves.new_zeros(model.n_shift))[0]
+    whole, through = mean_level(model, z_basal, middle, lift)
+    whole, through = whole - start, through - start  # (A, G)
     shift = moves.new_zeros(*moves.shape[:2], model.config.n_genes)  # stays 0 if nothing moves
-    whole = mean_level(model, z_basal, middle) - mean_level(model, z_basal, nowhere)  # (A, G)
+    along = torch.zeros_like(shift)  # the same, without direct effects
     for place, part in enumerate(parts):
-        at_middle = mean_level(model, part, middle)
-        arm, draw = moves[:, place :: len(parts)].any(-1).nonzero(as_tuple=True)
+        near, near_through = mean_level(model, part, middle, lift)
+        moved = moves.any(-1) if offset is None else moves.any(-1) | offset.any(-1)
+        arm, draw = moved[:, place :: len(parts)].nonzero(as_tuple=True)
         draw = draw * len(parts) + place
-        level = mean_level(model, part, moves[arm, draw])
-        shift[arm, draw] = level.sub_(at_middle[arm]).add_(whole[arm])
+        given = None if offset is None else offset[arm, draw]
+        far, far_through = mean_level(model, part, moves[arm, draw], given)
+        shift[arm, draw] = far.sub_(near[arm]).add_(whole[arm])
+        along[arm, draw] = far_through - near_through[arm] + through[arm]
     # doubles: composed shifts are compared with sums of single ones to many digits
-    return shift.double().cpu().numpy()
+    return PredictedShifts(shift.double().cpu().numpy(), along.double().mean(1).cpu().numpy())
 
 
 def drawn_moves(
@@ -143,17 +162,49 @@ def drawn_moves(
     return moves
 
 
-def stream(model: SAMSVAE, seed: int, which: int) -> torch.Generator:
+def drawn_offsets(
+    model: SAMSVAE, D: Float[Tensor, "A T"], n_samples: int, seed: int
+) -> Float[Tensor, "A S G"] | None:
+    """Return what direct effects add to the logits under each draw; None without any."""
+    if model.direct is None:
+        return None
+    given = model.direct.rows_given(D)
+    offset = D.new_zeros(len(D), n_samples, model.config.n_genes)
+    for row in given.any(0).nonzero()[:, 0].tolist():
+        drawn = model.direct.draw_row(row, n_samples, stream(model, seed, row + 1, 1))
+        offset += given[:, row, None, None] * drawn
+    return offset
+
+
+def stream(model: SAMSVAE, seed: int, *which: int) -> torch.Generator:
     """Return a random generator of its own, apart from the one that threads share."""
-    start = int(np.random.SeedSequence([seed, which]).generate_state(1)[0])
+    start = int(np.random.SeedSequence([seed, *which]).generate_state(1)[0])
     return torch.Generator(model.device).manual_seed(start)
 
 
 def mean_level(
-    model: SAMSVAE, z_basal: Float[Tensor, "R K"], shift: Float[Tensor, "*B C"]
-) -> Float[Tensor, "*B G"]:
-    """Return the level of the mean proportions or values over reference cells."""
+    model: SAMSVAE,
+    z_basal: Float[Tensor, "R K"],
+    shift: Float[Tensor, "*B C"],
+    offset: Float[Tensor, "*B G"] | None = None,
+) -> tuple[Float[Tensor, "*B G"], Float[Tensor, "*B G"]]:
+    """Return levels of mean proportions or values over reference cells.
+
+    The first are with direct effects (`offset`), the second without.
+    """
     size = max(1, STATE_VALUES_AT_ONCE // (len(z_basal) * model.config.n_genes))
-    blocks = shift.reshape(-1, model.n_shift).split(size)
-    means = [model.decoded_means(z_basal, block).mean(-2) for block in blocks]
-    return model.level(torch.cat(means)).view(*shift.shape[:-1], model.config.n_genes)
+    flat = shift.reshape(-1, model.n_shift)
+    lifts = None if offset is None else offset.reshape(len(flat), -1)
+    found: list[list[Tensor]] = [[], []]
+    kind = model.has_shares, model.config.other_genes
+    for i in range(0, len(flat), size):
+        rows = slice(i, i + size)
+        # where nothing is moved, all draws start from the same states
+        still = lifts is not None and not flat[rows].any()
+        means = model.decoded_means(z_basal, flat[rows][:1] if still else flat[rows])
+        plain = means.mean(-2)
+        found[1].append(plain.expand(len(flat[rows]), -1))
+        found[0].append(found[1][-1] if lifts is None else lifted_mean(means, lifts[rows], *kind))
+    shape = *shift.shape[:-1], model.config.n_genes
+    with_direct, without = (model.level(torch.cat(each)).view(shape) for each in found)
+    return with_direct, without

@@ -21,14 +21,14 @@ Axes: S Monte Carlo samples, N cells, T perturbations, K mechanisms (latent dime
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
-from torch.nn.functional import leaky_relu, linear
+from torch.nn.functional import leaky_relu, linear, pad
 
+from samsvae_core.models.direct import DirectEffects, DirectSample
 from samsvae_core.models.distributions import (
     MLP,
     NegativeBinomials,
@@ -37,6 +37,7 @@ from samsvae_core.models.distributions import (
     mask_kl,
     straight_through_bernoulli,
 )
+from samsvae_core.models.effects import EffectSample as EffectSample
 
 ACTIVE = 0.5  # posterior probability above which a perturbation uses a mechanism
 MASK_START = 2.0  # first logit of the masks: on (0.88), but still able to switch off
@@ -61,18 +62,7 @@ class ModelConfig:
     other_genes: bool = False  # one more outcome: the transcriptome outside the panel
     encoder: str = "correlated"  # reads x and the latent shift; "mean-field": x alone
     likelihood: str = "counts"  # negative binomial; "gaussian": for values that are not counts
-
-
-class EffectSample(NamedTuple):
-    """Samples of the latents that all cells share, and their KL."""
-
-    mask: Float[Tensor, "S T K"]
-    embedding: Float[Tensor, "S T K"]
-    kl: Float[Tensor, ""]  # KL(q || p) of mask and embedding, in nats, for the whole data set
-
-    def latent_shift(self, D: Float[Tensor, "N T"]) -> Float[Tensor, "S N K"]:
-        """Return the latent shift of each cell: its dosages times the masked embeddings."""
-        return D @ (self.mask * self.embedding)
+    direct_effects: str = "none"  # outside the mechanisms; "own-target", "sparse": `direct`
 
 
 class SAMSVAE(nn.Module):
@@ -101,6 +91,7 @@ class SAMSVAE(nn.Module):
     has_shifts = True  # perturbations shift the latent state, and shifts add up
     has_posterior = True  # the effects of perturbations have a posterior
     composes = True  # perturbations can be combined
+    direct_by_default = "sparse"  # direct effects outside the mechanisms; "none" where it has none
     moment_error = 0.0  # relative difference of `effect_moments` between machines, if sampled
 
     noise_floor: Tensor
@@ -116,6 +107,9 @@ class SAMSVAE(nn.Module):
         self.encoder = MLP(n_read, config.n_hidden, 2 * config.n_latent)
         n_outcomes = config.n_genes + int(config.other_genes)
         self.decoder = MLP(self.n_state, config.n_hidden, n_outcomes)
+        self.direct = None
+        if config.direct_effects != "none":
+            self.direct = DirectEffects(config.n_perturbations, config.n_genes)
         spread = torch.zeros(config.n_genes)  # per gene: the counts' or the noise's
         if config.likelihood == "counts":
             self.log_concentration = nn.Parameter(spread)
@@ -152,6 +146,11 @@ class SAMSVAE(nn.Module):
     def asks_evidence(self) -> bool:
         """Whether mask entries have to bring evidence, to which their prior is annealed."""
         return self.can_ask_evidence and self.config.mask_evidence is not None
+
+    @property
+    def has_shares(self) -> bool:
+        """Whether decoded means are shares of the transcripts, from a softmax."""
+        return self.config.likelihood == "counts"
 
     def mask_parameters(self) -> list[nn.Parameter]:
         """Return the parameters trained at the learning rate of the masks."""
@@ -223,7 +222,12 @@ class SAMSVAE(nn.Module):
             straight_through_bernoulli(self.mask_logits, n_samples),
             q_embedding.rsample(torch.Size([n_samples])),
             kl,
+            self.direct_sample(n_samples),
         )
+
+    def direct_sample(self, n_samples: int) -> DirectSample | None:
+        """Return draws of the direct effects, their means while training; None without any."""
+        return None if self.direct is None else self.direct.sample(n_samples)
 
     def sample_latent_shift(
         self, t: int, n_samples: int, random: torch.Generator
@@ -273,6 +277,10 @@ class SAMSVAE(nn.Module):
         """Return the posterior mean latent shift of these dosages."""
         return D @ self.effect_moments()[0].to(D)
 
+    def mean_offset(self, D: Float[Tensor, "N T"]) -> Float[Tensor, "N G"] | None:
+        """Return the posterior mean of what direct effects add to the logits at these dosages."""
+        return None if self.direct is None else self.direct.mean_offset(D)
+
     def state(
         self, z_basal: Float[Tensor, "*S K"], shift: Float[Tensor, "*S C"]
     ) -> Float[Tensor, "*S L"]:
@@ -283,13 +291,20 @@ class SAMSVAE(nn.Module):
         """Return what the encoder standardises and reads: ln(1 + x) for counts, else the values."""
         return x.log1p() if self.config.likelihood == "counts" else x
 
-    def encode(self, x: Float[Tensor, "N G"], shift: Float[Tensor, "S N C"]) -> Normal:
-        """Return q(z_basal | x, shift), batch shape (S, N, K).
+    def encode(
+        self,
+        x: Float[Tensor, "N G"],
+        shift: Float[Tensor, "S N C"],
+        offset: Float[Tensor, "N G"] | None = None,
+    ) -> Normal:
+        """Return q(z_basal | x, shift), batch shape (S, N, K); `offset` are mean direct effects.
+
+        What direct effects change of a gene is taken off again before it is read.
 
         The first layer's product with x is computed once per cell, that with the latent shift per
         sample. A mean-field encoder does not read the shift, so the samples share one result.
         """
-        x = (self.readable(x) - self.x_loc) / self.x_scale
+        x = (self.readable(x) - self.x_loc + self.undone(offset)) / self.x_scale
         first = self.encoder.hidden
         from_x = first.weight[:, : self.config.n_genes]
         hidden = linear(x, from_x, first.bias)
@@ -300,15 +315,32 @@ class SAMSVAE(nn.Module):
         shape = torch.Size([*shift.shape[:-1], self.config.n_latent])
         return Normal(loc.expand(shape), log_scale.exp().expand(shape), validate_args=False)
 
+    def undone(self, offset: Float[Tensor, "N G"] | None) -> Float[Tensor, "N G"] | float:
+        """Return what direct effects take from a mean value of each gene, as the encoder reads it.
+
+        It is ln(1 + m) - ln(1 + m exp(offset)), with ln(1 + m) the mean of training cells.
+        """
+        if offset is None:
+            return 0.0
+        if self.config.likelihood == "gaussian":
+            return -offset
+        return self.x_loc - (self.x_loc.expm1() * offset.exp()).log1p()
+
     def decode(
-        self, z: Float[Tensor, "S N L"], library: Float[Tensor, "N 1"]
+        self,
+        z: Float[Tensor, "S N L"],
+        library: Float[Tensor, "N 1"],
+        offset: Float[Tensor, "_ N G"] | None = None,
     ) -> NegativeBinomials | Normals:
-        """Return p(x | z), batch shape (S, N, G)."""
+        """Return p(x | z), batch shape (S, N, G); `offset` are direct effects (`EffectSample`)."""
+        outcomes = self.decoder(z)
+        if offset is not None:
+            outcomes = outcomes.add_(pad(offset, (0, outcomes.shape[-1] - offset.shape[-1])))
         if self.config.likelihood == "gaussian":
             noise = (self.log_noise.exp() + self.noise_floor).log()
-            return Normals(self.decoder(z), noise)
+            return Normals(outcomes, noise)
         return NegativeBinomials(
-            self.decoder(z),
+            outcomes,
             self.log_concentration,
             library.clamp_min(EMPTY_CELL).log(),
         )

@@ -16,8 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 WIDTHS = 2.0 ** torch.arange(-6, 4, dtype=torch.float64)  # of the Normals: 1/64 to 8
-NULL_WEIGHT = 10.0  # estimates at zero that the prior counts in advance, so that zero is preferred
+TINY = 1e-6  # estimates that the prior counts in advance for each of its parts
 SWEEPS = 100  # of the EM algorithm for the weights
+WIDE = 1.0  # standard deviation of effects that stand out
+CHI2_MEDIAN = 0.4549  # of chi squared with one degree of freedom
+BACKGROUND_SWEEPS = 30
 VALUES_AT_ONCE = 2**22  # effects x Normals held in memory
 
 
@@ -27,6 +30,7 @@ class Shrunken(NamedTuple):
     mean: Float[Tensor, "T G"]
     sd: Float[Tensor, "T G"]  # of the whole posterior, the mass at zero included
     probability: Float[Tensor, "T G"]  # that the effect is not zero
+    kl: Float[Tensor, "T G"]  # KL(posterior || prior), in nats
 
 
 def shrink(estimate: Float[Tensor, "T G"], se: Float[Tensor, "T G"]) -> Shrunken:
@@ -50,14 +54,12 @@ def shrunken_rows(estimate: Float[Tensor, "T G"], se: Float[Tensor, "T G"]) -> S
     spread = torch.cat([WIDTHS.new_zeros(1), WIDTHS]).to(estimate).square()  # (K,)
     total = spread + noise[..., None]  # (T, G, K)
     likelihood = -0.5 * (total.log() + estimate[..., None].square() / total)
-    likelihood = (likelihood - likelihood.amax(-1, keepdim=True)).exp() * known[..., None]
-    ahead = torch.zeros_like(spread)
-    ahead[0] = NULL_WEIGHT
-    weight = (ahead + 1) / (ahead + 1).sum()
-    weight = weight.expand(len(estimate), -1)  # (T, K)
+    most = likelihood.amax(-1, keepdim=True)
+    likelihood = (likelihood - most).exp() * known[..., None]
+    weight = torch.full_like(spread, 1 / len(spread)).expand(len(estimate), -1)  # (T, K)
     for _ in range(SWEEPS):  # as products of matrices, three times as fast as share by share
         evidence = torch.bmm(likelihood, weight[..., None]).clamp_min(1e-300)  # (T, G, 1)
-        counted = weight * torch.bmm(1 / evidence.mT, likelihood)[:, 0] + ahead
+        counted = weight * torch.bmm(1 / evidence.mT, likelihood)[:, 0] + TINY
         weight = counted / counted.sum(-1, keepdim=True)
     each = likelihood * weight[:, None]
     share = each / each.sum(-1, keepdim=True).clamp_min(1e-300)
@@ -65,4 +67,34 @@ def shrunken_rows(estimate: Float[Tensor, "T G"], se: Float[Tensor, "T G"]) -> S
     mean = (share * kept).sum(-1) * estimate
     second = share * (kept * noise[..., None] + (kept * estimate[..., None]).square())
     sd = (second.sum(-1) - mean.square()).clamp_min(0).sqrt()
-    return Shrunken(mean, sd, share[..., 1:].sum(-1) * known)
+    evidence = most[..., 0] + each.sum(-1).clamp_min(1e-300).log()
+    fit = -0.5 * (noise.log() + ((estimate - mean).square() + sd.square()) / noise)
+    kl = (fit - evidence).clamp_min(0) * known
+    return Shrunken(mean, sd, share[..., 1:].sum(-1) * known, kl)
+
+
+def activity(
+    estimate: Float[Tensor, "T G"], se: Float[Tensor, "T G"], price: float
+) -> Float[Tensor, "T G"]:
+    """Return the probability that an effect stands out of its row.
+
+    Against it stands the background of the row: errors, and effects as small as those of most of
+    its columns, such as a model that fits a little wrongly has everywhere. What stands out is
+    Normal(0, WIDE), at prior odds of exp(-price). With a price of 0 there is no background.
+    """
+    noise = se.double().square()
+    known = noise.isfinite() & (noise > 0)
+    noise = noise.where(known, torch.inf)
+    square = estimate.double().square()
+    background = torch.zeros_like(noise[:, :1])
+    for _ in range(BACKGROUND_SWEEPS if price else 0):
+        narrow = noise + background
+        ratio = (square / narrow).where(known, torch.nan).nanmedian(1, keepdim=True).values
+        typical = narrow.where(known, torch.nan).nanmedian(1, keepdim=True).values
+        background = (
+            (background + (ratio / CHI2_MEDIAN - 1) * typical / 2).clamp_min(0).nan_to_num()
+        )
+    narrow = noise + background
+    wide = narrow + WIDE**2
+    gain = (square * (1 / narrow - 1 / wide) - (wide / narrow).log()) / 2
+    return (gain - price).sigmoid().where(known, 0.0).to(estimate)

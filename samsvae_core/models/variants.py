@@ -92,7 +92,7 @@ class CorrelatedSAMSVAE(SAMSVAE):
         kl = (weight * kl_divergence(q_embedding, prior).sum(-1)).sum(-1).mean()
         kl = kl + mask_kl(self.mask_logits, anneal * self.evidence[:, None]).sum()
         embedding = torch.zeros_like(mask).index_copy(1, which, q_embedding.rsample())
-        return EffectSample(mask, embedding, kl)
+        return EffectSample(mask, embedding, kl, self.direct_sample(n_samples))
 
     def drawn_embedding(
         self, t: int, mask: Float[Tensor, "S K"], normal: Float[Tensor, "S K"]
@@ -162,7 +162,8 @@ class CPAVAE(SAMSVAE):
         )
         kl = kl_divergence(q_embedding, Normal(0.0, self.config.embedding_scale)).sum()
         embedding = q_embedding.rsample(torch.Size([n_samples]))
-        return EffectSample(torch.ones_like(embedding), embedding, kl)
+        on = torch.ones_like(embedding)
+        return EffectSample(on, embedding, kl, self.direct_sample(n_samples))
 
     def mask_probability(self) -> Float[Tensor, "T K"]:
         """Return ones, by construction."""
@@ -200,6 +201,7 @@ class SVAEPlus(SAMSVAE):
     fixed_mask_prior = f"Beta(1, {SPARSITY:g}) on each probability, as published"
     can_ask_evidence = False
     composes = False
+    direct_by_default = "none"
 
     def build_effects(self) -> None:
         super().build_effects()
@@ -229,7 +231,12 @@ class SVAEPlus(SAMSVAE):
     ) -> Float[Tensor, " K"]:
         return self.embedding_loc[t]
 
-    def encode(self, x: Float[Tensor, "N G"], shift: Float[Tensor, "S N K"]) -> Normal:
+    def encode(
+        self,
+        x: Float[Tensor, "N G"],
+        shift: Float[Tensor, "S N K"],
+        offset: Float[Tensor, "N G"] | None = None,
+    ) -> Normal:
         q_z = super().encode(x, torch.zeros_like(shift))
         return Normal(q_z.loc - shift, q_z.scale, validate_args=False)
 
@@ -259,6 +266,7 @@ class ConditionalVAE(SAMSVAE):
     can_ask_evidence = False
     has_shifts = False
     has_posterior = False
+    direct_by_default = "none"
 
     def build_effects(self) -> None:
         """Create nothing: cells share only the networks."""

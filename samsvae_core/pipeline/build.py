@@ -15,6 +15,7 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
 from samsvae_core.analysis import all_shifts
+from samsvae_core.analysis import direct as direct_of
 from samsvae_core.analysis import loadings as loadings_of
 from samsvae_core.analysis import masks as interpretation
 from samsvae_core.analysis import states as cell_states
@@ -25,7 +26,7 @@ from samsvae_core.data.cells import CellData, DataError
 from samsvae_core.data.splits import SPLITS
 from samsvae_core.evaluation import evaluate, fitness
 from samsvae_core.evaluation.level_errors import by_condition, pooled_level
-from samsvae_core.evaluation.mask_evidence import entry_evidence
+from samsvae_core.evaluation.mask_evidence import direct_evidence, entry_evidence
 from samsvae_core.evaluation.shifts import reference_cells, variance_of
 from samsvae_core.genesets import collections, enrichment, questions, screening
 from samsvae_core.models.device_rows import Cells
@@ -86,6 +87,7 @@ def build_bundle(
     masks = masks.merge(entry_evidence(model, data, parts), on=["perturbation", "mechanism"])
     write_parquet(run / "loadings.parquet", loadings)
     write_csv(run / "masks.csv", masks)
+    write_direct(run, model, data, parts)
     sample = sample_of(len(parts))
     shown = data.subset(sample)
     cells = embedded_cells(model, shown, parts[sample], masks)
@@ -109,6 +111,22 @@ def build_bundle(
     card = model_card(settings, data, parts, masks, metrics, notes, levels, caution)
     atomic_write(run / "card.md", card.encode())
     write_manifest(run, {**settings["origin"], "file": data.source["file"]}, device)
+
+
+def write_direct(run: Path, model: SAMSVAE, data: CellData, parts: np.ndarray) -> None:
+    """Write the tables of direct effects, if the model has any."""
+    names, genes = data.perturbations.tolist(), data.genes.tolist()
+    table, shared = (
+        direct_of.direct_table(model, names, genes),
+        direct_of.shared_table(model, genes),
+    )
+    for name, frame in (("direct.csv", table), ("shared.csv", shared)):
+        if frame is None:
+            (run / name).unlink(missing_ok=True)
+        elif name == "direct.csv":
+            write_csv(run / name, frame.join(direct_evidence(model, data, parts, frame)))
+        else:
+            write_csv(run / name, frame)
 
 
 def perturbation_table(data: CellData, parts: np.ndarray) -> pd.DataFrame:

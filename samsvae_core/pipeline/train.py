@@ -26,6 +26,7 @@ from samsvae_core.data.gene_names import INDEX
 from samsvae_core.data.read_options import DECLARED, ReadOptions
 from samsvae_core.data.splits import UNUSED, split
 from samsvae_core.models.device_rows import Cells
+from samsvae_core.models.direct import KINDS
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 from samsvae_core.models.variants import MODELS
 from samsvae_core.pipeline.build import build_bundle, write_csv
@@ -105,12 +106,14 @@ def train(
             f"--frontier compares levels of --mask-evidence, which {MODELS[model].title} with "
             "these settings does not use. Leave one of them out."
         )
+    given = {"direct_effects": direct_by_default(model, evidence), **model_config}
+    check_direct(model, given["direct_effects"])
     config = ModelConfig(
         n_genes=len(data.genes),
         n_perturbations=len(data_for_model(data, model).perturbations),
         other_genes=data.has_size_factor,
         likelihood="counts" if data.is_counts else "gaussian",
-        **model_config,
+        **given,
     )
     settings = {
         "schema": layout.SCHEMA,
@@ -134,6 +137,22 @@ def train(
         write_csv(run / "genes.csv", pd.DataFrame({"gene": data.genes, **ids}))
         atomic_write(run / "config.json", to_json(settings))
         return resume(data, run, device, on_epoch, cell_values, say)
+
+
+def direct_by_default(model: str, evidence: float | None) -> str:
+    """Return which direct effects a model has if not told: none in the published setting."""
+    return "none" if evidence is None else MODELS[model].direct_by_default
+
+
+def check_direct(model: str, kind: str) -> None:
+    """Raise DataError for a kind of direct effects that this model cannot have."""
+    if kind not in KINDS:
+        raise DataError(f"Direct effects are {kind!r}; choose one of {', '.join(KINDS)}.")
+    if kind != "none" and MODELS[model].direct_by_default == "none":
+        raise DataError(
+            f"--direct-effects is {kind}, and {MODELS[model].title} composes no shifts that they "
+            "could be added to. Leave it out, or choose another model."
+        )
 
 
 def make_folder(run: Path) -> None:

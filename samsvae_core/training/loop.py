@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 
@@ -25,6 +26,7 @@ from samsvae_core.models.variants import MODELS
 from samsvae_core.training import distributed
 from samsvae_core.training.checkpoint import CheckpointWriter, checkpoint, finished, restore
 from samsvae_core.training.config import Progress, Stop, TrainConfig
+from samsvae_core.training.direct_fit import DirectFit
 from samsvae_core.training.rotation import sparsest_rotation
 from samsvae_core.training.steps import (
     StepRunner,
@@ -47,6 +49,9 @@ def new_model(data: CellData, config: ModelConfig, seed: int, name: str = "sams-
     cells = np.asarray((data.dosages != 0).sum(axis=0)).ravel()
     loc, width, per = (torch.as_tensor(a, dtype=torch.float32) for a in (mean, scale, cells))
     model.fit_buffers(loc, width, per, len(data.cells))
+    if model.direct is not None:
+        own = pd.Index(data.genes).get_indexer(pd.Index(data.perturbations))
+        model.direct.own.copy_(torch.as_tensor(own))
     if config.other_genes:  # start at their share, or a gene would take their place
         panel = max(1.0, float(data.counts.sum(dtype=float)))
         others = max(1.0, float(data.library.sum(dtype=float)) - panel)
@@ -106,9 +111,10 @@ def fit(
         history = restore(keeper.last, model, optimizer) if keeper.last.exists() else []
         distributed.check_same("checkpoints, of epochs", len(history))
         steps = StepRunner(model, optimizer, train, config)
+        direct = DirectFit(model, train, config)
         try:
             while not finished(history, config):
-                progress = train_epoch(steps, history)
+                progress = train_epoch(steps, direct, history)
                 bound = validation_bound(model, validation)
                 check_finite("validation bound", bound, progress.epoch, progress.step, config)
                 progress = progress._replace(validation_bound=bound)
@@ -118,6 +124,8 @@ def fit(
                 tell(on_epoch, progress)
         finally:
             keeper.write()
+            if model.direct is not None:
+                model.direct.trained = None  # from here on, draws
     return history
 
 
@@ -132,7 +140,7 @@ def tell(on_epoch: Callable[[Progress], None], progress: Progress) -> None:
         raise Stop
 
 
-def train_epoch(steps: StepRunner, history: list[Progress]) -> Progress:
+def train_epoch(steps: StepRunner, direct: DirectFit, history: list[Progress]) -> Progress:
     """Run one pass over the training cells in random order, or the steps that are left."""
     model, config, device = steps.model, steps.config, steps.cells.device
     step, number = (history[-1].step, history[-1].epoch + 1) if history else (0, 1)
@@ -145,6 +153,7 @@ def train_epoch(steps: StepRunner, history: list[Progress]) -> Progress:
             if model.asks_evidence and step == math.ceil(config.dense * config.steps):
                 model.rotate(distributed.broadcast(sparsest_rotation(model.effect_moments()[0])))
             sums += steps.take(index, step) * len(index)
+            direct.after(step)
     sums = distributed.total(sums) / (distributed.size() * sum(map(len, batches)))
     bound, kl_basal, kl_effects, norm = sums.tolist()
     check_finite("loss", bound + norm, number, step, config)

@@ -10,7 +10,8 @@ import torch
 
 from samsvae_core.analysis import compose as composition
 from samsvae_core.analysis import gene_rankings
-from samsvae_core.analysis.compose import cells_of, compare, compose, summary
+from samsvae_core.analysis.compose import compare, compose
+from samsvae_core.analysis.draws import cells_of, summary
 from samsvae_core.analysis.masks import active_mechanisms, matrix
 from samsvae_core.analysis.support import (
     SUPPORT,

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from samsvae_core.analysis.compose import cells_of, compare, compose
+from samsvae_core.analysis.compose import compare, compose
+from samsvae_core.analysis.draws import cells_of
 from tests.browser.person import (
     MARKS,
     address_has,

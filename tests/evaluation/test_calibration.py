@@ -74,7 +74,7 @@ def test_shifts_are_of_mean_proportions_over_the_reference(screen, known_effects
     truth, data = screen.truth, screen.data
     model, reference = known_effects(truth), basal(truth, data)
     D = dosage_table(data, pd.Index(["P1", "control", "P3"]))
-    draws = predicted_shifts(model, reference, torch.as_tensor(D.to_numpy()), 2, seed=0)
+    draws = predicted_shifts(model, reference, torch.as_tensor(D.to_numpy()), 2, seed=0).shift
     weights = {k: v.double().numpy() for k, v in model.decoder.state_dict().items()}
 
     def level(shift):
@@ -109,7 +109,7 @@ def test_shifts_do_not_depend_on_what_they_are_computed_with(tiny, screen, monke
 def shifts_in_parts(model, reference, D, monkeypatch, parts: int) -> np.ndarray:
     values = len(reference.loc) * model.config.n_genes
     monkeypatch.setattr(shifts_of, "DRAW_VALUES", values // parts)
-    return predicted_shifts(model, reference, D, 64, seed=0)
+    return predicted_shifts(model, reference, D, 64, seed=0).shift
 
 
 def test_each_draw_at_a_part_of_the_cells_is_close_to_all_draws_at_all_cells(
@@ -120,7 +120,7 @@ def test_each_draw_at_a_part_of_the_cells_is_close_to_all_draws_at_all_cells(
     model.embedding_log_scale.fill_(float(np.log(0.3)))
     D = torch.eye(model.config.n_perturbations)
     whole, parts = (shifts_in_parts(model, reference, D, monkeypatch, n) for n in (1, 4))
-    other = predicted_shifts(model, reference, D, 64, seed=1)
+    other = predicted_shifts(model, reference, D, 64, seed=1).shift
     assert (whole != parts).any()
     for found in (np.mean, lambda x, axis: np.quantile(x, 0.95, axis=axis)):
         by_parts = np.abs(found(parts, axis=1) - found(whole, axis=1)).mean()
@@ -143,16 +143,18 @@ def test_where_nothing_moves_the_shift_is_exactly_zero(known_effects, screen, mo
 
 def test_the_same_seed_gives_the_same_draws_whatever_the_rows(tiny):
     D = torch.eye(len(tiny.perturbations))
-    every = predicted_shifts(tiny.model, tiny.reference, D, 8, seed=3)
+    every = predicted_shifts(tiny.model, tiny.reference, D, 8, seed=3).shift
     for rows in ([4, 1], [1, 2, 4]):
-        some = predicted_shifts(tiny.model, tiny.reference, D[rows], 8, seed=3)
+        some = predicted_shifts(tiny.model, tiny.reference, D[rows], 8, seed=3).shift
         np.testing.assert_allclose(some, every[rows], atol=1e-6)
-    assert (predicted_shifts(tiny.model, tiny.reference, D, 8, seed=4) != every).any()
+    assert (predicted_shifts(tiny.model, tiny.reference, D, 8, seed=4).shift != every).any()
 
 
 def test_drawing_leaves_the_random_state_as_it_was(tiny):
     before = torch.get_rng_state()
-    predicted_shifts(tiny.model, tiny.reference, torch.eye(len(tiny.perturbations)), 2, seed=0)
+    predicted_shifts(
+        tiny.model, tiny.reference, torch.eye(len(tiny.perturbations)), 2, seed=0
+    ).shift
     assert torch.equal(before, torch.get_rng_state())
 
 

@@ -9,7 +9,8 @@ from app.session import choices as choices_module
 from app.session import composition
 from samsvae_core.analysis import gene_rankings
 from samsvae_core.analysis import masks as interpretation
-from samsvae_core.analysis.compose import cells_of, compare, compose
+from samsvae_core.analysis.compose import compare, compose
+from samsvae_core.analysis.draws import cells_of
 from samsvae_core.bundle import opening
 from samsvae_core.genesets import collections, enrichment, terms
 from tests.views.pages import (
