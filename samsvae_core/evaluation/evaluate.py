@@ -58,7 +58,7 @@ class EvaluationConfig:
     """How a model is scored. Library sizes: "data" (the condition's held-out cells) or "10000"."""
 
     iwelbo_samples: int = 100
-    effect_draws: int = 2500
+    effect_draws: int = 10_000  # the paper's 2,500 blur weak effects
     library: str = "data"
     reference: str = "test"  # cells of the observed effects: "test", or "all" as in the paper
     seed: int = 0

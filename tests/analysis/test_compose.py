@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from samsvae_core.analysis import compose as composition
+from samsvae_core.analysis import draws as draws_of
 from samsvae_core.analysis import gene_rankings
 from samsvae_core.analysis.compose import compare, compose
 from samsvae_core.analysis.draws import cells_of, summary
@@ -35,6 +35,8 @@ COLUMNS = [
     "lower",
     "upper",
     "probability_of_sign",
+    "through_mechanisms",
+    "direct",
     "sum_of_singles",
     "interaction",
     "interaction_lower",
@@ -102,12 +104,14 @@ def test_a_dosage_of_zero_is_as_if_not_given(tiny):
 
 def test_with_all_active_mechanisms_off_nothing_is_left(tiny):
     sure = with_effects(tiny)
-    result = compose(sure, {"P1": 1.0, "P3": 0.5}, without=active_mechanisms(tiny.masks))
+    result = compose(
+        sure, {"P1": 1.0, "P3": 0.5}, without=active_mechanisms(tiny.masks), direct=False
+    )
     assert (result.table[["shift", "lower", "upper", "interaction"]] == 0).all().all()
 
 
 def test_with_every_mechanism_off_nothing_is_left_of_uncertain_masks(tiny):
-    result = compose(tiny, {"P1": 1.0, "P3": 0.5}, without=range(4))
+    result = compose(tiny, {"P1": 1.0, "P3": 0.5}, without=range(4), direct=False)
     assert (result.table[["shift", "lower", "upper", "interaction"]] == 0).all().all()
     assert result.without == (0, 1, 2, 3)
 
@@ -155,7 +159,7 @@ def test_a_composition_is_what_a_loop_over_draws_and_cells_says(tiny):
     sure = with_effects(tiny)
     sure.model.embedding_log_scale.fill_(-30)
     narrow = replace(sure, reference=sure.reference._replace(scale=sure.reference.scale * 0))
-    table = compose(narrow, {"P1": 1.0, "P4": 0.5}, n_samples=2).table
+    table = compose(narrow, {"P1": 1.0, "P4": 0.5}, n_samples=2, direct=False).table
     model = narrow.model
     names = list(narrow.perturbations.index)
     effect = (model.mask_logits > 0) * model.embedding_loc
@@ -283,7 +287,7 @@ def test_a_start_from_cells_is_a_loop_over_their_basal_states(tiny):
     sure = with_effects(tiny)
     sure.model.embedding_log_scale.fill_(-30)
     names = tiny.cells["cell"].tolist()[2:9]
-    result = compose(sure, {"P1": 1.0, "P4": 0.5}, n_samples=2, cells=names)
+    result = compose(sure, {"P1": 1.0, "P4": 0.5}, n_samples=2, cells=names, direct=False)
     effect = (sure.model.mask_logits > 0) * sure.model.embedding_loc
     place = sure.perturbations.index.get_loc
     move = effect[place("P1")] + 0.5 * effect[place("P4")]
@@ -297,7 +301,7 @@ def test_a_start_from_cells_is_a_loop_over_their_basal_states(tiny):
         levels.append(np.log2(1 + 1e4 * torch.stack(shares).double().numpy().mean(0)))
     np.testing.assert_allclose(result.table["shift"], levels[0] - levels[1], atol=1e-4)
     assert (result.cells, result.n_reference) == (tuple(names), 7)
-    control = compose(sure, {"P1": 1.0, "P4": 0.5}, n_samples=2).table["shift"]
+    control = compose(sure, {"P1": 1.0, "P4": 0.5}, n_samples=2, direct=False).table["shift"]
     assert abs(control - result.table["shift"]).max() > 0.01
 
 
@@ -326,7 +330,8 @@ def test_of_many_cells_an_even_draw_is_taken(tiny):
 )
 def test_from_any_start_nothing_given_is_exactly_nothing(tiny, dosages, without):
     without = range(4) if without else ()
-    result = compose(tiny, dosages, without, n_samples=20, cells=cells_of(tiny, "control"))
+    cells, direct = cells_of(tiny, "control"), not without
+    result = compose(tiny, dosages, without, n_samples=20, cells=cells, direct=direct)
     assert (result.table[["shift", "lower", "upper", "interaction"]] == 0).all().all()
 
 
@@ -573,7 +578,7 @@ def test_an_arm_decoded_before_is_not_decoded_again_and_is_the_same_to_the_bit(t
         asked.extend(D.tolist())
         return predicted_shifts(model, start, D, *rest)
 
-    monkeypatch.setattr(composition, "predicted_shifts", counted)
+    monkeypatch.setattr(draws_of, "predicted_shifts", counted)
     first, again = load(tiny.path), load(tiny.path)
     compose(first, {"P1": 1.0, "P2": 1.0})
     assert len(asked) == 3
@@ -586,6 +591,7 @@ def test_an_arm_decoded_before_is_not_decoded_again_and_is_the_same_to_the_bit(t
         {"n_samples": 32},
         {"seed": 1},
         {"without": [0]},
+        {"direct": False},
         {"cells": cells_of(first, "P6")},
     ):
         found = compose(first, {"P1": 0.5, "P2": 1.0}, **other).table
@@ -597,10 +603,10 @@ def test_an_arm_decoded_before_is_not_decoded_again_and_is_the_same_to_the_bit(t
 
 def test_no_more_draws_are_kept_than_there_is_room_for(tiny, monkeypatch):
     bundle = load(tiny.path)
-    monkeypatch.setattr(composition, "MOST_KEPT", 3 * 64 * len(tiny.genes) * 4)
+    monkeypatch.setattr(draws_of, "MOST_KEPT", 3 * 65 * len(tiny.genes) * 4)
     for name in ("P1", "P2", "P3", "P4"):
         compose(bundle, {name: 1.0})
-    (kept,) = [held for one, held in composition._KEPT.items() if one is bundle]
+    (kept,) = [held for one, held in draws_of._KEPT.items() if one is bundle]
     assert [arm for arm, *_ in kept] == [((name, 1.0),) for name in ("P2", "P3", "P4")]
     compose(bundle, {"P1": 1.0}, n_samples=1000)  # larger than all the room
     assert len(kept) == 3

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -83,9 +84,18 @@ def every_gene_alone(bundle) -> np.ndarray:
     return compose(bundle, {"P2": 1.0, "P4": 1.0}).table["shift"].to_numpy()
 
 
+def with_direct(bundle, direct):
+    edited = replace(bundle)
+    edited.__dict__["direct"] = direct
+    return edited
+
+
 def test_item_11_a_pair_with_a_partner_that_does_nothing_is_not_offered(tiny):
     used = tiny.masks[tiny.masks["active"]]["perturbation"].unique()
     idle = [name for name in tiny.perturbations.index if name not in used]
+    direct = tiny.direct[tiny.direct["perturbation"] == idle[0]].assign(active=True)
+    assert idle[0] not in inert(with_direct(tiny, direct))
+    tiny = with_direct(tiny, direct.assign(active=False))
     assert inert(tiny) == idle
     assert idle, "the test bundle needs a perturbation without a mechanism"
     found = rank_pairs(tiny, tiny.genes[:3], unseen_only=False, n_best=30)

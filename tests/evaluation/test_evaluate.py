@@ -42,9 +42,10 @@ def test_the_bound_is_that_of_an_explicit_loop(tiny, screen):
         torch.manual_seed(11)  # the same draws: effects first, then the basal states
         effects = model.effects(3)
         shift = effects.latent_shift(batch.D)
-        q = model.encode(batch.x, shift)
+        q = model.encode(batch.x, shift, model.mean_offset(batch.D))
         z = q.sample()
-        share = torch.softmax(model.decoder(z + shift), -1).double().numpy()
+        logits = model.decoder(z + shift) + effects.offset(batch.D)
+        share = torch.softmax(logits, -1).double().numpy()
     r = model.log_concentration.exp().double().numpy()
     x, loc, scale = batch.x.numpy(), q.loc.double().numpy(), q.scale.double().numpy()
     bounds, all_weights = [], []

@@ -78,7 +78,7 @@ def test_levels_are_of_sampled_counts_and_empty_samples_are_not_counted(screen):
     library = torch.tensor([1e3, 1e-6]).expand(500, 2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        level, seen = sampled_levels(model, states, library)
+        level, seen = sampled_levels(model, states, library, None)
         share = torch.softmax(model.decoder(torch.zeros(1, 3)), -1)[0].double().numpy()
     assert seen[:, 0].all()
     assert not seen[:, 1].any()

@@ -89,12 +89,12 @@ class LinearGaussian(SAMSVAE):
         W = torch.linalg.qr(torch.randn(config.n_genes, config.n_latent, dtype=torch.float64)).Q
         self.W = (W * torch.tensor([2.0, 1.0, 0.5])).T  # (K, G)
 
-    def encode(self, x, shift):
+    def encode(self, x, shift, offset=None):
         precision = 1 + (self.W**2).sum(1) / self.noise**2
         loc = (x - shift @ self.W) @ self.W.T / self.noise**2 / precision
         return Normal(loc, precision.rsqrt().expand_as(loc))
 
-    def decode(self, z, library):
+    def decode(self, z, library, offset):
         noise = self.noise
 
         class Likelihood:
@@ -135,7 +135,7 @@ def test_with_a_wrong_posterior_the_bound_is_lower_by_the_divergence(linear):
     model, batch, exact = linear
     right = model.encode
 
-    def wrong(x, shift):
+    def wrong(x, shift, offset=None):
         q = right(x, shift)
         return Normal(q.loc + 0.4, q.scale * 1.5)
 
