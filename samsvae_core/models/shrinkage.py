@@ -19,8 +19,9 @@ WIDTHS = 2.0 ** torch.arange(-6, 4, dtype=torch.float64)  # of the Normals: 1/64
 TINY = 1e-6  # estimates that the prior counts in advance for each of its parts
 SWEEPS = 100  # of the EM algorithm for the weights
 WIDE = 1.0  # standard deviation of effects that stand out
-CHI2_MEDIAN = 0.4549  # of chi squared with one degree of freedom
-BACKGROUND_SWEEPS = 30
+MOST_OF_ROW = 0.9, 2.7055  # share of effects that are background, and that quantile of chi squared
+MOST_OF_COLUMN = 0.75, 1.3233
+FEWEST_ROWS = 8  # perturbations from which a gene's column says something
 VALUES_AT_ONCE = 2**22  # effects x Normals held in memory
 
 
@@ -76,25 +77,39 @@ def shrunken_rows(estimate: Float[Tensor, "T G"], se: Float[Tensor, "T G"]) -> S
 def activity(
     estimate: Float[Tensor, "T G"], se: Float[Tensor, "T G"], price: float
 ) -> Float[Tensor, "T G"]:
-    """Return the probability that an effect stands out of its row.
+    """Return the probability that an effect stands out of its row and its column.
 
-    Against it stands the background of the row: errors, and effects as small as those of most of
-    its columns, such as a model that fits a little wrongly has everywhere. What stands out is
-    Normal(0, WIDE), at prior odds of exp(-price). With a price of 0 there is no background.
+    Against it stands a background of effects as small as most others are: of its row, so that a
+    perturbation that a model fits a little wrongly everywhere has no effect that stands out, and of
+    its column. What stands out is Normal(0, WIDE), at prior odds of exp(-price). With a price of 0
+    there is no background.
     """
     noise = se.double().square()
     known = noise.isfinite() & (noise > 0)
     noise = noise.where(known, torch.inf)
     square = estimate.double().square()
     background = torch.zeros_like(noise[:, :1])
-    for _ in range(BACKGROUND_SWEEPS if price else 0):
-        narrow = noise + background
-        ratio = (square / narrow).where(known, torch.nan).nanmedian(1, keepdim=True).values
-        typical = narrow.where(known, torch.nan).nanmedian(1, keepdim=True).values
-        background = (
-            (background + (ratio / CHI2_MEDIAN - 1) * typical / 2).clamp_min(0).nan_to_num()
-        )
+    if price:
+        background = beyond_error(square, noise, *MOST_OF_ROW)
+        if len(square) >= FEWEST_ROWS:
+            of_column = beyond_error(square.T, noise.T, *MOST_OF_COLUMN).T
+            background = torch.maximum(background, of_column)
     narrow = noise + background
     wide = narrow + WIDE**2
     gain = (square * (1 / narrow - 1 / wide) - (wide / narrow).log()) / 2
     return (gain - price).sigmoid().where(known, 0.0).to(estimate)
+
+
+def beyond_error(
+    square: Float[Tensor, "T G"], noise: Float[Tensor, "T G"], share: float, chi2: float
+) -> Float[Tensor, "T 1"]:
+    """Return the variance b of each row under which a share of its effects is within chi2 (se^2 + b).
+
+    `chi2` is the quantile of chi squared with one degree of freedom at that share; entries without
+    a standard error are not counted.
+    """
+    excess = (square / chi2 - noise).where(noise.isfinite(), torch.inf)
+    n = noise.isfinite().sum(1, keepdim=True)
+    place = (share * (n - 1)).round().long().clamp_min(0)
+    found = excess.sort(1).values.gather(1, place)
+    return found.clamp_min(0).where(n > 0, 0.0)

@@ -39,7 +39,7 @@ MOST_TABLE = 2**28  # conditions x genes above which depths are not kept
 FEWEST_SHARED = 8  # perturbations from which it can be told what all of them share
 MOST_SHARED = 1000  # of them, those with most cells, from which it is told
 DOMINANT = 0.2  # share of the transcripts from which a gene dominates its cell
-PRICE = 4.6  # nats asked of an entry beyond its width: prior odds of one in a hundred
+PRICE = 6.0  # nats asked of an entry beyond its width: prior odds of one in four hundred
 MOST_OF_SHARE = 0.99  # share of the transcripts that a gene is taken to have at most
 
 
@@ -109,6 +109,14 @@ class DirectFit:
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             torch.manual_seed(step)
             self.sweep(self.direct, step)
+
+    def finish(self, step: int) -> None:
+        """Sweep a last time, and let the model draw its effects from then on."""
+        if self.direct is None:
+            return
+        self.steps.add(step)
+        self.after(step)
+        self.direct.trained = None
 
     def sweep(self, direct: DirectEffects, step: int) -> None:
         """Find the posterior anew, and step towards it."""

@@ -124,8 +124,7 @@ def fit(
                 tell(on_epoch, progress)
         finally:
             keeper.write()
-            if model.direct is not None:
-                model.direct.trained = None  # from here on, draws
+        direct.finish(history[-1].step if history else 0)
     return history
 
 

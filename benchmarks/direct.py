@@ -1,0 +1,344 @@
+"""What direct effects are worth: real screens, null guides and simulations, with and without them.
+
+    python benchmarks/direct.py schraivogel2020 papalexi2021 norman2019   # 5 seeds: 30 minutes
+    python benchmarks/direct.py nulls simulations                         # 3 seeds: 25 minutes
+    python benchmarks/direct.py schraivogel2020 --seeds 1 --steps 400     # only that it runs
+
+Reads the files of SAMSVAE_DATA (default ../shared/data); one core each. Every seed trains the
+paper's model with our mask prior ("none") and the same with sparse direct effects on one split
+(schraivogel2020: a random one per seed; papalexi2021: the given one; norman2019: all cells of five
+doubles held out), and prints bound (IWELBO of test cells), r, r of the top 20 genes, median r and
+rank beside simple baselines; of own targets also predicted over observed change, on the scale of
+these scores (mean of logs) and on that of compose (log of means). "nulls": ten of the thirty
+non-targeting guides of schraivogel2020 as fake targets. "simulations": the two published ones (40
+perturbations of 200 cells) without and with three direct effects of 1 natural log unit (2 noise
+scales) per perturbation; an entry counts as worth finding from 10 nats. Expected: README,
+"Direct effects".
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+
+from samsvae_core.data.cells import CellData, gene_panel
+from samsvae_core.data.h5ad import read_h5ad
+from samsvae_core.data.splits import split
+from samsvae_core.evaluation.baselines import observed_effects
+from samsvae_core.evaluation.evaluate import EvaluationConfig, evaluate
+from samsvae_core.evaluation.metrics import mask_recovery
+from samsvae_core.evaluation.predictive import model_effects
+from samsvae_core.evaluation.shifts import (
+    observed_shifts,
+    predicted_shifts,
+    reference_cells,
+    variance_of,
+)
+from samsvae_core.models.device_rows import Cells
+from samsvae_core.models.direct import ACTIVE
+from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
+from samsvae_core.models.simulate import (
+    NOISE_SHARE,
+    PUBLISHED,
+    PUBLISHED_DEPTH,
+    PUBLISHED_EFFECT,
+    PUBLISHED_LATENT,
+    cell_data,
+    perturbation_names,
+    published_mask,
+    random_outputs,
+)
+from samsvae_core.training.config import TrainConfig
+from samsvae_core.training.loop import fit, new_model
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("SAMSVAE_DATA", ROOT.parent / "shared" / "data"))
+sys.path.append(str(ROOT / "scripts"))
+from build_pretrained import single_guide_cells  # noqa: E402 - scripts are no package
+
+STEPS = {"norman2019": 2000}
+MEASURES = ("bound", "pearson", "pearson_top20", "median", "rank")
+BASELINES = (
+    "training mean",
+    "shrunken mean",
+    "additive",
+    "shrunken additive",
+    "ridge",
+)
+FAKES, EACH, PERTURBATIONS, CELLS_EACH = 10, 3, 40, 200
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    every = ["schraivogel2020", "papalexi2021", "norman2019", "nulls", "simulations"]
+    parser.add_argument("what", nargs="+", choices=every)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for what in arguments.what:
+        steps = arguments.steps or STEPS.get(what, 3000)
+        if what == "nulls":
+            nulls(arguments.seeds, steps)
+        elif what == "simulations":
+            for kind in PUBLISHED:
+                for planted in (0.0, 1.0):
+                    simulated(kind, planted, arguments.seeds, steps)
+        else:
+            real(what, arguments.seeds, steps)
+
+
+def screen(name: str, seed: int) -> tuple[CellData, np.ndarray]:
+    """Return a real screen and its split."""
+    if name == "papalexi2021":
+        data = read_h5ad(DATA / "papalexi2021_thp1.h5ad")
+        return data, split(data, DATA / "papalexi2021_split.csv")
+    if name == "norman2019":
+        file = DATA / "norman2019_k562_subset.h5ad"
+        data = gene_panel(read_h5ad(file, size_factor_key="total_counts"), top=250)
+        return data, split(data, ROOT / "scripts" / "norman2019_held_out.csv")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "cells.h5ad"
+        single_guide_cells(DATA / "schraivogel2020_tapseq.h5ad", file)
+        data = read_h5ad(file, perturbation_key="target", control="non-targeting")
+    return data, split(data, seed=seed)
+
+
+def trained(
+    data: CellData, parts: np.ndarray, kind: str, seed: int, steps: int, **model: Any
+) -> SAMSVAE:
+    """Return a model with these direct effects."""
+    train = data.subset(parts == "train")
+    likelihood = "counts" if data.is_counts else "gaussian"
+    config = ModelConfig(
+        len(data.genes),
+        len(data.perturbations),
+        other_genes=data.has_size_factor,
+        likelihood=likelihood,
+        direct_effects=kind,
+        **model,
+    )
+    fitted = new_model(train, config, seed)
+    cpu = torch.device("cpu")
+    with tempfile.TemporaryDirectory() as run:
+        cells = Cells(train, cpu), Cells(data.subset(parts == "validation"), cpu)
+        fit(fitted, *cells, TrainConfig(steps=steps, seed=seed), Path(run))
+    return fitted
+
+
+# Real screens
+
+
+def real(name: str, n_seeds: int, steps: int) -> None:
+    rows, owns = [], []
+    for seed in range(n_seeds):
+        data, parts = screen(name, seed)
+        for kind in ("none", "sparse"):
+            model = trained(data, parts, kind, seed, steps)
+            config = EvaluationConfig(iwelbo_samples=50, replicate_sets=2, shift_draws=64)
+            metrics = evaluate(model, data, parts, config)
+            scores = metrics["average_effects"]
+            rows.append({"seed": seed, "what": kind, "bound": metrics["iwelbo"]["test"], **scores})
+            said = scores["per_perturbation"]
+            if name == "norman2019":
+                rows[-1]["doubles"] = float(np.mean(list(said.values())))
+                print(seed, kind, {k: round(r, 2) for k, r in said.items()}, flush=True)
+            print(seed, kind, in_words(model, data), flush=True)
+            if kind == "sparse":
+                own = own_changes(model, data, parts)
+                owns.append(own)
+                inside = metrics["coverage"]["single"]
+                print(seed, "coverage", inside, flush=True)
+        rows += [
+            {"seed": seed, "what": each, **metrics["baselines"][each]}
+            for each in BASELINES
+            if each in metrics["baselines"]
+        ]
+    table = pd.DataFrame(rows)
+    shown = [c for c in (*MEASURES, "doubles") if c in table]
+    mean = table.groupby("what", sort=False)[shown].mean()
+    print(f"\n{name}, {n_seeds} seeds, {steps} steps\n{mean.round(3).to_string()}")
+    wide = table.pivot(index="seed", columns="what", values=list(shown))
+    for measure in shown:
+        gain = (wide[measure]["sparse"] - wide[measure]["none"]).astype(float)
+        spread = gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else np.nan
+        print(f"sparse minus none, {measure}: {gain.mean():+.3f} ± {spread:.3f}")
+    if len(owns[0]):
+        print("own targets, predicted over observed, mean over seeds")
+        print(pd.concat(owns).groupby(level=0).mean().round(2).to_string())
+
+
+def in_words(model: SAMSVAE, data: CellData) -> str:
+    active = (model.mask_probability() > ACTIVE).numpy(force=True)
+    masks = {
+        str(name): np.flatnonzero(row).tolist()
+        for name, row in zip(data.perturbations, active, strict=True)
+        if row.any()
+    }
+    if model.direct is None:
+        return f"masks {masks}"
+    n = int((model.direct.probability > ACTIVE).sum())
+    return f"masks {masks}; {len(model.direct.mean)} direct effects, {n} stand out"
+
+
+@torch.inference_mode()
+def own_changes(model: SAMSVAE, data: CellData, parts: np.ndarray) -> pd.DataFrame:
+    """Return, per perturbation whose gene is on the panel, its own change, seen and predicted.
+
+    ZFPM2-A targets an element of ZFPM2, and likewise others with one letter after a hyphen.
+    """
+    observed = observed_effects(data)
+    average = model_effects(model, data, observed.index, 20_000).mean
+    shifts = observed_shifts(data, variance_of(data))
+    reference = reference_cells(model, data, parts)
+    rows = {}
+    for t, name in enumerate(data.perturbations):
+        gene = name if name in observed else name[:-2] if name[-2:-1] == "-" else ""
+        if gene not in observed or name not in observed.index:
+            continue
+        D = torch.eye(len(data.perturbations))[t : t + 1]
+        drawn = predicted_shifts(model, reference, D, 64, 0).shift[0]
+        drawn = drawn[:, list(data.genes).index(gene)].mean()
+        seen, error = shifts.shift.loc[name, gene], shifts.se.loc[name, gene]
+        rows[name] = {
+            "observed (mean of logs)": observed.loc[name, gene],
+            "ratio (mean of logs)": average.loc[name, gene] / observed.loc[name, gene],
+            "observed (log of means)": seen,
+            "se": error,
+            "ratio (log of means)": drawn / seen,
+            "right sign": float(np.sign(drawn) == np.sign(seen)),
+        }
+    return pd.DataFrame(rows).T
+
+
+# Nulls
+
+
+def nulls(n_seeds: int, steps: int) -> None:
+    """Fake targets from non-targeting guides, as many as FAKES."""
+    found = []
+    for seed in range(n_seeds):
+        cells = anndata.read_h5ad(DATA / "schraivogel2020_tapseq.h5ad")
+        cells = cells[(cells.obs["n_guides"] == 1).to_numpy()].copy()
+        guide = cells.obs["guide_ids"].astype(str).str.removeprefix("CROPseq_dCas9_DS_")
+        plain = sorted(g for g in guide.unique() if g.startswith("non-targeting"))
+        chosen = set(np.random.default_rng(seed).permutation(plain)[:FAKES])
+        target = guide.str.split("_").str[0]
+        fake = guide.isin(chosen)
+        cells.obs = cells.obs[[]].assign(
+            target=target.where(~fake, "fake" + guide.str.split("_").str[-1])
+        )
+        del cells.obsm["guides"]
+        with tempfile.TemporaryDirectory() as folder:
+            cells.write_h5ad(Path(folder) / "cells.h5ad")
+            data = read_h5ad(
+                Path(folder) / "cells.h5ad", perturbation_key="target", control="non-targeting"
+            )
+        parts = split(data, seed=seed)
+        model = trained(data, parts, "sparse", seed, steps)
+        assert model.direct is not None
+        which = np.flatnonzero([str(n).startswith("fake") for n in data.perturbations])
+        masks = int((model.mask_probability()[which] > ACTIVE).sum())
+        rows = model.direct.row.numpy()
+        stands = (model.direct.probability > ACTIVE).numpy()
+        n = int((np.isin(rows, which) & stands).sum())
+        found.append((masks, n))
+        print(f"nulls, seed {seed}: {masks} masks, {n} direct effects of {FAKES * len(data.genes)}")
+    entries = FAKES * len(data.genes) * n_seeds
+    print(f"nulls: {sum(n for _, n in found)} of {entries} direct effects stand out")
+
+
+# Simulations
+
+
+def simulated(kind: str, planted: float, n_seeds: int, steps: int) -> None:
+    """Masks and direct effects of a published simulation, with effects of size `planted`."""
+    rows = []
+    for seed in range(n_seeds):
+        data, mask, direct = simulation(kind, planted, seed)
+        parts = split(data, seed=seed)
+        row: dict[str, float] = {}
+        for name in ("none", "sparse"):
+            model = trained(data, parts, name, seed, steps, n_latent=PUBLISHED_LATENT)
+            active = (model.mask_probability() > ACTIVE).numpy(force=True)
+            row[f"mask F1 {name}"] = mask_recovery(active, mask)["f1"]
+        assert model.direct is not None
+        found = np.zeros_like(direct, dtype=bool)
+        kept = (model.direct.probability > ACTIVE) & (model.direct.row < len(direct))
+        found[model.direct.row[kept].numpy(), model.direct.gene[kept].numpy()] = True
+        worth = worths(data, parts, direct)
+        true, ignored = worth >= 10, (direct != 0) & (worth < 10)
+        hits = (found & true).sum()
+        row |= {
+            "found by mistake": (found & (direct == 0)).sum() / (direct == 0).sum(),
+            "worth finding": true.sum(),
+            "direct F1": 2 * hits / max(1, (found & ~ignored).sum() + true.sum()),
+            "recall": hits / max(1, true.sum()),
+        }
+        rows.append(row)
+        print(
+            f"{kind}, planted {planted:g}, seed {seed}:",
+            {k: round(float(v), 4) for k, v in row.items()},
+            flush=True,
+        )
+    print(f"mean: {pd.DataFrame(rows).mean().round(4).to_dict()}\n")
+
+
+def simulation(kind: str, planted: float, seed: int) -> tuple[CellData, np.ndarray, np.ndarray]:
+    """Return cells, true masks and true direct effects; see `models.simulate.published`."""
+    rng = np.random.default_rng([seed, 3])
+    mask = published_mask(kind, PERTURBATIONS, rng)
+    embedding = mask * rng.choice([-1.0, 1.0], size=mask.shape)
+    embedding = embedding * np.abs(rng.normal(PUBLISHED_EFFECT, 0.5, size=mask.shape))
+    which = np.repeat(np.arange(PERTURBATIONS + 1), CELLS_EACH)
+    rows = np.eye(PERTURBATIONS + 1, dtype=np.float32)[:, 1:]
+    z_basal = rng.standard_normal((len(which), PUBLISHED_LATENT))
+    outputs = random_outputs(z_basal + rows[which] @ embedding, PUBLISHED[kind], seed)
+    direct = np.zeros((PERTURBATIONS, outputs.shape[1]))
+    noise = np.sqrt(NOISE_SHARE / (1 - NOISE_SHARE))
+    for row in direct:
+        genes = rng.choice(len(row), EACH, replace=False)
+        row[genes] = (
+            planted * rng.choice([-1.0, 1.0], EACH) * (1 if kind == "svae-plus" else 2 * noise)
+        )
+    outputs = outputs + rows[which] @ direct
+    if kind == "sams-vae":
+        values = outputs + noise * rng.standard_normal(outputs.shape)
+    else:
+        share = np.exp(outputs)
+        values = rng.poisson(PUBLISHED_DEPTH * share / share.sum(axis=1, keepdims=True))
+    labels = np.array(["control", *perturbation_names(PERTURBATIONS)])
+    counts = sp.csr_matrix(values.astype(np.float32))
+    data = cell_data(counts, rows[which], labels[which], is_counts=kind == "svae-plus")
+    return data, mask, direct
+
+
+def worths(data: CellData, parts: np.ndarray, direct: np.ndarray) -> np.ndarray:
+    """Return about what each direct effect is worth to the training cells, in nats.
+
+    It is n (log ratio or difference)^2 / 2 over the variance of a cell around its condition.
+    """
+    found = np.zeros_like(direct)
+    values = data.counts.toarray()
+    for t, name in enumerate(data.perturbations):
+        rows = (data.conditions == name) & (parts == "train")
+        if data.is_counts:
+            variance = values[rows].var(0) / np.maximum(values[rows].mean(0), 1e-9) ** 2
+        else:
+            variance = values[rows].var(0)
+        found[t] = rows.sum() * direct[t] ** 2 / 2 / np.maximum(variance, 1e-9)
+    return found
+
+
+if __name__ == "__main__":
+    main()
