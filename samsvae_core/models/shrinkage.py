@@ -82,6 +82,17 @@ def activity(
     its columns, such as a model that fits a little wrongly has everywhere. What stands out is
     Normal(0, WIDE), at prior odds of exp(-price). With a price of 0 there is no background.
     """
+    found = torch.zeros_like(estimate)
+    if found.numel():
+        size = max(1, VALUES_AT_ONCE // estimate.shape[1])
+        for rows in torch.arange(len(estimate), device=estimate.device).split(size):
+            found[rows] = activity_of_rows(estimate[rows], se[rows], price).to(estimate)
+    return found
+
+
+def activity_of_rows(
+    estimate: Float[Tensor, "T G"], se: Float[Tensor, "T G"], price: float
+) -> Float[Tensor, "T G"]:
     noise = se.double().square()
     known = noise.isfinite() & (noise > 0)
     noise = noise.where(known, torch.inf)
@@ -97,4 +108,4 @@ def activity(
     narrow = noise + background
     wide = narrow + WIDE**2
     gain = (square * (1 / narrow - 1 / wide) - (wide / narrow).log()) / 2
-    return (gain - price).sigmoid().where(known, 0.0).to(estimate)
+    return (gain - price).sigmoid().where(known, 0.0)
