@@ -168,7 +168,7 @@ def real(name: str, n_seeds: int, steps: int) -> None:
     shown = [c for c in (*MEASURES, "doubles") if c in table]
     mean = table.groupby("what", sort=False)[shown].mean()
     print(f"\n{name}, {n_seeds} seeds, {steps} steps\n{mean.round(3).to_string()}")
-    wide = table.pivot(index="seed", columns="what", values=list(shown))
+    wide = table.pivot_table(index="seed", columns="what", values=list(shown))
     for measure in shown:
         gain = (wide[measure]["sparse"] - wide[measure]["none"]).astype(float)
         spread = gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else np.nan

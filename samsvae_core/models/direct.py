@@ -15,6 +15,7 @@ Axes: T perturbations, G genes, E entries that are kept, S Monte Carlo samples, 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -61,12 +62,12 @@ def lifted_mean(
 
 
 class Posterior(NamedTuple):
-    """The posterior of every entry, with a last row for `common`; (T + 1) x G."""
+    """The posterior of every entry of some rows."""
 
-    mean: Float[Tensor, "P G"]
-    sd: Float[Tensor, "P G"]
-    probability: Float[Tensor, "P G"]  # that it stands out (`shrinkage.activity`)
-    kl: Float[Tensor, "P G"]  # KL(q || p), in nats
+    mean: Float[Tensor, "R G"]
+    sd: Float[Tensor, "R G"]
+    probability: Float[Tensor, "R G"]  # that it stands out (`shrinkage.activity`)
+    kl: Float[Tensor, "R G"]  # KL(q || p), in nats
 
 
 class DirectSample(NamedTuple):
@@ -114,14 +115,21 @@ class DirectEffects(nn.Module):
         """Rows and columns of the whole table."""
         return self.n_perturbations + 1, self.n_genes
 
-    def keep(self, posterior: Posterior, unit: Float[Tensor, " G"] | float = 1.0) -> None:
-        """Store a posterior, without the entries that are nearly zero in these units."""
-        kept = ((posterior.mean / unit).abs() >= LEAST) | (posterior.probability >= LIKELY)
-        self.row, self.gene = kept.nonzero(as_tuple=True)
-        self.mean, self.sd, self.probability = (
-            table[kept] for table in (posterior.mean, posterior.sd, posterior.probability)
-        )
-        self.kl.copy_(posterior.kl[kept].sum())
+    def keep(self, blocks: Iterable[Posterior], unit: Float[Tensor, " G"] | float = 1.0) -> None:
+        """Store a posterior, without the entries that are nearly zero in these units.
+
+        It is given as blocks of rows, in their order.
+        """
+        start, kl, found = 0, torch.zeros_like(self.kl), []
+        for block in blocks:
+            kept = ((block.mean / unit).abs() >= LEAST) | (block.probability >= LIKELY)
+            row, gene = kept.nonzero(as_tuple=True)
+            values = (table[kept] for table in (block.mean, block.sd, block.probability))
+            found.append((row + start, gene, *values))
+            start, kl = start + len(kept), kl + block.kl[kept].sum()
+        for name, parts in zip(self.KEPT, zip(*found, strict=True), strict=True):
+            setattr(self, name, torch.cat(parts))
+        self.kl.copy_(kl)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         for name in self.KEPT:  # their length is that of the file

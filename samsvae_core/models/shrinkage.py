@@ -84,32 +84,39 @@ def activity(
     its column. What stands out is Normal(0, WIDE), at prior odds of exp(-price). With a price of 0
     there is no background.
     """
-    noise = se.double().square()
-    known = noise.isfinite() & (noise > 0)
-    noise = noise.where(known, torch.inf)
-    square = estimate.double().square()
-    background = torch.zeros_like(noise[:, :1])
-    if price:
-        background = beyond_error(square, noise, *MOST_OF_ROW)
-        if len(square) >= FEWEST_ROWS:
-            of_column = beyond_error(square.T, noise.T, *MOST_OF_COLUMN).T
-            background = torch.maximum(background, of_column)
-    narrow = noise + background
-    wide = narrow + WIDE**2
-    gain = (square * (1 / narrow - 1 / wide) - (wide / narrow).log()) / 2
-    return (gain - price).sigmoid().where(known, 0.0).to(estimate)
+    found = torch.zeros_like(estimate)
+    if not found.numel():
+        return found
+    n_rows, n_columns = estimate.shape
+    of_column = estimate.new_zeros(n_columns, 1).double()
+    if price and n_rows >= FEWEST_ROWS:
+        for columns in torch.arange(n_columns).split(max(1, VALUES_AT_ONCE // n_rows)):
+            of_column[columns] = beyond_error(
+                estimate[:, columns].T, se[:, columns].T, *MOST_OF_COLUMN
+            )
+    for rows in torch.arange(n_rows).split(max(1, VALUES_AT_ONCE // n_columns)):
+        of_row = beyond_error(estimate[rows], se[rows], *MOST_OF_ROW) if price else of_column[:1]
+        noise = se[rows].double().square()
+        known = noise.isfinite() & (noise > 0)
+        narrow = noise.where(known, torch.inf) + torch.maximum(of_column.T, of_row)
+        wide = narrow + WIDE**2
+        square = estimate[rows].double().square()
+        gain = (square * (1 / narrow - 1 / wide) - (wide / narrow).log()) / 2
+        found[rows] = (gain - price).sigmoid().where(known, 0.0).to(estimate)
+    return found
 
 
 def beyond_error(
-    square: Float[Tensor, "T G"], noise: Float[Tensor, "T G"], share: float, chi2: float
+    estimate: Float[Tensor, "T G"], se: Float[Tensor, "T G"], share: float, chi2: float
 ) -> Float[Tensor, "T 1"]:
-    """Return the variance b of each row under which a share of its effects is within chi2 (se^2 + b).
+    """Return the variance b of each row under which a share of its effects is within its error.
 
-    `chi2` is the quantile of chi squared with one degree of freedom at that share; entries without
-    a standard error are not counted.
+    That share has effect^2 <= chi2 (se^2 + b), where `chi2` is the quantile of chi squared with one
+    degree of freedom at that share. Entries without a standard error are not counted.
     """
-    excess = (square / chi2 - noise).where(noise.isfinite(), torch.inf)
-    n = noise.isfinite().sum(1, keepdim=True)
+    known = se.isfinite() & (se > 0)
+    excess = (estimate.double().square() / chi2 - se.double().square()).where(known, torch.inf)
+    n = known.sum(1, keepdim=True)
     place = (share * (n - 1)).round().long().clamp_min(0)
     found = excess.sort(1).values.gather(1, place)
     return found.clamp_min(0).where(n > 0, 0.0)

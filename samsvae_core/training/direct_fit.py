@@ -9,16 +9,17 @@ leave, no gradient of them is ever taken, and a training step costs one addition
 Own targets, and what all perturbations share, are found from the first steps on, so that no
 mechanism is made of them; other genes only once the masks have settled, which are then held.
 
-Axes: C conditions (different dosages), T perturbations, P = T + 1 rows (the last is `common`), G
-genes.
+Axes: C conditions (different dosages), T perturbations, P = T + 1 rows (the last is `common`), R
+of these rows, G genes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from samsvae_core.models.device_rows import Cells
@@ -26,50 +27,59 @@ from samsvae_core.models.direct import ACTIVE, DirectEffects, Posterior, lifted
 from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.models.shrinkage import activity, shrink
 from samsvae_core.training.config import TrainConfig
+from samsvae_core.training.direct_sums import MOST_TABLE, add, observe, rest_of, weights
 
 N_EARLY, N_LATE = 8, 12  # sweeps before and after the masks have settled
 FIRST = (64, 32)  # and at these parts of the steps before, for what all perturbations share
 SETTLED = 0.25  # share of the steps after annealing until masks are held
 MOST_SHARE = 0.1  # of the states that steps decode, at most decoded again by sweeps
 MOST_STATES = 512  # basal states at which a condition is decoded
-CELLS_AT_ONCE = 4096
 VALUES_AT_ONCE = 2**21  # states x genes
+ROWS_AT_ONCE = 2**22  # values of rows x genes held in double precision
+TINY = 1e-9  # least sum of squared dosages that tells anything
+COUNTED = 20  # counts, seen and expected, from which a ratio says where a row lies
 HALF = 0.5  # counts added to observed and expected, so that none is zero
-MOST_TABLE = 2**28  # conditions x genes above which depths are not kept
 FEWEST_SHARED = 8  # perturbations from which it can be told what all of them share
 MOST_SHARED = 1000  # of them, those with most cells, from which it is told
-DOMINANT = 0.2  # share of the transcripts from which a gene dominates its cell
 PRICE = 6.0  # nats asked of an entry beyond its width: prior odds of one in four hundred
 MOST_OF_SHARE = 0.99  # share of the transcripts that a gene is taken to have at most
+TABLES = 8  # P x G: four of `Observed`, three of `Expected`, and the means that training reads
 
 
 def settled_after(model: SAMSVAE, config: TrainConfig) -> int:
     """Return the step after which masks are held and every gene may have a direct effect."""
     settled = SETTLED if model.asks_evidence else 0.0
-    share = min(1.0, config.anneal)  # infinite where masks never settle
+    # nothing is annealed in the published setting, and masks learn as long as in ours
+    share = min(1.0, config.anneal or TrainConfig.anneal)  # infinite where masks never settle
     return int((share + settled * (1 - share)) * config.steps)
 
 
-class Observed(NamedTuple):
-    """What the training cells hold; values are weighted by how much a cell tells of a gene."""
+def memory_needed(n_perturbations: int, n_genes: int, n_conditions: int) -> int:
+    """Return the bytes that sweeps hold at their peak, in tables of perturbations x genes.
 
-    dosages: Float[Tensor, "C T"]
-    given: Float[Tensor, "C P"]  # the same with `common`
-    library: Float[Tensor, " C"]
-    cells: Float[Tensor, " C"]
-    control: Bool[Tensor, " C"]  # or all, where there is no control
-    spread: Float[Tensor, " G"]  # variance of a cell is m + spread m^2; of values, spread
-    share: Float[Tensor, " G"]  # of all transcripts, or of those of genes that do not dominate
-    dominant: Bool[Tensor, " G"]  # genes that make up much of a cell
-    depth: Float[Tensor, "C G"] | None  # weighted libraries; None where too large to keep
-    total: Float[Tensor, "P G"]  # sum of weighted values, times dosages
-    base: Float[Tensor, " G"]  # the same of control
-    mean: Float[Tensor, "P G"]  # of `total`, if nothing had an effect
-    base_mean: Float[Tensor, " G"]
-    variance: Float[Tensor, "P G"]  # the same
-    base_variance: Float[Tensor, " G"]
-    single: Float[Tensor, "P G"]  # the part of the variance that single molecules make
-    base_single: Float[Tensor, " G"]
+    It is the same for own targets only, since what all perturbations share is of all genes.
+    """
+    depths = n_conditions * n_genes
+    values = TABLES * (n_perturbations + 1) * n_genes + (depths if depths <= MOST_TABLE else 0)
+    return 4 * values
+
+
+class Expected(NamedTuple):
+    """What the model expects of `Observed.total` and `.base`."""
+
+    total: Float[Tensor, "P G"]
+    square: Float[Tensor, "P G"]  # the same with squared dosages
+    overlap: Float[Tensor, "P G"]  # the same with dosages times the sum of all of the cell's
+    base: Float[Tensor, " G"]
+
+
+class Missed(NamedTuple):
+    """What cells hold of some rows; in natural-log units or those of the data, at dosage 1."""
+
+    whole: Float[Tensor, "R G"]  # effect, with what all perturbations share
+    se: Float[Tensor, "R G"]
+    scale: Float[Tensor, "R G"]  # of it, a shared effect of 1: 1 / dosage
+    damp: Float[Tensor, "R G"]  # share of the way to go
 
 
 class DirectFit:
@@ -84,13 +94,17 @@ class DirectFit:
         self.is_counts = model.config.likelihood == "counts"
         by_panel = self.is_counts and not model.config.other_genes
         self.observed = observe(self.direct, cells, self.is_counts, by_panel)
-        self.direct.most = max(1, int((self.observed.given != 0).sum(1).max()))
+        self.unit: Tensor | float = 1.0  # of effects, as `shrinkage` expects them
+        if not self.is_counts:
+            self.unit = self.observed.spread.sqrt().clamp_min(1e-9)
+        self.direct.most = self.observed.conditions.most
         self.direct.trained = self.direct.table(self.direct.mean)
         self.plan(config)
 
     def plan(self, config: TrainConfig) -> None:
         """Choose when to sweep, and at how many basal states."""
-        budget = MOST_SHARE * config.steps * config.batch_size / len(self.observed.cells)
+        n_conditions = len(self.observed.conditions.first)
+        budget = MOST_SHARE * config.steps * config.batch_size / n_conditions
         n_sweeps = N_EARLY + N_LATE
         self.n_states = int(min(MOST_STATES, max(1, budget // n_sweeps)))
         share = min(1.0, budget / n_sweeps)
@@ -122,65 +136,142 @@ class DirectFit:
         """Find the posterior anew, and step towards it."""
         trained = direct.trained
         assert trained is not None
-        change, se, of_control, damp = self.misses(direct)
-        whole = trained + change
-        whole[:-1] += trained[-1]  # what all share included
-        whole = whole - self.gauge(whole)
         everything = step >= self.late and self.model.config.direct_effects == "sparse"
-        own = step >= self.first_own
-        unit = 1.0 if self.is_counts else self.observed.spread.sqrt().clamp_min(1e-9)
-        found = posterior(direct, whole / unit, se / unit, of_control / unit, own, everything)
-        mean, sd = unit * found.mean, unit * found.sd
-        mean = trained + damp * (mean - trained)
-        direct.keep(found._replace(mean=mean, sd=sd), unit)
-        trained.copy_(direct.table(direct.mean))  # in place, as a recorded step reads it
+        found = self.posterior(direct, trained, step >= self.first_own, everything)
+        direct.keep(found, self.unit)
+        trained.zero_()  # in place, as a recorded step reads it
+        trained[direct.row, direct.gene] = direct.mean
 
-    def misses(self, direct: DirectEffects) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return what the model misses of each row and gene, its standard error, the part of that
-        which all rows share with control, and a damping.
+    def posterior(
+        self, direct: DirectEffects, trained: Float[Tensor, "P G"], with_own: bool, everything: bool
+    ) -> Iterator[Posterior]:
+        """Yield the posterior of all rows in blocks, that of what all share last.
+
+        Own targets have a prior of their own, that of their family: they are expected to move. They
+        are left at zero unless `with_own` is asked for, and all others unless `everything` is.
+        """
+        expected = self.expected(direct)
+        shared = self.shared(expected, trained)
+        n = direct.n_perturbations
+        blocks = torch.arange(n, device=trained.device).split(
+            max(1, ROWS_AT_ONCE // direct.n_genes)
+        )
+        own = self.of_own(direct, expected, trained, shared.mean[0]) if with_own else None
+        for rows in blocks:
+            missed = self.missed(expected, trained, rows)
+            alone = (missed.whole - missed.scale * shared.mean) / self.unit
+            mean, sd, probability, kl = torch.zeros(4, *alone.shape, device=alone.device)
+            if everything:
+                se = missed.se / self.unit
+                for table, part in zip((mean, sd, kl), shrunk(alone, se), strict=True):
+                    table.copy_(part)
+                probability = activity(alone, se, PRICE)
+            if own is not None:
+                here = (direct.own[rows] >= 0).nonzero()[:, 0]
+                genes = direct.own[rows[here]]
+                for table, part in zip((mean, sd, probability, kl), own, strict=True):
+                    table[here, genes] = part[rows[here]]
+            mean, sd = mean * self.unit, sd * self.unit
+            before = trained[rows]
+            yield Posterior(before + missed.damp * (mean - before), sd, probability, kl)
+        yield shared
+
+    def of_own(
+        self,
+        direct: DirectEffects,
+        expected: Expected,
+        trained: Float[Tensor, "P G"],
+        shared: Float[Tensor, " G"],
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return mean, sd, probability and KL of own targets, one per perturbation."""
+        unit = torch.as_tensor(self.unit, device=trained.device).expand(direct.n_genes)
+        estimate = torch.zeros(direct.n_perturbations, device=trained.device)
+        se = torch.full_like(estimate, torch.inf)
+        targeted = (direct.own >= 0).nonzero()[:, 0]
+        for rows in targeted.split(max(1, ROWS_AT_ONCE // direct.n_genes)):
+            missed, at = self.missed(expected, trained, rows), direct.own[rows, None]
+            alone = missed.whole - missed.scale * shared
+            estimate[rows] = (alone / unit).gather(1, at)[:, 0]
+            se[rows] = (missed.se / unit).gather(1, at)[:, 0]
+        found = shrink(estimate[None], se[None])
+        probability = activity(estimate[:, None], se[:, None], 0.0)[:, 0]
+        mean, sd, kl = (part[0].float() for part in (found.mean, found.sd, found.kl))
+        return mean, sd, probability, kl
+
+    def shared(self, expected: Expected, trained: Float[Tensor, "P G"]) -> Posterior:
+        """Return the posterior of what all perturbations share, one row.
+
+        It is kept only where it stands out, since control's sampling error is shared too.
+        """
+        seen = self.observed
+        n = seen.conditions.n_cells[:-1]
+        rows = n.topk(min(MOST_SHARED, len(n))).indices.sort().values
+        rows = rows[n[rows] > 0]
+        nothing = torch.zeros(1, trained.shape[1], device=trained.device)
+        if len(rows) < FEWEST_SHARED:
+            return Posterior(*[nothing] * 4)
+        missed = self.missed(expected, trained, rows)
+        of_control = self.control_error()
+        estimate, error = common(missed.whole / missed.scale, missed.se / missed.scale, of_control)
+        estimate, error = (estimate / self.unit)[None], (error / self.unit)[None]
+        probability = activity(estimate, error, PRICE)
+        probability = probability.where(probability > ACTIVE, 0.0)
+        mean, sd, kl = (part * (probability > 0) for part in shrunk(estimate, error))
+        return Posterior(mean * self.unit, sd * self.unit, probability, kl)
+
+    def missed(
+        self, expected: Expected, trained: Float[Tensor, "P G"], rows: Int[Tensor, " R"]
+    ) -> Missed:
+        """Compare what cells hold of some rows with what is expected.
 
         Each entry is changed as if the others stayed. Where cells have several perturbations, the
         change is damped by the share of the row's cells in the sum over all their perturbations, so
         that together they do not overshoot.
         """
         seen = self.observed
-        total, square, overlap, base = self.expected(direct)
-        if not self.is_counts:
-            of_control = (seen.base - base) / seen.base_mean
-            square = square.clamp_min(1e-9)
-            change = (seen.total - total - of_control * seen.mean) / square
-            of_control = seen.base_variance.sqrt() / seen.base_mean
-            se = (seen.variance + (seen.mean * of_control).square()).sqrt() / square
+        total, square = expected.total[rows], expected.square[rows]
+        mean, variance = seen.mean[rows], seen.variance[rows]
+        if self.is_counts:
+            ratio = ((seen.total[rows] + HALF) / (total + HALF)).log()
+            scale = (total / square).where(square > TINY, 1.0)
+            change, se = ratio * scale, self.errors(total, rows) * scale
         else:
-            level = (seen.base + HALF) / (base + HALF)  # what is missed of control
-            total, square, overlap = total * level, square * level, overlap * level
-            ratio = ((seen.total + HALF) / (total + HALF)).log()
-            change = ratio * total / square.clamp_min(1e-9)
-            se, of_control = self.errors(total)
-        se[seen.given.T @ seen.cells < 1] = torch.inf
-        damp = (square / overlap.clamp_min(1e-9)).clamp_max(1)
-        damp[-1] = 1
-        return change, se, of_control, damp
+            of_control = (seen.base - expected.base) / seen.base_mean
+            scale = (mean / square).where(square > TINY, 1.0)
+            change = (seen.total[rows] - total - of_control * mean) / square.clamp_min(TINY)
+            error = (variance + (mean * self.control_error()).square()).sqrt()
+            se = error / square.clamp_min(TINY)
+        se[seen.conditions.n_cells[rows] == 0] = torch.inf
+        whole = trained[rows] + change + scale * trained[-1]
+        damp = (square / expected.overlap[rows].clamp_min(TINY)).clamp_max(1)
+        return Missed(whole - self.gauge(whole, mean + seen.total[rows]), se, scale, damp)
 
-    def errors(
-        self, total: Float[Tensor, "P G"]
-    ) -> tuple[Float[Tensor, "P G"], Float[Tensor, " G"]]:
-        """Return the standard error of the log ratio, and the part of it that is control's.
-
-        It is taken at the level between seen and expected.
-
-        In a softmax, a logit changes its own share by 1 - share of what it changes alone.
-        """
+    def control_error(self) -> Float[Tensor, " G"]:
+        """Return the part of the standard errors that is control's, the same in all rows."""
         seen = self.observed
-        own = relative_variance(seen.total, total, seen.mean, seen.single, seen.variance)
+        if not self.is_counts:
+            return seen.base_variance.sqrt() / seen.base_mean
         base = relative_variance(
             seen.base, seen.base, seen.base_mean, seen.base_single, seen.base_variance
         )
-        of_logit = 1 - seen.share.clamp_max(MOST_OF_SHARE)
-        se, of_control = ((own + base).sqrt() / of_logit, base.sqrt() / of_logit)
-        return se.where(seen.share > 0, torch.inf), of_control
+        return base.sqrt() / self.of_logit()
 
-    def gauge(self, whole: Float[Tensor, "P G"]) -> Float[Tensor, "P 1"] | float:
+    def of_logit(self) -> Float[Tensor, " G"]:
+        """Return how a gene's share changes with its logit, of what it changes alone: 1 - share."""
+        return 1 - self.observed.share.clamp_max(MOST_OF_SHARE)
+
+    def errors(self, total: Float[Tensor, "R G"], rows: Int[Tensor, " R"]) -> Float[Tensor, "R G"]:
+        """Return the standard error of the log ratio, at the level between seen and expected."""
+        seen = self.observed
+        given = (seen.total, seen.mean, seen.single, seen.variance)
+        found, mean, single, variance = (table[rows] for table in given)
+        own = relative_variance(found, total, mean, single, variance)
+        se = (own / self.of_logit().square() + self.control_error().square()).sqrt()
+        return se.where(seen.share > 0, torch.inf)
+
+    def gauge(
+        self, whole: Float[Tensor, "R G"], counts: Float[Tensor, "R G"]
+    ) -> Float[Tensor, "R 1"] | float:
         """Return the constant of each row that a softmax cannot tell: its median.
 
         Shares do not change if a constant is added to all logits, and so the one is taken that
@@ -188,53 +279,55 @@ class DirectFit:
         """
         if not self.is_counts or self.model.config.other_genes:
             return 0.0
-        seen = self.observed
-        known = whole.where(seen.mean + seen.total > 20, torch.nan)  # counts that tell a ratio
+        known = whole.where(counts > COUNTED, torch.nan)
         return known.nanmedian(1, keepdim=True).values.nan_to_num(0)
 
-    def expected(self, direct: DirectEffects) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return what the model expects of `Observed.total` and `.base`.
-
-        Between them stand the same sum with squared dosages, and with dosages times the sum of all
-        dosages of the cell.
-        """
+    def expected(self, direct: DirectEffects) -> Expected:
+        """Return what the model expects of the cells, without knowing their states."""
         model, seen = self.model, self.observed
         z = torch.randn(self.n_states, model.config.n_latent, device=model.device)
-        total, square, overlap = torch.zeros(3, *seen.total.shape, device=model.device)
+        total, square = torch.zeros(2, *seen.total.shape, device=model.device)
+        several = seen.conditions.most > 2  # else each cell has one perturbation
+        overlap = torch.zeros_like(total) if several else square
         base = torch.zeros_like(seen.base)
-        size = max(1, VALUES_AT_ONCE // (self.n_states * direct.n_genes))
-        for rows in torch.arange(len(seen.cells), device=model.device).split(size):
-            D, given = seen.dosages[rows], seen.given[rows]
-            means = model.decoded_means(z, model.mean_shift(D))
-            kind = model.has_shares, model.config.other_genes
-            mean = lifted(means, direct.mean_offset(D), *kind)
+        kind = model.has_shares, model.config.other_genes
+        indices = torch.arange(len(seen.conditions.first), device=model.device)
+        for index in indices.split(max(1, VALUES_AT_ONCE // (self.n_states * direct.n_genes))):
+            D = seen.conditions.dosages(index)
+            mean = lifted(model.decoded_means(z, model.mean_shift(D)), direct.mean_offset(D), *kind)
             if seen.dominant.any():
-                mean = mean.where(seen.dominant, mean / rest_of(mean, seen.dominant)).mean(-2)
-            else:
-                mean = mean.mean(-2)
-            mean = mean * self.depths(rows)
-            total += given.T @ mean
-            weight = mean if self.is_counts else self.depths(rows)
-            square += given.square().T @ weight
-            several = given[:, :-1].sum(1, keepdim=True)
-            overlap += (given * several).T @ weight
-            base += mean[seen.control[rows]].sum(0)
-        return total, square, overlap, base
+                mean = mean.where(seen.dominant, mean / rest_of(mean, seen.dominant))
+            mean = mean.mean(-2) * self.depths(index)
+            given = direct.rows_given(D)
+            weight = mean if self.is_counts else self.depths(index)
+            add(total, given, mean)
+            add(square, given.square(), weight)
+            if several:
+                add(overlap, given * D.sum(1, keepdim=True), weight)
+            base += mean[seen.conditions.control[index]].sum(0)
+        if self.is_counts:
+            level = (seen.base + HALF) / (base + HALF)  # what is missed of control
+            for table in (total, square, overlap) if several else (total, square):
+                table *= level
+        return Expected(total, square, overlap, base)
 
-    def depths(self, rows: Tensor) -> Float[Tensor, "c G"]:
+    def depths(self, index: Int[Tensor, " c"]) -> Float[Tensor, "c G"]:
         """Return the weighted libraries of some conditions."""
         seen = self.observed
         if seen.depth is not None:
-            return seen.depth[rows]
+            return seen.depth[index]
+        library, cells = (t[index, None] for t in (seen.conditions.library, seen.conditions.cells))
         if not self.is_counts:
-            return seen.library[rows, None].expand(-1, len(seen.share))
-        library = (seen.library / seen.cells)[rows, None]
-        return seen.library[rows, None] * weights(library, seen.spread, seen.share)
+            return library.expand(-1, len(seen.share))
+        return library * weights(library / cells, seen.spread, seen.share)
 
 
-def rest_of(x: Float[Tensor, "*B G"], dominant: Bool[Tensor, " G"]) -> Float[Tensor, "*B 1"]:
-    """Return the sum over the genes that do not dominate."""
-    return x[..., ~dominant].sum(-1, keepdim=True)
+def shrunk(
+    estimate: Float[Tensor, "R G"], se: Float[Tensor, "R G"]
+) -> tuple[Float[Tensor, "R G"], Float[Tensor, "R G"], Float[Tensor, "R G"]]:
+    """Return mean, sd and KL of `shrink`, in single precision."""
+    found = shrink(estimate, se)
+    return found.mean.float(), found.sd.float(), found.kl.float()
 
 
 def relative_variance(
@@ -251,148 +344,18 @@ def relative_variance(
     return single / mean / between + (variance - single).clamp_min(0) / mean.square()
 
 
-def weights(
-    library: Float[Tensor, "N 1"], spread: Float[Tensor, " G"], share: Float[Tensor, " G"]
-) -> Float[Tensor, "N G"]:
-    """Return what a cell weighs: the mean of its count over the variance, up to its library."""
-    return 1 / (1 + spread * share * library)
-
-
-def observe(direct: DirectEffects, cells: Cells, is_counts: bool, by_panel: bool) -> Observed:
-    """Sum the training cells by condition and perturbation; four passes over them.
-
-    `by_panel` says that libraries are totals of the panel. Then a gene that makes up much of each
-    cell would blur all others by its own fluctuations, so they are counted in shares of the rest,
-    which a softmax leaves unchanged.
-    """
-    device, n_genes = cells.device, direct.n_genes
-    blocks = torch.arange(len(cells), device=device).split(CELLS_AT_ONCE)
-    which, first = conditions(direct, cells, blocks)
-    dosages = torch.cat([cells.dosages[i] for i in first.split(CELLS_AT_ONCE)])
-    given = direct.rows_given(dosages)
-    n = torch.bincount(which, minlength=len(first)).float()
-    own = cells.library if is_counts else torch.ones_like(cells.library)
-    library = torch.zeros_like(n).index_add_(0, which, own[:, 0])
-    control = ~(dosages != 0).any(1)
-    control = control if control.any() else torch.ones_like(control)
-    kept = len(n) * n_genes <= MOST_TABLE
-    pooled = torch.zeros(n_genes, device=device)
-    for index in blocks:
-        pooled += cells.counts[index].sum(0)
-    dominant = pooled / own.sum() > DOMINANT if by_panel else pooled < 0
-
-    def libraries(index: Tensor, x: Tensor) -> Tensor:
-        """The library of each cell, for a gene that does not dominate without those that do."""
-        if not dominant.any():
-            return own[index]
-        return own[index].where(dominant, rest_of(x, dominant))
-
-    sums, depths = torch.zeros(2, len(n) if kept else 1, n_genes, device=device)
-    for index in blocks:
-        x, at = cells.counts[index], which[index] if kept else torch.zeros_like(index)
-        sums.index_add_(0, at, x)
-        depths.index_add_(0, at, libraries(index, x).expand_as(x))
-    means = sums / depths.clamp_min(1e-9)
-    share = sums.sum(0) / depths.sum(0).clamp_min(1e-9)
-    excess, weight = torch.zeros(2, n_genes, dtype=torch.float64, device=device)
-    for index in blocks:
-        x, at = cells.counts[index], which[index] if kept else torch.zeros_like(index)
-        m = means[at] * libraries(index, x)
-        excess += ((x - m).square() - (m if is_counts else 0)).double().sum(0)
-        weight += (m.square() if is_counts else torch.ones_like(m)).double().sum(0)
-    spread = (excess / weight.clamp_min(1e-12)).clamp_min(0).float()
-    depth = torch.zeros(len(n), n_genes, device=device) if kept else None
-    of_rows = torch.zeros(4, *direct.shape, device=device)  # value, mean, variance, single
-    of_control = torch.zeros(4, n_genes, device=device)
-    for index in blocks:
-        x, at = cells.counts[index], which[index]
-        lib = libraries(index, x)
-        w = weights(lib, spread, share) if is_counts else torch.ones_like(x)
-        m = lib * share if is_counts else torch.ones_like(x)
-        single = w.square() * m if is_counts else torch.zeros_like(x)
-        v = single + spread * (w * m).square()
-        rows, plain = given[at], control[at]
-        for k, values in enumerate((w * x, w * m, v, single)):
-            of_rows[k] += (rows if k < 2 else rows.square()).T @ values
-            of_control[k] += values[plain].sum(0)
-        if depth is not None:
-            depth.index_add_(0, at, w * lib)
-    both = [table for pair in zip(of_rows, of_control, strict=True) for table in pair]
-    return Observed(dosages, given, library, n, control, spread, share, dominant, depth, *both)
-
-
-def conditions(
-    direct: DirectEffects, cells: Cells, blocks: tuple[Tensor, ...]
-) -> tuple[Tensor, Tensor]:
-    """Return the number of each cell's condition, and the first cell of each.
-
-    Rows of dosages are told apart by their product with random numbers.
-    """
-    generator = torch.Generator().manual_seed(0)
-    key = torch.rand(direct.n_perturbations, generator=generator, dtype=torch.float64)
-    keys = torch.cat([cells.dosages[i].double() @ key.to(cells.device) for i in blocks])
-    found, which = keys.unique(return_inverse=True)
-    order = torch.arange(len(cells), device=cells.device)
-    first = torch.full((len(found),), len(cells), device=cells.device)
-    return which, first.scatter_reduce_(0, which, order, "amin")
-
-
-def posterior(
-    direct: DirectEffects,
-    whole: Float[Tensor, "P G"],
-    se: Float[Tensor, "P G"],
-    of_control: Float[Tensor, " G"],
-    with_own: bool,
-    everything: bool,
-) -> Posterior:
-    """Return the posterior given estimates that include what all perturbations share.
-
-    `of_control` is the part of the standard errors that is control's, the same in all rows.
-
-    Own targets have a prior of their own, that of their family: they are expected to move. They
-    are left at zero unless `with_own` is asked for, and all other entries unless `everything` is.
-    What all share is kept only where it stands out, since control's sampling error is shared too.
-    """
-    mean, sd, probability, kl = torch.zeros(4, *whole.shape, device=whole.device)
-    shared = common(whole[:-1], se[:-1], of_control)
-    if shared is not None:
-        found = shrink(shared[0][None], shared[1][None])
-        probability[-1] = activity(shared[0][None], shared[1][None], PRICE)[0]
-        stands = probability[-1] > ACTIVE
-        mean[-1], sd[-1], kl[-1] = (table[0] * stands for table in (found.mean, found.sd, found.kl))
-    alone = whole[:-1] - mean[-1]
-    if everything:
-        found = shrink(alone, se[:-1])
-        mean[:-1], sd[:-1], kl[:-1] = found.mean, found.sd, found.kl
-        probability[:-1] = activity(alone, se[:-1], PRICE)
-    rows = (direct.own >= 0).nonzero()[:, 0]
-    if with_own and len(rows):
-        genes = direct.own[rows]
-        estimate, error = alone[rows, genes][None], se[rows, genes][None]
-        found = shrink(estimate, error)
-        mean[rows, genes], sd[rows, genes] = found.mean[0].float(), found.sd[0].float()
-        kl[rows, genes] = found.kl[0].float()
-        probability[rows, genes] = activity(estimate.T, error.T, 0.0)[:, 0]
-    return Posterior(mean, sd, probability, kl)
-
-
 def common(
-    whole: Float[Tensor, "T G"], se: Float[Tensor, "T G"], of_control: Float[Tensor, " G"]
-) -> tuple[Float[Tensor, " G"], Float[Tensor, " G"]] | None:
+    whole: Float[Tensor, "R G"], se: Float[Tensor, "R G"], of_control: Float[Tensor, " G"]
+) -> tuple[Float[Tensor, " G"], Float[Tensor, " G"]]:
     """Return what most perturbations share, the weighted median, with its standard error.
 
-    A median is not moved by the effects of a minority, which are no part of it. None with too few
-    perturbations.
+    A median is not moved by the effects of a minority, which are no part of it.
     """
     own = (se.square() - of_control.square()).clamp_min(1e-12)
     precision = (1 / own).where(se.isfinite(), 0.0)
-    rows = precision.sum(1).topk(min(MOST_SHARED, len(whole))).indices
-    rows = rows[precision[rows].any(1)]
-    if len(rows) < FEWEST_SHARED:
-        return None
-    values, order = whole[rows].sort(0)
-    weight = precision[rows].gather(0, order).cumsum(0)
-    middle = (weight < weight[-1] / 2).sum(0).clamp_max(len(rows) - 1)
+    values, order = whole.sort(0)
+    weight = precision.gather(0, order).cumsum(0)
+    middle = (weight < weight[-1] / 2).sum(0).clamp_max(len(whole) - 1)
     median = values.gather(0, middle[None])[0]
     of_median = torch.pi / 2 / weight[-1].clamp_min(1e-12)  # of Normals
     return median, (of_median + of_control.square()).sqrt()
