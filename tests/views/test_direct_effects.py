@@ -311,3 +311,16 @@ def test_overview_counts_what_stands_out_and_what_all_cells_share(models, tiny, 
     rewritten(opening.load(models / "tiny"), "shared.csv", shared)
     text = words(opened("overview"))
     assert f"share, against control, a change of *{tiny.genes[0]}* +0.40 (natural log)" in text
+
+
+def test_one_without_a_mechanism_is_compared_by_its_direct_effects(models, tiny):
+    used = interpretation.matrix(tiny.masks, "active").any(axis=1)
+    name = next(p for p in tiny.direct.loc[tiny.direct["active"], "perturbation"] if not used[p])
+    page = opened("perturbation", {"p": name, "perturbation_tab": "Perturbations like it"})
+    assert finished(page)
+    table = table_with(page, "r_observed").set_index("perturbation")
+    assert "cosine" not in table
+    shifts = pd.DataFrame({p: compose(tiny, {p: 1.0}).table["shift"] for p in used.index})
+    expected = shifts.corr()[name].drop(name)
+    assert table["r_predicted"].to_dict() == pytest.approx(expected.to_dict(), abs=1e-3)
+    assert "its predicted shift is what its direct effects do" in words(page)
