@@ -14,7 +14,8 @@ SHIFT = (
     "figure, and the draws have the seed 0."
 )
 DOSAGE = (
-    "The latent shifts of perturbations, each times its dosage, are added up and decoded together."
+    "The latent shifts of perturbations, each times its dosage, are added up and decoded together, "
+    "and so are their direct effects, where the model has any."
 )
 INTERVAL = (
     "Intervals are 90 % intervals: the model's own, from draws of its posterior, or calibrated on "
@@ -25,8 +26,13 @@ MASK = (
     "half."
 )
 EVIDENCE = (
-    "The evidence of a mask entry is what it adds to the predictive bound of held-out cells, in "
-    "nats per cell."
+    "The evidence of a mask entry or a direct effect is what it adds to the predictive bound of "
+    "held-out cells, in nats per cell."
+)
+DIRECT = (
+    "A direct effect is what a perturbation adds to the logit of one gene outside every mechanism; "
+    "it stands out where the probability that it is unlike the others of its perturbation is above "
+    "a half."
 )
 LOADING = (
     "The loading of a gene on a mechanism is the change of its decoded expression when basal "
@@ -65,13 +71,13 @@ class Page(NamedTuple):
 
 
 TABLE = (
-    Page("overview", "Explore", (HELD_OUT, MASK, MAP)),
-    Page("perturbation", "Explore", (SHIFT, INTERVAL, MASK, EVIDENCE, OBSERVED)),
+    Page("overview", "Explore", (HELD_OUT, MASK, DIRECT, MAP)),
+    Page("perturbation", "Explore", (SHIFT, INTERVAL, MASK, DIRECT, EVIDENCE, OBSERVED)),
     Page("masks", "Explore", (MASK, EVIDENCE, MAP)),
     Page("mechanism", "Explore", (MASK, LOADING, SETS)),
-    Page("gene", "Explore", (SHIFT, INTERVAL, LOADING, OBSERVED)),
+    Page("gene", "Explore", (SHIFT, INTERVAL, LOADING, DIRECT, OBSERVED)),
     Page("cells", "Explore", (MAP,)),
-    Page("compose", "Predict", (SHIFT, DOSAGE, INTERVAL, OBSERVED)),
+    Page("compose", "Predict", (SHIFT, DOSAGE, DIRECT, INTERVAL, OBSERVED)),
     Page("partners", "Predict", (SHIFT, INTERVAL, PARTNERS)),
     Page("gene_sets", "Predict", (LOADING, SETS)),
     Page("data", "Your own screen", needs_model=False, is_kept=False),

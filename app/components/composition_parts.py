@@ -30,9 +30,16 @@ class Shown(NamedTuple):
 
 
 def named(result: Composition) -> str:
-    """Return the condition and the mechanisms left out, in short."""
-    out = composition.as_off(set(result.without)).replace(",", ", ")
-    return f"{result.condition} without M {out}" if out else result.condition
+    """Return the condition and what is left out, in short."""
+    mechanisms = composition.as_off(set(result.without)).replace(",", ", ")
+    out = [f"M {mechanisms}"] if mechanisms else []
+    out += [] if result.direct else ["direct effects"]
+    return " without ".join([result.condition, " and ".join(out)]) if out else result.condition
+
+
+def with_direct(model: Bundle, off: set[int | str]) -> bool:
+    """Return whether direct effects are in; always for a model that has none to leave out."""
+    return model.model.direct is None or composition.DIRECT not in off
 
 
 def mechanisms_of(model: Bundle, dosages: dict[str, float]) -> tuple[list[int], list[int]]:
@@ -67,7 +74,8 @@ def comparison(shown: Shown) -> None:
     dosages, off = kept
     used, others = mechanisms_of(model, dosages)
     without = [k for k in used if k in off] + (others if composition.REST in off else [])
-    other = results.composed(model, dosages, without, result.n_samples, result.cells)
+    direct = with_direct(model, off)
+    other = results.composed(model, dosages, without, result.n_samples, result.cells, direct)
     record.markdown(f"**A**: {page.plain(named(result))}. **B**: {page.plain(named(other))}.")
     table = results.difference(model, result, other)
     if not table["difference"].any():
@@ -173,8 +181,8 @@ def measured(shown: Shown) -> None:
     if result.n_observed == 0:
         record.info(not_measured(model, result))
         return
-    if result.without:
-        record.info("Mechanisms are left out, so this does not predict what was observed.")
+    if left_out := shifts.left_out(result):
+        record.info(f"{left_out} are left out, so this does not predict what was observed.")
         return
     if result.cells is not None:
         record.caption(
@@ -189,7 +197,8 @@ def interaction(shown: Shown) -> None:
     if sum(dose != 0 for dose in result.dosages.values()) < 2:
         record.info("One perturbation alone has nothing to interact with. Add another above.")
         return
-    known = table["observed_interaction"].notna().any() and not result.without
+    left_out = shifts.left_out(result)
+    known = table["observed_interaction"].notna().any() and not left_out
     unit = scale(model).unit
     bends = float(table["interaction"].abs().max())
     if bends == 0 and not known:
@@ -203,8 +212,8 @@ def interaction(shown: Shown) -> None:
             interaction_agreement(table, unit)
         else:
             why = (
-                "Mechanisms are left out, so this does not predict what was observed."
-                if result.without
+                f"{left_out} are left out, so this does not predict what was observed."
+                if left_out
                 else "To compare, the combination and each of its parts alone, at its dosage, "
                 "would have to be measured."
             )

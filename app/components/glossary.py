@@ -28,6 +28,9 @@ WORDS = {
     "Control": "Cells that received a non-targeting guide. All shifts are measured against them.",
     "Decoder": "The network that turns a latent state into the share of each gene. It is not "
     "linear: twice the latent shift need not change a gene twice as much.",
+    "Direct effect": "What a perturbation does to one gene outside every mechanism: it is added to "
+    "the gene's logit. It stands out if it is unlike the other direct effects of its perturbation "
+    "(probability above 0.5); small ones are used in predictions, too.",
     "Dosage": "How much of a perturbation: 1 is the perturbation as measured, 0 is none. Other "
     "dosages scale its latent shift, which is an extrapolation unless the data have such dosages.",
     "Effect (on a mechanism)": "Posterior mean of mask times embedding: how far a perturbation "
@@ -58,6 +61,8 @@ WORDS = {
     "too small for what the mask prior asks.",
     "Over-representation": "A test of whether a set shares more genes with the top genes than "
     "expected by chance.",
+    "Own target": "The gene that a perturbation is aimed at, if it is among the genes of the "
+    "model. Its direct effect has a prior of its own, because it is expected to move.",
     "Perturbation": "A gene knocked out, knocked down or activated in a cell.",
     "Posterior draw": "A sample of masks and embeddings from the model's posterior.",
     "Probability of sign": "The share of posterior draws with the sign of the mean.",

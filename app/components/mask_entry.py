@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -159,13 +161,28 @@ def worth(entry: pd.Series) -> str:
     )
 
 
+def beside(model: Bundle, name: str) -> str:
+    """Return a sentence on direct effects that stand out, for one without mechanisms, or ""."""
+    n = direct_counts(model).get(name, 0)
+    if not n:
+        return ""
+    return f" It has {n:,} direct effect{' that stands' if n == 1 else 's that stand'} out."
+
+
+def direct_counts(model: Bundle) -> Counter[str]:
+    """Return how many direct effects stand out, by perturbation."""
+    if model.direct is None:
+        return Counter()
+    return Counter(model.direct.loc[model.direct["active"], "perturbation"])
+
+
 def sentence(model: Bundle, name: str) -> str:
     rows = model.masks[(model.masks["perturbation"] == name) & model.masks["active"]]
     cells = int(model.perturbations.loc[name, "train"])
     if rows.empty:
         return (
             f"{page.plain(name)} uses no mechanism: with {cells:,} training cells, no effect on "
-            "these genes brought the evidence asked for."
+            f"these genes brought the evidence asked for.{beside(model, name)}"
         )
     alike = similarity.similar_perturbations(model.masks, name)
     if not model.model.has_masks:

@@ -12,6 +12,7 @@ from app.components import charts
 from app.figures import gene_plots
 from app.session import gene_set_tests, given_names
 from samsvae_core.analysis import masks
+from samsvae_core.analysis.partners import inert
 from samsvae_core.bundle.bundle import Bundle
 
 UNNAMED = "unnamed"
@@ -70,13 +71,15 @@ def strongest(model: Bundle) -> list[str]:
 def example(model: Bundle) -> list[str]:
     """Return two strong perturbations that share no mechanism, as an example to compose.
 
-    It is one if the model takes no more, and none if no perturbation uses a mechanism.
+    It is one if the model takes no more, and none if all are `inert`.
     """
     names = strongest(model)
     if model.model.has_masks:
         active = model.masks[model.masks["active"]].groupby("perturbation")["mechanism"].agg(set)
-        names = [name for name in names if name in active.index]
-        names = names[:1] + [n for n in names[1:] if not active[n] & active[names[0]]]
+        still = inert(model)
+        names = [name for name in names if name not in still]
+        of = {name: active.get(name, set()) for name in names}
+        names = names[:1] + [n for n in names[1:] if not of[n] & of[names[0]]]
     return names[: 2 if model.model.composes else 1]
 
 

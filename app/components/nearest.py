@@ -9,6 +9,7 @@ import streamlit as st
 from app.components import all_shifts, charts
 from app.session import choices, page, record, results
 from samsvae_core.analysis import similarity
+from samsvae_core.analysis.partners import inert
 from samsvae_core.bundle.bundle import Bundle
 
 N_NAMED = 3  # named per measure in a sentence
@@ -26,7 +27,7 @@ def nearest(model: Bundle, name: str) -> None:
     if n < 2:
         record.info("There is no other perturbation in this model.")
         return
-    parts, idle = [], pd.Index([])
+    parts, idle, still = [], pd.Index([]), inert(model)
     if model.model.has_shifts:
         alike = similarity.similar_perturbations(model.masks, name)
         if model.model.has_masks:
@@ -54,14 +55,16 @@ def nearest(model: Bundle, name: str) -> None:
         record.info("Switch the comparison on to see which perturbations shift genes alike.")
         return
     table = pd.concat(parts, axis=1).rename_axis("perturbation")
-    for column in {"cosine", "r_predicted"} & set(table):  # undefined for effects near zero
-        table.loc[table.index.isin(idle) | (name in idle), column] = np.nan
-    wanted = ["r_observed"] if name in idle else ["jaccard", "r_predicted", "cosine"]
+    for column, near_zero in (("cosine", idle), ("r_predicted", still)):  # undefined there
+        if column in table:
+            table.loc[table.index.isin(near_zero) | (name in near_zero), column] = np.nan
+    wanted = ["r_observed"] if name in still else ["jaccard", "r_predicted", "cosine"]
     order = [column for column in wanted if column in table]
     if order:
         table = table.sort_values(order, ascending=False, kind="stable")
-    record.markdown(nearest_in_words(table, name, name in idle))
-    neighbours(model, table.dropna(axis=1, how="all").reset_index(), name, len(idle))
+    record.markdown(nearest_in_words(table, name, name in idle, name in still))
+    counts = {"cosine": len(idle), "predicted r": len(still)}
+    neighbours(model, table.dropna(axis=1, how="all").reset_index(), name, counts)
 
 
 ALIKE = {"jaccard": "shared mechanisms", "cosine": "direction of effect"}
@@ -69,8 +72,11 @@ ALIKE |= {"r_predicted": "predicted shift", "r_observed": "observed shift"}
 FIGURE = {"jaccard": "Jaccard index", "cosine": "cosine", "r_predicted": "r", "r_observed": "r"}
 
 
-def nearest_in_words(table: pd.DataFrame, name: str, is_idle: bool) -> str:
-    """Return a sentence with the most similar perturbations by each measure."""
+def nearest_in_words(table: pd.DataFrame, name: str, is_idle: bool, is_still: bool) -> str:
+    """Return a sentence with the most similar perturbations by each measure.
+
+    An idle perturbation uses no mechanism; a still one has no direct effect that stands out either.
+    """
     found = []
     for column, what in ALIKE.items():
         if column not in table or (column == "cosine" and "jaccard" in table):
@@ -80,7 +86,12 @@ def nearest_in_words(table: pd.DataFrame, name: str, is_idle: bool) -> str:
             listed = ", ".join(f"{page.plain(other)} ({value:.2f})" for other, value in top.items())
             found.append(f"by **{what}** ({FIGURE[column]}): {listed}")
     said = f"Most alike {'; '.join(found)}." if found else "None is like it by these measures."
-    if is_idle:
+    if is_idle and not is_still:
+        return (
+            f"{page.plain(name)} uses no mechanism, so there is nothing to share; its predicted "
+            f"shift is what its direct effects do. {said}"
+        )
+    if is_still:
         return (
             f"{page.plain(name)} uses no mechanism, so there is nothing to share and next to no "
             f"predicted shift to compare. {said}"
@@ -90,7 +101,8 @@ def nearest_in_words(table: pd.DataFrame, name: str, is_idle: bool) -> str:
     return said
 
 
-def neighbours(model: Bundle, shown: pd.DataFrame, name: str, n_idle: int) -> None:
+def neighbours(model: Bundle, shown: pd.DataFrame, name: str, empty: dict[str, int]) -> None:
+    """Draw the table of neighbours; `empty` says how many effects are too small for a measure."""
     event = st.dataframe(
         shown,
         hide_index=True,
@@ -109,6 +121,7 @@ def neighbours(model: Bundle, shown: pd.DataFrame, name: str, n_idle: int) -> No
         on_click=choices.choose,
         args=(choices.PERTURBATION, other),
     )
+    lacking = [f"{measure} of {n}" for measure, n in empty.items() if n]
     record.caption(
         "Click a row for another perturbation. Each is alone, at dosage 1. "
         + (
@@ -119,9 +132,9 @@ def neighbours(model: Bundle, shown: pd.DataFrame, name: str, n_idle: int) -> No
             else ""
         )
         + (
-            f"Cosine and predicted r are empty for perturbations that use no mechanism ({n_idle} "
-            f"of {len(model.perturbations)}): their effects are near zero."
-            if n_idle
+            f"Empty where effects are near zero: {', '.join(lacking)} of "
+            f"{len(model.perturbations)} perturbations."
+            if lacking
             else ""
         )
     )

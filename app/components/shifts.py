@@ -82,7 +82,14 @@ def not_all(table: pd.DataFrame) -> str:
 
 def comparable(result: Composition) -> bool:
     """Return whether a composition predicts a measured condition, from control cells."""
-    return result.n_observed > 0 and not result.without and result.cells is None
+    return result.n_observed > 0 and not left_out(result) and result.cells is None
+
+
+def left_out(result: Composition) -> str:
+    """Return what is left out of a composition, or ""."""
+    parts = ["mechanisms"] if result.without else []
+    parts += [] if result.direct else ["direct effects"]
+    return " and ".join(parts).capitalize()
 
 
 def fit_in_words(result: Composition) -> str:
@@ -129,7 +136,20 @@ def whiskers(model: Bundle, result: Composition, kind: str | None) -> str:
         "draws plus the model's squared error for that gene, learned on validation cells",
     }
     measured = f" {DIAMONDS}" if comparable(result) else ""
-    return f"{bars}; whiskers: {meaning[kind]}.{measured} {held(model, result)}"
+    why = uncalibrated(model, result)
+    return f"{bars}; whiskers: {meaning[kind]}.{why}{measured} {held(model, result)}"
+
+
+def uncalibrated(model: Bundle, result: Composition) -> str:
+    """Return why a composition has no calibrated interval in a model that has them, or ""."""
+    if model.calibration is None or result.table["calibrated_lower"].notna().any():
+        return ""
+    left = left_out(result)
+    why = f"{left.lower()} are left out" if left else "the prediction starts from other cells"
+    return (
+        f" There is no calibrated interval, because {why}: it was checked only on whole "
+        "predictions from control cells."
+    )
 
 
 def clearness(kind: str | None) -> str:
@@ -220,6 +240,8 @@ def against_observed(model: Bundle, result: Composition) -> None:
 MEANING = {  # in the order of the table
     "gene": "As in the data file.",
     "shift": "Mean predicted shift.",
+    "through_mechanisms": "What the mechanisms do alone, log2.",
+    "direct": "What direct effects add to it; the two add up to the shift.",
     "lower": "Lower end of the model's own 90 % interval: 5th percentile of posterior draws.",
     "upper": "Upper end of the model's own 90 % interval: 95th percentile of posterior draws.",
     "calibrated_lower": "Lower end of the calibrated 90 % interval.",
@@ -237,17 +259,22 @@ MEANING = {  # in the order of the table
 }
 OF_SEVERAL = ["sum_of_singles", "interaction", "interaction_lower", "interaction_upper"]
 OF_SEVERAL += ["observed_interaction", "observed_interaction_se"]
+OF_PARTS = ["through_mechanisms", "direct"]
 
 
-def numbers(result: Composition, height: int = 420) -> None:
+def numbers(model: Bundle, result: Composition, height: int = 420) -> None:
     """Draw the table of all genes with its downloads; empty columns are left out."""
     shown = result.table.reset_index().sort_values("shift", key=np.abs, ascending=False)
     if sum(dose != 0 for dose in result.dosages.values()) < 2:
         shown[OF_SEVERAL] = np.nan  # nothing to interact with
+    if model.model.direct is None or not result.direct:
+        shown[OF_PARTS] = np.nan  # the mechanisms are all there is
     shown = shown[[name for name in MEANING if shown[name].notna().any()]]
     decimals = {
         name: st.column_config.NumberColumn(
-            name.replace("_", " "), format="%.3f", help=MEANING[name]
+            name.replace("_", " "),
+            format="%.3f",
+            help=MEANING[name].replace("log2", scale(model).unit),
         )
         for name in shown.columns
         if name != "gene"

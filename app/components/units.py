@@ -15,6 +15,7 @@ class Scale(NamedTuple):
     observed: str  # measured, beside it
     average_effect: str  # on Overview
     loading: str
+    direct: str  # the unit of a direct effect
 
 
 COUNTS = Scale(
@@ -25,6 +26,7 @@ COUNTS = Scale(
     observed="pooled counts",
     average_effect="mean over cells of log2(1 + 1e4 x / total), minus that of control",
     loading="change of log2(1 + 1e4 p)",
+    direct="natural log",
 )
 VALUES = Scale(
     unit="units of the data",
@@ -33,6 +35,7 @@ VALUES = Scale(
     observed="mean values",
     average_effect="mean over cells of the values in the file, minus that of control",
     loading="change of the mean value, in the units of the data file,",
+    direct="units of the data",
 )
 
 

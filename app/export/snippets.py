@@ -15,6 +15,7 @@ def as_python(model: Bundle, result: Composition, condition: str = "") -> str:
     """
     arguments = [f"without={list(result.without)!r}"]
     arguments += [f"n_samples={result.n_samples}", f"seed={result.seed}"]
+    arguments += [] if result.direct else ["direct=False"]
     names = "compose, load"
     if condition:
         names = "cells_of, compose, load"
@@ -38,4 +39,5 @@ def as_command(model: Bundle, result: Composition, condition: str = "") -> str:
         parts += ["--without", str(k)]
     parts += ["--samples", str(result.n_samples), "--seed", str(result.seed)]
     parts += ["--start-from", condition] if condition else []
+    parts += [] if result.direct else ["--no-direct"]
     return shlex.join([*parts, "--output", "shift.csv"])

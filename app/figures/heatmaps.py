@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -21,6 +23,7 @@ def mask_map(
     titles: dict[int, str] | None = None,
     cells: pd.Series | None = None,
     line: pd.DataFrame | None = None,
+    notes: Mapping[str, str] = MappingProxyType({}),
 ) -> go.Figure:
     """Return a map of perturbations x mechanisms, with a marker over each cell to take clicks.
 
@@ -29,7 +32,7 @@ def mask_map(
     magnitude. `marks` are symbols to write into cells; effects get their sign. Each marker has
     "perturbation|mechanism" as its customdata and the mechanism's title from `titles` in its hover.
     On the right are the training `cells` of each row, as bars, and the `line` of the clustering
-    tree.
+    tree. `notes` are texts for the hover of some rows, by perturbation.
     """
     signed = value in SIGNED
     values = wide.to_numpy(dtype=float)
@@ -59,6 +62,9 @@ def mask_map(
         "not tried" if np.isnan(v) else f"{v:+.2f}" if signed else f"{v:.3f}"
         for v in values.ravel()
     ]
+    if notes:
+        more = [f"<br>{notes[name]}" if name in notes else "" for name in wide.index]
+        texts = [one + more[place // len(columns)] for place, one in enumerate(texts)]
     hover = "%{y}, mechanism %{x}<br>" + value + " %{text}<extra></extra>"
     figure = clickable(heat, marks, clicks, texts, hover, dark)
     figure.update_yaxes(type="category")

@@ -1,4 +1,4 @@
-"""The widgets of a composition: dosages, mechanism switches, and the starting cells."""
+"""The widgets of a composition: dosages, switches of its parts, and the starting cells."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from app.session import access
 from app.session.choices import taken
 from app.session.composition import (
     CONTROL,
+    DIRECT,
     MAX_DOSAGE,
     REST,
     SELECTED,
@@ -19,6 +20,7 @@ from app.session.composition import (
     shortened,
 )
 from app.session.markdown import plain
+from app.session.url import put
 from samsvae_core.bundle.bundle import Bundle
 
 
@@ -95,6 +97,19 @@ def switches(used: list[int], others: list[int], titles: Mapping[int, str]) -> l
     )
     left_out = [k for k in used if k in off]
     return sorted([*left_out, *(others if REST in off else [])])
+
+
+def direct_switch(about: str) -> bool:
+    """Draw the switch of direct effects and return whether they are in; `about` tells of them."""
+
+    @access.errors()
+    def changed() -> None:
+        off = st.session_state["compose_off"] - {DIRECT}
+        st.session_state["compose_off"] = off if st.session_state[key] else off | {DIRECT}
+
+    key = "compose_direct"
+    put(key, DIRECT not in st.session_state["compose_off"])
+    return st.toggle("Direct effects", key=key, on_change=changed, help=about)
 
 
 def start(model: Bundle, conditions: Mapping[str, int]) -> str:

@@ -19,12 +19,13 @@ from samsvae_core.bundle.bundle import Bundle
 
 MAX_DOSAGE = 2.0
 REST = "rest"  # the mechanisms that none of the chosen perturbations uses
+DIRECT = "direct"  # the direct effects, switched off as mechanisms are
 CONTROL, SELECTED = "control cells", "cells selected on Cells"  # where a composition starts
 MOST_STEPS = 100  # compositions kept for undo
 
 
 class CompositionQuery(NamedTuple):
-    """A composition as the address holds it: c=STAT1:1,SMAD4:0.5&off=0,rest&from=STAT1."""
+    """A composition as the address holds it: c=STAT1:1,SMAD4:0.5&off=0,rest,direct&from=STAT1."""
 
     c: str = ""
     off: str = ""
@@ -73,11 +74,11 @@ def say_changed(link: str) -> None:
 
 
 def read_off(link: str) -> set[int | str]:
-    """Return the mechanisms switched off in a link such as 0,3,5-9,rest."""
+    """Return what is switched off in a link such as 0,3,5-9,rest,direct."""
     found: set[int | str] = set()
     for part in link.split(","):
-        if part == REST:
-            found.add(REST)
+        if part in (REST, DIRECT):
+            found.add(part)
         elif match := re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part):
             first, last = int(match[1]), int(match[2] or match[1])
             found |= set(range(first, last + 1))
@@ -85,13 +86,13 @@ def read_off(link: str) -> set[int | str]:
 
 
 def as_off(off: set[int | str]) -> str:
-    """Return mechanisms as `read_off` reads them, with three or more in a row as a range."""
+    """Return what is off as `read_off` reads it, with three or more in a row as a range."""
     numbers = sorted(k for k in off if isinstance(k, int))
     parts: list[str] = []
     for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
         ks = [k for _, k in run]
         parts += [f"{ks[0]}-{ks[-1]}"] if len(ks) > 2 else map(str, ks)
-    return ",".join([*parts, *([REST] if REST in off else [])])
+    return ",".join([*parts, *(word for word in (REST, DIRECT) if word in off)])
 
 
 def show_mix(mix: CompositionQuery) -> None:
@@ -108,7 +109,7 @@ def initial_mix(model: Bundle, most: int = MAX_PERTURBATIONS) -> None:
     """Set the widgets to the composition in a followed link, else to the one before.
 
     Names that this model does not know, or beyond the `most` it takes, are left out with a message.
-    A change of model clears the mechanisms switched off and the starting cells.
+    A change of model clears what is switched off, and the starting cells.
     """
     known = [str(name) for name in model.perturbations.index]
     asked = followed("c", "off", "from")
@@ -165,8 +166,9 @@ def shortened(name: str, longest: int = 28) -> str:
 
 
 @access.errors()
-def switch_all(on: bool, used: list[int]) -> None:
-    st.session_state["compose_off"] = set() if on else {*used, REST}
+def switch_all(on: bool, names: list[int | str]) -> None:
+    """Switch all of these on or off; a callback."""
+    st.session_state["compose_off"] = set() if on else set(names)
 
 
 def start_from_control() -> None:
@@ -217,7 +219,7 @@ def step(by: int) -> None:
 
 @access.errors()
 def start_over() -> None:
-    """Clear the composition: all mechanisms in, starting from control cells; a callback."""
+    """Clear the composition: nothing switched off, starting from control cells; a callback."""
     show_mix(CompositionQuery())
 
 
@@ -239,9 +241,9 @@ def compared(
 ) -> tuple[dict[str, float], set[int | str]] | None:
     """Return the composition to compare with, from a link or from before, or None.
 
-    It is dosages by name and the mechanisms switched off; the address holds b=STAT1:1&boff=0, as c
-    and off. A composition that this model cannot make gets a message. Mechanisms switched off only
-    count in the model where the composition was kept.
+    It is dosages by name and what is switched off; the address holds b=STAT1:1&boff=0, as c and
+    off. A composition that this model cannot make gets a message. What is switched off only counts
+    in the model where the composition was kept.
     """
     if (asked := followed("b", "boff")) is not None:
         st.session_state["compared"] = Other(

@@ -53,10 +53,11 @@ def _compose(
     without: tuple[int, ...],
     n_samples: int,
     cells: tuple[str, ...] | None,
+    direct: bool,
 ) -> Composition:
     with _lock():
         model = load_bundle(path, checksum)
-        return compose.compose(model, dict(dosages), without, n_samples, cells=cells)
+        return compose.compose(model, dict(dosages), without, n_samples, cells=cells, direct=direct)
 
 
 def composed(
@@ -65,9 +66,10 @@ def composed(
     without: list[int],
     n_samples: int = 64,
     cells: tuple[str, ...] | None = None,
+    direct: bool = True,
 ) -> Composition:
     """Return the result of `compose`, cached by bundle and all arguments."""
-    key = tuple(sorted(dosages.items())), tuple(sorted(without)), n_samples, cells
+    key = tuple(sorted(dosages.items())), tuple(sorted(without)), n_samples, cells, direct
     return _compose(str(model.path), model.checksum, *key)
 
 
@@ -141,7 +143,9 @@ def _difference(
 
 def difference(model: Bundle, first: Composition, second: Composition) -> pd.DataFrame:
     """Return the result of `compare`, cached by bundle and compositions."""
-    asked = [(c.dosages, c.without, c.cells, c.n_samples, c.seed) for c in (first, second)]
+    asked = [
+        (c.dosages, c.without, c.cells, c.n_samples, c.seed, c.direct) for c in (first, second)
+    ]
     return _difference(first, second, str(model.path), model.checksum, repr(asked))
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from app.components import charts, mechanisms, shifts
+from app.components import charts, direct_effects, mechanisms, shifts
 from app.components import gene_sets as sets
 from app.components.composition_parts import (
     Shown,
@@ -47,10 +48,10 @@ def compose(model: Bundle) -> None:
         examples(model)
         return
     summary = st.container()
-    without, cells, n_samples = sum_of(model, dosages)
+    asked = sum_of(model, dosages)
     composition.keep_mix(model, dosages)
     steps(way, chosen=True)
-    result = results.composed(model, dosages, without, n_samples, cells)
+    result = results.composed(model, dosages, *asked)
     page.subject(named(result))
     with summary:
         answer(model, result)
@@ -66,7 +67,7 @@ def compose(model: Bundle) -> None:
         shifts.ranked(model, result, table, kind, n)
     with right:
         record.subheader("All genes")
-        shifts.numbers(result, gene_plots.bars_height(n) - 20)
+        shifts.numbers(model, result, gene_plots.bars_height(n) - 20)
     record.caption(f"{scale(model).shift} {shifts.whiskers(model, result, kind)}")
     PARTS[part()](Shown(model, result, table, kind, n))
 
@@ -102,6 +103,7 @@ def introduction(model: Bundle) -> str:
     return (
         "Pick one or more perturbations. Their latent shifts add up, and the decoder turns the sum "
         "into a shift of each gene."
+        + ("" if model.model.direct is None else " Direct effects on single genes are added.")
     )
 
 
@@ -153,27 +155,30 @@ def steps(way: DeltaGenerator, chosen: bool) -> None:
         )
 
 
-def sum_of(
-    model: Bundle, dosages: dict[str, float]
-) -> tuple[list[int], tuple[str, ...] | None, int]:
-    """Draw what goes into the sum; return mechanisms left out, starting cells, and draws."""
+class Sum(NamedTuple):
+    """What goes into the sum: the arguments of `results.composed` after the dosages."""
+
+    without: list[int]
+    n_samples: int
+    cells: tuple[str, ...] | None
+    direct: bool
+
+
+def sum_of(model: Bundle, dosages: dict[str, float]) -> Sum:
+    """Draw what goes into the sum, and return it."""
     with st.container(border=True):
         left, right = st.columns([2, 3], gap="large")
         used, others = mechanisms_of(model, dosages)
         without: list[int] = []
+        direct = True
         with left:
             if model.model.has_shifts:
                 labels = mechanisms.titles(model, used)
                 without = compose_widgets.switches(used, others, labels)
-                with st.container(horizontal=True):
-                    for label, on in (("All on", True), ("All off", False)):
-                        st.button(
-                            label,
-                            key=label.lower(),
-                            on_click=composition.switch_all,
-                            args=(on, used),
-                            type="tertiary",
-                        )
+                direct = model.direct is None or compose_widgets.direct_switch(
+                    direct_effects.about(model.direct, dosages)
+                )
+                all_switches(model, used)
             cells = starting_cells(model)
             url.unknown_option("draws", list(DRAWS), "number")
             draws = st.segmented_control(
@@ -191,7 +196,22 @@ def sum_of(
                 contributions(model, dosages, used, without, labels)
             else:
                 record.caption(f"{model.title} has no mechanisms to take out of a sum.")
-    return without, cells, DRAWS[draws or "64 draws"]
+    return Sum(without, DRAWS[draws or "64 draws"], cells, direct)
+
+
+def all_switches(model: Bundle, used: list[int]) -> None:
+    """Draw the buttons that switch every part of the sum on or off."""
+    names: list[int | str] = [*used, composition.REST]
+    names += [] if model.model.direct is None else [composition.DIRECT]
+    with st.container(horizontal=True):
+        for label, on in (("All on", True), ("All off", False)):
+            st.button(
+                label,
+                key=label.lower(),
+                on_click=composition.switch_all,
+                args=(on, names),
+                type="tertiary",
+            )
 
 
 def starting_cells(model: Bundle) -> tuple[str, ...] | None:
@@ -218,7 +238,8 @@ def contributions(
 ) -> None:
     """Draw how far each perturbation moves each mechanism, and their sum."""
     if not used:
-        record.caption("None of these perturbations uses a mechanism, so almost nothing moves.")
+        rest = "almost nothing moves" if model.direct is None else "direct effects are all they do"
+        record.caption(f"None of these perturbations uses a mechanism, so {rest}.")
         return
     effect = matrix(model.masks, "effect").loc[list(dosages), used]
     table = pd.DataFrame({name: dose * effect.loc[name] for name, dose in dosages.items()})
@@ -261,7 +282,10 @@ def examples(model: Bundle) -> None:
     names = mechanisms.example(model)
     if not names:
         record.caption(
-            "No perturbation of this model uses a mechanism, so every shift is near zero."
+            "No perturbation of this model uses a mechanism or has a direct effect that stands "
+            "out, so every shift is near zero."
+            if model.direct is not None
+            else "No perturbation of this model uses a mechanism, so every shift is near zero."
         )
         return
     st.button(
@@ -277,8 +301,8 @@ def answer(model: Bundle, result: Composition) -> None:
     """Draw whether data support the composition, and which ones do."""
     with st.container(horizontal=True):
         shifts.badge(result.support)
-        if result.without:
-            st.badge("Mechanisms left out: not a prediction of the condition", color="orange")
+        if left_out := shifts.left_out(result):
+            st.badge(f"{left_out} left out: not a prediction of the condition", color="orange")
         if result.cells is not None:
             st.badge(f"From {result.n_reference} chosen cells, not from control", color="orange")
     said = (SUPPORT[result.support], shifts.nearest_in_words(result), shifts.fit_in_words(result))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app.components import all_shifts, charts
+from app.components import all_shifts, charts, direct_effects
 from app.components.intervals import CALIBRATED, INTERVALS, OWN, interval
 from app.components.units import scale
 from app.figures import gene_plots, style
@@ -37,6 +37,7 @@ def gene(model: Bundle) -> None:
     card(model, chosen)
     record.header("Perturbations that move it")
     perturbations(model, chosen)
+    direct_effects.on_gene(model, chosen)
     record.header("Mechanisms")
     mechanisms(model, chosen)
 
@@ -258,7 +259,7 @@ def mechanisms(model: Bundle, name: str) -> None:
         return
     active = masks.active_mechanisms(model.masks)
     if not active:
-        record.info("No perturbation of this model uses a mechanism, so none moves this gene.")
+        record.info("No perturbation of this model uses a mechanism.")
         return
     rows = mechanisms_of(model, name)
     rows = rows[rows["mechanism"].isin(active)]

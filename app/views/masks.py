@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from app.components import charts, compare
-from app.components.mask_entry import MEANING, NATS, card, entries, near_misses
+from app.components.mask_entry import MEANING, NATS, card, direct_counts, entries, near_misses
 from app.figures import heatmaps, style
 from app.session import choices, page, record, url
 from samsvae_core.analysis import masks as interpretation
@@ -106,6 +106,7 @@ def drawn(
             titles,
             model.perturbations["train"].loc[rows.index],
             line if len(rows) == len(wide) else None,
+            direct_in_empty_rows(model),
         ),
         f"masks_{choice.value}",
         f"Heat map of masks, {len(rows)} perturbations by {rows.shape[1]} mechanisms",
@@ -114,6 +115,13 @@ def drawn(
     record.caption(caption(model, choice, wide))
     cells = {f"{row}|{k}" for row in model.perturbations.index for k in wide.columns}
     card(model, url.pressed("cell", charts.clicked(event), cells), titles)
+
+
+def direct_in_empty_rows(model: Bundle) -> dict[str, str]:
+    """Return, for the hover, how many direct effects perturbations without a mechanism have."""
+    used = set(model.masks.loc[model.masks["active"], "perturbation"])
+    counts = direct_counts(model)
+    return {name: f"direct effects: {n:,}" for name, n in counts.items() if name not in used}
 
 
 def part_of(wide: pd.DataFrame) -> pd.DataFrame:

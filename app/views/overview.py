@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app.components import charts, metrics_tables, tour
+from app.components import charts, direct_effects, metrics_tables, tour
 from app.components.held_out import held_out
 from app.export.items import Text
 from app.figures import maps, model_plots, style
@@ -38,6 +38,7 @@ def overview(model: Bundle) -> None:
             "Validation bound rising and active mask entries falling over epochs",
         )
         record.caption(training(model))
+        record.caption(direct_effects.in_all(model))
         charts.downloads(model.history, "history")
     with right:
         record.header("Cells")

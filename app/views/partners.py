@@ -84,8 +84,8 @@ def asked(model: Bundle) -> results.Question:
             "Also pairs with a partner that does nothing",
             key="inert",
             bind="query-params",
-            help="A perturbation that uses no mechanism moves almost nothing, so a pair with it "
-            "does what the other does alone.",
+            help=f"A perturbation that {idle_in_words(model)} moves almost nothing, so a pair with "
+            "it does what the other does alone.",
         )
     direction = DIRECTIONS[way or next(iter(DIRECTIONS))]
     return results.Question(None if given == ANY else given, unseen, direction, with_inert)
@@ -99,11 +99,18 @@ def folded_away(model: Bundle, question: results.Question) -> int:
     n = n_inert_pairs(model, question.given, question.unseen_only)
     if n:
         record.caption(
-            f"{n:,} pairs are left out, as one or both of their partners use no mechanism "
+            f"{n:,} pairs are left out, as one of their partners or both {idle_in_words(model, 2)} "
             f"({len(idle)} of {len(model.perturbations)} perturbations): such a pair does what the "
             "other does alone."
         )
     return n
+
+
+def idle_in_words(model: Bundle, n: int = 1) -> str:
+    """Return what `inert` means in this model, said of one perturbation or of `n`."""
+    use, have = ("uses", "has") if n == 1 else ("use", "have")
+    said = f"{use} no mechanism"
+    return said if model.direct is None else f"{said} and {have} no direct effect that stands out"
 
 
 def nothing(model: Bundle, question: results.Question, name: str, folded: int) -> str:
@@ -112,8 +119,8 @@ def nothing(model: Bundle, question: results.Question, name: str, folded: int) -
         return "This model has one perturbation, so there is no pair."
     if question.given in inert(model) and not question.with_inert:
         return (
-            f"{page.plain(question.given)} uses no mechanism, so with any other it does what the "
-            "other does alone. Choose another, or switch such pairs on."
+            f"{page.plain(question.given)} {idle_in_words(model)}, so with any other it does what "
+            "the other does alone. Choose another, or switch such pairs on."
         )
     if pairs_to_rank(model, question.given, question.unseen_only, question.with_inert):
         verb = VERBS[question.direction]
@@ -121,7 +128,10 @@ def nothing(model: Bundle, question: results.Question, name: str, folded: int) -
     if question.unseen_only:
         rest = " that is not left out" if folded else ""
         return f"Every such pair{rest} was trained on. Switch the filter off to see them."
-    return "No two perturbations of this model use a mechanism. Switch such pairs on to see them."
+    return (
+        f"All perturbations of this model but one at most {idle_in_words(model, 2)}. Switch such "
+        "pairs on to see them."
+    )
 
 
 def listed(model: Bundle) -> tuple[list[str], str]:

@@ -1,4 +1,4 @@
-"""The page Perturbation: the mechanisms it uses, the genes it moves, and others like it."""
+"""The page Perturbation: its own gene, mechanisms, direct effects, shift, and others like it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app.components import charts, mechanisms, metrics_tables, shifts
+from app.components import (
+    charts,
+    direct_effects,
+    mask_entry,
+    mechanisms,
+    metrics_tables,
+    own_target,
+    shifts,
+)
 from app.components.intervals import interval
 from app.components.nearest import N_NAMED, clicked_row, nearest
 from app.components.units import scale
-from app.figures import style
 from app.session import choices, composition, page, record, results
 from app.session import url as address
 from samsvae_core.analysis import masks
@@ -37,8 +44,10 @@ def perturbation(model: Bundle) -> None:
     with right:
         kind, table = interval(result.table)
     summary(model, name, result, table, kind)
-    record.header("Mechanisms")
+    record.header("Through mechanisms")
     mechanisms_moved(model, name)
+    record.header("Direct effects")
+    direct_effects.of_perturbation(model, name, result)
     record.header("Predicted shift")
     predicted(model, result, table, kind)
     in_compose(name, "Gene sets of this shift, in Compose")
@@ -47,7 +56,7 @@ def perturbation(model: Bundle) -> None:
         "perturbation_tab",
         {
             "Predicted and observed": partial(observed, model, name, result),
-            "Table of all genes": partial(shifts.numbers, result),
+            "Table of all genes": partial(shifts.numbers, model, result),
             "Perturbations like it": partial(nearest, model, name),
         },
     )
@@ -103,25 +112,14 @@ def summary(
     if known.name:
         record.markdown(page.plain(known.name))
     shifts.badge(result.support, ALONE[result.support])
+    own = targets(model, name)
+    own_target.lines(model, name, own, table, kind)
     said = [
         mechanisms_in_words(model, name),
         shifts.in_words(model, table, kind),
         cells_in_words(model, name),
     ]
     record.markdown(" ".join(said))
-    own = targets(model, name)
-    for gene in own:
-        record.markdown(target_in_words(model, table, gene, kind))
-    if own:
-        record.caption(
-            "A perturbation need not show in its own transcript: a Cas9 knock-out can leave "
-            "transcripts that are still counted."
-        )
-    else:
-        record.caption(
-            f"{page.plain(name)} is not among the {len(model.genes):,} genes of this model, under "
-            "any name, so what it does to its own gene cannot be shown."
-        )
     with st.container(horizontal=True):
         in_compose(name, "Open in Compose: dosage, partners, gene sets")
         for gene in own:
@@ -163,7 +161,7 @@ def mechanisms_in_words(model: Bundle, name: str) -> str:
     if used.empty:
         cells = int(model.perturbations.loc[name, "train"])
         said = f"{bold} uses no mechanism: with {cells:,} training cells, no effect on these genes "
-        return said + "brought the evidence asked for."
+        return f"{said}brought the evidence asked for.{mask_entry.beside(model, name)}"
     elif not model.model.has_masks:
         said = f"{model.title} has no mask, so {bold} moves all {len(used)} latent dimensions, "
         said += f"most {listed}."
@@ -198,27 +196,6 @@ def cells_in_words(model: Bundle, name: str) -> str:
 
 def by_split(cells: pd.Series) -> str:
     return ", ".join(f"{cells[split]:,} {word}" for split, word in SPLITS.items())
-
-
-def target_in_words(model: Bundle, table: pd.DataFrame, gene: str, kind: str | None) -> str:
-    """Return what it does to its own gene, predicted and measured."""
-    row, unit = table.loc[gene], scale(model).unit
-    place = int((table["shift"].abs() > abs(row["shift"])).sum()) + 1
-    said = f"Its own gene, *{page.plain(gene)}*: predicted {signed(row['shift'])} {unit}"
-    if kind:
-        said += f" (90 % interval {signed(row['lower'])} to {signed(row['upper'])})"
-    said += f", place {place:,} of {len(table):,} genes by size; "
-    if pd.isna(row["observed"]):
-        return said + "not measured."
-    said += f"observed {signed(row['observed'])}"
-    if pd.notna(row["observed_se"]):
-        low, high = (row["observed"] + side * style.Z90 * row["observed_se"] for side in (-1, 1))
-        said += f" (90 % interval {signed(low)} to {signed(high)})"
-    return said + "."
-
-
-def signed(value: float) -> str:
-    return f"{round(value, 2) + 0.0:+.2f}"  # adding 0.0 turns -0.00 into +0.00
 
 
 def mechanisms_moved(model: Bundle, name: str) -> None:

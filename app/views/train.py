@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import streamlit as st
 
-from app.components import training_monitor
+from app.components import direct_effects, training_monitor
 from app.server import queue, runs, time_estimate, uploads
 from app.server.reading import Reading
 from app.server.sandbox import in_words
 from app.session import brought_files, file_choices, page, training, url
 from samsvae_core.data.cells import DataError
 from samsvae_core.models.variants import MODELS
+from samsvae_core.pipeline.train import direct_by_default
 from samsvae_core.training.config import TrainConfig
 
 POSTERIORS = {
@@ -123,6 +124,7 @@ def choices(reading: Reading, report: Mapping[str, Any]) -> Settings:
     )
     has_masks = MODELS[kind].can_ask_evidence
     evidence = evidence_asked() if has_masks else 0.16
+    direct = direct_kind(kind, evidence)
     n_cells = int(report["n_cells"])
     batch_size = 512
     with st.expander("More choices"):
@@ -161,6 +163,8 @@ def choices(reading: Reading, report: Mapping[str, Any]) -> Settings:
     }
     if has_masks:
         options["--mask-evidence"] = f"{evidence:g}"
+    if direct:
+        options["--direct-effects"] = direct
     size = time_estimate.Size(
         n_cells, n_genes_of(reading, report), report["median_counts"], steps, batch_size, hidden
     )
@@ -180,6 +184,15 @@ def evidence_asked() -> float:
         help="In nats per cell that has the perturbation: the prior of the mask. More gives "
         "sparser masks; 0.16 found the true ones best in simulations.",
     )
+
+
+def direct_kind(model: str, evidence: float) -> str:
+    """Draw the choice of direct effects; return "" for a model that cannot have them."""
+    default = direct_by_default(model, evidence)
+    if default == "none":
+        return ""
+    kinds = {default: direct_effects.KINDS[default], **direct_effects.KINDS}
+    return listed("train_direct", "Direct effects", kinds)
 
 
 def listed(key: str, label: str, about: Mapping[str, str]) -> str:
@@ -218,6 +231,7 @@ USUAL = {
     "--split": "random",
     "--seed": "0",
     "--mask-evidence": "0.16",
+    "--direct-effects": "sparse",
 }
 
 

@@ -9,15 +9,17 @@ from samsvae_core.analysis.compose import compose
 from samsvae_core.cli import main as cli
 
 
-def test_the_python_shown_gives_the_table_shown(tiny):
-    result = compose(tiny, {"P1": 0.5, "P2": 1.0}, without=[2], n_samples=16)
+@pytest.mark.parametrize("direct", [True, False])
+def test_the_python_shown_gives_the_table_shown(tiny, direct):
+    result = compose(tiny, {"P1": 0.5, "P2": 1.0}, [2], n_samples=16, direct=direct)
     names = {}
     exec(as_python(tiny, result), names)
     pd.testing.assert_frame_equal(names["shift"], result.table)
 
 
-def test_the_command_shown_writes_the_table_shown(tiny, tmp_path, monkeypatch):
-    result = compose(tiny, {"P1": 0.5, "P2": 1.0}, without=[2], n_samples=16)
+@pytest.mark.parametrize("direct", [True, False])
+def test_the_command_shown_writes_the_table_shown(tiny, tmp_path, monkeypatch, direct):
+    result = compose(tiny, {"P1": 0.5, "P2": 1.0}, [2], n_samples=16, direct=direct)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", shlex.split(as_command(tiny, result)))
     with pytest.raises(SystemExit) as ended:

@@ -33,7 +33,9 @@ def kind(screen, quick_tables, tmp_path_factory) -> Callable[[str], Bundle]:
             values = sp.csr_matrix(np.log1p(data.counts.toarray()))
             library = np.ones_like(data.library)
             data = replace(data, counts=values, library=library, is_counts=False)
-        size = {"n_latent": 4, "n_hidden": 16}
+        size: dict[str, int | str] = {"n_latent": 4, "n_hidden": 16}
+        if name == "mechanisms alone":
+            size["direct_effects"] = "none"
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(evaluate, "full_evaluation", partial(FULL, config=QUICK))
             patch.setattr(evidence_sweep, "EVIDENCE", (0.08, 0.64, 2.56))

@@ -35,6 +35,7 @@ KINDS = {  # the small bundle is a SAMS-VAE
     **{name: {"model": name} for name in MODELS if name != "sams-vae"},
     "frontier": {"frontier": True},
     "values": {},  # a Gaussian likelihood, for values that are not counts
+    "mechanisms alone": {},  # without direct effects
 }
 
 

@@ -174,10 +174,11 @@ def test_the_shift_of_a_composition_is_tested_when_asked(models, tiny):
     assert shown["nes"].tolist() == pytest.approx(expected["nes"].tolist())
 
 
-def test_a_composition_without_a_mechanism_is_not_compared_to_what_was_observed(models):
+def test_a_composition_without_a_mechanism_is_not_compared_to_what_was_observed(models, tiny):
     page = opened("compose", {"c": "P1:1"})
     assert any(metric.label == "Pearson r over genes" for metric in page.metric)
-    page = opened("compose", {"c": "P1:1", "off": "0"})
+    used = interpretation.matrix(tiny.masks, "active").loc["P1"]
+    page = opened("compose", {"c": "P1:1", "off": str(used[used].index[0])})
     assert not page.metric
     assert "does not predict what was observed" in page.info[-1].value
 

@@ -203,7 +203,13 @@ def test_composing_all_that_fails_says_why_and_can_be_tried_again(models, monkey
 def test_a_gene_named_in_markup_is_shown_as_text(models):
     name = "<b>*x*</b> $y$ [l](u) :red[z]"
     model = opening.load(models / "tiny")
-    for file in ("genes.csv", "calibration.csv", "loadings.parquet", "observed.parquet"):
+    for file in (
+        "genes.csv",
+        "calibration.csv",
+        "direct.csv",
+        "loadings.parquet",
+        "observed.parquet",
+    ):
         path = model.path / file
         table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
         table["gene"] = table["gene"].replace("CCL5", name)
@@ -220,7 +226,7 @@ def test_a_gene_named_in_markup_is_shown_as_text(models):
 
 def test_a_perturbation_of_the_gene_itself_is_linked_and_placed(models):
     model = opening.load(models / "tiny")
-    for file in ("perturbations.csv", "masks.csv", "perturbations_umap.csv"):
+    for file in ("perturbations.csv", "masks.csv", "perturbations_umap.csv", "direct.csv"):
         table = pd.read_csv(model.path / file)
         table["perturbation"] = table["perturbation"].replace("P2", "TCP228")  # CCL5
         rewritten(model, file, table)

@@ -26,6 +26,7 @@ def renamed(model: Bundle, old: str, new: str) -> Bundle:
         ("perturbations.csv", "perturbation"),
         ("masks.csv", "perturbation"),
         ("perturbations_umap.csv", "perturbation"),
+        ("direct.csv", "perturbation"),
         ("conditions.csv", "condition"),
     ):
         table = pd.read_csv(model.path / file)

@@ -311,6 +311,18 @@ def test_settings_are_those_of_the_address(data):
     assert not [n for n in page.number_input if n.key == "train_evidence"]
 
 
+def test_direct_effects_are_chosen_where_a_model_can_have_them(data):
+    page = shown(data)
+    assert page.selectbox(key="train_direct").value == "sparse"
+    assert "--direct-effects" not in page.code[0].value
+    page.selectbox(key="train_direct").select("own-target").run()
+    assert "--direct-effects=own-target" in page.code[0].value
+    assert "may move only its own gene directly" in words(page)
+    page.selectbox(key="train_model").select("svae-plus").run()
+    assert not [box for box in page.selectbox if box.key == "train_direct"]
+    assert "--direct-effects" not in page.code[0].value
+
+
 def test_item_03_numbers_suggested_for_a_file_are_not_taken_over_by_another(data, tmp_path):
     path = write(tmp_path / "other.h5ad", np.repeat(["ctrl", "A", "B"], 40), np.ones((120, 4)))
     other = uploads.save(io.BytesIO(path.read_bytes()), "other.h5ad", path.stat().st_size)
