@@ -200,7 +200,8 @@ class DirectFit:
         rows = n.topk(min(MOST_SHARED, len(n))).indices.sort().values
         rows = rows[n[rows] > 0]
         nothing = torch.zeros(1, trained.shape[1], device=trained.device)
-        if len(rows) < FEWEST_SHARED:
+        # without controls nothing tells what all share from what the decoder says of all
+        if len(rows) < FEWEST_SHARED or seen.conditions.control.all():
             return Posterior(*[nothing] * 4)
         missed = self.missed(expected, trained, rows)
         of_control = self.control_error()
