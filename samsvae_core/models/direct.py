@@ -120,6 +120,8 @@ class DirectEffects(nn.Module):
 
         It is given as blocks of rows, in their order.
         """
+        for name in self.KEPT:  # takes no memory while new ones are made
+            setattr(self, name, getattr(self, name)[:0].clone())
         start, kl, found = 0, torch.zeros_like(self.kl), []
         for block in blocks:
             kept = ((block.mean / unit).abs() >= LEAST) | (block.probability >= LIKELY)

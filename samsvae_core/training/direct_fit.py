@@ -44,6 +44,7 @@ MOST_SHARED = 1000  # of them, those with most cells, from which it is told
 PRICE = 4.6  # nats asked of an entry beyond its width: prior odds of one in a hundred
 MOST_OF_SHARE = 0.99  # share of the transcripts that a gene is taken to have at most
 TABLES = 8  # P x G: four of `Observed`, three of `Expected`, and the means that training reads
+OF_ENTRIES = 8  # as much as these hold entries (28 bytes each, of half the table) and checkpoints
 
 
 def settled_after(model: SAMSVAE, config: TrainConfig) -> int:
@@ -54,13 +55,17 @@ def settled_after(model: SAMSVAE, config: TrainConfig) -> int:
     return int((share + settled * (1 - share)) * config.steps)
 
 
-def memory_needed(n_perturbations: int, n_genes: int, n_conditions: int) -> int:
-    """Return the bytes that sweeps hold at their peak, in tables of perturbations x genes.
+def memory_needed(
+    n_perturbations: int, n_genes: int, n_conditions: int, sparse: bool = True
+) -> int:
+    """Return about how many bytes direct effects take at the peak of a training.
 
-    It is the same for own targets only, since what all perturbations share is of all genes.
+    Tables of perturbations x genes are needed for own targets too, since what all perturbations
+    share is of all genes. With `sparse`, entries of all genes are kept beside them.
     """
+    tables = TABLES + (OF_ENTRIES if sparse else 0)
     depths = n_conditions * n_genes
-    values = TABLES * (n_perturbations + 1) * n_genes + (depths if depths <= MOST_TABLE else 0)
+    values = tables * (n_perturbations + 1) * n_genes + (depths if depths <= MOST_TABLE else 0)
     return 4 * values
 
 

@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from samsvae_core.data.cells import CellData
 from samsvae_core.data.splits import split
+from samsvae_core.models import shrinkage
 from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.direct import ACTIVE
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 from samsvae_core.models.simulate import cell_data
-from samsvae_core.training import checkpoint, direct_fit, steps
+from samsvae_core.training import checkpoint, direct_fit, direct_sums, steps
 from samsvae_core.training.config import Stop, TrainConfig
 from samsvae_core.training.direct_fit import DirectFit
 from samsvae_core.training.loop import fit, new_model
@@ -485,3 +488,81 @@ def test_after_training_there_are_draws(tmp_path):
     _, model = trained(tmp_path)
     assert model.direct.trained is None
     assert model.direct.sample(3).values.shape == (3, len(model.direct.mean))
+
+
+# Memory
+
+
+class Live(TorchDispatchMode):
+    """Watches what tensors hold: all at once at most, and each."""
+
+    small = 2**14  # bytes of a tensor that does not matter
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.most, self.shapes = 0, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        for tensor in found if isinstance(found, tuple | list) else [found]:
+            if isinstance(tensor, torch.Tensor):
+                self.shapes.add((tensor.dtype, tuple(tensor.shape)))
+                storage = tensor.untyped_storage()
+                known = self.held.get(storage._cdata)
+                if storage.nbytes() > self.small and (known is None or known[0].expired()):
+                    self.add(storage)
+        return found
+
+    def add(self, storage: torch.UntypedStorage) -> None:
+        self.held = {k: held for k, held in self.held.items() if not held[0].expired()}
+        self.held[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.most = max(self.most, sum(size for _, size in self.held.values()))
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_sweeps_hold_no_more_than_they_say(monkeypatch, several):
+    """Tables of perturbations x genes in single precision, as many as told, and blocks of rows."""
+    n_perturbations, n_genes, n_cells = 300, 400, 900
+    D = np.zeros((n_cells, n_perturbations), np.float32)
+    D[np.arange(n_cells), np.arange(n_cells) % n_perturbations] = 1
+    D[:100] = 0
+    if several:
+        D[100:300, 7] = 1
+    random = np.random.default_rng(0)
+    counts = sp.csr_matrix(random.poisson(1.0, (n_cells, n_genes)).astype(np.float32))
+    labels = np.where(D.any(1), "perturbed", "control")
+    data = cell_data(counts, D, labels)
+    conditions = len(np.unique(D, axis=0))
+    shape = ModelConfig(n_genes, n_perturbations, 2, 4, direct_effects="sparse")
+    model = new_model(data, shape, 0)
+    for place, name, size in (
+        (direct_fit, "ROWS_AT_ONCE", 2**12),
+        (direct_fit, "VALUES_AT_ONCE", 2**12),
+        (direct_fit, "MOST_SHARED", 10),
+        (direct_sums, "VALUES_AT_ONCE", 2**13),
+        (shrinkage, "VALUES_AT_ONCE", 2**13),
+        (shrinkage, "SWEEPS", 2),
+        (shrinkage, "BACKGROUND_SWEEPS", 2),
+    ):
+        monkeypatch.setattr(place, name, size)
+    with Live() as live:
+        sweeps = DirectFit(model, Cells(data, CPU), replace(CONFIG, steps=2000))
+        for step in sorted(sweeps.steps)[-2:]:  # the second with entries before it
+            sweeps.after(step)
+    assert len(model.direct.mean) > 1000
+    needed = direct_fit.memory_needed(n_perturbations, n_genes, conditions, sparse=False)
+    entries = sum(getattr(model.direct, name).nbytes for name in model.direct.KEPT)
+    assert needed < 1.1 * live.most
+    assert live.most < 1.2 * needed + 1.3 * entries  # while the parts of each are put together
+    assert entries < 4 * direct_fit.OF_ENTRIES * n_perturbations * n_genes
+    wide = {shape for dtype, shape in live.shapes if dtype == torch.float64 and len(shape) > 1}
+    assert max(np.prod(shape) for shape in wide) <= 2**14
+    tall = {shape for _, shape in live.shapes if shape in {(n_cells, n_genes), D.shape}}
+    assert tall == set()
+
+
+def test_the_memory_of_a_large_screen_is_told_before_it_trains():
+    n_bytes = direct_fit.memory_needed(20_000, 18_000, 20_001)
+    np.testing.assert_allclose(n_bytes, 16 * 4 * 20_000 * 18_000, rtol=1e-3)
+    assert direct_fit.memory_needed(25, 300, 26) < 10**6
