@@ -538,7 +538,7 @@ def test_sweeps_hold_no_more_than_they_say(monkeypatch, several):
     model = new_model(data, shape, 0)
     for place, name, size in (
         (direct_fit, "ROWS_AT_ONCE", 2**12),
-        (direct_fit, "VALUES_AT_ONCE", 2**12),
+        (direct_fit, "VALUES_AT_ONCE", 2**15),
         (direct_fit, "MOST_SHARED", 10),
         (direct_sums, "VALUES_AT_ONCE", 2**13),
         (shrinkage, "VALUES_AT_ONCE", 2**13),
