@@ -21,7 +21,7 @@ SWEEPS = 100  # of the EM algorithm for the weights
 WIDE = 1.0  # standard deviation of effects that stand out
 CHI2_MEDIAN = 0.4549  # of chi squared with one degree of freedom
 BACKGROUND_SWEEPS = 30
-VALUES_AT_ONCE = 2**22  # effects x Normals held in memory
+VALUES_AT_ONCE = 2**19  # effects x Normals held in memory
 
 
 class Shrunken(NamedTuple):
