@@ -381,7 +381,8 @@ class Bundle:
         with soundness.sound(self.path):
             soundness.check_cells(self.model, self.perturbations, self.conditions)
             soundness.check_masks(self.model, self.masks, list(self.perturbations.index))
-            direct_checks.check_direct(self.model, self.direct, self.shared, self.genes)
+            names = list(self.perturbations.index), self.genes
+            direct_checks.check_direct(self.model, self.direct, self.shared, *names)
             soundness.check_loadings(self.model, self.reference.loc, self.loadings, self.genes)
             soundness.check_metrics(self.metrics)
         for name in TABLES:

@@ -9,7 +9,7 @@ import pandas as pd
 from torch import Tensor
 
 from samsvae_core.bundle.soundness import ROUNDING
-from samsvae_core.models.direct import DirectEffects
+from samsvae_core.models.direct import ACTIVE, DirectEffects
 from samsvae_core.models.samsvae import SAMSVAE
 
 
@@ -39,6 +39,7 @@ def check_direct(
     model: SAMSVAE,
     table: pd.DataFrame | None,
     shared: pd.DataFrame | None,
+    perturbations: Sequence[str],
     genes: Sequence[str],
 ) -> None:
     """Raise ValueError unless the tables of direct effects follow from the weights."""
@@ -47,15 +48,31 @@ def check_direct(
         raise ValueError("direct.csv and shared.csv belong to a model with direct effects")
     if direct is None or table is None or shared is None:
         return
-    of_all = direct.row == direct.n_perturbations
+    own = pd.Index(genes).get_indexer(pd.Index(perturbations))
+    if not np.array_equal(direct.own.numpy(), own):
+        raise ValueError("own targets in the weights are not the genes that perturbations name")
+    of_all = (direct.row == direct.n_perturbations).numpy()
+    rows = np.array([*perturbations, ""], dtype=object)[direct.row.numpy()]
+    probability = direct.probability.numpy()
+    columns: dict[str, np.ndarray] = {
+        "perturbation": rows,
+        "gene": np.array(genes, dtype=object)[direct.gene.numpy()],
+        "effect": direct.mean.numpy(),
+        "effect_sd": direct.sd.numpy(),
+        "probability": probability,
+        "active": probability > ACTIVE,
+        "own_target": direct.is_own().numpy(),
+    }
     for name, frame, kept in (("direct.csv", table, ~of_all), ("shared.csv", shared, of_all)):
-        expected = np.array(genes, dtype=object)[direct.gene[kept].numpy()]
-        if not np.array_equal(frame["gene"].to_numpy(object), expected):
-            raise ValueError(f"{name} does not have the genes of the weights' direct effects")
-        for column, values in (
-            ("effect", direct.mean),
-            ("effect_sd", direct.sd),
-            ("probability", direct.probability),
-        ):
-            if not np.allclose(frame[column], values[kept].numpy(), rtol=ROUNDING, atol=ROUNDING):
+        if len(frame) != kept.sum():
+            raise ValueError(f"{name} has {len(frame):,} rows; the weights hold {kept.sum():,}")
+        for column, values in columns.items():
+            if column in frame and not same(frame[column].to_numpy(), values[kept]):
                 raise ValueError(f"{name} does not follow from the weights: its column {column}")
+
+
+def same(found: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether these are the same names, or the same numbers but for rounding."""
+    if expected.dtype.kind == "f":
+        return np.allclose(found, expected, rtol=ROUNDING, atol=ROUNDING)
+    return np.array_equal(found, expected)

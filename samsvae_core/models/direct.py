@@ -106,7 +106,7 @@ class DirectEffects(nn.Module):
             empty = torch.zeros(0, dtype=torch.int64 if whole else torch.float32)
             self.register_buffer(name, empty)
         self.register_buffer("kl", torch.zeros(()))  # KL(q || p) of all entries, in nats
-        self.most: int | None = None  # rows of a cell at most, if known; else they are counted
+        self.most: int | None = None  # rows of a training cell at most; None: counted
         self.trained: Float[Tensor, "P G"] | None = None  # while training: the means, whole
         self.register_buffer("own", torch.full((n_perturbations,), -1))
 
@@ -120,6 +120,8 @@ class DirectEffects(nn.Module):
 
         It is given as blocks of rows, in their order.
         """
+        for name in self.KEPT:  # takes no memory while new ones are made
+            setattr(self, name, getattr(self, name)[:0].clone())
         start, kl, found = 0, torch.zeros_like(self.kl), []
         for block in blocks:
             kept = ((block.mean / unit).abs() >= LEAST) | (block.probability >= LIKELY)
@@ -173,7 +175,8 @@ class DirectEffects(nn.Module):
         if self.trained is None:
             return self.offset(D, self.mean[None])[0]
         given = self.rows_given(D)
-        most = int((given != 0).sum(1).max()) if self.most is None else self.most
+        most = self.most if torch.is_grad_enabled() else None  # others may have more
+        most = int((given != 0).sum(1).max()) if most is None else most
         if not most:
             return self.trained.new_zeros(len(D), self.n_genes)
         dosage, which = given.topk(most, 1)

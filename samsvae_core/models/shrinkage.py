@@ -22,7 +22,7 @@ WIDE = 1.0  # standard deviation of effects that stand out
 MOST_OF_ROW = 0.9, 2.7055  # share of effects that are background, and that quantile of chi squared
 MOST_OF_COLUMN = 0.75, 1.3233
 FEWEST_ROWS = 8  # perturbations from which a gene's column says something
-VALUES_AT_ONCE = 2**22  # effects x Normals held in memory
+VALUES_AT_ONCE = 2**19  # effects x Normals held in memory
 
 
 class Shrunken(NamedTuple):

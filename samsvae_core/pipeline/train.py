@@ -34,10 +34,12 @@ from samsvae_core.pipeline.evidence_sweep import train_frontier
 from samsvae_core.system.files import OutputError, atomic_write, new_output
 from samsvae_core.training import distributed
 from samsvae_core.training.config import Progress, TrainConfig
+from samsvae_core.training.direct_fit import memory_needed
 from samsvae_core.training.loop import fit, new_model
 from samsvae_core.training.run_folder import is_prepared, recorded, refuse_finished
 
 PIECE = 1 << 20  # numbers hashed at a time
+WORTH_SAYING = 10**9  # bytes of direct effects from which their memory is told before a training
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def train(
         "checksums": checksums(data),
     }
     make_folder(run)
-    for line in reading_in_words(data):
+    for line in [*reading_in_words(data), *memory_in_words(config, data)]:
         say(line)
     with recorded(run):
         if (run / "config.json").exists():  # made since by another process
@@ -153,6 +155,19 @@ def check_direct(model: str, kind: str) -> None:
             f"--direct-effects is {kind}, and {MODELS[model].title} composes no shifts that they "
             "could be added to. Leave it out, or choose another model."
         )
+
+
+def memory_in_words(config: ModelConfig, data: CellData) -> list[str]:
+    """Return a line on the memory that direct effects take while training, if that is much."""
+    kind, sizes = config.direct_effects, (config.n_perturbations, config.n_genes)
+    needed = memory_needed(*sizes, len(np.unique(data.conditions)), kind == "sparse")
+    if kind == "none" or needed <= WORTH_SAYING:
+        return []
+    less = "own-target or none takes" if kind == "sparse" else "none takes"
+    return [
+        f"Direct effects of {sizes[0]:,} perturbations on {sizes[1]:,} genes take about "
+        f"{needed / 1e9:.0f} GB of memory while training; --direct-effects {less} less."
+    ]
 
 
 def make_folder(run: Path) -> None:

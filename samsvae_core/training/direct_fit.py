@@ -7,7 +7,8 @@ with its standard error, is then shrunk (`models.shrinkage`). So direct effects 
 leave, no gradient of them is ever taken, and a training step costs one addition more.
 
 Own targets, and what all perturbations share, are found from the first steps on, so that no
-mechanism is made of them; other genes only once the masks have settled, which are then held.
+mechanism is made of them. Effects on all other genes are found when training has ended, so that
+they cannot empty a mask: masks, embeddings and networks are what they would be without.
 
 Axes: C conditions (different dosages), T perturbations, P = T + 1 rows (the last is `common`), R
 of these rows, G genes.
@@ -15,6 +16,7 @@ of these rows, G genes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -29,9 +31,9 @@ from samsvae_core.models.shrinkage import activity, shrink
 from samsvae_core.training.config import TrainConfig
 from samsvae_core.training.direct_sums import MOST_TABLE, add, observe, rest_of, weights
 
-N_EARLY, N_LATE = 8, 12  # sweeps before and after the masks have settled
+N_SWEEPS = 8  # while training
+N_LAST = 6  # after it
 FIRST = (64, 32)  # and at these parts of the steps before, for what all perturbations share
-SETTLED = 0.25  # share of the steps after annealing until masks are held
 MOST_SHARE = 0.1  # of the states that steps decode, at most decoded again by sweeps
 MOST_STATES = 512  # basal states at which a condition is decoded
 VALUES_AT_ONCE = 2**21  # states x genes
@@ -44,23 +46,20 @@ MOST_SHARED = 1000  # of them, those with most cells, from which it is told
 PRICE = 6.0  # nats asked of an entry beyond its width: prior odds of one in four hundred
 MOST_OF_SHARE = 0.99  # share of the transcripts that a gene is taken to have at most
 TABLES = 8  # P x G: four of `Observed`, three of `Expected`, and the means that training reads
+OF_ENTRIES = 8  # as much as these hold entries (28 bytes each, of half the table) and checkpoints
 
 
-def settled_after(model: SAMSVAE, config: TrainConfig) -> int:
-    """Return the step after which masks are held and every gene may have a direct effect."""
-    settled = SETTLED if model.asks_evidence else 0.0
-    # nothing is annealed in the published setting, and masks learn as long as in ours
-    share = min(1.0, config.anneal or TrainConfig.anneal)  # infinite where masks never settle
-    return int((share + settled * (1 - share)) * config.steps)
+def memory_needed(
+    n_perturbations: int, n_genes: int, n_conditions: int, sparse: bool = True
+) -> int:
+    """Return about how many bytes direct effects take at the peak of a training.
 
-
-def memory_needed(n_perturbations: int, n_genes: int, n_conditions: int) -> int:
-    """Return the bytes that sweeps hold at their peak, in tables of perturbations x genes.
-
-    It is the same for own targets only, since what all perturbations share is of all genes.
+    Tables of perturbations x genes are needed for own targets too, since what all perturbations
+    share is of all genes. With `sparse`, entries of all genes are kept beside them.
     """
+    tables = TABLES + (OF_ENTRIES if sparse else 0)
     depths = n_conditions * n_genes
-    values = TABLES * (n_perturbations + 1) * n_genes + (depths if depths <= MOST_TABLE else 0)
+    values = tables * (n_perturbations + 1) * n_genes + (depths if depths <= MOST_TABLE else 0)
     return 4 * values
 
 
@@ -90,7 +89,9 @@ class DirectFit:
         self.steps: set[int] = set()
         if self.direct is None:
             return
-        self.late = settled_after(model, config)
+        # of a dense start, from which masks are yet to be found, all other genes can wait
+        settles = math.isfinite(config.anneal)
+        self.everything = settles and model.config.direct_effects == "sparse"
         self.is_counts = model.config.likelihood == "counts"
         by_panel = self.is_counts and not model.config.other_genes
         self.observed = observe(self.direct, cells, self.is_counts, by_panel)
@@ -105,42 +106,36 @@ class DirectFit:
         """Choose when to sweep, and at how many basal states."""
         n_conditions = len(self.observed.conditions.first)
         budget = MOST_SHARE * config.steps * config.batch_size / n_conditions
-        n_sweeps = N_EARLY + N_LATE
+        n_sweeps = N_SWEEPS + N_LAST
         self.n_states = int(min(MOST_STATES, max(1, budget // n_sweeps)))
-        share = min(1.0, budget / n_sweeps)
-        n_early, n_late = max(2, round(share * N_EARLY)), max(3, round(share * N_LATE))
-        early = {self.late * (i + 1) // (n_early + 1) for i in range(n_early)}
-        self.first_own = min(early)
-        early |= {self.late // k for k in FIRST if self.late >= k}
-        rest = max(0, config.steps - self.late)
-        self.steps = early | {self.late + rest * i // n_late for i in range(n_late)}
+        n = max(2, round(min(1.0, budget / n_sweeps) * N_SWEEPS))
+        self.steps = {config.steps * (i + 1) // (n + 1) for i in range(n)}
+        self.first_own = min(self.steps)
+        self.steps |= {config.steps // k for k in FIRST if config.steps >= k}
 
     def after(self, step: int) -> None:
-        """Sweep, if this step is one after which to; random numbers are of its own."""
-        if self.direct is None or step not in self.steps:
-            return
-        devices = [self.model.device] if self.model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
-            torch.manual_seed(step)
-            self.sweep(self.direct, step)
+        """Sweep, if this step is one after which to."""
+        if self.direct is not None and step in self.steps:
+            self.sweep(self.direct, step, step >= self.first_own, False)
 
     def finish(self, step: int) -> None:
-        """Sweep a last time, and let the model draw its effects from then on."""
+        """Find the effects on all genes, and let the model draw its effects from then on."""
         if self.direct is None:
             return
-        self.steps.add(step)
-        self.after(step)
+        for i in range(N_LAST):
+            self.sweep(self.direct, step + i, True, self.everything)
         self.direct.trained = None
 
-    def sweep(self, direct: DirectEffects, step: int) -> None:
-        """Find the posterior anew, and step towards it."""
+    def sweep(self, direct: DirectEffects, seed: int, with_own: bool, everything: bool) -> None:
+        """Find the posterior anew, and step towards it; random numbers are of its own."""
         trained = direct.trained
         assert trained is not None
-        everything = step >= self.late and self.model.config.direct_effects == "sparse"
-        found = self.posterior(direct, trained, step >= self.first_own, everything)
-        direct.keep(found, self.unit)
-        trained.zero_()  # in place, as a recorded step reads it
-        trained[direct.row, direct.gene] = direct.mean
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            torch.manual_seed(seed)
+            direct.keep(self.posterior(direct, trained, with_own, everything), self.unit)
+            trained.zero_()  # in place, as a recorded step reads it
+            trained[direct.row, direct.gene] = direct.mean
 
     def posterior(
         self, direct: DirectEffects, trained: Float[Tensor, "P G"], with_own: bool, everything: bool
@@ -208,7 +203,8 @@ class DirectFit:
         rows = n.topk(min(MOST_SHARED, len(n))).indices.sort().values
         rows = rows[n[rows] > 0]
         nothing = torch.zeros(1, trained.shape[1], device=trained.device)
-        if len(rows) < FEWEST_SHARED:
+        # without controls nothing tells what all share from what the decoder says of all
+        if len(rows) < FEWEST_SHARED or seen.conditions.control.all():
             return Posterior(*[nothing] * 4)
         missed = self.missed(expected, trained, rows)
         of_control = self.control_error()

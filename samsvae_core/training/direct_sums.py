@@ -65,10 +65,10 @@ class Reading:
     def __init__(self, direct: DirectEffects, cells: Cells, is_counts: bool, by_panel: bool):
         self.direct, self.cells, self.is_counts = direct, cells, is_counts
         self.own = cells.library if is_counts else torch.ones_like(cells.library)
-        pooled = torch.zeros(direct.n_genes, device=cells.device)
-        for index in self.blocks():
-            pooled += cells.counts[index].sum(0)
-        self.dominant = pooled / self.own.sum() > DOMINANT if by_panel else pooled < 0
+        self.dominant = torch.zeros(direct.n_genes, dtype=torch.bool, device=cells.device)
+        if by_panel:
+            pooled = sum(cells.counts[index].sum(0) for index in self.blocks())
+            self.dominant = pooled / self.own.sum() > DOMINANT
 
     def blocks(self) -> tuple[Tensor, ...]:
         size = max(1, min(CELLS_AT_ONCE, VALUES_AT_ONCE // max(self.direct.shape)))

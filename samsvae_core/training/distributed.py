@@ -138,8 +138,11 @@ def check_same(what: str, number: int) -> None:
 
 
 def averaged(module: Module) -> Module | DistributedDataParallel:
-    """Return the module with gradients averaged over processes, starting from equal weights."""
-    return DistributedDataParallel(module) if together() else module
+    """Return the module with gradients averaged over processes, starting from equal weights.
+
+    Buffers are not sent: on GPUs, processes may keep other numbers of direct effects.
+    """
+    return DistributedDataParallel(module, broadcast_buffers=False) if together() else module
 
 
 def share(index: Int[Tensor, " N"]) -> tuple[Int[Tensor, " M"], float]:

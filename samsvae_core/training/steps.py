@@ -16,7 +16,6 @@ from samsvae_core.models.device_rows import Batch, Cells
 from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.training import distributed
 from samsvae_core.training.config import TrainConfig, TrainingError
-from samsvae_core.training.direct_fit import settled_after
 
 UNRECORDED = 3  # first steps on a CUDA device, which are not recorded
 
@@ -69,7 +68,6 @@ class StepRunner:
     ) -> None:
         self.model, self.optimizer, self.cells, self.config = model, optimizer, cells, config
         self.bound = distributed.averaged(Bound(model))
-        self.held = held_from(model, config)
         self.taken = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.anneal = torch.zeros((), device=cells.device)
@@ -78,7 +76,7 @@ class StepRunner:
 
     def take(self, index: Int[Tensor, " N"], step: int) -> Tensor:
         """Take step number `step` on the cells at `index`; returns the terms of `train_step`."""
-        set_learning_rates(self.optimizer, self.config, step, self.held)
+        set_learning_rates(self.optimizer, self.config, step)
         share = annealed(self.config, step)
         if self.cells.device.type != "cuda":
             return self.run(index, share)
@@ -165,26 +163,13 @@ def annealed(config: TrainConfig, step: int) -> float:
     return min(1.0, max(0.0, step - start) / max(1.0, end - start))
 
 
-def held_from(model: SAMSVAE, config: TrainConfig) -> int:
-    """Return the step after which masks and embeddings are held; never, without direct effects.
-
-    Held, they cannot be emptied by direct effects of all genes.
-    """
-    return settled_after(model, config) if model.config.direct_effects == "sparse" else config.steps
-
-
-def set_learning_rates(
-    optimizer: torch.optim.Adam, config: TrainConfig, step: int, held: int
-) -> None:
-    """Set full rates until annealing ends, then lower them linearly to `final_learning_rate`.
-
-    Those of masks and embeddings are 0 after step `held`.
-    """
+def set_learning_rates(optimizer: torch.optim.Adam, config: TrainConfig, step: int) -> None:
+    """Set full rates until annealing ends, then lower them linearly to `final_learning_rate`."""
     start = config.anneal * config.steps
     after = max(0.0, step - start) / max(1.0, config.steps - start)
     share = 1 - (1 - config.final_learning_rate) * after
     for group in optimizer.param_groups:
-        rate = share * group["full_lr"] * (step <= held or not group["can_hold"])
+        rate = share * group["full_lr"]
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
         else:
@@ -200,7 +185,4 @@ def parameter_groups(model: SAMSVAE, config: TrainConfig) -> list[dict[str, Any]
         (masks, config.mask_learning_rate),
         (embeddings, config.embedding_learning_rate),
     ]
-    return [
-        {"params": parameters, "lr": rate, "full_lr": rate, "can_hold": parameters is not networks}
-        for parameters, rate in groups
-    ]
+    return [{"params": parameters, "lr": rate, "full_lr": rate} for parameters, rate in groups]

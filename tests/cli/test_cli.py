@@ -1,5 +1,6 @@
 import json
 import logging
+import re
 import socket
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from samsvae_core.cli import train as cli_train
 from samsvae_core.genesets import collections
 from samsvae_core.genesets.symbols import annotate
 from samsvae_core.models.variants import MODELS
+from samsvae_core.pipeline import train as pipeline
 from tests.bundle.test_bundle import sign
 
 TINY = ["--steps", "12", "--latents", "3", "--hidden", "6", "--particles", "1"]
@@ -226,6 +228,7 @@ def test_every_verb_is_listed(samsvae):
         "train",
         "evaluate",
         "masks",
+        "direct",
         "loadings",
         "compose",
         "enrich",
@@ -1004,3 +1007,133 @@ def test_item_20_everything_is_told_in_one_way():
 def test_item_20_warnings_are_told_so_too(capsys):
     record = logging.LogRecord("a", logging.WARNING, "", 0, "%s is gone", (ESCAPES,), None)
     assert cli_options.Told().format(record) == r"\x1b[31mred\x07\x9b2J\u202e is gone"
+
+
+# Direct effects
+
+DIRECT = ["perturbation", "gene", "effect", "effect_sd", "probability", "active", "own_target"]
+DIRECT += ["evidence", "evidence_se", "evidence_n"]
+
+
+def test_direct_effects_are_a_table(samsvae, trained, tmp_path):
+    for options, name in (([], "all.csv"), (["--active"], "active.csv")):
+        code, out, _ = samsvae("direct", trained, "-o", tmp_path / name, *options)
+        assert code == 0
+        assert name in out
+    bundle = load(trained)
+    whole = pd.read_csv(tmp_path / "all.csv")
+    assert list(whole) == DIRECT
+    pd.testing.assert_frame_equal(whole, bundle.direct)
+    active = pd.read_csv(tmp_path / "active.csv")
+    assert list(active) == DIRECT
+    stands_out = whole["probability"] > 0.5
+    assert len(active) == stands_out.sum() < len(whole)
+    assert active["gene"].tolist() == whole.loc[stands_out, "gene"].tolist()
+
+
+def test_a_model_without_direct_effects_says_so(samsvae, refused, screen, quick_tables, tmp_path):
+    run, table = tmp_path / "plain", tmp_path / "direct.csv"
+    options = [*TINY, "--direct-effects", "none"]
+    assert samsvae("train", screen.path, "-o", run, *options)[0] == 0
+    assert not (run / "direct.csv").exists()
+    assert "plain has no direct effects: it was trained without them" in refused(
+        "direct", run, "-o", table
+    )
+    assert not table.exists()
+    assert samsvae("compose", run, "P1", "-o", tmp_path / "one.csv")[0] == 0
+    assert samsvae("compose", run, "P1", "--no-direct", "-o", tmp_path / "two.csv")[0] == 0
+    one, two = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("one", "two"))
+    np.testing.assert_array_equal(one["shift"], two["shift"])
+    np.testing.assert_allclose(one["shift"], one["through_mechanisms"], atol=1e-6)
+
+
+def test_a_kind_of_direct_effects_that_is_none_is_refused(refused, screen, tmp_path):
+    run = tmp_path / "run"
+    said = refused("train", screen.path, "-o", run, *TINY, "--direct-effects", "own")
+    assert "--direct-effects" in said
+    for kind in ("sparse", "own-target", "none"):
+        assert kind in said
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("model", ["svae-plus", "conditional-vae"])
+def test_a_model_that_can_have_no_direct_effects_refuses_them_before_it_trains(
+    refused, screen, tmp_path, model
+):
+    run = tmp_path / "run"
+    options = ["--model", model, "--direct-effects", "sparse"]
+    said = refused("train", screen.path, "-o", run, *TINY, *options)
+    assert f"--direct-effects is sparse, and {MODELS[model].title} " in said
+    assert "Leave it out, or choose another model." in said
+    assert not run.exists()
+
+
+@pytest.fixture
+def untrained(tiny, monkeypatch):
+    """Make trainings end where they would begin."""
+    monkeypatch.setattr(pipeline, "resume", lambda *_: tiny)
+    monkeypatch.setattr(cli_train, "say_finished", lambda *_: None)
+
+
+def config_of(run):
+    return json.loads((run / "config.json").read_text())["model_config"]
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ([], "sparse"),
+        (["--mask-prior", "0.05"], "none"),
+        (["--mask-prior", "0.05", "--direct-effects", "sparse"], "sparse"),
+        (["--direct-effects", "own-target"], "own-target"),
+        (["--model", "svae-plus"], "none"),
+        (["--model", "conditional-vae"], "none"),
+        (["--model", "cpa-vae"], "sparse"),
+    ],
+)
+def test_the_library_and_the_command_line_make_the_same_model(
+    samsvae, screen, untrained, tmp_path, options, kind
+):
+    by_line, by_name = tmp_path / "by-line", tmp_path / "by-name"
+    assert samsvae("train", screen.path, "-o", by_line, *TINY, *options)[0] == 0
+    asked = {"n_latent": 3, "n_hidden": 6}
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    if "--mask-prior" in given:
+        asked |= {"mask_evidence": None, "mask_prior": float(given["--mask-prior"])}
+    if "--direct-effects" in given:
+        asked["direct_effects"] = given["--direct-effects"]
+    name = given.get("--model", "sams-vae")
+    pipeline.train(screen.data, screen.parts, by_name, asked, model=name)
+    assert config_of(by_line) == config_of(by_name)
+    assert config_of(by_line)["direct_effects"] == kind
+
+
+def test_a_prediction_without_direct_effects_is_through_mechanisms_alone(
+    samsvae, trained, tmp_path
+):
+    for name, options in (("with", []), ("without", ["--no-direct"])):
+        path = tmp_path / f"{name}.csv"
+        assert samsvae("compose", trained, "P1", "P2", *options, "-o", path)[0] == 0
+    whole, without = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("with", "without"))
+    np.testing.assert_allclose(whole["through_mechanisms"] + whole["direct"], whole["shift"])
+    assert whole["direct"].abs().max() > 0
+    assert (without["direct"] == 0).all()
+    np.testing.assert_allclose(without["shift"], without["through_mechanisms"], atol=1e-12)
+    np.testing.assert_allclose(without["shift"], whole["through_mechanisms"], atol=1e-5)
+    settings = json.loads((tmp_path / "without.json").read_text())
+    assert settings["direct_effects"] is False
+    assert json.loads((tmp_path / "with.json").read_text())["direct_effects"] is True
+
+
+def test_much_memory_is_told_before_a_training(samsvae, screen, untrained, tmp_path, monkeypatch):
+    assert "memory" not in samsvae("train", screen.path, "-o", tmp_path / "small", *TINY)[1]
+    monkeypatch.setattr(pipeline, "memory_needed", lambda *sizes: 3e9 if sizes[-1] else 2e9)
+    less = {"sparse": "3 GB.*own-target or none takes", "own-target": "2 GB.*effects none takes"}
+    for kind, words in less.items():
+        options = [*TINY, "--direct-effects", kind]
+        said = samsvae("train", screen.path, "-o", tmp_path / kind, *options)[1]
+        start = "Direct effects of 6 perturbations on 40 genes take about "
+        (line,) = [line for line in said.splitlines() if line.startswith(start)]
+        assert re.search(words, line)
+    options = [*TINY, "--direct-effects", "none"]
+    assert "memory" not in samsvae("train", screen.path, "-o", tmp_path / "none", *options)[1]

@@ -75,6 +75,16 @@ def test_training_reads_the_same_offset_from_a_whole_table(direct, most):
     assert torch.equal(direct.sample(2).offset(DOSAGES)[0], direct.mean_offset(DOSAGES))
 
 
+def test_held_out_cells_may_have_more_perturbations_than_any_that_is_trained_on(direct):
+    direct.trained, direct.most = direct.table(direct.mean), 2
+    with torch.inference_mode():
+        found = direct.mean_offset(DOSAGES)
+    torch.testing.assert_close(found, plain_offset(DOSAGES, direct.trained))
+    single = DOSAGES[[0, 1, 4]]  # in a training step
+    expected = plain_offset(single, direct.trained)
+    torch.testing.assert_close(direct.mean_offset(single), expected)
+
+
 def test_control_cells_alone_have_no_offset(direct):
     control = torch.zeros(3, T)
     for trained in (None, direct.table(direct.mean)):

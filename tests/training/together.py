@@ -59,7 +59,7 @@ def fitted(run, on_epoch=lambda _: None):
     data = screen()
     parts = split(data)
     train, validation = (data.subset(parts == part) for part in ("train", "validation"))
-    model = new_model(train, MODEL, CONFIG.seed)
+    model = new_model(train, replace(MODEL, direct_effects="sparse"), CONFIG.seed)
     history = fit(model, Cells(train, CPU), Cells(validation, CPU), CONFIG, run, on_epoch)
     return history, model.state_dict()
 
@@ -87,6 +87,7 @@ def resume(folder):
     distributed.wait()  # until the first has written
     again = fitted(folder / "stopped")
     assert again[0] == whole[0]
+    assert len(whole[1]["direct.mean"])
     assert all(torch.equal(again[1][name], value) for name, value in whole[1].items())
     save_file(whole[1], folder / f"{distributed.rank()}.safetensors")
 
