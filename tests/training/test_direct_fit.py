@@ -22,7 +22,7 @@ from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.direct import ACTIVE
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 from samsvae_core.models.simulate import cell_data
-from samsvae_core.training import checkpoint, direct_fit, direct_sums, steps
+from samsvae_core.training import checkpoint, direct_fit, direct_sums
 from samsvae_core.training.config import Stop, TrainConfig
 from samsvae_core.training.direct_fit import DirectFit
 from samsvae_core.training.loop import fit, new_model
@@ -117,6 +117,8 @@ def swept(
     for step in sorted(sweeps.steps):
         if step <= until:
             sweeps.after(step)
+    if until == np.inf:
+        sweeps.finish(config.steps)
     return model
 
 
@@ -378,17 +380,15 @@ def test_blocks_of_any_size_give_the_same(monkeypatch):
 # When
 
 
-def test_early_sweeps_hold_own_targets_and_what_is_shared_only():
+def test_sweeps_while_training_hold_own_targets_and_what_is_shared_only():
     shared = np.zeros(G)
     shared[10] = 1.5
     data = drawn(singles(), planted(OWN | OTHERS), shared, n_own=6)
-    late = direct_fit.settled_after(new_model(data, ModelConfig(G, T, 2, 4), 0), CONFIG)
-    assert late == 3000  # a quarter of the way from two thirds to the end
-    for model in (swept(data, until=late - 1), swept(data, kind="own-target")):
+    for model in (swept(data, until=CONFIG.steps), swept(data, kind="own-target")):
         row, gene = model.direct.row, model.direct.gene
         assert ((row == T) | (model.direct.own[row.clamp_max(T - 1)] == gene)).all()
         assert active_entries(model) == {*OWN, (T, 10)}
-    first = swept(data, until=late // 64)
+    first = swept(data, until=CONFIG.steps // 64)
     assert set(first.direct.row.tolist()) == {T}
     assert active_entries(swept(data)) == {*OWN, *OTHERS, (T, 10)}
 
@@ -417,9 +417,9 @@ def test_random_numbers_of_steps_are_the_same_with_and_without_sweeps():
 SHORT = TrainConfig(steps=20, batch_size=64, learning_rate=1e-2)  # 4 steps an epoch
 
 
-def trained(run, kind="sparse", on_epoch=lambda _: None, config=SHORT, **options):
+def trained(run, kind="sparse", on_epoch=lambda _: None, config=SHORT, n_own=6, **options):
     """Return the history of a short training and its model."""
-    data = drawn(singles(25, 100), planted(OWN | OTHERS), n_own=6)
+    data = drawn(singles(25, 100), planted(OWN | OTHERS), n_own=n_own)
     parts = split(data)
     cells, validation = (data.subset(parts == part) for part in ("train", "validation"))
     shape = ModelConfig(G, T, 3, 8, direct_effects=kind)
@@ -428,48 +428,27 @@ def trained(run, kind="sparse", on_epoch=lambda _: None, config=SHORT, **options
     return history, model
 
 
-def rates(monkeypatch, run, kind, config=SHORT, **options):
-    """Return the learning rates of networks, masks and embeddings at every step."""
-    found, take = [], steps.train_step
-
-    def noted(bound, optimizer, *rest):
-        found.append([group["lr"] for group in optimizer.param_groups])
-        return take(bound, optimizer, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(steps, "train_step", noted)
-        _, model = trained(run, kind, config=config, **options)
-    return np.array(found), direct_fit.settled_after(model, config)
+def test_effects_on_other_genes_leave_masks_and_networks_as_they_are(monkeypatch, tmp_path):
+    monkeypatch.setattr(direct_fit, "FEWEST_SHARED", T + 1)
+    _, without = trained(tmp_path / "none", "none", n_own=0)
+    _, model = trained(tmp_path / "sparse", n_own=0)
+    assert len(model.direct.mean)
+    found = model.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in without.state_dict().items())
 
 
-def test_masks_and_embeddings_are_held_once_they_have_settled(monkeypatch, tmp_path):
-    found, late = rates(monkeypatch, tmp_path / "sparse", "sparse")
-    assert late == 15
-    assert (found[:, 0] > 0).all()
-    assert (found[:late, 1:] > 0).all()
-    assert (found[late:, 1:] == 0).all()
-    for kind in ("none", "own-target"):
-        other, _ = rates(monkeypatch, tmp_path / kind, kind)
-        assert (other > 0).all()
-        np.testing.assert_array_equal(other[:late], found[:late])
-        np.testing.assert_array_equal(other[:, 0], found[:, 0])
-
-
-def test_masks_are_trained_in_the_published_setting_too(monkeypatch, tmp_path):
-    """There nothing is annealed, so that masks would be held from the first step."""
-    published = replace(SHORT, dense=0.0, anneal=0.0)
-    options = {"mask_evidence": None, "mask_prior": 0.05}
-    found, late = rates(monkeypatch, tmp_path, "sparse", published, **options)
-    assert late == 13  # two thirds
-    assert (found[:late, 1:] > 0).all()
-    assert (found[late:, 1:] == 0).all()
+def test_a_dense_start_waits_with_other_genes(tmp_path):
+    dense = replace(SHORT, dense=1.0, anneal=float("inf"))
+    _, model = trained(tmp_path, config=dense)
+    row, gene = model.direct.row, model.direct.gene
+    assert ((row == T) | (model.direct.own[row.clamp_max(T - 1)] == gene)).all()
 
 
 def test_a_training_that_was_stopped_goes_on_to_the_same_entries(monkeypatch, tmp_path):
     monkeypatch.setattr(checkpoint, "PAUSE", 0.0)
     history, model = trained(tmp_path / "whole")
     assert len(model.direct.mean)
-    for last in (1, 4):  # before and after the masks have settled
+    for last in (1, 4):
 
         def stop(progress, last=last):
             if progress.epoch == last:
