@@ -194,10 +194,10 @@ def mean_level(
     """
     size = max(1, STATE_VALUES_AT_ONCE // (len(z_basal) * model.config.n_genes))
     flat = shift.reshape(-1, model.n_shift)
-    lifts = None if offset is None else offset.reshape(len(flat), -1)
+    lifts = None if offset is None else offset.reshape(len(flat), model.config.n_genes)
     found: list[list[Tensor]] = [[], []]
     kind = model.has_shares, model.config.other_genes
-    for i in range(0, len(flat), size):
+    for i in range(0, max(1, len(flat)), size):  # of no shift, no level
         rows = slice(i, i + size)
         # where nothing is moved, all draws start from the same states
         still = lifts is not None and not flat[rows].any()
