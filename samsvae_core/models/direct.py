@@ -26,6 +26,8 @@ from torch.nn.functional import embedding_bag
 KINDS = ("sparse", "own-target", "none")
 LEAST = 0.01  # least |mean| of an entry that is kept, in natural-log units or noise scales
 LIKELY = 0.05  # or its least probability
+MOST_SMALL = 10**7  # perturbations x genes up to which small and uncertain effects are kept
+FAR = 2.0  # standard deviations from zero of those kept beyond
 ACTIVE = 0.5  # probability from which a direct effect is called active
 
 
@@ -118,13 +120,17 @@ class DirectEffects(nn.Module):
     def keep(self, blocks: Iterable[Posterior], unit: Float[Tensor, " G"] | float = 1.0) -> None:
         """Store a posterior, without the entries that are nearly zero in these units.
 
-        It is given as blocks of rows, in their order.
+        It is given as blocks of rows, in their order. Of a very large screen only those that are
+        far from zero by their own spread are kept.
         """
+        far = 0.0 if self.n_perturbations * self.n_genes <= MOST_SMALL else FAR
         for name in self.KEPT:  # takes no memory while new ones are made
             setattr(self, name, getattr(self, name)[:0].clone())
         start, kl, found = 0, torch.zeros_like(self.kl), []
         for block in blocks:
-            kept = ((block.mean / unit).abs() >= LEAST) | (block.probability >= LIKELY)
+            size = (block.mean / unit).abs()
+            kept = (size >= LEAST) & (size >= far * block.sd / unit)
+            kept |= block.probability >= LIKELY
             row, gene = kept.nonzero(as_tuple=True)
             values = (table[kept] for table in (block.mean, block.sd, block.probability))
             found.append((row + start, gene, *values))

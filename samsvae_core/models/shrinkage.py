@@ -75,34 +75,50 @@ def shrunken_rows(estimate: Float[Tensor, "T G"], se: Float[Tensor, "T G"]) -> S
 
 
 def activity(
-    estimate: Float[Tensor, "T G"], se: Float[Tensor, "T G"], price: float
+    estimate: Float[Tensor, "T G"],
+    se: Float[Tensor, "T G"],
+    price: float,
+    of_column: Float[Tensor, " G"] | None = None,
 ) -> Float[Tensor, "T G"]:
     """Return the probability that an effect stands out of its row and its column.
 
     Against it stands a background of effects as small as most others are: of its row, so that a
     perturbation that a model fits a little wrongly everywhere has no effect that stands out, and of
-    its column. What stands out is Normal(0, WIDE), at prior odds of exp(-price). With a price of 0
-    there is no background.
+    its column (`of_column`, its variance, where these are not all rows). What stands out is
+    Normal(0, WIDE), at prior odds of exp(-price). With a price of 0 there is no background.
     """
     found = torch.zeros_like(estimate)
     if not found.numel():
         return found
     n_rows, n_columns = estimate.shape
-    of_column = estimate.new_zeros(n_columns, 1).double()
-    if price and n_rows >= FEWEST_ROWS:
-        for columns in torch.arange(n_columns).split(max(1, VALUES_AT_ONCE // n_rows)):
-            of_column[columns] = beyond_error(
-                estimate[:, columns].T, se[:, columns].T, *MOST_OF_COLUMN
-            )
+    if of_column is None:
+        of_column = column_background(estimate, se) if price else se.new_zeros(n_columns)
     for rows in torch.arange(n_rows).split(max(1, VALUES_AT_ONCE // n_columns)):
-        of_row = beyond_error(estimate[rows], se[rows], *MOST_OF_ROW) if price else of_column[:1]
+        of_row = se.new_zeros(1, 1)
+        if price:
+            of_row = beyond_error(estimate[rows], se[rows], *MOST_OF_ROW)
         noise = se[rows].double().square()
         known = noise.isfinite() & (noise > 0)
-        narrow = noise.where(known, torch.inf) + torch.maximum(of_column.T, of_row)
+        narrow = noise.where(known, torch.inf) + torch.maximum(
+            of_column[None].double(), of_row.double()
+        )
         wide = narrow + WIDE**2
         square = estimate[rows].double().square()
         gain = (square * (1 / narrow - 1 / wide) - (wide / narrow).log()) / 2
         found[rows] = (gain - price).sigmoid().where(known, 0.0).to(estimate)
+    return found
+
+
+def column_background(
+    estimate: Float[Tensor, "T G"], se: Float[Tensor, "T G"]
+) -> Float[Tensor, " G"]:
+    """Return the variance of each column's background; 0 with fewer than FEWEST_ROWS rows."""
+    n_rows, n_columns = estimate.shape
+    found = torch.zeros(n_columns, dtype=torch.float64, device=se.device)
+    if n_rows >= FEWEST_ROWS:
+        for columns in torch.arange(n_columns).split(max(1, VALUES_AT_ONCE // n_rows)):
+            parts = estimate[:, columns].T, se[:, columns].T
+            found[columns] = beyond_error(*parts, *MOST_OF_COLUMN)[:, 0]
     return found
 
 

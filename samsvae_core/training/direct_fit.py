@@ -27,7 +27,7 @@ from torch import Tensor
 from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.direct import ACTIVE, DirectEffects, Posterior, lifted
 from samsvae_core.models.samsvae import SAMSVAE
-from samsvae_core.models.shrinkage import activity, shrink
+from samsvae_core.models.shrinkage import activity, column_background, shrink
 from samsvae_core.training.config import TrainConfig
 from samsvae_core.training.direct_sums import MOST_TABLE, add, observe, rest_of, weights
 
@@ -152,6 +152,10 @@ class DirectFit:
             max(1, ROWS_AT_ONCE // direct.n_genes)
         )
         own = self.of_own(direct, expected, trained, shared.mean[0]) if with_own else None
+        typical = self.missed(expected, trained, self.typical()) if everything else None
+        if typical is not None:
+            alone = (typical.whole - typical.scale * shared.mean) / self.unit
+            of_column = column_background(alone, typical.se / self.unit)
         for rows in blocks:
             missed = self.missed(expected, trained, rows)
             alone = (missed.whole - missed.scale * shared.mean) / self.unit
@@ -160,7 +164,7 @@ class DirectFit:
                 se = missed.se / self.unit
                 for table, part in zip((mean, sd, kl), shrunk(alone, se), strict=True):
                     table.copy_(part)
-                probability = activity(alone, se, PRICE)
+                probability = activity(alone, se, PRICE, of_column)
             if own is not None:
                 here = (direct.own[rows] >= 0).nonzero()[:, 0]
                 genes = direct.own[rows[here]]
@@ -193,15 +197,18 @@ class DirectFit:
         mean, sd, kl = (part[0].float() for part in (found.mean, found.sd, found.kl))
         return mean, sd, probability, kl
 
+    def typical(self) -> Int[Tensor, " R"]:
+        """Return the perturbations with most cells, at most MOST_SHARED."""
+        n = self.observed.conditions.n_cells[:-1]
+        rows = n.topk(min(MOST_SHARED, len(n))).indices.sort().values
+        return rows[n[rows] > 0]
+
     def shared(self, expected: Expected, trained: Float[Tensor, "P G"]) -> Posterior:
         """Return the posterior of what all perturbations share, one row.
 
         It is kept only where it stands out, since control's sampling error is shared too.
         """
-        seen = self.observed
-        n = seen.conditions.n_cells[:-1]
-        rows = n.topk(min(MOST_SHARED, len(n))).indices.sort().values
-        rows = rows[n[rows] > 0]
+        seen, rows = self.observed, self.typical()
         nothing = torch.zeros(1, trained.shape[1], device=trained.device)
         # without controls nothing tells what all share from what the decoder says of all
         if len(rows) < FEWEST_SHARED or seen.conditions.control.all():

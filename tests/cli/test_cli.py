@@ -401,8 +401,10 @@ def test_a_composition_is_written_with_its_settings(samsvae, trained, tmp_path):
     bundle = load(trained)
     expected = compose(bundle, {"P1": 1.0, "P2": 0.5}, [0, 2], 8, 3).table.reset_index()
     pd.testing.assert_frame_equal(pd.read_csv(path), expected)
-    columns = "gene shift lower upper probability_of_sign sum_of_singles interaction"
-    columns += " interaction_lower interaction_upper observed observed_se"
+    columns = "gene shift lower upper probability_of_sign through_mechanisms direct"
+    columns += (
+        " sum_of_singles interaction interaction_lower interaction_upper observed observed_se"
+    )
     columns += " calibrated_lower calibrated_upper observed_interaction observed_interaction_se"
     assert pd.read_csv(path).columns.tolist() == columns.split()
     settings = json.loads((tmp_path / "shift.json").read_text())

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from samsvae_core.models import direct as direct_of
 from samsvae_core.models.bounds import elbo
 from samsvae_core.models.device_rows import Batch
 from samsvae_core.models.direct import DirectEffects, Posterior, lifted, lifted_mean
@@ -295,3 +296,16 @@ def test_the_encoder_reads_a_cell_whose_direct_effects_are_taken_off():
         torch.testing.assert_close(found.loc, expected.loc)
         torch.testing.assert_close(found.scale, expected.scale)
         assert not torch.allclose(found.loc, model.encode(x, shift).loc)
+
+
+def test_of_a_very_large_screen_only_effects_far_from_zero_are_kept(monkeypatch):
+    direct = DirectEffects(2, 3)
+    mean = torch.tensor([[0.5, 0.5, 0.005], [0.0, -0.5, 0.0], [0.0, 0.0, 0.0]])
+    sd = torch.tensor([[0.1, 0.4, 0.001], [0.0, 0.4, 0.0], [0.0, 0.0, 0.0]])
+    probability = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.9, 0.0], [0.0, 0.0, 0.0]])
+    posterior = Posterior(mean, sd, probability, torch.zeros(3, 3))
+    direct.keep([posterior])
+    assert direct.mean.tolist() == [0.5, 0.5, -0.5]
+    monkeypatch.setattr(direct_of, "MOST_SMALL", 5)
+    direct.keep([posterior])
+    assert (direct.row.tolist(), direct.gene.tolist()) == ([0, 1], [0, 1])

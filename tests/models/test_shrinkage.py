@@ -145,8 +145,10 @@ def test_small_effects_everywhere_are_background_and_a_strong_one_stands_out_of_
     estimate, se = rows(off, 0.1)
     assert (activity(estimate, se, PRICE) > 0.5).sum() <= 8  # of 8,000, one in a thousand
     assert (estimate.abs() > 0.4).sum() > 1000  # which the error alone would call active
-    estimate[:, 0] = 2.5
-    assert (activity(estimate, se, PRICE)[:, 0] > 0.5).all()
+    estimate[3, 0] = 2.5
+    assert activity(estimate, se, PRICE)[3, 0] > 0.5
+    estimate[:, 0] = 2.5  # of every row, it is background
+    assert (activity(estimate, se, PRICE)[:, 0] < 0.5).all()
     assert (activity(estimate[:1, 1:].clamp(-0.5, 0.5), se[:1, 1:], PRICE) < 0.5).all()
 
 
