@@ -116,7 +116,7 @@ def in_all(model: Bundle) -> str:
 def of_perturbation(model: Bundle, name: str, result: Composition) -> None:
     """Draw the direct effects of a perturbation that stand out, the largest first."""
     if model.direct is None:
-        record.info(NONE)
+        record.caption(NONE)
         return
     rows = model.direct[model.direct["perturbation"] == name]
     record.markdown(in_words(name, rows))

@@ -21,7 +21,7 @@ from samsvae_core.training.config import TrainConfig
 from tests.fuzz import signed
 
 PRETRAINED = Path(__file__).parents[2] / "pretrained"
-SHIPPED = PRETRAINED / "norman2019-subset"
+SHIPPED = PRETRAINED / "schraivogel2020"
 QUICK = TrainConfig(steps=4, batch_size=64, particles=1)
 
 
@@ -83,7 +83,7 @@ def test_item_16_what_does_not_hold_together_is_told_beside_what_does(tmp_path, 
     monkeypatch.setenv("SAMSVAE_MODELS", str(tmp_path))
     assert list(bundles.available()) == ["good"]
     (problem,) = bundles.broken().values()
-    assert "does not hold together: loadings.parquet should have mechanisms 0 to 19" in problem
+    assert "does not hold together: own targets in the weights" in problem
 
 
 @pytest.mark.parametrize("change", ["shift", "observed", "n_observed"])

@@ -102,7 +102,8 @@ def sign(folder: Path) -> None:
 def tensor(file: str, name: str | None, change: Callable[[np.ndarray, Rng], np.ndarray]) -> Change:
     def apply(folder: Path, rng: Rng) -> None:
         arrays = tensors(folder / file)
-        which = name or rng.choice([n for n, a in sorted(arrays.items()) if a.size > 1])
+        several = [n for n, a in sorted(arrays.items()) if a.size > 1 and a.dtype.kind == "f"]
+        which = name or rng.choice(several)
         arrays[which] = change(arrays[which], rng)
         write_tensors(folder / file, arrays)
 
