@@ -18,9 +18,11 @@ from samsvae_core.data.cells import CellData
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.data.splits import split
 from samsvae_core.genesets import collections
+from samsvae_core.models import shrinkage
 from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.models.simulate import Design, Truth, simulate, write_h5ad
 from samsvae_core.pipeline import build, train
+from samsvae_core.training import direct_fit
 from samsvae_core.training.config import TrainConfig
 
 DESIGN = Design(
@@ -103,7 +105,11 @@ def quick_tables():
 def tiny(screen, quick_tables, tmp_path_factory) -> Bundle:
     """Return the bundle; no test may change it or its files."""
     run = tmp_path_factory.mktemp("models") / "tiny"
-    return train.train(screen.data, screen.parts, run, MODEL, TRAINING)
+    with pytest.MonkeyPatch.context() as patch:  # or no effect of a screen this small stands out
+        patch.setattr(direct_fit, "PRICE", 4.6)
+        patch.setattr(shrinkage, "MOST_OF_ROW", (0.5, 0.4549))
+        patch.setattr(shrinkage, "FEWEST_ROWS", 1000)
+        return train.train(screen.data, screen.parts, run, MODEL, TRAINING)
 
 
 @pytest.fixture

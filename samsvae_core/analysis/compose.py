@@ -155,6 +155,8 @@ def compose(
     draws, through = drawn_arms(bundle, arms, without, n_samples, seed, used, direct)
     name = condition_name(given, bundle.control)
     observed = bundle.observed_shift(name) if given else None
+    if bundle.model.direct is None or not direct:
+        through = draws.mean(1)  # exactly the shift
     is_whole = used is None and not without and direct
     table = shift_table(bundle, given, draws, through[0], observed, is_whole)
     return Composition(

@@ -142,7 +142,7 @@ def averaged(module: Module) -> Module | DistributedDataParallel:
 
     Buffers are not sent: on GPUs, processes may keep other numbers of direct effects.
     """
-    return DistributedDataParallel(module, broadcast_buffers=False) if together() else module
+    return DistributedDataParallel(module, forward_sync_buffers=False) if together() else module
 
 
 def share(index: Int[Tensor, " N"]) -> tuple[Int[Tensor, " M"], float]:

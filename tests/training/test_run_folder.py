@@ -102,11 +102,11 @@ def test_a_signal_stops_at_the_end_of_an_epoch(
 def test_a_second_signal_stops_within_the_epoch(train, whole, tmp_path, monkeypatch):
     folder, rates = tmp_path / "run", steps.set_learning_rates
 
-    def twice(optimizer, config, step, held):
+    def twice(optimizer, config, step):
         if step == 5:  # the second step of the second epoch
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
-        rates(optimizer, config, step, held)
+        rates(optimizer, config, step)
 
     with monkeypatch.context() as patch:
         patch.setattr(steps, "set_learning_rates", twice)
