@@ -101,14 +101,19 @@ def quick_tables():
         yield
 
 
+def let_more_stand_out(patch: pytest.MonkeyPatch) -> None:
+    """Ask less of direct effects, or none of a screen this small stands out."""
+    patch.setattr(direct_fit, "PRICE", 4.6)
+    patch.setattr(shrinkage, "MOST_OF_ROW", (0.5, 0.4549))
+    patch.setattr(shrinkage, "FEWEST_ROWS", 1000)
+
+
 @pytest.fixture(scope="session")
 def tiny(screen, quick_tables, tmp_path_factory) -> Bundle:
     """Return the bundle; no test may change it or its files."""
     run = tmp_path_factory.mktemp("models") / "tiny"
-    with pytest.MonkeyPatch.context() as patch:  # or no effect of a screen this small stands out
-        patch.setattr(direct_fit, "PRICE", 4.6)
-        patch.setattr(shrinkage, "MOST_OF_ROW", (0.5, 0.4549))
-        patch.setattr(shrinkage, "FEWEST_ROWS", 1000)
+    with pytest.MonkeyPatch.context() as patch:
+        let_more_stand_out(patch)
         return train.train(screen.data, screen.parts, run, MODEL, TRAINING)
 
 

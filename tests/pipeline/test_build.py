@@ -27,6 +27,7 @@ from samsvae_core.pipeline.build import (
 from samsvae_core.pipeline.train import read_options
 from samsvae_core.system.files import OutputError
 from samsvae_core.training.config import Stop, TrainConfig, TrainingError
+from tests.conftest import let_more_stand_out
 from tests.oracles import log_proportions
 
 MODEL = {"n_latent": 2, "n_hidden": 4}
@@ -354,9 +355,10 @@ def test_a_configuration_of_another_version_is_refused(tiny, screen, tmp_path, c
 
 
 def test_a_run_without_its_manifest_gets_its_tables_anew_and_trains_no_further(
-    screen, quick_tables, copied
+    screen, quick_tables, copied, monkeypatch
 ):
     """Messages advise this for bundles that lack newer tables."""
+    let_more_stand_out(monkeypatch)  # as when it was made
     before = load(copied)
     (copied / "manifest.json").unlink()
     (copied / layout.CELL_COUNTS).unlink()
