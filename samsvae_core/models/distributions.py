@@ -15,13 +15,6 @@ from samsvae_core.models.likelihood import nb_log_prob
 PER_TEN_THOUSAND = 1e4  # transcripts: the usual unit of single-cell expression
 
 
-class Slopes(NamedTuple):
-    """How log p(x | z) changes with what is added to each gene's logit or mean."""
-
-    slope: Float[Tensor, "S N G"]
-    variance: Float[Tensor, "S N G"]  # expected over x: the information of a cell
-
-
 class NegativeBinomials(NamedTuple):
     """p(x | z) of every cell and gene, up to its library."""
 
@@ -37,21 +30,6 @@ class NegativeBinomials(NamedTuple):
     def log_prob(self, x: Float[Tensor, "N G"]) -> Float[Tensor, "S N"]:
         """Return log p(x | z), summed over genes, in nats."""
         return nb_log_prob(self.logits, self.log_concentration, self.log_library, x)
-
-    def slopes(self, x: Float[Tensor, "N G"]) -> Slopes:
-        """Return the slope of log p(x | z) along each gene's logit, and its expected curvature.
-
-        With mean m and concentration r, u = (x - m) r / (m + r) is the slope along log m and
-        w = m r / (m + r) its variance. A logit changes every share p, so the slope is u_g - p_g
-        sum(u) and its variance w_g (1 - 2 p_g) + p_g^2 sum(w).
-        """
-        share = self.log_proportion.exp()
-        mean, r = share * self.log_library.exp(), self.log_concentration.exp()
-        kept = r / (mean + r)
-        u, w = (x - mean) * kept, mean * kept
-        slope = u - share * u.sum(-1, keepdim=True)
-        variance = w * (1 - 2 * share) + share.square() * w.sum(-1, keepdim=True)
-        return Slopes(slope, variance.clamp_min(0))
 
     def sample(self) -> Float[Tensor, "S N G"]:
         """Return sampled counts, for posterior predictive checks."""
@@ -74,11 +52,6 @@ class Normals(NamedTuple):
         standard = (x - self.loc) * (-self.log_scale).exp()
         constant = (self.log_scale + 0.5 * math.log(2 * math.pi)).sum()
         return -0.5 * standard.square().sum(-1) - constant
-
-    def slopes(self, x: Float[Tensor, "N G"]) -> Slopes:
-        """Return the slope of log p(x | z) along each gene's mean, and its expected curvature."""
-        precision = (-2 * self.log_scale).exp()
-        return Slopes((x - self.loc) * precision, precision.expand_as(self.loc))
 
     def sample(self) -> Float[Tensor, "S N G"]:
         """Return sampled values, for posterior predictive checks."""
