@@ -566,7 +566,7 @@ def test_item_07_an_uneven_column_is_told_and_an_even_one_is_not(file):
     for text in (said(read_h5ad(file)), told(inspect(file))):
         assert "Warning: Columns 'cell_line' and 'cell_type' differ" in text
         assert "100% of the cells of A are 'A172', and 0% of the control cells" in text
-        assert "A covariate would be needed" in text
+        assert "--covariate cell_line accounts for it" in text
         assert "'batch' differs" not in text
 
 

@@ -32,7 +32,7 @@ def states(model: SAMSVAE, cells: Cells) -> dict[str, Float[np.ndarray, "N K"]]:
         batch = cells.batch(index)
         shift = model.mean_shift(batch.D)
         offset = model.mean_offset(batch.D)
-        basal.append(model.encode(batch.x, shift[None], offset).loc[0])
+        basal.append(model.encode(batch.x, shift[None], offset, batch.levels).loc[0])
         shifts.append(shift if model.has_shifts else torch.zeros_like(basal[-1]))
     start, move = torch.cat(basal).cpu().numpy(), torch.cat(shifts).cpu().numpy()
     return {"basal": start, "shifted": start + move}

@@ -7,7 +7,7 @@ written last, so a folder with a manifest is complete. A saved bundle never chan
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -31,11 +31,9 @@ from samsvae_core.bundle.layout import (
     read_json,
     version,
 )
-from samsvae_core.bundle.readings import data_for_model, dosages_of, places_of
+from samsvae_core.bundle.readings import Known, aligned, dosages_of
 from samsvae_core.data.cells import (
     CellData,
-    DataError,
-    genes_at,
 )
 from samsvae_core.genesets.collections import Collection
 from samsvae_core.genesets.prerank import RECIPE
@@ -315,39 +313,24 @@ class Bundle:
         return pd.DataFrame(moves, index=D.index)
 
     def align(self, data: CellData) -> CellData:
-        """Return the same cells with genes and perturbations in the order of the bundle.
+        """Return the same cells with genes, perturbations and levels in the order of the bundle.
 
         Genes are matched by name, or by id if the names differ. Raises DataError for missing genes
-        and unknown perturbations.
+        and covariates, and for unknown perturbations.
         """
-        data = data_for_model(data, self.config["model"])
-        where = places_of(self.genes, self.genes_by_id, data)
-        for what, needed, found in (
-            ("lack {} of the bundle's genes, such as {}", self.genes, where),
-            (
-                "hold {} perturbations unknown to the bundle, such as {}",
-                data.perturbations,
-                self.perturbations.index,
-            ),
-        ):
-            missing = pd.Index(needed).difference(pd.Index(found))
-            if len(missing):
-                problem = what.format(len(missing), ", ".join(missing[:3]))
-                raise DataError(f"The data {problem}. Use the file the bundle was trained on.")
-        data = genes_at(data, np.array([where[gene] for gene in self.genes]))
-        if data.has_size_factor != self.model.config.other_genes:
-            key = self.config["data"].get("size_factor_key")
-            raise DataError(
-                "The bundle was trained with "
-                + (f"--size-factor-key {key}" if key else "library sizes from the panel")
-                + "; read the data the same way."
-            )
-        where = self.perturbations.index.get_indexer(pd.Index(data.perturbations))
-        dosages = data.dosages.tocoo()
-        shape = (len(data.cells), len(self.perturbations))
-        moved = sp.csr_matrix((dosages.data, (dosages.row, where[dosages.col])), shape=shape)
-        names = np.array(self.perturbations.index, dtype=str)
-        return replace(data, dosages=moved, perturbations=names)
+        return aligned(data, self.known)
+
+    @property
+    def known(self) -> Known:
+        """What the bundle knows of the cells that it was trained on."""
+        others = self.model.config.other_genes
+        names = self.perturbations.index
+        return Known(self.genes, self.genes_by_id, names, others, self.config)
+
+    @property
+    def levels(self) -> dict[str, list[str]]:
+        """The levels of each covariate that the model accounts for; empty without any."""
+        return {name: list(found) for name, found in self.known.levels.items()}
 
     def table(self, name: str) -> pd.DataFrame:
         """A table of `layout.TABLES`, by its file: checked, and read once."""

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+import scipy.sparse as sp
 
 from samsvae_core.data.cells import (
     CellData,
+    DataError,
     conditions_as_perturbations,
+    genes_at,
 )
+from samsvae_core.data.covariates import Covariates
 from samsvae_core.genesets.symbols import without_version
 from samsvae_core.models.variants import MODELS
 
@@ -80,3 +87,65 @@ def places_of(
             if gene not in found and len(places) == 1:
                 found[gene] = next(iter(places))
     return found
+
+
+class Known(NamedTuple):
+    """What a bundle knows of the cells that it was trained on."""
+
+    genes: Sequence[str]
+    genes_by_id: Mapping[str, str]
+    perturbations: pd.Index
+    other_genes: bool  # libraries count more genes than these
+    config: Mapping[str, Any]
+
+    @property
+    def levels(self) -> Mapping[str, Sequence[str]]:
+        """The levels of each covariate; empty without any."""
+        return dict(self.config.get("levels", {}))
+
+
+def aligned(data: CellData, known: Known) -> CellData:
+    """Return cells as `Bundle.align` does."""
+    data = data_for_model(data, known.config["model"])
+    where = places_of(known.genes, known.genes_by_id, data)
+    for what, needed, found in (
+        ("lack {} of the bundle's genes, such as {}", known.genes, where),
+        (
+            "hold {} perturbations unknown to the bundle, such as {}",
+            data.perturbations,
+            known.perturbations,
+        ),
+    ):
+        missing = pd.Index(needed).difference(pd.Index(found))
+        if len(missing):
+            problem = what.format(len(missing), ", ".join(missing[:3]))
+            raise DataError(f"The data {problem}. Use the file the bundle was trained on.")
+    data = genes_at(data, np.array([where[gene] for gene in known.genes]))
+    if data.has_size_factor != known.other_genes:
+        key = known.config["data"].get("size_factor_key")
+        raise DataError(
+            "The bundle was trained with "
+            + (f"--size-factor-key {key}" if key else "library sizes from the panel")
+            + "; read the data the same way."
+        )
+    column = known.perturbations.get_indexer(pd.Index(data.perturbations))
+    dosages = data.dosages.tocoo()
+    shape = (len(data.cells), len(known.perturbations))
+    moved = sp.csr_matrix((dosages.data, (dosages.row, column[dosages.col])), shape=shape)
+    names = np.array(known.perturbations, dtype=str)
+    covariates = aligned_covariates(data, known.levels)
+    return replace(data, dosages=moved, perturbations=names, covariates=covariates)
+
+
+def aligned_covariates(data: CellData, levels: Mapping[str, Sequence[str]]) -> Covariates | None:
+    """Return the covariates of cells as a model has them; raises DataError if one is absent."""
+    if not levels:
+        return data.covariates
+    found = data.covariates.levels if data.covariates else {}
+    if absent := [name for name in levels if name not in found]:
+        raise DataError(
+            f"The bundle accounts for {', '.join(absent)}, which these data were read without."
+            f" Name a column with the same levels: --covariate {absent[0]}."
+        )
+    assert data.covariates is not None
+    return data.covariates.aligned(levels)

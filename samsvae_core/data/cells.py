@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from jaxtyping import Float32, Shaped
+from jaxtyping import Float32, Int64, Shaped
 
+from samsvae_core.data.covariates import Covariates
 from samsvae_core.data.disk_csr import dense_blocks, on_disk, row_blocks, rows_of
 from samsvae_core.genesets.symbols import known_genes
 from samsvae_core.system.messages import some
@@ -33,9 +34,9 @@ class CellData:
     sorted parts, a dosage other than 1 written "A:0.5". `source` says how the file was read, as
     JSON values. Where `is_counts` is False, `counts` holds any finite values (log-normalised,
     z-scores), zeros left out, and `library` is 1 for every cell. `replicates` names each cell's
-    biological replicate, "" if missing; no model uses it. If the counts do not fit in memory, they
-    and large parts of them are kept in files in the folder `scratch`. `gene_ids` are the file's ids
-    of genes named otherwise.
+    biological replicate, "" if missing; no model uses it. `covariates` are accounted for. If the
+    counts do not fit in memory, they and large parts of them are kept in files in the folder
+    `scratch`. `gene_ids` are the file's ids of genes named otherwise.
     """
 
     counts: sp.csr_matrix  # (N, G) float32, raw counts
@@ -49,6 +50,7 @@ class CellData:
     has_size_factor: bool
     source: dict[str, Any]
     replicates: Shaped[np.ndarray, " N"] | None = None
+    covariates: Covariates | None = None
     is_counts: bool = True
     scratch: Path | None = None
     gene_ids: Shaped[np.ndarray, " G"] | None = None
@@ -59,6 +61,12 @@ class CellData:
         if self.gene_ids is None:
             return {}
         return dict(zip(self.gene_ids.tolist(), self.genes.tolist(), strict=True))
+
+    @property
+    def strata(self) -> Int64[np.ndarray, " N"]:
+        """A number per cell, the same for cells that agree in every covariate."""
+        none = np.zeros(len(self.cells), dtype=np.int64)
+        return none if self.covariates is None else self.covariates.strata()
 
     def subset(self, index: np.ndarray | Sequence[int]) -> "CellData":
         """Return the cells at `index` (positions or booleans), with all genes and perturbations."""
@@ -74,6 +82,7 @@ class CellData:
             cells=self.cells[index],
             conditions=self.conditions[index],
             replicates=None if self.replicates is None else self.replicates[index],
+            covariates=None if self.covariates is None else self.covariates.subset(index),
         )
 
 
@@ -239,6 +248,11 @@ def summary(data: CellData) -> dict[str, Any]:
         "lowest_value": float(data.counts.min()),
         "highest_value": float(data.counts.max()),
         "cells_per_replicate": _cells_per_replicate(data.replicates),
+        "cells_per_level": {
+            name: _cells_per_replicate(covariates.labels(name)) for name in covariates.levels
+        }
+        if (covariates := data.covariates)
+        else {},
     }
 
 
@@ -253,7 +267,7 @@ def constant_genes(counts: sp.csr_matrix) -> np.ndarray:
 
 
 def _cells_per_replicate(replicates: np.ndarray | None) -> dict[str, int]:
-    """Return the number of cells by replicate; cells without a label are not counted."""
+    """Return the number of cells by replicate or level; those without a label are not counted."""
     if replicates is None:
         return {}
     names, sizes = np.unique(replicates[replicates != ""], return_counts=True)
@@ -302,6 +316,9 @@ def describe(summary: Mapping[str, Any]) -> str:
     if sizes := s["cells_per_replicate"]:
         replicates = some((f"{name} ({n:,} cells)" for name, n in sizes.items()), 6)
         lines.append(f"{len(sizes):,} replicates in column {s['replicate_key']!r}: {replicates}")
+    for name, of_level in s["cells_per_level"].items():
+        levels = some((f"{level} ({n:,} cells)" for level, n in of_level.items()), 6)
+        lines.append(f"Covariate {name!r} with {len(of_level):,} levels: {levels}")
     if s["size_factor_key"]:
         lines.append(f"Size factor {s['size_factor_key']!r}: median {s['median_library']:,.0f}")
     if suggestion := s["size_factor_suggestion"]:

@@ -7,6 +7,7 @@ with the option where there is one.
 from __future__ import annotations
 
 import re
+import shlex
 
 import numpy as np
 import pandas as pd
@@ -144,8 +145,8 @@ def _uneven(
     return [
         f"{'Columns' if len(names) > 1 else 'Column'} {' and '.join(map(repr, names[:3]))}"
         f" {'differ' if len(names) > 1 else 'differs'} between perturbations (Cram\u00e9r's V"
-        f" {v:.2f}): {words}. Its influence is mistaken for an effect of the perturbation. A"
-        " covariate would be needed, and models here have none."
+        f" {v:.2f}): {words}. Its influence would be taken for an effect of the perturbation;"
+        f" --covariate {shlex.quote(names[0])} accounts for it."
         for words, names, v in told[:3]
     ]
 

@@ -5,7 +5,8 @@ What was found, chosen or left alone on the way is told in `CellData.source`, ne
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ import scipy.sparse as sp
 from samsvae_core.data.cells import CellData, DataError, constant_genes
 from samsvae_core.data.columns import column_notes, warnings_of
 from samsvae_core.data.counts import read_counts, read_values
+from samsvae_core.data.covariate_columns import read_covariates
 from samsvae_core.data.dosages import Dosages, conditions_of, dosages_of_labels
 from samsvae_core.data.guide_tables import dosages_of_table, key_or_table
 from samsvae_core.data.hdf5_checks import (
@@ -51,6 +53,7 @@ def read_h5ad(
     gene_key: str | None = None,
     dosage_key: str | None = None,
     replicate_key: str | None = None,
+    covariates: Sequence[str] | None = None,
     join_guides: bool = False,
     drop_unlabelled: bool | None = None,
     continuous: bool = False,
@@ -85,6 +88,8 @@ def read_h5ad(
         labels.
     replicate_key
         Column of obs with each cell's replicate.
+    covariates
+        Columns of obs to account for, such as batch, donor or cell line.
     join_guides
         Whether guides of one gene, such as "A_1" and "A_2", are read as A. They never add up:
         "A+A" is A at dosage 1.
@@ -113,6 +118,7 @@ def read_h5ad(
         size_factor_key=size_factor_key,
         dosage_key=dosage_key,
         replicate_key=replicate_key,
+        covariates=covariates,
         join_guides=join_guides,
         drop_unlabelled=drop_unlabelled,
         continuous=continuous,
@@ -144,6 +150,9 @@ def read_cells(
     library = totals.copy()
     if options.size_factor_key is not None:
         library[here] = _size_factor(obs[here], options.size_factor_key, totals[here])
+    accounted = read_covariates(
+        obs[here], options.covariates or (), conditions[here], design.control, taken
+    )
     source = {
         "file": path.name,
         **design.source,
@@ -151,10 +160,9 @@ def read_cells(
         "gene_key": counts.genes.key,
         **_source(obs[here], totals[here], options),
         "replicate_key": replicate_key,
+        "covariates": list(accounted.covariates.levels) if accounted.covariates else None,
         **({} if options.counts_on == "auto" else {"counts_on": options.counts_on}),
-        "warnings": warnings_of(
-            obs[here], conditions[here], design.control, {taken, options.dosage_key}
-        ),
+        "warnings": [*_warnings(obs[here], conditions[here], design, options), *accounted.warnings],
     }
     data = CellData(
         counts=counts.matrix,
@@ -173,14 +181,24 @@ def read_cells(
         scratch=storage.folder if isinstance(counts.matrix.data, np.memmap) else None,
     )
     data = data if design.kept is None else data.subset(design.kept)
+    data = replace(data, covariates=accounted.covariates)
     source["notes"] = [
         *counts.notes,
         *counts.genes.notes,
         *_matrix_notes(data.counts, data.genes, "value" if options.continuous else "count"),
         *design.notes,
+        *accounted.notes,
         *column_notes(obs[here], taken, options.dosage_key, design.dosages[here].getnnz(axis=1)),
     ]
     return data
+
+
+def _warnings(
+    obs: pd.DataFrame, conditions: np.ndarray, design: Dosages, options: ReadOptions
+) -> list[str]:
+    """What is doubtful about the design, in columns that are not read."""
+    taken = {design.source["perturbation_key"], options.dosage_key, *(options.covariates or ())}
+    return warnings_of(obs, conditions, design.control, taken)
 
 
 def _check(options: ReadOptions) -> None:

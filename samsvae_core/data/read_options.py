@@ -101,6 +101,13 @@ class ReadOptions:
         parameter="replicate",
         box="Replicates",
     )
+    covariates: Sequence[str] | None = option(
+        "labels",
+        "--covariate",
+        "Column of obs to account for: batch, lane, donor, cell line, treatment; may be repeated.",
+        parameter="covariate",
+        box="Covariates",
+    )
     join_guides: bool = option(
         "flag",
         "--join-guides",

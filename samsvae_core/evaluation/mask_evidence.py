@@ -204,10 +204,10 @@ def predictive(
     mean = model.mean_offset(batch.D)
     if offset is None and mean is not None:
         offset = mean[None]
-    q = model.encode(batch.x, shift, mean)
+    q = model.encode(batch.x, shift, mean, batch.levels)
     total = -kl_divergence(q, Normal(0.0, 1.0)).sum(-1)
     for _ in range(N_DRAWS):
         z_basal = q.loc + q.scale * torch.randn_like(q.loc[0])
-        px = model.decode(model.state(z_basal, shift), batch.library, offset)
+        px = model.decode(model.state(z_basal, shift), batch.library, offset, batch.levels)
         total = total + px.log_prob(batch.x) / N_DRAWS
     return total

@@ -76,7 +76,8 @@ def reference_cells(
     chosen = np.random.default_rng(0).permutation(controls)[:n_cells]
     cells = Cells(data.subset(np.sort(chosen)), model.device)
     batch = cells.batch(torch.arange(len(cells), device=model.device))
-    q = model.encode(batch.x, torch.zeros(1, len(cells), model.n_shift, device=model.device))
+    nowhere = torch.zeros(1, len(cells), model.n_shift, device=model.device)
+    q = model.encode(batch.x, nowhere, levels=batch.levels)
     return Reference(q.loc[0].clone(), q.scale[0].clone(), batch.library[:, 0].clone())
 
 

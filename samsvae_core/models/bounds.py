@@ -41,7 +41,7 @@ def elbo(
     """
     effects = model.effects(n_samples, anneal, batch.D)
     log_px, kl_basal = cell_terms(model, batch, effects)
-    return Elbo(log_px.mean(), kl_basal.mean(), effects.kl_whole / n_cells)
+    return Elbo(log_px.mean(), kl_basal.mean(), (effects.kl_whole + model.penalty()) / n_cells)
 
 
 def cell_terms(
@@ -49,9 +49,10 @@ def cell_terms(
 ) -> tuple[Float[Tensor, "S N"], Float[Tensor, "S N"]]:
     """Return log p(x | z) at one draw of z_basal and its KL, per sample and cell, in nats."""
     shift = effects.latent_shift(batch.D)
-    q = model.encode(batch.x, shift, model.mean_offset(batch.D))
+    q = model.encode(batch.x, shift, model.mean_offset(batch.D), batch.levels)
     z_basal = q.rsample()
-    px = model.decode(model.state(z_basal, shift), batch.library, effects.offset(batch.D))
+    states, offset = model.state(z_basal, shift), effects.offset(batch.D)
+    px = model.decode(states, batch.library, offset, batch.levels)
     log_px = px.log_prob(batch.x)
     return log_px, kl_divergence(q, Normal(0.0, 1.0)).sum(-1)
 
@@ -64,9 +65,10 @@ def importance_weights(model: SAMSVAE, batch: Batch, effects: EffectSample) -> F
     sample s of the effects, which the caller draws once for all batches.
     """
     shift = effects.latent_shift(batch.D)
-    q = model.encode(batch.x, shift, model.mean_offset(batch.D))
+    q = model.encode(batch.x, shift, model.mean_offset(batch.D), batch.levels)
     z_basal = q.sample()
-    px = model.decode(model.state(z_basal, shift), batch.library, effects.offset(batch.D))
+    states, offset = model.state(z_basal, shift), effects.offset(batch.D)
+    px = model.decode(states, batch.library, offset, batch.levels)
     return (
         px.log_prob(batch.x)
         + Normal(0.0, 1.0).log_prob(z_basal).sum(-1)

@@ -22,23 +22,28 @@ class Batch(NamedTuple):
     x: Float[Tensor, "N G"]  # counts
     D: Float[Tensor, "N T"]  # dosages, all zero for control cells
     library: Float[Tensor, "N 1"]  # total counts or the size factor; 1 for other values
+    levels: Int[Tensor, "N C"] | None = None  # of each covariate; -1 if unknown. None without any
 
 
 class Cells:
-    """Counts and dosages on a device; each batch is dense and in single precision."""
+    """Counts, dosages and levels on a device; each batch is dense and in single precision."""
 
     def __init__(self, data: CellData, device: torch.device) -> None:
         self.device = device
         self.counts = resident(data.counts, device)
         self.dosages = resident(data.dosages, device)
         self.library = torch.as_tensor(data.library, dtype=torch.float32, device=device)[:, None]
+        self.levels: Tensor | None = None
+        if data.covariates is not None:
+            self.levels = torch.as_tensor(data.covariates.codes, device=device)
 
     def __len__(self) -> int:
         return len(self.library)
 
     def batch(self, index: Int[Tensor, " N"]) -> Batch:
         """Return the cells at `index`, dense."""
-        return Batch(self.counts[index], self.dosages[index], self.library[index])
+        levels = None if self.levels is None else self.levels[index].long()
+        return Batch(self.counts[index], self.dosages[index], self.library[index], levels)
 
 
 class HostRows:

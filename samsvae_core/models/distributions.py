@@ -92,3 +92,16 @@ def straight_through_bernoulli(
 def expression_level(proportion: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
     """Return log2(1 + 1e4 p), the scale of levels, shifts and loadings; p is a transcript share."""
     return torch.log2(1 + PER_TEN_THOUSAND * proportion)
+
+
+def rotate_columns(weight: Float[Tensor, "H I"], start: int, R: Float[Tensor, "K K"]) -> None:
+    """Rotate the columns of the latent axis, which begin at `start`."""
+    columns = slice(start, start + len(R))
+    weight[:, columns] = weight[:, columns] @ R
+
+
+def rotate_moments(layer: nn.Linear, R: Float[Tensor, "K K"]) -> None:
+    """Rotate a layer that returns means and log scales of the latent axis."""
+    both = torch.block_diag(R, R.square())
+    layer.weight.copy_(both.T @ layer.weight)
+    layer.bias.copy_(layer.bias @ both)

@@ -20,14 +20,13 @@ Axes: S Monte Carlo samples, N cells, T perturbations, K mechanisms (latent dime
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import leaky_relu, linear, pad
 
+from samsvae_core.models.config import ModelConfig as ModelConfig
 from samsvae_core.models.direct import DirectEffects, DirectSample
 from samsvae_core.models.distributions import (
     MLP,
@@ -35,9 +34,12 @@ from samsvae_core.models.distributions import (
     Normals,
     expression_level,
     mask_kl,
+    rotate_columns,
+    rotate_moments,
     straight_through_bernoulli,
 )
 from samsvae_core.models.effects import EffectSample as EffectSample
+from samsvae_core.models.level_offsets import LevelOffsets
 
 ACTIVE = 0.5  # posterior probability above which a perturbation uses a mechanism
 MASK_START = 2.0  # first logit of the masks: on (0.88), but still able to switch off
@@ -46,23 +48,6 @@ SCALE_FLOOR = 1e-2  # least scale of ln(1 + x), lest genes seen in few cells be 
 FAR_MEAN = 3.0  # standard deviations from 0 beyond which a decoder learns a mean too slowly
 NOISE_FLOOR = 1e-2  # least noise of a Gaussian likelihood, as a share of the gene's spread
 EMPTY_CELL = 1e-8  # library of a cell without counts; its likelihood is then 1 for any decoder
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """What the model is, saved with the weights. `TrainConfig` says how it is trained."""
-
-    n_genes: int
-    n_perturbations: int
-    n_latent: int = 20
-    n_hidden: int = 400
-    embedding_scale: float = 1.0  # prior standard deviation of an embedding entry
-    mask_evidence: float | None = 0.16  # nats per training cell an active mechanism must bring
-    mask_prior: float = 0.05  # published setting, used if mask_evidence is None
-    other_genes: bool = False  # one more outcome: the transcriptome outside the panel
-    encoder: str = "correlated"  # reads x and the latent shift; "mean-field": x alone
-    likelihood: str = "counts"  # negative binomial; "gaussian": for values that are not counts
-    direct_effects: str = "none"  # outside the mechanisms; "own-target", "sparse": `direct`
 
 
 class SAMSVAE(nn.Module):
@@ -110,6 +95,9 @@ class SAMSVAE(nn.Module):
         self.direct = None
         if config.direct_effects != "none":
             self.direct = DirectEffects(config.n_perturbations, config.n_genes)
+        self.level_offsets = None
+        if config.levels:
+            self.level_offsets = LevelOffsets(config.levels, config.n_genes, config.n_hidden)
         spread = torch.zeros(config.n_genes)  # per gene: the counts' or the noise's
         if config.likelihood == "counts":
             self.log_concentration = nn.Parameter(spread)
@@ -200,6 +188,8 @@ class SAMSVAE(nn.Module):
         with torch.no_grad():
             self.log_noise.copy_(spread.log())
             self.noise_floor.copy_(NOISE_FLOOR * spread)
+            if self.level_offsets is not None:
+                self.level_offsets.unit.copy_(spread)
             far = loc.abs() > FAR_MEAN * spread
             self.decoder.out.bias.copy_(torch.where(far, loc, self.decoder.out.bias))
 
@@ -296,10 +286,12 @@ class SAMSVAE(nn.Module):
         x: Float[Tensor, "N G"],
         shift: Float[Tensor, "S N C"],
         offset: Float[Tensor, "N G"] | None = None,
+        levels: Int[Tensor, "N C"] | None = None,
     ) -> Normal:
         """Return q(z_basal | x, shift), batch shape (S, N, K); `offset` are mean direct effects.
 
-        What direct effects change of a gene is taken off again before it is read.
+        What direct effects change of a gene is taken off again before it is read. `levels` are
+        those of covariates; without them the mean level is read.
 
         The first layer's product with x is computed once per cell, that with the latent shift per
         sample. A mean-field encoder does not read the shift, so the samples share one result.
@@ -308,6 +300,8 @@ class SAMSVAE(nn.Module):
         first = self.encoder.hidden
         from_x = first.weight[:, : self.config.n_genes]
         hidden = linear(x, from_x, first.bias)
+        if self.level_offsets is not None and levels is not None:
+            hidden = hidden + self.level_offsets.centred(levels) @ self.level_offsets.read
         if self.config.encoder == "correlated":
             from_shift = first.weight[:, self.config.n_genes :]
             hidden = hidden + linear(shift, from_shift)  # (S, N, H)
@@ -326,16 +320,31 @@ class SAMSVAE(nn.Module):
             return -offset
         return self.x_loc - (self.x_loc.expm1() * offset.exp()).log1p()
 
+    def penalty(self) -> Float[Tensor, ""] | float:
+        """Return minus the log prior of what is estimated as a point, in nats: of covariates."""
+        return 0.0 if self.level_offsets is None else self.level_offsets.penalty()
+
+    def of_levels(self, levels: Int[Tensor, "N C"] | None) -> Float[Tensor, "N G"] | None:
+        """Return what covariates add to the logits of cells at these levels; None for none."""
+        if self.level_offsets is None or levels is None:
+            return None
+        return self.level_offsets.added(self.level_offsets.centred(levels))
+
     def decode(
         self,
         z: Float[Tensor, "S N L"],
         library: Float[Tensor, "N 1"],
         offset: Float[Tensor, "_ N G"] | None = None,
+        levels: Int[Tensor, "N C"] | None = None,
     ) -> NegativeBinomials | Normals:
-        """Return p(x | z), batch shape (S, N, G); `offset` are direct effects (`EffectSample`)."""
+        """Return p(x | z), batch shape (S, N, G); `offset` are direct effects (`EffectSample`).
+
+        `levels` are those of covariates; without them the mean level is meant.
+        """
         outcomes = self.decoder(z)
-        if offset is not None:
-            outcomes = outcomes.add_(pad(offset, (0, outcomes.shape[-1] - offset.shape[-1])))
+        for added in (offset, self.of_levels(levels)):
+            if added is not None:
+                outcomes = outcomes.add_(pad(added, (0, outcomes.shape[-1] - added.shape[-1])))
         if self.config.likelihood == "gaussian":
             noise = (self.log_noise.exp() + self.noise_floor).log()
             return Normals(outcomes, noise)
@@ -383,16 +392,3 @@ class SAMSVAE(nn.Module):
         for parameter in (self.mask_logits, self.embedding_log_scale):
             parameter.copy_(parameter @ R.square())
         self.embedding_loc.copy_(self.embedding_loc @ R)
-
-
-def rotate_columns(weight: Float[Tensor, "H I"], start: int, R: Float[Tensor, "K K"]) -> None:
-    """Rotate the columns of the latent axis, which begin at `start`."""
-    columns = slice(start, start + len(R))
-    weight[:, columns] = weight[:, columns] @ R
-
-
-def rotate_moments(layer: nn.Linear, R: Float[Tensor, "K K"]) -> None:
-    """Rotate a layer that returns means and log scales of the latent axis."""
-    both = torch.block_diag(R, R.square())
-    layer.weight.copy_(both.T @ layer.weight)
-    layer.bias.copy_(layer.bias @ both)

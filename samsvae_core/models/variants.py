@@ -7,13 +7,18 @@ Source: Bereket & Karaletsos 2023, sections 3.3 and 5; docs/model.md says what d
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import leaky_relu, softplus
 
-from samsvae_core.models.distributions import mask_kl, straight_through_bernoulli
-from samsvae_core.models.samsvae import SAMSVAE, EffectSample, rotate_columns, rotate_moments
+from samsvae_core.models.distributions import (
+    mask_kl,
+    rotate_columns,
+    rotate_moments,
+    straight_through_bernoulli,
+)
+from samsvae_core.models.samsvae import SAMSVAE, EffectSample
 
 EMBEDDING_HIDDEN = 200  # units between a mask and its embedding
 MOMENT_DRAWS = 512  # draws of the mask, for moments of the effect without a closed form
@@ -236,8 +241,9 @@ class SVAEPlus(SAMSVAE):
         x: Float[Tensor, "N G"],
         shift: Float[Tensor, "S N K"],
         offset: Float[Tensor, "N G"] | None = None,
+        levels: Int[Tensor, "N C"] | None = None,
     ) -> Normal:
-        q_z = super().encode(x, torch.zeros_like(shift))
+        q_z = super().encode(x, torch.zeros_like(shift), levels=levels)
         return Normal(q_z.loc - shift, q_z.scale, validate_args=False)
 
     def rotate_effects(self, R: Float[Tensor, "K K"]) -> None:

@@ -110,11 +110,13 @@ def train(
         )
     given = {"direct_effects": direct_by_default(model, evidence), **model_config}
     check_direct(model, given["direct_effects"])
+    levels = data.covariates.levels if data.covariates else {}
     config = ModelConfig(
         n_genes=len(data.genes),
         n_perturbations=len(data_for_model(data, model).perturbations),
         other_genes=data.has_size_factor,
         likelihood="counts" if data.is_counts else "gaussian",
+        levels=tuple(map(len, levels.values())),
         **given,
     )
     settings = {
@@ -125,6 +127,7 @@ def train(
         "train_config": asdict(train_config),
         "data": data.source,
         "control": data.control,
+        "levels": {name: list(names) for name, names in levels.items()},
         "origin": asdict(origin),
         "checksums": checksums(data),
     }

@@ -49,6 +49,8 @@ def new_model(data: CellData, config: ModelConfig, seed: int, name: str = "sams-
     cells = np.asarray((data.dosages != 0).sum(axis=0)).ravel()
     loc, width, per = (torch.as_tensor(a, dtype=torch.float32) for a in (mean, scale, cells))
     model.fit_buffers(loc, width, per, len(data.cells))
+    if model.level_offsets is not None and data.covariates is not None:
+        model.level_offsets.fit_shares(torch.as_tensor(data.covariates.codes))
     if model.direct is not None:
         own = pd.Index(data.genes).get_indexer(pd.Index(data.perturbations))
         model.direct.own.copy_(torch.as_tensor(own))
