@@ -10,8 +10,8 @@ Own targets, and what all perturbations share, are found from the first steps on
 mechanism is made of them. Effects on all other genes are found when training has ended, so that
 they cannot empty a mask: masks, embeddings and networks are what they would be without.
 
-Axes: C conditions (different dosages), T perturbations, P = T + 1 rows (the last is `common`), R
-of these rows, G genes.
+Axes: C conditions (different dosages, or levels of covariates), T perturbations, P = T + 1 rows
+(the last is `common`), R of these rows, G genes.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class DirectFit:
 
     def plan(self, config: TrainConfig) -> None:
         """Choose when to sweep, and at how many basal states."""
-        n_conditions = len(self.observed.conditions.first)
+        n_conditions = int(self.observed.conditions.dosage.max()) + 1
         budget = MOST_SHARE * config.steps * config.batch_size / n_conditions
         n_sweeps = N_SWEEPS + N_LAST
         self.n_states = int(min(MOST_STATES, max(1, budget // n_sweeps)))
@@ -296,8 +296,15 @@ class DirectFit:
         kind = model.has_shares, model.config.other_genes
         indices = torch.arange(len(seen.conditions.first), device=model.device)
         for index in indices.split(max(1, VALUES_AT_ONCE // (self.n_states * direct.n_genes))):
-            D = seen.conditions.dosages(index)
-            mean = lifted(model.decoded_means(z, model.mean_shift(D)), direct.mean_offset(D), *kind)
+            D, levels = seen.conditions.dosages(index), seen.conditions.levels(index)
+            _, which = seen.conditions.dosage[index].unique_consecutive(return_inverse=True)
+            once = D[
+                torch.cat([which.new_ones(1), which.diff()]) > 0
+            ]  # decoded once for all levels
+            decoded = model.decoded_means(z, model.mean_shift(once))
+            offset, of_levels = direct.mean_offset(D), model.of_levels(levels)
+            offset = offset if of_levels is None else offset + of_levels
+            mean = lifted(decoded if len(once) == len(D) else decoded[which], offset, *kind)
             if seen.dominant.any():
                 mean = mean.where(seen.dominant, mean / rest_of(mean, seen.dominant))
             mean = mean.mean(-2) * self.depths(index)

@@ -3,8 +3,8 @@
 `direct_fit` compares it with what the model expects. Cells and conditions are read in blocks, so
 nothing as large as cells x genes or cells x perturbations is ever held.
 
-Axes: N cells, C conditions (different dosages), T perturbations, P = T + 1 rows (the last is what
-all perturbed cells share), G genes.
+Axes: N cells, C conditions (different dosages, or levels of covariates), T perturbations, P = T + 1
+rows (the last is what all perturbed cells share), G genes.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ DOMINANT = 0.2  # share of the transcripts from which a gene dominates its cell
 
 
 class Conditions(NamedTuple):
-    """The different dosages among the training cells."""
+    """The different dosages among the training cells, at each level of covariates."""
 
     source: Cells
     first: Int[Tensor, " C"]  # a cell of each
+    dosage: Int[Tensor, " C"]  # the same number for the same dosages
     control: Bool[Tensor, " C"]  # or all, where there is no control
     cells: Float[Tensor, " C"]
     library: Float[Tensor, " C"]  # summed
@@ -39,6 +40,11 @@ class Conditions(NamedTuple):
     def dosages(self, index: Int[Tensor, " c"]) -> Float[Tensor, "c T"]:
         """Return the dosages of some conditions."""
         return self.source.dosages[self.first[index]]
+
+    def levels(self, index: Int[Tensor, " c"]) -> Int[Tensor, "c _"] | None:
+        """Return the levels of covariates of some conditions; None without covariates."""
+        levels = self.source.levels
+        return None if levels is None else levels[self.first[index]].long()
 
 
 class Observed(NamedTuple):
@@ -69,6 +75,7 @@ class Reading:
         if by_panel:
             pooled = sum(cells.counts[index].sum(0) for index in self.blocks())
             self.dominant = pooled / self.own.sum() > DOMINANT
+        self.of_levels = [] if cells.levels is None else self.typical_of_levels(cells.levels)
 
     def blocks(self) -> tuple[Tensor, ...]:
         size = max(1, min(CELLS_AT_ONCE, VALUES_AT_ONCE // max(self.direct.shape)))
@@ -82,6 +89,39 @@ class Reading:
                 library = library.where(self.dominant, rest_of(x, self.dominant))
             yield index, x, library
 
+    def typical_of_levels(self, levels: Int[Tensor, "N C"]) -> list[Float[Tensor, "L G"]]:
+        """Return, per covariate, what cells of each level hold of a gene beside all cells.
+
+        It is a ratio for counts, else a difference; the last row, of unknown levels, is all cells.
+        Each covariate is taken by itself. Only standard errors rest on it.
+        """
+        sizes = (levels.max(0).values + 2).tolist()
+        sums = [torch.zeros(2, n, self.direct.n_genes, device=levels.device) for n in sizes]
+        for index, x, library in self:
+            for c, (seen, held) in enumerate(sums):
+                level = levels[index, c].long() % len(seen)  # -1 is the last
+                seen.index_add_(0, level, x)
+                held.index_add_(0, level, library.expand_as(x))
+        found = []
+        for seen, held in sums:
+            if self.is_counts:
+                share = seen.sum(0) / held.sum(0).clamp_min(1e-9)
+                found.append((seen + 1) / (held * share + 1))
+            else:
+                found.append(seen / held.clamp_min(1) - seen.sum(0) / held.sum(0).clamp_min(1))
+            found[-1][-1] = 1.0 if self.is_counts else 0.0
+        return found
+
+    def typical(self, index: Int[Tensor, " n"]) -> Float[Tensor, "n G"] | float:
+        """Return that of all covariates of some cells: the product of ratios, or the sum."""
+        levels = self.cells.levels
+        whole: Tensor | float = 1.0 if self.is_counts else 0.0
+        if levels is not None:
+            for c, table in enumerate(self.of_levels):
+                of_cell = table[levels[index, c].long() % len(table)]
+                whole = whole * of_cell if self.is_counts else whole + of_cell
+        return whole
+
 
 def observe(direct: DirectEffects, cells: Cells, is_counts: bool, by_panel: bool) -> Observed:
     """Sum the training cells by condition and perturbation; five passes over them.
@@ -93,13 +133,14 @@ def observe(direct: DirectEffects, cells: Cells, is_counts: bool, by_panel: bool
     reading = Reading(direct, cells, is_counts, by_panel)
     which, found = conditions(reading)
     kept = len(found.first) * direct.n_genes <= MOST_TABLE
-    spread, share = spread_and_share(reading, which if kept else torch.zeros_like(which))
+    of_dosage = found.dosage[which] if kept else torch.zeros_like(which)
+    spread, share = spread_and_share(reading, of_dosage)
     depth = torch.zeros(len(found.first), direct.n_genes, device=cells.device) if kept else None
     of_rows = torch.zeros(4, *direct.shape, device=cells.device)  # value, mean, variance, single
     of_control = torch.zeros(4, direct.n_genes, device=cells.device)
     for index, x, library in reading:
         weight = weights(library, spread, share) if is_counts else torch.ones_like(x)
-        m = library * share if is_counts else torch.ones_like(x)
+        m = library * share * reading.typical(index) if is_counts else torch.ones_like(x)
         single = weight.square() * m if is_counts else torch.zeros_like(x)
         variance = single + spread * (weight * m).square()
         given, plain = direct.rows_given(cells.dosages[index]), found.control[which[index]]
@@ -115,7 +156,7 @@ def observe(direct: DirectEffects, cells: Cells, is_counts: bool, by_panel: bool
 def conditions(reading: Reading) -> tuple[Int[Tensor, " N"], Conditions]:
     """Return the number of each cell's condition, and the conditions.
 
-    Rows of dosages are told apart by their product with random numbers.
+    Rows of dosages, and of levels, are told apart by their products with random numbers.
     """
     direct, cells = reading.direct, reading.cells
     generator = torch.Generator().manual_seed(0)
@@ -128,7 +169,13 @@ def conditions(reading: Reading) -> tuple[Int[Tensor, " N"], Conditions]:
         keys.append(D.double() @ key.to(cells.device))
         n_rows.append(given.sum(1))
         n_cells += given.sum(0)
-    found, which = torch.cat(keys).unique(return_inverse=True)
+    dosage = torch.cat(keys).unique(return_inverse=True)[1]
+    both = dosage.double()
+    if cells.levels is not None:  # below 1, so that conditions are in the order of dosages
+        of_levels = torch.rand(cells.levels.shape[1], generator=generator, dtype=torch.float64)
+        at = cells.levels.double() @ of_levels.to(cells.device)
+        both = both + at.unique(return_inverse=True)[1] / (len(cells) + 1)
+    found, which = both.unique(return_inverse=True)
     order = torch.arange(len(cells), device=cells.device)
     first = torch.full((len(found),), len(cells), device=cells.device)
     first = first.scatter_reduce_(0, which, order, "amin")
@@ -138,7 +185,7 @@ def conditions(reading: Reading) -> tuple[Int[Tensor, " N"], Conditions]:
     n = torch.bincount(which, minlength=len(first)).float()
     library = torch.zeros_like(n).index_add_(0, which, reading.own[:, 0])
     most = max(1, int(rows_of_cell.max()))
-    return which, Conditions(cells, first, control, n, library, n_cells, most)
+    return which, Conditions(cells, first, dosage[first], control, n, library, n_cells, most)
 
 
 def spread_and_share(
@@ -148,13 +195,19 @@ def spread_and_share(
     n, n_genes, device = int(which.max()) + 1, reading.direct.n_genes, which.device
     means, depths = torch.zeros(2, n, n_genes, device=device)
     for index, x, library in reading:
+        if not reading.is_counts:
+            x = x - reading.typical(index)
         means.index_add_(0, which[index], x)
-        depths.index_add_(0, which[index], library.expand_as(x))
+        depth = library * reading.typical(index) if reading.is_counts else library
+        depths.index_add_(0, which[index], depth.expand_as(x))
     share = means.sum(0) / depths.sum(0).clamp_min(1e-9)
     means /= depths.clamp_min_(1e-9)
     excess, weight = torch.zeros(2, n_genes, dtype=torch.float64, device=device)
     for index, x, library in reading:
-        m = means[which[index]] * library
+        if reading.is_counts:
+            m = means[which[index]] * library * reading.typical(index)
+        else:
+            m = means[which[index]] + reading.typical(index)
         excess += ((x - m).square() - (m if reading.is_counts else 0)).double().sum(0)
         weight += (m.square() if reading.is_counts else torch.ones_like(m)).double().sum(0)
     return (excess / weight.clamp_min(1e-12)).clamp_min(0).float(), share
