@@ -7,7 +7,9 @@ import datetime
 import importlib.metadata
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -36,8 +38,10 @@ class Table(NamedTuple):
     key: tuple[str, ...] = ()
     splits: tuple[str, ...] = (*SPLITS, UNUSED)  # values of its column split
     others: str = ""  # what columns hold that are not named; "" for anything
+    optional: Mapping[str, str] = MappingProxyType({})  # columns that may be absent
 
 
+COVARIATE = "covariate "  # before the name of a covariate, in columns of cells.parquet
 CELL_COUNTS = "cells_counts.safetensors"
 EFFECTS = "effects.safetensors"  # every perturbation composed: see `all_shifts`
 FILES: dict[str, Table | None] = {
@@ -88,7 +92,13 @@ FILES: dict[str, Table | None] = {
             "evidence": f"{NUMBER}?",
             "evidence_se": f"{SIZE}?",
             "evidence_n": COUNT,
-        }
+        },
+        optional={
+            "evidence_lowest_level": f"{NUMBER}?",
+            "lowest_level": f"{TEXT}?",
+            "levels_for": COUNT,
+            "levels_against": COUNT,
+        },
     ),
     "cells.parquet": Table(
         {"cell": TEXT, "condition": TEXT, "split": TEXT}, key=("cell",), others=NUMBER
@@ -149,7 +159,15 @@ ENRICHMENT = {  # columns of a table below enrichment/
     "fdr": f"{SHARE}?",
 }
 NAMES = sorted(  # columns that are always text
-    {"id", *(c for table in TABLES.values() for c, kind in table.columns.items() if kind == TEXT)}
+    {
+        "id",
+        *(
+            column
+            for table in TABLES.values()
+            for column, kind in [*table.columns.items(), *table.optional.items()]
+            if kind.rstrip("?") == TEXT
+        ),
+    }
 )
 MOST_VALUES = 10**8  # most rows x columns of a table; 5,000 genes x 700 conditions have 4 * 10**7
 MOST_TEXT = 2**30  # most bytes of all texts of a table, counting repeats

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from samsvae_core.bundle.layout import (
     COUNT,
+    COVARIATE,
     ENRICHMENT,
     FLAG,
     SHARE,
@@ -75,7 +76,8 @@ def wrong_values(values: pd.Series, kind: str, may_lack: bool) -> str:
     if kind == TEXT:
         if values.dtype == object or isinstance(values.dtype, pd.CategoricalDtype):
             known = pd.unique(values)
-            return "" if all(isinstance(v, str) and v for v in known) else "lacks some of its names"
+            sound = all(isinstance(v, str) and (v or may_lack) for v in known)
+            return "" if sound else "lacks some of its names"
         return f"should hold names, and holds {values.dtype}"
     if kind == FLAG:
         return "" if values.dtype == bool else f"should hold True or False, found {values.dtype}"
@@ -124,7 +126,9 @@ def check_table(
 ) -> None:
     """Columns of a table by TABLES; names in it are the bundle's, and each row is there once."""
     table = TABLES[name]
-    check_columns(name, frame, table.columns)
+    there = {column: kind for column, kind in table.optional.items() if column in frame}
+    named = {**table.columns, **there}
+    check_columns(name, frame, named)
     every = {
         "gene": genes,
         "perturbation": perturbations,
@@ -137,7 +141,11 @@ def check_table(
     if table.key and frame.duplicated(list(table.key)).any():
         raise ValueError(f"{name} tells the same {' and '.join(table.key)} more than once")
     if table.others:
-        others = {column: table.others for column in frame if column not in table.columns}
+        others = {
+            column: TEXT if column.startswith(COVARIATE) else table.others
+            for column in frame
+            if column not in named
+        }
         check_columns(name, frame, others)
 
 

@@ -8,8 +8,6 @@ a near miss. Only mechanisms that some perturbation uses are tried.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import pandas as pd
 import torch
@@ -18,6 +16,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from samsvae_core.data.cells import CellData
+from samsvae_core.evaluation.level_evidence import by_level, levels_of
 from samsvae_core.models.device_rows import Batch, Cells
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE
 
@@ -29,22 +28,16 @@ N_DRAWS = 2  # of each cell's basal state, common to all entries
 VALUES_AT_ONCE = 2**22  # entries x cells x genes held in memory
 
 
-class Gain(NamedTuple):
-    """Change of the bound per cell, over the cells of one perturbation."""
-
-    mean: float
-    se: float  # standard error over cells
-    n: int
-
-
 @torch.inference_mode()
 def entry_evidence(model: SAMSVAE, data: CellData, parts: np.ndarray) -> pd.DataFrame:
     """Return perturbation, mechanism, evidence, evidence_se and evidence_n, one row per entry.
 
     Evidence is NaN if no held-out cell (validation or test) has the perturbation, if no
     perturbation uses the mechanism, and in models without latent shifts. The standard error is over
-    cells, and NaN with one cell.
+    cells, and NaN with one cell. Where cells have covariates or replicates, the columns of
+    `level_evidence` follow.
     """
+    levels = levels_of(data)
     probability = model.mask_probability().cpu()
     n_latent = probability.shape[1]
     table = pd.DataFrame(
@@ -58,6 +51,8 @@ def entry_evidence(model: SAMSVAE, data: CellData, parts: np.ndarray) -> pd.Data
     )
     active = probability > ACTIVE
     used = active.any(0).nonzero()[:, 0].tolist()
+    if levels:
+        table = table.join(by_level(np.zeros((len(table), 0)), {}))
     rng = np.random.default_rng(0)
     given = data.dosages.tocsc()
     for t in range(len(data.perturbations)):
@@ -68,9 +63,14 @@ def entry_evidence(model: SAMSVAE, data: CellData, parts: np.ndarray) -> pd.Data
         if not len(train) or not len(held_out_cells) or not used:
             continue
         moves = changes(model, t, used, active[t], on_device(model, data, train))
-        gains = gains_of(model, t, moves, active[t, used], on_device(model, data, held_out_cells))
+        scored = np.sort(held_out_cells)
+        gains = gains_of(model, t, moves, active[t, used], on_device(model, data, scored))
         rows = t * n_latent + np.array(used)
-        table.loc[rows, ["evidence", "evidence_se", "evidence_n"]] = np.array(gains)
+        table.loc[rows, ["evidence", "evidence_se", "evidence_n"]] = summed(gains)
+        if levels:
+            own = {name: labels[scored] for name, labels in levels.items()}
+            for column, values in by_level(gains, own).items():
+                table.loc[rows, column] = values.to_numpy()
     table["evidence_n"] = table["evidence_n"].astype(int)
     return table
 
@@ -163,14 +163,18 @@ def changes(
 
 def gains_of(
     model: SAMSVAE, t: int, moves: Float[Tensor, "V K"], on: Bool[Tensor, " V"], held_out: Cells
-) -> list[Gain]:
-    """Return the evidence of each entry: the loss when it is switched off, or the gain when on."""
+) -> Float[np.ndarray, "V N"]:
+    """Return what each cell's bound says for an entry: the loss without it, or the gain with it."""
     per_cell = differences(model, t, moves, held_out).double().cpu()  # (V, N)
-    sign = torch.where(on, -1.0, 1.0)
-    n = per_cell.shape[1]
-    spread = per_cell.std(1) / n**0.5 if n > 1 else torch.full((len(moves),), torch.nan)
-    means = sign * per_cell.mean(1)
-    return [Gain(float(m), float(s), n) for m, s in zip(means, spread, strict=True)]
+    sign = torch.where(on.cpu(), -1.0, 1.0).double()
+    return (sign[:, None] * per_cell).numpy()
+
+
+def summed(gains: Float[np.ndarray, "V N"]) -> Float[np.ndarray, "V 3"]:
+    """Return mean, standard error over cells (NaN with one) and number of cells, per entry."""
+    n = gains.shape[1]
+    spread = gains.std(1, ddof=1) / n**0.5 if n > 1 else np.full(len(gains), np.nan)
+    return np.stack([gains.mean(1), spread, np.full(len(gains), float(n))], axis=1)
 
 
 def differences(

@@ -197,7 +197,7 @@ def embedded_cells(
     of the basal ones, each fitted separately. Columns "basal M0" and "shifted M0" are the states
     along each latent dimension; if there are more than N_LATENT, along those in use, or the first
     ones if none is. Without latent shifts the two maps are the same, and there are no "shifted"
-    columns.
+    columns. "covariate NAME" is the cell's level.
     """
     states = cell_states.states(model, Cells(data, torch.device("cpu")))
     xy = basal_xy = umap_coordinates(states["shifted"])
@@ -216,6 +216,10 @@ def embedded_cells(
         **{f"{name} M{k}": state[:, k] for name, state in states.items() for k in kept},
     }
     names = {"cell": data.cells, "condition": data.conditions, "split": parts}
+    if covariates := data.covariates:
+        names |= {
+            f"{layout.COVARIATE}{name}": covariates.labels(name) for name in covariates.levels
+        }
     return pd.DataFrame(names).join(pd.DataFrame(numbers, dtype=np.float32))
 
 
