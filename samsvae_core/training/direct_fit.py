@@ -6,9 +6,10 @@ the direct effects so far. The logarithm of observed over expected, beside that 
 with its standard error, is then shrunk (`models.shrinkage`). So direct effects are what mechanisms
 leave, no gradient of them is ever taken, and a training step costs one addition more.
 
-Own targets, and what all perturbations share, are found from the first steps on, so that no
-mechanism is made of them. Effects on all other genes are found when training has ended, so that
-they cannot empty a mask: masks, embeddings and networks are what they would be without.
+Own targets, what all perturbations share, and what stands out are found while training, so that
+neither a mechanism nor the decoder is made of them. All other effects are found when training has
+ended, so that they cannot empty a mask. A perturbation with many genes beyond their error is moved
+by a mechanism that is yet to be found, and waits.
 
 Axes: C conditions (different dosages, or levels of covariates), T perturbations, P = T + 1 rows
 (the last is `common`), R of these rows, G genes.
@@ -31,7 +32,7 @@ from samsvae_core.models.shrinkage import activity, column_background, shrink
 from samsvae_core.training.config import TrainConfig
 from samsvae_core.training.direct_sums import MOST_TABLE, add, observe, rest_of, weights
 
-N_SWEEPS = 8  # while training
+N_SWEEPS = 20  # while training
 N_LAST = 6  # after it
 FIRST = (64, 32)  # and at these parts of the steps before, for what all perturbations share
 MOST_SHARE = 0.1  # of the states that steps decode, at most decoded again by sweeps
@@ -46,6 +47,8 @@ MOST_SHARED = 1000  # of them, those with most cells, from which it is told
 PRICE = 6.0  # nats asked of an entry beyond its width: prior odds of one in four hundred
 MOST_OF_SHARE = 0.99  # share of the transcripts that a gene is taken to have at most
 TABLES = 8  # P x G: four of `Observed`, three of `Expected`, and the means that training reads
+MANY = 0.05  # share of genes moved from which a perturbation has a mechanism yet to be found
+BEYOND = 3.0  # standard errors from zero of a gene that is moved
 OF_ENTRIES = 8  # as much as these hold entries (28 bytes each, of half the table) and checkpoints
 
 
@@ -89,9 +92,9 @@ class DirectFit:
         self.steps: set[int] = set()
         if self.direct is None:
             return
-        # of a dense start, from which masks are yet to be found, all other genes can wait
-        settles = math.isfinite(config.anneal)
-        self.everything = settles and model.config.direct_effects == "sparse"
+        self.others = model.config.direct_effects == "sparse"
+        # of a dense start, from which masks are yet to be found, what does not stand out can wait
+        self.everything = self.others and math.isfinite(config.anneal)
         self.is_counts = model.config.likelihood == "counts"
         by_panel = self.is_counts and not model.config.other_genes
         self.observed = observe(self.direct, cells, self.is_counts, by_panel)
@@ -143,7 +146,8 @@ class DirectFit:
         """Yield the posterior of all rows in blocks, that of what all share last.
 
         Own targets have a prior of their own, that of their family: they are expected to move. They
-        are left at zero unless `with_own` is asked for, and all others unless `everything` is.
+        and what stands out are left at zero unless `with_own` is asked for, and all others unless
+        `everything` is.
         """
         expected = self.expected(direct)
         shared = self.shared(expected, trained)
@@ -152,7 +156,8 @@ class DirectFit:
             max(1, ROWS_AT_ONCE // direct.n_genes)
         )
         own = self.of_own(direct, expected, trained, shared.mean[0]) if with_own else None
-        typical = self.missed(expected, trained, self.typical()) if everything else None
+        others = with_own and self.others
+        typical = self.missed(expected, trained, self.typical()) if others else None
         if typical is not None:
             alone = (typical.whole - typical.scale * shared.mean) / self.unit
             of_column = column_background(alone, typical.se / self.unit)
@@ -160,11 +165,13 @@ class DirectFit:
             missed = self.missed(expected, trained, rows)
             alone = (missed.whole - missed.scale * shared.mean) / self.unit
             mean, sd, probability, kl = torch.zeros(4, *alone.shape, device=alone.device)
-            if everything:
+            if others:
                 se = missed.se / self.unit
-                for table, part in zip((mean, sd, kl), shrunk(alone, se), strict=True):
-                    table.copy_(part)
                 probability = activity(alone, se, PRICE, of_column)
+                found = shrunk(alone, se) if everything else standing_out(alone, se, probability)
+                for table, part in zip((mean, sd, kl), found, strict=True):
+                    table.copy_(part)
+                probability = probability.where(mean != 0, 0.0)
             if own is not None:
                 here = (direct.own[rows] >= 0).nonzero()[:, 0]
                 genes = direct.own[rows[here]]
@@ -330,6 +337,19 @@ class DirectFit:
         if not self.is_counts:
             return library.expand(-1, len(seen.share))
         return library * weights(library / cells, seen.spread, seen.share)
+
+
+def standing_out(
+    estimate: Float[Tensor, "R G"], se: Float[Tensor, "R G"], probability: Float[Tensor, "R G"]
+) -> tuple[Float[Tensor, "R G"], Float[Tensor, "R G"], Float[Tensor, "R G"]]:
+    """Return mean, sd and KL (left at 0) of what stands out of a row that is known well."""
+    known = se.isfinite()
+    moved = ((estimate.abs() > BEYOND * se) & known).float().sum(1, keepdim=True)
+    waits = moved > MANY * known.sum(1, keepdim=True)
+    out = (probability > ACTIVE) & ~waits
+    kept = 1 / (1 + se.square())  # under a prior Normal(0, 1)
+    mean, sd = (kept * estimate).where(out, 0.0), (se * kept.sqrt()).where(out, 0.0)
+    return mean, sd, torch.zeros_like(mean)
 
 
 def shrunk(
