@@ -22,7 +22,7 @@ class Batch(NamedTuple):
     x: Float[Tensor, "N G"]  # counts
     D: Float[Tensor, "N T"]  # dosages, all zero for control cells
     library: Float[Tensor, "N 1"]  # total counts or the size factor; 1 for other values
-    levels: Int[Tensor, "N C"] | None = None  # of each covariate; -1 if unknown. None without any
+    levels: Int[Tensor, "N V"] | None = None  # of each covariate; -1 if unknown. None without any
 
 
 class Cells:

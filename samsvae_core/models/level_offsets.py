@@ -7,7 +7,7 @@ point estimate (the mode of its posterior), and the encoder reads the levels bes
 mean over training cells is taken off, a decoder without offsets speaks of the mean cell: loadings,
 shifts and pages are at that reference, and so is a level that the model has not seen.
 
-Axes: N cells, C covariates, L levels of all covariates together, G genes, H hidden units.
+Axes: N cells, V covariates, L levels of all covariates together, G genes, H hidden units.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class LevelOffsets(nn.Module):
     """The offsets of all levels; zero before training."""
 
     share: Tensor  # (L,) of training cells at each level of its covariate
-    first: Tensor  # (C,) place of each covariate's first level
+    first: Tensor  # (V,) place of each covariate's first level
     unit: Tensor  # (G,) of an offset: 1 for counts, else the gene's spread
 
     def __init__(self, levels: Sequence[int], n_genes: int, n_hidden: int) -> None:
@@ -37,7 +37,7 @@ class LevelOffsets(nn.Module):
         starts = torch.tensor([0, *levels]).cumsum(0)[:-1]
         self.register_buffer("first", starts, persistent=False)
 
-    def fit_shares(self, codes: Int[Tensor, "N C"]) -> None:
+    def fit_shares(self, codes: Int[Tensor, "N V"]) -> None:
         """Store the share of training cells at each level, by which the reference is their mean."""
         with torch.no_grad():
             for c, (start, n) in enumerate(zip(self.first.tolist(), self.levels, strict=True)):
@@ -45,7 +45,7 @@ class LevelOffsets(nn.Module):
                 counted = torch.bincount(known, minlength=n).to(self.share)
                 self.share[start : start + n] = counted / counted.sum().clamp_min(1)
 
-    def centred(self, codes: Int[Tensor, "N C"]) -> Float[Tensor, "N L"]:
+    def centred(self, codes: Int[Tensor, "N V"]) -> Float[Tensor, "N L"]:
         """Return a row per cell: 1 at its levels, less the shares of training cells.
 
         A covariate whose level is not known has zeros, which is the mean over levels.

@@ -286,7 +286,7 @@ class SAMSVAE(nn.Module):
         x: Float[Tensor, "N G"],
         shift: Float[Tensor, "S N C"],
         offset: Float[Tensor, "N G"] | None = None,
-        levels: Int[Tensor, "N C"] | None = None,
+        levels: Int[Tensor, "N V"] | None = None,
     ) -> Normal:
         """Return q(z_basal | x, shift), batch shape (S, N, K); `offset` are mean direct effects.
 
@@ -324,7 +324,7 @@ class SAMSVAE(nn.Module):
         """Return minus the log prior of what is estimated as a point, in nats: of covariates."""
         return 0.0 if self.level_offsets is None else self.level_offsets.penalty()
 
-    def of_levels(self, levels: Int[Tensor, "N C"] | None) -> Float[Tensor, "N G"] | None:
+    def of_levels(self, levels: Int[Tensor, "N V"] | None) -> Float[Tensor, "N G"] | None:
         """Return what covariates add to the logits of cells at these levels; None for none."""
         if self.level_offsets is None or levels is None:
             return None
@@ -335,7 +335,7 @@ class SAMSVAE(nn.Module):
         z: Float[Tensor, "S N L"],
         library: Float[Tensor, "N 1"],
         offset: Float[Tensor, "_ N G"] | None = None,
-        levels: Int[Tensor, "N C"] | None = None,
+        levels: Int[Tensor, "N V"] | None = None,
     ) -> NegativeBinomials | Normals:
         """Return p(x | z), batch shape (S, N, G); `offset` are direct effects (`EffectSample`).
 

@@ -241,7 +241,7 @@ class SVAEPlus(SAMSVAE):
         x: Float[Tensor, "N G"],
         shift: Float[Tensor, "S N K"],
         offset: Float[Tensor, "N G"] | None = None,
-        levels: Int[Tensor, "N C"] | None = None,
+        levels: Int[Tensor, "N V"] | None = None,
     ) -> Normal:
         q_z = super().encode(x, torch.zeros_like(shift), levels=levels)
         return Normal(q_z.loc - shift, q_z.scale, validate_args=False)

@@ -89,7 +89,7 @@ class Reading:
                 library = library.where(self.dominant, rest_of(x, self.dominant))
             yield index, x, library
 
-    def typical_of_levels(self, levels: Int[Tensor, "N C"]) -> list[Float[Tensor, "L G"]]:
+    def typical_of_levels(self, levels: Int[Tensor, "N V"]) -> list[Float[Tensor, "L G"]]:
         """Return, per covariate, what cells of each level hold of a gene beside all cells.
 
         It is a ratio for counts, else a difference; the last row, of unknown levels, is all cells.
