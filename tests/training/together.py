@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from samsvae_core.data.covariates import Covariates
 from samsvae_core.data.splits import split
 from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import ModelConfig
@@ -21,14 +23,16 @@ from samsvae_core.training.loop import fit, new_model
 from samsvae_core.training.steps import StepRunner, new_optimizer
 
 CPU = torch.device("cpu")
-MODEL = ModelConfig(n_genes=20, n_perturbations=4, n_latent=3, n_hidden=8)
+MODEL = ModelConfig(n_genes=20, n_perturbations=4, n_latent=3, n_hidden=8, levels=(3,))
 CONFIG = TrainConfig(steps=16, batch_size=33, particles=2, learning_rate=1e-2)
 SIZES = 32, 33, 1, 20  # of batches: odd ones are shared unevenly, of one cell a process gets none
 
 
 def screen():
     design = Design(n_cells=120, n_genes=20, n_perturbations=4, n_latent=3, n_combinations=1)
-    return simulate(replace(design, seed=3))[0]
+    data = simulate(replace(design, seed=3))[0]
+    batches = np.arange(len(data.cells), dtype=np.int32)[:, None] % 3
+    return replace(data, covariates=Covariates({"batch": ("b1", "b2", "b3")}, batches))
 
 
 def weights_after_steps(name):
