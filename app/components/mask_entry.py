@@ -13,6 +13,7 @@ from app.session import composition, page, record, url
 from samsvae_core.analysis import masks as interpretation
 from samsvae_core.analysis import similarity
 from samsvae_core.bundle.bundle import Bundle
+from samsvae_core.evaluation import level_evidence
 
 MEANING = {
     "probability": "Posterior probability that the perturbation uses the mechanism. Above 0.5: "
@@ -157,8 +158,19 @@ def worth(entry: pd.Series) -> str:
     cells = f"{n:,} held-out cell{'s' if n > 1 else ''}"
     return (
         f"Evidence {entry['evidence']:+.3f}{error} nats per cell, over {cells}: what would be "
-        f"{meaning}."
+        f"{meaning}.{by_level(entry)}"
     )
+
+
+def by_level(entry: pd.Series) -> str:
+    """Return a sentence on the evidence with one level left out, "" where there are no levels."""
+    lowest = entry.get("evidence_lowest_level", np.nan)
+    if pd.isna(lowest):
+        return ""
+    without = f" Without the cells of {page.plain(entry['lowest_level'])} it is {lowest:+.3f}"
+    if level_evidence.held_by_one(entry.to_frame().T).iloc[0]:
+        return f"{without}: **one level alone supports this entry**. It may be no effect at all."
+    return f"{without}, the lowest with one level left out."
 
 
 def beside(model: Bundle, name: str) -> str:

@@ -46,6 +46,21 @@ COLUMNS = {
     "evidence_n": st.column_config.NumberColumn(
         "held-out cells", help="Cells on which the evidence was measured."
     ),
+    "evidence_lowest_level": st.column_config.NumberColumn(
+        "evidence without one level",
+        format="%+.3f",
+        help="The lowest evidence when the cells of one level of a covariate (a batch, say) are "
+        "left out. At 0 or below, one level alone supports the entry.",
+    ),
+    "lowest_level": st.column_config.TextColumn(
+        "that level", help="The level without which the evidence is lowest."
+    ),
+    "levels_for": st.column_config.NumberColumn(
+        "levels for", help="Levels whose own cells speak for the entry, beyond two standard errors."
+    ),
+    "levels_against": st.column_config.NumberColumn(
+        "levels against", help="Levels whose own cells speak against it, likewise."
+    ),
 }
 
 

@@ -16,9 +16,10 @@ from app.session import choices, page, record, url
 from samsvae_core.analysis import masks as interpretation
 from samsvae_core.analysis import similarity
 from samsvae_core.bundle.bundle import Bundle
+from samsvae_core.evaluation import level_evidence
 
 LABELS = {"probability": "Probability", "effect": "Signed effect", "evidence": "Evidence"}
-MARKED, NEAR, DOUBTFUL = "+", "\u25cb", "\u00d7"
+MARKED, NEAR, DOUBTFUL, ONE_LEVEL = "+", "\u25cb", "\u00d7", "1"
 ROWS = {
     "clustered": "Clustered",
     "name": "Name",
@@ -261,8 +262,11 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
     """Return a symbol for the evidence of each entry: perturbations x mechanisms."""
     sure = table["evidence"] > 2 * table["evidence_se"]
     on = table["active"].astype(bool)
+    lone = on & level_evidence.held_by_one(table)
     symbol = np.select(
-        [on & sure, ~on & sure, on & table["evidence"].notna()], [MARKED, NEAR, DOUBTFUL], ""
+        [lone, on & sure, ~on & sure, on & table["evidence"].notna()],
+        [ONE_LEVEL, MARKED, NEAR, DOUBTFUL],
+        "",
     )
     return interpretation.matrix(table.assign(symbol=symbol), "symbol")
 
@@ -276,6 +280,8 @@ def caption(model: Bundle, choice: Choice, wide: pd.DataFrame) -> str:
             f"{MARKED}: active, and held-out cells speak for it (evidence above two of its "
             f"standard errors). {DOUBTFUL}: active, and they do not.",
         ]
+        if level_evidence.held_by_one(model.masks).any():
+            parts.append(f"{ONE_LEVEL}: active, and one level (a batch, say) alone speaks for it.")
         if model.model.has_masks:
             parts.append(f"{NEAR}: inactive, yet they speak for it (near misses, below).")
         parts.append("Colours follow the square root, so that small values can be seen.")

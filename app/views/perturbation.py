@@ -26,6 +26,7 @@ from samsvae_core.analysis import masks
 from samsvae_core.analysis.compose import Composition
 from samsvae_core.analysis.gene_card import annotation, links, targets
 from samsvae_core.bundle.bundle import Bundle
+from samsvae_core.evaluation import level_evidence
 from samsvae_core.genesets.symbols import annotate
 
 N_BARS = 40  # mechanisms drawn; the table beside has all
@@ -260,6 +261,7 @@ def entries(model: Bundle, name: str, rows: pd.DataFrame, called: dict[int, str]
     """Draw the table of mechanisms; columns without a meaning for this model are left out."""
     columns = ["mechanism", "state", "probability", "effect", "effect_sd"]
     columns += ["evidence", "evidence_se", "evidence_n"]
+    columns += [column for column in level_evidence.COLUMNS if column in rows]
     if not model.model.has_masks:
         columns = [column for column in columns if column not in ("state", "probability")]
     shown = rows[columns].assign(mechanism=rows["mechanism"].map(called))
