@@ -8,8 +8,8 @@ leave, no gradient of them is ever taken, and a training step costs one addition
 
 Own targets, what all perturbations share, and what stands out are found while training, so that
 neither a mechanism nor the decoder is made of them. All other effects are found when training has
-ended, so that they cannot empty a mask. A perturbation with many genes beyond their error is moved
-by a mechanism that is yet to be found, and waits.
+ended, so that they cannot empty a mask. Where many genes of a perturbation stand out, or a gene
+does in several perturbations, a mechanism is yet to be found, and they wait.
 
 Axes: C conditions (different dosages, or levels of covariates), T perturbations, P = T + 1 rows
 (the last is `common`), R of these rows, G genes.
@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from samsvae_core.models.device_rows import Cells
@@ -47,8 +47,8 @@ MOST_SHARED = 1000  # of them, those with most cells, from which it is told
 PRICE = 6.0  # nats asked of an entry beyond its width: prior odds of one in four hundred
 MOST_OF_SHARE = 0.99  # share of the transcripts that a gene is taken to have at most
 TABLES = 8  # P x G: four of `Observed`, three of `Expected`, and the means that training reads
-MANY = 0.05  # share of genes moved from which a perturbation has a mechanism yet to be found
-BEYOND = 3.0  # standard errors from zero of a gene that is moved
+MANY = 0.05  # share of genes that stand out from which a perturbation waits for its mechanism
+SEVERAL = (3, 0.02)  # perturbations in which a gene stands out, and their share, likewise
 OF_ENTRIES = 8  # as much as these hold entries (28 bytes each, of half the table) and checkpoints
 
 
@@ -160,7 +160,9 @@ class DirectFit:
         typical = self.missed(expected, trained, self.typical()) if others else None
         if typical is not None:
             alone = (typical.whole - typical.scale * shared.mean) / self.unit
-            of_column = column_background(alone, typical.se / self.unit)
+            errors = typical.se / self.unit
+            of_column = column_background(alone, errors)
+            waits = in_several(activity(alone, errors, PRICE, of_column))
         for rows in blocks:
             missed = self.missed(expected, trained, rows)
             alone = (missed.whole - missed.scale * shared.mean) / self.unit
@@ -168,7 +170,8 @@ class DirectFit:
             if others:
                 se = missed.se / self.unit
                 probability = activity(alone, se, PRICE, of_column)
-                found = shrunk(alone, se) if everything else standing_out(alone, se, probability)
+                out = (probability > ACTIVE) & ~waits
+                found = shrunk(alone, se) if everything else standing_out(alone, se, out)
                 for table, part in zip((mean, sd, kl), found, strict=True):
                     table.copy_(part)
                 probability = probability.where(mean != 0, 0.0)
@@ -339,14 +342,17 @@ class DirectFit:
         return library * weights(library / cells, seen.spread, seen.share)
 
 
+def in_several(probability: Float[Tensor, "R G"]) -> Bool[Tensor, " G"]:
+    """Return which genes stand out in SEVERAL perturbations, as those of a mechanism do."""
+    fewest, share = SEVERAL
+    return (probability > ACTIVE).sum(0) >= max(fewest, share * len(probability))
+
+
 def standing_out(
-    estimate: Float[Tensor, "R G"], se: Float[Tensor, "R G"], probability: Float[Tensor, "R G"]
+    estimate: Float[Tensor, "R G"], se: Float[Tensor, "R G"], out: Bool[Tensor, "R G"]
 ) -> tuple[Float[Tensor, "R G"], Float[Tensor, "R G"], Float[Tensor, "R G"]]:
-    """Return mean, sd and KL (left at 0) of what stands out of a row that is known well."""
-    known = se.isfinite()
-    moved = ((estimate.abs() > BEYOND * se) & known).float().sum(1, keepdim=True)
-    waits = moved > MANY * known.sum(1, keepdim=True)
-    out = (probability > ACTIVE) & ~waits
+    """Return mean, sd and KL (left at 0) of what stands out; zero for rows of which MANY do."""
+    out = out & (out.float().mean(1, keepdim=True) <= MANY)
     kept = 1 / (1 + se.square())  # under a prior Normal(0, 1)
     mean, sd = (kept * estimate).where(out, 0.0), (se * kept.sqrt()).where(out, 0.0)
     return mean, sd, torch.zeros_like(mean)

@@ -24,7 +24,7 @@ from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 from samsvae_core.models.simulate import cell_data
 from samsvae_core.training import checkpoint, direct_fit, direct_sums
 from samsvae_core.training.config import Stop, TrainConfig
-from samsvae_core.training.direct_fit import DirectFit, standing_out
+from samsvae_core.training.direct_fit import DirectFit, in_several, standing_out
 from samsvae_core.training.loop import fit, new_model
 
 CPU = torch.device("cpu")
@@ -400,20 +400,20 @@ def test_sweeps_while_training_hold_own_targets_what_is_shared_and_what_stands_o
     assert active_entries(swept(data)) == {*OWN, *OTHERS, (T, 10)}
 
 
-def test_a_perturbation_with_many_genes_beyond_their_error_waits_for_its_mechanism():
-    se = torch.full((3, 100), 0.1)
-    se[2, 50:] = torch.inf  # nothing is known of these
-    estimate = torch.zeros(3, 100)
-    estimate[0, :5], estimate[1, :6], estimate[2, :3] = 1.0, 1.0, -1.0
-    probability = torch.where(estimate != 0, 0.9, 0.2)
-    mean, sd, kl = standing_out(estimate, se, probability)
+def test_what_a_mechanism_may_be_waits():
+    out = torch.zeros(3, 100, dtype=torch.bool)
+    out[0, :5] = out[1, :6] = out[2, 7] = True
+    estimate = torch.where(out, -1.0, 0.3)
+    mean, sd, kl = standing_out(estimate, torch.full((3, 100), 0.1), out)
     expected = torch.zeros(3, 100)
-    expected[0, :5] = 1 / 1.01  # 5 of 100 stand out; of row 1, 6; of row 2, 3 of the 50 known
-    assert torch.equal(mean != 0, expected != 0)
+    expected[0, :5] = expected[2, 7] = -1 / 1.01  # 5 of 100 stand out; of row 1, 6
     torch.testing.assert_close(mean, expected)
-    torch.testing.assert_close(sd[0, :5], torch.full((5,), 0.1 / 1.01**0.5))
-    assert not sd[1:].any()
+    torch.testing.assert_close(sd, -expected * 0.1 * 1.01**0.5)
     assert not kl.any()
+    probability = torch.zeros(200, 4)
+    probability[:4, 0] = probability[:3, 1] = probability[:9, 2] = 0.6
+    assert in_several(probability).tolist() == [True, False, True, False]  # 4 are 2 % of 200
+    assert in_several(probability[:100]).tolist() == [True, True, True, False]  # 3 at least
 
 
 def test_without_direct_effects_there_is_nothing_to_do():
