@@ -7,7 +7,9 @@ import datetime
 import importlib.metadata
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -36,6 +38,7 @@ class Table(NamedTuple):
     key: tuple[str, ...] = ()
     splits: tuple[str, ...] = (*SPLITS, UNUSED)  # values of its column split
     others: str = ""  # what columns hold that are not named; "" for anything
+    optional: Mapping[str, str] = MappingProxyType({})  # columns that may be absent
 
 
 CELL_COUNTS = "cells_counts.safetensors"
@@ -67,6 +70,8 @@ FILES: dict[str, Table | None] = {
         },
         key=("condition", "gene", "split"),
         splits=("all", "test"),
+        # of the control cells matched to a condition, where there are covariates
+        optional={"control_level": f"{NUMBER}?", "control_se": f"{SIZE}?"},
     ),
     "loadings.parquet": Table(
         {
