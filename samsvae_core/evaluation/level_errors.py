@@ -175,15 +175,15 @@ def cell_variance(
     n_genes = counts.shape[1]
     excess, weight, value, total = np.zeros(n_genes), np.zeros(n_genes), np.zeros(n_genes), 0.0
     kept = np.arange(len(conditions)) if kept is None else kept
-    found = StratumCounts({}, {})
+    counted: dict[int, tuple[np.ndarray, float]] = {}
     for _, members in by_condition(conditions[kept]):
         groups = [(0, kept[members])] if strata is None else by_stratum(strata, kept[members])
-        each = {number: sums_of(counts, library, rows) for number, rows in groups}
-        if is_counts:
-            found.add(each)
-        for cells in each.values():
+        for number, rows in groups:
+            cells = sums_of(counts, library, rows)
             if cells.library <= 0:
                 continue
+            before = counted.get(number, (np.zeros(n_genes), 0.0))
+            counted[number] = before[0] + cells.value, before[1] + cells.library
             value, total = value + cells.value, total + cells.library
             if cells.effective_cells < 1 + 1e-6:
                 continue
@@ -200,7 +200,7 @@ def cell_variance(
         nothing = np.full(n_genes, np.nan)
         return CellVariance(mean, np.divide(excess, weight, out=nothing, where=weight > 0), False)
     spread = shrunken_dispersion(excess, np.maximum(weight, 0), value)
-    return CellVariance(mean, spread, True, found.factors())
+    return CellVariance(mean, spread, True, factors_of(counted, mean))
 
 
 def shrunken_dispersion(
@@ -217,29 +217,17 @@ def shrunken_dispersion(
     return shrunk / (precision + PRIOR_PRECISION)
 
 
-class StratumCounts(NamedTuple):
-    """Counts in each stratum, and those expected if conditions had the same shares in all."""
+def factors_of(
+    counted: Mapping[int, tuple[Float[np.ndarray, " G"], float]], mean: Float[np.ndarray, " G"]
+) -> dict[int, Float[np.ndarray, " G"]]:
+    """Return how much larger shares are in each stratum; empty if there is only one.
 
-    counted: dict[int, Float[np.ndarray, " G"]]
-    expected: dict[int, Float[np.ndarray, " G"]]
-
-    def add(self, cells: Mapping[int, Sums]) -> None:
-        """Add the cells of one condition, by stratum."""
-        library = sum(own.library for own in cells.values())
-        share = np.sum([own.value for own in cells.values()], axis=0) / max(library, 1e-12)
-        nothing = np.zeros_like(share)
-        for number, own in cells.items():
-            self.counted[number] = self.counted.get(number, nothing) + own.value
-            self.expected[number] = self.expected.get(number, nothing) + own.library * share
-
-    def factors(self) -> dict[int, Float[np.ndarray, " G"]]:
-        """Return (counted + 1) / (expected + 1) of each stratum; empty if there is only one.
-
-        This is the standardised ratio of epidemiology. One count more keeps it away from 0.
-        """
-        if len(self.counted) < 2:
-            return {}
-        return {s: (x + 1) / (self.expected[s] + 1) for s, x in self.counted.items()}
+    It is (counted + 1) / (expected + 1): one count more on either side keeps it away from 0.
+    `counted` are the sums of counts and libraries of a stratum.
+    """
+    if len(counted) < 2:
+        return {}
+    return {s: (value + 1) / (total * mean + 1) for s, (value, total) in counted.items()}
 
 
 def pooled_level(
