@@ -112,7 +112,8 @@ class Pool(NamedTuple):
 
     def times(self) -> list[float]:
         """Return how often the cells of each part count."""
-        return [part.weight * self.library / part.cells.library for part in self.parts]
+        library = self.library
+        return [part.weight * library / part.cells.library for part in self.parts]
 
     def factor(self) -> Float[np.ndarray, " G"] | float:
         """Return the mean factor of the strata."""
@@ -133,7 +134,7 @@ def sums_of(counts: sp.csr_matrix, library: Float[np.ndarray, " N"], rows: np.nd
     """Return the sums over the cells at `rows`; a block of them is in memory at a time."""
     n_genes = counts.shape[1]
     found = np.zeros((3, n_genes))
-    lengths = np.diff(counts.indptr)[rows]
+    lengths = counts.indptr[rows + 1] - counts.indptr[rows]
     for block in row_blocks(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])):
         cells = counts[rows[block]]
         values = cells.data.astype(float)
