@@ -41,8 +41,8 @@ from samsvae_core.analysis import all_shifts
 from samsvae_core.bundle import layout
 from samsvae_core.data.cells import CellData
 from samsvae_core.evaluation import evaluate
-from samsvae_core.evaluation.baselines import FEWEST_CELLS
 from samsvae_core.evaluation.evaluate import EvaluationConfig
+from samsvae_core.evaluation.strata import FEWEST_CELLS
 from samsvae_core.genesets.collections import load_collection
 from samsvae_core.genesets.symbols import _annotation
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig

@@ -227,8 +227,8 @@ def against_observed(model: Bundle, result: Composition) -> None:
             f"Observed: {scale(model).observed} of {result.n_observed:,} cells with this condition "
             f"and {n_control:,} control cells, all splits. "
             + (
-                f"{trained:,} of the {result.n_observed:,} were trained on, so this shows fit, not "
-                "prediction (held-out figures: Overview). "
+                f"{trained:,} cells with it were trained on, so this shows fit, not prediction "
+                "(held-out figures: Overview). "
                 if trained
                 else "No cell of this condition was trained on, so this is a true prediction. "
             )

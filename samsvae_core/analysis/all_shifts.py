@@ -126,16 +126,21 @@ def observed_alone(
         for known, column in ((genes, "gene"), (names, "condition"))
     )
     kept = (gene >= 0) & (name >= 0)
-    level, se = np.full((2, len(genes), len(names)), np.nan)
     cells = np.zeros(len(names), dtype=np.int64)
-    for table, column in ((level, "level"), (se, "se")):
-        table[gene[kept], name[kept]] = rows[column].to_numpy(float)[kept]
     np.maximum.at(cells, name[kept], rows["n"].to_numpy(np.int64)[kept])
-    shift = level[:, 1:] - level[:, :1]
-    error = np.hypot(se[:, 1:], se[:, :1])
+
+    def table(column: str) -> np.ndarray:
+        found = np.full((len(genes), len(names)), np.nan)
+        found[gene[kept], name[kept]] = rows[column].to_numpy(float)[kept]
+        return found
+
+    level, se = table("level"), table("se")
+    against, against_se = level[:, :1], se[:, :1]
+    if "control_level" in rows:  # of the control cells matched to each condition
+        against, against_se = table("control_level")[:, 1:], table("control_se")[:, 1:]
     return {
-        "observed": shift.astype(np.float32),
-        "observed_se": error.astype(np.float32),
+        "observed": (level[:, 1:] - against).astype(np.float32),
+        "observed_se": np.hypot(se[:, 1:], against_se).astype(np.float32),
         "n_observed": cells[1:],
     }
 

@@ -119,7 +119,8 @@ def compose(
     (n - 1) level(control), the shift of the combination minus those of its n singles. It is NaN
     unless the combination and each single were measured at these dosages. Control enters every one
     of these shifts, so the square of `observed_interaction_se` is se(A+B+..)^2 + se(A)^2 + se(B)^2
-    + .. + (n - 1)^2 se(control)^2.
+    + .. + (n - 1)^2 se(control)^2. With covariates each shift has controls of its own, which share
+    some of their cells: their part is then the larger of those for the same and for other cells.
 
     Raises UnknownPerturbationError for a name the model does not know. Raises ValueError for a
     dosage that is negative or not finite, an unknown mechanism, fewer than 2 draws, several

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from samsvae_core.evaluation.strata import FEWEST_CELLS
+
 UNSEEN = "combination not seen in training"
 CEILING = "split-half"  # not a prediction: how well the data agree with themselves
 CELLS = {"test": "the held-out cells", "all": "all cells, the training cells too, as in the paper"}
@@ -40,6 +42,7 @@ def metrics_in_words(metrics: dict[str, Any], title: str) -> str:
         "",
         *effects_table({title: effects, **metrics["baselines"]}),
         "",
+        *strata_in_words(metrics.get("strata")),
         "Median: of the r of each condition, with quartiles. Rank: where the true condition comes "
         "among all, by cosine with the prediction (0 first, 0.5 chance). Split-half: what a second "
         "sample of as many cells would score (halves of these cells, Spearman-Brown). The ceiling, "
@@ -71,6 +74,23 @@ def effects_table(rows: dict[str, dict[str, Any]]) -> list[str]:
             f"| {name} | {figures} | {spread} | {figure(row['rank'])} | {row['n_conditions']} |"
         )
     return lines
+
+
+def strata_in_words(strata: dict[str, Any] | None) -> list[str]:
+    """Return what effects are compared within, and which conditions are left out; none without."""
+    if strata is None:
+        return []
+    named, left_out = (", ".join(map(as_text, strata[k])) for k in ("covariates", "left_out"))
+    said = (
+        f"Effects are compared within strata, the cells that agree in {named} "
+        f"({strata['n_strata']:,} strata)."
+    )
+    if left_out:
+        said += (
+            f" Left out, as fewer than {FEWEST_CELLS} of their cells share a stratum with control "
+            f"cells: {left_out}."
+        )
+    return [said, ""]
 
 
 def kinds_in_words(title: str, metrics: dict[str, Any]) -> list[str]:

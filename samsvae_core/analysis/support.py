@@ -154,12 +154,20 @@ def observed_interaction(
     parts = [{name: dose} for name, dose in given.items()]
     if len(parts) < 2:
         return unknown, unknown
-    weights = [1, *[-1] * len(parts), len(parts) - 1]
-    names = [condition_name(part, bundle.control) for part in (given, *parts, {})]
-    measured = [bundle.observed_level(name) for name in names]
-    found = [level for level in measured if level is not None]
-    if len(found) < len(names):
+    weights = np.array([1, *[-1] * len(parts)], dtype=float)[:, None]
+    names = [condition_name(part, bundle.control) for part in (given, *parts)]
+    found = [
+        level
+        for name in names
+        for level in (bundle.observed_level(name), bundle.control_level(name))
+        if level is not None
+    ]
+    if len(found) < 2 * len(names):
         return unknown, unknown
-    w = np.array(weights, dtype=float)[:, None]
     level, se = (np.stack([arm[k].to_numpy() for arm in found]) for k in ("level", "se"))
-    return (w * level).sum(0), np.sqrt(((w * se) ** 2).sum(0))
+    shift = level[::2] - level[1::2]
+    control = (weights * se[1::2]).sum(0) ** 2  # of one control, common to all
+    if "control_level" in bundle.observed:
+        control = np.maximum(control, (se[1::2] ** 2).sum(0))
+    error = np.sqrt((se[::2] ** 2).sum(0) + control)
+    return (weights * shift).sum(0), error

@@ -92,7 +92,10 @@ class Bundle:
 
     @cached_property
     def observed(self) -> pd.DataFrame:
-        """Columns condition, gene, split, level (log2(1 + 1e4 p) of pooled counts), se, n."""
+        """Columns condition, gene, split, level (log2(1 + 1e4 p) of pooled counts), se, n.
+
+        With covariates also control_level and control_se, of the matched control cells.
+        """
         return self.table("observed.parquet")
 
     @cached_property
@@ -232,23 +235,40 @@ class Bundle:
     def observed_level(self, condition: str, split: str = "all") -> pd.DataFrame | None:
         """Return measured level, standard error and cells, by gene; None if not measured.
 
-        `split` is "all" or "test".
+        `split` is "all" or "test". With covariates it is the weighted level of strata, to be
+        compared with `control_level` only.
         """
+        return self._measured(condition, split, ["level", "se", "n"])
+
+    def control_level(self, condition: str, split: str = "all") -> pd.DataFrame | None:
+        """Return level and standard error of the control cells matched to a condition, by gene.
+
+        Without covariates they are those of all control cells. None if there are none.
+        """
+        if "control_level" not in self.observed or condition == self.control:
+            return self._measured(self.control, split, ["level", "se"])
+        found = self._measured(condition, split, ["control_level", "control_se"])
+        return None if found is None else found.set_axis(["level", "se"], axis=1)
+
+    def _measured(self, condition: str, split: str, columns: list[str]) -> pd.DataFrame | None:
+        """Return columns of `observed` by gene, the first of which is a level."""
         blocks = self._observed_blocks.get((split, condition))
         if blocks is None:
             return None
         rows = pd.concat([self.observed.iloc[block] for block in blocks])
-        found = rows.set_index("gene")[["level", "se", "n"]]
+        found = rows.set_index("gene")[columns]
         if not found.index.equals(self._gene_index):
             found = found.reindex(self._gene_index)
-        return None if found["level"].isna().all() else found
+        return None if found[columns[0]].isna().all() else found
 
     def observed_shift(self, condition: str, split: str = "all") -> pd.DataFrame | None:
         """Return the measured shift against control with its standard error; None if not measured.
 
-        `split` is "all" or "test". The squares of the two standard errors add up.
+        `split` is "all" or "test". The squares of the two standard errors add up. With covariates,
+        control is that of the same strata, with the same weights.
         """
-        perturbed, control = (self.observed_level(c, split) for c in (condition, self.control))
+        perturbed = self.observed_level(condition, split)
+        control = self.control_level(condition, split)
         if perturbed is None or control is None:
             return None
         shift = perturbed["level"] - control["level"]

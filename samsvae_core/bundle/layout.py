@@ -71,6 +71,8 @@ FILES: dict[str, Table | None] = {
         },
         key=("condition", "gene", "split"),
         splits=("all", "test"),
+        # of the control cells matched to a condition, where there are covariates
+        optional={"control_level": f"{NUMBER}?", "control_se": f"{SIZE}?"},
     ),
     "loadings.parquet": Table(
         {

@@ -174,6 +174,22 @@ def check_metrics(metrics: Mapping[str, Any]) -> None:
                 raise ValueError(f"metrics.json: {score} of {name} is no number")
             if value > 1 + ROUNDING or (score != "r2" and value < -1 - ROUNDING):
                 raise ValueError(f"metrics.json: {score} of {name} is {value:g}, beyond 1")
+    check_strata(metrics.get("strata"))
+
+
+def check_strata(strata: Any) -> None:
+    """Raise ValueError unless metrics tell of strata as `evaluation.strata` does, or not at all."""
+    if strata is None:
+        return
+    if not isinstance(strata, dict):
+        raise ValueError("metrics.json: strata should hold covariates and conditions")
+    for key in ("covariates", "left_out"):
+        names = strata.get(key)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"metrics.json: {key} of strata should be names")
+    n = strata.get("n_strata")
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise ValueError("metrics.json: n_strata should be a number of strata")
 
 
 # Weights
@@ -345,10 +361,21 @@ def check_loadings(
 def check_levels(model: SAMSVAE, observed: pd.DataFrame, genes: Sequence[str]) -> None:
     """Raise ValueError unless genes that are high in the weights' means are measured high.
 
-    Centred values say nothing about the order of genes and pass.
+    Centred values say nothing about the order of genes and pass. Of matched control cells, level
+    and error stand together.
     """
-    rows = observed[(observed["split"] == "all") & observed["level"].notna()]
-    level = rows.groupby("gene")["level"].mean().reindex(list(genes)).to_numpy(float)
+    if ("control_level" in observed) != ("control_se" in observed):
+        raise ValueError("observed.parquet should have control_level and control_se, or neither")
+    rows = observed[observed["split"] == "all"]
+    check_order(model, rows, "level", genes)
+    if "control_level" in rows:
+        check_order(model, rows, "control_level", genes)
+
+
+def check_order(model: SAMSVAE, rows: pd.DataFrame, column: str, genes: Sequence[str]) -> None:
+    """Raise ValueError unless the means of this column have the weights' order of genes."""
+    rows = rows[rows[column].notna()]
+    level = rows.groupby("gene")[column].mean().reindex(list(genes)).to_numpy(float)
     known = np.isfinite(level)
     inside = model.x_loc.double().numpy()
     if known.sum() < FEW_GENES or not np.ptp(level[known]) or not np.ptp(inside[known]):

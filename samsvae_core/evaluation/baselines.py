@@ -3,7 +3,7 @@
 The paper's average effect (section 5) is the mean over cells of log2(1 + 1e4 x / total) minus that
 of control; for values that are not counts it is the difference of means. This is another scale than
 the shifts of `compose`, and is used only for held-out metrics, so that figures compare with the
-paper's.
+paper's. With covariates, both means are the weighted ones over strata (`evaluation.strata`).
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from samsvae_core.data.cells import CellData, DataError
 from samsvae_core.data.disk_csr import on_disk, row_blocks
 from samsvae_core.evaluation.level_errors import cell_variance
 from samsvae_core.evaluation.metrics import agreement, figures, spread
+from samsvae_core.evaluation.strata import FEWEST_CELLS, Matching, matching
 from samsvae_core.models.distributions import PER_TEN_THOUSAND
 from samsvae_core.models.shrinkage import WIDTHS, shrink
 
-FEWEST_CELLS = 3  # conditions with fewer cells get no average effect
 N_HALVINGS = 20
 PENALTIES = np.logspace(-1, 5, 13)  # ridge penalties, in cells that show no change
 NO_VALIDATION = 10.0  # the penalty if no validation cells can choose it
@@ -34,16 +34,22 @@ class Levels(NamedTuple):
 
     level: sp.csr_matrix  # (N, G)
     conditions: Shaped[np.ndarray, " N"]
+    strata: Int[np.ndarray, " N"]
+
+    def matching(self, control: str, rows: np.ndarray | slice = slice(None)) -> Matching:
+        """Return the weights of strata for the cells at `rows`."""
+        return matching(self.conditions[rows], self.strata[rows], control)
 
 
 def cell_levels(data: CellData) -> Levels:
     if not data.is_counts:
-        return Levels(data.counts, data.conditions)
+        return Levels(data.counts, data.conditions, data.strata)
     total = data.library
     if not data.has_size_factor:
         total = np.asarray(data.counts.sum(axis=1)).ravel()
     kept = total > 0
     rows, scale = np.flatnonzero(kept), PER_TEN_THOUSAND / total[kept]
+    groups = data.conditions[kept], data.strata[kept]
 
     def levels(block: slice) -> sp.csr_matrix:
         values = sp.csr_matrix(sp.diags_array(scale[block]) @ data.counts[rows[block]])
@@ -51,11 +57,11 @@ def cell_levels(data: CellData) -> Levels:
         return values
 
     if data.scratch is None:
-        return Levels(levels(slice(None)), data.conditions[kept])
+        return Levels(levels(slice(None)), *groups)
     starts = np.concatenate([[0], np.cumsum(np.diff(data.counts.indptr)[rows], dtype=np.int64)])
     blocks = map(levels, row_blocks(starts))
     table = on_disk(blocks, data.counts.shape[1], data.scratch, data.counts.nnz)
-    return Levels(table, data.conditions[kept])
+    return Levels(table, *groups)
 
 
 def mean_effects(
@@ -63,26 +69,32 @@ def mean_effects(
 ) -> pd.DataFrame:
     """Return the mean of the cells, or those at `rows`, minus that of control, by condition.
 
-    Conditions with fewer than FEWEST_CELLS cells are left out; without enough controls there are no
-    rows.
+    Both are means over strata with the same weights. Conditions with fewer than FEWEST_CELLS cells
+    in use are left out; without enough controls there are no rows.
     """
     n_cells = len(levels.conditions)
     rows = np.arange(n_cells) if rows is None else rows
-    conditions = levels.conditions[rows]
-    if control not in conditions:
+    match = levels.matching(control, rows)
+    enough = match.enough()
+    names, weight = match.conditions[enough], match.weight[enough]
+    if not len(names):
         return pd.DataFrame(index=pd.Index([], dtype=str), columns=genes, dtype=float)
-    code, names = pd.factorize(conditions)
-    n = np.bincount(code, minlength=len(names))
-    member = sp.csr_matrix((1 / n[code], (code, rows)), shape=(len(names), n_cells))
-    sums = np.zeros((len(names), levels.level.shape[1]))
-    by_cell = member.tocsc()
+    # a row for each condition, then one for control in each stratum
+    code = pd.Index(names).get_indexer(levels.conditions[rows])
+    place = np.searchsorted(match.strata, levels.strata[rows])
+    is_control = levels.conditions[rows] == control
+    each = weight / np.maximum(match.cells[enough], 1)
+    share = np.where(is_control, 1 / np.maximum(match.controls, 1)[place], 0.0)
+    share[code >= 0] = each[code[code >= 0], place[code >= 0]]
+    row = np.where(is_control, len(names) + place, code)
+    used = share > 0
+    shape = len(names) + len(match.strata), n_cells
+    by_cell = sp.csr_matrix((share[used], (row[used], rows[used])), shape=shape).tocsc()
+    sums = np.zeros((shape[0], levels.level.shape[1]))
     for block in row_blocks(levels.level.indptr):  # the product as a whole would copy the levels
         sums += (by_cell[:, block].tocsr() @ levels.level[block]).toarray()
-    table = pd.DataFrame(sums, index=names, columns=genes)
-    enough = names[n >= FEWEST_CELLS]
-    if control not in enough:
-        return table.iloc[:0]
-    return (table.loc[enough] - table.loc[control]).drop(index=control).sort_index()
+    effects = sums[: len(names)] - weight @ sums[len(names) :]
+    return pd.DataFrame(effects, index=pd.Index(names, dtype=str), columns=genes)
 
 
 def observed_effects(
@@ -101,9 +113,10 @@ def observed_effects(
         )
     effects = mean_effects(levels, data.control, data.genes)
     if effects.empty:
+        shared = "" if data.covariates is None else " in strata with control cells"
         raise DataError(
-            f"No condition has {FEWEST_CELLS} cells or more among the {cells} cells; average "
-            "effects need some. Use a split with more of them."
+            f"No condition has {FEWEST_CELLS} cells or more{shared} among the {cells} cells; "
+            "average effects need some. Use a split with more of them."
         )
     return effects
 
@@ -148,19 +161,28 @@ def shrunken(trained: pd.DataFrame, levels: Levels, control: str) -> pd.DataFram
     """Return effects shrunk by empirical Bayes, each condition under a prior of its own.
 
     The standard error is that of a difference of means, with a variance per gene that all
-    conditions share. Effects without any error stay. The unit does not matter: the largest effect
-    is put at the widest Normal of the prior.
+    conditions and strata share. Effects without any error stay. The unit does not matter: the
+    largest effect is put at the widest Normal of the prior.
     """
+    ones = np.ones(len(levels.conditions))
     variance = cell_variance(
-        levels.level, np.ones(len(levels.conditions)), levels.conditions, False
+        levels.level, ones, levels.conditions, is_counts=False, strata=levels.strata
     )
-    n = pd.Series(levels.conditions).value_counts()
-    per_cell = 1 / n[trained.index].to_numpy() + 1 / n[control]
+    per_cell = mean_variances(levels.matching(control)).loc[trained.index].to_numpy()
     se = np.sqrt(np.outer(per_cell, variance.spread))
     unit = float(np.abs(trained.to_numpy()).max(initial=0)) / float(WIDTHS[-1]) or 1.0
     estimate = torch.from_numpy(trained.to_numpy() / unit)
     mean = shrink(estimate, torch.from_numpy(se / unit)).mean.numpy() * unit
     return trained.mask(se > 0, pd.DataFrame(mean, trained.index, trained.columns))
+
+
+def mean_variances(match: Matching) -> pd.Series:
+    """Return the variance of each condition's difference from control, in that of one cell.
+
+    It is the sum over strata of w_s^2 (1 / n_ts + 1 / n_cs).
+    """
+    both = 1 / np.maximum(match.cells, 1) + 1 / np.maximum(match.controls, 1)
+    return pd.Series((match.weight**2 * both).sum(axis=1), index=match.conditions)
 
 
 def additive(trained: pd.DataFrame, conditions: pd.Index) -> pd.DataFrame:
@@ -181,7 +203,7 @@ def is_combination(condition: str) -> bool:
 def ridge(
     trained: pd.DataFrame, train: CellData, validation: CellData, dosages: pd.DataFrame
 ) -> pd.DataFrame:
-    """Return effects as a linear function of dosages, without an intercept, weighted by cells.
+    """Return effects as a linear function of dosages, without an intercept, weighted by cells used.
 
     The penalty is the one that predicts the effects of validation cells best, weighted by cells.
     NaN for conditions with a perturbation that no trained condition has.
@@ -212,8 +234,10 @@ def ridge(
 
 
 def cell_numbers(data: CellData, conditions: pd.Index) -> Float[np.ndarray, " C"]:
-    found = pd.Series(data.conditions).value_counts()
-    return found.reindex(conditions, fill_value=0).to_numpy(dtype=float)
+    """Return the cells of each condition that are compared with control."""
+    match = matching(data.conditions, data.strata, data.control)
+    used = pd.Series(match.used, index=match.conditions)
+    return used.reindex(conditions, fill_value=0).to_numpy(dtype=float)
 
 
 # The ceiling of the data
@@ -222,26 +246,40 @@ def cell_numbers(data: CellData, conditions: pd.Index) -> Float[np.ndarray, " C"
 def halvings(data: CellData, seed: int) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
     """Return the effects in both halves of the cells, for N_HALVINGS random halvings.
 
-    Cells are halved within conditions that have enough for two halves. Empty if there are none, or
-    no controls.
+    Cells are halved within conditions that have enough for two halves, and within strata. Empty if
+    there are none, or no controls.
     """
     levels = cell_levels(data)
-    n = pd.Series(levels.conditions).value_counts()
-    enough = np.flatnonzero(np.isin(levels.conditions, n.index[n >= 2 * FEWEST_CELLS]))
-    conditions = levels.conditions[enough]
-    if data.control not in conditions or n.ge(2 * FEWEST_CELLS).sum() < 2:
+    match = levels.matching(data.control)
+    names = match.conditions[match.enough(2 * FEWEST_CELLS)]
+    enough = np.flatnonzero(np.isin(levels.conditions, [data.control, *names]))
+    if not len(names):
         return []
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(N_HALVINGS):
-        order = rng.permutation(len(enough))
-        shuffled = pd.Series(conditions[order])
-        side = shuffled.groupby(shuffled).cumcount().to_numpy() % 2
+        rows = enough[rng.permutation(len(enough))]
+        side = sides(levels.conditions[rows], levels.strata[rows])
         first, second = (
-            mean_effects(levels, data.control, data.genes, enough[order[side == s]]) for s in (0, 1)
+            mean_effects(levels, data.control, data.genes, rows[side == s]) for s in (0, 1)
         )
         found.append((first, second))
-    return found
+    # a half may lack the only control cell of a stratum
+    common = [name for name in names if all(name in half.index for pair in found for half in pair)]
+    return [(one.loc[common], other.loc[common]) for one, other in found] if common else []
+
+
+def sides(
+    conditions: Shaped[np.ndarray, " N"], strata: Int[np.ndarray, " N"]
+) -> Int[np.ndarray, " N"]:
+    """Return the half of each cell, 0 or 1: in turn within conditions, stratum after stratum.
+
+    So halves differ by one cell at most in each condition and in each of its strata.
+    """
+    cells = pd.DataFrame({"condition": conditions, "stratum": strata})
+    group = cells.groupby(["condition", "stratum"], sort=False).ngroup()  # by first appearance
+    in_turn = cells.loc[group.sort_values(kind="stable").index].groupby("condition").cumcount()
+    return in_turn.sort_index().to_numpy() % 2
 
 
 def ceiling(halves: list[tuple[pd.DataFrame, pd.DataFrame]]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Bool
 
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.data.cells import CellData, DataError
@@ -22,7 +23,6 @@ from samsvae_core.data.splits import UNUSED
 from samsvae_core.evaluation import calibration
 from samsvae_core.evaluation import shifts as shifts_of
 from samsvae_core.evaluation.baselines import (
-    FEWEST_CELLS,
     baselines,
     ceiling,
     ceiling_figures,
@@ -46,6 +46,7 @@ from samsvae_core.evaluation.predictive import (
     predictive_positions,
     seeded,
 )
+from samsvae_core.evaluation.strata import FEWEST_CELLS, strata_metrics
 from samsvae_core.models.bounds import importance_weights, iwelbo
 from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import SAMSVAE
@@ -150,6 +151,7 @@ def full_evaluation(
             **predictive_checks(positions),
         },
         **shifts.metrics,
+        **strata_metrics(data, cells),
     }
     return Evaluation(metrics, positions, shifts.gene_errors)
 
@@ -176,15 +178,21 @@ def scored_cells(data: CellData, parts: np.ndarray, reference: str) -> tuple[Cel
 
     If a split holds out no controls, those of validation are used, or else all.
     """
+    kept, name = scored(data, parts, reference)
+    return data.subset(kept), name
+
+
+def scored(data: CellData, parts: np.ndarray, reference: str) -> tuple[Bool[np.ndarray, " N"], str]:
+    """Return which cells are those of `scored_cells`, and the part of their controls."""
     if reference == "all":
-        return data, "all"
+        return np.full(len(parts), True), "all"
     control = data.conditions == data.control
     chosen, name = control, "all"
     for part in ("test", "validation"):
         if (control & (parts == part)).sum() >= FEWEST_CELLS:
             chosen, name = control & (parts == part), part
             break
-    return data.subset((parts == "test") & ~control | chosen), name
+    return (parts == "test") & ~control | chosen, name
 
 
 # The bound
@@ -340,11 +348,11 @@ def shift_metrics(
 
     # what is learned from validation cells must not know how test cells vary
     seen = shifts_of.variance_of(data, np.flatnonzero(parts != "test"))
-    validated = shifts_of.observed_shifts(data.subset(parts == "validation"), seen)
+    validated = shifts_of.observed_shifts(data, seen, np.flatnonzero(parts == "validation"))
     errors = calibration.gene_errors(validated, predict(validated))
-    held_out, _ = scored_cells(data, parts, "test")
+    held_out, _ = scored(data, parts, "test")
     variance = shifts_of.variance_of(data)
-    tested = shifts_of.observed_shifts(held_out, variance)
+    tested = shifts_of.observed_shifts(data, variance, np.flatnonzero(held_out))
     at_test = predict(tested)
     compared, at_compared = tested, at_test
     combined = any(map(is_combination, np.unique(data.conditions)))

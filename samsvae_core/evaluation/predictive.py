@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from samsvae_core.data.cells import CellData
-from samsvae_core.evaluation.baselines import FEWEST_CELLS, dosage_table
+from samsvae_core.evaluation.baselines import dosage_table
+from samsvae_core.evaluation.strata import FEWEST_CELLS
 from samsvae_core.models.distributions import PER_TEN_THOUSAND
 from samsvae_core.models.samsvae import SAMSVAE
 
@@ -45,6 +46,8 @@ def model_effects(
     seed: int = 0,
 ) -> ModelEffects:
     """Return the average effects of sampled counts, on basal states from the prior common to all.
+
+    Counts are those of the mean level of covariates, since observed effects are free of levels.
 
     Parameters
     ----------
@@ -137,9 +140,9 @@ def predictive_positions(
     Columns are condition, gene, and mean, variance and zeros (their fraction; NaN for values that
     are not counts) over the cells of a condition: the share of replicate data sets with a smaller
     value, ties broken at random, so that a true model gives uniform positions. A replicate has one
-    posterior draw of the effects, basal states from the prior and the library sizes of the observed
-    cells. At most CHECKED_CELLS cells of a condition are used, and genes without any count in them
-    are left out.
+    posterior draw of the effects, basal states from the prior, and the library sizes and levels of
+    covariates of the observed cells. At most CHECKED_CELLS cells of a condition are used, and genes
+    without any count in them are left out.
     """
     rng = np.random.default_rng(seed)
     rows = [
@@ -161,7 +164,7 @@ def predictive_positions(
             cells = np.concatenate([rows[a] for a in batch])
             of = np.repeat(batch, [len(rows[a]) for a in batch])
             direct = None if offset is None else offset[:, of]
-            x = simulated(model, shift[:, of], direct, test.library[cells])
+            x = simulated(model, shift[:, of], direct, test.library[cells], codes(test, cells))
             seen = torch.as_tensor(test.counts[cells].toarray())
             for a in batch:
                 own = torch.as_tensor(of == a)
@@ -195,22 +198,28 @@ def batches(sizes: list[int], at_once: int) -> list[list[int]]:
     return found
 
 
+def codes(data: CellData, rows: np.ndarray) -> Int[np.ndarray, "N C"] | None:
+    return None if data.covariates is None else data.covariates.codes[rows]
+
+
 def simulated(
     model: SAMSVAE,
     shift: Float[Tensor, "R N C"],
     offset: Float[Tensor, "R N G"] | None,
     library: Float[np.ndarray, " N"],
+    codes: Int[np.ndarray, "N L"] | None,
 ) -> Float[Tensor, "R N G"]:
-    """Return one data set per row of shifts, a cell at each of them, at its library size."""
+    """Return one data set per row of shifts, a cell at each, with its library size and levels."""
     z_basal = torch.randn(*shift.shape[:2], model.config.n_latent, device=shift.device)
     states = model.state(z_basal, shift)
     depths = torch.as_tensor(library, dtype=torch.float32, device=shift.device)[:, None]
+    levels = None if codes is None else torch.as_tensor(codes, device=shift.device).long()
     size = max(1, VALUES_AT_ONCE // (len(depths) * model.config.n_genes))
     sets = []
     for i in range(0, len(states), size):
         rows = slice(i, i + size)
         direct = None if offset is None else offset[rows]
-        sets.append(model.decode(states[rows], depths, direct).sample().cpu())
+        sets.append(model.decode(states[rows], depths, direct, levels).sample().cpu())
     return torch.cat(sets)
 
 

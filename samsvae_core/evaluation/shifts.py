@@ -1,7 +1,14 @@
-"""Observed and predicted shifts of expression, by condition."""
+"""Observed and predicted shifts of expression, by condition.
+
+Observed shifts are taken within strata (`evaluation.strata`), as shares p of pooled transcripts:
+log2(1 + 1e4 sum_s w_s p_ts) - log2(1 + 1e4 sum_s w_s p_cs), with w_s the weight of a stratum and c
+for control. Where a stratum multiplies shares this is free of it, and unlike the mean of
+differences per stratum it takes no log of a handful of cells.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -12,13 +19,15 @@ from torch import Tensor
 
 from samsvae_core.bundle.bundle import Reference
 from samsvae_core.data.cells import CellData, DataError
-from samsvae_core.evaluation.baselines import FEWEST_CELLS
 from samsvae_core.evaluation.level_errors import (
     CellVariance,
+    Part,
     by_condition,
     cell_variance,
-    pooled_level,
+    sums_of,
+    weighted_level,
 )
+from samsvae_core.evaluation.strata import FEWEST_CELLS, by_stratum, matching
 from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.direct import lifted_mean
 from samsvae_core.models.samsvae import SAMSVAE
@@ -35,29 +44,89 @@ class Shifts(NamedTuple):
     se: pd.DataFrame
 
 
+class Measured(NamedTuple):
+    """A condition beside the control cells that are matched to it; levels and errors by gene."""
+
+    condition: str
+    n: int  # cells used: those in strata with control cells
+    level: Float[np.ndarray, " G"]
+    se: Float[np.ndarray, " G"]
+    control_level: Float[np.ndarray, " G"]
+    control_se: Float[np.ndarray, " G"]
+
+
 def variance_of(data: CellData, kept: np.ndarray | None = None) -> CellVariance:
-    """Return how much cells vary within conditions, per gene; of those at `kept`, or of all."""
-    return cell_variance(data.counts, data.library, data.conditions, data.is_counts, kept)
+    """Return how much cells vary within conditions and strata, per gene.
+
+    It is that of the cells at `kept`, or of all. Its strata are numbered as in `data`.
+    """
+    strata = None if data.covariates is None else data.strata
+    return cell_variance(data.counts, data.library, data.conditions, data.is_counts, kept, strata)
 
 
-def observed_shifts(data: CellData, variance: CellVariance) -> Shifts:
+def measured(
+    data: CellData, variance: CellVariance, kept: np.ndarray | None = None, fewest: int = 1
+) -> Iterator[Measured]:
+    """Yield each condition but control beside its matched controls, by name.
+
+    Those compared by fewer than `fewest` cells or controls are left out. The cells are those at
+    `kept`, or all; `variance` is that of cells of `data`.
+    """
+    kept = np.arange(len(data.cells)) if kept is None else kept
+    strata = data.strata
+    match = matching(data.conditions[kept], strata[kept], data.control)
+    members = {name: kept[rows] for name, rows in by_condition(data.conditions[kept])}
+
+    def parts(name: str) -> dict[int, Part]:
+        return {
+            number: Part(
+                sums_of(data.counts, data.library, rows), 1.0, variance.factors.get(number, 1.0)
+            )
+            for number, rows in by_stratum(strata, members.get(name, np.arange(0)))
+        }
+
+    controls = parts(data.control)
+    for row in np.flatnonzero(match.enough(fewest)):
+        name = str(match.conditions[row])
+        weight = dict(zip(match.strata.tolist(), match.weight[row].tolist(), strict=True))
+        arms = matched(parts(name), controls, weight)
+        yield Measured(
+            name,
+            int(match.used[row]),
+            *weighted_level(arms[0], variance),
+            *weighted_level(arms[1], variance),
+        )
+
+
+def matched(
+    own: dict[int, Part], controls: dict[int, Part], weight: dict[int, float]
+) -> tuple[list[Part], list[Part]]:
+    """Return the parts of a condition and of control in the same strata, with their weights.
+
+    Strata in which all cells of either are empty tell nothing, unless there are no others.
+    """
+    shared = [number for number in own if weight[number] > 0]
+    full = [s for s in shared if own[s].cells.library > 0 < controls[s].cells.library] or shared[:1]
+    total = sum(weight[s] for s in full)
+    first, second = (
+        [arm[s]._replace(weight=weight[s] / total) for s in full] for arm in (own, controls)
+    )
+    return first, second
+
+
+def observed_shifts(
+    data: CellData, variance: CellVariance, kept: np.ndarray | None = None
+) -> Shifts:
     """Return the shifts of conditions with enough cells; no rows if there are too few controls.
 
-    `variance` is that of the cells, which may be more than those of `data`.
+    The cells are those at `kept`, or all; `variance` is that of cells of `data`.
     """
-    members = {c: rows for c, rows in by_condition(data.conditions) if len(rows) >= FEWEST_CELLS}
-    if data.control not in members:
-        members = {}
-    found = {
-        name: pooled_level(data.counts, data.library, variance, rows)
-        for name, rows in members.items()
-    }
-    names = [name for name in found if name != data.control]
-    shift = [found[name][0] - found[data.control][0] for name in names]
-    se = [np.hypot(found[name][1], found[data.control][1]) for name in names]
+    found = list(measured(data, variance, kept, FEWEST_CELLS))
+    shift = [each.level - each.control_level for each in found]
+    se = [np.hypot(each.se, each.control_se) for each in found]
+    index = pd.Index([each.condition for each in found], dtype=str)
     tables = (
-        pd.DataFrame(rows, index=pd.Index(names, dtype=str), columns=data.genes, dtype=float)
-        for rows in (shift, se)
+        pd.DataFrame(rows, index=index, columns=data.genes, dtype=float) for rows in (shift, se)
     )
     return Shifts(*tables)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ from samsvae_core.bundle.layout import read_json, to_json, write_manifest
 from samsvae_core.data.cells import CellData, DataError
 from samsvae_core.data.splits import SPLITS
 from samsvae_core.evaluation import evaluate, fitness
-from samsvae_core.evaluation.level_errors import by_condition, pooled_level
+from samsvae_core.evaluation.level_errors import CellVariance, by_condition, pooled_level
 from samsvae_core.evaluation.mask_evidence import direct_evidence, entry_evidence
-from samsvae_core.evaluation.shifts import reference_cells, variance_of
+from samsvae_core.evaluation.shifts import measured, reference_cells, variance_of
 from samsvae_core.genesets import collections, enrichment, questions, screening
 from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import SAMSVAE
@@ -159,28 +160,40 @@ def condition_table(data: CellData, parts: np.ndarray) -> pd.DataFrame:
 def observed_table(data: CellData, parts: np.ndarray) -> pd.DataFrame:
     """Return the level of each condition and gene with its standard error, on all and on test.
 
-    Both errors rest on the variance of all cells, which tells how cells vary, not where they are.
+    With covariates, a condition has the weighted level of its strata, and beside it that of the
+    control cells matched to it, as `control_level` and `control_se`; the control has its plain
+    level. A condition that shares no stratum with control cells has no rows. Errors rest on the
+    variance of all cells, which tells how cells vary, not where they are.
     """
-    frames = []
     variance = variance_of(data)
-    for part, kept in (("all", np.full(len(parts), True)), ("test", parts == "test")):
-        positions = np.flatnonzero(kept)
-        for condition, members in by_condition(data.conditions[kept]):
-            rows = positions[members]
-            level, se = pooled_level(data.counts, data.library, variance, rows)
-            frames.append(
-                pd.DataFrame(
-                    {
-                        "condition": condition,
-                        "gene": data.genes,
-                        "split": part,
-                        "level": level,
-                        "se": se,
-                        "n": len(rows),
-                    }
-                )
-            )
+    levels_of = plain_levels if data.covariates is None else matched_levels
+    frames = [
+        pd.DataFrame({"condition": name, "gene": data.genes, "split": part, **columns})
+        for part, kept in (("all", np.full(len(parts), True)), ("test", parts == "test"))
+        for name, columns in levels_of(data, variance, np.flatnonzero(kept))
+    ]
     return pd.concat(frames, ignore_index=True)
+
+
+def plain_levels(
+    data: CellData, variance: CellVariance, rows: np.ndarray
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each condition of the cells at `rows`, with the columns of its levels."""
+    for name, members in by_condition(data.conditions[rows]):
+        level, se = pooled_level(data.counts, data.library, variance, rows[members])
+        yield name, {"level": level, "se": se, "n": len(members)}
+
+
+def matched_levels(
+    data: CellData, variance: CellVariance, rows: np.ndarray
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield control with its plain level, and each condition beside its matched control."""
+    controls = rows[data.conditions[rows] == data.control]
+    for name, columns in plain_levels(data, variance, controls):
+        yield name, {**columns, "control_level": np.nan, "control_se": np.nan}
+    for found in measured(data, variance, rows):
+        columns = found._asdict()
+        yield columns.pop("condition"), columns
 
 
 def sample_of(n_cells: int) -> np.ndarray:

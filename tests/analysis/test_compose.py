@@ -263,6 +263,31 @@ def test_control_enters_the_interaction_of_three_twice(tiny):
     np.testing.assert_allclose(table["observed_interaction_se"], expected)
 
 
+def test_an_interaction_within_strata_is_of_shifts_against_their_own_controls(tiny):
+    """(10 - 4) - (1 - 0.5) - (2 - 0.25); controls may be the same cells or others."""
+    rows = tiny.observed[tiny.observed["split"] == "all"]
+    known = {
+        "P1+P2": (10, 0.1, 4, 0.6),
+        "P1": (1, 0.2, 0.5, 0.2),
+        "P2": (2, 0.3, 0.25, 0.3),
+        "control": (7, 0.5, np.nan, np.nan),
+    }
+    columns = ["level", "se", "control_level", "control_se"]
+    made = [
+        rows[rows["condition"] == "P4"].assign(
+            condition=c, **dict(zip(columns, map(float, numbers), strict=True))
+        )
+        for c, numbers in known.items()
+    ]
+    edited = with_tables(tiny, observed=pd.concat(made, ignore_index=True))
+    table = compose(edited, {"P1": 1.0, "P2": 1.0}, n_samples=2).table
+    np.testing.assert_allclose(table["observed"], 6)
+    np.testing.assert_allclose(table["observed_interaction"], 3.75)
+    own = 0.1**2 + 0.2**2 + 0.3**2
+    expected = np.sqrt(own + 0.6**2 + 0.2**2 + 0.3**2)  # more than (0.6 - 0.2 - 0.3)^2
+    np.testing.assert_allclose(table["observed_interaction_se"], expected)
+
+
 @pytest.mark.parametrize(
     "dosages",
     [{}, {"P1": 1.0}, {"P1": 1.0, "P2": 0.0}, {"P1": 1.0, "P2": 1.0}, {"P1": 0.5, "P6": 1.0}],

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from safetensors.numpy import load_file
@@ -15,6 +16,9 @@ from app.session import bundles
 from samsvae_core.analysis import all_shifts
 from samsvae_core.bundle.layout import EFFECTS, BundleError
 from samsvae_core.bundle.opening import load
+from samsvae_core.bundle.soundness import check_metrics
+from samsvae_core.data.covariates import Covariates
+from samsvae_core.evaluation.shifts import observed_shifts, variance_of
 from samsvae_core.models.variants import MODELS
 from samsvae_core.pipeline import train
 from samsvae_core.training.config import TrainConfig
@@ -100,3 +104,78 @@ def test_item_16_effects_that_do_not_follow_from_the_weights_are_made_anew(copie
     whole = all_shifts.whole_effects(changed).matrix("shift")
     assert np.isfinite(whole).all()
     assert not np.allclose(whole, arrays["shift"].T) or change != "shift"
+
+
+# Levels within strata
+
+
+@pytest.fixture(scope="module")
+def batched(screen, quick_tables, tmp_path_factory):
+    """Return a bundle of cells in two batches, and the cells."""
+    batch = np.random.default_rng(0).integers(0, 2, (600, 1)).astype(np.int32)
+    data = replace(screen.data, covariates=Covariates({"batch": ("a", "b")}, batch))
+    run = tmp_path_factory.mktemp("batched") / "batched"
+    made = train.train(data, screen.parts, run, {"n_latent": 1, "n_hidden": 6}, QUICK)
+    return load(made.path), data
+
+
+def test_measured_shifts_are_against_controls_of_the_same_strata(batched):
+    bundle, data = batched
+    for split, kept in (("all", None), ("test", bundle_test_cells(bundle, data))):
+        expected = observed_shifts(data, variance_of(data), kept)
+        for name in expected.shift.index:
+            found = bundle.observed_shift(name, split)
+            np.testing.assert_allclose(found["shift"], expected.shift.loc[name])
+            np.testing.assert_allclose(found["se"], expected.se.loc[name])
+    plain = bundle.observed_level("P1")["level"] - bundle.observed_level("control")["level"]
+    assert (bundle.observed_shift("P1")["shift"] - plain).abs().max() > 1e-3
+    nothing = bundle.observed_shift("control")
+    assert (nothing["shift"] == 0).all()
+    assert bundle.control_level("never") is None
+    kept = all_shifts.whole_effects(bundle)
+    shifts = np.stack([bundle.observed_shift(name)["shift"] for name in kept.perturbations])
+    np.testing.assert_allclose(kept.matrix("observed"), shifts, atol=1e-5)
+    errors = np.stack([bundle.observed_shift(name)["se"] for name in kept.perturbations])
+    np.testing.assert_allclose(kept.matrix("observed_se"), errors, rtol=1e-5)
+
+
+def bundle_test_cells(bundle, data):
+    split = pd.read_csv(bundle.path / "split.csv", dtype=str).set_index("cell")["split"]
+    return np.flatnonzero(split.reindex(data.cells) == "test")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(columns="control_se"), "control_level and control_se, or neither"),
+        (lambda t: t.assign(control_se=-t["control_se"]), "control_se should hold numbers from 0"),
+        (lambda t: t.assign(control_level="high"), "control_level should hold numbers"),
+        (lambda t: t.assign(control_level=t["control_level"].to_numpy()[::-1]), "another order"),
+    ],
+)
+def test_levels_of_matched_controls_are_checked(batched, tmp_path, change, message):
+    folder = Path(shutil.copytree(batched[0].path, tmp_path / "changed"))
+    table = pd.read_parquet(folder / "observed.parquet")
+    change(table).to_parquet(folder / "observed.parquet", index=False)
+    signed.sign(folder)
+    with pytest.raises(BundleError, match=message):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "strata",
+    [
+        [],
+        {"covariates": "batch", "n_strata": 2, "left_out": []},
+        {"covariates": ["batch"], "n_strata": 2, "left_out": [3]},
+        {"covariates": ["batch"], "n_strata": 0, "left_out": []},
+        {"covariates": ["batch"], "n_strata": True, "left_out": []},
+        {"covariates": ["batch"], "left_out": []},
+    ],
+)
+def test_what_metrics_tell_of_strata_is_checked(batched, strata):
+    metrics = batched[0].metrics
+    assert metrics["strata"] == {"covariates": ["batch"], "n_strata": 2, "left_out": []}
+    check_metrics(metrics)
+    with pytest.raises(ValueError, match="strata"):
+        check_metrics({**metrics, "strata": strata})

@@ -6,8 +6,10 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
+from scipy.special import softmax
 from scipy.stats import nbinom
 
+from samsvae_core.data.covariates import Covariates
 from samsvae_core.evaluation import predictive
 from samsvae_core.evaluation.baselines import observed_effects
 from samsvae_core.evaluation.metrics import agreement
@@ -21,6 +23,7 @@ from samsvae_core.evaluation.predictive import (
     sampled_levels,
     statistics,
 )
+from samsvae_core.models.level_offsets import LevelOffsets
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.simulate import Design, draw_counts, simulate
 from samsvae_core.models.variants import MODELS
@@ -122,6 +125,32 @@ def test_statistics_of_cells_the_model_drew_fall_evenly(drawn):
         assert found[name]["low"] == pytest.approx(0.05, abs=0.05)
         assert found[name]["high"] == pytest.approx(0.05, abs=0.05)
         assert found[name]["n"] == 41 * 40
+
+
+def test_cells_are_drawn_at_their_own_levels(drawn):
+    """Cells of two batches of large effect, half of them in each."""
+    model, data = copy.deepcopy(drawn[0]), drawn[1]
+    model.level_offsets = LevelOffsets((2,), 40, 1)
+    codes = np.random.default_rng(0).integers(0, 2, (400, 1)).astype(np.int32)
+    with torch.no_grad():
+        model.level_offsets.fit_shares(torch.from_numpy(codes))
+        noise = torch.randn(40, generator=torch.Generator().manual_seed(0))
+        model.level_offsets.offset[1] = 1.5 * noise
+    rng = np.random.default_rng(1)
+    z = rng.standard_normal((400, 3)) + data.dosages.toarray() @ model.embedding_loc.numpy()
+    added = model.level_offsets.offset.detach().numpy()[codes[:, 0]]
+    added = added - (codes == 1).mean() * model.level_offsets.offset[1].detach().numpy()
+    share = softmax(model.decoder(torch.as_tensor(z, dtype=torch.float32)).numpy() + added, axis=1)
+    r = model.log_concentration.exp().numpy()
+    mean = data.library[:, None] * share
+    counts = sp.csr_matrix(rng.negative_binomial(r, r / (r + mean)).astype(np.float32))
+    cells = replace(data, counts=counts, covariates=Covariates({"batch": ("a", "b")}, codes))
+    inside = [
+        predictive_checks(predictive_positions(model, each))["variance"]["inside"][2]
+        for each in (cells, replace(cells, covariates=None))
+    ]
+    assert inside[0] == pytest.approx(0.9, abs=0.08)
+    assert inside[1] < 0.75
 
 
 def test_a_model_that_knows_no_effect_is_found_out(drawn):
