@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from samsvae_core.data.design import ACCOUNTED, DOSE, NUMBER_OF
 from samsvae_core.data.label_column import texts_of
+from samsvae_core.data.read_options import ReadOptions
 from samsvae_core.data.unevenness import DesignColumn
 from samsvae_core.system.messages import some
 
@@ -41,19 +42,15 @@ def _doses(values: pd.Series) -> np.ndarray:
 
 
 def column_notes(
-    obs: pd.DataFrame,
-    key: str | None,
-    dosage_key: str | None,
-    n_perturbations: np.ndarray,
-    covariates: Collection[str] = (),
+    obs: pd.DataFrame, key: str | None, options: ReadOptions, n_perturbations: np.ndarray
 ) -> list[str]:
     """Return notes on columns of obs that describe perturbations but are not read.
 
-    `key` is the column of labels, None if a table is read; `dosage_key` is that of dosages.
-    `n_perturbations` is the number of perturbations read for each cell.
+    `key` is the column of labels, None if a table is read. `n_perturbations` is the number of
+    perturbations read for each cell.
     """
     notes = []
-    if dosage_key is None and (dose := suggested_dosage(obs)):
+    if options.dosage_key is None and (dose := suggested_dosage(obs)):
         numbers = _doses(obs[dose])
         divide = "; divide them by a usual one first" if numbers[-1] > 10 else ""
         notes.append(
@@ -65,7 +62,7 @@ def column_notes(
         name
         for name in obs.columns
         if SECOND.fullmatch(str(name))
-        and name not in (key, dosage_key, *covariates)
+        and name not in (key, options.dosage_key, *(options.covariates or ()))
         and _n_labels(obs[name]) > 1
     ]
     for name in second:
@@ -117,7 +114,7 @@ def uneven_warnings(columns: Sequence[DesignColumn]) -> list[str]:
     accounted = {column.name for column in columns if column.state == ACCOUNTED}
     groups: dict[str, list[DesignColumn]] = {}
     for column in columns:
-        kept = column.known_from or column.name
+        kept = column.nested or column.name
         if column.strongly and kept not in accounted:
             groups.setdefault(kept, []).append(column)
     return [_uneven(kept, group) for kept, group in list(groups.items())[:MOST_TOLD]]

@@ -68,7 +68,9 @@ def audit(
     from the counts. Columns that were `read` as something else are left out; `accounted` are
     covariates already. A column is proposed if it is uneven between conditions or has one of the
     USUAL names, unless it cannot be told from the perturbations or what it says is known from
-    another proposed column.
+    another proposed column. Of nested columns the finer is proposed, if its levels have enough
+    cells and controls. The most uneven come first, and none that would leave others without
+    controls to compare with.
 
     The measure of unevenness is Cramér's V with the bias correction of Bergsma (2013, Journal of
     the Korean Statistical Society 42). Without control cells, nothing is returned.
@@ -113,11 +115,11 @@ def _names_perturbations(column: DesignColumn, names: np.ndarray) -> bool:
 
 
 class Verdict(NamedTuple):
-    """What becomes of a column: its state, why, and the column that it is known from."""
+    """What becomes of a column: its state, why, and a chosen column nested with it, if any."""
 
     state: str
     why: str
-    known_from: str = ""
+    nested: str = ""
 
 
 class _Proposal:
@@ -155,16 +157,31 @@ class _Proposal:
                 firsts.append(name)
                 if why := self._unfit(self.columns[name]):
                     self.verdicts[name] = Verdict("", why)
+        for name in [name for name in self.columns if name not in self.verdicts]:
+            if coarse := next(
+                (o for o in self.taken if finer(self.codes[name], self.codes[o])), ""
+            ):
+                self.verdicts[name] = Verdict("", f"finer than {coarse!r}", coarse)
         fit = [name for name in self.columns if name not in self.verdicts]
         for name in fit:
             if why := self._too_fine(name, [other for other in fit if other != name]):
                 self.verdicts[name] = Verdict("", why)
         fit = [name for name in fit if name not in self.verdicts]
-        for name in sorted(fit, key=lambda name: -len(self.columns[name].levels)):
-            self._choose(name)
+        coarser = {
+            name: [c for c in fit if c == name or finer(self.codes[name], self.codes[c])]
+            for name in fit
+        }
+        for name in sorted(fit, key=lambda name: self._rank(name, coarser[name])):
+            self._choose(name, any(self.columns[other].uneven for other in coarser[name]))
         return self.verdicts
 
-    def _choose(self, name: str) -> None:
+    def _rank(self, name: str, coarser: Iterable[str]) -> tuple[bool, float, int]:
+        """Return a key that sorts the most uneven columns first, and before those the finer."""
+        columns = [self.columns[other] for other in coarser]
+        even = not any(column.uneven for column in columns)
+        return even, -max(column.v for column in columns), -len(self.columns[name].levels)
+
+    def _choose(self, name: str, is_uneven: bool) -> None:
         """Propose a column, unless those taken tell its levels apart or need its controls."""
         for other in self.taken:
             if finer(self.codes[other], self.codes[name]):
@@ -176,11 +193,11 @@ class _Proposal:
             others = " and ".join(map(repr, self.taken))
             self.verdicts[name] = Verdict("", f"with {others}, too few cells would have controls")
             return
-        column = self.columns[name]
-        why = "uneven" if column.uneven else "by its name"
-        if n := len(column.alone):
+        why = "uneven" if is_uneven else "by its name"
+        alone = self.columns[name].alone
+        if n := len(alone):
             whose = "their levels" if n > 1 else "its levels"
-            why += f", though {some(column.alone)} ha{'ve' if n > 1 else 's'} no control in {whose}"
+            why += f", though {some(alone)} ha{'ve' if n > 1 else 's'} no control in {whose}"
         self._take(name, PROPOSED, why)
 
     def _alike(self, name: str, others: Iterable[str]) -> str:

@@ -149,7 +149,6 @@ def read_cells(
     accounted = read_covariates(
         obs[here], options.covariates or (), conditions[here], design.control, taken
     )
-    columns = _audit(obs[here], conditions[here], design, options)
     source = {
         "file": path.name,
         **design.source,
@@ -159,10 +158,7 @@ def read_cells(
         "replicate_key": replicate_key,
         "covariates": list(accounted.covariates.levels) if accounted.covariates else None,
         **({} if options.counts_on == "auto" else {"counts_on": options.counts_on}),
-        "warnings": [
-            *warnings_of(conditions[here], design.control, columns),
-            *accounted.warnings,
-        ],
+        "warnings": [*_warnings(obs[here], conditions[here], design, options), *accounted.warnings],
     }
     data = CellData(
         counts=counts.matrix,
@@ -188,15 +184,16 @@ def read_cells(
         *_matrix_notes(data.counts, data.genes, "value" if options.continuous else "count"),
         *design.notes,
         *accounted.notes,
-        *column_notes(
-            obs[here],
-            taken,
-            options.dosage_key,
-            design.dosages[here].getnnz(axis=1),
-            options.covariates or (),
-        ),
+        *column_notes(obs[here], taken, options, design.dosages[here].getnnz(axis=1)),
     ]
     return data
+
+
+def _warnings(
+    obs: pd.DataFrame, conditions: np.ndarray, design: Dosages, options: ReadOptions
+) -> list[str]:
+    """What is doubtful about the design, in columns that are not read."""
+    return warnings_of(conditions, design.control, _audit(obs, conditions, design, options))
 
 
 def audited(path: Path | str, options: ReadOptions) -> list[DesignColumn]:
@@ -307,7 +304,7 @@ def said_of_labels(obs: pd.DataFrame, key: str) -> Said:
         return Said([], [], [], str(error))
     conditions = conditions_of(design.dosages, design.perturbations, design.control)
     notes = key_notes(obs, key, False, None) + design.notes
-    notes += column_notes(obs, key, None, design.dosages.getnnz(axis=1))
+    notes += column_notes(obs, key, ReadOptions(), design.dosages.getnnz(axis=1))
     columns = audit(obs, conditions, design.control, {key})
     warnings = warnings_of(conditions, design.control, columns)
     return Said(notes, warnings, proposed(columns), "")

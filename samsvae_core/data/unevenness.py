@@ -34,8 +34,8 @@ class DesignColumn:
     """A column of obs that may be a covariate, and how its levels are spread over conditions.
 
     `conditions` are the controls and those with at least FEW_CELLS cells, the most unlike the
-    controls first. `state` is ACCOUNTED, PROPOSED or "", and `why` says why; what it says may be
-    `known_from` another column.
+    controls first. `state` is ACCOUNTED, PROPOSED or "", and `why` says why; `nested` is a column
+    in that state that tells the same, more or less of it.
     """
 
     name: str
@@ -50,7 +50,7 @@ class DesignColumn:
     cells: list[list[int]]  # (K, L)
     state: str = ""
     why: str = ""
-    known_from: str = ""
+    nested: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -184,6 +184,18 @@ def test_columns_are_not_proposed_together_where_no_controls_would_be_left():
     assert found["donor"] == ("", "with 'batch', too few cells would have controls")
 
 
+def test_an_even_column_does_not_take_the_controls_of_an_uneven_one():
+    """40 plates of 20 cells, of which a tenth are controls: with batches too few have some."""
+    rng = np.random.default_rng(0)
+    conditions = rng.permutation(np.repeat(["control", "A"], [80, 720]))
+    batch = np.where(rng.random(800) < np.where(conditions == "A", 0.8, 0.3), "x", "y")
+    lane = np.char.add(batch, rng.integers(0, 2, 800).astype(str))
+    found = judged(looked(conditions, plate=np.repeat(np.arange(40), 20), batch=batch, lane=lane))
+    assert found["lane"] == (PROPOSED, "uneven")
+    assert found["batch"] == ("", "known from 'lane'")
+    assert found["plate"] == ("", "with 'lane', too few cells would have controls")
+
+
 def test_a_column_without_values_in_some_cells_is_not_proposed():
     conditions, batch = each(n=200, control=EVEN, A={"x": 0.8, "y": 0.2})
     batch[:3] = ""
