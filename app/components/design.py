@@ -146,7 +146,7 @@ def named(level: str) -> str:
 
 
 def counted(columns: Sequence[DesignColumn]) -> str:
-    return page.plain(covariates_in_words({each.name: each.levels for each in columns}))
+    return covariates_in_words({page.plain(each.name): each.levels for each in columns})
 
 
 def label(names: Sequence[str]) -> str:

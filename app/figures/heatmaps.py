@@ -235,7 +235,6 @@ def level_map(cells: pd.DataFrame, name: str, dark: bool) -> go.Figure:
             "outlinewidth": 0,
         },
     )
-    clicks = [f"{row}|{column}" for row in cells.index for column in cells.columns]
     texts = [
         f"{share:.1%} ({n:,.0f} of {of:,.0f} cells)"
         for ns, row, of in zip(values, shares, values.sum(axis=1), strict=True)
@@ -245,7 +244,7 @@ def level_map(cells: pd.DataFrame, name: str, dark: bool) -> go.Figure:
     if len(columns) <= FEW_COLUMNS:
         written = pd.DataFrame([[f"{share:.0%}" for share in row] for row in shares])
     hover = "%{y}, %{x}<br>%{text}<extra></extra>"
-    figure = clickable(heat, written, clicks, texts, hover, dark)
+    figure = clickable(heat, written, [""] * values.size, texts, hover, dark)
     figure.update_layout(xaxis_title=text([name])[0])
     figure.update_xaxes(type="category", tickvals=columns, ticktext=text(cut(cells.columns)))
     figure.update_yaxes(type="category", tickvals=rows, ticktext=text(cut(cells.index)))

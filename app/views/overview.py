@@ -28,7 +28,8 @@ def overview(model: Bundle) -> None:
         url.link("glossary", "What the words mean", ":material/help:")
     headline(model)
     if model.levels:
-        record.markdown(state.plain(accounted_in_words(model.levels)))
+        levels = {state.plain(name): found for name, found in model.levels.items()}
+        record.markdown(accounted_in_words(levels))
     where_next()
     record.header("How good it is on cells it has not seen")
     held_out(model)

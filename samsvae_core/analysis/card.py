@@ -91,7 +91,8 @@ def covariates_of(data: CellData) -> str:
     """Return what the model accounts for beside the perturbations, as a sentence in Markdown."""
     if data.covariates is None:
         return "Replicates and batches are not modelled."
-    return as_text(accounted_in_words(data.covariates.levels))
+    levels = data.covariates.levels
+    return accounted_in_words({as_text(name): found for name, found in levels.items()})
 
 
 def steps_in_words(settings: dict[str, Any]) -> str:
