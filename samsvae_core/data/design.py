@@ -191,7 +191,7 @@ class _Proposal:
         together = self._compared(joined(self.strata, self.codes[name]))
         if together < LEAST_COMPARED * min(before, self.columns[name].compared):
             others = " and ".join(map(repr, self.taken))
-            self.verdicts[name] = Verdict("", f"with {others}, too few cells would have controls")
+            self.verdicts[name] = Verdict("", f"too few controls beside {others}")
             return
         why = "uneven" if is_uneven else "by its name"
         alone = self.columns[name].alone
@@ -218,7 +218,7 @@ class _Proposal:
         sizes = np.bincount(self.codes[column.name])
         rare = sizes < FEW_CELLS
         if column.compared == 0:
-            return "cannot be told from the perturbations: no level has perturbed and control cells"
+            return "cannot be told from the perturbations"
         if not column.uneven and column.name.lower() not in USUAL:
             return "even"
         if "" in column.levels:
@@ -232,7 +232,7 @@ class _Proposal:
         for other in others:
             kept = self.columns[name].compared / self.columns[other].compared
             if kept < LEAST_COMPARED and finer(self.codes[name], self.codes[other]):
-                return f"finer than {other!r}, and too few of its levels have controls"
+                return f"finer than {other!r}, with too few controls"
         return ""
 
     def _compared(self, strata: np.ndarray) -> float:

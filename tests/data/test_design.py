@@ -170,7 +170,7 @@ def test_of_nested_columns_one_that_is_too_fine_gives_way():
     assert found["batch"][0] == PROPOSED
     assert found["lane"] == (
         "",
-        "finer than 'batch', and too few of its levels have controls",
+        "finer than 'batch', with too few controls",
     )
 
 
@@ -181,7 +181,7 @@ def test_columns_are_not_proposed_together_where_no_controls_would_be_left():
     donor = np.r_[np.repeat(["p", "q"], 40), np.repeat(["q", "p"], 40)]
     found = judged(looked(conditions, batch=batch, donor=donor))
     assert found["batch"][0] == PROPOSED
-    assert found["donor"] == ("", "with 'batch', too few cells would have controls")
+    assert found["donor"] == ("", "too few controls beside 'batch'")
 
 
 def test_an_even_column_does_not_take_the_controls_of_an_uneven_one():
@@ -193,7 +193,7 @@ def test_an_even_column_does_not_take_the_controls_of_an_uneven_one():
     found = judged(looked(conditions, plate=np.repeat(np.arange(40), 20), batch=batch, lane=lane))
     assert found["lane"] == (PROPOSED, "uneven")
     assert found["batch"] == ("", "known from 'lane'")
-    assert found["plate"] == ("", "with 'lane', too few cells would have controls")
+    assert found["plate"] == ("", "too few controls beside 'lane'")
 
 
 def test_a_column_without_values_in_some_cells_is_not_proposed():
