@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -37,7 +37,7 @@ KINDS = {
 def options(name: str, found: Mapping[str, Any]) -> Reading | None:
     """The choices, each beside what it does to the labels; None while no column is chosen."""
     columns = {column["name"]: column for column in found["columns"]}
-    file_choices.open_file(name, *PARAMETERS[1:])
+    file_choices.open_file(name, *PARAMETERS[1:], "spread")
     left, right = st.columns([2, 3], gap="large")
     with left:
         key = column_of_perturbations(list(columns), found["suggested"])
@@ -48,6 +48,9 @@ def options(name: str, found: Mapping[str, Any]) -> Reading | None:
         above = st.container()  # the delimiter depends on which cells are left out
         chosen = {"layer": bound("layer", [BY_ITSELF, *found["layers"]], LAYER)}
         chosen |= of_cells()
+        suggested = found["suggested"]
+        proposal = suggested["covariates"] if key == suggested["perturbation_key"] else []
+        covariates = covariates_chosen([name for name in columns if name != key], proposal)
         drop = DECLARED["drop_unlabelled"].words.get(chosen["drop_unlabelled"])
         words = DECLARED["delimiter"]
         first = words.word(suggested_delimiter(labels, controls or None, drop))
@@ -63,7 +66,15 @@ def options(name: str, found: Mapping[str, Any]) -> Reading | None:
     }
     if delimiter != first:
         told["delimiter"] = delimiter
-    reading = Reading.from_query({"data": name, "key": key or "", "control": controls, **told})
+    reading = Reading.from_query(
+        {
+            "data": name,
+            "key": key or "",
+            "control": controls,
+            "covariate": covariates,
+            **told,
+        }
+    )
     dosages = reading.options.dosage_key
     if key is None and dosages not in found["tables"]:
         return None
@@ -79,6 +90,11 @@ CONTROL = (
     "Cells without a perturbation. Found by itself: ctrl, control, non-targeting, NT, DMSO and "
     "such. Several labels may be chosen, and a pattern typed: *non-targeting* means each label "
     "with these words."
+)
+COVARIATES = (
+    "What the model accounts for beside the perturbations: batch, lane, donor, replicate, cell "
+    "line, treatment. Leave out what was made from the counts, such as clusters: it may be an "
+    "effect of the perturbations."
 )
 BETWEEN = (
     "A label is parted there only if each part is a label of its own, a control word, or looks "
@@ -115,22 +131,48 @@ def control_labels_chosen(labels: Mapping[str, int]) -> list[str]:
     """Those named as controls, labels or patterns; none where they are found by themselves."""
     known = [label for label in labels if label]
     by_itself = control_labels(known)
-    chosen = st.multiselect(
-        DECLARED["control"].box,
+    return several(
+        "control",
         known,
-        key=file_choices.suggested(
-            "control",
-            [],
-            lambda link: link.split(url.APART),
-            lambda chosen: all(text in labels or set(text) & set("*?") for text in chosen),
-        ),
-        persist_state="session",
-        placeholder=f"{BY_ITSELF}: {some(by_itself)}" if by_itself else "none found: choose",
+        CONTROL,
+        f"{BY_ITSELF}: {some(by_itself)}" if by_itself else "none found: choose",
+        lambda chosen: all(text in labels or set(text) & set("*?") for text in chosen),
         accept_new_options=True,
-        help=CONTROL,
     )
-    file_choices.chosen("control", url.APART.join(chosen))
-    return [str(label) for label in chosen]
+
+
+def covariates_chosen(columns: list[str], proposal: list[str]) -> list[str]:
+    """The columns that the model is to account for; none by default, also if some are proposed."""
+    return several(
+        "covariates",
+        columns,
+        COVARIATES,
+        f"{NONE}; proposed: {' and '.join(proposal)}" if proposal else NONE,
+        lambda chosen: set(chosen) <= set(columns),
+    )
+
+
+def several(
+    option: str,
+    known: list[str],
+    about: str,
+    placeholder: str,
+    fits: Callable[[list[str]], bool],
+    **more: Any,
+) -> list[str]:
+    """A box for several names, those of this file in the address."""
+    key = DECLARED[option].parameter
+    chosen = st.multiselect(
+        DECLARED[option].box,
+        known,
+        key=file_choices.suggested(key, [], lambda link: link.split(url.APART), fits),
+        persist_state="session",
+        placeholder=placeholder,
+        help=about,
+        **more,
+    )
+    file_choices.chosen(key, url.APART.join(chosen))
+    return [str(name) for name in chosen]
 
 
 def bound(option: str, choices: list[str], about: str, first: str = "") -> str:

@@ -26,6 +26,12 @@ WORDS = {
     "shifts are added up and decoded to genes.",
     "Condition": "The perturbations that a cell received according to its label, or control.",
     "Control": "Cells that received a non-targeting guide. All shifts are measured against them.",
+    "Covariate": "What a cell comes with beside its perturbation, such as its batch, donor or cell "
+    "line. A model that accounts for it has an offset per level and gene, and compares cells of "
+    "the same level.",
+    "Cram\u00e9r's V": "How closely two columns go together, from 0 (each is spread evenly over "
+    "the other) to 1 (one follows from the other). The page Data gives it for perturbations and "
+    "covariates, corrected for chance.",
     "Decoder": "The network that turns a latent state into the share of each gene. It is not "
     "linear: twice the latent shift need not change a gene twice as much.",
     "Direct effect": "What a perturbation does to one gene outside every mechanism: it is added to "
@@ -52,6 +58,7 @@ WORDS = {
     "Leading edge": "The genes of a set that make its enrichment score: those before the peak.",
     "Loading": "What a mechanism does to a gene: the change of log2(1 + 1e4 p) per basal standard "
     "deviation that the mechanism moves, over the step that its perturbations make.",
+    "Level": "One of the labels of a covariate, such as one batch.",
     "Mask": "The learned probability, for each perturbation and mechanism, that the perturbation "
     "uses it. Masks are sparse because each use has to improve the likelihood enough.",
     "Mechanism": "One latent dimension that perturbations may move, numbered M0, M1, ... Not a "

@@ -40,6 +40,9 @@ def draw_axes(at: Places, letter: str, shown: Shown, length: float) -> None:
         return
     side = panel.xaxis if letter == "x" else panel.yaxis
     panel.set_axisbelow(True)
+    if letter == "x" and part.get("side") == "top":  # first, as names are written where they stand
+        side.tick_top()
+        side.set_label_position("top")
     panel.tick_params(letter, length=0, labelsize=FONT, labelcolor=INK[False], pad=5)
     if part.get("type") == "log":
         getattr(panel, f"set_{letter}scale")("log")
@@ -65,10 +68,6 @@ def draw_axes(at: Places, letter: str, shown: Shown, length: float) -> None:
     if text := title(part):
         write = getattr(panel, f"set_{letter}label")
         write_text(write(shortened(text, LINE), fontsize=FONT, labelpad=7), text)
-    if letter == "x" and part.get("side") == "top":
-        side.tick_top()
-        side.set_label_position("top")
-        side.set_tick_params(length=0)
     if part.get("showticklabels", True) is False:
         ends = ("top", "bottom") if letter == "x" else ("left", "right")
         side.set_tick_params(**{f"label{end}": False for end in ends})
@@ -122,6 +121,8 @@ def _name_ticks(at: Places, letter: str, shown: Shown, length: float) -> None:
         }
         names = [marked.get(name, name) for name in at.names[letter] or []]
         places = range(len(names))
+    elif known := at.names[letter]:  # of a categorical axis they may be names
+        places = [known.index(plain(x)) if isinstance(x, str) else x for x in places]
     room = length / max(len(names), 1)
     every = max(1, int(np.ceil(ROW / room)))
     side = at.panel.xaxis if letter == "x" else at.panel.yaxis

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 import numpy as np
@@ -12,6 +12,8 @@ import plotly.graph_objects as go
 
 from app.figures.style import BAR_TITLE, INK, MOST_COLUMNS, MOST_DRAWN, NEUTRAL, styled, text
 
+PALE = [[0, "#f5f7f9"], [1, "#5ab6ea"]]  # dark numbers can be read on all of it
+FEW_COLUMNS = 8  # a map of shares with more has no numbers in its cells
 SIGNED = ("effect", "evidence")  # what a mask map can show, beside "probability"
 
 
@@ -211,6 +213,44 @@ def term_map(
     return figure
 
 
+def level_map(cells: pd.DataFrame, name: str, dark: bool) -> go.Figure:
+    """Return a map of conditions x levels of the column `name`: shares of each condition's cells.
+
+    `cells` has numbers of cells, in drawing order. Names are cut on the axes, not in the hover.
+    """
+    values = cells.to_numpy(dtype=float)
+    shares = values / values.sum(axis=1, keepdims=True)
+    rows, columns = text(cells.index), text(cells.columns)
+    heat = go.Heatmap(
+        z=shares,
+        x=columns,
+        y=rows,
+        colorscale=PALE,
+        zmin=0,
+        zmax=1,
+        colorbar={
+            "title": BAR_TITLE | {"text": "share of cells"},
+            "tickformat": ".0%",
+            "thickness": 10,
+            "outlinewidth": 0,
+        },
+    )
+    texts = [
+        f"{share:.1%} ({n:,.0f} of {of:,.0f} cells)"
+        for ns, row, of in zip(values, shares, values.sum(axis=1), strict=True)
+        for n, share in zip(ns, row, strict=True)
+    ]
+    written = None
+    if len(columns) <= FEW_COLUMNS:
+        written = pd.DataFrame([[f"{share:.0%}" for share in row] for row in shares])
+    hover = "%{y}, %{x}<br>%{text}<extra></extra>"
+    figure = clickable(heat, written, [""] * values.size, texts, hover, dark)
+    figure.update_layout(xaxis_title=text([name])[0])
+    figure.update_xaxes(type="category", tickvals=columns, ticktext=text(cut(cells.columns)))
+    figure.update_yaxes(type="category", tickvals=rows, ticktext=text(cut(cells.index)))
+    return figure
+
+
 def contributions(table: pd.DataFrame, labels: list[str], dark: bool) -> go.Figure:
     """Return a map of contributions, mechanisms x perturbations and their sum, with numbers.
 
@@ -239,8 +279,12 @@ def contributions(table: pd.DataFrame, labels: list[str], dark: bool) -> go.Figu
     ]
     figure = clickable(heat, written, clicks, texts, "%{text}<extra></extra>", dark)
     figure.add_vline(x=values.shape[1] - 1.5, line={"color": INK[dark], "width": 2})
-    short = [name if len(name) <= 26 else f"{name[:25].rstrip()}\u2026" for name in labels]
     figure.update_xaxes(type="category")
-    figure.update_yaxes(tickvals=places, ticktext=text(short))
+    figure.update_yaxes(tickvals=places, ticktext=text(cut(labels)))
     figure.update_layout(height=90 + 30 * len(labels))
     return figure
+
+
+def cut(names: Iterable[str]) -> list[str]:
+    """Return names of at most 26 characters, for the axes of a map."""
+    return [name if len(name) <= 26 else f"{name[:25].rstrip()}\u2026" for name in names]

@@ -59,6 +59,10 @@ class Reading:
         """The same, genes named by a column of var."""
         return replace(self, options=replace(self.options, gene_key=gene_key))
 
+    def with_covariates(self, names: Sequence[str]) -> Reading:
+        """The same, with these columns accounted for."""
+        return replace(self, options=replace(self.options, covariates=tuple(names)))
+
     def as_query(self) -> dict[str, str | list[str]]:
         """The reading in an address, by its parameters; what the reader takes itself stays out."""
         query: dict[str, str | list[str]] = {"data": self.data}

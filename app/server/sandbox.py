@@ -164,7 +164,7 @@ def in_words(message: str) -> str:
         message,
     )
     message = re.sub(
-        rf"({ONE}) '?([^']+?)'? (?=(?:reads|takes|parts)\b)",
+        rf"({ONE}) '?([^']+?)'? (?=(?:reads|takes|parts|accounts)\b)",
         lambda found: f'choosing "{found[2]}" in the box "{BOXES[found[1]]}" ',
         message,
     )

@@ -15,7 +15,12 @@ from app.session.markdown import plain
 from app.session.url import APART, as_address, followed, write
 from samsvae_core.data.cells import DataError
 
-NAMED = {"key": "column", "top": "number of genes", "size": "size factor"}  # of parameters
+NAMED = {
+    "key": "column",
+    "top": "number of genes",
+    "size": "size factor",
+    "spread": "column",
+}  # of parameters
 
 
 def open_file(data: str, *parameters: str) -> None:
@@ -72,6 +77,12 @@ def not_here(parameter: str, text: str) -> None:
 def chosen(parameter: str, text: str) -> None:
     """Note the text that a choice has in the address; "" for a suggestion."""
     st.session_state["chosen for it"][parameter] = text
+
+
+@access.errors()
+def choose(parameter: str, value: Any) -> None:
+    """Choose this for the file that is open; a callback, which sets the widget."""
+    st.session_state[f"{parameter} of {st.session_state['file']}"] = value
 
 
 def keep_choices() -> None:

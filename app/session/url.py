@@ -15,7 +15,10 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from app.session.markdown import plain
 
-SEVERAL, APART = frozenset({"control"}), "\n"  # repeatable parameters, and their separator
+SEVERAL, APART = (
+    frozenset({"control", "covariate"}),
+    "\n",
+)  # repeatable parameters, and their separator
 
 # Reading and writing the address
 

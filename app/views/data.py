@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.components import charts
+from app.components import charts, design
 from app.components.data_options import bound, options
 from app.figures import model_plots
 from app.server import middleware, runs, uploads
@@ -133,6 +133,9 @@ def one(name: str, found: Mapping[str, Any]) -> None:
         same(reading)
         return
     holds(report)
+    st.header("Design", divider="gray")
+    design.design(report, reading)
+    file_choices.keep_choices()  # of the map as well
     same(reading)
     file_choices.note_reading(reading)
     if st.button(
@@ -242,7 +245,7 @@ def holds(report: Mapping[str, Any]) -> None:
             f"({page.plain(some(few.index))}): little can be learned of "
             f"{'them' if len(few) > 1 else 'it'}."
         )
-    for warning in report["warnings"]:
+    for warning in design.other_warnings(report):
         st.warning(page.plain(in_words(warning)))
     for note in report["notes"]:
         st.markdown(f"- {page.plain(in_words(note))}")

@@ -13,6 +13,7 @@ from app.session import markdown, record, url
 from app.session import page as state
 from samsvae_core.analysis.masks import active_mechanisms, in_use_in_words
 from samsvae_core.bundle.bundle import Bundle
+from samsvae_core.data.covariates import accounted_in_words
 
 QUESTION = (
     "Through which **mechanisms** does a perturbation act, and what will two do **together**?"
@@ -26,6 +27,9 @@ def overview(model: Bundle) -> None:
         tour.offer()
         url.link("glossary", "What the words mean", ":material/help:")
     headline(model)
+    if model.levels:
+        levels = {state.plain(name): found for name, found in model.levels.items()}
+        record.markdown(accounted_in_words(levels))
     where_next()
     record.header("How good it is on cells it has not seen")
     held_out(model)

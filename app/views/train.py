@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import streamlit as st
 
-from app.components import direct_effects, training_monitor
+from app.components import design, direct_effects, training_monitor
 from app.server import queue, runs, time_estimate, uploads
 from app.server.reading import Reading
 from app.server.sandbox import in_words
@@ -87,8 +87,9 @@ def new_run(reading: Reading) -> None:
     }
     held_in_words = ", ".join(counted(n, what) for what, n in held.items())
     st.markdown(f"On **{page.plain(reading.data)}**: {held_in_words}.")
-    for warning in report["warnings"]:
+    for warning in design.other_warnings(report):
         st.warning(page.plain(in_words(warning)))
+    design.of_training(report, reading)
     back_to_data(reading)
     left, right = st.columns(2, gap="large")
     with left:

@@ -10,6 +10,7 @@ import pandas as pd
 from samsvae_core.analysis import masks as interpretation
 from samsvae_core.analysis.held_out import as_text, figure, metrics_in_words
 from samsvae_core.data.cells import CellData
+from samsvae_core.data.covariates import accounted_in_words
 from samsvae_core.data.splits import SPLITS
 from samsvae_core.models.samsvae import MIN_EVIDENCE, SAMSVAE
 from samsvae_core.models.variants import MODELS
@@ -78,12 +79,20 @@ def model_card(
         *knowledge(kind),
         "- Enrichment takes genes as units. It says which gene sets a mechanism resembles, not "
         "that the finding would be reproduced.",
-        "- Replicates and batches are not modelled.",
+        f"- {covariates_of(data)}",
         *(f"- {note}" for note in notes),
     ]
     if origin["notes"]:
         lines += ["", "## How it was chosen", "", origin["notes"]]
     return "\n".join(lines) + "\n"
+
+
+def covariates_of(data: CellData) -> str:
+    """Return what the model accounts for beside the perturbations, as a sentence in Markdown."""
+    if data.covariates is None:
+        return "Replicates and batches are not modelled."
+    levels = data.covariates.levels
+    return accounted_in_words({as_text(name): found for name, found in levels.items()})
 
 
 def steps_in_words(settings: dict[str, Any]) -> str:

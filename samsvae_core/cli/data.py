@@ -22,15 +22,20 @@ def validate(
 
     import numpy as np
 
+    from samsvae_core.data import design
     from samsvae_core.data.cells import describe, summary
-    from samsvae_core.data.h5ad import read_cells
+    from samsvae_core.data.h5ad import audited, read_cells
 
     cells = read_cells(data, reading)
+    columns = audited(data, reading)
     found = summary(cells)
     if as_json:
         names, sizes = np.unique(cells.conditions, return_counts=True)
         found["conditions"] = dict(zip(names.tolist(), sizes.tolist(), strict=True))
-    say(json.dumps(found, indent=1) if as_json else describe(found))
+        found["design"] = design.as_json(columns)
+        say(json.dumps(found, indent=1))
+    else:
+        say(f"{describe(found)}\n{design.describe(columns)}")
 
 
 @takes_read_options("gene_key")

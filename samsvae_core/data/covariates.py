@@ -55,6 +55,19 @@ class Covariates:
         return {name: names for name, names in found.items() if names}
 
 
-def covariates_in_words(covariates: Covariates) -> str:
-    """Return the covariates with their numbers of levels: "batch (3 levels), donor (2 levels)"."""
-    return ", ".join(f"{name} ({len(levels)} levels)" for name, levels in covariates.levels.items())
+def covariates_in_words(levels: Mapping[str, Sequence[str]]) -> str:
+    """Return covariates with their numbers of levels: "batch (3 levels) and donor (2 levels)"."""
+    said = [
+        f"{name} ({len(found):,} level{'' if len(found) == 1 else 's'})"
+        for name, found in levels.items()
+    ]
+    return " and ".join([*([", ".join(said[:-1])] if said[1:] else []), *said[-1:]])
+
+
+def accounted_in_words(levels: Mapping[str, Sequence[str]]) -> str:
+    """Return a sentence on what a model accounts for, and what its shifts are of."""
+    several = len(levels) > 1
+    return (
+        f"Accounts for {covariates_in_words(levels)}: shifts are those of the mean cell over"
+        f" {'their' if several else 'its'} levels."
+    )

@@ -19,6 +19,7 @@ from samsvae_core.data.cells import CellData, DataError, constant_genes
 from samsvae_core.data.columns import column_notes, warnings_of
 from samsvae_core.data.counts import read_counts, read_values
 from samsvae_core.data.covariate_columns import read_covariates
+from samsvae_core.data.design import REPLICATE_KEYS, audit, proposed
 from samsvae_core.data.dosages import Dosages, conditions_of, dosages_of_labels
 from samsvae_core.data.guide_tables import dosages_of_table, key_or_table
 from samsvae_core.data.hdf5_checks import (
@@ -28,15 +29,10 @@ from samsvae_core.data.label_column import check_column, key_notes, texts_of
 from samsvae_core.data.read_options import Control, ReadOptions
 from samsvae_core.data.stored import Storage
 from samsvae_core.data.tables import table_of
+from samsvae_core.data.unevenness import DesignColumn
 from samsvae_core.system.files import cache_folder
 from samsvae_core.system.messages import some
 
-# Biological replicates first, then what stands for them: batches, then parts of one experiment.
-REPLICATE_KEYS = (
-    *("replicate", "replicates", "replicate_id", "rep", "biorep", "bio_rep", "bio_replicate"),
-    *("biological_replicate", "donor", "donor_id", "batch", "batch_id", "experiment"),
-    *("gem_group", "gemgroup", "gem", "lane", "sample", "sample_id", "orig.ident"),
-)
 FEWEST_REPLICATES, MOST_REPLICATES = 2, 20  # of a column that is taken without being named
 SIZE_FACTOR_KEYS = ("total_counts", "n_counts", "ncount_rna", "ncounts", "n_umi", "umi_count")
 ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}(\.\d+)?")
@@ -188,7 +184,7 @@ def read_cells(
         *_matrix_notes(data.counts, data.genes, "value" if options.continuous else "count"),
         *design.notes,
         *accounted.notes,
-        *column_notes(obs[here], taken, options.dosage_key, design.dosages[here].getnnz(axis=1)),
+        *column_notes(obs[here], taken, options, design.dosages[here].getnnz(axis=1)),
     ]
     return data
 
@@ -197,8 +193,28 @@ def _warnings(
     obs: pd.DataFrame, conditions: np.ndarray, design: Dosages, options: ReadOptions
 ) -> list[str]:
     """What is doubtful about the design, in columns that are not read."""
-    taken = {design.source["perturbation_key"], options.dosage_key, *(options.covariates or ())}
-    return warnings_of(obs, conditions, design.control, taken)
+    return warnings_of(conditions, design.control, _audit(obs, conditions, design, options))
+
+
+def audited(path: Path | str, options: ReadOptions) -> list[DesignColumn]:
+    """Return the audit of the columns of a file, read with these options, without its counts.
+
+    Raises DataError as `read_cells`.
+    """
+    with opened(Path(path)) as file:
+        obs = table_of(file, "obs")
+        design = _design(file, obs, options)
+    conditions = conditions_of(design.dosages, design.perturbations, design.control)
+    here = slice(None) if design.kept is None else design.kept
+    return _audit(obs[here], conditions[here], design, options)
+
+
+def _audit(
+    obs: pd.DataFrame, conditions: np.ndarray, design: Dosages, options: ReadOptions
+) -> list[DesignColumn]:
+    """The audit of columns that are not read as something else, beside the covariates."""
+    taken = {design.source["perturbation_key"], options.dosage_key, options.size_factor_key}
+    return audit(obs, conditions, design.control, taken, options.covariates or ())
 
 
 def _check(options: ReadOptions) -> None:
@@ -272,10 +288,11 @@ def _suggest_size_factor(obs: pd.DataFrame, totals: np.ndarray) -> str | None:
 
 
 class Said(NamedTuple):
-    """What reading the labels of a column by itself says: notes, warnings, or why it cannot."""
+    """What reading the labels of a column by itself says, or why it cannot be read."""
 
     notes: list[str]
     warnings: list[str]
+    covariates: list[str]  # those that are proposed
     problem: str
 
 
@@ -284,11 +301,13 @@ def said_of_labels(obs: pd.DataFrame, key: str) -> Said:
     try:
         design = dosages_of_labels(obs, key, ReadOptions())
     except DataError as error:
-        return Said([], [], str(error))
+        return Said([], [], [], str(error))
     conditions = conditions_of(design.dosages, design.perturbations, design.control)
     notes = key_notes(obs, key, False, None) + design.notes
-    notes += column_notes(obs, key, None, design.dosages.getnnz(axis=1))
-    return Said(notes, warnings_of(obs, conditions, design.control, {key}), "")
+    notes += column_notes(obs, key, ReadOptions(), design.dosages.getnnz(axis=1))
+    columns = audit(obs, conditions, design.control, {key})
+    warnings = warnings_of(conditions, design.control, columns)
+    return Said(notes, warnings, proposed(columns), "")
 
 
 def _replicate_key(

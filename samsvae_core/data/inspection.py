@@ -5,6 +5,7 @@ It helps to decide which column holds the perturbations and which label is contr
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def inspect(path: Path | str, gene_key: str | None = None) -> dict[str, Any]:
         (column["labels"] for column in columns if column["name"] == key), {}
     )
     meant = understood(list(labels))
-    said = said_of_labels(obs, key) if labels else Said([], [], "")
+    said = said_of_labels(obs, key) if labels else Said([], [], [], "")
     return {
         "file": path.name,
         "n_cells": len(obs),
@@ -93,6 +94,7 @@ def inspect(path: Path | str, gene_key: str | None = None) -> dict[str, Any]:
             "table": table,
             "notes": said.notes,
             "warnings": said.warnings,
+            "covariates": said.covariates,
             "problem": problem,
             "unread": said.problem,
         },
@@ -217,6 +219,9 @@ def describe(found: Mapping[str, Any]) -> str:
         )
     if dose := suggested["dosage_key"]:
         lines.append(f"Dosages are probably in {dose!r}: --dosage-key {dose} reads them.")
+    if covariates := suggested["covariates"]:
+        options = " ".join(f"--covariate {shlex.quote(name)}" for name in covariates)
+        lines.append(f"{' and '.join(map(repr, covariates))} may be accounted for: {options}")
     notes = [
         *(f"Warning: {warning}" for warning in suggested["warnings"]),
         *(f"Note: {note}" for note in suggested["notes"]),

@@ -1,11 +1,17 @@
 """The model card says what its figures say."""
 
 import html
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from samsvae_core.analysis.card import frontier_in_words, near_misses_in_words, prior_in_words
+from samsvae_core.analysis.card import (
+    covariates_of,
+    frontier_in_words,
+    near_misses_in_words,
+    prior_in_words,
+)
 from samsvae_core.analysis.held_out import (
     as_text,
     coverage_in_words,
@@ -14,6 +20,7 @@ from samsvae_core.analysis.held_out import (
     verdict,
 )
 from samsvae_core.bundle import layout
+from samsvae_core.data.covariates import Covariates, covariates_in_words
 from samsvae_core.models.variants import MODELS
 
 
@@ -35,6 +42,19 @@ def test_the_card_says_what_a_reader_has_to_know(tiny):
         assert text in tiny.card
     for name in layout.read_csv(tiny.path / "masks.csv").query("active")["perturbation"].unique():
         assert f"{name} " in tiny.card
+
+
+def test_the_card_tells_what_the_model_accounts_for(tiny, screen):
+    assert "- Replicates and batches are not modelled." in tiny.card
+    one = Covariates({"<b>batch</b>": ("a", "b")}, np.zeros((600, 1), np.int32))
+    told = covariates_of(replace(screen.data, covariates=one))
+    assert told == (
+        f"Accounts for {as_text('<b>batch</b>')} (2 levels): shifts are those of the mean cell "
+        "over its levels."
+    )
+    assert covariates_in_words({"a": "xyz", "b": "x", "c": "xy"}) == (
+        "a (3 levels), b (1 level) and c (2 levels)"
+    )
 
 
 def test_the_prior_is_told_as_it_was_set():

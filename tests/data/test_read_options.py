@@ -46,6 +46,7 @@ def test_what_a_page_asks_comes_out_of_the_command_line(name, monkeypatch, tmp_p
     monkeypatch.setattr(
         "samsvae_core.data.h5ad.read_cells", lambda _, options: read.append(options)
     )
+    monkeypatch.setattr("samsvae_core.data.h5ad.audited", lambda *_: [])
     monkeypatch.setattr("samsvae_core.data.cells.summary", lambda _: {})
     monkeypatch.setattr("samsvae_core.data.cells.describe", str)
     for text in texts:

@@ -353,6 +353,17 @@ def test_bars_and_the_tree_stand_beside_the_rows_they_are_of():
     assert not any(seen), "the names stand at the left of the map, once"
 
 
+def test_levels_are_named_above_their_columns_whatever_their_names_are():
+    """Levels can look like numbers, markup or mathematics, and hold signs that no XML may have."""
+    cells = pd.DataFrame([[1, 3], [2, 2]], ["control", "P\x1b[2J<b>"], ["7", "$x$"])
+    figure = heatmaps.level_map(cells, "\x00batch", False)
+    drawn = ET.fromstring(static_figures.drawn(figure, "svg"))
+    texts = ["".join(part.itertext()).strip() for part in drawn.iter() if part.tag.endswith("text")]
+    assert {"7", "$x$", "control", "25%", "75%", "P [2J<b>"} <= set(texts)
+    table = figure_data.data(figure)
+    assert table["share of cells"].tolist() == [0.25, 0.75, 0.5, 0.5]
+
+
 def test_contributions_are_a_row_each_with_their_sum():
     table = static_figures.data(MAKE["contributions"](False))
     back = table.pivot_table(index="row", columns="column", values="value", sort=False)

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from app.export import figure_data
 from app.figures import gene_plots, heatmaps, maps, model_plots, style
 
 
@@ -45,6 +46,20 @@ def test_evidence_is_coloured_by_its_signed_root_and_says_what_was_not_tried():
 def test_a_map_without_any_evidence_is_drawn_all_the_same():
     wide = pd.DataFrame([[np.nan, np.nan]], index=["A"], columns=[0, 1])
     assert set(heatmaps.mask_map(wide, "evidence", False).data[1].text) == {"not tried"}
+
+
+def test_the_map_of_levels_has_shares_and_names_of_any_kind():
+    cells = pd.DataFrame([[1, 3], [0, 5]], ["<b>", "x" * 40], ["7", "a|<i>b</i>"])
+    figure = heatmaps.level_map(cells, "<u>batch</u>", dark=False)
+    heat, marks = figure.data
+    assert heat.z.tolist() == [[0.25, 0.75], [0, 1]]
+    assert heat.text.tolist() == [["25%", "75%"], ["0%", "100%"]]
+    assert list(marks.text)[:2] == ["25.0% (1 of 4 cells)", "75.0% (3 of 4 cells)"]
+    assert list(figure.layout.yaxis.ticktext) == ["&lt;b&gt;", "x" * 25 + "\u2026"]
+    assert figure.layout.xaxis.title.text == "&lt;u&gt;batch&lt;/u&gt;"
+    table = figure_data.data(figure)
+    assert table["share of cells"].tolist() == [0.25, 0.75, 0, 1]
+    assert table.iloc[3, :2].tolist() == ["x" * 40, "a|<i>b</i>"]
 
 
 def test_cells_and_the_tree_are_beside_the_map_in_line_with_its_rows():

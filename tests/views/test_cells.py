@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from samsvae_core.analysis import masks as interpretation
 from samsvae_core.analysis import states
-from samsvae_core.bundle import layout, opening
+from samsvae_core.bundle import bundle, layout, opening
 from samsvae_core.bundle.bundle import Bundle
 from tests.views.pages import (
     axes,
@@ -108,6 +108,31 @@ def test_without_measured_values_a_gene_is_shown_as_decoded(models, tiny):
     np.testing.assert_allclose(decoded(trace["marker"]["color"]), expected, rtol=1e-6)
     assert "as the model expects it" in words(page)
     assert finished(page)
+
+
+def test_cells_are_coloured_by_the_levels_of_a_covariate(models, tiny, monkeypatch):
+    assert "Covariate" not in opened("cells").segmented_control(key="by").options
+    n = len(tiny.cells)
+    batch = np.resize([f"<b>{i}</b>" for i in range(9)], n)
+    batch[: n // 2] = "*large*"
+    split = np.resize(["left", "right"], n)  # named as another column is
+    told = tiny.cells.assign(**{"covariate the `batch`": batch, "covariate split": split})
+    monkeypatch.setattr(bundle.Bundle, "cells", property(lambda _: told))
+    page = opened("cells", {"by": "Covariate"})
+    assert finished(page)
+    assert page.selectbox(key="covariate").options == ["the `batch`", "split"]
+    traces = figures(page)[0]["data"]
+    drawn = {trace["name"]: sorted(map(int, trace["customdata"])) for trace in traces}
+    assert drawn[f"*large* ({n // 2})"] == list(range(n // 2))
+    assert len(drawn) == 8  # 7 levels and the rest
+    assert sum(len(rows) for rows in drawn.values()) == n
+    assert not any("<b>" in name for name in drawn)
+    n_levels = len(set(batch))
+    assert f"In colour: the 7 of {n_levels} levels with most cells." in words(page)
+    page.selectbox(key="covariate").select("split").run()
+    drawn = {trace["name"]: trace["customdata"] for trace in figures(page)[0]["data"]}
+    assert [name.split(" ")[0] for name in drawn] == ["left", "right"]
+    assert "In colour" not in words(page)
 
 
 @pytest.mark.parametrize("by", ["Perturbation", "Gene", "Mechanism", "Split"])

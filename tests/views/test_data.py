@@ -264,6 +264,7 @@ CHOICES = {
     "size": "total",
     "dosage": "dose",
     "replicate": "lane",
+    "covariate": ["lane"],
     "join": "by target",
     "unlabelled": "left out",
     "top": 3,

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from app.components import metrics_tables as scores
-from samsvae_core.bundle import layout, opening
+from samsvae_core.bundle import bundle, layout, opening
 from tests.views.pages import axes, decoded, figures, finished, opened, table_with, words
 
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
@@ -28,6 +28,19 @@ def test_values_that_are_no_counts_are_nowhere_called_log2(shown):
         assert "units of the data" in axes(page)
     card = model.card  # written by the core
     assert "log2" not in words(opened("overview")).replace(card, "")
+
+
+def test_what_the_model_accounts_for_is_told(models, monkeypatch):
+    assert "ccounts for" not in words(opened("overview"))
+    levels = {"the *batch*": ["a", "b", "c"], "donor": ["x", "y"]}
+    monkeypatch.setattr(bundle.Bundle, "levels", levels)
+    page = opened("overview")
+    assert finished(page)
+    assert (
+        "Accounts for the *batch* (3 levels) and donor (2 levels): shifts are those of the mean "
+        "cell over their levels." in words(page)
+    )
+    assert "the \\*batch\\*" in " ".join(text.value for text in page.markdown)
 
 
 def test_a_kind_of_condition_can_be_looked_at_alone(models, tiny):
