@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import anndata
 import numpy as np
 import pytest
 import torch
@@ -115,6 +116,27 @@ def tiny(screen, quick_tables, tmp_path_factory) -> Bundle:
     with pytest.MonkeyPatch.context() as patch:
         let_more_stand_out(patch)
         return train.train(screen.data, screen.parts, run, MODEL, TRAINING)
+
+
+BATCHES = ("a", "b<b>", "c|c")  # names as hostile as labels may be
+
+
+@pytest.fixture(scope="session")
+def batches_file(screen, tmp_path_factory) -> Path:
+    """Return the file of the screen with a column batch, the third of the cells of each."""
+    cells = anndata.read_h5ad(screen.path)
+    cells.obs["batch"] = np.resize(np.array(BATCHES), cells.n_obs)
+    path = tmp_path_factory.mktemp("batches") / "batches.h5ad"
+    cells.write_h5ad(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def batched(screen, batches_file, quick_tables, tmp_path_factory) -> Bundle:
+    """Return a bundle that accounts for batches; no test may change it or its files."""
+    data = read_h5ad(batches_file, covariates=["batch"])
+    run = tmp_path_factory.mktemp("models") / "batched"
+    return train.train(data, screen.parts, run, MODEL, replace(TRAINING, steps=30))
 
 
 @pytest.fixture

@@ -226,6 +226,7 @@ def against_observed(model: Bundle, result: Composition) -> None:
         record.caption(
             f"Observed: {scale(model).observed} of {result.n_observed:,} cells with this condition "
             f"and {n_control:,} control cells, all splits. "
+            + within_strata(model)
             + (
                 f"{trained:,} cells with it were trained on, so this shows fit, not prediction "
                 "(held-out figures: Overview). "
@@ -235,6 +236,14 @@ def against_observed(model: Bundle, result: Composition) -> None:
             + "Whiskers: 90 % interval from the sampling of cells."
             + not_all(table)
         )
+
+
+def within_strata(model: Bundle) -> str:
+    """Return a sentence on the strata in which shifts are observed, "" without covariates."""
+    if not model.levels:
+        return ""
+    named = " and ".join(map(page.plain, model.levels))
+    return f"They are compared within the levels of {named}. "
 
 
 MEANING = {  # in the order of the table

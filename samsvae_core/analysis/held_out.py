@@ -115,7 +115,7 @@ def replicates_in_words(replicates: dict[str, Any] | None) -> list[str]:
         f"{as_text(label)} {figure(row.get('pearson'))} ({row['n_cells']:,} cells)"
         for label, row in replicates.items()
     )
-    return ["", f"The model's r by replicate (replicates are not modelled): {found}."]
+    return ["", f"The model's r by replicate: {found}."]
 
 
 def checks_in_words(checks: dict[str, Any]) -> str:

@@ -40,6 +40,7 @@ def evaluate(
     from samsvae_core.analysis.held_out import metrics_in_words, other_draws
     from samsvae_core.bundle.layout import to_json
     from samsvae_core.bundle.opening import load
+    from samsvae_core.data.covariates import unseen_in_words
     from samsvae_core.data.h5ad import read_cells
     from samsvae_core.evaluation.evaluate import EvaluationConfig, evaluate_bundle
     from samsvae_core.pipeline.train import read_options
@@ -51,6 +52,8 @@ def evaluate(
         new_output(output)
     model = load(bundle)
     cells = read_cells(data, read_options(bundle, data))
+    if unseen := unseen_in_words(cells.covariates, model.levels):
+        say(unseen)
     config = EvaluationConfig(library=library, reference=reference, seed=seed)
     metrics = evaluate_bundle(model, cells, config)
     say(metrics_in_words(metrics, model.title))
@@ -244,6 +247,7 @@ def embed(
 
     from samsvae_core.analysis.states import embed as states_of
     from samsvae_core.bundle.opening import load
+    from samsvae_core.data.covariates import unseen_in_words
     from samsvae_core.data.h5ad import read_cells
     from samsvae_core.data.tables import table_of
     from samsvae_core.pipeline.train import read_options
@@ -252,6 +256,8 @@ def embed(
     new_output(output)
     model = load(bundle)
     cells = read_cells(data, read_options(bundle, data))
+    if unseen := unseen_in_words(cells.covariates, model.levels):
+        say(unseen)
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder) / "embedded.h5ad"
         shutil.copyfile(data, temporary)  # what else is in it stays as it is, readable or not

@@ -15,7 +15,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int32, Int64
 
-UNKNOWN = -1  # the code of a level that a model has not seen: the mean over levels is used
+from samsvae_core.system.messages import some
+
+UNKNOWN = -1  # highest code of levels that a model has not seen: the mean over levels is used
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +25,7 @@ class Covariates:
     """The level that each cell has of each covariate."""
 
     levels: Mapping[str, tuple[str, ...]]  # names of the levels, sorted, by covariate
-    codes: Int32[np.ndarray, "N C"]  # the place of the cell's level in `levels`, or UNKNOWN
+    codes: Int32[np.ndarray, "N C"]  # the place of the cell's level in `levels`; below 0: unknown
 
     def subset(self, index: np.ndarray) -> Covariates:
         """Return the cells at `index`, with all levels."""
@@ -32,7 +34,8 @@ class Covariates:
     def labels(self, name: str) -> np.ndarray:
         """Return the level of one covariate by name, N texts, "" where it is unknown."""
         column = list(self.levels).index(name)
-        return np.array([*self.levels[name], ""], dtype=object)[self.codes[:, column]].astype(str)
+        code = np.maximum(self.codes[:, column], UNKNOWN)
+        return np.array([*self.levels[name], ""], dtype=object)[code].astype(str)
 
     def strata(self) -> Int64[np.ndarray, " N"]:
         """Return a number per cell, the same for cells that agree in every covariate."""
@@ -42,10 +45,15 @@ class Covariates:
     def aligned(self, levels: Mapping[str, Sequence[str]]) -> Covariates:
         """Return the same cells with the covariates and levels of a model, in its order.
 
-        A level that the model has not seen becomes UNKNOWN. Every covariate of the model must be
-        among these.
+        Levels that the model has not seen become UNKNOWN, UNKNOWN - 1 and so on, so that they stay
+        apart as strata. Every covariate of the model must be among these.
         """
-        columns = [pd.Index(levels[name]).get_indexer(self.labels(name)) for name in levels]
+        columns = []
+        for name, known in levels.items():
+            place = pd.Index(known).get_indexer(pd.Index(self.levels[name]))
+            unseen = place < 0
+            place[unseen] = UNKNOWN - np.arange(unseen.sum())
+            columns.append(place[self.codes[:, list(self.levels).index(name)]])
         codes = np.stack(columns, axis=1).astype(np.int32)
         return Covariates({name: tuple(known) for name, known in levels.items()}, codes)
 
@@ -53,6 +61,16 @@ class Covariates:
         """Return the levels of these cells that are not among `levels`, by covariate."""
         found = {name: sorted(set(self.labels(name)) - set(levels[name]) - {""}) for name in levels}
         return {name: names for name, names in found.items() if names}
+
+
+def unseen_in_words(covariates: Covariates | None, levels: Mapping[str, Sequence[str]]) -> str:
+    """Return a sentence on levels that a model has not seen, "" if these cells have none."""
+    there = covariates is not None and set(levels) <= set(covariates.levels)
+    found = covariates.unseen(levels) if covariates and there else {}
+    told = "; ".join(f"{name}: {some(names)}" for name, names in found.items())
+    return (
+        f"Levels that the model has not seen ({told}) are taken as the mean level." if told else ""
+    )
 
 
 def covariates_in_words(levels: Mapping[str, Sequence[str]]) -> str:

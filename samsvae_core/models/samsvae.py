@@ -301,7 +301,8 @@ class SAMSVAE(nn.Module):
         from_x = first.weight[:, : self.config.n_genes]
         hidden = linear(x, from_x, first.bias)
         if self.level_offsets is not None and levels is not None:
-            hidden = hidden + self.level_offsets.centred(levels) @ self.level_offsets.read
+            read = self.level_offsets.centred(levels)
+            hidden = torch.addmm(hidden, read, self.level_offsets.read)
         if self.config.encoder == "correlated":
             from_shift = first.weight[:, self.config.n_genes :]
             hidden = hidden + linear(shift, from_shift)  # (S, N, H)
@@ -328,7 +329,7 @@ class SAMSVAE(nn.Module):
         """Return what covariates add to the logits of cells at these levels; None for none."""
         if self.level_offsets is None or levels is None:
             return None
-        return self.level_offsets.added(self.level_offsets.centred(levels))
+        return self.level_offsets.added(levels)
 
     def decode(
         self,
@@ -342,9 +343,10 @@ class SAMSVAE(nn.Module):
         `levels` are those of covariates; without them the mean level is meant.
         """
         outcomes = self.decoder(z)
-        for added in (offset, self.of_levels(levels)):
-            if added is not None:
-                outcomes = outcomes.add_(pad(added, (0, outcomes.shape[-1] - added.shape[-1])))
+        if offset is not None:
+            outcomes = outcomes.add_(pad(offset, (0, outcomes.shape[-1] - offset.shape[-1])))
+        if self.level_offsets is not None and levels is not None:
+            outcomes = self.level_offsets.onto(outcomes, levels)
         if self.config.likelihood == "gaussian":
             noise = (self.log_noise.exp() + self.noise_floor).log()
             return Normals(outcomes, noise)

@@ -99,7 +99,7 @@ class Reading:
         sums = [torch.zeros(2, n, self.direct.n_genes, device=levels.device) for n in sizes]
         for index, x, library in self:
             for c, (seen, held) in enumerate(sums):
-                level = levels[index, c].long() % len(seen)  # -1 is the last
+                level = levels[index, c].long().clamp_min(-1) % len(seen)  # unknown: the last
                 seen.index_add_(0, level, x)
                 held.index_add_(0, level, library.expand_as(x))
         found = []
@@ -118,7 +118,7 @@ class Reading:
         whole: Tensor | float = 1.0 if self.is_counts else 0.0
         if levels is not None:
             for c, table in enumerate(self.of_levels):
-                of_cell = table[levels[index, c].long() % len(table)]
+                of_cell = table[levels[index, c].long().clamp_min(-1) % len(table)]
                 whole = whole * of_cell if self.is_counts else whole + of_cell
         return whole
 

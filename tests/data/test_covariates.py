@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from samsvae_core.data.cells import DataError, describe, summary
-from samsvae_core.data.covariates import Covariates
+from samsvae_core.data.covariates import Covariates, unseen_in_words
 from samsvae_core.data.h5ad import read_h5ad
 
 N = 120  # cells: 40 controls, 40 of A, 40 of B
@@ -96,11 +96,16 @@ def test_doubtful_covariates_are_read_and_told(tmp_path):
     assert any("1 condition shares no level of 'lone' with a control cell: B" in w for w in warned)
 
 
-def test_levels_are_matched_by_name_and_unseen_ones_are_unknown():
-    codes = np.array([[0, 1], [1, 0], [2, 1]], dtype=np.int32)
-    cells = Covariates({"batch": ("b1", "b2", "b9"), "donor": ("d1", "d2")}, codes)
+def test_levels_are_matched_by_name_and_unseen_ones_stay_apart():
+    codes = np.array([[0, 1], [1, 0], [2, 1], [3, 1]], dtype=np.int32)
+    cells = Covariates({"batch": ("b1", "b2", "b8", "b9"), "donor": ("d1", "d2")}, codes)
     model = {"donor": ["d2", "d1"], "batch": ["b0", "b1", "b2"]}
     found = cells.aligned(model)
-    assert found.codes.tolist() == [[0, 1], [1, 2], [0, -1]]
-    assert found.labels("batch").tolist() == ["b1", "b2", ""]
-    assert cells.unseen(model) == {"batch": ["b9"]}
+    assert found.codes.tolist() == [[0, 1], [1, 2], [0, -1], [0, -2]]
+    assert found.labels("batch").tolist() == ["b1", "b2", "", ""]
+    assert len(set(found.strata().tolist())) == 4
+    assert unseen_in_words(cells, model) == (
+        "Levels that the model has not seen (batch: b8, b9) are taken as the mean level."
+    )
+    assert unseen_in_words(cells, {"batch": cells.levels["batch"]}) == ""
+    assert unseen_in_words(None, model) == ""

@@ -37,9 +37,17 @@ def test_offsets_are_measured_from_the_mean_training_cell():
             torch.zeros(G),
         ]
     )
-    torch.testing.assert_close(made.added(made.centred(CODES)), expected)
+    torch.testing.assert_close(made.added(CODES), expected)
     train = torch.tensor([[0, 0], [0, 1], [1, 1], [2, 1]])
-    torch.testing.assert_close(made.added(made.centred(train)).mean(0), torch.zeros(G))
+    torch.testing.assert_close(made.added(train).mean(0), torch.zeros(G))
+
+
+@pytest.mark.parametrize("n_samples", [1, 3])
+def test_outcomes_beyond_the_genes_are_not_moved(n_samples):
+    made, outcomes = offsets(), torch.zeros(n_samples, len(CODES), G + 1)
+    found = made.onto(outcomes, CODES)
+    torch.testing.assert_close(found[..., :G], made.added(CODES).expand(n_samples, -1, -1))
+    assert not found[..., G].any()
 
 
 def test_the_penalty_is_the_prior_of_the_offsets():
