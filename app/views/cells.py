@@ -72,7 +72,7 @@ def cells(model: Bundle) -> None:
 
 
 def colouring(model: Bundle, frame: pd.DataFrame) -> Colour:
-    left, right = st.columns([2, 3], gap="large", vertical_alignment="top")
+    left, right = st.columns(2, gap="large", vertical_alignment="top")
     has_covariates = any(name.startswith(COVARIATE) for name in frame)
     offered = [by for by in BY if by != "covariate" or has_covariates]
     url.unknown_option("by", [BY[by] for by in offered], "colour")
