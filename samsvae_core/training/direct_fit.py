@@ -30,7 +30,16 @@ from samsvae_core.models.direct import ACTIVE, DirectEffects, Posterior, lifted
 from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.models.shrinkage import activity, column_background, shrink
 from samsvae_core.training.config import TrainConfig
-from samsvae_core.training.direct_sums import MOST_TABLE, add, observe, rest_of, weights
+from samsvae_core.training.direct_sums import (
+    HALF,
+    MOST_TABLE,
+    add,
+    common,
+    observe,
+    relative_variance,
+    rest_of,
+    weights,
+)
 
 N_SWEEPS = 20  # while training
 N_LAST = 6  # after it
@@ -41,7 +50,6 @@ VALUES_AT_ONCE = 2**21  # states x genes
 ROWS_AT_ONCE = 2**22  # values of rows x genes held in double precision
 TINY = 1e-9  # least sum of squared dosages that tells anything
 COUNTED = 20  # counts, seen and expected, from which a ratio says where a row lies
-HALF = 0.5  # counts added to observed and expected, so that none is zero
 FEWEST_SHARED = 8  # perturbations from which it can be told what all of them share
 MOST_SHARED = 1000  # of them, those with most cells, from which it is told
 PRICE = 6.0  # nats asked of an entry beyond its width: prior odds of one in four hundred
@@ -103,6 +111,7 @@ class DirectFit:
             self.unit = self.observed.spread.sqrt().clamp_min(1e-9)
         self.direct.most = self.observed.conditions.most
         self.direct.trained = self.direct.table(self.direct.mean)
+        self.waits = self.of_mechanisms()
         self.plan(config)
 
     def plan(self, config: TrainConfig) -> None:
@@ -160,9 +169,7 @@ class DirectFit:
         typical = self.missed(expected, trained, self.typical()) if others else None
         if typical is not None:
             alone = (typical.whole - typical.scale * shared.mean) / self.unit
-            errors = typical.se / self.unit
-            of_column = column_background(alone, errors)
-            waits = in_several(activity(alone, errors, PRICE, of_column))
+            of_column = column_background(alone, typical.se / self.unit)
         for rows in blocks:
             missed = self.missed(expected, trained, rows)
             alone = (missed.whole - missed.scale * shared.mean) / self.unit
@@ -170,7 +177,7 @@ class DirectFit:
             if others:
                 se = missed.se / self.unit
                 probability = activity(alone, se, PRICE, of_column)
-                out = (probability > ACTIVE) & ~waits
+                out = (probability > ACTIVE) & ~self.waits
                 found = shrunk(alone, se) if everything else standing_out(alone, se, out)
                 for table, part in zip((mean, sd, kl), found, strict=True):
                     table.copy_(part)
@@ -206,6 +213,28 @@ class DirectFit:
         probability = activity(estimate[:, None], se[:, None], 0.0)[:, 0]
         mean, sd, kl = (part[0].float() for part in (found.mean, found.sd, found.kl))
         return mean, sd, probability, kl
+
+    def of_mechanisms(self) -> Bool[Tensor, " G"]:
+        """Return which genes stand out in SEVERAL perturbations, as those of a mechanism do.
+
+        It is asked of what cells hold beside control, so that a mechanism that a model has learned
+        in part is not taken over gene by gene.
+        """
+        seen, rows = self.observed, self.typical()
+        mean = seen.mean[rows]
+        if self.is_counts:
+            ratio = ((seen.total[rows] + HALF) / (mean + HALF)).log()
+            whole = ratio - ((seen.base + HALF) / (seen.base_mean + HALF)).log()
+            se = self.errors(mean, rows)
+        else:
+            whole = seen.total[rows] / mean.clamp_min(TINY) - seen.base / seen.base_mean
+            own = seen.variance[rows] / mean.clamp_min(TINY).square()
+            se = (own + self.control_error().square()).sqrt()
+        whole = (whole - self.gauge(whole, mean + seen.total[rows])) / self.unit
+        se = se / self.unit
+        probability = activity(whole, se, PRICE, column_background(whole, se))
+        fewest, share = SEVERAL
+        return (probability > ACTIVE).sum(0) >= max(fewest, share * len(rows))
 
     def typical(self) -> Int[Tensor, " R"]:
         """Return the perturbations with most cells, at most MOST_SHARED."""
@@ -342,12 +371,6 @@ class DirectFit:
         return library * weights(library / cells, seen.spread, seen.share)
 
 
-def in_several(probability: Float[Tensor, "R G"]) -> Bool[Tensor, " G"]:
-    """Return which genes stand out in SEVERAL perturbations, as those of a mechanism do."""
-    fewest, share = SEVERAL
-    return (probability > ACTIVE).sum(0) >= max(fewest, share * len(probability))
-
-
 def standing_out(
     estimate: Float[Tensor, "R G"], se: Float[Tensor, "R G"], out: Bool[Tensor, "R G"]
 ) -> tuple[Float[Tensor, "R G"], Float[Tensor, "R G"], Float[Tensor, "R G"]]:
@@ -364,34 +387,3 @@ def shrunk(
     """Return mean, sd and KL of `shrink`, in single precision."""
     found = shrink(estimate, se)
     return found.mean.float(), found.sd.float(), found.kl.float()
-
-
-def relative_variance(
-    seen: Tensor, expected: Tensor, mean: Tensor, single: Tensor, variance: Tensor
-) -> Tensor:
-    """Return the variance of the log of a weighted sum of counts.
-
-    The part of single molecules falls with the sum, taken between `seen` and `expected`; `mean`,
-    `single` and `variance` are the sum, that part of its variance and all of it, if nothing had an
-    effect.
-    """
-    mean = mean.clamp_min(1e-12)
-    between = ((seen + HALF) * (expected + HALF)).sqrt()
-    return single / mean / between + (variance - single).clamp_min(0) / mean.square()
-
-
-def common(
-    whole: Float[Tensor, "R G"], se: Float[Tensor, "R G"], of_control: Float[Tensor, " G"]
-) -> tuple[Float[Tensor, " G"], Float[Tensor, " G"]]:
-    """Return what most perturbations share, the weighted median, with its standard error.
-
-    A median is not moved by the effects of a minority, which are no part of it.
-    """
-    own = (se.square() - of_control.square()).clamp_min(1e-12)
-    precision = (1 / own).where(se.isfinite(), 0.0)
-    values, order = whole.sort(0)
-    weight = precision.gather(0, order).cumsum(0)
-    middle = (weight < weight[-1] / 2).sum(0).clamp_max(len(whole) - 1)
-    median = values.gather(0, middle[None])[0]
-    of_median = torch.pi / 2 / weight[-1].clamp_min(1e-12)  # of Normals
-    return median, (of_median + of_control.square()).sqrt()

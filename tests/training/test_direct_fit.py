@@ -24,7 +24,7 @@ from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 from samsvae_core.models.simulate import cell_data
 from samsvae_core.training import checkpoint, direct_fit, direct_sums
 from samsvae_core.training.config import Stop, TrainConfig
-from samsvae_core.training.direct_fit import DirectFit, in_several, standing_out
+from samsvae_core.training.direct_fit import DirectFit, standing_out
 from samsvae_core.training.loop import fit, new_model
 
 CPU = torch.device("cpu")
@@ -410,10 +410,17 @@ def test_what_a_mechanism_may_be_waits():
     torch.testing.assert_close(mean, expected)
     torch.testing.assert_close(sd, -expected * 0.1 * 1.01**0.5)
     assert not kl.any()
-    probability = torch.zeros(200, 4)
-    probability[:4, 0] = probability[:3, 1] = probability[:9, 2] = 0.6
-    assert in_several(probability).tolist() == [True, False, True, False]  # 4 are 2 % of 200
-    assert in_several(probability[:100]).tolist() == [True, True, True, False]  # 3 at least
+
+
+@pytest.mark.parametrize("unit", [None, 5.0])
+def test_a_gene_that_several_perturbations_move_waits(unit):
+    places = [(0, 20), (1, 20), (2, 20), (3, 21), (4, 21), (5, 22)]
+    effects = planted(dict.fromkeys(places, -1.5))
+    data = drawn(singles(), effects, unit=unit)
+    likelihood = "gaussian" if unit else "counts"
+    config = ModelConfig(G, T, 2, 4, likelihood=likelihood, direct_effects="sparse")
+    fit_of = DirectFit(new_model(data, config, 0), Cells(data, CPU), CONFIG)
+    assert fit_of.waits.nonzero()[:, 0].tolist() == [20]
 
 
 def test_without_direct_effects_there_is_nothing_to_do():
