@@ -6,10 +6,9 @@ the direct effects so far. The logarithm of observed over expected, beside that 
 with its standard error, is then shrunk (`models.shrinkage`). So direct effects are what mechanisms
 leave, no gradient of them is ever taken, and a training step costs one addition more.
 
-Own targets, what all perturbations share, and what stands out are found while training, so that
-neither a mechanism nor the decoder is made of them. All other effects are found when training has
-ended, so that they cannot empty a mask. Where many genes of a perturbation stand out, or a gene
-does in several perturbations, a mechanism is yet to be found, and they wait.
+Own targets, and what all perturbations share, are found from the first steps on, so that no
+mechanism is made of them. Effects on all other genes are found when training has ended, so that
+they cannot empty a mask: masks, embeddings and networks are what they would be without.
 
 Axes: C conditions (different dosages, or levels of covariates), T perturbations, P = T + 1 rows
 (the last is `common`), R of these rows, G genes.
@@ -22,7 +21,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from samsvae_core.models.device_rows import Cells
@@ -30,18 +29,9 @@ from samsvae_core.models.direct import ACTIVE, DirectEffects, Posterior, lifted
 from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.models.shrinkage import activity, column_background, shrink
 from samsvae_core.training.config import TrainConfig
-from samsvae_core.training.direct_sums import (
-    HALF,
-    MOST_TABLE,
-    add,
-    common,
-    observe,
-    relative_variance,
-    rest_of,
-    weights,
-)
+from samsvae_core.training.direct_sums import MOST_TABLE, add, observe, rest_of, weights
 
-N_SWEEPS = 20  # while training
+N_SWEEPS = 8  # while training
 N_LAST = 6  # after it
 FIRST = (64, 32)  # and at these parts of the steps before, for what all perturbations share
 MOST_SHARE = 0.1  # of the states that steps decode, at most decoded again by sweeps
@@ -50,13 +40,12 @@ VALUES_AT_ONCE = 2**21  # states x genes
 ROWS_AT_ONCE = 2**22  # values of rows x genes held in double precision
 TINY = 1e-9  # least sum of squared dosages that tells anything
 COUNTED = 20  # counts, seen and expected, from which a ratio says where a row lies
+HALF = 0.5  # counts added to observed and expected, so that none is zero
 FEWEST_SHARED = 8  # perturbations from which it can be told what all of them share
 MOST_SHARED = 1000  # of them, those with most cells, from which it is told
 PRICE = 6.0  # nats asked of an entry beyond its width: prior odds of one in four hundred
 MOST_OF_SHARE = 0.99  # share of the transcripts that a gene is taken to have at most
 TABLES = 8  # P x G: four of `Observed`, three of `Expected`, and the means that training reads
-MANY = 0.05  # share of genes that stand out from which a perturbation waits for its mechanism
-SEVERAL = (3, 0.02)  # perturbations in which a gene stands out, and their share, likewise
 OF_ENTRIES = 8  # as much as these hold entries (28 bytes each, of half the table) and checkpoints
 
 
@@ -100,9 +89,9 @@ class DirectFit:
         self.steps: set[int] = set()
         if self.direct is None:
             return
-        self.others = model.config.direct_effects == "sparse"
-        # of a dense start, from which masks are yet to be found, what does not stand out can wait
-        self.everything = self.others and math.isfinite(config.anneal)
+        # of a dense start, from which masks are yet to be found, all other genes can wait
+        settles = math.isfinite(config.anneal)
+        self.everything = settles and model.config.direct_effects == "sparse"
         self.is_counts = model.config.likelihood == "counts"
         by_panel = self.is_counts and not model.config.other_genes
         self.observed = observe(self.direct, cells, self.is_counts, by_panel)
@@ -111,7 +100,6 @@ class DirectFit:
             self.unit = self.observed.spread.sqrt().clamp_min(1e-9)
         self.direct.most = self.observed.conditions.most
         self.direct.trained = self.direct.table(self.direct.mean)
-        self.waits = self.of_mechanisms()
         self.plan(config)
 
     def plan(self, config: TrainConfig) -> None:
@@ -155,8 +143,7 @@ class DirectFit:
         """Yield the posterior of all rows in blocks, that of what all share last.
 
         Own targets have a prior of their own, that of their family: they are expected to move. They
-        and what stands out are left at zero unless `with_own` is asked for, and all others unless
-        `everything` is.
+        are left at zero unless `with_own` is asked for, and all others unless `everything` is.
         """
         expected = self.expected(direct)
         shared = self.shared(expected, trained)
@@ -165,8 +152,7 @@ class DirectFit:
             max(1, ROWS_AT_ONCE // direct.n_genes)
         )
         own = self.of_own(direct, expected, trained, shared.mean[0]) if with_own else None
-        others = with_own and self.others
-        typical = self.missed(expected, trained, self.typical()) if others else None
+        typical = self.missed(expected, trained, self.typical()) if everything else None
         if typical is not None:
             alone = (typical.whole - typical.scale * shared.mean) / self.unit
             of_column = column_background(alone, typical.se / self.unit)
@@ -174,14 +160,11 @@ class DirectFit:
             missed = self.missed(expected, trained, rows)
             alone = (missed.whole - missed.scale * shared.mean) / self.unit
             mean, sd, probability, kl = torch.zeros(4, *alone.shape, device=alone.device)
-            if others:
+            if everything:
                 se = missed.se / self.unit
-                probability = activity(alone, se, PRICE, of_column)
-                out = (probability > ACTIVE) & ~self.waits
-                found = shrunk(alone, se) if everything else standing_out(alone, se, out)
-                for table, part in zip((mean, sd, kl), found, strict=True):
+                for table, part in zip((mean, sd, kl), shrunk(alone, se), strict=True):
                     table.copy_(part)
-                probability = probability.where(mean != 0, 0.0)
+                probability = activity(alone, se, PRICE, of_column)
             if own is not None:
                 here = (direct.own[rows] >= 0).nonzero()[:, 0]
                 genes = direct.own[rows[here]]
@@ -213,28 +196,6 @@ class DirectFit:
         probability = activity(estimate[:, None], se[:, None], 0.0)[:, 0]
         mean, sd, kl = (part[0].float() for part in (found.mean, found.sd, found.kl))
         return mean, sd, probability, kl
-
-    def of_mechanisms(self) -> Bool[Tensor, " G"]:
-        """Return which genes stand out in SEVERAL perturbations, as those of a mechanism do.
-
-        It is asked of what cells hold beside control, so that a mechanism that a model has learned
-        in part is not taken over gene by gene.
-        """
-        seen, rows = self.observed, self.typical()
-        mean = seen.mean[rows]
-        if self.is_counts:
-            ratio = ((seen.total[rows] + HALF) / (mean + HALF)).log()
-            whole = ratio - ((seen.base + HALF) / (seen.base_mean + HALF)).log()
-            se = self.errors(mean, rows)
-        else:
-            whole = seen.total[rows] / mean.clamp_min(TINY) - seen.base / seen.base_mean
-            own = seen.variance[rows] / mean.clamp_min(TINY).square()
-            se = (own + self.control_error().square()).sqrt()
-        whole = (whole - self.gauge(whole, mean + seen.total[rows])) / self.unit
-        se = se / self.unit
-        probability = activity(whole, se, PRICE, column_background(whole, se))
-        fewest, share = SEVERAL
-        return (probability > ACTIVE).sum(0) >= max(fewest, share * len(rows))
 
     def typical(self) -> Int[Tensor, " R"]:
         """Return the perturbations with most cells, at most MOST_SHARED."""
@@ -371,19 +332,40 @@ class DirectFit:
         return library * weights(library / cells, seen.spread, seen.share)
 
 
-def standing_out(
-    estimate: Float[Tensor, "R G"], se: Float[Tensor, "R G"], out: Bool[Tensor, "R G"]
-) -> tuple[Float[Tensor, "R G"], Float[Tensor, "R G"], Float[Tensor, "R G"]]:
-    """Return mean, sd and KL (left at 0) of what stands out; zero for rows of which MANY do."""
-    out = out & (out.float().mean(1, keepdim=True) <= MANY)
-    kept = 1 / (1 + se.square())  # under a prior Normal(0, 1)
-    mean, sd = (kept * estimate).where(out, 0.0), (se * kept.sqrt()).where(out, 0.0)
-    return mean, sd, torch.zeros_like(mean)
-
-
 def shrunk(
     estimate: Float[Tensor, "R G"], se: Float[Tensor, "R G"]
 ) -> tuple[Float[Tensor, "R G"], Float[Tensor, "R G"], Float[Tensor, "R G"]]:
     """Return mean, sd and KL of `shrink`, in single precision."""
     found = shrink(estimate, se)
     return found.mean.float(), found.sd.float(), found.kl.float()
+
+
+def relative_variance(
+    seen: Tensor, expected: Tensor, mean: Tensor, single: Tensor, variance: Tensor
+) -> Tensor:
+    """Return the variance of the log of a weighted sum of counts.
+
+    The part of single molecules falls with the sum, taken between `seen` and `expected`; `mean`,
+    `single` and `variance` are the sum, that part of its variance and all of it, if nothing had an
+    effect.
+    """
+    mean = mean.clamp_min(1e-12)
+    between = ((seen + HALF) * (expected + HALF)).sqrt()
+    return single / mean / between + (variance - single).clamp_min(0) / mean.square()
+
+
+def common(
+    whole: Float[Tensor, "R G"], se: Float[Tensor, "R G"], of_control: Float[Tensor, " G"]
+) -> tuple[Float[Tensor, " G"], Float[Tensor, " G"]]:
+    """Return what most perturbations share, the weighted median, with its standard error.
+
+    A median is not moved by the effects of a minority, which are no part of it.
+    """
+    own = (se.square() - of_control.square()).clamp_min(1e-12)
+    precision = (1 / own).where(se.isfinite(), 0.0)
+    values, order = whole.sort(0)
+    weight = precision.gather(0, order).cumsum(0)
+    middle = (weight < weight[-1] / 2).sum(0).clamp_max(len(whole) - 1)
+    median = values.gather(0, middle[None])[0]
+    of_median = torch.pi / 2 / weight[-1].clamp_min(1e-12)  # of Normals
+    return median, (of_median + of_control.square()).sqrt()

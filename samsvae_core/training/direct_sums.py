@@ -22,7 +22,6 @@ from samsvae_core.models.direct import DirectEffects
 CELLS_AT_ONCE = 4096
 VALUES_AT_ONCE = 2**23  # cells x genes, or x perturbations
 MOST_TABLE = 2**26  # conditions x genes above which depths are not kept
-HALF = 0.5  # counts added to observed and expected, so that none is zero
 DOMINANT = 0.2  # share of the transcripts from which a gene dominates its cell
 
 
@@ -232,34 +231,3 @@ def weights(
 ) -> Float[Tensor, "N G"]:
     """Return what a cell weighs: the mean of its count over the variance, up to its library."""
     return 1 / (1 + spread * share * library)
-
-
-def relative_variance(
-    seen: Tensor, expected: Tensor, mean: Tensor, single: Tensor, variance: Tensor
-) -> Tensor:
-    """Return the variance of the log of a weighted sum of counts.
-
-    The part of single molecules falls with the sum, taken between `seen` and `expected`; `mean`,
-    `single` and `variance` are the sum, that part of its variance and all of it, if nothing had an
-    effect.
-    """
-    mean = mean.clamp_min(1e-12)
-    between = ((seen + HALF) * (expected + HALF)).sqrt()
-    return single / mean / between + (variance - single).clamp_min(0) / mean.square()
-
-
-def common(
-    whole: Float[Tensor, "R G"], se: Float[Tensor, "R G"], of_control: Float[Tensor, " G"]
-) -> tuple[Float[Tensor, " G"], Float[Tensor, " G"]]:
-    """Return what most perturbations share, the weighted median, with its standard error.
-
-    A median is not moved by the effects of a minority, which are no part of it.
-    """
-    own = (se.square() - of_control.square()).clamp_min(1e-12)
-    precision = (1 / own).where(se.isfinite(), 0.0)
-    values, order = whole.sort(0)
-    weight = precision.gather(0, order).cumsum(0)
-    middle = (weight < weight[-1] / 2).sum(0).clamp_max(len(whole) - 1)
-    median = values.gather(0, middle[None])[0]
-    of_median = torch.pi / 2 / weight[-1].clamp_min(1e-12)  # of Normals
-    return median, (of_median + of_control.square()).sqrt()
