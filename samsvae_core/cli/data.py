@@ -61,6 +61,9 @@ def simulate(
     perturbations: Annotated[int, typer.Option(min=1)] = 20,
     latents: Annotated[int, typer.Option(min=1)] = 5,
     combinations: Annotated[int, typer.Option(min=0)] = 5,
+    batches: Annotated[
+        int, typer.Option(min=1, max=100, help="Of uneven shares, in a column batch.")
+    ] = 1,
     seed: Seed = 0,
 ) -> None:
     """Draw counts from a SAMS-VAE with known masks; the truth is kept in `uns`."""
@@ -68,7 +71,9 @@ def simulate(
     from samsvae_core.system.files import new_output
 
     new_output(output)
-    design = simulation.Design(cells, genes, perturbations, latents, combinations, seed=seed)
+    design = simulation.Design(
+        cells, genes, perturbations, latents, combinations, seed=seed, n_batches=batches
+    )
     drawn, truth = simulation.simulate(design)
     simulation.write_h5ad(drawn, truth, output)
     say(

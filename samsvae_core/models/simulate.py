@@ -7,7 +7,7 @@ papers, whose decoders are deeper than any model fitted here. Both have real con
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -15,9 +15,10 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from samsvae_core.data.cells import CellData
+from samsvae_core.data.covariates import Covariates
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 from samsvae_core.system.files import atomic_write
 
@@ -28,6 +29,8 @@ PUBLISHED_LATENT, PUBLISHED_GENES, PUBLISHED_HIDDEN = 15, 100, 50
 PUBLISHED_EFFECT = 5.0  # mean size in basal standard deviations; its spread is 0.5
 NOISE_SHARE = 0.2  # of each gene's variance, in the SAMS-VAE simulation
 PUBLISHED_DEPTH = 2000.0  # counts per cell, in the sVAE+ simulation
+BATCH_SIZE = 0.3  # standard deviation of what a batch adds to a logit
+BATCH_EVENNESS = 2.0  # of the Dirichlet that shares of batches are drawn from
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Design:
     effect_size: float = 3.0  # basal standard deviations
     depth: float = 3000.0  # median counts per cell
     seed: int = 0
+    n_batches: int = 1  # more: each moves every gene, and perturbations have uneven shares of them
 
 
 class Truth(NamedTuple):
@@ -81,10 +85,25 @@ def simulate(design: Design) -> tuple[CellData, Truth]:
     z_basal = rng.standard_normal((design.n_cells, design.n_latent))
     library = design.depth * np.exp(0.3 * rng.standard_normal(design.n_cells))
     z = z_basal + rows[which] @ embedding
-    counts = draw_counts(model, z, library, design.seed)
+    batches = simulated_batches(design, which)
+    if batches is not None and model.level_offsets is not None:
+        model.level_offsets.fit_shares(torch.from_numpy(batches.codes))
+    counts = draw_counts(model, z, library, design.seed, batches)
     labels = ["control"] + ["+".join(perturbation_names(shape[0])[list(m)]) for m in conditions]
     data = cell_data(counts, rows[which], np.array(labels)[which])
-    return data, Truth(mask, embedding, z_basal, model)
+    return replace(data, covariates=batches), Truth(mask, embedding, z_basal, model)
+
+
+def simulated_batches(design: Design, which: Int[np.ndarray, " N"]) -> Covariates | None:
+    """Return the batch of each cell, given the number of its condition; None for one batch."""
+    n = design.n_batches
+    if n == 1:
+        return None
+    rng = np.random.default_rng([design.seed, 5])
+    shares = rng.dirichlet(np.full(n, BATCH_EVENNESS), size=int(which.max()) + 1)
+    codes = (rng.random((len(which), 1)) > shares[which].cumsum(1)[:, :-1]).sum(1, keepdims=True)
+    names = tuple(f"b{i:0{len(str(n))}d}" for i in range(1, n + 1))
+    return Covariates({"batch": names}, codes.astype(np.int32))
 
 
 def published(
@@ -199,7 +218,10 @@ def simulated_conditions(design: Design) -> list[tuple[int, ...]]:
 
 def random_model(design: Design) -> SAMSVAE:
     """Return a model whose decoder responds to latent steps, with varied expression levels."""
-    config = ModelConfig(design.n_genes, design.n_perturbations, design.n_latent, n_hidden=32)
+    levels = (design.n_batches,) if design.n_batches > 1 else ()
+    config = ModelConfig(
+        design.n_genes, design.n_perturbations, design.n_latent, n_hidden=32, levels=levels
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(design.seed)
         model = SAMSVAE(config).requires_grad_(False)
@@ -207,6 +229,8 @@ def random_model(design: Design) -> SAMSVAE:
         torch.nn.init.orthogonal_(model.decoder.out.weight, gain=1.5)
         model.decoder.out.bias.normal_(0, 1)
         model.log_concentration.fill_(3.0)
+        if model.level_offsets is not None:
+            model.level_offsets.offset.normal_(0, BATCH_SIZE)
     return model
 
 
@@ -215,17 +239,20 @@ def draw_counts(
     z: Float[np.ndarray, "N K"],
     library: Float[np.ndarray, " N"],
     seed: int,
+    batches: Covariates | None = None,
 ) -> sp.csr_matrix:
     """Return negative binomial counts of each cell at its latent state, as float32 CSR."""
     blocks = []
+    codes = np.zeros((len(z), 0)) if batches is None else batches.codes
+    levels = torch.as_tensor(codes, dtype=torch.int64)
     states = torch.as_tensor(z, dtype=torch.float32)
     depths = torch.as_tensor(library, dtype=torch.float32)[:, None]
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(seed)
-        for part, depth in zip(
-            states.split(CELLS_AT_ONCE), depths.split(CELLS_AT_ONCE), strict=True
-        ):
-            blocks.append(sp.csr_matrix(model.decode(part[None], depth).sample()[0].numpy()))
+        parts = (each.split(CELLS_AT_ONCE) for each in (states, depths, levels))
+        for part, depth, level in zip(*parts, strict=True):
+            px = model.decode(part[None], depth, levels=level if batches else None)
+            blocks.append(sp.csr_matrix(px.sample()[0].numpy()))
     return sp.vstack(blocks, format="csr")
 
 
@@ -236,9 +263,12 @@ def write_h5ad(data: CellData, truth: Truth, path: Path) -> None:
     import anndata
     import pandas as pd
 
+    obs = pd.DataFrame({"perturbation": data.conditions}, index=data.cells)
+    if covariates := data.covariates:
+        obs = obs.assign(**{name: covariates.labels(name) for name in covariates.levels})
     table = anndata.AnnData(
         X=data.counts,
-        obs=pd.DataFrame({"perturbation": data.conditions}, index=data.cells),
+        obs=obs,
         var=pd.DataFrame(index=data.genes),
         uns={"true_mask": truth.mask.astype(np.int8), "true_embedding": truth.embedding},
     )

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -159,3 +160,29 @@ def test_a_published_simulation_is_the_same_for_the_same_seed():
 def test_an_unknown_published_simulation_is_refused():
     with pytest.raises(ValueError, match="'cpa'; choose one of"):
         published("cpa")
+
+
+def test_batches_move_genes_and_have_uneven_shares(tmp_path):
+    design = Design(n_cells=6000, n_genes=50, n_perturbations=4, n_combinations=0, n_batches=3)
+    data, truth = simulate(design)
+    again, _ = simulate(design)
+    assert np.array_equal(data.covariates.codes, again.covariates.codes)
+    label = data.covariates.labels("batch")
+    shares = pd.crosstab(data.conditions, label, normalize="index")
+    assert list(shares) == ["b1", "b2", "b3"]
+    assert (shares.max() - shares.min()).max() > 0.2
+    control = data.conditions == "control"
+    sums = (np.asarray(data.counts[control & (label == b)].sum(0)).ravel() for b in ("b1", "b2"))
+    levels = [np.log(each + 1) for each in sums]
+    offset = truth.model.level_offsets.offset.numpy()
+    found, true = levels[0] - levels[1], offset[0] - offset[1]
+    assert np.corrcoef(found - found.mean(), true - true.mean())[0, 1] > 0.95
+    write_h5ad(data, truth, tmp_path / "b.h5ad")
+    read = read_h5ad(tmp_path / "b.h5ad", covariates=["batch"])
+    assert np.array_equal(read.covariates.labels("batch"), label)
+
+
+def test_one_batch_is_the_screen_without_any():
+    plain, one = simulate(Design(n_cells=200)), simulate(Design(n_cells=200, n_batches=1))
+    assert (plain[0].counts != one[0].counts).nnz == 0
+    assert one[0].covariates is None
