@@ -120,7 +120,6 @@ RECIPES = {
             "not work and cells that escaped are not told apart.",
         ),
         {"perturbation_key": "target", "control": "non-targeting", "covariates": ["batch"]},
-        training=TrainConfig(steps=10_000),
         prepared=single_guide_cells,
     ),
 }

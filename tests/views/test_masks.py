@@ -39,8 +39,8 @@ NEAR_MISSES = {"masks_tab": "Near misses"}
 def test_mechanisms_that_nothing_uses_are_hidden_until_asked_for(monkeypatch):
     monkeypatch.setenv("SAMSVAE_MODELS", str(ROOT / "pretrained"))
     page = opened("masks", {"model": "papalexi2021"})
-    assert len(figures(page)[0]["data"][1]["customdata"]) == 25 * 2
-    assert "(18 that nothing uses are hidden)" in words(page)
+    assert len(figures(page)[0]["data"][1]["customdata"]) == 25 * 3
+    assert "(17 that nothing uses are hidden)" in words(page)
     page.toggle(key="unused").set_value(False).run()
     assert len(figures(page)[0]["data"][1]["customdata"]) == 25 * 20
     assert "are hidden" not in words(page)
