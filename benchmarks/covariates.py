@@ -4,7 +4,7 @@
     python benchmarks/covariates.py papalexi2021      # 5 seeds, with replicates and without
     python benchmarks/covariates.py schraivogel2020   # 5 seeds, with batches and without
     python benchmarks/covariates.py datlinger2021     # with stimulation and without
-    python benchmarks/covariates.py speed             # a step, a bundle's size, the audit
+    python benchmarks/covariates.py speed             # a step, and the size of the weights
 
 "batch" makes its files with SAMSVAE_CASES (default ../shared/cases), nuisance.py: ten perturbations
 that lower a program of twelve genes, ten that do nothing, three batches of uneven shares. It prints
@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ from samsvae_core.evaluation.shifts import (
     variance_of,
 )
 from samsvae_core.models.bounds import elbo
-from samsvae_core.models.device_rows import Cells
+from samsvae_core.models.device_rows import Batch, Cells
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE, ModelConfig
 from samsvae_core.training.config import TrainConfig
 from samsvae_core.training.loop import fit, new_model
@@ -211,7 +212,7 @@ def stimulated(steps: int) -> None:
     obs = anndata.read_h5ad(file, backed="r").obs.loc[data.cells]
     is_on = (obs["perturbation_2"].astype(str) == "stimulated").to_numpy()
     control = data.conditions == data.control
-    by_state = replace_conditions(data, is_on, control)
+    by_state = control_by_state(data, is_on, control)
     along = observed_shifts(by_state, variance_of(by_state)).shift.loc["stimulated"].to_numpy()
     along /= np.linalg.norm(along)
     given = data.dosages.toarray() != 0
@@ -223,10 +224,8 @@ def stimulated(steps: int) -> None:
         print(f"datlinger2021, {name} covariate: r of shift along stimulation and share {r:+.3f}")
 
 
-def replace_conditions(data: CellData, is_on: np.ndarray, control: np.ndarray) -> CellData:
+def control_by_state(data: CellData, is_on: np.ndarray, control: np.ndarray) -> CellData:
     """Return control cells only, the stimulated ones as a condition of their own."""
-    from dataclasses import replace
-
     names = np.where(is_on, "stimulated", data.control)
     return replace(data, conditions=names, covariates=None).subset(control)
 
@@ -235,15 +234,13 @@ def replace_conditions(data: CellData, is_on: np.ndarray, control: np.ndarray) -
 
 
 def speed() -> None:
-    """Print ratios with three covariates of 2, 5 and 50 levels, and how long an audit takes."""
+    """Print ratios of a step and of weights with three covariates of 2, 5 and 50 levels."""
     n_cells, n_genes, n_perturbations, batch = 20_000, 1000, 100, 512
     rng = np.random.default_rng(0)
     x = torch.as_tensor(rng.poisson(1.0, (batch, n_genes)).astype(np.float32))
     D = torch.eye(n_perturbations)[rng.integers(0, n_perturbations, batch)]
     levels = torch.as_tensor(np.stack([rng.integers(0, n, batch) for n in (2, 5, 50)], 1))
     steps = {}
-    from samsvae_core.models.device_rows import Batch
-
     for name, sizes in (("without", ()), ("with", (2, 5, 50))):
         torch.manual_seed(0)
         model = SAMSVAE(ModelConfig(n_genes, n_perturbations, levels=sizes))
