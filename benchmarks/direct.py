@@ -1,19 +1,20 @@
 """What direct effects are worth: real screens, null guides and simulations, with and without them.
 
     python benchmarks/direct.py schraivogel2020 papalexi2021 norman2019   # 5 seeds: 30 minutes
+    python benchmarks/direct.py datlinger2021                             # 5 seeds: 10 minutes
     python benchmarks/direct.py nulls simulations                         # 3 seeds: 25 minutes
     python benchmarks/direct.py schraivogel2020 --seeds 1 --steps 400     # only that it runs
 
 Reads the files of SAMSVAE_DATA (default ../shared/data); one core each. Every seed trains the
 paper's model with our mask prior ("none") and the same with sparse direct effects on one split
-(schraivogel2020: a random one per seed; papalexi2021: the given one; norman2019: all cells of five
-doubles held out), and prints bound (IWELBO of test cells), r, r of the top 20 genes, median r and
-rank beside simple baselines; of own targets also predicted over observed change, on the scale of
-these scores (mean of logs) and on that of compose (log of means). "nulls": ten of the thirty
-non-targeting guides of schraivogel2020 as fake targets. "simulations": the two published ones (40
-perturbations of 200 cells), which have no direct effects, and one of counts with three of them per
-perturbation, of 0.5 to 2 natural log units, beside its mechanisms; an entry counts as worth finding
-from 10 nats. Expected: README, "Direct effects".
+(schraivogel2020, datlinger2021: a random one per seed; papalexi2021: the given one; norman2019: all
+cells of five doubles held out), and prints bound (IWELBO of test cells), r, r of the top 20 genes,
+median r and rank beside simple baselines; of own targets also predicted over observed change, on
+the scale of these scores (mean of logs) and on that of compose (log of means). "nulls": ten of the
+thirty non-targeting guides of schraivogel2020 as fake targets. "simulations": the two published
+ones (40 perturbations of 200 cells), which have no direct effects, and one of counts with three of
+them per perturbation, of 0.5 to 2 natural log units, beside its mechanisms; an entry counts as
+worth finding from 10 nats. Expected: README, "Direct effects".
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ DATA = Path(os.environ.get("SAMSVAE_DATA", ROOT.parent / "shared" / "data"))
 sys.path.append(str(ROOT / "scripts"))
 from build_pretrained import single_guide_cells  # noqa: E402 - scripts are no package
 
-STEPS = {"norman2019": 2000}
+STEPS = {"norman2019": 2000, "datlinger2021": 1500}
+SCREENS = "schraivogel2020", "papalexi2021", "norman2019", "datlinger2021"
 MEASURES = ("bound", "pearson", "pearson_top20", "median", "rank")
 BASELINES = (
     "training mean",
@@ -70,7 +72,7 @@ FAKES, EACH, PERTURBATIONS, CELLS_EACH = 10, 3, 40, 200
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    every = ["schraivogel2020", "papalexi2021", "norman2019", "nulls", "simulations"]
+    every = [*SCREENS, "nulls", "simulations"]
     parser.add_argument("what", nargs="+", choices=every)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int)
@@ -96,6 +98,9 @@ def screen(name: str, seed: int) -> tuple[CellData, np.ndarray]:
         file = DATA / "norman2019_k562_subset.h5ad"
         data = gene_panel(read_h5ad(file, size_factor_key="total_counts"), top=250)
         return data, split(data, ROOT / "scripts" / "norman2019_held_out.csv")
+    if name == "datlinger2021":
+        data = gene_panel(read_h5ad(DATA / "datlinger2021_jurkat.h5ad", join_guides=True), top=300)
+        return data, split(data, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "cells.h5ad"
         single_guide_cells(DATA / "schraivogel2020_tapseq.h5ad", file)

@@ -17,7 +17,7 @@ Axes: C conditions (different dosages, or levels of covariates), T perturbations
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -29,10 +29,20 @@ from samsvae_core.models.direct import ACTIVE, DirectEffects, Posterior, lifted
 from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.models.shrinkage import activity, column_background, shrink
 from samsvae_core.training.config import TrainConfig
-from samsvae_core.training.direct_sums import MOST_TABLE, add, observe, rest_of, weights
+from samsvae_core.training.direct_sums import (
+    HALF,
+    MOST_TABLE,
+    add,
+    observe,
+    relative_variance,
+    rest_of,
+    weights,
+)
 
 N_SWEEPS = 8  # while training
-N_LAST = 6  # after it
+N_LAST = 6  # after it, at each caution
+CAUTIONS = (1.0, 1.4, 2.0, math.inf)  # factors of standard errors; inf: no genes but own targets
+CLEAR = 2.0  # standard errors by which a bound is clearly worse
 FIRST = (64, 32)  # and at these parts of the steps before, for what all perturbations share
 MOST_SHARE = 0.1  # of the states that steps decode, at most decoded again by sweeps
 MOST_STATES = 512  # basal states at which a condition is decoded
@@ -40,7 +50,6 @@ VALUES_AT_ONCE = 2**21  # states x genes
 ROWS_AT_ONCE = 2**22  # values of rows x genes held in double precision
 TINY = 1e-9  # least sum of squared dosages that tells anything
 COUNTED = 20  # counts, seen and expected, from which a ratio says where a row lies
-HALF = 0.5  # counts added to observed and expected, so that none is zero
 FEWEST_SHARED = 8  # perturbations from which it can be told what all of them share
 MOST_SHARED = 1000  # of them, those with most cells, from which it is told
 PRICE = 6.0  # nats asked of an entry beyond its width: prior odds of one in four hundred
@@ -95,6 +104,7 @@ class DirectFit:
         self.is_counts = model.config.likelihood == "counts"
         by_panel = self.is_counts and not model.config.other_genes
         self.observed = observe(self.direct, cells, self.is_counts, by_panel)
+        self.caution = 1.0  # factor of the standard errors
         self.unit: Tensor | float = 1.0  # of effects, as `shrinkage` expects them
         if not self.is_counts:
             self.unit = self.observed.spread.sqrt().clamp_min(1e-9)
@@ -118,13 +128,37 @@ class DirectFit:
         if self.direct is not None and step in self.steps:
             self.sweep(self.direct, step, step >= self.first_own, False)
 
-    def finish(self, step: int) -> None:
-        """Find the effects on all genes, and let the model draw its effects from then on."""
+    def finish(self, step: int, bounds: Callable[[], Float[Tensor, " N"]]) -> None:
+        """Find the effects on all genes, and let the model draw its effects from then on.
+
+        How far standard errors are trusted is decided by `bounds`, those of the validation cells,
+        in nats: molecules that were counted more than once, say, spread more than any formula
+        knows. The least caution is taken of those that are not clearly worse than the best one.
+        """
         if self.direct is None:
             return
+        start = self.direct.row.clone(), self.direct.gene.clone(), self.direct.mean.clone()
+        cautions = CAUTIONS if self.everything else CAUTIONS[:1]
+        reached = {}
+        for caution in reversed(cautions):  # the least last, which is the usual choice
+            self.find(self.direct, step, caution, *start)
+            reached[caution] = bounds().double()
+        best = max(reached.values(), key=torch.mean)
+        lost = {caution: best - reached[caution] for caution in cautions}
+        chosen = next(c for c, by in lost.items() if not by.mean() > CLEAR * standard_error(by))
+        if chosen != cautions[0]:
+            self.find(self.direct, step, chosen, *start)
+
+    def find(self, direct: DirectEffects, step: int, caution: float, *start: Tensor) -> None:
+        """Find the effects on all genes with this caution, from these (rows, genes and means)."""
+        row, gene, mean = start
+        everything = self.everything and math.isfinite(caution)
+        self.caution = caution if everything else 1.0
+        direct.trained = torch.zeros(direct.shape, device=mean.device)
+        direct.trained[row, gene] = mean
         for i in range(N_LAST):
-            self.sweep(self.direct, step + i, True, self.everything)
-        self.direct.trained = None
+            self.sweep(direct, step + i, True, everything)
+        direct.trained = None
 
     def sweep(self, direct: DirectEffects, seed: int, with_own: bool, everything: bool) -> None:
         """Find the posterior anew, and step towards it; random numbers are of its own."""
@@ -214,7 +248,7 @@ class DirectFit:
         if len(rows) < FEWEST_SHARED or seen.conditions.control.all():
             return Posterior(*[nothing] * 4)
         missed = self.missed(expected, trained, rows)
-        of_control = self.control_error()
+        of_control = self.control_error() * self.caution
         estimate, error = common(missed.whole / missed.scale, missed.se / missed.scale, of_control)
         estimate, error = (estimate / self.unit)[None], (error / self.unit)[None]
         probability = activity(estimate, error, PRICE)
@@ -247,7 +281,8 @@ class DirectFit:
         se[seen.conditions.n_cells[rows] == 0] = torch.inf
         whole = trained[rows] + change + scale * trained[-1]
         damp = (square / expected.overlap[rows].clamp_min(TINY)).clamp_max(1)
-        return Missed(whole - self.gauge(whole, mean + seen.total[rows]), se, scale, damp)
+        whole = whole - self.gauge(whole, mean + seen.total[rows])
+        return Missed(whole, se * self.caution, scale, damp)
 
     def control_error(self) -> Float[Tensor, " G"]:
         """Return the part of the standard errors that is control's, the same in all rows."""
@@ -332,26 +367,17 @@ class DirectFit:
         return library * weights(library / cells, seen.spread, seen.share)
 
 
+def standard_error(of_cells: Float[Tensor, " N"]) -> Float[Tensor, ""]:
+    """Return the standard error of a mean over cells; NaN for a single one."""
+    return of_cells.std() / math.sqrt(len(of_cells))
+
+
 def shrunk(
     estimate: Float[Tensor, "R G"], se: Float[Tensor, "R G"]
 ) -> tuple[Float[Tensor, "R G"], Float[Tensor, "R G"], Float[Tensor, "R G"]]:
     """Return mean, sd and KL of `shrink`, in single precision."""
     found = shrink(estimate, se)
     return found.mean.float(), found.sd.float(), found.kl.float()
-
-
-def relative_variance(
-    seen: Tensor, expected: Tensor, mean: Tensor, single: Tensor, variance: Tensor
-) -> Tensor:
-    """Return the variance of the log of a weighted sum of counts.
-
-    The part of single molecules falls with the sum, taken between `seen` and `expected`; `mean`,
-    `single` and `variance` are the sum, that part of its variance and all of it, if nothing had an
-    effect.
-    """
-    mean = mean.clamp_min(1e-12)
-    between = ((seen + HALF) * (expected + HALF)).sqrt()
-    return single / mean / between + (variance - single).clamp_min(0) / mean.square()
 
 
 def common(

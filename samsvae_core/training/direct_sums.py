@@ -22,6 +22,7 @@ from samsvae_core.models.direct import DirectEffects
 CELLS_AT_ONCE = 4096
 VALUES_AT_ONCE = 2**23  # cells x genes, or x perturbations
 MOST_TABLE = 2**26  # conditions x genes above which depths are not kept
+HALF = 0.5  # counts added to observed and expected, so that none is zero
 DOMINANT = 0.2  # share of the transcripts from which a gene dominates its cell
 
 
@@ -231,3 +232,17 @@ def weights(
 ) -> Float[Tensor, "N G"]:
     """Return what a cell weighs: the mean of its count over the variance, up to its library."""
     return 1 / (1 + spread * share * library)
+
+
+def relative_variance(
+    seen: Tensor, expected: Tensor, mean: Tensor, single: Tensor, variance: Tensor
+) -> Tensor:
+    """Return the variance of the log of a weighted sum of counts.
+
+    The part of single molecules falls with the sum, taken between `seen` and `expected`; `mean`,
+    `single` and `variance` are the sum, that part of its variance and all of it, if nothing had an
+    effect.
+    """
+    mean = mean.clamp_min(1e-12)
+    between = ((seen + HALF) * (expected + HALF)).sqrt()
+    return single / mean / between + (variance - single).clamp_min(0) / mean.square()

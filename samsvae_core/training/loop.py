@@ -35,7 +35,7 @@ from samsvae_core.training.steps import (
     new_optimizer,
     tf32_matmul,
 )
-from samsvae_core.training.validation import validation_bound
+from samsvae_core.training.validation import validation_bound, validation_bounds
 
 ROWS_AT_ONCE = 1 << 14  # rows in double precision while moments are summed
 
@@ -126,7 +126,8 @@ def fit(
                 tell(on_epoch, progress)
         finally:
             keeper.write()
-        direct.finish(history[-1].step if history else 0)
+        step = history[-1].step if history else 0
+        direct.finish(step, lambda: validation_bounds(model, validation))
     return history
 
 

@@ -18,8 +18,13 @@ VALIDATION_SAMPLES = 2  # per cell, whatever the particles of training, so that 
 
 def validation_bound(model: SAMSVAE, cells: Cells) -> float:
     """Return the predictive bound by which epochs compare, the same in all processes."""
-    bound = torch.tensor(predictive_bound(model, cells, VALIDATION_SAMPLES), device=cells.device)
-    return distributed.broadcast(bound.double()).item()
+    return validation_bounds(model, cells).mean().item()
+
+
+def validation_bounds(model: SAMSVAE, cells: Cells) -> Float[Tensor, " N"]:
+    """Return the same of each cell."""
+    bounds = cell_bounds(model, cells, VALIDATION_SAMPLES).to(cells.device)
+    return distributed.broadcast(bounds)
 
 
 def predictive_bound(model: SAMSVAE, cells: Cells, n_samples: int) -> float:

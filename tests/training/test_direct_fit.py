@@ -98,6 +98,11 @@ def drawn(
     return replace(data, genes=genes)
 
 
+def no_bounds() -> torch.Tensor:
+    """Return bounds by which no caution is better than another."""
+    return torch.zeros(10)
+
+
 def swept(
     data: CellData,
     config: TrainConfig = CONFIG,
@@ -118,7 +123,7 @@ def swept(
         if step <= until:
             sweeps.after(step)
     if until == np.inf:
-        sweeps.finish(config.steps)
+        sweeps.finish(config.steps, no_bounds)
     return model
 
 
@@ -192,7 +197,7 @@ def test_with_all_other_genes_as_one_outcome_a_shift_of_all_genes_is_known():
     sweeps = DirectFit(model, Cells(data, CPU), CONFIG)
     for step in sorted(sweeps.steps):
         sweeps.after(step)
-    sweeps.finish(CONFIG.steps)
+    sweeps.finish(CONFIG.steps, no_bounds)
     np.testing.assert_allclose(tables(model)[0][0], 1.0, atol=0.2)
 
 
@@ -395,6 +400,44 @@ def test_sweeps_while_training_hold_own_targets_and_what_is_shared_only():
     assert active_entries(swept(data)) == {*OWN, *OTHERS, (T, 10)}
 
 
+@pytest.mark.parametrize(
+    ("gains", "chosen"),
+    [
+        ([0, 0, 0, 0], 0),  # nothing tells
+        ([0, 1, 2, 3], 3),  # only own targets
+        ([0, 3, 3.1, 3], 1),  # as good as the best one within the error
+        ([0, 0.1, 0.15, 0.19], 0),
+        ([3, 2, 1, 0], 0),
+        ([0, 1, 3, 1], 2),
+    ],
+)
+def test_validation_cells_decide_how_cautious_to_be(gains, chosen):
+    """The bounds of cells differ by 1 nat, so that a mean of 100 has a standard error of 0.1."""
+    data = drawn(singles(60, 200), NONE + np.random.default_rng(0).normal(0, 0.3, NONE.shape))
+    models = [swept_with(data, {caution: 100.0}) for caution in direct_fit.CAUTIONS]
+    sizes = [float(model.direct.mean.abs().sum()) for model in models]
+    assert (np.diff(sizes) < 0).all()
+    found = swept_with(data, dict(zip(direct_fit.CAUTIONS, gains, strict=True)))
+    assert torch.equal(found.direct.mean, models[chosen].direct.mean)
+    assert found.direct.trained is None
+
+
+def swept_with(data: CellData, gain: dict[float, float]) -> SAMSVAE:
+    """Return a model swept where bounds depend on the caution, cells differing in all alike."""
+    model = new_model(data, ModelConfig(G, T, 2, 4, direct_effects="sparse"), 0)
+    sweeps = DirectFit(model, Cells(data, CPU), CONFIG)
+    calls = iter(reversed(direct_fit.CAUTIONS))
+
+    def bounds() -> torch.Tensor:
+        caution = next(calls)
+        noise = torch.randn(100, generator=torch.Generator().manual_seed(int(min(caution, 9) * 10)))
+        noise = (noise - noise.mean()) / noise.std() / 2**0.5  # of a difference: 1
+        return gain.get(caution, 0.0) + noise
+
+    sweeps.finish(CONFIG.steps, bounds)
+    return model
+
+
 def test_without_direct_effects_there_is_nothing_to_do():
     data = drawn(singles(5, 5))
     model = new_model(data, ModelConfig(G, T, 2, 4), 0)
@@ -412,7 +455,7 @@ def test_random_numbers_of_steps_are_the_same_with_and_without_sweeps():
     before = torch.get_rng_state()
     for step in sorted(sweeps.steps):
         sweeps.after(step)
-    sweeps.finish(CONFIG.steps)
+    sweeps.finish(CONFIG.steps, no_bounds)
     assert len(model.direct.mean)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -530,7 +573,7 @@ def test_sweeps_hold_no_more_than_they_say(monkeypatch, several):
     with Live() as live:
         sweeps = DirectFit(model, Cells(data, CPU), replace(CONFIG, steps=2000))
         monkeypatch.setattr(direct_fit, "N_LAST", 2)  # the second with entries before it
-        sweeps.finish(2000)
+        sweeps.finish(2000, no_bounds)
     assert len(model.direct.mean) > 1000
     needed = direct_fit.memory_needed(n_perturbations, n_genes, conditions, sparse=False)
     entries = sum(getattr(model.direct, name).nbytes for name in model.direct.KEPT)
