@@ -30,7 +30,7 @@ def states(model: SAMSVAE, cells: Cells) -> dict[str, Float[np.ndarray, "N K"]]:
     basal, shifts = [], []
     for index in torch.arange(len(cells), device=cells.device).split(CELLS_AT_ONCE):
         batch = cells.batch(index)
-        shift = model.mean_shift(batch.D)
+        shift = model.mean_shift(model.given(batch.D, batch.levels))
         offset = model.mean_offset(batch.D)
         basal.append(model.encode(batch.x, shift[None], offset, batch.levels).loc[0])
         shifts.append(shift if model.has_shifts else torch.zeros_like(basal[-1]))

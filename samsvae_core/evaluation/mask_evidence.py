@@ -13,18 +13,17 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.distributions import Normal, kl_divergence
 
 from samsvae_core.data.cells import CellData
 from samsvae_core.evaluation.level_evidence import by_level, levels_of
-from samsvae_core.models.device_rows import Batch, Cells
+from samsvae_core.models.bounds import bounds_at
+from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE
 
 SIZES = (-2.0, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 2.0)  # effects tried for an inactive entry
 CELLS_TO_CHOOSE = 256  # most training cells of a perturbation for choosing the size
 CELLS_TO_SCORE = 1024  # most held-out cells of a perturbation
 MOST_DIRECT = 50  # direct effects of a perturbation that are asked
-N_DRAWS = 2  # of each cell's basal state, common to all entries
 VALUES_AT_ONCE = 2**22  # entries x cells x genes held in memory
 
 
@@ -127,7 +126,7 @@ def losses(
             taken = sizes[:, None] * batch.D[:, t]
             offset[torch.arange(len(genes)) + 1, :, genes] -= taken
             shift = model.modal_shift(batch.D).expand(len(offset), -1, -1)
-            blocks.append(predictive(model, batch, shift, offset))
+            blocks.append(bounds_at(model, batch, shift, offset))
     bounds = torch.cat(blocks, 1)
     return bounds[0] - bounds[1:]
 
@@ -190,28 +189,6 @@ def differences(
         for index in torch.arange(len(cells), device=model.device).split(size):
             batch = cells.batch(index)
             shift = model.modal_shift(batch.D) + variants[:, None] * batch.D[:, t, None]
-            blocks.append(predictive(model, batch, shift))
+            blocks.append(bounds_at(model, batch, shift))
     bounds = torch.cat(blocks, 1)
     return bounds[1:] - bounds[0]
-
-
-def predictive(
-    model: SAMSVAE,
-    batch: Batch,
-    shift: Float[Tensor, "V N K"],
-    offset: Float[Tensor, "V N G"] | None = None,
-) -> Float[Tensor, "V N"]:
-    """Return the bound on log p(x) of each cell at each latent shift, with common basal draws.
-
-    Direct effects are those of the cells, or `offset`. The encoder reads the former in any case.
-    """
-    mean = model.mean_offset(batch.D)
-    if offset is None and mean is not None:
-        offset = mean[None]
-    q = model.encode(batch.x, shift, mean, batch.levels)
-    total = -kl_divergence(q, Normal(0.0, 1.0)).sum(-1)
-    for _ in range(N_DRAWS):
-        z_basal = q.loc + q.scale * torch.randn_like(q.loc[0])
-        px = model.decode(model.state(z_basal, shift), batch.library, offset, batch.levels)
-        total = total + px.log_prob(batch.x) / N_DRAWS
-    return total

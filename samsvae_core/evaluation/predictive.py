@@ -75,10 +75,8 @@ def model_effects(
     with seeded(seed, device):
         for g, draws in enumerate(groups):
             drawn_effects = model.effects(len(draws))
-            shift, offset = (
-                drawn_effects.latent_shift(D),
-                drawn_effects.offset(D),
-            )  # (s, A, C), (s, A, G)
+            shift = drawn_effects.latent_shift(model.given(D))  # (s, A, C)
+            offset = drawn_effects.offset(D)  # (s, A, G)
             z_basal = torch.randn(len(draws), 1, model.config.n_latent, device=device)
             states = model.state(z_basal.expand(-1, len(names), -1), shift)
             depths = torch.as_tensor(depth[draws], dtype=torch.float32, device=device)
@@ -159,12 +157,15 @@ def predictive_positions(
     frames = []
     with seeded(seed, model.device):
         effects = model.effects(n_sets)
-        shift, offset = effects.latent_shift(D), effects.offset(D)  # (R, A, C), (R, A, G)
+        offset = effects.offset(D)  # (R, A, G)
         for batch in batches([len(cells) for cells in rows], VALUES_AT_ONCE // (n_sets * n_genes)):
             cells = np.concatenate([rows[a] for a in batch])
             of = np.repeat(batch, [len(rows[a]) for a in batch])
             direct = None if offset is None else offset[:, of]
-            x = simulated(model, shift[:, of], direct, test.library[cells], codes(test, cells))
+            levels = codes(test, cells)
+            known = None if levels is None else torch.as_tensor(levels, device=model.device)
+            shift = effects.latent_shift(model.given(D[of], known))  # (R, n, C)
+            x = simulated(model, shift, direct, test.library[cells], levels)
             seen = torch.as_tensor(test.counts[cells].toarray())
             for a in batch:
                 own = torch.as_tensor(of == a)

@@ -161,7 +161,7 @@ class PredictedShifts(NamedTuple):
 def predicted_shifts(
     model: SAMSVAE,
     reference: Reference,
-    D: Float[Tensor, "A T"],
+    D: Float[Tensor, "A R"],
     n_samples: int,
     seed: int,
     without: tuple[int, ...] = (),
@@ -187,7 +187,7 @@ def predicted_shifts(
     reference
         The basal states to start from.
     D
-        Dosages, one row per arm.
+        Dosages, one row per arm; those of contexts too (`SAMSVAE.given`), else their mean is meant.
     n_samples, seed
         Number and seed of the posterior draws.
     without
@@ -222,23 +222,28 @@ def predicted_shifts(
 
 
 def drawn_moves(
-    model: SAMSVAE, D: Float[Tensor, "A T"], n_samples: int, seed: int
+    model: SAMSVAE, D: Float[Tensor, "A R"], n_samples: int, seed: int
 ) -> Float[Tensor, "A S C"]:
     """Return the latent shift of each row of dosages under each posterior draw."""
+    D = model.given(D)
     moves = D.new_zeros(len(D), n_samples, model.n_shift)
     for t in D.any(0).nonzero()[:, 0].tolist():
-        drawn = model.sample_latent_shift(t, n_samples, stream(model, seed, t + 1))
+        random, n = stream(model, seed, t + 1), model.config.n_perturbations
+        if t < n or model.contexts is None:
+            drawn = model.sample_latent_shift(t, n_samples, random)
+        else:
+            drawn = model.contexts.draw(n_samples, random, row=t - n)
         moves += D[:, t, None, None] * drawn
     return moves
 
 
 def drawn_offsets(
-    model: SAMSVAE, D: Float[Tensor, "A T"], n_samples: int, seed: int
+    model: SAMSVAE, D: Float[Tensor, "A R"], n_samples: int, seed: int
 ) -> Float[Tensor, "A S G"] | None:
     """Return what direct effects add to the logits under each draw; None without any."""
     if model.direct is None:
         return None
-    given = model.direct.rows_given(D)
+    given = model.direct.rows_given(D[:, : model.config.n_perturbations])
     offset = D.new_zeros(len(D), n_samples, model.config.n_genes)
     for row in given.any(0).nonzero()[:, 0].tolist():
         drawn = model.direct.draw_row(row, n_samples, stream(model, seed, row + 1, 1))

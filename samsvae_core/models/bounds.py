@@ -13,6 +13,8 @@ from torch.distributions import Normal, kl_divergence
 from samsvae_core.models.device_rows import Batch
 from samsvae_core.models.samsvae import SAMSVAE, EffectSample
 
+N_DRAWS = 2  # of each cell's basal state, common to all latent shifts that are compared
+
 
 class Elbo(NamedTuple):
     """The terms of the evidence lower bound, in nats per cell."""
@@ -48,13 +50,35 @@ def cell_terms(
     model: SAMSVAE, batch: Batch, effects: EffectSample
 ) -> tuple[Float[Tensor, "S N"], Float[Tensor, "S N"]]:
     """Return log p(x | z) at one draw of z_basal and its KL, per sample and cell, in nats."""
-    shift = effects.latent_shift(batch.D)
+    shift = effects.latent_shift(model.given(batch.D, batch.levels))
     q = model.encode(batch.x, shift, model.mean_offset(batch.D), batch.levels)
     z_basal = q.rsample()
     states, offset = model.state(z_basal, shift), effects.offset(batch.D)
     px = model.decode(states, batch.library, offset, batch.levels)
     log_px = px.log_prob(batch.x)
     return log_px, kl_divergence(q, Normal(0.0, 1.0)).sum(-1)
+
+
+def bounds_at(
+    model: SAMSVAE,
+    batch: Batch,
+    shift: Float[Tensor, "V N K"],
+    offset: Float[Tensor, "V N G"] | None = None,
+) -> Float[Tensor, "V N"]:
+    """Return the bound on log p(x) of each cell at each latent shift, with common basal draws.
+
+    Direct effects are those of the cells, or `offset`. The encoder reads the former in any case.
+    """
+    mean = model.mean_offset(batch.D)
+    if offset is None and mean is not None:
+        offset = mean[None]
+    q = model.encode(batch.x, shift, mean, batch.levels)
+    total = -kl_divergence(q, Normal(0.0, 1.0)).sum(-1)
+    for _ in range(N_DRAWS):
+        z_basal = q.loc + q.scale * torch.randn_like(q.loc[0])
+        px = model.decode(model.state(z_basal, shift), batch.library, offset, batch.levels)
+        total = total + px.log_prob(batch.x) / N_DRAWS
+    return total
 
 
 @torch.inference_mode()
@@ -64,7 +88,7 @@ def importance_weights(model: SAMSVAE, batch: Batch, effects: EffectSample) -> F
     It is log p(x, z_basal | effects) - log q(z_basal | x, effects). Sample s of z_basal goes with
     sample s of the effects, which the caller draws once for all batches.
     """
-    shift = effects.latent_shift(batch.D)
+    shift = effects.latent_shift(model.given(batch.D, batch.levels))
     q = model.encode(batch.x, shift, model.mean_offset(batch.D), batch.levels)
     z_basal = q.sample()
     states, offset = model.state(z_basal, shift), effects.offset(batch.D)

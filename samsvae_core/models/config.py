@@ -22,6 +22,7 @@ class ModelConfig:
     likelihood: str = "counts"  # negative binomial; "gaussian": for values that are not counts
     direct_effects: str = "none"  # outside the mechanisms; "own-target", "sparse": `direct`
     levels: Sequence[int] = ()  # of each covariate: `level_offsets`
+    context: int | None = None  # number of the covariate in which effects may differ: `contexts`
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(self.levels))  # a list, from a file

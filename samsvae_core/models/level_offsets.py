@@ -43,8 +43,8 @@ class LevelOffsets(nn.Module):
                 counted = torch.bincount(known, minlength=len(block)).to(block)
                 block.copy_(counted / counted.sum().clamp_min(1))
 
-    def blocks(self, of_levels: Float[Tensor, " L"]) -> tuple[Tensor, ...]:
-        """Return views of a value per level, one for each covariate."""
+    def blocks(self, of_levels: Float[Tensor, " L *W"]) -> tuple[Tensor, ...]:
+        """Return views of what each level has, one for each covariate."""
         return of_levels.split(self.levels)
 
     def centred(self, codes: Int[Tensor, "N V"]) -> Float[Tensor, "N L"]:

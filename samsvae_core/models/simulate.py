@@ -30,6 +30,8 @@ PUBLISHED_EFFECT = 5.0  # mean size in basal standard deviations; its spread is 
 NOISE_SHARE = 0.2  # of each gene's variance, in the SAMS-VAE simulation
 PUBLISHED_DEPTH = 2000.0  # counts per cell, in the sVAE+ simulation
 BATCH_SIZE = 0.3  # standard deviation of what a batch adds to a logit
+CONTEXT_SIZE = 0.8  # the same of a cell line
+DIFFERING = 1 / 3  # share of effects that are missing in one cell line
 BATCH_EVENNESS = 2.0  # of the Dirichlet that shares of batches are drawn from
 
 
@@ -47,6 +49,7 @@ class Design:
     depth: float = 3000.0  # median counts per cell
     seed: int = 0
     n_batches: int = 1  # more: each moves every gene, and perturbations have uneven shares of them
+    n_contexts: int = 1  # more: cell lines; in one of them an effect may be missing (DIFFERING)
 
 
 class Truth(NamedTuple):
@@ -56,6 +59,7 @@ class Truth(NamedTuple):
     embedding: Float[np.ndarray, "T K"]
     z_basal: Float[np.ndarray, "N K"]
     model: SAMSVAE | None  # its decoder and concentrations drew the counts; None if `published`
+    missing: Bool[np.ndarray, "L T K"] | None = None  # effects that a context lacks; None without
 
 
 def simulate(design: Design) -> tuple[CellData, Truth]:
@@ -84,14 +88,20 @@ def simulate(design: Design) -> tuple[CellData, Truth]:
         rows[row, list(members)] = 1
     z_basal = rng.standard_normal((design.n_cells, design.n_latent))
     library = design.depth * np.exp(0.3 * rng.standard_normal(design.n_cells))
-    z = z_basal + rows[which] @ embedding
-    batches = simulated_batches(design, which)
-    if batches is not None and model.level_offsets is not None:
-        model.level_offsets.fit_shares(torch.from_numpy(batches.codes))
-    counts = draw_counts(model, z, library, design.seed, batches)
+    covariates, missing = simulated_batches(design, which), None
+    shift = rows[which] @ embedding
+    if design.n_contexts > 1:
+        lines = simulated_lines(design)
+        covariates, missing = joined(covariates, lines), missing_effects(design, mask)
+        own = lines.codes[:, 0]
+        for level, absent in enumerate(missing):
+            shift[own == level] -= rows[which[own == level]] @ (absent * embedding)
+    if covariates is not None and model.level_offsets is not None:
+        model.level_offsets.fit_shares(torch.from_numpy(covariates.codes))
+    counts = draw_counts(model, z_basal + shift, library, design.seed, covariates)
     labels = ["control"] + ["+".join(perturbation_names(shape[0])[list(m)]) for m in conditions]
     data = cell_data(counts, rows[which], np.array(labels)[which])
-    return replace(data, covariates=batches), Truth(mask, embedding, z_basal, model)
+    return replace(data, covariates=covariates), Truth(mask, embedding, z_basal, model, missing)
 
 
 def simulated_batches(design: Design, which: Int[np.ndarray, " N"]) -> Covariates | None:
@@ -102,8 +112,35 @@ def simulated_batches(design: Design, which: Int[np.ndarray, " N"]) -> Covariate
     rng = np.random.default_rng([design.seed, 5])
     shares = rng.dirichlet(np.full(n, BATCH_EVENNESS), size=int(which.max()) + 1)
     codes = (rng.random((len(which), 1)) > shares[which].cumsum(1)[:, :-1]).sum(1, keepdims=True)
-    names = tuple(f"b{i:0{len(str(n))}d}" for i in range(1, n + 1))
-    return Covariates({"batch": names}, codes.astype(np.int32))
+    return Covariates({"batch": level_names("b", n)}, codes.astype(np.int32))
+
+
+def simulated_lines(design: Design) -> Covariates:
+    """Return the cell line of each cell, at random."""
+    rng, n = np.random.default_rng([design.seed, 6]), design.n_contexts
+    codes = rng.integers(n, size=(design.n_cells, 1))
+    return Covariates({"cell_line": level_names("line", n)}, codes.astype(np.int32))
+
+
+def missing_effects(design: Design, mask: Bool[np.ndarray, "T K"]) -> Bool[np.ndarray, "L T K"]:
+    """Return which effects are missing in a cell line: of a third of them, in one."""
+    rng = np.random.default_rng([design.seed, 7])
+    differs = mask & (rng.random(mask.shape) < DIFFERING)
+    where = rng.integers(design.n_contexts, size=mask.shape)
+    return differs & (where == np.arange(design.n_contexts)[:, None, None])
+
+
+def joined(first: Covariates | None, second: Covariates) -> Covariates:
+    """Return the covariates of both."""
+    if first is None:
+        return second
+    codes = np.concatenate([first.codes, second.codes], axis=1)
+    return Covariates({**first.levels, **second.levels}, codes)
+
+
+def level_names(stem: str, n: int) -> tuple[str, ...]:
+    """Return the stem with 1 to n, padded to the digits of n."""
+    return tuple(f"{stem}{i:0{len(str(n))}d}" for i in range(1, n + 1))
 
 
 def published(
@@ -218,7 +255,9 @@ def simulated_conditions(design: Design) -> list[tuple[int, ...]]:
 
 def random_model(design: Design) -> SAMSVAE:
     """Return a model whose decoder responds to latent steps, with varied expression levels."""
-    levels = (design.n_batches,) if design.n_batches > 1 else ()
+    sizes = [(design.n_batches, BATCH_SIZE), (design.n_contexts, CONTEXT_SIZE)]
+    sizes = [(n, size) for n, size in sizes if n > 1]
+    levels = tuple(n for n, _ in sizes)
     config = ModelConfig(
         design.n_genes, design.n_perturbations, design.n_latent, n_hidden=32, levels=levels
     )
@@ -230,7 +269,10 @@ def random_model(design: Design) -> SAMSVAE:
         model.decoder.out.bias.normal_(0, 1)
         model.log_concentration.fill_(3.0)
         if model.level_offsets is not None:
-            model.level_offsets.offset.normal_(0, BATCH_SIZE)
+            for block, (_, size) in zip(
+                model.level_offsets.blocks(model.level_offsets.offset), sizes, strict=True
+            ):
+                block.normal_(0, size)
     return model
 
 
@@ -239,11 +281,11 @@ def draw_counts(
     z: Float[np.ndarray, "N K"],
     library: Float[np.ndarray, " N"],
     seed: int,
-    batches: Covariates | None = None,
+    covariates: Covariates | None = None,
 ) -> sp.csr_matrix:
     """Return negative binomial counts of each cell at its latent state, as float32 CSR."""
     blocks = []
-    codes = np.zeros((len(z), 0)) if batches is None else batches.codes
+    codes = np.zeros((len(z), 0)) if covariates is None else covariates.codes
     levels = torch.as_tensor(codes, dtype=torch.int64)
     states = torch.as_tensor(z, dtype=torch.float32)
     depths = torch.as_tensor(library, dtype=torch.float32)[:, None]
@@ -251,7 +293,7 @@ def draw_counts(
         torch.manual_seed(seed)
         parts = (each.split(CELLS_AT_ONCE) for each in (states, depths, levels))
         for part, depth, level in zip(*parts, strict=True):
-            px = model.decode(part[None], depth, levels=level if batches else None)
+            px = model.decode(part[None], depth, levels=level if covariates else None)
             blocks.append(sp.csr_matrix(px.sample()[0].numpy()))
     return sp.vstack(blocks, format="csr")
 
@@ -272,6 +314,8 @@ def write_h5ad(data: CellData, truth: Truth, path: Path) -> None:
         var=pd.DataFrame(index=data.genes),
         uns={"true_mask": truth.mask.astype(np.int8), "true_embedding": truth.embedding},
     )
+    if truth.missing is not None:
+        table.uns["true_missing"] = truth.missing.astype(np.int8)
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder) / "simulated.h5ad"
         table.write_h5ad(temporary)

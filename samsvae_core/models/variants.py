@@ -97,7 +97,7 @@ class CorrelatedSAMSVAE(SAMSVAE):
         kl = (weight * kl_divergence(q_embedding, prior).sum(-1)).sum(-1).mean()
         kl = kl + mask_kl(self.mask_logits, anneal * self.evidence[:, None]).sum()
         embedding = torch.zeros_like(mask).index_copy(1, which, q_embedding.rsample())
-        return EffectSample(mask, embedding, kl, self.direct_sample(n_samples))
+        return EffectSample(mask, embedding, kl, *self.other_samples(n_samples))
 
     def drawn_embedding(
         self, t: int, mask: Float[Tensor, "S K"], normal: Float[Tensor, "S K"]
@@ -168,7 +168,7 @@ class CPAVAE(SAMSVAE):
         kl = kl_divergence(q_embedding, Normal(0.0, self.config.embedding_scale)).sum()
         embedding = q_embedding.rsample(torch.Size([n_samples]))
         on = torch.ones_like(embedding)
-        return EffectSample(on, embedding, kl, self.direct_sample(n_samples))
+        return EffectSample(on, embedding, kl, *self.other_samples(n_samples))
 
     def mask_probability(self) -> Float[Tensor, "T K"]:
         """Return ones, by construction."""

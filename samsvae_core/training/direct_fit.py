@@ -332,10 +332,10 @@ class DirectFit:
         indices = torch.arange(len(seen.conditions.first), device=model.device)
         for index in indices.split(max(1, VALUES_AT_ONCE // (self.n_states * direct.n_genes))):
             D, levels = seen.conditions.dosages(index), seen.conditions.levels(index)
-            _, which = seen.conditions.dosage[index].unique_consecutive(return_inverse=True)
-            once = D[
-                torch.cat([which.new_ones(1), which.diff()]) > 0
-            ]  # decoded once for all levels
+            given = model.given(D, levels)
+            alike = seen.conditions.dosage if model.config.context is None else indices
+            _, which = alike[index].unique_consecutive(return_inverse=True)
+            once = given[torch.cat([which.new_ones(1), which.diff()]) > 0]  # for several levels
             decoded = model.decoded_means(z, model.mean_shift(once))
             offset, of_levels = direct.mean_offset(D), model.of_levels(levels)
             offset = offset if of_levels is None else offset + of_levels

@@ -26,6 +26,7 @@ from samsvae_core.models.variants import MODELS
 from samsvae_core.training import distributed
 from samsvae_core.training.checkpoint import CheckpointWriter, checkpoint, finished, restore
 from samsvae_core.training.config import Progress, Stop, TrainConfig
+from samsvae_core.training.context_fit import fit_contexts
 from samsvae_core.training.direct_fit import DirectFit
 from samsvae_core.training.rotation import sparsest_rotation
 from samsvae_core.training.steps import (
@@ -126,6 +127,7 @@ def fit(
                 tell(on_epoch, progress)
         finally:
             keeper.write()
+        fit_contexts(model, train)
         step = history[-1].step if history else 0
         direct.finish(step, lambda: validation_bounds(model, validation))
     return history
