@@ -15,7 +15,7 @@ from app.server.sandbox import in_words
 from app.session import brought_files, file_choices, page, training, url
 from samsvae_core.data.cells import DataError
 from samsvae_core.models.variants import MODELS
-from samsvae_core.pipeline.train import direct_by_default
+from samsvae_core.pipeline.choices import direct_by_default
 from samsvae_core.training.config import TrainConfig
 
 POSTERIORS = {

@@ -49,6 +49,7 @@ class Composition:
     cells: tuple[str, ...] | None = None  # cells it starts from; None: reference controls
     nearest: Nearest | None = None  # None where the model has no latent shifts
     direct: bool = True  # whether direct effects are included
+    level: str | None = None  # of the bundle's context; None: of the mean cell
 
     @property
     def start(self) -> str:
@@ -76,6 +77,7 @@ class Composition:
             "dosages": self.dosages,
             "without_mechanisms": list(self.without),
             "direct_effects": self.direct,
+            "context_level": self.level,
             "support": self.support,
             "support_meaning": SUPPORT[self.support],
             "n_samples": self.n_samples,
@@ -99,6 +101,7 @@ def compose(
     seed: int = 0,
     cells: Sequence[str] | None = None,
     direct: bool = True,
+    level: str | None = None,
 ) -> Composition:
     """Return the predicted shift, against control, of perturbations given together.
 
@@ -145,6 +148,10 @@ def compose(
         were checked on whole shifts from control cells only.
     direct
         Whether direct effects are included; without them, calibrated intervals are NaN.
+    level
+        The level of the bundle's context at which effects are taken; None for those of the mean
+        cell. At a level, measured shifts and calibrated intervals are NaN, because the bundle has
+        those of all levels together. What the level changes of every gene is left at its mean.
     """
     dosages = checked_dosages(bundle, dosages)
     without = checked_mechanisms(bundle, without)
@@ -153,12 +160,12 @@ def compose(
     given = given_parts(bundle, dosages)
     start, used = starting_states(bundle, cells)
     arms = [given] + [{name: dose} for name, dose in given.items() if len(given) > 1]
-    draws, through = drawn_arms(bundle, arms, without, n_samples, seed, used, direct)
+    draws, through = drawn_arms(bundle, arms, without, n_samples, seed, used, direct, level)
     name = condition_name(given, bundle.control)
-    observed = bundle.observed_shift(name) if given else None
+    observed = bundle.observed_shift(name) if given and level is None else None
     if bundle.model.direct is None or not direct:
         through = draws.mean(1)  # exactly the shift
-    is_whole = used is None and not without and direct
+    is_whole = used is None and not without and direct and level is None
     table = shift_table(bundle, given, draws, through[0], observed, is_whole)
     return Composition(
         condition=name,
@@ -172,8 +179,9 @@ def compose(
         n_observed=0 if observed is None else int(observed["n"].max()),
         is_counts=bundle.model.config.likelihood == "counts",
         cells=used,
-        nearest=nearest_condition(bundle, given, without),
+        nearest=nearest_condition(bundle, given, without) if level is None else None,
         direct=direct,
+        level=level,
     )
 
 
@@ -221,9 +229,8 @@ def shift_table(
         table["shift"] - reach,
         table["shift"] + reach,
     )
-    table["observed_interaction"], table["observed_interaction_se"] = observed_interaction(
-        bundle, given
-    )
+    measured = observed_interaction(bundle, given if observed is not None else {})
+    table["observed_interaction"], table["observed_interaction_se"] = measured
     return table
 
 
@@ -246,7 +253,14 @@ def compare(
         )
     drawn = [
         drawn_arms(
-            bundle, [one.dosages], one.without, one.n_samples, one.seed, one.cells, one.direct
+            bundle,
+            [one.dosages],
+            one.without,
+            one.n_samples,
+            one.seed,
+            one.cells,
+            one.direct,
+            one.level,
         )[0][0]
         for one in (first, second)
     ]

@@ -10,9 +10,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from samsvae_core.bundle.bundle import ANEW, Bundle, Reference
+from samsvae_core.data.covariates import UNKNOWN
 from samsvae_core.evaluation.calibration import INTERVAL
 from samsvae_core.evaluation.shifts import N_REFERENCE, predicted_shifts
 from samsvae_core.system.messages import nearest, some
@@ -30,20 +32,22 @@ def drawn_arms(
     seed: int,
     cells: tuple[str, ...] | None = None,
     direct: bool = True,
+    level: str | None = None,
 ) -> tuple[Float[np.ndarray, "A S G"], Float[np.ndarray, "A G"]]:
     """Return the shift of each arm under each posterior draw, and the mean of that by mechanisms.
 
-    Draws and basal states are common to all arms. The basal states are the reference control cells
-    or the named `cells`. Each arm is drawn by itself, so its numbers do not depend on the other
-    arms. Recent arms are cached: when one of two dosages changes, the other single need not be
-    decoded again.
+    With `level`, effects are those at that level of the bundle's context, else those of the mean
+    cell. Draws and basal states are common to all arms. The basal states are the reference control
+    cells or the named `cells`. Each arm is drawn by itself, so its numbers do not depend on the
+    other arms. Recent arms are cached: when one of two dosages changes, the other single need not
+    be decoded again.
     """
     with _KEEPING:
         kept = _KEPT.setdefault(bundle, OrderedDict())
     found = []
     for arm in arms:
         given = tuple(sorted((name, dose) for name, dose in arm.items() if dose != 0))
-        key = given, without, n_samples, seed, cells, direct
+        key = given, without, n_samples, seed, cells, direct, level
         with _KEEPING:
             draws = kept.get(key)
             if draws is not None:
@@ -52,6 +56,8 @@ def drawn_arms(
             D = torch.zeros(1, len(bundle.perturbations))
             for name, dose in given:
                 D[0, bundle.perturbations.index.get_loc(name)] = dose
+            if level is not None:
+                D = bundle.model.given(D, levels_at(bundle, level))
             start = starting_states(bundle, cells)[0]
             drawn = predicted_shifts(bundle.model, start, D, n_samples, seed, without, direct)
             rows = np.concatenate([drawn.shift[0], drawn.through_mechanisms])
@@ -65,6 +71,27 @@ def drawn_arms(
     # doubles: composed shifts are compared with sums of single ones to many digits
     whole = np.stack(found).astype(float)
     return whole[:, :-1], whole[:, -1]
+
+
+def levels_at(bundle: Bundle, level: str) -> Int[Tensor, "1 V"]:
+    """Return the codes of a cell at this level of the context, the others unknown.
+
+    Raises ValueError for a bundle without contexts, and for an unknown level.
+    """
+    if bundle.context is None:
+        raise ValueError(
+            f"{bundle.name} has the same effects everywhere: it was trained without --context. "
+            "Leave the level out."
+        )
+    names, known = list(bundle.levels), bundle.levels[bundle.context]
+    if level not in known:
+        raise ValueError(
+            f"{level!r} is no level of {bundle.context}, the context of {bundle.name}. "
+            + nearest(level, known)
+        )
+    codes = torch.full((1, len(names)), UNKNOWN)
+    codes[0, names.index(bundle.context)] = known.index(level)
+    return codes
 
 
 # Basal states to start from

@@ -21,7 +21,7 @@ from jaxtyping import Float, Float32
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from samsvae_core.bundle import direct_checks, soundness
+from samsvae_core.bundle import context_checks, direct_checks, soundness
 from samsvae_core.bundle.layout import (
     CELL_COUNTS,
     TABLES,
@@ -92,10 +92,7 @@ class Bundle:
 
     @cached_property
     def observed(self) -> pd.DataFrame:
-        """Columns condition, gene, split, level (log2(1 + 1e4 p) of pooled counts), se, n.
-
-        With covariates also control_level and control_se, of the matched control cells.
-        """
+        """Condition, gene, split, level, se, n; of matched controls also control_level, _se."""
         return self.table("observed.parquet")
 
     @cached_property
@@ -111,26 +108,27 @@ class Bundle:
     @cached_property
     def direct(self) -> pd.DataFrame | None:
         """Direct effects, see `analysis.direct`; None for a model without them."""
-        return self.table("direct.csv") if "direct.csv" in self.manifest["files"] else None
+        return self.if_there("direct.csv")
 
     @cached_property
     def shared(self) -> pd.DataFrame | None:
         """What all perturbed cells share: gene, effect, effect_sd, probability; None likewise."""
-        return self.table("shared.csv") if "shared.csv" in self.manifest["files"] else None
+        return self.if_there("shared.csv")
+
+    @cached_property
+    def differences(self) -> pd.DataFrame | None:
+        """Differences between contexts, see `analysis.differences`; None without contexts."""
+        return self.if_there("differences.csv")
 
     @cached_property
     def frontier(self) -> pd.DataFrame | None:
         """The levels of evidence compared in training; None if they were not."""
-        if "frontier.csv" not in self.manifest["files"]:
-            return None
-        return self.table("frontier.csv")
+        return self.if_there("frontier.csv")
 
     @cached_property
     def calibration(self) -> pd.DataFrame | None:
         """Columns gene, model_error: error of predicted shifts beyond sampling; None if unknown."""
-        if "calibration.csv" not in self.manifest["files"]:
-            return None
-        return self.table("calibration.csv")
+        return self.if_there("calibration.csv")
 
     @property
     def title(self) -> str:
@@ -352,6 +350,16 @@ class Bundle:
         """The levels of each covariate that the model accounts for; empty without any."""
         return {name: list(found) for name, found in self.known.levels.items()}
 
+    @property
+    def context(self) -> str | None:
+        """The covariate between whose levels effects may differ; None without any."""
+        number = self.model.config.context
+        return None if number is None else list(self.levels)[number]
+
+    def if_there(self, name: str) -> pd.DataFrame | None:
+        """A table that not every bundle has; None without it."""
+        return self.table(name) if name in self.manifest["files"] else None
+
     def table(self, name: str) -> pd.DataFrame:
         """A table of `layout.TABLES`, by its file: checked, and read once."""
         if name in self._read:
@@ -386,6 +394,7 @@ class Bundle:
             soundness.check_masks(self.model, self.masks, list(self.perturbations.index))
             names = list(self.perturbations.index), self.genes
             direct_checks.check_direct(self.model, self.direct, self.shared, *names)
+            context_checks.check_differences(self.model, self.differences, names[0], self.levels)
             soundness.check_loadings(self.model, self.reference.loc, self.loadings, self.genes)
             soundness.check_metrics(self.metrics)
         for name in TABLES:

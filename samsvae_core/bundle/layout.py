@@ -133,6 +133,22 @@ OPTIONAL: dict[str, Table | None] = {
     "shared.csv": Table(
         {"gene": TEXT, "effect": NUMBER, "effect_sd": SIZE, "probability": SHARE}, key=("gene",)
     ),
+    "differences.csv": Table(  # between the levels of a context
+        {
+            "perturbation": TEXT,
+            "level": TEXT,
+            "mechanism": COUNT,
+            "probability": SHARE,
+            "difference": NUMBER,
+            "difference_sd": SIZE,
+            "effect": NUMBER,
+            "active": FLAG,
+            "evidence": f"{NUMBER}?",
+            "evidence_se": f"{SIZE}?",
+            "evidence_n": COUNT,
+        },
+        key=("perturbation", "level", "mechanism"),
+    ),
     "frontier.csv": Table(
         {
             "mask_evidence": SIZE,

@@ -212,6 +212,10 @@ def check_config(config: ModelConfig) -> None:
         raise ValueError("embedding_scale and mask_prior make no sense in the configuration")
     if not isinstance(config.other_genes, bool):
         raise ValueError(f"other_genes is {config.other_genes!r}, expected true or false")
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in config.levels):
+        raise ValueError(f"levels are {config.levels!r}, expected numbers of levels")
+    if config.context is not None and config.context not in range(len(config.levels)):
+        raise ValueError(f"context is {config.context!r}, expected the number of a covariate")
     for name, known in (
         ("encoder", ("correlated", "mean-field")),
         ("likelihood", ("counts", "gaussian")),

@@ -64,6 +64,14 @@ def simulate(
     batches: Annotated[
         int, typer.Option(min=1, max=100, help="Of uneven shares, in a column batch.")
     ] = 1,
+    contexts: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=100,
+            help="Cell lines, in a column cell_line; a third of the effects lack in one of them.",
+        ),
+    ] = 1,
     seed: Seed = 0,
 ) -> None:
     """Draw counts from a SAMS-VAE with known masks; the truth is kept in `uns`."""
@@ -72,7 +80,14 @@ def simulate(
 
     new_output(output)
     design = simulation.Design(
-        cells, genes, perturbations, latents, combinations, seed=seed, n_batches=batches
+        cells,
+        genes,
+        perturbations,
+        latents,
+        combinations,
+        seed=seed,
+        n_batches=batches,
+        n_contexts=contexts,
     )
     drawn, truth = simulation.simulate(design)
     simulation.write_h5ad(drawn, truth, output)

@@ -20,6 +20,7 @@ from samsvae_core.cli.enrich import enrich
 from samsvae_core.cli.options import Told, say
 from samsvae_core.cli.results import (
     compose,
+    differences,
     direct,
     embed,
     evaluate,
@@ -57,6 +58,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "masks": masks,
     "direct": direct,
+    "differences": differences,
     "loadings": loadings,
     "gene": gene,
     "compose": compose,

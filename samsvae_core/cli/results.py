@@ -93,6 +93,25 @@ def direct(
     write_table(table[table["active"]] if active else table, output)
 
 
+def differences(
+    bundle: BundleFolder,
+    output: Table,
+    active: Annotated[bool, typer.Option("--active", help="Only those that are there.")] = False,
+) -> None:
+    """Which mechanisms each perturbation moves differently at a level of the context."""
+    from samsvae_core.bundle.opening import load
+
+    new_table(output)
+    model = load(bundle)
+    table = model.differences
+    if table is None:
+        raise ValueError(
+            f"{model.name} has the same effects everywhere: it was trained without contexts. Train "
+            "it again with --context and the column of cell lines, cell types or treatments."
+        )
+    write_table(table[table["active"]] if active else table, output)
+
+
 def loadings(
     bundle: BundleFolder,
     output: Table,
@@ -187,6 +206,10 @@ def compose(
     direct: Annotated[
         bool, typer.Option("--direct/--no-direct", help="Include direct effects.")
     ] = True,
+    level: Annotated[
+        str | None,
+        typer.Option(help="At this level of the model's --context, not of the mean cell."),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Predict what perturbations do together; writes a table and, beside it, its settings."""
@@ -205,7 +228,7 @@ def compose(
     dosages = named_once([parse_dosage(text, known_names) for text in perturbations])
     cells = None if start_from is None else cells_of(model, start_from)
     left_out = [number_of("--without", text) for text in without or ()]
-    result = predict(model, dosages, left_out, samples, seed, cells, direct)
+    result = predict(model, dosages, left_out, samples, seed, cells, direct, level)
     settings = {"bundle": model.checksum, "start_from": start_from, **result.settings()}
     if said := caution(model):
         settings["caution"] = said

@@ -72,6 +72,13 @@ DirectEffects = Annotated[
         "model). Default: sparse; none with --mask-prior, or where a model cannot have any."
     ),
 ]
+Context = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of obs, such as cell line or treatment, between whose levels a perturbation "
+        "may move mechanisms differently; a covariate too."
+    ),
+]
 Frontier = Annotated[
     bool,
     typer.Option("--frontier", help="Try several --mask-evidence and keep the sparsest that fits."),
@@ -101,6 +108,7 @@ class Asked:
     frontier: bool
     model_config: dict[str, Any]
     settings: TrainConfig
+    context: str | None = None
 
 
 class NamingModels(TyperCommand):
@@ -133,6 +141,7 @@ def train(
     mask_evidence: MaskEvidence = 0.16,
     mask_prior: MaskPrior = None,
     direct_effects: DirectEffects = None,
+    context: Context = None,
     frontier: Frontier = False,
     particles: Particles = 1,
     batch_size: BatchSize = 512,
@@ -165,9 +174,10 @@ def train(
     if direct_effects is not None:
         known("--direct-effects", direct_effects, ["sparse", "own-target", "none"])
         config["direct_effects"] = direct_effects
-    asked = Asked(
-        reading, genes, top_genes, split, fraction, epochs, model, frontier, config, settings
-    )
+    if context is not None and context not in (reading.covariates or ()):
+        reading = replace(reading, covariates=(*(reading.covariates or ()), context))
+    panel = genes, top_genes, split, fraction, epochs
+    asked = Asked(reading, *panel, model, frontier, config, settings, context)
     if not distributed.first_started():
         follow(data, output, where)
     elif resume:
@@ -233,6 +243,7 @@ def start(data: Path, output: Path, where: torch.device, asked: Asked) -> Bundle
             model=asked.model,
             frontier=asked.frontier,
             say=say,
+            context=asked.context,
         )
     return finished
 

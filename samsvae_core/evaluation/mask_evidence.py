@@ -17,7 +17,7 @@ from torch import Tensor
 from samsvae_core.data.cells import CellData
 from samsvae_core.evaluation.level_evidence import by_level, levels_of
 from samsvae_core.models.bounds import bounds_at
-from samsvae_core.models.device_rows import Cells
+from samsvae_core.models.device_rows import Batch, Cells
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE
 
 SIZES = (-2.0, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 2.0)  # effects tried for an inactive entry
@@ -125,10 +125,15 @@ def losses(
             offset = whole.repeat(len(genes) + 1, 1, 1)  # (V + 1, N, G), the first unchanged
             taken = sizes[:, None] * batch.D[:, t]
             offset[torch.arange(len(genes)) + 1, :, genes] -= taken
-            shift = model.modal_shift(batch.D).expand(len(offset), -1, -1)
+            shift = modal_shift(model, batch).expand(len(offset), -1, -1)
             blocks.append(bounds_at(model, batch, shift, offset))
     bounds = torch.cat(blocks, 1)
     return bounds[0] - bounds[1:]
+
+
+def modal_shift(model: SAMSVAE, batch: Batch) -> Float[Tensor, "N K"]:
+    """Return the latent shift of cells at the most probable masks, in their contexts."""
+    return model.modal_shift(model.given(batch.D, batch.levels))
 
 
 def on_device(model: SAMSVAE, data: CellData, rows: np.ndarray) -> Cells:
@@ -188,7 +193,7 @@ def differences(
         torch.manual_seed(0)
         for index in torch.arange(len(cells), device=model.device).split(size):
             batch = cells.batch(index)
-            shift = model.modal_shift(batch.D) + variants[:, None] * batch.D[:, t, None]
+            shift = modal_shift(model, batch) + variants[:, None] * batch.D[:, t, None]
             blocks.append(bounds_at(model, batch, shift))
     bounds = torch.cat(blocks, 1)
     return bounds[1:] - bounds[0]

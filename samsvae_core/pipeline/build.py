@@ -21,11 +21,13 @@ from samsvae_core.analysis import loadings as loadings_of
 from samsvae_core.analysis import masks as interpretation
 from samsvae_core.analysis import states as cell_states
 from samsvae_core.analysis.card import bends_in_words, model_card
+from samsvae_core.analysis.differences import difference_table
 from samsvae_core.bundle import layout
 from samsvae_core.bundle.layout import read_json, to_json, write_manifest
 from samsvae_core.data.cells import CellData, DataError
 from samsvae_core.data.splits import SPLITS
 from samsvae_core.evaluation import evaluate, fitness
+from samsvae_core.evaluation.context_evidence import difference_evidence
 from samsvae_core.evaluation.level_errors import CellVariance, by_condition, pooled_level
 from samsvae_core.evaluation.mask_evidence import direct_evidence, entry_evidence
 from samsvae_core.evaluation.shifts import measured, reference_cells, variance_of
@@ -89,6 +91,7 @@ def build_bundle(
     write_parquet(run / "loadings.parquet", loadings)
     write_csv(run / "masks.csv", masks)
     write_direct(run, model, data, parts)
+    write_differences(run, model, data, parts)
     sample = sample_of(len(parts))
     shown = data.subset(sample)
     cells = embedded_cells(model, shown, parts[sample], masks)
@@ -128,6 +131,19 @@ def write_direct(run: Path, model: SAMSVAE, data: CellData, parts: np.ndarray) -
             write_csv(run / name, frame.join(direct_evidence(model, data, parts, frame)))
         else:
             write_csv(run / name, frame)
+
+
+def write_differences(run: Path, model: SAMSVAE, data: CellData, parts: np.ndarray) -> None:
+    """Write the table of differences between contexts, if the model has any."""
+    (run / "differences.csv").unlink(missing_ok=True)
+    context = model.config.context
+    if context is None or data.covariates is None:
+        return
+    levels = list(data.covariates.levels.values())[context]
+    table = difference_table(model, data.perturbations.tolist(), levels)
+    if table is not None:
+        evidence = difference_evidence(model, data, parts, table, levels)
+        write_csv(run / "differences.csv", table.join(evidence))
 
 
 def perturbation_table(data: CellData, parts: np.ndarray) -> pd.DataFrame:

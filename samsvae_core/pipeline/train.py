@@ -26,10 +26,10 @@ from samsvae_core.data.gene_names import INDEX
 from samsvae_core.data.read_options import DECLARED, ReadOptions
 from samsvae_core.data.splits import UNUSED, split
 from samsvae_core.models.device_rows import Cells
-from samsvae_core.models.direct import KINDS
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig
 from samsvae_core.models.variants import MODELS
 from samsvae_core.pipeline.build import build_bundle, write_csv
+from samsvae_core.pipeline.choices import check_direct, context_number, direct_by_default
 from samsvae_core.pipeline.evidence_sweep import train_frontier
 from samsvae_core.system.files import OutputError, atomic_write, new_output
 from samsvae_core.training import distributed
@@ -65,6 +65,7 @@ def train(
     frontier: bool = False,
     cell_values: bool = True,
     say: Callable[[str], None] = lambda _: None,
+    context: str | None = None,
 ) -> Bundle:
     """Train a model on the training cells and store it as a bundle in the new folder `run`.
 
@@ -98,6 +99,8 @@ def train(
         Whether to include measured values, as in `build_bundle`.
     say
         Called with lines on how the data were read and what is trained.
+    context
+        The covariate between whose levels effects may differ; None for the same effects at all.
     """
     if not is_prepared(run):
         new_output(run)
@@ -117,6 +120,7 @@ def train(
         other_genes=data.has_size_factor,
         likelihood="counts" if data.is_counts else "gaussian",
         levels=tuple(map(len, levels.values())),
+        context=context_number(levels, context, model),
         **given,
     )
     settings = {
@@ -142,22 +146,6 @@ def train(
         write_csv(run / "genes.csv", pd.DataFrame({"gene": data.genes, **ids}))
         atomic_write(run / "config.json", to_json(settings))
         return resume(data, run, device, on_epoch, cell_values, say)
-
-
-def direct_by_default(model: str, evidence: float | None) -> str:
-    """Return which direct effects a model has if not told: none in the published setting."""
-    return "none" if evidence is None else MODELS[model].direct_by_default
-
-
-def check_direct(model: str, kind: str) -> None:
-    """Raise DataError for a kind of direct effects that this model cannot have."""
-    if kind not in KINDS:
-        raise DataError(f"Direct effects are {kind!r}; choose one of {', '.join(KINDS)}.")
-    if kind != "none" and MODELS[model].direct_by_default == "none":
-        raise DataError(
-            f"--direct-effects is {kind}, and {MODELS[model].title} composes no shifts that they "
-            "could be added to. Leave it out, or choose another model."
-        )
 
 
 def memory_in_words(config: ModelConfig, data: CellData) -> list[str]:

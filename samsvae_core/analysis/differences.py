@@ -1,0 +1,75 @@
+"""Differences between contexts as a table: which mechanism a perturbation moves differently where.
+
+Axes: T perturbations, L levels of the context, K mechanisms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from samsvae_core.models.contexts import NEVER
+from samsvae_core.models.samsvae import ACTIVE, SAMSVAE
+
+
+def difference_table(
+    model: SAMSVAE, perturbations: Sequence[str], levels: Sequence[str]
+) -> pd.DataFrame | None:
+    """Return the differences that were asked, a row each; None for a model without contexts.
+
+    Columns are perturbation, level, mechanism, probability, `difference` (E[mask x difference], in
+    prior standard deviations of the basal state), its standard deviation `difference_sd`, active,
+    and `effect`: the whole mean effect at that level, with what is common.
+    """
+    contexts = model.contexts
+    if contexts is None:
+        return None
+    with torch.inference_mode():
+        logit = contexts.logit.numpy(force=True)
+        q = contexts.probability().double().numpy(force=True)
+        mean, sd = (part.numpy(force=True) for part in contexts.moments())
+        common = np.tile(model.effect_moments()[0].numpy(force=True), (contexts.n_levels, 1))
+    row, mechanism = np.nonzero(logit > NEVER)
+    n = len(perturbations)
+    place = row, mechanism
+    table = pd.DataFrame(
+        {
+            "perturbation": np.asarray(perturbations, dtype=object)[row % n],
+            "level": np.asarray(levels, dtype=object)[row // n],
+            "mechanism": mechanism,
+            "probability": q[place],
+            "difference": mean[place],
+            "difference_sd": sd[place],
+            "effect": common[place] + mean[place],
+            "active": q[place] > ACTIVE,
+        }
+    )
+    order = np.lexsort((mechanism, row // n, row % n))
+    return table.iloc[order].reset_index(drop=True)
+
+
+def masks_at(masks: pd.DataFrame, differences: pd.DataFrame | None, level: str) -> pd.DataFrame:
+    """Return the table of masks as it is at one level of the context.
+
+    An entry is active where the common one or the difference of the level is. Columns of evidence
+    are those of the common entry; `differs` says where the level has a difference.
+    """
+    found = masks.assign(differs=False)
+    if differences is None:
+        return found
+    here = differences[differences["level"] == level].set_index(["perturbation", "mechanism"])
+    place = pd.MultiIndex.from_frame(found[["perturbation", "mechanism"]])
+    own = here.reindex(place)
+    there = own["difference"].notna().to_numpy()
+    differs = own["active"].eq(True).to_numpy()
+    found["differs"] = differs
+    found["active"] = found["active"].to_numpy(bool) | differs
+    found.loc[there, "effect"] = own["effect"].to_numpy()[there]
+    sd = np.hypot(found["effect_sd"], own["difference_sd"].to_numpy())
+    found.loc[there, "effect_sd"] = sd[there]
+    chance = np.maximum(found["probability"], own["probability"].to_numpy())
+    found.loc[there, "probability"] = chance[there]
+    return found
