@@ -3,7 +3,8 @@
     python benchmarks/covariates.py batch             # 5 files, 3 trainings each: 15 minutes
     python benchmarks/covariates.py papalexi2021      # 5 seeds, with replicates and without
     python benchmarks/covariates.py schraivogel2020   # 5 seeds, with batches and without
-    python benchmarks/covariates.py datlinger2021     # with stimulation and without
+    python benchmarks/covariates.py contexts          # 5 files, 2 trainings each: 12 minutes
+    python benchmarks/covariates.py datlinger2021     # stimulation as covariate, context, nothing
     python benchmarks/covariates.py speed             # a step, and the size of the weights
 
 "batch" makes its files with SAMSVAE_CASES (default ../shared/cases), nuisance.py: ten perturbations
@@ -11,8 +12,10 @@ that lower a program of twelve genes, ten that do nothing, three batches of unev
 active mask entries, true and null perturbations with any, mechanisms, and of each entry whether its
 evidence is left without one batch. Real files are those of SAMSVAE_DATA (default ../shared/data);
 bound is that of validation cells, in nats, and r that of average effects of test cells, compared
-within strata. "datlinger2021" prints how much predicted shifts lie along the stimulation where a
-target has more stimulated cells. One core each. Expected: README, "Covariates".
+within strata. "contexts" simulates two cell lines, a third of all effects missing in one of them,
+and prints F1 of which effects differ and of masks, with contexts and with the line as covariate
+only. "datlinger2021" prints how much predicted shifts lie along the stimulation where a target has
+more stimulated cells, and which targets differ between stimulated cells and others. One core each. Expected: README, "Covariates".
 """
 
 from __future__ import annotations
@@ -31,10 +34,13 @@ import anndata
 import numpy as np
 import pandas as pd
 import torch
+from scipy.optimize import linear_sum_assignment
 
+from samsvae_core.analysis.differences import difference_table
 from samsvae_core.data.cells import CellData, gene_panel
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.data.splits import split
+from samsvae_core.evaluation.context_evidence import difference_evidence
 from samsvae_core.evaluation.evaluate import EvaluationConfig, evaluate
 from samsvae_core.evaluation.level_evidence import held_by_one
 from samsvae_core.evaluation.mask_evidence import entry_evidence
@@ -47,6 +53,7 @@ from samsvae_core.evaluation.shifts import (
 from samsvae_core.models.bounds import elbo
 from samsvae_core.models.device_rows import Batch, Cells
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE, ModelConfig
+from samsvae_core.models.simulate import Design, simulate
 from samsvae_core.training.config import TrainConfig
 from samsvae_core.training.loop import fit, new_model
 from samsvae_core.training.validation import predictive_bound
@@ -66,7 +73,14 @@ def main() -> None:
     parser.add_argument(
         "what",
         nargs="+",
-        choices=["batch", "papalexi2021", "schraivogel2020", "datlinger2021", "speed"],
+        choices=[
+            "batch",
+            "contexts",
+            "papalexi2021",
+            "schraivogel2020",
+            "datlinger2021",
+            "speed",
+        ],
     )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3000)
@@ -75,6 +89,8 @@ def main() -> None:
     for what in arguments.what:
         if what == "batch":
             batches(arguments.seeds, arguments.steps)
+        elif what == "contexts":
+            lines(arguments.seeds, arguments.steps)
         elif what == "datlinger2021":
             stimulated(arguments.steps)
         elif what == "speed":
@@ -200,15 +216,25 @@ def stimulated(steps: int) -> None:
     """Print how predicted shifts along the stimulation follow the share of stimulated cells."""
     file = DATA / "datlinger2021_jurkat.h5ad"
     found = {}
-    for name, keys in (("without", None), ("with", ["perturbation_2"])):
+    for name, keys, context in (
+        ("without", None, None),
+        ("covariate", ["perturbation_2"], None),
+        ("context", ["perturbation_2"], 0),
+    ):
         data = read_h5ad(file, covariates=keys, join_guides=True)
         data = gene_panel(data, top=1000) if len(data.genes) > 1000 else data
         parts = split(data, seed=0)
-        model = trained(data, parts, 0, steps)
+        model = trained(data, parts, 0, steps, context=context)
         D = torch.eye(len(data.perturbations))
         reference = reference_cells(model, data, parts)
         shift = predicted_shifts(model, reference, D, 64, 0).shift.mean(1)
         found[name] = shift
+        print(name, f"bound {validation_bound(model, data, parts):.3f}", flush=True)
+        if context is not None and data.covariates:
+            levels = data.covariates.levels["perturbation_2"]
+            table = difference_table(model, data.perturbations.tolist(), levels)
+            evidence = difference_evidence(model, data, parts, table, levels)
+            print(table.join(evidence)[table["active"]].round(3).to_string())
     obs = anndata.read_h5ad(file, backed="r").obs.loc[data.cells]
     is_on = (obs["perturbation_2"].astype(str) == "stimulated").to_numpy()
     control = data.conditions == data.control
@@ -221,13 +247,58 @@ def stimulated(steps: int) -> None:
     kept = n >= 20
     for name, shift in found.items():
         r = np.corrcoef(shift[kept] @ along, share[kept])[0, 1]
-        print(f"datlinger2021, {name} covariate: r of shift along stimulation and share {r:+.3f}")
+        print(f"datlinger2021, {name}: r of shift along stimulation and share {r:+.3f}")
 
 
 def control_by_state(data: CellData, is_on: np.ndarray, control: np.ndarray) -> CellData:
     """Return control cells only, the stimulated ones as a condition of their own."""
     names = np.where(is_on, "stimulated", data.control)
     return replace(data, conditions=names, covariates=None).subset(control)
+
+
+# Contexts
+
+
+def lines(n_seeds: int, steps: int) -> None:
+    """Print F1 of differences and masks of simulated screens in two cell lines."""
+    rows = []
+    for seed in range(100, 100 + n_seeds):
+        design = Design(
+            8000, 150, n_perturbations=30, n_latent=6, n_combinations=0, seed=seed, n_contexts=2
+        )
+        data, truth = simulate(design)
+        parts = split(data, seed=seed)
+        for context in (None, 0):
+            model = trained(data, parts, seed, steps, n_latent=10, context=context)
+            masks = (model.mask_probability() > ACTIVE).numpy()
+            differs = np.zeros((2, *masks.shape), bool)
+            if model.contexts is not None:
+                active = model.contexts.probability() > ACTIVE
+                differs = active.view(2, *masks.shape).numpy()
+            whole = masks | differs.any(0)
+            cost = [[-f1(whole[:, k], truth.mask[:, j]) for j in range(6)] for k in range(10)]
+            own, true = linear_sum_assignment(cost)
+            in_order = np.zeros((2, *masks.shape), bool)
+            in_order[0][:, own], in_order[1][:, own] = (
+                truth.mask[:, true],
+                truth.missing.any(0)[:, true],
+            )
+            rows.append(
+                {
+                    "what": "covariate" if context is None else "context",
+                    "bound": validation_bound(model, data, parts),
+                    "F1 of masks": f1(whole, in_order[0]),
+                    "F1 of differences": f1(differs.any(0), in_order[1]),
+                    "differences": int(differs.sum()),
+                    "true ones": int(in_order[1].sum()),
+                }
+            )
+            print(seed, rows[-1], flush=True)
+    print(pd.DataFrame(rows).groupby("what", sort=False).mean().round(3).to_string())
+
+
+def f1(found: np.ndarray, true: np.ndarray) -> float:
+    return float(2 * (found & true).sum() / max(1, found.sum() + true.sum()))
 
 
 # Speed

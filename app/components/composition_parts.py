@@ -13,6 +13,7 @@ from app.figures import gene_plots
 from app.session import choices as choices_module
 from app.session import composition, page, record, results
 from samsvae_core.analysis.compose import Composition
+from samsvae_core.analysis.differences import masks_at
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.evaluation.metrics import pearson
 
@@ -42,14 +43,16 @@ def with_direct(model: Bundle, off: set[int | str]) -> bool:
     return model.model.direct is None or composition.DIRECT not in off
 
 
-def mechanisms_of(model: Bundle, dosages: dict[str, float]) -> tuple[list[int], list[int]]:
+def mechanisms_of(
+    model: Bundle, masks: pd.DataFrame, dosages: dict[str, float]
+) -> tuple[list[int], list[int]]:
     """Return the mechanisms that get a switch of their own, and the others.
 
     The first are up to `MOST_SWITCHES` that any of the perturbations uses, those moved farthest.
     """
     if not model.model.has_shifts:
         return [], []
-    rows = model.masks[model.masks["perturbation"].isin(list(dosages)) & model.masks["active"]]
+    rows = masks[masks["perturbation"].isin(list(dosages)) & masks["active"]]
     sizes = rows.assign(size=rows["effect"].abs()).groupby("mechanism")["size"].sum()
     used = sorted(int(k) for k in sizes.nlargest(MOST_SWITCHES).index)
     return used, [k for k in range(model.model.config.n_latent) if k not in used]
@@ -72,10 +75,12 @@ def comparison(shown: Shown) -> None:
         )
         return
     dosages, off = kept
-    used, others = mechanisms_of(model, dosages)
+    masks = masks_at(model.masks, model.differences, result.level)
+    used, others = mechanisms_of(model, masks, dosages)
     without = [k for k in used if k in off] + (others if composition.REST in off else [])
     direct = with_direct(model, off)
-    other = results.composed(model, dosages, without, result.n_samples, result.cells, direct)
+    asked = without, result.n_samples, result.cells, direct, result.level
+    other = results.composed(model, dosages, *asked)
     record.markdown(f"**A**: {page.plain(named(result))}. **B**: {page.plain(named(other))}.")
     table = results.difference(model, result, other)
     if not table["difference"].any():
@@ -178,6 +183,12 @@ def not_measured(model: Bundle, result: Composition) -> str:
 
 def measured(shown: Shown) -> None:
     model, result = shown.model, shown.result
+    if result.level is not None:
+        record.info(
+            f"This is the prediction at {page.plain(result.level)}. The model keeps measured shifts "
+            "of all levels together: choose their mean to compare."
+        )
+        return
     if result.n_observed == 0:
         record.info(not_measured(model, result))
         return

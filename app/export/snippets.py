@@ -16,6 +16,7 @@ def as_python(model: Bundle, result: Composition, condition: str = "") -> str:
     arguments = [f"without={list(result.without)!r}"]
     arguments += [f"n_samples={result.n_samples}", f"seed={result.seed}"]
     arguments += [] if result.direct else ["direct=False"]
+    arguments += [] if result.level is None else [f"level={result.level!r}"]
     names = "compose, load"
     if condition:
         names = "cells_of, compose, load"
@@ -40,4 +41,5 @@ def as_command(model: Bundle, result: Composition, condition: str = "") -> str:
     parts += ["--samples", str(result.n_samples), "--seed", str(result.seed)]
     parts += ["--start-from", condition] if condition else []
     parts += [] if result.direct else ["--no-direct"]
+    parts += [] if result.level is None else ["--level", result.level]
     return shlex.join([*parts, "--output", "shift.csv"])

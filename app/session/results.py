@@ -54,10 +54,13 @@ def _compose(
     n_samples: int,
     cells: tuple[str, ...] | None,
     direct: bool,
+    level: str | None,
 ) -> Composition:
     with _lock():
         model = load_bundle(path, checksum)
-        return compose.compose(model, dict(dosages), without, n_samples, cells=cells, direct=direct)
+        return compose.compose(
+            model, dict(dosages), without, n_samples, cells=cells, direct=direct, level=level
+        )
 
 
 def composed(
@@ -67,9 +70,10 @@ def composed(
     n_samples: int = 64,
     cells: tuple[str, ...] | None = None,
     direct: bool = True,
+    level: str | None = None,
 ) -> Composition:
     """Return the result of `compose`, cached by bundle and all arguments."""
-    key = tuple(sorted(dosages.items())), tuple(sorted(without)), n_samples, cells, direct
+    key = tuple(sorted(dosages.items())), tuple(sorted(without)), n_samples, cells, direct, level
     return _compose(str(model.path), model.checksum, *key)
 
 
@@ -144,7 +148,8 @@ def _difference(
 def difference(model: Bundle, first: Composition, second: Composition) -> pd.DataFrame:
     """Return the result of `compare`, cached by bundle and compositions."""
     asked = [
-        (c.dosages, c.without, c.cells, c.n_samples, c.seed, c.direct) for c in (first, second)
+        (c.dosages, c.without, c.cells, c.n_samples, c.seed, c.direct, c.level)
+        for c in (first, second)
     ]
     return _difference(first, second, str(model.path), model.checksum, repr(asked))
 

@@ -27,12 +27,14 @@ from app.session import choices as choices_module
 from app.session import compose_widgets, composition, gene_set_tests, page, record, results, url
 from samsvae_core.analysis import gene_rankings
 from samsvae_core.analysis.compose import Composition
+from samsvae_core.analysis.differences import masks_at
 from samsvae_core.analysis.draws import knows_states
 from samsvae_core.analysis.masks import matrix
 from samsvae_core.analysis.support import SUPPORT
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.genesets.enrichment import USUAL
 
+MEAN = ""  # in place of a level: the mean over levels, which the address leaves out
 DRAWS = {"64 draws": 64, "256 draws": 256, "1,024 draws": 1024}
 SLIDERS_ACROSS = 3  # each with its box
 
@@ -162,13 +164,17 @@ class Sum(NamedTuple):
     n_samples: int
     cells: tuple[str, ...] | None
     direct: bool
+    level: str | None  # of the context; None: the mean cell
 
 
 def sum_of(model: Bundle, dosages: dict[str, float]) -> Sum:
     """Draw what goes into the sum, and return it."""
     with st.container(border=True):
         left, right = st.columns([2, 3], gap="large")
-        used, others = mechanisms_of(model, dosages)
+        with left:
+            level = level_of(model)
+        masks = masks_at(model.masks, model.differences, level)
+        used, others = mechanisms_of(model, masks, dosages)
         without: list[int] = []
         direct = True
         with left:
@@ -193,10 +199,28 @@ def sum_of(model: Bundle, dosages: dict[str, float]) -> Sum:
             )
         with right:
             if model.model.has_shifts:
-                contributions(model, dosages, used, without, labels)
+                contributions(model, masks, dosages, used, without, labels)
             else:
                 record.caption(f"{model.title} has no mechanisms to take out of a sum.")
-    return Sum(without, DRAWS[draws or "64 draws"], cells, direct)
+    return Sum(without, DRAWS[draws or "64 draws"], cells, direct, level)
+
+
+def level_of(model: Bundle) -> str | None:
+    """Draw the choice of the context's level and return it; None for the mean cell."""
+    if model.context is None:
+        return None
+    options = [MEAN, *model.levels[model.context]]
+    url.unknown_option("level", options, "level")
+    chosen = st.selectbox(
+        f"Effects at {page.plain(model.context)}",
+        options,
+        format_func=lambda level: "the mean of all levels" if level == MEAN else page.plain(level),
+        key="level",
+        bind="query-params",
+        help="Where this model found that a perturbation acts differently, its effect at that level"
+        " is taken. What the level itself changes of every gene is left at its mean.",
+    )
+    return None if chosen == MEAN else chosen
 
 
 def all_switches(model: Bundle, used: list[int]) -> None:
@@ -231,6 +255,7 @@ def starting_cells(model: Bundle) -> tuple[str, ...] | None:
 
 def contributions(
     model: Bundle,
+    masks: pd.DataFrame,
     dosages: dict[str, float],
     used: list[int],
     without: list[int],
@@ -241,7 +266,7 @@ def contributions(
         rest = "almost nothing moves" if model.direct is None else "direct effects are all they do"
         record.caption(f"None of these perturbations uses a mechanism, so {rest}.")
         return
-    effect = matrix(model.masks, "effect").loc[list(dosages), used]
+    effect = matrix(masks, "effect").loc[list(dosages), used]
     table = pd.DataFrame({name: dose * effect.loc[name] for name, dose in dosages.items()})
     table = table.rename(columns={name: f"{name} (perturbation)" for name in ("sum", "mechanism")})
     table["sum"] = table.sum(axis=1).where([k not in without for k in used], 0.0)
@@ -303,6 +328,8 @@ def answer(model: Bundle, result: Composition) -> None:
         shifts.badge(result.support)
         if left_out := shifts.left_out(result):
             st.badge(f"{left_out} left out: not a prediction of the condition", color="orange")
+        if result.level is not None:
+            st.badge(f"At {page.plain(model.context or '')} {page.plain(result.level)}")
         if result.cells is not None:
             st.badge(f"From {result.n_reference} chosen cells, not from control", color="orange")
     said = (SUPPORT[result.support], shifts.nearest_in_words(result), shifts.fit_in_words(result))

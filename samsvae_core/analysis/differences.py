@@ -51,8 +51,10 @@ def difference_table(
     return table.iloc[order].reset_index(drop=True)
 
 
-def masks_at(masks: pd.DataFrame, differences: pd.DataFrame | None, level: str) -> pd.DataFrame:
-    """Return the table of masks as it is at one level of the context.
+def masks_at(
+    masks: pd.DataFrame, differences: pd.DataFrame | None, level: str | None
+) -> pd.DataFrame:
+    """Return the table of masks as it is at one level of the context; as it was for None.
 
     An entry is active where the common one or the difference of the level is. Columns of evidence
     are those of the common entry; `differs` says where the level has a difference.
