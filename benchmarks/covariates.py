@@ -15,7 +15,8 @@ bound is that of validation cells, in nats, and r that of average effects of tes
 within strata. "contexts" simulates two cell lines, a third of all effects missing in one of them,
 and prints F1 of which effects differ and of masks, with contexts and with the line as covariate
 only. "datlinger2021" prints how much predicted shifts lie along the stimulation where a target has
-more stimulated cells, and which targets differ between stimulated cells and others. One core each. Expected: README, "Covariates".
+more stimulated cells, and which targets differ between stimulated cells and others. One core each.
+Expected: README, "Covariates".
 """
 
 from __future__ import annotations

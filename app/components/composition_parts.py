@@ -185,8 +185,8 @@ def measured(shown: Shown) -> None:
     model, result = shown.model, shown.result
     if result.level is not None:
         record.info(
-            f"This is the prediction at {page.plain(result.level)}. The model keeps measured shifts "
-            "of all levels together: choose their mean to compare."
+            f"This is the prediction at {page.plain(result.level)}. The model keeps measured "
+            "shifts of all levels together: choose their mean to compare."
         )
         return
     if result.n_observed == 0:
