@@ -20,6 +20,8 @@ from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.data.cells import CellData
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.data.splits import split
+from samsvae_core.evaluation import evaluate
+from samsvae_core.evaluation.evaluate import EvaluationConfig
 from samsvae_core.genesets import collections
 from samsvae_core.models import shrinkage
 from samsvae_core.models.samsvae import SAMSVAE
@@ -129,6 +131,19 @@ def let_more_stand_out(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(direct_fit, "PRICE", 4.6)
     patch.setattr(shrinkage, "MOST_OF_ROW", (0.5, 0.4549))
     patch.setattr(shrinkage, "FEWEST_ROWS", 1000)
+
+
+FULL, FEW = evaluate.full_evaluation, EvaluationConfig(8, effect_draws=80, shift_draws=8)
+
+
+def score_quickly(patch: pytest.MonkeyPatch) -> None:
+    """Score trained models with few draws, where no test looks at the figures."""
+    patch.setattr(evaluate, "full_evaluation", functools.partial(FULL, config=FEW))
+
+
+@pytest.fixture
+def quick_scores(monkeypatch):
+    score_quickly(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,9 @@ import scipy.sparse as sp
 from samsvae_core.bundle import bundle as bundles
 from samsvae_core.bundle import opening, soundness
 from samsvae_core.bundle.bundle import Bundle
-from samsvae_core.evaluation import evaluate
 from samsvae_core.pipeline import build, evidence_sweep, train
-from tests.conftest import once
-from tests.views.pages import BRIEF, FULL, KINDS, QUICK, rewritten
+from tests.conftest import once, score_quickly
+from tests.views.pages import BRIEF, KINDS, rewritten
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +35,7 @@ def kind(screen, quick_tables, shared) -> Callable[[str], Bundle]:
         if name == "mechanisms alone":
             size["direct_effects"] = "none"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(evaluate, "full_evaluation", partial(FULL, config=QUICK))
+            score_quickly(patch)
             patch.setattr(evidence_sweep, "EVIDENCE", (0.08, 0.64, 2.56))
             patch.setattr(build, "COLLECTIONS", ())  # gene sets are tested with the small bundle
             train.train(data, screen.parts, path, size, BRIEF, **KINDS[name])
