@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.models.contexts import NEVER
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE
 
@@ -49,6 +50,22 @@ def difference_table(
     )
     order = np.lexsort((mechanism, row // n, row % n))
     return table.iloc[order].reset_index(drop=True)
+
+
+def observed_at(bundle: Bundle, condition: str, level: str) -> pd.DataFrame | None:
+    """Return the measured shift at a level of the context, by gene: shift, se and n.
+
+    Control is that of the same level. None if it was not measured there, or not kept.
+    """
+    table = bundle.if_there("observed_levels.parquet")
+    if table is None:
+        return None
+    rows = table[
+        (table["condition"] == condition)
+        & (table["covariate"] == bundle.context)
+        & (table["level"] == level)
+    ]
+    return None if rows.empty else rows.set_index("gene")[["shift", "se", "n"]].loc[bundle.genes]
 
 
 def masks_at(
