@@ -48,7 +48,11 @@ def by_level(
     )
     styled(figure, dark, 110 + 30 * max(3, len(place)))
     figure.update_yaxes(
-        tickvals=place, ticktext=italic(predicted.index), autorange="reversed", title=None
+        tickvals=place,
+        ticktext=italic(predicted.index),
+        autorange="reversed",
+        title=None,
+        zeroline=False,
     )
     figure.update_xaxes(title_text=axis, zeroline=True)
     return figure
