@@ -14,7 +14,7 @@ from app.figures import style
 from app.session import file_choices, page, record, url
 from samsvae_core.analysis.differences import masks_at
 from samsvae_core.bundle.bundle import Bundle
-from samsvae_core.training.context_fit import FEWEST_CELLS
+from samsvae_core.training.context_fit import DEARER, FEWEST_CELLS
 
 COMMON = "Common effect"
 NONE = "No difference was worth its price: the effects are taken to be the same at every level."
@@ -47,15 +47,17 @@ COLUMNS = mechanisms.COLUMNS | {
 ORDER = ["difference", "difference_sd", "effect", "evidence", "evidence_se", "evidence_n"]
 IN_TABLE = "Evidence is that of the common effect, also where `differs` is ticked."
 DEFINITION = (
-    "A level has a difference where its training cells pay for it: 1.5 times what a mask entry "
-    "costs. Levels that are not listed have the common effect. Evidence: nats per held-out cell "
-    "at that level that predictions lose with the common effect instead."
+    f"Per training cell at its level, a difference has to bring {DEARER:g} times the evidence of a "
+    "mask entry; levels that are not listed have the common effect. Evidence: nats per held-out "
+    "cell at that level that predictions lose with the common effect instead."
 )
+OTHER_PARTS = "Comparison, network and near misses are of the common effects, not of this level."
 
 
 def level_of(model: Bundle) -> str | None:
     """Draw the choice of a level and return it; None for the common effects."""
     if model.context is None:
+        url.unknown_option("context", [], "context")
         return None
     levels = model.levels[model.context]
     url.unknown_option("context", [COMMON, *levels], "context")
@@ -124,9 +126,11 @@ def in_words(found: pd.DataFrame) -> str:
             f"Held-out cells confirm {'it' if n == 1 else 'all of them'} (evidence above two "
             "standard errors)."
         )
-    which = "It has" if n == 1 else f"{open_:,} of them {'has' if open_ == 1 else 'have'}"
+    which = f"{open_:,} of them {'has' if open_ == 1 else 'have'} no"
+    if open_ == n:
+        which = "It has no" if n == 1 else "None of them has"
     return (
-        f"**{which} no held-out evidence above two standard errors** (not ticked as confirmed): "
+        f"**{which} held-out evidence above two standard errors** (not ticked as confirmed): "
         f"{'it' if open_ == 1 else 'they'} may be chance."
     )
 
@@ -237,6 +241,6 @@ def on_map(level: str | None, value: str) -> list[str]:
         "evidence": " Evidence is that of the common effect; that of differences is below.",
     }
     return [
-        f"At {page.plain(level)}. {style.DIFFERS}: the effect differs there from the common one."
-        f"{other.get(value, '')}"
+        f"Entries are those at {page.plain(level)}; {style.DIFFERS} marks effects that differ "
+        f"there from the common one.{other.get(value, '')}"
     ]

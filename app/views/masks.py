@@ -71,6 +71,8 @@ def masks(model: Bundle) -> None:
     else:
         drawn(model, choice, wide, line, titles)
     record.header("Look closer")
+    if choice.level is not None:
+        record.caption(contexts.OTHER_PARTS)
     key, chosen = choices.chosen_names(model)
     parts = {
         "Compare perturbations": partial(compare.comparison, model, key, titles),
@@ -171,7 +173,6 @@ def controls(model: Bundle) -> Choice:
     left, *more, middle, right = st.columns(
         [3, *[2] * has_context, 2, 2], vertical_alignment="bottom"
     )
-    level = None
     for name, what, options, labels in (
         ("colour", "colour", values, LABELS),
         ("rows", "order of rows", orders, ROWS),
@@ -187,9 +188,8 @@ def controls(model: Bundle) -> Choice:
         key=f"colour{kind}",
         bind="query-params",
     )
-    for place in more:
-        with place:
-            level = contexts.level_of(model)
+    with more[0] if more else st.empty():
+        level = contexts.level_of(model)
     search = middle.text_input("Find a perturbation", key="find", bind="query-params")
     with right.popover("Order and filter", icon=":material/tune:", width="stretch"):
         rows = st.selectbox(

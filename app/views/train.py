@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -124,10 +123,7 @@ def choices(reading: Reading, report: Mapping[str, Any]) -> Settings:
         "Latent dimensions. Those that are not needed switch off, so a few too many do no harm: "
         "20, or as many as there are perturbations.",
     )
-    has_masks = MODELS[kind].can_ask_evidence
-    evidence = evidence_asked() if has_masks else 0.16
-    direct = direct_kind(kind, evidence)
-    context = contexts.choice(design.accounted(report)) if can_have_context(kind) else ""
+    effects = of_effects(kind, report)
     n_cells = int(report["n_cells"])
     batch_size = 512
     with st.expander("More choices"):
@@ -163,17 +159,24 @@ def choices(reading: Reading, report: Mapping[str, Any]) -> Settings:
         "--batch-size": str(batch_size),
         "--split": split,
         "--seed": str(seed),
+        **effects,
     }
-    if has_masks:
-        options["--mask-evidence"] = f"{evidence:g}"
-    if direct:
-        options["--direct-effects"] = direct
-    if context:
-        options["--context"] = context
     size = time_estimate.Size(
         n_cells, n_genes_of(reading, report), report["median_counts"], steps, batch_size, hidden
     )
     return Settings(options, size)
+
+
+def of_effects(kind: str, report: Mapping[str, Any]) -> dict[str, str]:
+    """Draw the choices of what effects may be, those that this kind of model has; return them."""
+    has_masks = MODELS[kind].can_ask_evidence
+    evidence = evidence_asked() if has_masks else 0.16
+    direct = direct_kind(kind, evidence)
+    context = contexts.choice(design.accounted(report)) if can_have_context(kind) else ""
+    options = {"--direct-effects": direct, "--context": context}
+    if has_masks:
+        options = {"--mask-evidence": f"{evidence:g}", **options}
+    return {option: value for option, value in options.items() if value}
 
 
 def evidence_asked() -> float:
@@ -289,11 +292,8 @@ def start(reading: Reading, settings: Settings) -> None:
     if not runs.is_name(name):
         st.caption("This is not a valid name for a run.")
     with st.expander("The same from the shell"):
-        given = f" --output runs/{name}" if runs.is_name(name) else ""
-        st.code(
-            " ".join([reading.command("train") + given, *map(shlex.quote, options)]),
-            language="bash",
-        )
+        given = ["--output", f"runs/{name}"] if runs.is_name(name) else []
+        st.code(reading.command("train", [*given, *options]), language="bash")
 
 
 def free_name(reading: Reading, kind: str, taken: list[str]) -> str:

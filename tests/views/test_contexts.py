@@ -2,10 +2,13 @@
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from app.components import contexts
 from app.figures.style import DIFFERS
+from app.server import queue, uploads
 from samsvae_core.analysis.differences import masks_at
+from samsvae_core.cli.main import app as samsvae
 from tests.views.conftest import CONTEXT
 from tests.views.pages import (
     decoded,
@@ -17,7 +20,10 @@ from tests.views.pages import (
     table_with,
     words,
 )
+from tests.views.test_data import at_once, runs
+from tests.views.test_design import UNEVEN, screen
 
+__all__ = ["at_once", "runs"]  # fixtures
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
 WHOLE = {"unused": "false"}
 TAB = {"masks_tab": contexts.PART}
@@ -53,7 +59,8 @@ def test_the_map_at_a_level_marks_what_differs_there(lines, colour):
     assert page.selectbox(key="context").value == "b<b>"
     own = first(lines)
     assert marked(page) == {f"{own['perturbation']}|{own['mechanism']}"}
-    assert f"At b<b>. {DIFFERS}: the effect differs there" in words(page)
+    assert f"Entries are those at b<b>; {DIFFERS} marks effects that differ" in words(page)
+    assert contexts.OTHER_PARTS in words(page)
     hover = figures(page)[0]["data"][1]["text"]
     assert sum("differs there" in text for text in hover) == 1
     page.selectbox(key="context").select("").run()
@@ -108,6 +115,21 @@ def test_differences_are_listed_by_evidence_with_what_is_not_confirmed(lines):
     assert "differences CSV" in [button.key for button in page.get("download_button")]
 
 
+@pytest.mark.parametrize(
+    ("confirmed", "said"),
+    [
+        ([True], "Held-out cells confirm it"),
+        ([True, True], "Held-out cells confirm all of them"),
+        ([False], "**It has no held-out evidence"),
+        ([False, False], "**None of them has held-out evidence"),
+        ([True, False], "**1 of them has no held-out evidence"),
+        ([True, False, False], "**2 of them have no held-out evidence"),
+    ],
+)
+def test_what_held_out_cells_confirm_is_said(confirmed, said):
+    assert contexts.in_words(pd.DataFrame({"confirmed": confirmed})).startswith(said)
+
+
 def test_without_differences_the_effects_are_said_to_be_the_same(lines, edited):
     rewritten(lines, "differences.csv", lines.differences.assign(active=False))
     assert contexts.NONE in words(opened("masks", TAB))
@@ -145,8 +167,64 @@ def test_overview_and_card_say_how_many_differ(lines):
 
 
 def test_models_without_a_context_show_nothing_of_it(models):
-    page = opened("masks")
+    page = opened("masks", {"context": "a"})
+    assert "The address asks for the context a, which is not here." in words(page)
     assert "context" not in [box.key for box in page.selectbox]
     assert contexts.PART not in [tab.label for tab in page.tabs]
     page = opened("perturbation", {"p": "P1"})
     assert not [header.value for header in page.header if header.value.startswith("By ")]
+
+
+# Train
+
+
+@pytest.fixture
+def data(tmp_path, at_once):
+    return screen(tmp_path / "a.h5ad", **{"cell line": UNEVEN, "batch": UNEVEN})
+
+
+def choice(page):
+    return next(box for box in page.selectbox if box.key.startswith("train_context of "))
+
+
+def trained_on(data, **query):
+    page = opened("train", {"data": data, "key": "perturbation", **query})
+    assert finished(page)
+    return page
+
+
+def test_a_context_is_one_of_the_chosen_covariates(data):
+    page = trained_on(data)
+    assert not [box for box in page.selectbox if box.key.startswith("train_context")]
+    page = trained_on(data, covariate=["cell line", "batch"])
+    assert choice(page).options == ["nothing", "cell line", "batch"]
+    assert "--context" not in page.code[0].value
+    choice(page).set_value("cell line").run()
+    assert finished(page)
+    assert page.code[0].value.endswith("'--context=cell line'")
+    assert page.query_params["train_context"] in ("cell line", ["cell line"])
+    assert "differently at a level of cell line" in words(page)
+    page.selectbox(key="train_model").select("cpa-vae").run()
+    assert finished(page)
+    assert "--context" not in page.code[0].value
+
+
+def test_a_context_of_the_address_that_is_no_covariate_is_said(data):
+    page = trained_on(data, covariate=["batch"], train_context="cell line")
+    assert "The address asks for the covariate cell line, which is not here." in words(page)
+    assert choice(page).value == ""
+    page = trained_on(data, covariate=["batch"], train_context="batch")
+    assert page.code[0].value.endswith("--context=batch")
+
+
+def test_the_context_reaches_the_configuration_of_the_run(data, runs, monkeypatch):
+    monkeypatch.setattr(queue, "PROGRAM", ("true",))
+    page = trained_on(data, covariate=["cell line"], train_context="cell line", train_steps="1")
+    page.button(key="start").click().run()
+    assert finished(page)
+    (job,) = queue.look(runs)
+    asked, given = [], ["train", str(uploads.resolve(data)), "--output=x", *job.arguments]
+    monkeypatch.setattr("samsvae_core.cli.train.start", lambda *told: asked.append(told[3]))
+    CliRunner().invoke(samsvae, given)
+    assert asked[0].context == "cell line"
+    assert asked[0].reading.covariates == ("cell line",)
