@@ -55,6 +55,11 @@ def of(report: Mapping[str, Any]) -> list[DesignColumn]:
     return read_json(report["design"])
 
 
+def accounted(report: Mapping[str, Any]) -> list[str]:
+    """Return the columns that the model accounts for."""
+    return [column.name for column in of(report) if column.state == ACCOUNTED]
+
+
 def other_warnings(report: Mapping[str, Any]) -> list[str]:
     """Return the warnings of a report but those on uneven columns, which the design tells."""
     told = uneven_warnings(of(report))

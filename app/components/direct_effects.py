@@ -92,7 +92,10 @@ def in_all(model: Bundle) -> str:
     """Return which direct effects a model has, how many, and what all perturbed cells share."""
     if model.direct is None:
         return NONE
-    kind, found = model.model.config.direct_effects, model.direct[model.direct["active"]]
+    kind, found = (
+        model.model.config.direct_effects,
+        model.direct[model.direct["active"].astype(bool)],
+    )
     n = len(found)
     said = (
         f"Direct effects: {kind}, so {KINDS[kind]}. Of {len(model.direct):,} that are kept, {n:,} "

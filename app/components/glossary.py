@@ -25,6 +25,9 @@ WORDS = {
     "Composition": "Perturbations combined on the page Compose, each at a dosage: their latent "
     "shifts are added up and decoded to genes.",
     "Condition": "The perturbations that a cell received according to its label, or control.",
+    "Context": "A covariate, such as the cell line, by whose levels the effect of a perturbation "
+    "on a mechanism may differ. A level has a difference only where its cells pay the price of "
+    "one; everywhere else the effect is the common one.",
     "Control": "Cells that received a non-targeting guide. All shifts are measured against them.",
     "Covariate": "What a cell comes with beside its perturbation, such as its batch, donor or cell "
     "line. A model that accounts for it has an offset per level and gene, and compares cells of "

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app.components import charts, compare, mechanisms
+from app.components import charts, compare, contexts, mechanisms
 from app.session import composition, page, record, url
 from samsvae_core.analysis import masks as interpretation
 from samsvae_core.analysis import similarity
@@ -33,9 +33,9 @@ NATS = (
 BY_CHANCE = 0.023  # share of a normal distribution above two standard deviations
 
 
-def entries(model: Bundle, wide: pd.DataFrame) -> None:
-    """Draw a table with a row per entry of the map, strongest first."""
-    table, by = model.masks, "probability"
+def entries(model: Bundle, wide: pd.DataFrame, level: str | None = None) -> None:
+    """Draw a table with a row per entry of the map, as at a level, strongest first."""
+    table, by = contexts.masks_there(model, level), "probability"
     if not model.model.has_masks:
         table, by = table.drop(columns=["probability", "active"]), "effect"
     shown = table[table["perturbation"].isin(wide.index) & table["mechanism"].isin(wide.columns)]
@@ -50,7 +50,7 @@ def entries(model: Bundle, wide: pd.DataFrame) -> None:
     )
     record.caption(
         f"{cut(shown, by)}Evidence: {MEANING['evidence'][0].lower()}{MEANING['evidence'][1:]} "
-        f"{NATS}"
+        f"{NATS}" + ("" if level is None else f" {contexts.IN_TABLE}")
     )
     charts.downloads(shown, "masks")
 
@@ -113,7 +113,8 @@ def card(model: Bundle, clicked: str | None, titles: dict[int, str]) -> None:
     title = titles.get(int(mechanism), f"M{mechanism}")
     with st.container(border=True):
         record.markdown(f"**{page.plain(name)}** and **mechanism {page.plain(title)}**")
-        record.markdown(card_text(model, entry) + sentence(model, name))
+        differing = contexts.of_entry(model, name, int(mechanism))
+        record.markdown(card_text(model, entry) + differing + sentence(model, name))
         with st.container(horizontal=True):
             url.link(
                 "perturbation",
@@ -174,11 +175,14 @@ def by_level(entry: pd.Series) -> str:
 
 
 def beside(model: Bundle, name: str) -> str:
-    """Return a sentence on direct effects that stand out, for one without mechanisms, or ""."""
-    n = direct_counts(model).get(name, 0)
-    if not n:
-        return ""
-    return f" It has {n:,} direct effect{' that stands' if n == 1 else 's that stand'} out."
+    """Return what else one without mechanisms does: direct effects, and differences, or ""."""
+    n, found = direct_counts(model).get(name, 0), contexts.active(model)
+    said = f" It has {n:,} direct effect{' that stands' if n == 1 else 's that stand'} out."
+    levels = found.loc[found["perturbation"] == name, "level"].unique()
+    other = (
+        f" At {page.plain(' and '.join(levels))} of {page.plain(model.context)} it does use some."
+    )
+    return (said if n else "") + (other if len(levels) else "")
 
 
 def direct_counts(model: Bundle) -> Counter[str]:

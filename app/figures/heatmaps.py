@@ -10,7 +10,16 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from app.figures.style import BAR_TITLE, INK, MOST_COLUMNS, MOST_DRAWN, NEUTRAL, styled, text
+from app.figures.style import (
+    BAR_TITLE,
+    DIFFERS,
+    INK,
+    MOST_COLUMNS,
+    MOST_DRAWN,
+    NEUTRAL,
+    styled,
+    text,
+)
 
 PALE = [[0, "#f5f7f9"], [1, "#5ab6ea"]]  # dark numbers can be read on all of it
 FEW_COLUMNS = 8  # a map of shares with more has no numbers in its cells
@@ -26,6 +35,7 @@ def mask_map(
     cells: pd.Series | None = None,
     line: pd.DataFrame | None = None,
     notes: Mapping[str, str] = MappingProxyType({}),
+    differs: pd.DataFrame | None = None,
 ) -> go.Figure:
     """Return a map of perturbations x mechanisms, with a marker over each cell to take clicks.
 
@@ -34,7 +44,8 @@ def mask_map(
     magnitude. `marks` are symbols to write into cells; effects get their sign. Each marker has
     "perturbation|mechanism" as its customdata and the mechanism's title from `titles` in its hover.
     On the right are the training `cells` of each row, as bars, and the `line` of the clustering
-    tree. `notes` are texts for the hover of some rows, by perturbation.
+    tree. `notes` are texts for the hover of some rows, by perturbation. `differs` says of each cell
+    whether it gets the symbol DIFFERS.
     """
     signed = value in SIGNED
     values = wide.to_numpy(dtype=float)
@@ -49,6 +60,8 @@ def mask_map(
     if value == "effect":  # the sign of larger effects also as a symbol
         strong = np.where(values > 0, "+", "\u2212")
         marks = pd.DataFrame(np.where(np.abs(values) > 0.1 * limit, strong, ""))
+    if differs is not None:
+        marks = with_symbol(marks, differs)
     heat = go.Heatmap(
         z=shade,
         x=columns,
@@ -67,6 +80,9 @@ def mask_map(
     if notes:
         more = [f"<br>{notes[name]}" if name in notes else "" for name in wide.index]
         texts = [one + more[place // len(columns)] for place, one in enumerate(texts)]
+    if differs is not None:
+        own = differs.to_numpy(bool).ravel().tolist()
+        texts = [one + "<br>differs there" * its for one, its in zip(texts, own, strict=True)]
     hover = "%{y}, mechanism %{x}<br>" + value + " %{text}<extra></extra>"
     figure = clickable(heat, marks, clicks, texts, hover, dark)
     figure.update_yaxes(type="category")
@@ -76,6 +92,15 @@ def mask_map(
         figure.data[1].update(hovertext=np.tile(named, len(rows)), hovertemplate=hover)
     beside(figure, rows, cells, line, dark)
     return figure
+
+
+def with_symbol(marks: pd.DataFrame | None, differs: pd.DataFrame) -> pd.DataFrame:
+    """Return the symbols of cells, with DIFFERS behind those of cells that differ."""
+    more = np.where(differs.to_numpy(bool), DIFFERS, "")
+    if marks is None:
+        return pd.DataFrame(more)
+    before = marks.to_numpy(dtype=str)
+    return pd.DataFrame(np.char.add(before, more))
 
 
 def beside(

@@ -20,6 +20,7 @@ MOST_POINTS = 1_000  # genes in one figure
 MOST_SVG = 5_000  # points; more are drawn by WebGL, which SVG files hold as a picture
 MOST_DRAWN = 2_000  # markers over the cells of a map
 MOST_COLUMNS = 60  # a map with more columns has no symbols in its cells, and smaller gaps
+DIFFERS = "\u25c6"  # marks entries of a map that differ at a level
 MOST_LETTERS = 38  # characters of a title within a figure
 MOST_LABELS = 60  # names beside the points of a map
 BAR_TITLE = {"side": "right", "font": {"size": 13}}  # of a colour bar

@@ -46,10 +46,10 @@ class Reading:
         values = ((name, getattr(self.options, name)) for name in ASKED)
         return [(ASKED[name], x) for name, x in values if x != getattr(ReadOptions, name)]
 
-    def command(self, verb: str = "validate") -> str:
-        """A command line that reads the same, for a shell."""
+    def command(self, verb: str = "validate", options: Sequence[str] = ()) -> str:
+        """A command line that reads the same, with more options, for a shell."""
         more = self.arguments() if verb == "train" else self.reading_arguments()
-        return shlex.join(["samsvae", verb, str(resolve(self.data)), *more])
+        return shlex.join(["samsvae", verb, str(resolve(self.data)), *more, *options])
 
     def with_genes(self, top: int, genes: str = "") -> Reading:
         """The same, of the most variable genes, of all (0), or of a list."""

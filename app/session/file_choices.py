@@ -20,6 +20,7 @@ NAMED = {
     "top": "number of genes",
     "size": "size factor",
     "spread": "column",
+    "train_context": "covariate",
 }  # of parameters
 
 

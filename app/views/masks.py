@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app.components import charts, compare
+from app.components import charts, compare, contexts
 from app.components.mask_entry import MEANING, NATS, card, direct_counts, entries, near_misses
 from app.figures import heatmaps, style
 from app.session import choices, page, record, url
@@ -47,6 +47,7 @@ class Choice(NamedTuple):
     unused: bool  # leave out mechanisms without a mask above the threshold
     idle: bool  # leave out perturbations without one
     search: str
+    level: str | None  # of the context; None for the common effects
 
 
 def masks(model: Bundle) -> None:
@@ -70,11 +71,15 @@ def masks(model: Bundle) -> None:
     else:
         drawn(model, choice, wide, line, titles)
     record.header("Look closer")
+    if choice.level is not None:
+        record.caption(contexts.OTHER_PARTS)
     key, chosen = choices.chosen_names(model)
     parts = {
         "Compare perturbations": partial(compare.comparison, model, key, titles),
-        "Table of entries": partial(entries, model, wide),
+        "Table of entries": partial(entries, model, wide, choice.level),
     }
+    if model.context is not None:
+        parts[contexts.PART] = partial(contexts.everywhere, model, titles)
     if model.model.has_masks:
         names = list(wide.index)
         parts |= {
@@ -95,9 +100,13 @@ def drawn(
 ) -> None:
     """Draw the map, or a part of its rows if there are too many, and the card of a click."""
     rows = part_of(wide)
-    marks = None
+    marks = differs = None
+    at = "" if choice.level is None else f" at {choice.level}"
     if choice.value == "evidence":
         marks = verdicts(model.masks).loc[rows.index, rows.columns]
+    if choice.level is not None:
+        there = contexts.masks_there(model, choice.level)
+        differs = interpretation.matrix(there, "differs").loc[rows.index, rows.columns]
     event = charts.chart(
         heatmaps.mask_map(
             rows,
@@ -108,9 +117,10 @@ def drawn(
             model.perturbations["train"].loc[rows.index],
             line if len(rows) == len(wide) else None,
             direct_in_empty_rows(model),
+            differs,
         ),
         f"masks_{choice.value}",
-        f"Heat map of masks, {len(rows)} perturbations by {rows.shape[1]} mechanisms",
+        f"Heat map of masks{at}, {len(rows)} perturbations by {rows.shape[1]} mechanisms",
         clickable=True,
     )
     record.caption(caption(model, choice, wide))
@@ -159,7 +169,10 @@ def controls(model: Bundle) -> Choice:
     orders = [by for by in ROWS if has_masks or by != "mechanisms"]
     column_orders = [by for by in COLUMN_ORDERS if has_masks or by != "users"]
     kind = "" if has_masks else "_dense"
-    left, middle, right = st.columns([3, 2, 2], vertical_alignment="bottom")
+    has_context = model.context is not None
+    left, *more, middle, right = st.columns(
+        [3, *[2] * has_context, 2, 2], vertical_alignment="bottom"
+    )
     for name, what, options, labels in (
         ("colour", "colour", values, LABELS),
         ("rows", "order of rows", orders, ROWS),
@@ -175,6 +188,8 @@ def controls(model: Bundle) -> Choice:
         key=f"colour{kind}",
         bind="query-params",
     )
+    with more[0] if more else st.empty():
+        level = contexts.level_of(model)
     search = middle.text_input("Find a perturbation", key="find", bind="query-params")
     with right.popover("Order and filter", icon=":material/tune:", width="stretch"):
         rows = st.selectbox(
@@ -203,6 +218,7 @@ def controls(model: Bundle) -> Choice:
         bool(unused),
         bool(idle),
         search.strip(),
+        level,
     )
 
 
@@ -227,7 +243,7 @@ def filters() -> tuple[float, bool, bool]:
 
 def ordered(model: Bundle, choice: Choice) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the values to draw, perturbations x mechanisms in order, and the tree of the rows."""
-    table = model.masks
+    table = contexts.masks_there(model, choice.level)
     probability = interpretation.matrix(table, "probability")
     above = probability > choice.threshold
     alike = probability if model.model.has_masks else interpretation.matrix(table, "effect")
@@ -273,7 +289,7 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
 
 def caption(model: Bundle, choice: Choice, wide: pd.DataFrame) -> str:
     what = "mechanisms" if model.model.has_masks else "latent dimensions"
-    parts = [MEANING[choice.value]]
+    parts = [MEANING[choice.value], *contexts.on_map(choice.level, choice.value)]
     if choice.value == "evidence":
         parts += [
             NATS,

@@ -11,6 +11,7 @@ from app.export.items import Text
 from app.figures import maps, model_plots, style
 from app.session import markdown, record, url
 from app.session import page as state
+from samsvae_core.analysis.differences import differing_in_words
 from samsvae_core.analysis.masks import active_mechanisms, in_use_in_words
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.data.covariates import accounted_in_words
@@ -29,7 +30,11 @@ def overview(model: Bundle) -> None:
     headline(model)
     if model.levels:
         levels = {state.plain(name): found for name, found in model.levels.items()}
-        record.markdown(accounted_in_words(levels))
+        said = accounted_in_words(levels)
+        if model.context is not None:
+            context = state.plain(model.context)
+            said += f" {differing_in_words(context, model.differences)}"
+        record.markdown(said)
     where_next()
     record.header("How good it is on cells it has not seen")
     held_out(model)

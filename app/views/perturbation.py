@@ -11,6 +11,7 @@ import streamlit as st
 from app.components import (
     by_level,
     charts,
+    contexts,
     direct_effects,
     mask_entry,
     mechanisms,
@@ -48,6 +49,7 @@ def perturbation(model: Bundle) -> None:
     summary(model, name, result, table, kind)
     record.header("Through mechanisms")
     mechanisms_moved(model, name)
+    contexts.of_perturbation(model, name)
     record.header("Direct effects")
     direct_effects.of_perturbation(model, name, result)
     record.header("Predicted shift")
@@ -295,6 +297,7 @@ def definitions(model: Bundle) -> str:
         + "Evidence: nats (units of log likelihood) per held-out cell that predictions lose when "
         "an entry in use is switched off, or would gain if another were switched on, with its "
         "standard error over those cells. Empty: not tried."
+        + ("" if model.context is None else " Effects are the common ones; differences are below.")
     )
 
 

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import streamlit as st
 
-from app.components import design, direct_effects, training_monitor
+from app.components import contexts, design, direct_effects, training_monitor
 from app.server import queue, runs, time_estimate, uploads
 from app.server.reading import Reading
 from app.server.sandbox import in_words
 from app.session import brought_files, file_choices, page, training, url
 from samsvae_core.data.cells import DataError
 from samsvae_core.models.variants import MODELS
-from samsvae_core.pipeline.choices import direct_by_default
+from samsvae_core.pipeline.choices import can_have_context, direct_by_default
 from samsvae_core.training.config import TrainConfig
 
 POSTERIORS = {
@@ -76,7 +76,7 @@ class Settings(NamedTuple):
 def new_run(reading: Reading) -> None:
     """Draw the settings of a new run, its estimated cost, and the button that starts it."""
     report = brought_files.validated(reading)
-    file_choices.open_file(reading.data, "train_latents", "train_steps")
+    file_choices.open_file(reading.data, "train_latents", "train_steps", "train_context")
     st.header("A new model", divider="gray")
     held = {
         "cell": report["n_cells"],
@@ -123,9 +123,7 @@ def choices(reading: Reading, report: Mapping[str, Any]) -> Settings:
         "Latent dimensions. Those that are not needed switch off, so a few too many do no harm: "
         "20, or as many as there are perturbations.",
     )
-    has_masks = MODELS[kind].can_ask_evidence
-    evidence = evidence_asked() if has_masks else 0.16
-    direct = direct_kind(kind, evidence)
+    effects = of_effects(kind, report)
     n_cells = int(report["n_cells"])
     batch_size = 512
     with st.expander("More choices"):
@@ -161,15 +159,24 @@ def choices(reading: Reading, report: Mapping[str, Any]) -> Settings:
         "--batch-size": str(batch_size),
         "--split": split,
         "--seed": str(seed),
+        **effects,
     }
-    if has_masks:
-        options["--mask-evidence"] = f"{evidence:g}"
-    if direct:
-        options["--direct-effects"] = direct
     size = time_estimate.Size(
         n_cells, n_genes_of(reading, report), report["median_counts"], steps, batch_size, hidden
     )
     return Settings(options, size)
+
+
+def of_effects(kind: str, report: Mapping[str, Any]) -> dict[str, str]:
+    """Draw the choices of what effects may be, those that this kind of model has; return them."""
+    has_masks = MODELS[kind].can_ask_evidence
+    evidence = evidence_asked() if has_masks else 0.16
+    direct = direct_kind(kind, evidence)
+    context = contexts.choice(design.accounted(report)) if can_have_context(kind) else ""
+    options = {"--direct-effects": direct, "--context": context}
+    if has_masks:
+        options = {"--mask-evidence": f"{evidence:g}", **options}
+    return {option: value for option, value in options.items() if value}
 
 
 def evidence_asked() -> float:
@@ -233,6 +240,7 @@ USUAL = {
     "--seed": "0",
     "--mask-evidence": "0.16",
     "--direct-effects": "sparse",
+    "--context": "",
 }
 
 
@@ -284,8 +292,8 @@ def start(reading: Reading, settings: Settings) -> None:
     if not runs.is_name(name):
         st.caption("This is not a valid name for a run.")
     with st.expander("The same from the shell"):
-        given = f" --output runs/{name}" if runs.is_name(name) else ""
-        st.code(" ".join([reading.command("train") + given, *options]), language="bash")
+        given = ["--output", f"runs/{name}"] if runs.is_name(name) else []
+        st.code(reading.command("train", [*given, *options]), language="bash")
 
 
 def free_name(reading: Reading, kind: str, taken: list[str]) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from samsvae_core.analysis import masks as interpretation
+from samsvae_core.analysis.differences import differing_in_words
 from samsvae_core.analysis.held_out import as_text, figure, metrics_in_words
 from samsvae_core.data.cells import CellData
 from samsvae_core.data.covariates import accounted_in_words
@@ -27,6 +28,7 @@ def model_card(
     notes: list[str],
     frontier: pd.DataFrame | None,
     caution: str = "",
+    differences: pd.DataFrame | None = None,
 ) -> str:
     """Return the model card as Markdown; a `caution` from `fitness`, if any, comes first.
 
@@ -48,6 +50,8 @@ def model_card(
         The levels of evidence that were compared, or None.
     caution
         A reason to distrust the model, or nothing.
+    differences
+        The differences between contexts, if the model has any.
     """
     origin, model, trained = settings["origin"], settings["model_config"], settings["train_config"]
     sizes = ", ".join(f"{int((parts == part).sum()):,} {part}" for part in SPLITS)
@@ -79,7 +83,7 @@ def model_card(
         *knowledge(kind),
         "- Enrichment takes genes as units. It says which gene sets a mechanism resembles, not "
         "that the finding would be reproduced.",
-        f"- {covariates_of(data)}",
+        f"- {covariates_of(data, model.get('context'), differences)}",
         *(f"- {note}" for note in notes),
     ]
     if origin["notes"]:
@@ -87,12 +91,20 @@ def model_card(
     return "\n".join(lines) + "\n"
 
 
-def covariates_of(data: CellData) -> str:
-    """Return what the model accounts for beside the perturbations, as a sentence in Markdown."""
+def covariates_of(
+    data: CellData, context: int | None = None, differences: pd.DataFrame | None = None
+) -> str:
+    """Return what the model accounts for beside the perturbations, in Markdown.
+
+    `context` is the number of the covariate by which effects may differ.
+    """
     if data.covariates is None:
         return "Replicates and batches are not modelled."
     levels = data.covariates.levels
-    return accounted_in_words({as_text(name): found for name, found in levels.items()})
+    said = accounted_in_words({as_text(name): found for name, found in levels.items()})
+    if context is None:
+        return said
+    return f"{said} {differing_in_words(as_text(list(levels)[context]), differences)}"
 
 
 def steps_in_words(settings: dict[str, Any]) -> str:

@@ -68,6 +68,13 @@ def observed_at(bundle: Bundle, condition: str, level: str) -> pd.DataFrame | No
     return None if rows.empty else rows.set_index("gene")[["shift", "se", "n"]].loc[bundle.genes]
 
 
+def differing_in_words(context: str, differences: pd.DataFrame | None) -> str:
+    """Return a sentence on the context of a model, and how many differences it found."""
+    n = 0 if differences is None else int(differences["active"].sum())
+    found = {0: "no difference is", 1: "1 difference is"}.get(n, f"{n:,} differences are")
+    return f"Effects may differ by {context}: {found} active."
+
+
 def masks_at(
     masks: pd.DataFrame, differences: pd.DataFrame | None, level: str | None
 ) -> pd.DataFrame:

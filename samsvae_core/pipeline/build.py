@@ -94,7 +94,7 @@ def build_bundle(
     write_parquet(run / "loadings.parquet", loadings)
     write_csv(run / "masks.csv", masks)
     write_direct(run, model, data, parts)
-    write_differences(run, model, data, parts)
+    differences = write_differences(run, model, data, parts)
     sample = sample_of(len(parts))
     shown = data.subset(sample)
     cells = embedded_cells(model, shown, parts[sample], masks)
@@ -115,7 +115,7 @@ def build_bundle(
     caution = fitness.in_words(fitness.doubts(history, masks, metrics.get("validation"), has_masks))
     frontier = run / "frontier.csv"
     levels = pd.read_csv(frontier) if frontier.exists() else None
-    card = model_card(settings, data, parts, masks, metrics, notes, levels, caution)
+    card = model_card(settings, data, parts, masks, metrics, notes, levels, caution, differences)
     atomic_write(run / "card.md", card.encode())
     write_manifest(run, {**settings["origin"], "file": data.source["file"]}, device)
 
@@ -136,17 +136,21 @@ def write_direct(run: Path, model: SAMSVAE, data: CellData, parts: np.ndarray) -
             write_csv(run / name, frame)
 
 
-def write_differences(run: Path, model: SAMSVAE, data: CellData, parts: np.ndarray) -> None:
-    """Write the table of differences between contexts, if the model has any."""
+def write_differences(
+    run: Path, model: SAMSVAE, data: CellData, parts: np.ndarray
+) -> pd.DataFrame | None:
+    """Write and return the table of differences between contexts, if the model has any."""
     (run / "differences.csv").unlink(missing_ok=True)
     context = model.config.context
     if context is None or data.covariates is None:
-        return
+        return None
     levels = list(data.covariates.levels.values())[context]
     table = difference_table(model, data.perturbations.tolist(), levels)
-    if table is not None:
-        evidence = difference_evidence(model, data, parts, table, levels)
-        write_csv(run / "differences.csv", table.join(evidence))
+    if table is None:
+        return None
+    table = table.join(difference_evidence(model, data, parts, table, levels))
+    write_csv(run / "differences.csv", table)
+    return table
 
 
 def perturbation_table(data: CellData, parts: np.ndarray) -> pd.DataFrame:

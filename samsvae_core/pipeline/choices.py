@@ -15,13 +15,18 @@ def direct_by_default(model: str, evidence: float | None) -> str:
     return "none" if evidence is None else MODELS[model].direct_by_default
 
 
+def can_have_context(model: str) -> bool:
+    """Return whether effects of this kind of model may differ between the levels of a covariate."""
+    return model == "sams-vae"
+
+
 def context_number(
     levels: Mapping[str, Sequence[str]], context: str | None, model: str
 ) -> int | None:
     """Return the number of the covariate that is a context; raises DataError if it cannot be."""
     if context is None:
         return None
-    if model != "sams-vae":
+    if not can_have_context(model):
         raise DataError(
             f"--context is {context!r}, and {MODELS[model].title} cannot tell which mechanism "
             "differs between contexts. Leave it out, or choose --model sams-vae."

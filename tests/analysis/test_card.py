@@ -52,6 +52,13 @@ def test_the_card_tells_what_the_model_accounts_for(tiny, screen):
         f"Accounts for {as_text('<b>batch</b>')} (2 levels): shifts are those of the mean cell "
         "over its levels."
     )
+    active = pd.DataFrame({"active": [True, False, True]})
+    assert covariates_of(replace(screen.data, covariates=one), 0, active) == (
+        f"{told} Effects may differ by {as_text('<b>batch</b>')}: 2 differences are active."
+    )
+    assert covariates_of(replace(screen.data, covariates=one), 0, active[:1]).endswith(
+        ": 1 difference is active."
+    )
     assert covariates_in_words({"a": "xyz", "b": "x", "c": "xy"}) == (
         "a (3 levels), b (1 level) and c (2 levels)"
     )

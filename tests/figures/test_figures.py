@@ -43,6 +43,16 @@ def test_evidence_is_coloured_by_its_signed_root_and_says_what_was_not_tried():
     assert heat.text.tolist() == [["+", "", "x"]]
 
 
+def test_cells_that_differ_have_a_symbol_behind_their_own_and_say_so():
+    wide = pd.DataFrame([[-2.0, 1.0, 0.1]], index=["A"], columns=[0, 1, 2])
+    differs = pd.DataFrame([[True, False, True]], index=["A"], columns=[0, 1, 2])
+    heat, marks = heatmaps.mask_map(wide, "effect", False, differs=differs).data
+    assert heat.text.tolist() == [["\u2212\u25c6", "+", "\u25c6"]]
+    assert list(marks.text) == ["-2.00<br>differs there", "+1.00", "+0.10<br>differs there"]
+    heat, _ = heatmaps.mask_map(wide.abs() / 2, "probability", False, differs=differs).data
+    assert heat.text.tolist() == [["\u25c6", "", "\u25c6"]]
+
+
 def test_a_map_without_any_evidence_is_drawn_all_the_same():
     wide = pd.DataFrame([[np.nan, np.nan]], index=["A"], columns=[0, 1])
     assert set(heatmaps.mask_map(wide, "evidence", False).data[1].text) == {"not tried"}

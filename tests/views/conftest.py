@@ -15,9 +15,21 @@ import scipy.sparse as sp
 from samsvae_core.bundle import bundle as bundles
 from samsvae_core.bundle import opening, soundness
 from samsvae_core.bundle.bundle import Bundle
+from samsvae_core.data.h5ad import read_h5ad
+from samsvae_core.models.device_rows import Cells
+from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.pipeline import build, evidence_sweep, train
-from tests.conftest import once, score_quickly
+from samsvae_core.training import loop
+from tests.conftest import BATCHES, MODEL, once, score_quickly
 from tests.views.pages import BRIEF, KINDS, rewritten
+
+CONTEXT = "*cell* <b>line</b>"
+PLANTED = (  # perturbation, level, mechanism, logit of the mask, difference
+    (0, 1, 0, 4.0, -1.5),
+    (0, 0, 1, 2.0, 1.0),
+    (1, 2, 0, 3.0, 0.8),
+    (2, 0, 0, -2.0, 0.5),
+)
 
 
 @pytest.fixture(scope="session")
@@ -121,3 +133,37 @@ def calibrated(models) -> Bundle:
         pd.DataFrame({"gene": model.genes, "model_error": np.linspace(0.1, 2, 40)}),
     )
     return opening.load(models / "tiny")
+
+
+@pytest.fixture(scope="session")
+def with_context(screen, batches_file, quick_tables, tmp_path_factory) -> Bundle:
+    """Return a bundle with a context and four planted differences, three of them active."""
+
+    def planted(model: SAMSVAE, _: Cells) -> None:
+        found, n = model.contexts, model.config.n_perturbations
+        for t, level, k, logit, size in PLANTED:
+            row = level * n + t
+            found.logit[row, k], found.loc[row, k], found.scale[row, k] = logit, size, 0.2
+
+    data = read_h5ad(batches_file, covariates=["batch"])
+    data = replace(data, covariates=replace(data.covariates, levels={CONTEXT: BATCHES}))
+    run = tmp_path_factory.mktemp("models") / "lines"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "fit_contexts", planted)
+        return train.train(data, screen.parts, run, MODEL, BRIEF, context=CONTEXT)
+
+
+@pytest.fixture
+def lines(with_context, tmp_path, monkeypatch) -> Bundle:
+    """Return the dashboard's only bundle: one that is confirmed, one that is not, one untried."""
+    folder = tmp_path / "lines"
+    shutil.copytree(with_context.path, folder / "lines")
+    monkeypatch.setenv("SAMSVAE_MODELS", str(folder))
+    bundle = opening.load(folder / "lines")
+    table = bundle.differences.copy()
+    on = table.index[table["active"]]
+    table.loc[on, "evidence"] = [0.1, 0.9, np.nan]
+    table.loc[on, "evidence_se"] = [0.2, 0.1, np.nan]
+    table.loc[on, "evidence_n"] = [1, 30, 0]
+    rewritten(bundle, "differences.csv", table)
+    return opening.load(folder / "lines")

@@ -324,3 +324,10 @@ def test_one_without_a_mechanism_is_compared_by_its_direct_effects(one_model, ti
     expected = shifts.corr()[name].drop(name)
     assert table["r_predicted"].to_dict() == pytest.approx(expected.to_dict(), abs=1e-3)
     assert "its predicted shift is what its direct effects do" in words(page)
+
+
+def test_overview_opens_where_not_one_direct_effect_is_kept(models, edited):
+    with_table(models, lambda table: table[:0])
+    page = opened("overview")
+    assert finished(page)
+    assert "Of 0 that are kept, 0 stand out" in words(page)
