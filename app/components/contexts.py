@@ -236,8 +236,8 @@ def on_map(level: str | None, value: str) -> list[str]:
     if level is None:
         return []
     other = {
-        "probability": " Probability is that of the difference, if that is larger; "
-        "Signed effect shows what is left there.",
+        "probability": " Probability: that the common effect or the difference is there, and the "
+        "difference does not take it away.",
         "evidence": " Evidence is that of the common effect; that of differences is below.",
     }
     return [

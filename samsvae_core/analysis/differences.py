@@ -14,6 +14,7 @@ import torch
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.models.contexts import NEVER
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE
+from samsvae_core.training.context_fit import NOTHING
 
 
 def difference_table(
@@ -80,8 +81,9 @@ def masks_at(
 ) -> pd.DataFrame:
     """Return the table of masks as it is at one level of the context; as it was for None.
 
-    An entry is active where the common one or the difference of the level is. Columns of evidence
-    are those of the common entry; `differs` says where the level has a difference.
+    An entry is active where the common one or the difference of the level is, unless the difference
+    takes the effect away (less than NOTHING is left). Columns of evidence are those of the common
+    entry; `differs` says where the level has a difference.
     """
     found = masks.assign(differs=False)
     if differences is None:
@@ -92,10 +94,12 @@ def masks_at(
     there = own["difference"].notna().to_numpy()
     differs = own["active"].eq(True).to_numpy()
     found["differs"] = differs
-    found["active"] = found["active"].to_numpy(bool) | differs
+    taken = differs & (own["effect"].abs() < NOTHING).to_numpy()
+    found["active"] = (found["active"].to_numpy(bool) | differs) & ~taken
     found.loc[there, "effect"] = own["effect"].to_numpy()[there]
     sd = np.hypot(found["effect_sd"], own["difference_sd"].to_numpy())
     found.loc[there, "effect_sd"] = sd[there]
-    chance = np.maximum(found["probability"], own["probability"].to_numpy())
+    common, other = found["probability"], own["probability"].to_numpy()
+    chance = np.where(taken, common * (1 - other), np.maximum(common, other))
     found.loc[there, "probability"] = chance[there]
     return found

@@ -60,11 +60,43 @@ def test_masks_at_a_level_have_its_differences(bundle):
     found = masks_at(bundle.masks, bundle.differences, one["level"])
     row = (found["perturbation"] == one["perturbation"]) & (found["mechanism"] == one["mechanism"])
     assert found.loc[row, "differs"].all()
-    assert found.loc[row, "active"].all()
+    assert (found.loc[row, "active"] == (abs(one["effect"]) > 0.3)).all()
     np.testing.assert_allclose(found.loc[row, "effect"], one["effect"])
     pd.testing.assert_frame_equal(
         masks_at(bundle.masks, bundle.differences, None).drop(columns="differs"), bundle.masks
     )
+
+
+def test_a_difference_that_takes_an_effect_away_leaves_no_entry():
+    masks = pd.DataFrame(
+        {
+            "perturbation": ["A", "A", "B"],
+            "mechanism": [0, 1, 0],
+            "probability": [0.9, 0.1, 0.9],
+            "effect": [2.0, 0.0, 2.0],
+            "effect_sd": [0.3, 0.1, 0.3],
+            "active": [True, False, True],
+        }
+    )
+    differences = pd.DataFrame(
+        {
+            "perturbation": ["A", "A"],
+            "level": "x",
+            "mechanism": [0, 1],
+            "probability": [0.8, 0.7],
+            "difference": [-1.9, 1.0],
+            "difference_sd": [0.4, 0.2],
+            "effect": [0.1, 1.0],
+            "active": True,
+        }
+    )
+    found = masks_at(masks, differences, "x")
+    assert found["active"].tolist() == [False, True, True]
+    assert found["differs"].tolist() == [True, True, False]
+    np.testing.assert_allclose(found["probability"], [0.9 * 0.2, 0.7, 0.9])
+    np.testing.assert_allclose(found["effect"], [0.1, 1.0, 2.0])
+    np.testing.assert_allclose(found["effect_sd"], [0.5, np.hypot(0.1, 0.2), 0.3])
+    assert masks_at(masks, differences, "y")["active"].equals(masks["active"])
 
 
 def test_composed_at_each_level_and_at_the_mean(bundle):
