@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,15 +15,19 @@ import pytest
 import torch
 from streamlit.components.v2 import manifest_scanner
 
+from samsvae_core.bundle import opening
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.data.cells import CellData
 from samsvae_core.data.h5ad import read_h5ad
 from samsvae_core.data.splits import split
+from samsvae_core.evaluation import evaluate
+from samsvae_core.evaluation.evaluate import EvaluationConfig
 from samsvae_core.genesets import collections
 from samsvae_core.models import shrinkage
 from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.models.simulate import Design, Truth, simulate, write_h5ad
 from samsvae_core.pipeline import build, train
+from samsvae_core.system.files import locked
 from samsvae_core.training import direct_fit
 from samsvae_core.training.config import TrainConfig
 
@@ -68,13 +73,32 @@ def _packages_looked_through_once():
 
 
 @pytest.fixture(scope="session")
-def screen(tmp_path_factory) -> Screen:
+def shared(tmp_path_factory) -> Path:
+    """Return a folder of all processes that run these tests, for what is made once: see `once`."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def once(path: Path, make: Callable[[], object]) -> Path:
+    """Return the path once its file or bundle is there; the first process to ask makes it."""
+    path.parent.mkdir(exist_ok=True)
+    with locked(path.with_name(f"{path.name}.lock")):
+        if not (path / "manifest.json" if path.is_dir() else path).exists():
+            make()
+    return path
+
+
+@pytest.fixture(scope="session")
+def screen(shared) -> Screen:
     hallmark = collections.load_collection("hallmark").sets
     interferon = hallmark["HALLMARK_INTERFERON_GAMMA_RESPONSE"][:20]
     genes = [*interferon, *hallmark["HALLMARK_E2F_TARGETS"][:20]]
     data, truth = simulate(DESIGN)
-    path = tmp_path_factory.mktemp("screen") / "screen.h5ad"
-    write_h5ad(replace(data, genes=np.array(genes)), truth, path)
+    named = replace(data, genes=np.array(genes))
+    path = shared / "screen.h5ad"
+    once(path, lambda: write_h5ad(named, truth, path))
     data = read_h5ad(path)
     return Screen(path, data, truth, split(data))
 
@@ -109,34 +133,48 @@ def let_more_stand_out(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(shrinkage, "FEWEST_ROWS", 1000)
 
 
+FULL, FEW = evaluate.full_evaluation, EvaluationConfig(8, effect_draws=80, shift_draws=8)
+
+
+def score_quickly(patch: pytest.MonkeyPatch) -> None:
+    """Score trained models with few draws, where no test looks at the figures."""
+    patch.setattr(evaluate, "full_evaluation", functools.partial(FULL, config=FEW))
+
+
+@pytest.fixture
+def quick_scores(monkeypatch):
+    score_quickly(monkeypatch)
+
+
 @pytest.fixture(scope="session")
-def tiny(screen, quick_tables, tmp_path_factory) -> Bundle:
+def tiny(screen, quick_tables, shared) -> Bundle:
     """Return the bundle; no test may change it or its files."""
-    run = tmp_path_factory.mktemp("models") / "tiny"
+    run = shared / "only tiny" / "tiny"
     with pytest.MonkeyPatch.context() as patch:
         let_more_stand_out(patch)
-        return train.train(screen.data, screen.parts, run, MODEL, TRAINING)
+        once(run, lambda: train.train(screen.data, screen.parts, run, MODEL, TRAINING))
+    return opening.load(run)
 
 
 BATCHES = ("a", "b<b>", "c|c")  # names as hostile as labels may be
 
 
 @pytest.fixture(scope="session")
-def batches_file(screen, tmp_path_factory) -> Path:
+def batches_file(screen, shared) -> Path:
     """Return the file of the screen with a column batch, the third of the cells of each."""
     cells = anndata.read_h5ad(screen.path)
     cells.obs["batch"] = np.resize(np.array(BATCHES), cells.n_obs)
-    path = tmp_path_factory.mktemp("batches") / "batches.h5ad"
-    cells.write_h5ad(path)
-    return path
+    path = shared / "batches.h5ad"
+    return once(path, lambda: cells.write_h5ad(path))
 
 
 @pytest.fixture(scope="session")
-def batched(screen, batches_file, quick_tables, tmp_path_factory) -> Bundle:
+def batched(screen, batches_file, quick_tables, shared) -> Bundle:
     """Return a bundle that accounts for batches; no test may change it or its files."""
     data = read_h5ad(batches_file, covariates=["batch"])
-    run = tmp_path_factory.mktemp("models") / "batched"
-    return train.train(data, screen.parts, run, MODEL, replace(TRAINING, steps=30))
+    run, brief = shared / "only batched" / "batched", replace(TRAINING, steps=30)
+    once(run, lambda: train.train(data, screen.parts, run, MODEL, brief))
+    return opening.load(run)
 
 
 @pytest.fixture

@@ -183,10 +183,10 @@ def not_measured(model: Bundle, result: Composition) -> str:
 
 def measured(shown: Shown) -> None:
     model, result = shown.model, shown.result
-    if result.level is not None:
+    if result.level is not None and result.n_observed == 0:
         record.info(
-            f"This is the prediction at {page.plain(result.level)}. The model keeps measured "
-            "shifts of all levels together: choose their mean to compare."
+            f"{page.plain(result.condition)} was not measured at {page.plain(result.level)}, with "
+            "controls to compare with: choose the mean of all levels to compare."
         )
         return
     if result.n_observed == 0:

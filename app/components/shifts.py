@@ -144,11 +144,14 @@ def uncalibrated(model: Bundle, result: Composition) -> str:
     """Return why a composition has no calibrated interval in a model that has them, or ""."""
     if model.calibration is None or result.table["calibrated_lower"].notna().any():
         return ""
-    left = left_out(result)
-    why = f"{left.lower()} are left out" if left else "the prediction starts from other cells"
+    why = "the prediction starts from other cells"
+    if left := left_out(result):
+        why = f"{left.lower()} are left out"
+    elif result.level is not None:
+        why = "the prediction is of one level"
     return (
         f" There is no calibrated interval, because {why}: it was checked only on whole "
-        "predictions from control cells."
+        "predictions from control cells, of all levels."
     )
 
 
@@ -226,6 +229,7 @@ def against_observed(model: Bundle, result: Composition) -> None:
         record.caption(
             f"Observed: {scale(model).observed} of {result.n_observed:,} cells with this condition "
             f"and {n_control:,} control cells, all splits. "
+            + ("" if result.level is None else f"Only those at {page.plain(result.level)}. ")
             + within_strata(model)
             + (
                 f"{trained:,} cells with it were trained on, so this shows fit, not prediction "

@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from app.components import (
+    by_level,
     charts,
     contexts,
     direct_effects,
@@ -59,6 +60,7 @@ def perturbation(model: Bundle) -> None:
         "perturbation_tab",
         {
             "Predicted and observed": partial(observed, model, name, result),
+            **by_level.part(model, result),
             "Table of all genes": partial(shifts.numbers, model, result),
             "Perturbations like it": partial(nearest, model, name),
         },

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from samsvae_core.analysis.differences import observed_at
 from samsvae_core.analysis.draws import drawn_arms, starting_states, summary
 from samsvae_core.analysis.support import (
     SUPPORT,
@@ -150,8 +151,9 @@ def compose(
         Whether direct effects are included; without them, calibrated intervals are NaN.
     level
         The level of the bundle's context at which effects are taken; None for those of the mean
-        cell. At a level, measured shifts and calibrated intervals are NaN, because the bundle has
-        those of all levels together. What the level changes of every gene is left at its mean.
+        cell. Measured shifts are then those at the level, where the bundle has them. Calibrated
+        intervals and the measured interaction, of all levels together, are NaN. What the level
+        changes of every gene is left at its mean.
     """
     dosages = checked_dosages(bundle, dosages)
     without = checked_mechanisms(bundle, without)
@@ -162,11 +164,16 @@ def compose(
     arms = [given] + [{name: dose} for name, dose in given.items() if len(given) > 1]
     draws, through = drawn_arms(bundle, arms, without, n_samples, seed, used, direct, level)
     name = condition_name(given, bundle.control)
-    observed = bundle.observed_shift(name) if given and level is None else None
+    observed = None
+    if given:
+        at_level = None if level is None else observed_at(bundle, name, level)
+        observed = bundle.observed_shift(name) if level is None else at_level
     if bundle.model.direct is None or not direct:
         through = draws.mean(1)  # exactly the shift
     is_whole = used is None and not without and direct and level is None
     table = shift_table(bundle, given, draws, through[0], observed, is_whole)
+    if level is not None:  # that is of all levels together
+        table[["observed_interaction", "observed_interaction_se"]] = np.nan
     return Composition(
         condition=name,
         dosages=dosages,
@@ -229,7 +236,7 @@ def shift_table(
         table["shift"] - reach,
         table["shift"] + reach,
     )
-    measured = observed_interaction(bundle, given if observed is not None else {})
+    measured = observed_interaction(bundle, given)
     table["observed_interaction"], table["observed_interaction_se"] = measured
     return table
 

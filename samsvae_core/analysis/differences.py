@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.models.contexts import NEVER
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE
 
@@ -56,6 +57,22 @@ def differing_in_words(context: str, differences: pd.DataFrame | None) -> str:
     n = 0 if differences is None else int(differences["active"].sum())
     found = {0: "no difference is", 1: "1 difference is"}.get(n, f"{n:,} differences are")
     return f"Effects may differ by {context}: {found} active."
+
+
+def observed_at(bundle: Bundle, condition: str, level: str) -> pd.DataFrame | None:
+    """Return the measured shift at a level of the context, by gene: shift, se and n.
+
+    Control is that of the same level. None if it was not measured there, or not kept.
+    """
+    table = bundle.if_there("observed_levels.parquet")
+    if table is None:
+        return None
+    rows = table[
+        (table["condition"] == condition)
+        & (table["covariate"] == bundle.context)
+        & (table["level"] == level)
+    ]
+    return None if rows.empty else rows.set_index("gene")[["shift", "se", "n"]].loc[bundle.genes]
 
 
 def masks_at(

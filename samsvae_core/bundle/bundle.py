@@ -262,8 +262,7 @@ class Bundle:
     def observed_shift(self, condition: str, split: str = "all") -> pd.DataFrame | None:
         """Return the measured shift against control with its standard error; None if not measured.
 
-        `split` is "all" or "test". The squares of the two standard errors add up. With covariates,
-        control is that of the same strata, with the same weights.
+        `split` is "all" or "test". With covariates, control is that of the same strata.
         """
         perturbed = self.observed_level(condition, split)
         control = self.control_level(condition, split)
@@ -333,8 +332,7 @@ class Bundle:
     def align(self, data: CellData) -> CellData:
         """Return the same cells with genes, perturbations and levels in the order of the bundle.
 
-        Genes are matched by name, or by id if the names differ. Raises DataError for missing genes
-        and covariates, and for unknown perturbations.
+        Genes are matched by name or id. Raises DataError for what the data lack or the bundle.
         """
         return aligned(data, self.known)
 

@@ -133,6 +133,18 @@ OPTIONAL: dict[str, Table | None] = {
     "shared.csv": Table(
         {"gene": TEXT, "effect": NUMBER, "effect_sd": SIZE, "probability": SHARE}, key=("gene",)
     ),
+    "observed_levels.parquet": Table(  # shifts within each level of a covariate
+        {
+            "condition": TEXT,
+            "covariate": TEXT,
+            "level": TEXT,
+            "gene": TEXT,
+            "shift": f"{NUMBER}?",
+            "se": f"{SIZE}?",
+            "n": COUNT,
+        },
+        key=("condition", "covariate", "level", "gene"),
+    ),
     "differences.csv": Table(  # between the levels of a context
         {
             "perturbation": TEXT,

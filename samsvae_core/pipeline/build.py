@@ -39,6 +39,8 @@ from samsvae_core.system.files import atomic_write
 
 N_EMBEDDED = 6000  # cells in the UMAP; more would not be more readable
 UMAP_NEIGHBOURS = 15
+MOST_BY_LEVEL = 2_000_000  # rows of the table of shifts by level
+FEWEST_AT_LEVEL = 5  # cells of a condition, and controls, that are compared at a level
 N_LATENT = 50  # most latent dimensions stored of these cells; beyond that, those in use
 SAMPLE_SEED = (0, 1)  # another seed than the splits', whose first cells it would draw
 COLLECTIONS = ("hallmark", "reactome", "wikipathways")
@@ -81,6 +83,7 @@ def build_bundle(
     atomic_write(run / "reference.safetensors", save(reference._asdict()))
     genes, observed = data.genes.tolist(), observed_table(data, parts)
     write_parquet(run / "observed.parquet", observed)
+    write_levels(run, data)
     names = data.perturbations.tolist()
     alone = all_shifts.observed_alone(observed, genes, names, data.control)
     made = all_shifts.make(model, reference, alone)
@@ -193,6 +196,41 @@ def observed_table(data: CellData, parts: np.ndarray) -> pd.DataFrame:
         for name, columns in levels_of(data, variance, np.flatnonzero(kept))
     ]
     return pd.concat(frames, ignore_index=True)
+
+
+def write_levels(run: Path, data: CellData) -> None:
+    """Write the shift of each condition within each level of a covariate, if that is not much.
+
+    Control is that of the same level, and of the same strata of the other covariates.
+    """
+    path, covariates = run / "observed_levels.parquet", data.covariates
+    path.unlink(missing_ok=True)
+    if covariates is None:
+        return
+    n_levels = sum(map(len, covariates.levels.values()))
+    if len(set(data.conditions)) * n_levels * len(data.genes) > MOST_BY_LEVEL:
+        return
+    variance = variance_of(data)
+    frames = [
+        pd.DataFrame(
+            {
+                "condition": found.condition,
+                "covariate": name,
+                "level": level,
+                "gene": data.genes,
+                "shift": found.level - found.control_level,
+                "se": np.hypot(found.se, found.control_se),
+                "n": found.n,
+            }
+        )
+        for name, levels in covariates.levels.items()
+        for level in levels
+        for found in measured(
+            data, variance, np.flatnonzero(covariates.labels(name) == level), FEWEST_AT_LEVEL
+        )
+    ]
+    if frames:
+        write_parquet(path, pd.concat(frames, ignore_index=True))
 
 
 def plain_levels(

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -29,7 +30,9 @@ from samsvae_core.models.samsvae import ACTIVE, MIN_EVIDENCE, SAMSVAE
 DEARER = 1.5  # price of a difference per cell of its level, over that of a mask entry
 UNPRICED = 0.16  # nats per cell where masks have no price
 FEWEST_CELLS = 5  # of a perturbation at a level, from which its effect is asked
-MOST_CELLS = 400  # of these, at which it is
+CELLS = 25, 400  # of these, at which it is, at least and at most
+MOST_DECODED = 5_000_000  # cells decoded, as in two thousand steps
+MOST_ENTRIES = 10_000  # beyond, levels are asked only for mechanisms that a perturbation uses
 ROUNDS = 2  # the second starts from the differences of the first
 FAR = torch.arange(-4.0, 5.0)  # steps tried, in standard deviations of the basal state
 NEAR = torch.tensor([-0.5, -0.25, 0.0, 0.25, 0.5])  # and around the best of them
@@ -54,23 +57,26 @@ def fit_contexts(model: SAMSVAE, cells: Cells) -> None:
     contexts, context = model.contexts, model.config.context
     if contexts is None or context is None or cells.levels is None:
         return
-    groups = cells_of(model, cells, context)
-    used = (model.mask_probability() > ACTIVE).any(0).nonzero()[:, 0]
+    on = model.mask_probability() > ACTIVE
+    asked = on.any(0).expand_as(on)
+    if int(asked.sum()) * contexts.n_levels > MOST_ENTRIES:
+        asked = on
+    tries = int(asked.sum()) * contexts.n_levels * ROUNDS * (1 + len(FAR) + len(NEAR))
+    groups = cells_of(model, cells, context, int(np.clip(MOST_DECODED // max(1, tries), *CELLS)))
     n, s2 = model.config.n_perturbations, model.config.embedding_scale**2
     for t in range(n):
         at = {c: groups[t, c] for c in range(contexts.n_levels) if (t, c) in groups}
         rows = torch.tensor([c * n + t for c in at], device=model.device)
         price = prices(model, t, torch.tensor([float(size) for _, size in at.values()]))
-        if len(at) < 2 or not len(used):
+        if len(at) < 2:
             continue
-        on = model.mask_probability()[t] > ACTIVE
         for _ in range(ROUNDS):
-            for k in used.tolist():
+            for k in asked[t].nonzero()[:, 0].tolist():
                 reached = torch.stack(
                     [level_effect(model, cells, t, k, c * n + t, *at[c]) for c in at]
                 ).cpu()
                 effect, curvature = reached[:, 0], reached[:, 1]
-                found = partition(effect, curvature, price, own(model, t, k), bool(on[k]))
+                found = partition(effect, curvature, price, own(model, t, k), bool(on[t, k]))
                 keep(model, contexts, t, k, rows, found, curvature + 1 / s2, price)
 
 
@@ -86,9 +92,9 @@ def prices(model: SAMSVAE, t: int, sizes: Float[Tensor, " L"]) -> Float[Tensor, 
 
 
 def cells_of(
-    model: SAMSVAE, cells: Cells, context: int
+    model: SAMSVAE, cells: Cells, context: int, most: int
 ) -> dict[tuple[int, int], tuple[Int[Tensor, " N"], int]]:
-    """Return, per perturbation and level with enough cells, some of these and their number."""
+    """Return, per perturbation and level with enough cells, `most` of these and their number."""
     assert cells.levels is not None
     parts = []
     for index in torch.arange(len(cells), device=cells.device).split(CELLS_AT_ONCE):
@@ -103,7 +109,7 @@ def cells_of(
     groups = {}
     for key, members in zip(*split_by(which[order], cell[order]), strict=True):
         if key >= 0 and len(members) >= FEWEST_CELLS:
-            some = members[:MOST_CELLS].sort().values.to(cells.device)
+            some = members[:most].sort().values.to(cells.device)
             groups[divmod(key, n_levels)] = some, len(members)
     return groups
 
@@ -128,7 +134,7 @@ def level_effect(
     coarse = torch.cat([FAR, torch.tensor([-present - own(model, t, k)])])
     best = coarse[gains(model, cells, t, k, coarse, members).argmax()]
     fine = best + NEAR
-    gain = gains(model, cells, t, k, fine, members).double().cpu() * size / len(members)
+    gain = gains(model, cells, t, k, fine, members).double() * size / len(members)
     # least squares of a parabola in the distance from the best step
     near = NEAR.double()
     powers = torch.stack([torch.ones_like(near), near, near.square()], 1)
@@ -158,7 +164,7 @@ def gains(
             batch = cells.batch(index)
             shift = model.modal_shift(model.given(batch.D, batch.levels))
             total += bounds_at(model, batch, shift + moves * batch.D[:, t, None]).sum(1)
-    return total
+    return total.cpu()
 
 
 def partition(

@@ -55,6 +55,7 @@ def test_item_16_many_signed_bundles(tmp_path, seed):
     ("kind", "values"),
     [*((kind, "counts") for kind in MODELS), ("sams-vae", "logarithms"), ("sams-vae", "z-scores")],
 )
+@pytest.mark.usefixtures("quick_scores")
 def test_item_16_every_kind_of_model_opens_and_its_masks_are_checked(
     screen, quick_tables, tmp_path, kind, values
 ):

@@ -27,6 +27,7 @@ from samsvae_core.genesets.symbols import annotate
 from samsvae_core.models.variants import MODELS
 from samsvae_core.pipeline import train as pipeline
 from tests.bundle.test_bundle import sign
+from tests.conftest import score_quickly
 
 TINY = ["--steps", "12", "--latents", "3", "--hidden", "6", "--particles", "1"]
 TINY += ["--batch-size", "128"]
@@ -83,6 +84,7 @@ def other(request, screen, quick_tables, tmp_path_factory):
     run = tmp_path_factory.mktemp("models") / request.param
     command = ["samsvae", "train", str(screen.path), "-o", str(run), "--model", request.param]
     with pytest.MonkeyPatch.context() as patch:
+        score_quickly(patch)
         patch.setattr(sys, "argv", [*command, "--encoder", "mean-field", *TINY])
         with pytest.raises(SystemExit) as ended:
             cli.main()

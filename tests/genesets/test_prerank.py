@@ -211,11 +211,22 @@ def test_every_change_of_content_is_asked_anew(monkeypatch):
     assert len(keys | {one.key(0)}) == 6
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory) -> tuple[list, str, bytes]:
+    """Return the answer for a ranking, and the name and content of the file it is kept in."""
+    folder = tmp_path_factory.mktemp("kept")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAMSVAE_CACHE", str(folder))
+        answer = prerank([ranking(0)])
+    file = next((folder / "enrichment").iterdir())
+    return answer, file.name, file.read_bytes()
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "not text"])
-def test_a_damaged_file_is_made_again(cache, damage, caplog):
-    first = prerank([ranking(0)])
-    file = next(cache.iterdir())
-    content = file.read_bytes()
+def test_a_damaged_file_is_made_again(cache, kept, damage, caplog):
+    first, name, content = kept
+    file = cache / name
+    cache.mkdir(parents=True)
     file.write_bytes(
         {
             "cut": content[: len(content) // 2],

@@ -1,3 +1,4 @@
+import functools
 import itertools
 import json
 from dataclasses import replace
@@ -27,7 +28,7 @@ from samsvae_core.pipeline.build import (
 from samsvae_core.pipeline.train import read_options
 from samsvae_core.system.files import OutputError
 from samsvae_core.training.config import Stop, TrainConfig, TrainingError
-from tests.conftest import let_more_stand_out
+from tests.conftest import let_more_stand_out, score_quickly
 from tests.oracles import log_proportions
 
 MODEL = {"n_latent": 2, "n_hidden": 4}
@@ -234,7 +235,22 @@ def test_a_finished_run_says_so_and_cannot_be_resumed(tiny, screen):
         pipeline.train(screen.data, screen.parts, tiny.path, MODEL, SHORT)
 
 
-def test_a_stopped_run_says_so_and_resumes_to_the_same_bundle(screen, quick_tables, tmp_path):
+@pytest.fixture(scope="module")
+def whole(screen, quick_tables, tmp_path_factory):
+    """Return a function that makes the bundle of a run never stopped, on first use."""
+
+    @functools.cache
+    def made(frontier):
+        run = tmp_path_factory.mktemp("whole") / "run"
+        with pytest.MonkeyPatch.context() as patch:
+            score_quickly(patch)
+            return pipeline.train(screen.data, screen.parts, run, MODEL, SHORT, frontier=frontier)
+
+    return made
+
+
+@pytest.mark.usefixtures("quick_tables", "quick_scores")
+def test_a_stopped_run_says_so_and_resumes_to_the_same_bundle(screen, whole, tmp_path):
     def stop(progress):
         if progress.epoch == 2:
             raise Stop
@@ -245,10 +261,9 @@ def test_a_stopped_run_says_so_and_resumes_to_the_same_bundle(screen, quick_tabl
     assert status(run)["state"] == "stopped"
     assert status(run)["epoch"] == 2
     resumed = pipeline.resume(screen.data, run)
-    whole = pipeline.train(screen.data, screen.parts, tmp_path / "whole", MODEL, SHORT)
     for name in ("weights.safetensors", "masks.csv", "loadings.parquet", "history.csv", "card.md"):
-        assert resumed.manifest["files"][name] == whole.manifest["files"][name], name
-    assert resumed.metrics == whole.metrics
+        assert resumed.manifest["files"][name] == whole(False).manifest["files"][name], name
+    assert resumed.metrics == whole(False).metrics
 
 
 def test_a_diverging_run_says_why_it_failed(screen, quick_tables, tmp_path):
@@ -319,7 +334,8 @@ def test_a_run_resumed_on_other_cells_is_refused(screen, quick_tables, tmp_path)
         pipeline.resume(fewer, run)
 
 
-def test_a_run_resumed_on_reordered_genes_is_the_same_run(screen, quick_tables, tmp_path):
+@pytest.mark.usefixtures("quick_tables", "quick_scores")
+def test_a_run_resumed_on_reordered_genes_is_the_same_run(screen, whole, tmp_path):
     def stop(progress):
         raise Stop
 
@@ -328,9 +344,8 @@ def test_a_run_resumed_on_reordered_genes_is_the_same_run(screen, quick_tables, 
         pipeline.train(data, screen.parts, run, MODEL, SHORT, on_epoch=stop)
     turned = replace(data, counts=data.counts[:, ::-1], genes=data.genes[::-1])
     resumed = pipeline.resume(turned, run)
-    whole = pipeline.train(data, screen.parts, tmp_path / "whole", MODEL, SHORT)
     for name in ("weights.safetensors", "observed.parquet", "history.csv"):
-        assert resumed.manifest["files"][name] == whole.manifest["files"][name], name
+        assert resumed.manifest["files"][name] == whole(False).manifest["files"][name], name
 
 
 def test_how_the_data_were_read_is_remembered(tiny, screen):
@@ -385,7 +400,8 @@ def test_checksums_are_of_values_not_of_how_they_lie_in_memory(screen, monkeypat
 # The frontier
 
 
-def test_a_stopped_frontier_resumes_to_the_same_bundle(screen, quick_tables, tmp_path):
+@pytest.mark.usefixtures("quick_tables", "quick_scores")
+def test_a_stopped_frontier_resumes_to_the_same_bundle(screen, whole, tmp_path):
     run, calls = tmp_path / "run", []
 
     def stop(_):
@@ -397,17 +413,12 @@ def test_a_stopped_frontier_resumes_to_the_same_bundle(screen, quick_tables, tmp
         pipeline.train(screen.data, screen.parts, run, MODEL, SHORT, on_epoch=stop, frontier=True)
     assert 1 < len(list((run / "frontier").iterdir())) < 7
     resumed = pipeline.resume(screen.data, run)
-    whole = pipeline.train(
-        screen.data, screen.parts, tmp_path / "whole", MODEL, SHORT, frontier=True
-    )
     for name in ("weights.safetensors", "frontier.csv", "masks.csv", "history.csv"):
-        assert resumed.manifest["files"][name] == whole.manifest["files"][name], name
+        assert resumed.manifest["files"][name] == whole(True).manifest["files"][name], name
 
 
-def test_the_history_of_a_frontier_is_that_of_the_dense_start_and_the_chosen_level(
-    screen, quick_tables, tmp_path
-):
-    made = pipeline.train(screen.data, screen.parts, tmp_path / "run", MODEL, SHORT, frontier=True)
+def test_the_history_of_a_frontier_is_that_of_the_dense_start_and_the_chosen_level(whole):
+    made = whole(True)
     assert made.history["step"].is_monotonic_increasing
     assert made.history["epoch"].tolist() == list(range(1, len(made.history) + 1))
     assert made.frontier["mask_evidence"].is_monotonic_increasing

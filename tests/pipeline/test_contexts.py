@@ -11,12 +11,13 @@ import torch
 from typer.testing import CliRunner
 
 from samsvae_core.analysis.compose import compare, compose
-from samsvae_core.analysis.differences import masks_at
+from samsvae_core.analysis.differences import masks_at, observed_at
 from samsvae_core.bundle.layout import BundleError, write_manifest
 from samsvae_core.bundle.opening import load
 from samsvae_core.cli.main import app as samsvae
 from samsvae_core.data.cells import DataError
 from samsvae_core.data.splits import split
+from samsvae_core.evaluation.shifts import observed_shifts, variance_of
 from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.simulate import Design, simulate
 from samsvae_core.pipeline.train import train
@@ -68,7 +69,8 @@ def test_masks_at_a_level_have_its_differences(bundle):
 
 def test_composed_at_each_level_and_at_the_mean(bundle):
     """The mean cell's latent shift is the mean of the levels', and each level has its own."""
-    name = bundle.differences.loc[bundle.differences["active"], "perturbation"].iloc[0]
+    active = bundle.differences[bundle.differences["active"]]
+    name = active.loc[active["difference"].abs().idxmax(), "perturbation"]
     model, t = bundle.model, list(bundle.perturbations.index).index(name)
     D = torch.eye(len(bundle.perturbations))[t : t + 1]
     share = model.level_offsets.share
@@ -79,7 +81,11 @@ def test_composed_at_each_level_and_at_the_mean(bundle):
     torch.testing.assert_close(unknown, model.given(D))
 
     first, second = (compose(bundle, {name: 1.0}, level=level) for level in ("line1", "line2"))
-    assert first.table["observed"].isna().all()
+    seen = [one.table["observed"] for one in (first, second)]
+    assert seen[0].notna().all()
+    apart = first.table["shift"] - second.table["shift"]
+    assert np.corrcoef(apart, seen[0] - seen[1])[0, 1] > 0.5
+    assert first.table["observed_interaction"].isna().all()
     assert first.table["calibrated_lower"].isna().all()
     assert first.settings()["context_level"] == "line1"
     apart = compare(bundle, first, second)
@@ -88,6 +94,17 @@ def test_composed_at_each_level_and_at_the_mean(bundle):
     )
     assert apart["difference"].abs().max() > 0.1
     assert compose(bundle, {name: 1.0}).table["observed"].notna().all()
+
+
+def test_shifts_by_level_are_those_of_the_level_alone(bundle, lines):
+    data, _ = lines
+    rows = np.flatnonzero(data.covariates.codes[:, 0] == 1)
+    name = str(bundle.perturbations.index[0])
+    found = observed_at(bundle, name, "line2")
+    expected = observed_shifts(data.subset(rows), variance_of(data.subset(rows)))
+    np.testing.assert_allclose(found["shift"], expected.shift.loc[name], atol=1e-6)
+    assert (found["n"] == (data.conditions[rows] == name).sum()).all()
+    assert observed_at(bundle, "P1+nothing", "line2") is None
 
 
 def test_a_combination_adds_the_differences_of_its_parts(bundle):

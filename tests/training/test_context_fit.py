@@ -84,15 +84,14 @@ def model_of(data, **options):
 def test_cells_are_those_of_a_perturbation_at_a_level(lines, monkeypatch):
     monkeypatch.setattr(context_fit, "CELLS_AT_ONCE", 37)
     model, code = model_of(lines), lines.covariates.codes[:, 0]
-    groups = cells_of(model, Cells(lines, CPU), 0)
+    groups = cells_of(model, Cells(lines, CPU), 0, 400)
     given = lines.dosages.toarray() != 0
     for (t, c), (members, size) in groups.items():
         expected = np.flatnonzero(given[:, t] & (code == c))
         assert members.tolist() == expected.tolist()
         assert size == len(expected)
     assert len(groups) == 8
-    monkeypatch.setattr(context_fit, "MOST_CELLS", 7)
-    fewer = cells_of(model, Cells(lines, CPU), 0)
+    fewer = cells_of(model, Cells(lines, CPU), 0, 7)
     assert {len(members) for members, _ in fewer.values()} == {7}
     assert {key: size for key, (_, size) in fewer.items()} == {k: n for k, (_, n) in groups.items()}
 
@@ -120,6 +119,17 @@ def test_the_fit_is_the_same_each_time_and_leaves_masks_alone(lines):
     for name, value in found[0].state_dict().items():
         assert torch.equal(value, found[1].state_dict()[name])
     assert (found[0].logit > NEVER).any()
+
+
+def test_of_many_entries_only_mechanisms_in_use_are_asked(lines, monkeypatch):
+    monkeypatch.setattr(context_fit, "MOST_ENTRIES", 5)
+    model = model_of(lines)
+    with torch.no_grad():
+        model.mask_logits.fill_(-5.0)
+        model.mask_logits[1, 0] = model.mask_logits[2, 1] = 5.0
+    fit_contexts(model, Cells(lines, CPU))
+    asked = (model.contexts.logit > NEVER).view(2, 4, 2).any(0)
+    assert asked.nonzero().tolist() == [[1, 0], [2, 1]]
 
 
 def test_rotated_differences_stay_with_their_mechanisms(lines):

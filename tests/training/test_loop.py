@@ -228,7 +228,7 @@ def test_a_loss_that_is_not_finite_names_the_epoch_and_keeps_the_checkpoint_befo
 
 
 def test_a_validation_bound_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(validation_module, "predictive_bound", lambda *_: math.nan)
+    monkeypatch.setattr(validation_module, "cell_bounds", lambda *_: torch.tensor([math.nan]))
     with pytest.raises(
         TrainingError, match=r"validation bound became nan in epoch 1 \(step 4\)\. L"
     ):

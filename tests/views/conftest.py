@@ -1,9 +1,10 @@
 """Models that pages are opened on."""
 
+import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,11 @@ from samsvae_core.bundle import bundle as bundles
 from samsvae_core.bundle import opening, soundness
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.data.h5ad import read_h5ad
-from samsvae_core.evaluation import evaluate
-from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.pipeline import build, evidence_sweep, train
 from samsvae_core.training import loop
-from tests.conftest import BATCHES, MODEL
-from tests.views.pages import BRIEF, FULL, KINDS, QUICK, rewritten
+from tests.conftest import BATCHES, MODEL, once, score_quickly
+from tests.views.pages import BRIEF, KINDS, rewritten
 
 CONTEXT = "*cell* <b>line</b>"
 PLANTED = (  # perturbation, level, mechanism, logit of the mask, difference
@@ -33,14 +32,11 @@ PLANTED = (  # perturbation, level, mechanism, logit of the mask, difference
 
 
 @pytest.fixture(scope="session")
-def kind(screen, quick_tables, tmp_path_factory) -> Callable[[str], Bundle]:
+def kind(screen, quick_tables, shared) -> Callable[[str], Bundle]:
     """Return a barely trained bundle of one of KINDS, made on first use; not to be changed."""
-    folder = tmp_path_factory.mktemp("kinds")
     replicates = np.where(np.arange(len(screen.data.cells)) % 2 == 0, "left", "right")
 
-    def made(name: str) -> Bundle:
-        if (folder / name / "manifest.json").exists():
-            return opening.load(folder / name)
+    def trained(name: str, path: Path) -> None:
         data = replace(screen.data, replicates=replicates)
         if name == "values":
             values = sp.csr_matrix(np.log1p(data.counts.toarray()))
@@ -50,17 +46,50 @@ def kind(screen, quick_tables, tmp_path_factory) -> Callable[[str], Bundle]:
         if name == "mechanisms alone":
             size["direct_effects"] = "none"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(evaluate, "full_evaluation", partial(FULL, config=QUICK))
+            score_quickly(patch)
             patch.setattr(evidence_sweep, "EVIDENCE", (0.08, 0.64, 2.56))
             patch.setattr(build, "COLLECTIONS", ())  # gene sets are tested with the small bundle
-            return train.train(data, screen.parts, folder / name, size, BRIEF, **KINDS[name])
+            train.train(data, screen.parts, path, size, BRIEF, **KINDS[name])
+
+    @functools.cache
+    def made(name: str) -> Bundle:
+        path = shared / f"only {name}" / name
+        return opening.load(once(path, lambda: trained(name, path)))
 
     return made
 
 
+@contextmanager
+def unchanged(folder: Path) -> Iterator[None]:
+    """Fail the test that adds, removes or changes a file of a folder that tests share."""
+
+    def files() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+    before = files()
+    yield
+    assert files() == before, (
+        "a test that changes its model needs a copy: see models and shown_copy"
+    )
+
+
 @pytest.fixture
-def shown(kind, tmp_path, monkeypatch) -> Callable[[str], Bundle]:
-    """Return a function that makes a copy of a bundle of KINDS the dashboard's only one."""
+def shown(kind, monkeypatch) -> Iterator[Callable[[str], Bundle]]:
+    """Return a function that makes a bundle of KINDS, not to be changed, the only one shown."""
+    with ExitStack() as watched:
+
+        def alone(name: str) -> Bundle:
+            folder = kind(name).path.parent
+            watched.enter_context(unchanged(folder))
+            monkeypatch.setenv("SAMSVAE_MODELS", str(folder))
+            return kind(name)
+
+        yield alone
+
+
+@pytest.fixture
+def shown_copy(kind, tmp_path, monkeypatch) -> Callable[[str], Bundle]:
+    """Return a function that makes a copy of a bundle of KINDS the only one shown."""
 
     def alone(name: str) -> Bundle:
         shutil.copytree(kind(name).path, tmp_path / "shown" / name)
@@ -68,6 +97,14 @@ def shown(kind, tmp_path, monkeypatch) -> Callable[[str], Bundle]:
         return opening.load(tmp_path / "shown" / name)
 
     return alone
+
+
+@pytest.fixture
+def one_model(tiny, monkeypatch) -> Iterator[None]:
+    """Make the small bundle, not to be changed, the dashboard's only one."""
+    monkeypatch.setenv("SAMSVAE_MODELS", str(tiny.path.parent))
+    with unchanged(tiny.path.parent):
+        yield
 
 
 @pytest.fixture
@@ -98,21 +135,25 @@ def calibrated(models) -> Bundle:
 
 
 @pytest.fixture(scope="session")
-def with_context(screen, batches_file, quick_tables, tmp_path_factory) -> Bundle:
+def with_context(screen, batches_file, quick_tables, shared) -> Bundle:
     """Return a bundle with a context and four planted differences, three of them active."""
+    path = shared / "only lines" / "lines"
 
-    def planted(model: SAMSVAE, _: Cells) -> None:
+    def planted(model: SAMSVAE, *_: object) -> None:
         found, n = model.contexts, model.config.n_perturbations
         for t, level, k, logit, size in PLANTED:
             row = level * n + t
             found.logit[row, k], found.loc[row, k], found.scale[row, k] = logit, size, 0.2
 
-    data = read_h5ad(batches_file, covariates=["batch"])
-    data = replace(data, covariates=replace(data.covariates, levels={CONTEXT: BATCHES}))
-    run = tmp_path_factory.mktemp("models") / "lines"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "fit_contexts", planted)
-        return train.train(data, screen.parts, run, MODEL, BRIEF, context=CONTEXT)
+    def trained() -> None:
+        data = read_h5ad(batches_file, covariates=["batch"])
+        data = replace(data, covariates=replace(data.covariates, levels={CONTEXT: BATCHES}))
+        with pytest.MonkeyPatch.context() as patch:
+            score_quickly(patch)
+            patch.setattr(loop, "fit_contexts", planted)
+            train.train(data, screen.parts, path, MODEL, BRIEF, context=CONTEXT)
+
+    return opening.load(once(path, trained))
 
 
 @pytest.fixture

@@ -14,8 +14,6 @@ from app.session import results, session_file, url
 from samsvae_core.analysis import all_shifts as effects
 from samsvae_core.bundle import layout, opening
 from samsvae_core.bundle.bundle import Bundle
-from samsvae_core.evaluation import evaluate
-from samsvae_core.evaluation.evaluate import EvaluationConfig
 from samsvae_core.models.variants import MODELS
 from samsvae_core.training.config import TrainConfig
 
@@ -28,8 +26,6 @@ MAIN = str(APP / "main.py")
 VIEWS = [name for name in PAGES if name not in ("data", "train")]  # with tests of their own
 
 BRIEF = TrainConfig(steps=24, batch_size=128, particles=1, learning_rate=1e-2)
-
-FULL, QUICK = evaluate.full_evaluation, EvaluationConfig(8, effect_draws=80, shift_draws=8)
 
 KINDS = {  # the small bundle is a SAMS-VAE
     **{name: {"model": name} for name in MODELS if name != "sams-vae"},

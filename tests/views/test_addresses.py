@@ -30,7 +30,7 @@ from tests.views.pages import (
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
 
 
-def test_clustered_rows_have_their_tree_and_leave_the_address_clean(models, tiny):
+def test_clustered_rows_have_their_tree_and_leave_the_address_clean(one_model, tiny):
     page = opened("masks")
     tree = figures(page)[0]["data"][3]
     assert np.isfinite(decoded(tree["x"])).sum() == 4 * (len(tiny.perturbations) - 1)
@@ -50,14 +50,14 @@ def test_clustered_rows_have_their_tree_and_leave_the_address_clean(models, tiny
         ("overview", {"model": "<b>"}, "the model <b>, which is not here"),
     ],
 )
-def test_what_an_address_asks_for_in_vain_is_said(models, view, query, said):
+def test_what_an_address_asks_for_in_vain_is_said(one_model, view, query, said):
     page = opened(view, query)
     assert finished(page)
     assert said in words(page)
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_a_bound_choice_that_is_none_of_its_options_is_said(models, view):
+def test_a_bound_choice_that_is_none_of_its_options_is_said(one_model, view):
     query = {"c": "P1:1"} if view == "compose" else {}
     page = opened(view, query)
     choices = [
@@ -70,7 +70,7 @@ def test_a_bound_choice_that_is_none_of_its_options_is_said(models, view):
         assert "nonsense, which is not here" in words(other), each.proto.query_param_key
 
 
-def test_a_link_is_followed_to_a_page_that_a_session_has_not_shown_yet(models, tiny):
+def test_a_link_is_followed_to_a_page_that_a_session_has_not_shown_yet(one_model, tiny):
     page = uploaded(saved_session(tiny, kept=()))
     page.button(key="session use").click().run()
     page.switch_page("views/compose.py")
@@ -80,7 +80,7 @@ def test_a_link_is_followed_to_a_page_that_a_session_has_not_shown_yet(models, t
 
 
 @pytest.mark.parametrize("gap", ["behind", "gone back"])
-def test_item_02_an_address_that_is_behind_takes_no_choice_back(models, gap):
+def test_item_02_an_address_that_is_behind_takes_no_choice_back(one_model, gap):
     page = opened("compose", {"c": "P1:1"})
     page.pills(key="compose_in").unselect(page.pills(key="compose_in").value[0]).run()
     slider(page, "P1").set_value(0.9).run()
@@ -103,7 +103,7 @@ def number(page: AppTest, name: str):
     return next(each for each in page.number_input if each.label == label)
 
 
-def test_item_02_slider_box_figure_and_address_have_one_dosage(models, tiny):
+def test_item_02_slider_box_figure_and_address_have_one_dosage(one_model, tiny):
     page = opened("compose", {"c": "P1:0.125,P2:1"})
     for change in (
         lambda: slider(page, "P1").set_value(0.6),
@@ -123,7 +123,7 @@ def test_item_02_slider_box_figure_and_address_have_one_dosage(models, tiny):
     assert dose == 1.5
 
 
-def test_item_02_nothing_is_given_to_a_widget_that_has_it(models):
+def test_item_02_nothing_is_given_to_a_widget_that_has_it(one_model):
     """A value set by a run overrides a newer choice, so a second run sets none."""
     page = opened("compose", {"c": "P1:0.9,P2:1", "off": "0"})
     page.run()
@@ -167,7 +167,7 @@ def test_item_01_a_link_to_another_model_opens_it(two_models, view, before):
     assert shown_model(page) == after
 
 
-def test_item_01_parts_of_masks_and_of_compose_are_two_things(models, monkeypatch):
+def test_item_01_parts_of_masks_and_of_compose_are_two_things(one_model, monkeypatch):
     monkeypatch.setattr(shared, "MOST_ROWS", 2)
     page = opened("masks", {choices_module.ROWS: "2"})
     assert page.number_input(key=choices_module.ROWS).value == 2
@@ -185,7 +185,7 @@ def test_item_01_parts_of_masks_and_of_compose_are_two_things(models, monkeypatc
     assert page.query_params[choices_module.ROWS] in ("2", ["2"])
 
 
-def test_item_01_an_address_with_a_part_of_masks_from_before_opens(models, monkeypatch):
+def test_item_01_an_address_with_a_part_of_masks_from_before_opens(one_model, monkeypatch):
     monkeypatch.setattr(shared, "MOST_ROWS", 2)
     page = opened("masks", {"part": "2"})
     assert page.number_input(key=choices_module.ROWS).value == 2
@@ -241,7 +241,7 @@ def test_item_01_a_link_to_a_model_that_is_not_here_says_so_and_stays(two_models
     assert shown_model(page) == "zweites"
 
 
-def test_item_01_a_kept_view_opens_as_it_was_kept(models):
+def test_item_01_a_kept_view_opens_as_it_was_kept(one_model):
     page = opened("compose", {"c": "P1:1"})
     page.button(key="keep view").click().run()
     for view, query in (("glossary", {}), ("compose", {"c": "P1:0.5", "n_genes": "40"})):

@@ -42,7 +42,7 @@ def took(page: AppTest, model: Bundle, places: list[int]) -> AppTest:
     return page.run()
 
 
-def test_every_cell_is_on_both_maps_at_its_place_and_in_its_group(models, tiny):
+def test_every_cell_is_on_both_maps_at_its_place_and_in_its_group(one_model, tiny):
     names = list(dict.fromkeys(tiny.cells["condition"]))[:2]
     page = opened("cells", {"highlight": ",".join(names)})
     assert page.multiselect(key="highlight").value == names
@@ -55,7 +55,7 @@ def test_every_cell_is_on_both_maps_at_its_place_and_in_its_group(models, tiny):
     assert f"{len(tiny.cells)} of 600" in words(page)
 
 
-def test_the_first_conditions_in_colour_are_control_and_those_that_move_farthest(models, tiny):
+def test_the_first_conditions_in_colour_are_control_and_those_that_move_farthest(one_model, tiny):
     page = opened("cells")
     chosen = page.multiselect(key="highlight").value
     strength = interpretation.strengths(tiny.masks)["strength"]
@@ -67,7 +67,7 @@ def test_the_first_conditions_in_colour_are_control_and_those_that_move_farthest
     ]
 
 
-def test_names_that_are_not_on_the_map_are_said_and_left_out(models):
+def test_names_that_are_not_on_the_map_are_said_and_left_out(one_model):
     page = opened("cells", {"highlight": "<b>NOPE</b>,control"})
     assert finished(page)
     assert "NOPE" in page.info[0].value
@@ -77,7 +77,7 @@ def test_names_that_are_not_on_the_map_are_said_and_left_out(models):
 
 
 @pytest.mark.parametrize("state", ["Perturbed", "Basal"])
-def test_cells_are_coloured_by_their_state_along_a_mechanism(models, tiny, state):
+def test_cells_are_coloured_by_their_state_along_a_mechanism(one_model, tiny, state):
     page = opened("cells", {"by": "Mechanism", "m": "M1", "latent": state})
     expected = tiny.cells[f"{'shifted' if state == 'Perturbed' else 'basal'} M1"]
     for figure in figures(page):
@@ -88,7 +88,7 @@ def test_cells_are_coloured_by_their_state_along_a_mechanism(models, tiny, state
     assert finished(page)
 
 
-def test_cells_are_coloured_by_the_measured_level_of_a_gene(models, tiny):
+def test_cells_are_coloured_by_the_measured_level_of_a_gene(one_model, tiny):
     page = opened("cells", {"by": "Gene", "g": "CCL5"})
     (trace,) = figures(page)[0]["data"]
     order = [int(place) for place in trace["customdata"]]
@@ -110,7 +110,7 @@ def test_without_measured_values_a_gene_is_shown_as_decoded(models, tiny):
     assert finished(page)
 
 
-def test_cells_are_coloured_by_the_levels_of_a_covariate(models, tiny, monkeypatch):
+def test_cells_are_coloured_by_the_levels_of_a_covariate(one_model, tiny, monkeypatch):
     assert "Covariate" not in opened("cells").segmented_control(key="by").options
     n = len(tiny.cells)
     batch = np.resize([f"<b>{i}</b>" for i in range(9)], n)
@@ -168,7 +168,7 @@ def test_values_of_cells_that_are_no_counts_are_as_in_the_file(shown):
     assert "log2" not in words(page) + axes(page)
 
 
-def test_the_table_of_selected_cells_and_its_summary_are_those_of_the_cells(models, tiny):
+def test_the_table_of_selected_cells_and_its_summary_are_those_of_the_cells(one_model, tiny):
     page = opened("cells", {"by": "Mechanism", "m": "M0"})
     assert "No cell is selected" in words(page)
     assert len(page.dataframe[0].value) == len(tiny.cells)
@@ -195,7 +195,9 @@ def test_the_table_of_selected_cells_and_its_summary_are_those_of_the_cells(mode
     assert excess.is_monotonic_decreasing
 
 
-def test_selected_cells_stay_when_the_colour_changes_and_stand_out_on_the_other_map(models, tiny):
+def test_selected_cells_stay_when_the_colour_changes_and_stand_out_on_the_other_map(
+    one_model, tiny
+):
     page = took(opened("cells"), tiny, [2, 3])
     page.segmented_control(key="by").set_value("split").run()
     first, second = figures(page)
@@ -214,14 +216,14 @@ def test_selected_cells_stay_when_the_colour_changes_and_stand_out_on_the_other_
     assert "selectedpoints" not in json.dumps(figures(page))
 
 
-def test_all_cells_may_be_selected(models, tiny):
+def test_all_cells_may_be_selected(one_model, tiny):
     page = took(opened("cells", {"by": "Mechanism"}), tiny, list(range(len(tiny.cells))))
     assert finished(page)
     assert "other cells" not in words(page).replace("all other cells", "")
     assert "In excess" not in words(page)
 
 
-def test_cells_selected_on_one_model_are_not_those_of_another(models, tiny):
+def test_cells_selected_on_one_model_are_not_those_of_another(one_model, tiny):
     page = opened("cells")
     page.session_state["cells of another"] = [0]
     page.run()

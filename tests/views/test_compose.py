@@ -30,7 +30,7 @@ from tests.views.pages import (
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
 
 
-def test_the_composed_table_is_what_the_library_says(models, tiny):
+def test_the_composed_table_is_what_the_library_says(one_model, tiny):
     page = opened("compose", {"c": "P1:1,P3:0.5"})
     assert finished(page)
     table = table_with(page, "shift").set_index("gene")
@@ -40,14 +40,14 @@ def test_the_composed_table_is_what_the_library_says(models, tiny):
     assert table["lower"].to_dict() == pytest.approx(expected["lower"].to_dict())
 
 
-def test_a_dosage_of_nothing_gives_a_shift_of_exactly_zero(models):
+def test_a_dosage_of_nothing_gives_a_shift_of_exactly_zero(one_model):
     page = opened("compose", {"c": "P1:1"})
     assert table_with(page, "shift")["shift"].abs().max() > 0
     slider(page, "P1").set_value(0.0).run()
     assert (table_with(page, "shift")["shift"] == 0).all()
 
 
-def test_mechanisms_taken_out_by_a_link_are_out_of_the_table(models, tiny):
+def test_mechanisms_taken_out_by_a_link_are_out_of_the_table(one_model, tiny):
     used = interpretation.matrix(tiny.masks, "active").loc["P1"]
     k = int(used[used].index[0])
     page = opened("compose", {"c": "P1:1", "off": str(k)})
@@ -56,7 +56,7 @@ def test_mechanisms_taken_out_by_a_link_are_out_of_the_table(models, tiny):
     assert table_with(page, "shift")["shift"].abs().max() == pytest.approx(expected)
 
 
-def test_without_any_mechanism_nothing_moves_at_all(models, tiny):
+def test_without_any_mechanism_nothing_moves_at_all(one_model, tiny):
     page = opened("compose", {"c": "P1:1,P2:1"})
     assert table_with(page, "shift")["shift"].abs().max() > 0
     page.button(key="all off").click().run()
@@ -69,7 +69,7 @@ def test_without_any_mechanism_nothing_moves_at_all(models, tiny):
     )
 
 
-def test_a_switch_takes_its_mechanism_out_and_puts_it_back(models, tiny):
+def test_a_switch_takes_its_mechanism_out_and_puts_it_back(one_model, tiny):
     page = opened("compose", {"c": "P1:1,P2:1"})
     before, on = table_with(page, "shift"), page.pills(key="compose_in").value
     k = next(k for k in on if k != "rest")
@@ -82,7 +82,7 @@ def test_a_switch_takes_its_mechanism_out_and_puts_it_back(models, tiny):
     pd.testing.assert_frame_equal(table_with(page, "shift"), before)
 
 
-def test_undo_goes_back_redo_forward_and_starting_over_clears(models):
+def test_undo_goes_back_redo_forward_and_starting_over_clears(one_model):
     page = opened("compose", {"c": "P1:1"})
     assert page.button(key="undo").disabled
     slider(page, "P1").set_value(0.5).run()
@@ -106,7 +106,7 @@ def test_undo_goes_back_redo_forward_and_starting_over_clears(models):
     assert page.multiselect(key="compose_names").value == ["P1", "P3"]
 
 
-def test_a_composition_starts_from_the_cells_of_a_condition(models, tiny):
+def test_a_composition_starts_from_the_cells_of_a_condition(one_model, tiny):
     page = opened("compose", {"c": "P1:1", "from": "P2"})
     assert finished(page)
     cells = cells_of(tiny, "P2")
@@ -121,7 +121,7 @@ def test_a_composition_starts_from_the_cells_of_a_condition(models, tiny):
     assert shown.to_dict() == pytest.approx(expected.to_dict())
 
 
-def test_a_composition_starts_from_selected_cells_and_the_link_keeps_them(models, tiny):
+def test_a_composition_starts_from_selected_cells_and_the_link_keeps_them(one_model, tiny):
     chosen = [3, 5, 8]
     code = choices_module.as_code(chosen, len(tiny.cells))
     page = opened("compose", {"c": "P1:1", "from": composition.SELECTED, "cells": code})
@@ -132,7 +132,7 @@ def test_a_composition_starts_from_selected_cells_and_the_link_keeps_them(models
     assert page.query_params["cells"] in (code, [code])
 
 
-def test_interaction_is_shown_beside_what_was_observed(models, tiny):
+def test_interaction_is_shown_beside_what_was_observed(one_model, tiny):
     pair = next(name for name in tiny.conditions.index if name.count("+") == 1)
     names = pair.split("+")
     both = ",".join(f"{name}:1" for name in names)
@@ -146,14 +146,14 @@ def test_interaction_is_shown_beside_what_was_observed(models, tiny):
     assert "nothing to interact with" in page.info[-1].value
 
 
-def test_unknown_names_in_a_link_are_said_and_left_out(models):
+def test_unknown_names_in_a_link_are_said_and_left_out(one_model):
     page = opened("compose", {"c": "P1:1,<b>NOPE</b>:1"})
     assert "NOPE" in page.info[0].value
     assert "<b>" not in page.info[0].value  # escaped
     assert finished(page)
 
 
-def test_compose_without_a_choice_offers_an_example(models):
+def test_compose_without_a_choice_offers_an_example(one_model):
     page = opened("compose")
     assert "No perturbation is chosen" in page.info[0].value
     page.button(key="example").click().run()
@@ -161,7 +161,7 @@ def test_compose_without_a_choice_offers_an_example(models):
     assert finished(page)
 
 
-def test_the_shift_of_a_composition_is_tested_when_asked(models, tiny):
+def test_the_shift_of_a_composition_is_tested_when_asked(one_model, tiny):
     page = opened("compose", {"c": "P1:1,P2:0.5", "part": "Gene sets"})
     page.button(key="run shift hallmark").click().run()
     page = ended(page)
@@ -174,7 +174,7 @@ def test_the_shift_of_a_composition_is_tested_when_asked(models, tiny):
     assert shown["nes"].tolist() == pytest.approx(expected["nes"].tolist())
 
 
-def test_a_composition_without_a_mechanism_is_not_compared_to_what_was_observed(models, tiny):
+def test_a_composition_without_a_mechanism_is_not_compared_to_what_was_observed(one_model, tiny):
     page = opened("compose", {"c": "P1:1"})
     assert any(metric.label == "Pearson r over genes" for metric in page.metric)
     used = interpretation.matrix(tiny.masks, "active").loc["P1"]
@@ -202,8 +202,8 @@ def test_svae_plus_knows_a_measured_combination_by_its_name(shown):
     assert "SVAE+ takes each treatment whole" in words(page)
 
 
-def test_without_any_interval_there_are_no_whiskers_no_columns_and_no_switches(shown):
-    model = shown("conditional-vae")
+def test_without_any_interval_there_are_no_whiskers_no_columns_and_no_switches(shown_copy):
+    model = shown_copy("conditional-vae")
     rewritten(model, "calibration.csv", None)
     page = opened("compose", {"c": "P1:1,P2:1"})
     assert finished(page)
@@ -243,7 +243,7 @@ def test_without_calibration_the_own_interval_is_the_only_one(models):
     assert "in the calibrated one" not in words(page)
 
 
-def test_what_each_perturbation_contributes_is_its_effect_times_its_dosage(models, tiny):
+def test_what_each_perturbation_contributes_is_its_effect_times_its_dosage(one_model, tiny):
     page = opened("compose", {"c": "P1:0.5,P2:1", "off": ""})
     assert finished(page)
     shown = table_with(page, "sum")
@@ -257,7 +257,7 @@ def test_what_each_perturbation_contributes_is_its_effect_times_its_dosage(model
     assert table_with(page, "sum")["sum"].iloc[0] == 0
 
 
-def test_two_compositions_are_compared_on_the_same_draws_and_the_link_keeps_both(models, tiny):
+def test_two_compositions_are_compared_on_the_same_draws_and_the_link_keeps_both(one_model, tiny):
     page = opened("compose", {"c": "P1:1,P2:1", "part": "A against B"})
     page.button(key="keep b").click().run()
     assert "A and B are the same" in words(page)
@@ -276,7 +276,7 @@ def test_two_compositions_are_compared_on_the_same_draws_and_the_link_keeps_both
     assert finished(again)
 
 
-def test_a_dosage_of_a_link_that_cannot_be_is_said(models):
+def test_a_dosage_of_a_link_that_cannot_be_is_said(one_model):
     page = opened("compose", {"c": "P1:9,P2:nan,P3:0.50"})
     assert finished(page)
     assert "asks for P1:9, P2:nan." in page.info[0].value.replace("\\", "")
@@ -284,7 +284,7 @@ def test_a_dosage_of_a_link_that_cannot_be_is_said(models):
     assert doses == {"P1": 2.0, "P2": 1.0, "P3": 0.5}
 
 
-def test_a_link_to_the_whole_composition_puts_mechanisms_back(models, tiny):
+def test_a_link_to_the_whole_composition_puts_mechanisms_back(one_model, tiny):
     page = opened("compose", {"c": "P1:1,P2:1", "off": "0"})
     assert 0 not in page.pills(key="compose_in").value
     gone_back(page, {"c": "P1:1,P2:1"})
@@ -293,7 +293,7 @@ def test_a_link_to_the_whole_composition_puts_mechanisms_back(models, tiny):
     assert table_with(page, "shift")["shift"].abs().max() == pytest.approx(whole)
 
 
-def test_what_was_kept_to_compare_with_is_used_whole_or_not_at_all(models):
+def test_what_was_kept_to_compare_with_is_used_whole_or_not_at_all(one_model):
     page = opened("compose", {"c": "P1:1", "b": "P1:1,NOTHERE:1", "part": "A against B"})
     assert finished(page)
     assert "cannot be composed in this model: it does not know NOTHERE" in words(page)
@@ -308,7 +308,7 @@ def test_what_was_kept_to_compare_with_is_used_whole_or_not_at_all(models):
         ("P1:0.5,P3:1", "remove the others above and set its dosage to 1."),
     ],
 )
-def test_what_was_not_measured_tells_which_part_can_be_compared(models, mix, rest):
+def test_what_was_not_measured_tells_which_part_can_be_compared(one_model, mix, rest):
     page = opened("compose", {"c": mix})
     (told,) = (info.value for info in page.info if "was not measured" in info.value)
     assert rest in told.replace("\\", "")

@@ -55,7 +55,7 @@ def strong(model: Bundle) -> tuple[str, str]:
 # Compose
 
 
-def test_the_parts_in_the_table_add_up_to_the_shift(models, tiny):
+def test_the_parts_in_the_table_add_up_to_the_shift(one_model, tiny):
     table = table_with(opened("compose", {"c": "P1:1,P5:0.5"}), "through_mechanisms")
     both = table["through_mechanisms"] + table["direct"]
     assert both.to_numpy() == pytest.approx(table["shift"].to_numpy())
@@ -86,7 +86,7 @@ def test_the_switch_takes_direct_effects_out_and_the_address_holds_it(calibrated
     assert switch(page).value is True
 
 
-def test_a_link_switches_direct_effects_off_and_the_code_says_so(models, tiny):
+def test_a_link_switches_direct_effects_off_and_the_code_says_so(one_model, tiny):
     page = opened("compose", {"c": "P5:1", "off": "direct", "part": "Code"})
     assert switch(page).value is False
     assert shift(page) == pytest.approx(
@@ -97,7 +97,7 @@ def test_a_link_switches_direct_effects_off_and_the_code_says_so(models, tiny):
     assert not {"through_mechanisms", "direct"} & set(table_with(page, "shift"))
 
 
-def test_the_composition_kept_to_compare_with_keeps_the_switch(models, tiny):
+def test_the_composition_kept_to_compare_with_keeps_the_switch(one_model, tiny):
     query = {"c": "P5:1", "b": "P5:1", "boff": "direct", "part": "A against B"}
     page = opened("compose", query)
     table = table_with(page, "difference").set_index("gene")["difference"]
@@ -106,7 +106,7 @@ def test_the_composition_kept_to_compare_with_keeps_the_switch(models, tiny):
     assert "P5 without direct effects" in words(page)
 
 
-def test_results_are_kept_apart_by_the_switch(models, tiny):
+def test_results_are_kept_apart_by_the_switch(one_model, tiny):
     found = [cached.composed(tiny, {"P5": 1.0}, [], direct=direct) for direct in (True, False)]
     assert [one.direct for one in found] == [True, False]
     assert not found[0].table["shift"].equals(found[1].table["shift"])
@@ -120,7 +120,7 @@ def test_what_is_switched_off_is_read_as_it_was_written():
 # Perturbation
 
 
-def test_the_direct_effects_of_a_perturbation_are_those_that_stand_out(models, tiny):
+def test_the_direct_effects_of_a_perturbation_are_those_that_stand_out(one_model, tiny):
     name, gene = strong(tiny)
     page = opened("perturbation", {"p": name})
     assert finished(page)
@@ -142,7 +142,7 @@ def test_the_direct_effects_of_a_perturbation_are_those_that_stand_out(models, t
     assert label in links(page)
 
 
-def test_a_kept_view_holds_the_direct_effects_for_the_report(models, tiny):
+def test_a_kept_view_holds_the_direct_effects_for_the_report(one_model, tiny):
     name = strong(tiny)[0]
     page = opened("perturbation", {"p": name})
     page.button(key="keep view").click().run()
@@ -154,7 +154,7 @@ def test_a_kept_view_holds_the_direct_effects_for_the_report(models, tiny):
     assert "A direct effect is what a perturbation adds to the logit" in methods.methods([view])
 
 
-def test_a_perturbation_of_which_nothing_stands_out_says_so(models, tiny):
+def test_a_perturbation_of_which_nothing_stands_out_says_so(one_model, tiny):
     rows = tiny.direct[tiny.direct["perturbation"] == "P1"]
     assert len(rows)
     assert not rows["active"].any()
@@ -163,7 +163,7 @@ def test_a_perturbation_of_which_nothing_stands_out_says_so(models, tiny):
     assert not [frame for frame in page.dataframe if "fold_change" in frame.value]
 
 
-def test_enough_direct_effects_lead_to_their_gene_sets(models, tiny):
+def test_enough_direct_effects_lead_to_their_gene_sets(one_model, tiny):
     rows = tiny.direct[tiny.direct["perturbation"] == "P1"]
     assert (rows["effect"].abs() > 2 * rows["effect_sd"]).sum() >= 10
     found = [link for link in links(opened("perturbation", {"p": "P1"})) if "sets" in link["label"]]
@@ -273,7 +273,7 @@ def test_effects_on_values_have_no_fold_change(shown):
 # Gene, Masks, Overview
 
 
-def test_a_gene_lists_the_perturbations_that_move_it_directly(models, tiny):
+def test_a_gene_lists_the_perturbations_that_move_it_directly(one_model, tiny):
     gene = strong(tiny)[1]
     page = opened("gene", {"g": gene})
     assert finished(page)
@@ -290,7 +290,7 @@ def test_a_gene_lists_the_perturbations_that_move_it_directly(models, tiny):
     assert "Perturbations that move it directly" not in headers
 
 
-def test_an_empty_row_of_the_masks_says_how_many_direct_effects_it_has(models, tiny):
+def test_an_empty_row_of_the_masks_says_how_many_direct_effects_it_has(one_model, tiny):
     used = interpretation.matrix(tiny.masks, "active").any(axis=1)
     active = tiny.direct[tiny.direct["active"]].groupby("perturbation").size()
     expected = {name: n for name, n in active.items() if not used[name]}
@@ -313,7 +313,7 @@ def test_overview_counts_what_stands_out_and_what_all_cells_share(models, tiny, 
     assert f"share, against control, a change of *{tiny.genes[0]}* +0.40 (natural log)" in text
 
 
-def test_one_without_a_mechanism_is_compared_by_its_direct_effects(models, tiny):
+def test_one_without_a_mechanism_is_compared_by_its_direct_effects(one_model, tiny):
     used = interpretation.matrix(tiny.masks, "active").any(axis=1)
     name = next(p for p in tiny.direct.loc[tiny.direct["active"], "perturbation"] if not used[p])
     page = opened("perturbation", {"p": name, "perturbation_tab": "Perturbations like it"})

@@ -17,7 +17,7 @@ OF_A_MODEL = [name for name, page in PAGES.items() if page.needs_model]
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_every_view_reaches_its_end_without_an_error(models, view):
+def test_every_view_reaches_its_end_without_an_error(one_model, view):
     page = opened(view)
     assert finished(page)
     assert not page.error
@@ -94,7 +94,7 @@ def test_every_view_suits_every_kind_of_model(shown, view, name):
     ],
 )
 @pytest.mark.parametrize("start", ["overview", "perturbation"])
-def test_one_box_on_every_page_finds_and_leads_there(models, start, text, label, key, value):
+def test_one_box_on_every_page_finds_and_leads_there(one_model, start, text, label, key, value):
     page = opened(start)
     page.text_input(key="find_all").set_value(text).run()
     button = next(b for b in page.button if b.label.replace("\\", "") == label)
@@ -122,7 +122,7 @@ def test_item_10_mechanisms_are_found_by_the_names_that_pages_show(models, tiny,
     assert page.selectbox(key="m").value == "M2"
 
 
-def test_item_10_what_is_found_stays_in_its_place_until_it_is_closed(models):
+def test_item_10_what_is_found_stays_in_its_place_until_it_is_closed(one_model):
     page = opened("overview")
     page.text_input(key="find_all").set_value("P").run()
     first = found(page)

@@ -30,7 +30,7 @@ from tests.views.pages import (
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
 
 
-def test_the_table_of_a_gene_is_that_of_the_library(models, tiny):
+def test_the_table_of_a_gene_is_that_of_the_library(one_model, tiny):
     page = opened("gene", {"g": "CCL5"})
     assert finished(page)
     shown = table_with(page, "n_observed")
@@ -41,7 +41,7 @@ def test_the_table_of_a_gene_is_that_of_the_library(models, tiny):
     assert dict(zip(shown["perturbation"], shown["support"], strict=True)) == alone
 
 
-def test_bars_and_diamonds_of_a_gene_are_its_predicted_and_observed_shifts(models, tiny):
+def test_bars_and_diamonds_of_a_gene_are_its_predicted_and_observed_shifts(one_model, tiny):
     bars, diamonds = figures(opened("gene", {"g": "CCL5"}))[0]["data"]
     expected = genes.moved_by(genes.effect_table(tiny), "CCL5").dropna(subset=["observed"])
     drawn = dict(zip(bars["y"], decoded(bars["x"]), strict=True))
@@ -52,7 +52,7 @@ def test_bars_and_diamonds_of_a_gene_are_its_predicted_and_observed_shifts(model
 
 
 @pytest.mark.parametrize("name", ["AURKB", "aurkb", "STK12", "ENSG00000178999"])
-def test_a_link_to_a_gene_may_have_any_of_its_names(models, name):
+def test_a_link_to_a_gene_may_have_any_of_its_names(one_model, name):
     page = opened("gene", {"g": name})
     assert page.selectbox(key="gene").value == "AURKB"
     assert not page.info
@@ -60,7 +60,7 @@ def test_a_link_to_a_gene_may_have_any_of_its_names(models, name):
     assert "aurora kinase B" in words(page)
 
 
-def test_an_unknown_gene_in_a_link_is_said_and_another_shown(models):
+def test_an_unknown_gene_in_a_link_is_said_and_another_shown(one_model):
     page = opened("gene", {"g": "CCL55<b>"})
     assert finished(page)
     assert "'CCL55<b>' is none of the 40 genes" in words(page)
@@ -71,7 +71,7 @@ def test_an_unknown_gene_in_a_link_is_said_and_another_shown(models):
     assert opened("gene").selectbox(key="gene").value == first
 
 
-def test_a_gene_is_found_in_the_box_by_its_other_names(models):
+def test_a_gene_is_found_in_the_box_by_its_other_names(one_model):
     page = opened("gene", {"g": "CCL5"})
     labels = page.selectbox(key="gene").options
     assert next(label for label in labels if "CD317" in label).startswith("BST2 (")
@@ -82,7 +82,7 @@ def test_a_gene_is_found_in_the_box_by_its_other_names(models):
     assert "bone marrow stromal cell antigen 2" in words(page)
 
 
-def test_the_card_of_a_gene_leads_to_its_pages_elsewhere(models):
+def test_the_card_of_a_gene_leads_to_its_pages_elsewhere(one_model):
     page = opened("gene", {"g": "CCL5"})
     found = {button.proto.label: button.proto.url for button in page.get("link_button")}
     assert found == genes.links("CCL5")
@@ -90,7 +90,7 @@ def test_the_card_of_a_gene_leads_to_its_pages_elsewhere(models):
     assert "Not perturbed in this model" in words(page)
 
 
-def test_the_loadings_of_a_gene_are_those_of_the_library(models, tiny):
+def test_the_loadings_of_a_gene_are_those_of_the_library(one_model, tiny):
     page = opened("gene", {"g": "CCL5"})
     shown = table_with(page, "rank_up")
     active = interpretation.active_mechanisms(tiny.masks)
@@ -114,8 +114,8 @@ def test_the_calibrated_interval_of_a_gene_is_shown_until_the_own_one_is_chosen(
         page.segmented_control(key="interval").select("own").run()
 
 
-def test_a_gene_without_any_interval_has_no_whiskers_and_is_told_why(shown):
-    rewritten(shown("conditional-vae"), "calibration.csv", None)
+def test_a_gene_without_any_interval_has_no_whiskers_and_is_told_why(shown_copy):
+    rewritten(shown_copy("conditional-vae"), "calibration.csv", None)
     page = opened("gene")
     assert finished(page)
     assert "so there is no interval" in words(page)
@@ -148,7 +148,7 @@ def still(bundle: Bundle) -> effects.AllShifts:
     return replace(found, arrays={**found.arrays, "shift": shift})
 
 
-def test_a_gene_that_no_perturbation_moves_is_told_of(models, tiny, monkeypatch):
+def test_a_gene_that_no_perturbation_moves_is_told_of(one_model, tiny, monkeypatch):
     monkeypatch.setattr("app.components.all_shifts.of", lambda model: still(tiny))
     page = opened("gene")
     assert "all predicted shifts are zero" in words(page)

@@ -12,7 +12,7 @@ from tests.views.pages import ended, figures, finished, opened, table_with
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
 
 
-def test_all_mechanisms_are_tested_when_asked_and_named(models, tiny):
+def test_all_mechanisms_are_tested_when_asked_and_named(one_model, tiny):
     page = opened("gene_sets", {"collections": ["hallmark", "reactome"]})
     assert finished(page)
     page.button(key="run all mechanisms").click().run()
@@ -27,7 +27,7 @@ def test_all_mechanisms_are_tested_when_asked_and_named(models, tiny):
     assert named["name"].tolist() == expected["name"].tolist()
 
 
-def test_the_preview_is_that_of_the_library(models, tiny):
+def test_the_preview_is_that_of_the_library(one_model, tiny):
     page = opened("gene_sets", {"collections": ["hallmark"]})
     scores = gene_rankings.of_mechanisms(tiny).scores
     sets = collections.match(collections.load_collection("hallmark"), tiny.genes).collection
@@ -38,7 +38,7 @@ def test_the_preview_is_that_of_the_library(models, tiny):
         assert f"{z.loc[term, int(k)]:+.2f}" in text
 
 
-def test_no_collection_and_no_mechanism_are_said(models, shown):
+def test_no_collection_and_no_mechanism_are_said(one_model, shown):
     page = opened("gene_sets")
     page.multiselect(key="collections").set_value([]).run()
     assert "No collection is chosen" in page.info[0].value

@@ -2,9 +2,11 @@
 
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from samsvae_core.analysis.by_level import shifts_by_level
 from samsvae_core.bundle import opening
 from tests.views.pages import figures, opened, rewritten, words
 
@@ -70,3 +72,20 @@ def test_a_clicked_entry_says_that_one_level_alone_supports_it(lone):
 
 def test_overview_says_what_is_accounted_for(lone):
     assert "Accounts for batch (3 levels)" in words(opened("overview"))
+
+
+def test_perturbation_shows_what_each_level_measured(lone):
+    bundle, entry = lone
+    name = entry["perturbation"]
+    page = opened("perturbation", {"p": name, "perturbation_tab": "By level"})
+    drawn = next(f for f in figures(page) if any(d.get("name") == "b&lt;b&gt;" for d in f["data"]))
+    points = {trace["name"]: trace for trace in drawn["data"]}
+    assert set(points) == {"a", "b&lt;b&gt;", "c|c", "predicted, all levels"}
+    rows = shifts_by_level(bundle, name, "batch")
+    shown = bundle_shifts(page)
+    np.testing.assert_allclose(shown["shift"], rows["shift"])
+    assert "genes** have shifts that differ between levels of batch" in words(page)
+
+
+def bundle_shifts(page):
+    return next(f.value for f in page.dataframe if {"level", "shift", "fdr"} <= set(f.value))

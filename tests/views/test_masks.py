@@ -46,7 +46,7 @@ def test_mechanisms_that_nothing_uses_are_hidden_until_asked_for(monkeypatch):
     assert "are hidden" not in words(page)
 
 
-def test_the_mask_map_shows_every_probability_of_the_table(models, tiny):
+def test_the_mask_map_shows_every_probability_of_the_table(one_model, tiny):
     page = opened("masks", WHOLE)
     marks = figures(page)[0]["data"][1]
     assert len(marks["customdata"]) == len(tiny.masks)
@@ -56,7 +56,7 @@ def test_the_mask_map_shows_every_probability_of_the_table(models, tiny):
         assert found == f"{row.probability:.3f}"
 
 
-def test_a_search_without_a_hit_says_why_the_map_is_empty(models):
+def test_a_search_without_a_hit_says_why_the_map_is_empty(one_model):
     page = opened("masks")
     page.text_input(key="find").set_value("nothing like it").run()
     assert "Nothing to show" in page.info[0].value
@@ -83,7 +83,7 @@ def test_the_conditional_vae_has_no_map_and_says_where_to_go(shown):
     assert page.get("page_link")
 
 
-def test_the_masks_table_has_the_evidence_of_every_entry(models, tiny):
+def test_the_masks_table_has_the_evidence_of_every_entry(one_model, tiny):
     page = opened("masks", WHOLE | TABLE)
     table = table_with(page, "evidence").set_index(["perturbation", "mechanism"]).sort_index()
     expected = tiny.masks.set_index(["perturbation", "mechanism"]).sort_index()
@@ -116,7 +116,7 @@ def test_a_model_without_near_misses_says_so(models):
     assert not any("evidence" in frame.value for frame in page.dataframe)
 
 
-def test_the_map_may_be_coloured_by_evidence(models, tiny):
+def test_the_map_may_be_coloured_by_evidence(one_model, tiny):
     page = opened("masks", WHOLE)
     page.segmented_control(key="colour").select("evidence").run()
     assert finished(page)
@@ -155,7 +155,9 @@ def rows_and_columns(page: AppTest) -> tuple[list[str], list[str]]:
         ),
     ],
 )
-def test_rows_of_the_map_are_in_the_order_asked_for_and_keep_their_values(models, tiny, label, key):
+def test_rows_of_the_map_are_in_the_order_asked_for_and_keep_their_values(
+    one_model, tiny, label, key
+):
     page = opened("masks", WHOLE | {"rows": label})
     rows, columns = rows_and_columns(page)
     by = key(tiny)
@@ -168,13 +170,13 @@ def test_rows_of_the_map_are_in_the_order_asked_for_and_keep_their_values(models
     assert len(figures(page)[0]["data"]) == 3  # no tree, as nothing is clustered
 
 
-def test_columns_of_the_map_may_go_by_their_users(models, tiny):
+def test_columns_of_the_map_may_go_by_their_users(one_model, tiny):
     _, columns = rows_and_columns(opened("masks", WHOLE | {"columns": "Number of users"}))
     users = (probabilities(tiny) > 0.5).sum(axis=0)
     assert columns == [f"M{k}" for k in sorted(users.index, key=lambda k: -users[k])]
 
 
-def test_a_map_with_too_many_cells_is_shown_in_parts(models, monkeypatch):
+def test_a_map_with_too_many_cells_is_shown_in_parts(one_model, monkeypatch):
     monkeypatch.setattr(shared, "MOST_CELLS", 8)  # two rows of four
     page = opened("masks", {"rows": "Name"})
     assert rows_and_columns(page)[0] == ["P1", "P2"]
@@ -194,20 +196,20 @@ def test_a_map_with_too_many_cells_is_shown_in_parts(models, monkeypatch):
     ]
 
 
-def test_a_long_table_is_cut_on_the_page_and_says_so(models, monkeypatch):
+def test_a_long_table_is_cut_on_the_page_and_says_so(one_model, monkeypatch):
     monkeypatch.setattr(shared, "MOST_SENT", 5)
     page = opened("masks", WHOLE | TABLE)
     assert len(table_with(page, "evidence")) == 5
     assert "The first 5 of 24 rows, by probability; the files have all." in words(page)
 
 
-def test_nothing_is_compared_before_it_is_chosen(models):
+def test_nothing_is_compared_before_it_is_chosen(one_model):
     page = opened("masks")
     assert "No perturbation is chosen" in words(page)
     assert all("first" not in frame.value for frame in page.dataframe)
 
 
-def test_perturbations_of_a_link_are_compared_by_their_entries(models, tiny):
+def test_perturbations_of_a_link_are_compared_by_their_entries(one_model, tiny):
     page = opened("masks", {"chosen": "P2,P4"})
     assert finished(page)
     rows = tiny.masks[tiny.masks["perturbation"].isin(["P2", "P4"]) & tiny.masks["active"]]
@@ -238,7 +240,9 @@ def test_perturbations_of_a_link_are_compared_by_their_entries(models, tiny):
     assert sorted(drawn) == pytest.approx(sorted(rows["effect"]))
 
 
-def test_names_to_compare_that_are_unknown_or_too_many_are_said_and_left_out(models, monkeypatch):
+def test_names_to_compare_that_are_unknown_or_too_many_are_said_and_left_out(
+    one_model, monkeypatch
+):
     monkeypatch.setattr(choices_module, "MAX_CHOSEN", 2)
     page = opened("masks", {"chosen": "P1,<b>NOPE</b>,P2,P3"})
     assert finished(page)
@@ -248,7 +252,7 @@ def test_names_to_compare_that_are_unknown_or_too_many_are_said_and_left_out(mod
     assert page.query_params["chosen"] in ("P1,P2", ["P1,P2"])
 
 
-def test_perturbations_chosen_on_the_map_stay_and_are_not_those_of_another_model(models, tiny):
+def test_perturbations_chosen_on_the_map_stay_and_are_not_those_of_another_model(one_model, tiny):
     page = opened("masks")
     page.session_state["chosen of another"] = ["P1"]
     page.run()
@@ -308,7 +312,7 @@ def test_cpa_vae_compares_directions_and_has_no_network(shown):
     assert not {"Network of shared mechanisms", "Near misses"} & {tab.label for tab in page.tabs}
 
 
-def test_the_links_of_the_network_are_the_entries_above_the_threshold(models, tiny):
+def test_the_links_of_the_network_are_the_entries_above_the_threshold(one_model, tiny):
     page = opened("masks", {"threshold": "0.3"} | NETWORK)
     shown = next(
         f.value for f in page.dataframe if "probability" in f.value and "active" not in f.value
@@ -321,7 +325,7 @@ def test_the_links_of_the_network_are_the_entries_above_the_threshold(models, ti
     assert f"{len(expected)} links, each a mask probability above 0.3" in words(page)
 
 
-def test_the_network_may_be_of_the_chosen_alone(models, tiny):
+def test_the_network_may_be_of_the_chosen_alone(one_model, tiny):
     name = tiny.masks.loc[tiny.masks["active"], "perturbation"].iloc[0]
     page = opened("masks", {"chosen": name, "only": "true"} | NETWORK)
     rows = tiny.masks[(tiny.masks["perturbation"] == name) & tiny.masks["active"]]
@@ -340,7 +344,7 @@ def test_a_network_of_nothing_says_so(models, tiny):
     assert "use no mechanism" in words(page)
 
 
-def test_a_link_to_a_cell_of_the_mask_map_shows_its_card(models, tiny):
+def test_a_link_to_a_cell_of_the_mask_map_shows_its_card(one_model, tiny):
     entry = tiny.masks[tiny.masks["active"]].iloc[0]
     cell = f"{entry['perturbation']}|{entry['mechanism']}"
     page = opened("masks", {"cell": cell})

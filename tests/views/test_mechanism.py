@@ -13,7 +13,7 @@ from tests.views.pages import ended, figures, finished, opened, words
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
 
 
-def test_the_enrichment_table_is_that_of_the_bundle(models, tiny):
+def test_the_enrichment_table_is_that_of_the_bundle(one_model, tiny):
     page = opened("mechanism")
     chosen = int(page.selectbox(key="m").value[1:])
     table = tiny.enrichment("hallmark").table
@@ -29,7 +29,7 @@ def test_the_enrichment_table_is_that_of_the_bundle(models, tiny):
     assert shown["fdr"].tolist() == pytest.approx(expected["fdr"].tolist())
 
 
-def test_up_and_down_are_shown_apart(models):
+def test_up_and_down_are_shown_apart(one_model):
     page = opened("mechanism", {"direction": "Down"})
     page.toggle(key="similar").set_value(False).run()
     shown = [f.value for f in page.dataframe if "direction" in f.value]
@@ -63,7 +63,7 @@ def test_names_of_another_model_are_told_of_and_not_shown(models):
     assert finished(page)
 
 
-def test_a_collection_that_the_model_lacks_is_tested_when_it_is_chosen(models, tiny):
+def test_a_collection_that_the_model_lacks_is_tested_when_it_is_chosen(one_model, tiny):
     page = ended(opened("mechanism", {"collection": "reactome"}))
     k = int(page.selectbox(key="m").value[1:])
     expected = enrichment.enrich(
@@ -76,7 +76,7 @@ def test_a_collection_that_the_model_lacks_is_tested_when_it_is_chosen(models, t
     assert finished(page)
 
 
-def test_choosing_another_mechanism_changes_its_genes(models):
+def test_choosing_another_mechanism_changes_its_genes(one_model):
     page = opened("mechanism")
     options = page.selectbox(key="m").options
     if len(options) < 2:
@@ -107,7 +107,7 @@ def test_a_link_to_a_mechanism_holds_when_it_has_a_name(models, tiny):
     assert page.query_params.get("m", "") == ""  # the first of all
 
 
-def test_a_link_to_a_gene_set_shows_its_genes(models, tiny):
+def test_a_link_to_a_gene_set_shows_its_genes(one_model, tiny):
     page = opened("mechanism")
     shown = next(f.value for f in page.dataframe if "term" in f.value)
     row = shown.iloc[1]

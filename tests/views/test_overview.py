@@ -10,7 +10,7 @@ from tests.views.pages import axes, decoded, figures, finished, opened, table_wi
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
 
 
-def test_overview_shows_the_held_out_metrics_of_the_bundle(models, tiny):
+def test_overview_shows_the_held_out_metrics_of_the_bundle(one_model, tiny):
     page = opened("overview")
     shown = page.dataframe[0].value.set_index("prediction")
     assert shown.loc["this model", "r"] == tiny.metrics["average_effects"]["pearson"]
@@ -30,7 +30,7 @@ def test_values_that_are_no_counts_are_nowhere_called_log2(shown):
     assert "log2" not in words(opened("overview")).replace(card, "")
 
 
-def test_what_the_model_accounts_for_is_told(models, monkeypatch):
+def test_what_the_model_accounts_for_is_told(one_model, monkeypatch):
     assert "ccounts for" not in words(opened("overview"))
     levels = {"the *batch*": ["a", "b", "c"], "donor": ["x", "y"]}
     monkeypatch.setattr(bundle.Bundle, "levels", levels)
@@ -43,7 +43,7 @@ def test_what_the_model_accounts_for_is_told(models, monkeypatch):
     assert "the \\*batch\\*" in " ".join(text.value for text in page.markdown)
 
 
-def test_a_kind_of_condition_can_be_looked_at_alone(models, tiny):
+def test_a_kind_of_condition_can_be_looked_at_alone(one_model, tiny):
     page = opened("overview")
     page.segmented_control(key="kind").select("single").run()
     pd.testing.assert_frame_equal(
@@ -51,13 +51,13 @@ def test_a_kind_of_condition_can_be_looked_at_alone(models, tiny):
     )
 
 
-def test_split_half_is_told_as_the_ceiling(models):
+def test_split_half_is_told_as_the_ceiling(one_model):
     text = words(opened("overview"))
     assert "*split-half*: what a second sample" in text
     assert "not a prediction" in text
 
 
-def test_overview_draws_the_predictive_checks_with_their_table(models, tiny):
+def test_overview_draws_the_predictive_checks_with_their_table(one_model, tiny):
     page = opened("overview", {"held_out": "Whole distribution"})
     checks = tiny.metrics["predictive_checks"]
     curve = next(f for f in figures(page) if f["data"][0].get("name") == "as it should be")
@@ -102,7 +102,7 @@ def test_the_frontier_is_drawn_with_its_table(shown):
     assert len(drawn["data"][0]["marker"]["symbol"]) == len(model.frontier)
 
 
-def test_a_name_of_nothing_is_said_to_be_that(models):
+def test_a_name_of_nothing_is_said_to_be_that(one_model):
     page = opened("overview")
     page.text_input(key="find_all").set_value("<b>nothing").run()
     assert any(r"called \<b\>nothing" in caption.value for caption in page.caption)

@@ -10,7 +10,7 @@ from tests.views.pages import finished, opened, rewritten, table_with, words
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
 
 
-def test_partners_are_those_of_the_library_for_a_list_of_ones_own(models, tiny):
+def test_partners_are_those_of_the_library_for_a_list_of_ones_own(one_model, tiny):
     page = opened("partners")
     page.segmented_control(key="genes_from").set_value("My own list").run()
     page.text_area(key="gene_list").set_value(
@@ -60,7 +60,7 @@ def test_item_11_partners_say_which_pairs_are_left_out_and_raise_or_lower(models
     assert finished(page)
 
 
-def test_partners_of_a_known_set_are_of_its_measured_genes(models, tiny):
+def test_partners_of_a_known_set_are_of_its_measured_genes(one_model, tiny):
     page = opened("partners")
     assert finished(page)
     term = page.selectbox(key="set_hallmark").value

@@ -40,7 +40,7 @@ def renamed(model: Bundle, old: str, new: str) -> Bundle:
     return opening.load(model.path)
 
 
-def test_the_tables_of_a_perturbation_are_those_of_the_library(models, tiny):
+def test_the_tables_of_a_perturbation_are_those_of_the_library(one_model, tiny):
     page = opened("perturbation", {"p": "P2"} | ALL_GENES)
     assert finished(page)
     expected = tiny.masks[tiny.masks["perturbation"] == "P2"].set_index("mechanism")
@@ -58,7 +58,7 @@ def test_the_tables_of_a_perturbation_are_those_of_the_library(models, tiny):
         assert table[column].to_dict() == pytest.approx(composed[column].to_dict())
 
 
-def test_the_nearest_perturbations_are_those_of_the_library(models, tiny):
+def test_the_nearest_perturbations_are_those_of_the_library(one_model, tiny):
     page = opened("perturbation", {"p": "P2"} | NEAREST)
     shown = table_with(page, "r_observed").set_index("perturbation").sort_index()
     by_mask = similarity.similar_perturbations(tiny.masks, "P2").sort_index()
@@ -74,7 +74,7 @@ def test_the_nearest_perturbations_are_those_of_the_library(models, tiny):
     )
 
 
-def test_another_perturbation_is_chosen_in_the_box_or_gone_to_from_the_table(models, tiny):
+def test_another_perturbation_is_chosen_in_the_box_or_gone_to_from_the_table(one_model, tiny):
     default, one, another = interpretation.strengths(tiny.masks).index[:3]
     page = opened("perturbation", {"p": one} | NEAREST)
     assert page.query_params["p"] in (one, [one])
@@ -91,7 +91,7 @@ def test_another_perturbation_is_chosen_in_the_box_or_gone_to_from_the_table(mod
     assert page.query_params.get("p", default) in (nearest, [nearest])
 
 
-def test_a_perturbation_in_words_has_its_place_its_cells_and_its_certain_genes(models, tiny):
+def test_a_perturbation_in_words_has_its_place_its_cells_and_its_certain_genes(one_model, tiny):
     text = words(opened("perturbation", {"p": "P2"}))
     strengths = interpretation.strengths(tiny.masks)
     length, sd = strengths.loc["P2"]
@@ -139,7 +139,7 @@ def test_a_gene_outside_the_panel_has_links_to_pages_elsewhere(models):
     assert not [link for link in links(page) if link["page"] == "gene"]
 
 
-def test_an_unknown_perturbation_in_a_link_is_said_and_another_shown(models, tiny):
+def test_an_unknown_perturbation_in_a_link_is_said_and_another_shown(one_model, tiny):
     page = opened("perturbation", {"p": "P22<b>"})
     assert finished(page)
     assert "This model knows no perturbation 'P22<b>'" in words(page)

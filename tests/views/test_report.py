@@ -22,7 +22,7 @@ from tests.views.pages import (
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own, which are not ours to mend
 
 
-def test_a_view_is_kept_with_what_it_shows(models, tiny):
+def test_a_view_is_kept_with_what_it_shows(one_model, tiny):
     page = opened("compose", {"c": "P1:1,P2:0.5"})
     shown = table_with(page, "shift")
     page.button(key="keep view").click().run()
@@ -39,7 +39,7 @@ def test_a_view_is_kept_with_what_it_shows(models, tiny):
     assert len(kept(page)) == 1  # the same view again
 
 
-def test_a_session_draws_its_views_again_and_shows_its_pages(models, tiny):
+def test_a_session_draws_its_views_again_and_shows_its_pages(one_model, tiny):
     page = uploaded(saved_session(tiny))
     assert "5 kept views, 1 gene-set files" in words(page)
     assert "1 kept views are of another model" in words(page)
@@ -69,7 +69,7 @@ def test_a_session_draws_its_views_again_and_shows_its_pages(models, tiny):
     assert page.multiselect(key="collections").value == ["hallmark", "reactome"]
 
 
-def test_a_session_with_sets_that_cannot_be_used_here_is_refused_whole(models, tiny):
+def test_a_session_with_sets_that_cannot_be_used_here_is_refused_whole(one_model, tiny):
     page = uploaded(saved_session(tiny, collections={"hallmark": "A\tx\tG1\n"}))
     assert "the name of a shipped collection" in page.error[0].value
     page = uploaded(saved_session(tiny, collections={"mine": "A"}))
@@ -85,7 +85,7 @@ def unused(bundle: Bundle, names: list[str]) -> list[int]:
     return [int(k) for k in active.index[~active]]
 
 
-def test_a_session_of_another_model_and_a_damaged_one_say_so(models, tiny):
+def test_a_session_of_another_model_and_a_damaged_one_say_so(one_model, tiny):
     page = uploaded(saved_session(tiny, checksum="0" * 64, model="<b>other"))
     assert "of the model '<b>other'" in page.error[0].value.replace("\\", "")
     assert "<b>" not in page.error[0].value
