@@ -52,13 +52,6 @@ def difference_table(
     return table.iloc[order].reset_index(drop=True)
 
 
-def differing_in_words(context: str, differences: pd.DataFrame | None) -> str:
-    """Return a sentence on the context of a model, and how many differences it found."""
-    n = 0 if differences is None else int(differences["active"].sum())
-    found = {0: "no difference is", 1: "1 difference is"}.get(n, f"{n:,} differences are")
-    return f"Effects may differ by {context}: {found} active."
-
-
 def observed_at(bundle: Bundle, condition: str, level: str) -> pd.DataFrame | None:
     """Return the measured shift at a level of the context, by gene: shift, se and n.
 
@@ -73,6 +66,13 @@ def observed_at(bundle: Bundle, condition: str, level: str) -> pd.DataFrame | No
         & (table["level"] == level)
     ]
     return None if rows.empty else rows.set_index("gene")[["shift", "se", "n"]].loc[bundle.genes]
+
+
+def differing_in_words(context: str, differences: pd.DataFrame | None) -> str:
+    """Return a sentence on the context of a model, and how many differences it found."""
+    n = 0 if differences is None else int(differences["active"].sum())
+    found = {0: "no difference is", 1: "1 difference is"}.get(n, f"{n:,} differences are")
+    return f"Effects may differ by {context}: {found} active."
 
 
 def masks_at(

@@ -1,12 +1,15 @@
 """Pages of a bundle with a context: the map at a level, differences, what Overview says."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from app.components import contexts
+from app.export.snippets import as_command, as_python
 from app.figures.style import DIFFERS
 from app.server import queue, uploads
+from samsvae_core.analysis.compose import compose
 from samsvae_core.analysis.differences import masks_at
 from samsvae_core.cli.main import app as samsvae
 from tests.views.conftest import CONTEXT
@@ -228,3 +231,26 @@ def test_the_context_reaches_the_configuration_of_the_run(data, runs, monkeypatc
     CliRunner().invoke(samsvae, given)
     assert asked[0].context == "cell line"
     assert asked[0].reading.covariates == ("cell line",)
+
+
+def test_compose_predicts_at_a_level_and_compares_with_what_was_measured_there(lines):
+    one = lines.differences[lines.differences["active"]].iloc[0]
+    page = opened("compose", {"c": f"{one['perturbation']}:1"})
+    at = page.selectbox(key="level")
+    assert at.value == ""
+    before = compose(lines, {one["perturbation"]: 1.0})
+    at.select(one["level"]).run()
+    after = compose(lines, {one["perturbation"]: 1.0}, level=one["level"])
+    assert not np.allclose(before.table["shift"], after.table["shift"])
+    shown = next(f.value for f in page.dataframe if "through_mechanisms" in f.value)
+    np.testing.assert_allclose(
+        shown.set_index("gene").loc[lines.genes, "shift"], after.table["shift"], atol=1e-6
+    )
+    assert "because the prediction is of one level" in words(page)
+    assert "--level" in as_command(lines, after)
+    assert f"level={one['level']!r}" in as_python(lines, after)
+
+
+def test_compose_says_that_a_level_in_the_address_is_not_there(lines):
+    page = opened("compose", {"c": f"{lines.perturbations.index[0]}:1", "level": "line9"})
+    assert "The address asks for the level line9, which is not here." in words(page)
