@@ -161,7 +161,7 @@ def of_perturbation(model: Bundle, name: str) -> None:
     """Draw the active differences of a perturbation; nothing for a model without a context."""
     if model.context is None or model.differences is None:
         return
-    record.header(f"By {page.plain(model.context)}")
+    record.header(f"Effects by {page.plain(model.context)}")
     found = active(model)
     found = found[found["perturbation"] == name]
     if found.empty:

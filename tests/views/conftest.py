@@ -16,7 +16,6 @@ from samsvae_core.bundle import bundle as bundles
 from samsvae_core.bundle import opening, soundness
 from samsvae_core.bundle.bundle import Bundle
 from samsvae_core.data.h5ad import read_h5ad
-from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import SAMSVAE
 from samsvae_core.pipeline import build, evidence_sweep, train
 from samsvae_core.training import loop
@@ -136,21 +135,25 @@ def calibrated(models) -> Bundle:
 
 
 @pytest.fixture(scope="session")
-def with_context(screen, batches_file, quick_tables, tmp_path_factory) -> Bundle:
+def with_context(screen, batches_file, quick_tables, shared) -> Bundle:
     """Return a bundle with a context and four planted differences, three of them active."""
+    path = shared / "only lines" / "lines"
 
-    def planted(model: SAMSVAE, _: Cells) -> None:
+    def planted(model: SAMSVAE, *_: object) -> None:
         found, n = model.contexts, model.config.n_perturbations
         for t, level, k, logit, size in PLANTED:
             row = level * n + t
             found.logit[row, k], found.loc[row, k], found.scale[row, k] = logit, size, 0.2
 
-    data = read_h5ad(batches_file, covariates=["batch"])
-    data = replace(data, covariates=replace(data.covariates, levels={CONTEXT: BATCHES}))
-    run = tmp_path_factory.mktemp("models") / "lines"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "fit_contexts", planted)
-        return train.train(data, screen.parts, run, MODEL, BRIEF, context=CONTEXT)
+    def trained() -> None:
+        data = read_h5ad(batches_file, covariates=["batch"])
+        data = replace(data, covariates=replace(data.covariates, levels={CONTEXT: BATCHES}))
+        with pytest.MonkeyPatch.context() as patch:
+            score_quickly(patch)
+            patch.setattr(loop, "fit_contexts", planted)
+            train.train(data, screen.parts, path, MODEL, BRIEF, context=CONTEXT)
+
+    return opening.load(once(path, trained))
 
 
 @pytest.fixture

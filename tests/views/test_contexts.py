@@ -144,7 +144,7 @@ def test_without_differences_the_effects_are_said_to_be_the_same(lines, edited):
 def test_a_perturbation_has_its_own_differences(lines):
     page = opened("perturbation", {"p": "P1"})
     assert finished(page)
-    assert CONTEXT in " ".join(header.value for header in page.header).replace("\\", "")
+    assert f"Effects by {CONTEXT}" in [head.value.replace("\\", "") for head in page.header]
     assert f"2 effects of **P1** differ at a level of {CONTEXT}." in words(page)
     table = table_with(page, "difference")
     assert sorted(table["level"]) == ["a", "b<b>"]
@@ -175,7 +175,7 @@ def test_models_without_a_context_show_nothing_of_it(models):
     assert "context" not in [box.key for box in page.selectbox]
     assert contexts.PART not in [tab.label for tab in page.tabs]
     page = opened("perturbation", {"p": "P1"})
-    assert not [header.value for header in page.header if header.value.startswith("By ")]
+    assert not [header.value for header in page.header if header.value.startswith("Effects by ")]
 
 
 # Train
