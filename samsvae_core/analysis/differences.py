@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 
 from samsvae_core.bundle.bundle import Bundle
-from samsvae_core.models.contexts import NEVER
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE
 from samsvae_core.training.context_fit import NOTHING
 
@@ -30,11 +29,11 @@ def difference_table(
     if contexts is None:
         return None
     with torch.inference_mode():
-        logit = contexts.logit.numpy(force=True)
+        asked = contexts.asked().numpy(force=True)
         q = contexts.probability().double().numpy(force=True)
         mean, sd = (part.numpy(force=True) for part in contexts.moments())
         common = np.tile(model.effect_moments()[0].numpy(force=True), (contexts.n_levels, 1))
-    row, mechanism = np.nonzero(logit > NEVER)
+    row, mechanism = np.nonzero(asked)
     n = len(perturbations)
     place = row, mechanism
     table = pd.DataFrame(

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from samsvae_core.bundle.direct_checks import same
-from samsvae_core.models.contexts import NEVER
 from samsvae_core.models.samsvae import ACTIVE, SAMSVAE
 
 
@@ -30,11 +29,9 @@ def check_differences(
     mechanism = table["mechanism"].to_numpy(int)
     if not table["level"].isin(known).all() or (mechanism >= model.config.n_latent).any():
         raise ValueError("differences.csv names levels or mechanisms that the model does not have")
-    logit, q = contexts.logit.numpy(), contexts.probability().double().numpy()
-    if len(table) != (logit > NEVER).sum():
-        raise ValueError(
-            f"differences.csv has {len(table):,} rows; the weights hold {(logit > NEVER).sum():,}"
-        )
+    n_asked, q = int(contexts.asked().sum()), contexts.probability().double().numpy()
+    if len(table) != n_asked:
+        raise ValueError(f"differences.csv has {len(table):,} rows; the weights hold {n_asked:,}")
     mean, sd = (part.numpy() for part in contexts.moments())
     common = model.effect_moments()[0].numpy()[row % len(perturbations), mechanism]
     place = row, mechanism

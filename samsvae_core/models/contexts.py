@@ -15,7 +15,7 @@ Axes: N cells or arms, T perturbations, L levels, R = T (1 + L) dosages, K mecha
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from samsvae_core.models.config import ModelConfig
@@ -51,6 +51,10 @@ class Differences(nn.Module):
         self.register_buffer("logit", torch.full(shape, NEVER))
         self.register_buffer("loc", torch.zeros(shape))
         self.register_buffer("scale", torch.zeros(shape))
+
+    def asked(self) -> Bool[Tensor, "P K"]:
+        """Return which differences were looked for; the others are not there."""
+        return self.scale > 0
 
     def probability(self) -> Float[Tensor, "P K"]:
         """Return the posterior probability of each difference."""

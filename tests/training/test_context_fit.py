@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from samsvae_core.data.splits import split
-from samsvae_core.models.contexts import NEVER
 from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.samsvae import ModelConfig
 from samsvae_core.models.simulate import Design, simulate
@@ -101,7 +100,7 @@ def test_nothing_is_asked_where_nothing_can_be_told(lines):
     with torch.no_grad():
         model.mask_logits.fill_(-5.0)  # no mechanism is in use
     fit_contexts(model, Cells(lines, CPU))
-    assert (model.contexts.logit == NEVER).all()
+    assert not model.contexts.asked().any()
     plain = new_model(lines, ModelConfig(20, 4, 2, n_hidden=8, levels=(2,)), 0)
     fit_contexts(plain, Cells(lines, CPU))
     assert plain.contexts is None
@@ -118,7 +117,7 @@ def test_the_fit_is_the_same_each_time_and_leaves_masks_alone(lines):
         found.append(model.contexts)
     for name, value in found[0].state_dict().items():
         assert torch.equal(value, found[1].state_dict()[name])
-    assert (found[0].logit > NEVER).any()
+    assert found[0].asked().any()
 
 
 def test_of_many_entries_only_mechanisms_in_use_are_asked(lines, monkeypatch):
@@ -128,7 +127,7 @@ def test_of_many_entries_only_mechanisms_in_use_are_asked(lines, monkeypatch):
         model.mask_logits.fill_(-5.0)
         model.mask_logits[1, 0] = model.mask_logits[2, 1] = 5.0
     fit_contexts(model, Cells(lines, CPU))
-    asked = (model.contexts.logit > NEVER).view(2, 4, 2).any(0)
+    asked = model.contexts.asked().view(2, 4, 2).any(0)
     assert asked.nonzero().tolist() == [[1, 0], [2, 1]]
 
 
