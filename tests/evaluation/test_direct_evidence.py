@@ -11,7 +11,8 @@ from samsvae_core.analysis.direct import direct_table
 from samsvae_core.data.cells import CellData
 from samsvae_core.data.splits import split
 from samsvae_core.evaluation import mask_evidence
-from samsvae_core.evaluation.mask_evidence import N_DRAWS, direct_evidence
+from samsvae_core.evaluation.mask_evidence import direct_evidence
+from samsvae_core.models.bounds import N_DRAWS
 from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.direct import Posterior
 from samsvae_core.models.samsvae import SAMSVAE, ModelConfig

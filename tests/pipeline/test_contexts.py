@@ -20,8 +20,10 @@ from samsvae_core.data.splits import split
 from samsvae_core.evaluation.shifts import observed_shifts, variance_of
 from samsvae_core.models.device_rows import Cells
 from samsvae_core.models.simulate import Design, simulate
+from samsvae_core.pipeline import build
 from samsvae_core.pipeline.train import train
 from samsvae_core.training.config import TrainConfig
+from tests.conftest import score_quickly
 
 SHORT = TrainConfig(steps=700, batch_size=256)
 DESIGN = Design(
@@ -39,7 +41,10 @@ def bundle(lines, tmp_path_factory):
     data, _ = lines
     run = tmp_path_factory.mktemp("contexts") / "lines"
     sizes = {"n_latent": 4, "n_hidden": 48}
-    return train(data, split(data), run, sizes, SHORT, context="cell_line")
+    with pytest.MonkeyPatch.context() as patch:
+        score_quickly(patch)
+        patch.setattr(build, "COLLECTIONS", ())
+        return train(data, split(data), run, sizes, SHORT, context="cell_line")
 
 
 def test_the_table_has_what_the_weights_hold(bundle, lines):

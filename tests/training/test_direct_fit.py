@@ -400,6 +400,14 @@ def test_sweeps_while_training_hold_own_targets_and_what_is_shared_only():
     assert active_entries(swept(data)) == {*OWN, *OTHERS, (T, 10)}
 
 
+@pytest.fixture(scope="module")
+def cautious() -> tuple[CellData, list[torch.Tensor]]:
+    """Return cells, and the effects found in them at each caution."""
+    data = drawn(singles(60, 200), NONE + np.random.default_rng(0).normal(0, 0.3, NONE.shape))
+    each = [swept_with(data, {caution: 100.0}).direct.mean for caution in direct_fit.CAUTIONS]
+    return data, each
+
+
 @pytest.mark.parametrize(
     ("gains", "chosen"),
     [
@@ -411,14 +419,13 @@ def test_sweeps_while_training_hold_own_targets_and_what_is_shared_only():
         ([0, 1, 3, 1], 2),
     ],
 )
-def test_validation_cells_decide_how_cautious_to_be(gains, chosen):
+def test_validation_cells_decide_how_cautious_to_be(cautious, gains, chosen):
     """The bounds of cells differ by 1 nat, so that a mean of 100 has a standard error of 0.1."""
-    data = drawn(singles(60, 200), NONE + np.random.default_rng(0).normal(0, 0.3, NONE.shape))
-    models = [swept_with(data, {caution: 100.0}) for caution in direct_fit.CAUTIONS]
-    sizes = [float(model.direct.mean.abs().sum()) for model in models]
+    data, each = cautious
+    sizes = [float(mean.abs().sum()) for mean in each]
     assert (np.diff(sizes) < 0).all()
     found = swept_with(data, dict(zip(direct_fit.CAUTIONS, gains, strict=True)))
-    assert torch.equal(found.direct.mean, models[chosen].direct.mean)
+    assert torch.equal(found.direct.mean, each[chosen])
     assert found.direct.trained is None
 
 
