@@ -9,9 +9,9 @@ BIN := .venv/bin
 app: .venv/installed
 	$(BIN)/samsvae app
 
-# A file of tests at a time, those of the browser first, with two processes more than processors: a
+# A file of tests at a time, those of the browser first, with one process more than processors: a
 # test waits for a browser or another process almost half of the time.
-WORKERS = $(shell $(PYTHON) -c 'import os; print(2 + len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))(0)))')
+WORKERS = $(shell $(PYTHON) -c 'import os; print(1 + len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))(0)))')
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: .venv/tools
