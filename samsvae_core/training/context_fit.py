@@ -63,11 +63,12 @@ def fit_contexts(model: SAMSVAE, cells: Cells) -> None:
         asked = on
     tries = int(asked.sum()) * contexts.n_levels * ROUNDS * (1 + len(FAR) + len(NEAR))
     groups = cells_of(model, cells, context, int(np.clip(MOST_DECODED // max(1, tries), *CELLS)))
+    before = model.embedding_log_scale.clone()
     n, s2 = model.config.n_perturbations, model.config.embedding_scale**2
     for t in range(n):
         at = {c: groups[t, c] for c in range(contexts.n_levels) if (t, c) in groups}
         rows = torch.tensor([c * n + t for c in at], device=model.device)
-        price = prices(model, t, torch.tensor([float(size) for _, size in at.values()]))
+        price = prices(model, torch.tensor([float(size) for _, size in at.values()]))
         if len(at) < 2:
             continue
         for _ in range(ROUNDS):
@@ -78,13 +79,15 @@ def fit_contexts(model: SAMSVAE, cells: Cells) -> None:
                 effect, curvature = reached[:, 0], reached[:, 1]
                 found = partition(effect, curvature, price, own(model, t, k), bool(on[t, k]))
                 keep(model, contexts, t, k, rows, found, curvature + 1 / s2, price)
+                wider = torch.tensor(found.wider if found.differs.any() else 1.0)
+                model.embedding_log_scale[t, k] = before[t, k] + wider.log()  # once, not per round
 
 
 def own(model: SAMSVAE, t: int, k: int) -> float:
     return model.embedding_loc[t, k].item()
 
 
-def prices(model: SAMSVAE, t: int, sizes: Float[Tensor, " L"]) -> Float[Tensor, " L"]:
+def prices(model: SAMSVAE, sizes: Float[Tensor, " L"]) -> Float[Tensor, " L"]:
     """Return what a difference costs at levels with so many cells of a perturbation, in nats."""
     per_cell = model.config.mask_evidence
     per_cell = UNPRICED if per_cell is None else per_cell
@@ -224,4 +227,3 @@ def keep(
     contexts.scale[rows, k] = precision.rsqrt().to(contexts.scale)
     if found.differs.any():
         model.embedding_loc[t, k] += found.common
-        model.embedding_log_scale[t, k] += torch.tensor(found.wider).log()

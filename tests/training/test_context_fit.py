@@ -131,6 +131,23 @@ def test_of_many_entries_only_mechanisms_in_use_are_asked(lines, monkeypatch):
     assert asked.nonzero().tolist() == [[1, 0], [2, 1]]
 
 
+def test_a_common_effect_of_fewer_levels_is_less_certain_once(lines, monkeypatch):
+    """Both rounds leave one of two equally certain levels out, so the variance doubles once."""
+    model = model_of(lines)
+    before = model.embedding_log_scale.detach().exp()
+    reached = iter([[1.0, 100.0], [-1.0, 100.0], [0.0, 100.0], [-2.0, 100.0]] * 100)
+    monkeypatch.setattr(
+        context_fit, "level_effect", lambda *_: torch.tensor(next(reached), dtype=torch.float64)
+    )
+    with torch.no_grad():
+        model.mask_logits.fill_(-5.0)
+        model.mask_logits[0, 0], model.embedding_loc[0, 0] = 5.0, 1.0
+    fit_contexts(model, Cells(lines, CPU))
+    ratio = (model.embedding_log_scale.detach().exp() / before)[0, 0].item()
+    assert ratio == pytest.approx(2**0.5)
+    assert model.embedding_loc[0, 0].item() == pytest.approx(2.0)
+
+
 def test_rotated_differences_stay_with_their_mechanisms(lines):
     model = model_of(lines)
     with torch.no_grad():
